@@ -1,0 +1,51 @@
+"""Copse: tree search over the steps of a language model. `solve` is the way in; names load when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "solve": ("solve", "solve_many", "Solution"),
+    "budget": ("Budget", "Usage", "Meter"),
+    "problem": ("Problem", "TextProblem", "TextStep", "IllegalStep", "check_problem"),
+    "guide": ("Guide", "Policy", "ValueFunction", "Proposal", "Uniform", "Known", "check_policy", "check_value"),
+    "asks": ("Asks", "ask", "parallel", "run"),
+    "requests": (
+        "Generate", "Score", "Forward", "Call", "Generated", "Scored", "Reply", "RequestFailed", "Cancelled", "BudgetSpent",
+        "Backend", "check_backend",
+    ),
+    "tree": ("Tree",),
+    "trace": ("Trace",),
+}  # fmt: skip
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = [*_MODULE, "choose"]
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from search import choose
+    from search.asks import Asks, ask, parallel, run
+    from search.budget import Budget, Meter, Usage
+    from search.guide import Guide, Known, Policy, Proposal, Uniform, ValueFunction, check_policy, check_value
+    from search.problem import IllegalStep, Problem, TextProblem, TextStep, check_problem
+    from search.requests import (
+        Backend, BudgetSpent, Call, Cancelled, Forward, Generate, Generated, Reply, RequestFailed, Score, Scored, check_backend,
+    )  # fmt: skip
+    from search.solve import Solution, solve, solve_many
+    from search.trace import Trace
+    from search.tree import Tree
+
+
+def __getattr__(name: str) -> Any:
+    if name == "choose":
+        return importlib.import_module("search.choose")
+    if name in _MODULE:
+        module = importlib.import_module(f"search.{_MODULE[name]}")
+        value = getattr(module, name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'search' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

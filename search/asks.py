@@ -1,0 +1,273 @@
+"""The whole of scheduling: searches ask, one driver acts.
+
+A method or guide is a generator that yields the requests it wants started and is sent the replies that arrived (`Asks`). Only the
+functions of this module use `yield` on requests; everyone else writes `yield from ask(...)` or `yield from parallel(...)`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any, TypeVar
+
+from search.budget import Grant, Meter
+from search.requests import Backend, BudgetSpent, Cancel, Reply, Request, Timer
+
+T = TypeVar("T")
+Asks = Generator[list[Request], list[Reply], T]
+
+
+def ask(request: Request) -> Asks[Any]:
+    """The result of one request. Raises the backend's error here, where it was asked."""
+    reply = yield from _reply(request)
+    if reply.error is not None:
+        raise reply.error
+    return reply.result
+
+
+def _reply(request: Request) -> Asks[Reply]:
+    replies = yield [request]
+    while True:
+        for reply in replies:
+            if reply.request is request:
+                return reply
+        replies = yield []
+
+
+def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> Asks[list[T]]:
+    """Run asking generators side by side, at most `limit` at once; their results in order.
+
+    Children start in order and only when there is room, so `children` may be a long lazy iterable. When one raises, its siblings
+    are closed, what they asked for is cancelled and waited for, and the exception continues here.
+    """
+    waiting = iter(children)
+    results: dict[int, T] = {}
+    running: dict[int, Asks[T]] = {}
+    owner: dict[Request, int] = {}
+    numbers = itertools.count()
+    wanted: list[Request] = []
+
+    def advance(index: int, replies: list[Reply] | None) -> None:
+        child = running[index]
+        try:
+            requests = next(child) if replies is None else child.send(replies)
+        except StopIteration as stop:
+            results[index] = stop.value
+            del running[index]
+            return
+        except BaseException:
+            del running[index]
+            raise
+        for request in requests:
+            owner[request] = index
+        wanted.extend(requests)
+
+    try:
+        exhausted = False
+        while True:
+            while not exhausted and (limit is None or len(running) < limit):
+                child = next(waiting, None)
+                if child is None:
+                    exhausted = True
+                    break
+                index = next(numbers)
+                running[index] = child
+                advance(index, None)
+            if not running:
+                return [results[i] for i in range(len(results))]
+            orders, wanted = wanted, []
+            replies = yield orders
+            for index, mine in _by_owner(owner, replies).items():
+                if index in running:
+                    advance(index, mine)
+    except GeneratorExit:
+        for child in running.values():
+            child.close()
+        raise
+    except BaseException:
+        for child in running.values():
+            child.close()
+        unsent = set(wanted)
+        yield from _abandon([request for request in owner if request not in unsent])
+        raise
+
+
+def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list[Reply]]:
+    shares: dict[int, list[Reply]] = {}
+    for reply in replies:
+        index = owner.pop(reply.request, None)
+        if index is not None:
+            shares.setdefault(index, []).append(reply)
+    return shares
+
+
+def _abandon(outstanding: list[Request]) -> Asks[None]:
+    """Cancel requests whose owner is gone and wait for their replies, so that whoever meters them counts their cost."""
+    left = {request for request in outstanding if not isinstance(request, (Cancel, Timer))}
+    orders: list[Request] = [Cancel(request) for request in outstanding]
+    while left:
+        replies = yield orders
+        orders = []
+        left.difference_update(reply.request for reply in replies)
+
+
+def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
+    """Drive `asks` within `meter`: what is beyond it is answered `BudgetSpent`, what arrives is counted.
+
+    At the deadline or interrupt of a search's meter all that is outstanding is cancelled, and nothing more is sent.
+    """
+    sent: dict[Request, Request] = {}  # what was sent -> what was asked
+    alarm = meter.alarm()
+    orders: list[Request] = [] if alarm is None else [alarm]
+    try:
+        requests = next(asks)
+        while True:
+            answers = []
+            for request in requests:
+                order = meter.admit(request)
+                if order is None:
+                    answers.append(Reply(request, error=BudgetSpent("the budget of this search is spent")))
+                    continue
+                if isinstance(order, Cancel):
+                    order = Cancel(next((s for s, asked in sent.items() if asked is order.target), order.target))
+                sent[order] = request
+                orders.append(order)
+            while not answers:
+                replies = yield orders
+                orders = []
+                for reply in replies:
+                    meter.settle(reply)
+                    if reply.request is alarm:
+                        orders = [Cancel(request) for request in sent if not isinstance(request, (Cancel, Timer))]
+                    elif reply.request in sent:
+                        answers.append(Reply(sent.pop(reply.request), reply.result, reply.error, reply.usage))
+            requests = asks.send(answers)
+    except StopIteration as stop:
+        if alarm is not None:
+            yield from _reply(Cancel(alarm))
+        return stop.value
+    finally:
+        asks.close()
+
+
+def granted(asks: Asks[T], grant: Grant) -> Asks[T]:
+    """Drive one child of a round within its grant, turn by turn: it goes on when all it asked for has arrived, in the order of
+    asking, so that what it gets does not depend on the order of arrival."""
+    return metered(_in_turns(asks), grant)
+
+
+def _in_turns(asks: Asks[T]) -> Asks[T]:
+    try:
+        requests = next(asks)
+        while True:
+            arrived: dict[Request, Reply] = {}
+            orders = requests
+            while len(arrived) < len(requests):
+                replies = yield orders
+                orders = []
+                arrived.update((reply.request, reply) for reply in replies)
+            requests = asks.send([arrived[request] for request in requests])
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        asks.close()
+
+
+def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
+    """Drive one asking generator to its end and return its result.
+
+    Requests born in one turn are submitted together before anything is polled. Holds the lock of each backend from start to end, so
+    a second thread waits. Whatever happens, KeyboardInterrupt included, all that is outstanding is cancelled and collected.
+    Raises KeyError naming the backend that a request is addressed to but that is not there.
+    """
+    distinct = list({id(backend): backend for backend in backends.values()}.values())
+    distinct.sort(key=id)
+    wake = threading.Event()
+    outstanding: dict[Request, Backend] = {}
+    held: list[Backend] = []
+    try:
+        for backend in distinct:
+            backend.lock.acquire()
+            held.append(backend)
+            backend.wake = wake
+        timers: list[tuple[float, int, Timer]] = []
+        numbers = itertools.count()
+        try:
+            orders = next(asks)
+            while True:
+                replies = _act(orders, backends, outstanding, timers, numbers)
+                while not replies:
+                    replies = _gather(outstanding, timers, wake)
+                orders = asks.send(replies)
+        except StopIteration as stop:
+            return stop.value
+    finally:
+        asks.close()
+        _collect(outstanding)
+        for backend in held:
+            backend.wake = None
+            backend.lock.release()
+
+
+def _act(
+    orders: list[Request],
+    backends: Mapping[str, Backend],
+    outstanding: dict[Request, Backend],
+    timers: list[tuple[float, int, Timer]],
+    numbers: Iterable[int],
+) -> list[Reply]:
+    """Start what was ordered; the replies that are there at once (to Cancel)."""
+    replies = []
+    for order in orders:
+        if isinstance(order, Timer):
+            heapq.heappush(timers, (order.at, next(numbers), order))  # type: ignore[call-overload]
+        elif isinstance(order, Cancel):
+            if isinstance(order.target, Timer):
+                timers[:] = [entry for entry in timers if entry[2] is not order.target]
+                heapq.heapify(timers)
+            elif order.target in outstanding:
+                outstanding[order.target].cancel(order.target)
+            replies.append(Reply(order))
+        else:
+            name = order.to  # type: ignore[attr-defined]
+            if name not in backends:
+                raise KeyError(f"a {type(order).__name__} request is addressed to backend {name!r}, but there are only {sorted(backends)}")
+            outstanding[order] = backends[name]
+            backends[name].submit(order)
+    return replies
+
+
+def _gather(outstanding: dict[Request, Backend], timers: list[tuple[float, int, Timer]], wake: threading.Event) -> list[Reply]:
+    """Replies that are there now; waits on `wake` only if no backend computes in `poll`."""
+    wake.clear()
+    replies = []
+    working = {id(backend): backend for backend in outstanding.values()}
+    for backend in working.values():
+        for reply in backend.poll(0):
+            if outstanding.pop(reply.request, None) is not None:
+                replies.append(reply)
+    now = time.monotonic()
+    fired = [entry for entry in timers if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())]
+    if fired:
+        timers[:] = [entry for entry in timers if entry not in fired]
+        heapq.heapify(timers)
+        replies.extend(Reply(entry[2]) for entry in fired)
+    if not replies and not any(backend.computes for backend in working.values()):
+        if not working and not timers:
+            raise RuntimeError("a search waits for replies but has asked for nothing: a generator yielded [] too often")
+        wake.wait(min(0.05, max(0.0, timers[0][0] - now)) if timers else 0.05)
+    return replies
+
+
+def _collect(outstanding: dict[Request, Backend], seconds: float = 5.0) -> None:
+    """Cancel what is left and take the replies, so that the next run of these backends starts clean."""
+    for request, backend in outstanding.items():
+        backend.cancel(request)
+    deadline = time.monotonic() + seconds
+    while outstanding and time.monotonic() < deadline:
+        for backend in {id(b): b for b in outstanding.values()}.values():
+            for reply in backend.poll(0.01):
+                outstanding.pop(reply.request, None)

@@ -1,0 +1,215 @@
+"""What guides a search: a policy proposes steps, a value function judges states."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from search.asks import Asks
+from search.budget import Budget
+from search.problem import Problem, State, Step
+from search.requests import Backend
+
+log = logging.getLogger(__name__)
+
+PRECISION = 2.0**-16  #: priors and values are rounded to this before they enter a tree: logits differ in their last bits with the batch
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A step that a policy proposes.
+
+    log_prob  sum of the model's own token log-probs at temperature 1, untruncated, end of step included; nan where unknown
+    prior     probability among the distinct steps proposed; sums to 1
+    value     the value head's in [0, 1] if the same pass gave it, else nan
+    """
+
+    step: Step
+    log_prob: float
+    prior: float
+    value: float = math.nan
+
+
+class Policy(Protocol):
+    """Proposes steps.
+
+    backends     the backends its requests are addressed to, by name
+    step_tokens  the most tokens that one proposed step can take; 0 where nothing is generated
+    chain_tokens the most tokens that `complete` can take;  max_steps: the most steps of a chain
+    version      content hash of what it was made from
+    """
+
+    backends: Mapping[str, Backend]
+    step_tokens: int
+    chain_tokens: int
+    max_steps: int
+    version: str
+
+    def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Asks[list[Proposal]]:
+        """Up to `n` distinct next steps with priors, at most `n` requests. Raises the last RequestFailed if every request failed."""
+
+    def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
+        """Sample on from `state`: the steps to a finished state, or as far as it went."""
+
+
+class ValueFunction(Protocol):
+    """Judges states.
+
+    tokens  the most tokens that judging one state can take; 0 where nothing is generated
+    calls   the most requests that judging one state can take
+    """
+
+    backends: Mapping[str, Backend]
+    tokens: int
+    calls: int
+    version: str
+
+    def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> Asks[np.ndarray]:
+        """float32 [states] in [0, 1]: probability of success for the player who led there; nan where it could not be told.
+
+        known: float32 [states], the policy's value where the same pass gave it, else nan.
+        """
+
+
+class Uniform:
+    """Policy of a problem that lists its own actions: all of them, equally likely."""
+
+    backends: Mapping[str, Backend] = {}
+    step_tokens = chain_tokens = 0
+    max_steps = 1_000
+    version = "uniform"
+
+    def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Asks[list[Proposal]]:
+        actions = _actions(problem, state)
+        return [Proposal(step, -math.log(len(actions)), 1.0 / len(actions)) for step in actions]
+        yield  # a generator that asks for nothing
+
+    def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
+        steps = []
+        while not problem.is_terminal(state):
+            actions = _actions(problem, state)
+            if not actions:
+                break
+            steps.append(actions[int(rng.integers(len(actions)))])
+            state = problem.apply(state, steps[-1])
+        return steps
+        yield
+
+
+def _actions(problem: Problem, state: State) -> Sequence[Step]:
+    actions = problem.actions(state)
+    if actions is None:
+        raise ValueError(f"{type(problem).__name__} lists no actions: use a language-model policy, for example guides.load(...)")
+    return actions
+
+
+class Known:
+    """Value function that asks for nothing: the policy's value where it gave one, `default` elsewhere."""
+
+    backends: Mapping[str, Backend] = {}
+    tokens = 0
+    calls = 0
+    version = "known"
+
+    def __init__(self, default: float = 0.5):
+        self.default = default
+
+    def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> Asks[np.ndarray]:
+        return np.where(np.isnan(known), np.float32(self.default), known)
+        yield
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A policy and a value function, and what is known of them.
+
+    budget    the default budget of a search with it
+    kinds     classes of problem ("module:Class") it was trained on; None: any
+    answer    regular expression with one group that marks the answer in free text; None: `problem.final_answer`
+    """
+
+    policy: Policy
+    value: ValueFunction = field(default_factory=Known)
+    budget: Budget = Budget(tokens=20_000, seconds=120)
+    kinds: tuple[str, ...] | None = None
+    answer: str | None = None
+
+    @property
+    def backends(self) -> dict[str, Backend]:
+        """All backends by name. Raises ValueError where two different ones have one name."""
+        merged: dict[str, Backend] = dict(self.policy.backends)
+        for name, backend in self.value.backends.items():
+            if merged.setdefault(name, backend) is not backend:
+                raise ValueError(f"policy and value function both name a backend {name!r}: give one of them another name")
+        return merged
+
+    @property
+    def version(self) -> str:
+        """Content hash of policy and value function, kept in every trace."""
+        parts = f"{self.policy.version}|{self.value.version}"
+        return self.policy.version if self.value.version in ("known", self.policy.version) else _digest(parts)
+
+    def check(self, problem: Problem) -> None:
+        """Raises ValueError where this guide was not trained for the problem's kind."""
+        check_kind(self.kinds, problem)
+
+
+def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
+    """Raises ValueError that names what a guide knows, where `problem` is of none of those `kinds`."""
+    kind = f"{type(problem).__module__}:{type(problem).__qualname__}"
+    if kinds is not None and kind not in kinds:
+        known = ", ".join(k.rsplit(":", 1)[1] for k in kinds)
+        raise ValueError(
+            f"this guide was trained on {known} problems only and cannot solve a {type(problem).__name__}: "
+            "load a model that can with guides.load(path or hub id) and give it as guide="
+        )
+
+
+def normalise(log_probs: np.ndarray, tau: float = 1.0) -> np.ndarray:
+    """Priors of distinct steps: softmax of log_prob / tau. float64 [steps], sums to 1; uniform where no log-prob is known."""
+    scores = np.asarray(log_probs, np.float64) / tau
+    if len(scores) == 0:
+        return scores
+    if not np.isfinite(scores).all():
+        return np.full(len(scores), 1.0 / len(scores))
+    weights = np.exp(scores - scores.max())
+    weights = np.maximum(np.round(weights / weights.sum() / PRECISION) * PRECISION, PRECISION)
+    return weights / weights.sum()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_policy(policy: Policy, problem: Problem, drive: Any) -> None:
+    """Examine a policy on a problem's first state. `drive(asks)` runs an asking generator. Raises AssertionError naming the fault."""
+    state = problem.initial()
+    first = drive(policy.propose(problem, state, 4, np.random.default_rng(0)))
+    again = drive(policy.propose(problem, state, 4, np.random.default_rng(0)))
+    assert [p.step for p in first] == [p.step for p in again], "the same generator must give the same proposals"
+    if first:
+        assert abs(sum(p.prior for p in first) - 1) < 1e-3, "priors must sum to 1"
+    keys = [problem.key(state, p.step) for p in first]
+    assert len(set(keys)) == len(keys), "proposals must be distinct"
+    steps = drive(policy.complete(problem, state, np.random.default_rng(0)))
+    for step in steps:
+        state = problem.apply(state, step)
+
+
+def check_value(value: ValueFunction, problem: Problem, drive: Any) -> None:
+    """Examine a value function on a problem's first state. Raises AssertionError naming the fault."""
+    states = [problem.initial()] * 2
+    values = drive(value.evaluate(problem, states, np.full(2, np.nan, np.float32), np.random.default_rng(0)))
+    assert np.shape(values) == (2,), "evaluate must return one value a state"
+    finite = np.asarray(values)[~np.isnan(values)]
+    assert ((finite >= 0) & (finite <= 1)).all(), "values must lie in [0, 1]"

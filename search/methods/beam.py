@@ -1,0 +1,76 @@
+"""Step-level beam search with a guide, and its variant of independent subtrees (DVTS; Beeching et al. 2024)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from search.asks import Asks
+from search.budget import Meter
+from search.guide import Guide
+from search.methods.grow import judge_all, plant, round_of, write
+from search.problem import Problem
+from search.tree import Tree
+
+
+def beam(
+    problem: Problem,
+    guide: Guide,
+    meter: Meter,
+    rng: np.random.Generator,
+    *,
+    width: int = 4,
+    branch: int = 4,
+    subtrees: int = 1,
+) -> Asks[Tree]:
+    """Expand the best `width` states of each depth until all chains are finished.
+
+    width     states kept a depth, over all subtrees
+    branch    steps sampled from each
+    subtrees  the first steps are dealt to this many beams of width / subtrees, which no longer compete (DVTS)
+
+    A simulation is one expanded state. Values are added along the path of each state when it is judged.
+    """
+    if subtrees < 1 or width < subtrees or width % subtrees:
+        raise ValueError(f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a multiple of subtrees")
+    tree = plant(problem)
+    beams = [[0]]
+    first = max(branch, width)
+    while any(beams) and tree.verified is None:
+        frontier = [node for group in beams for node in group]
+        begun = meter.begin(len(frontier))
+        if not begun:
+            break
+        steps = first if frontier == [0] else branch
+        growths = yield from round_of(problem, guide, meter, tree, frontier[:begun], steps, rng, judge=False)
+        if frontier == [0] and (error := growths[0].error if 0 in growths else None) is not None and not meter.stopped:
+            raise error
+        edges = {node: write(tree, problem, node, growth) for node, growth in growths.items()}
+        meter.finish(len(growths), begun)
+        if frontier == [0]:
+            tree.visit(0, 0.5)
+            children = [tree.open(0, edge) for edge in edges.get(0, [])]
+            beams = [children[i::subtrees] for i in range(subtrees)]
+        else:
+            beams = [[tree.open(node, edge) for node in group for edge in edges.get(node, [])] for group in beams]
+        values = yield from _judge(problem, guide, meter, tree, [node for group in beams for node in group], rng)
+        beams = [_best([n for n in group if n not in tree.finished], values, width // subtrees) for group in beams]
+    return tree
+
+
+def _judge(problem: Problem, guide: Guide, meter: Meter, tree: Tree, nodes: list[int], rng: np.random.Generator) -> Asks[dict[int, float]]:
+    """node -> value in [0, 1]: the reward where there is one, else the guide's; each is also backed up."""
+    values = {node: reward for node in nodes if (reward := tree.finished.get(node)) is not None}
+    asked = [node for node in nodes if node not in values]
+    judged = yield from judge_all(problem, guide, meter, [tree.states[n] for n in asked], [tree.value(n) for n in asked], rng)
+    values.update(zip(asked, judged, strict=True))
+    for node, value in values.items():
+        if not math.isnan(value):
+            tree.visit(node, value)
+    return values
+
+
+def _best(nodes: list[int], values: dict[int, float], width: int) -> list[int]:
+    known = [node for node in nodes if not math.isnan(values[node])]
+    return sorted(known, key=lambda node: -values[node])[:width]

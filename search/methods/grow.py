@@ -1,0 +1,181 @@
+"""What the methods share: asking for the children of one state, and writing them into the tree.
+
+`grow` is a child of `parallel`: it asks and returns, and never touches the tree. `write` is the parent's part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from search.asks import Asks, granted, parallel
+from search.budget import Grant, Meter
+from search.guide import PRECISION, Guide, Proposal, normalise
+from search.problem import IllegalStep, Problem, State, apply, verify
+from search.requests import RequestFailed
+from search.tree import Tree
+
+
+@dataclass
+class Child:
+    """A legal proposal: the state behind it, whether that is finished, and its reward in [0, 1] (None: only the label could tell)."""
+
+    proposal: Proposal
+    key: Hashable
+    state: State
+    finished: bool
+    reward: float | None
+
+
+@dataclass
+class Growth:
+    """What asking at one state brought.
+
+    children  legal, distinct, finished ones with their reward;  value: of the state itself in [0, 1], nan unknown
+    error     why there are no proposals at all: requests failed or the budget ended; None otherwise
+    """
+
+    children: list[Child] = field(default_factory=list)
+    value: float = math.nan
+    proposed: int = 0
+    unusable: int = 0
+    example: Any = None
+    error: RequestFailed | None = None
+
+
+def grow(
+    problem: Problem, guide: Guide, state: State, known: float, n: int, rng: np.random.Generator, judge: bool = True
+) -> Asks[Growth]:
+    """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for its value, side by side."""
+    growth = Growth()
+    proposer, judger = rng.spawn(2)
+    tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, growth)]
+    if judge:
+        tasks.append(_judge(problem, guide, state, known, judger))
+    results = yield from parallel(tasks)
+    if judge:
+        growth.value = results[1]
+    return growth
+
+
+def _propose(
+    problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, growth: Growth
+) -> Asks[None]:
+    try:
+        proposals = yield from guide.policy.propose(problem, state, n, rng)
+    except RequestFailed as error:
+        growth.error = error
+        return
+    growth.proposed = len(proposals)
+    children = yield from parallel(_child(problem, state, proposal) for proposal in proposals)
+    for proposal, child in zip(proposals, children, strict=True):
+        if child is None:
+            growth.unusable += 1
+            growth.example = proposal.step
+            continue
+        if getattr(proposal.step, "finish", "stop") == "length":
+            growth.unusable += 1
+            growth.example = proposal.step
+        growth.children.append(child)
+
+
+def _child(problem: Problem, state: State, proposal: Proposal) -> Asks[Child | None]:
+    try:
+        key = problem.key(state, proposal.step)
+        behind = yield from apply(problem, state, proposal.step)
+        if behind is None:
+            return None
+        finished = problem.is_terminal(behind)
+        reward = (yield from verify(problem, behind)) if finished else None
+    except (IllegalStep, RequestFailed):
+        return None
+    return Child(proposal, key, behind, finished, reward)
+
+
+def _judge(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> Asks[float]:
+    try:
+        values = yield from guide.value.evaluate(problem, [state], np.array([known], np.float32), rng)
+    except RequestFailed:
+        return math.nan
+    value = float(values[0])
+    return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
+
+
+def round_of(
+    problem: Problem, guide: Guide, meter: Meter, tree: Tree, nodes: Sequence[int], n: int, rng: np.random.Generator, judge: bool = True
+) -> Asks[dict[int, Growth]]:
+    """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it."""
+    tokens = n * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
+    calls = (n if guide.policy.step_tokens else 0) + (guide.value.calls if judge else 0)
+    grants: list[Grant] = meter.grant(len(nodes), tokens, calls)
+    growths = yield from parallel(
+        granted(grow(problem, guide, tree.states[node], tree.value(node), n, child, judge), grant)
+        for node, grant, child in zip(nodes, grants, rng.spawn(len(nodes)), strict=False)
+    )
+    return dict(zip(nodes, growths, strict=False))
+
+
+def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 1.0) -> list[int]:
+    """Add the new distinct children to `node`; returns their edges. Finished ones become nodes at once.
+
+    Priors are the softmax of log_prob / tau over the whole block, old edges included; where a log-prob is unknown, the proposals'
+    own priors, scaled to sum to 1.
+    """
+    tree.proposed += growth.proposed
+    tree.unusable += growth.unusable
+    tree.example = growth.example if growth.example is not None else tree.example
+    taken = {problem.key(tree.states[node], tree.steps[edge]) for edge in tree.block(node)}
+    fresh = []
+    for child in growth.children:
+        if child.key not in taken:
+            taken.add(child.key)
+            fresh.append(child)
+    if not fresh:
+        return []
+    block = tree.block(node)
+    log_probs = [child.proposal.log_prob for child in fresh]
+    scores = np.array([*(tree.log_probs[edge] for edge in block), *log_probs])
+    weights = np.array([*(float(tree.edges[edge]["prior"]) * len(block) for edge in block), *(c.proposal.prior * len(fresh) for c in fresh)])
+    edges = tree.add(
+        node,
+        [child.proposal.step for child in fresh],
+        [child.state for child in fresh],
+        normalise(scores, tau) if np.isfinite(scores).all() else weights / weights.sum(),
+        values=[child.proposal.value for child in fresh],
+        log_probs=log_probs,
+        players=[mover(problem, child.state) for child in fresh],
+    )
+    for edge, child in zip(edges, fresh, strict=True):
+        if child.finished:
+            tree.finished[tree.open(node, edge)] = child.reward
+    return list(edges)
+
+
+def plant(problem: Problem) -> Tree:
+    """A tree of the problem's first state alone."""
+    state = problem.initial()
+    if problem.is_terminal(state):
+        raise ValueError("the problem is finished before its first step: there is nothing to search")
+    return Tree(state, player=mover(problem, state))
+
+
+def mover(problem: Problem, state: State) -> int:
+    """0 or 1: who moves in `state`. Two-player problems say it by `to_move(state)`."""
+    return int(problem.to_move(state)) if problem.players == 2 else 0  # type: ignore[attr-defined]
+
+
+def judge_all(
+    problem: Problem, guide: Guide, meter: Meter, states: Iterable[State], known: Sequence[float], rng: np.random.Generator
+) -> Asks[list[float]]:
+    """Values of many states, as far as the budget has grants; nan for the others."""
+    states = list(states)
+    grants = meter.grant(len(states), guide.value.tokens, guide.value.calls)
+    values = yield from parallel(
+        granted(_judge(problem, guide, state, value, child), grant)
+        for state, value, grant, child in zip(states, known, grants, rng.spawn(len(states)), strict=False)
+    )
+    return [*values, *[math.nan] * (len(states) - len(values))]

@@ -1,0 +1,116 @@
+"""Monte-Carlo tree search with a policy prior and a learned value (PUCT; Silver et al. 2017), in rounds of distinct leaves."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from search.asks import Asks
+from search.budget import Meter
+from search.guide import Guide
+from search.methods.grow import Growth, judge_all, plant, round_of, write
+from search.problem import Problem
+from search.tree import Tree
+
+RETRIES = 2  #: a leaf whose requests failed is tried again this often
+
+
+def mcts(
+    problem: Problem,
+    guide: Guide,
+    meter: Meter,
+    rng: np.random.Generator,
+    *,
+    branch: int = 4,
+    leaves: int = 8,
+    c_puct: float = 1.25,
+    fpu_reduction: float = 0.0,
+    tau: float = 1.0,
+) -> Asks[Tree]:
+    """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
+
+    branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until none is new
+    leaves         distinct leaves of one round, evaluated together
+    tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
+    c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
+    """
+    tree = plant(problem)
+    root = (yield from round_of(problem, guide, meter, tree, [0], branch, rng)).get(0, Growth())
+    if root.error is not None and not meter.stopped:
+        root = (yield from round_of(problem, guide, meter, tree, [0], branch, rng)).get(0, Growth())
+    if root.error is not None and not meter.stopped:
+        raise root.error
+    _settle(tree, problem, write(tree, problem, 0, root, tau))
+    tree.visit(0, 0.5 if math.isnan(root.value) else root.value)
+    tree.exhausted = not root.children and root.error is None and not meter.stopped
+    failures: Counter[int] = Counter()
+    while tree.verified is None and not tree.exhausted:
+        begun = meter.begin(leaves)
+        if not begun:
+            break
+        picked = tree.select(begun, c_puct, fpu_reduction, stop_at_collision=True)
+        values = yield from _simulate(problem, guide, meter, tree, picked, branch, rng, failures, tau)
+        tree.backup(picked, values)
+        meter.finish(int((~np.isnan(values)).sum()), begun)
+    return tree
+
+
+def _simulate(
+    problem: Problem,
+    guide: Guide,
+    meter: Meter,
+    tree: Tree,
+    picked: np.ndarray,
+    branch: int,
+    rng: np.random.Generator,
+    failures: Counter[int],
+    tau: float,
+) -> Asks[np.ndarray]:
+    """Evaluate and expand the leaves of one round. float64 [picked] in [0, 1]; nan: nothing is known, release it."""
+    distinct = list(dict.fromkeys(int(leaf) for leaf in picked))
+    done = [leaf for leaf in distinct if leaf in tree.finished]
+    growths = yield from round_of(problem, guide, meter, tree, [leaf for leaf in distinct if leaf not in tree.finished], branch, rng)
+    unknown = [leaf for leaf in done if tree.finished[leaf] is None]
+    judged = yield from judge_all(problem, guide, meter, [tree.states[n] for n in unknown], [tree.value(n) for n in unknown], rng)
+    values = {leaf: value for leaf, value in zip(unknown, judged, strict=True)}
+    values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
+    if problem.players == 1:
+        for leaf, value in values.items():
+            if not math.isnan(value):
+                tree.close(leaf)
+    for leaf, growth in growths.items():
+        values[leaf] = _expand(problem, tree, leaf, growth, failures, tau)
+    return np.array([values.get(int(leaf), math.nan) for leaf in picked])
+
+
+def _expand(problem: Problem, tree: Tree, leaf: int, growth: Growth, failures: Counter[int], tau: float) -> float:
+    """Write what came for one leaf; its value to back up, nan to release it."""
+    settled = [tree.mean(child) if tree.visits(child) else (tree.finished.get(child) or 0.0) for e in tree.block(leaf) if (child := tree.child(e)) >= 0]
+    edges = write(tree, problem, leaf, growth, tau)
+    _settle(tree, problem, edges)
+    if not edges and growth.error is not None:
+        failures[leaf] += 1
+        if failures[leaf] > RETRIES:
+            _close(tree, leaf)
+        return math.nan
+    if not edges and problem.players == 1:
+        _close(tree, leaf)
+    if settled:  # widened: all that was known under it is settled, and this is the best of it
+        return max(settled)
+    return growth.value if edges else 0.0
+
+
+def _close(tree: Tree, leaf: int) -> None:
+    tree.close(leaf)
+    tree.exhausted = tree.exhausted or leaf == 0
+
+
+def _settle(tree: Tree, problem: Problem, edges: list[int]) -> None:
+    """Finished steps whose reward is 0 are refuted: closed at once, without a visit."""
+    if problem.players == 1:
+        for edge in edges:
+            child = tree.child(edge)
+            if child >= 0 and tree.finished.get(child) == 0.0:
+                tree.close(child)

@@ -1,0 +1,118 @@
+"""Independent chains of thought: ancestral sampling from the policy.
+
+With a chooser this is chain of thought (one chain), majority vote (`choose.majority`; Wang et al. 2022), best-of-N
+(`choose.best`), weighted vote (`choose.weighted`) and rejection sampling (a problem that verifies itself).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from search.asks import Asks, granted, parallel
+from search.budget import Meter
+from search.guide import Guide
+from search.methods.grow import judge_all, mover, plant
+from search.problem import IllegalStep, Problem, Step, apply, verify
+from search.requests import RequestFailed
+from search.tree import Tree
+
+
+def sample(
+    problem: Problem,
+    guide: Guide,
+    meter: Meter,
+    rng: np.random.Generator,
+    *,
+    chains: int | None = None,
+    wave: int = 8,
+) -> Asks[Tree]:
+    """Sample chains until one is verified, `chains` are there, or the budget ends.
+
+    chains  how many; None: as many as the budget allows
+    wave    chains sampled side by side; after each wave the search looks whether one is verified
+
+    A simulation is one chain. Chains share their common beginnings in the tree; a step's prior there is its share of the samples.
+    """
+    tree = plant(problem)
+    tree.visit(0, 0.5)
+    left = math.inf if chains is None else chains
+    barren = 0
+    while left > 0 and tree.verified is None:
+        begun = meter.begin(int(min(wave, left)))
+        grants = meter.grant(begun, guide.policy.chain_tokens, guide.policy.max_steps if guide.policy.step_tokens else 0)
+        if not grants:
+            break
+        results = yield from parallel(
+            granted(_chain(problem, guide, child), grant) for grant, child in zip(grants, rng.spawn(len(grants)), strict=True)
+        )
+        failed = [result for result in results if isinstance(result, RequestFailed)]
+        barren = barren + 1 if len(failed) == len(results) else 0
+        if barren == 3 and not meter.stopped and len(tree.nodes) == 1:
+            raise failed[-1]
+        leaves = []
+        for result in results:
+            if not isinstance(result, RequestFailed):
+                node = yield from _write(tree, problem, result)
+                if node is not None:
+                    leaves.append(node)
+        yield from _judge(problem, guide, meter, tree, leaves, rng)
+        _share_priors(tree)
+        meter.finish(len(results), begun)
+        left -= len(results)
+    return tree
+
+
+def _chain(problem: Problem, guide: Guide, rng: np.random.Generator) -> Asks[list[Step] | RequestFailed]:
+    try:
+        return (yield from guide.policy.complete(problem, problem.initial(), rng))
+    except RequestFailed as error:
+        return error
+
+
+def _write(tree: Tree, problem: Problem, steps: list[Step]) -> Asks[int | None]:
+    """Add one chain; the node it ends at, None where its first step is illegal. An illegal step ends a chain: a dead end."""
+    node = 0
+    for step in steps:
+        tree.proposed += 1
+        if getattr(step, "finish", "stop") == "length":
+            tree.unusable, tree.example = tree.unusable + 1, step
+        try:
+            key = problem.key(tree.states[node], step)
+            edge = next((e for e in tree.block(node) if problem.key(tree.states[node], tree.steps[e]) == key), None)
+            if edge is None:
+                state = yield from apply(problem, tree.states[node], step)
+                if state is None:
+                    raise IllegalStep
+        except (IllegalStep, RequestFailed):
+            tree.unusable, tree.example = tree.unusable + 1, step
+            break
+        if edge is None:
+            count = len(tree.block(node)) + 1
+            edge = tree.add(node, [step], [state], np.full(count, 1.0 / count), players=[mover(problem, state)])[0]
+            child = tree.open(node, edge)
+            if problem.is_terminal(state):
+                tree.finished[child] = yield from verify(problem, state)
+        node = tree.open(node, edge)
+    return node or None
+
+
+def _judge(problem: Problem, guide: Guide, meter: Meter, tree: Tree, leaves: list[int], rng: np.random.Generator) -> Asks[None]:
+    """One visit for each chain: the reward where there is one, the guide's value where only the label could tell, 0 if unfinished."""
+    unknown = [node for node in dict.fromkeys(leaves) if node in tree.finished and tree.finished[node] is None]
+    judged = yield from judge_all(problem, guide, meter, [tree.states[n] for n in unknown], [tree.value(n) for n in unknown], rng)
+    values = dict(zip(unknown, judged, strict=True))
+    for node in leaves:
+        value = values.get(node, tree.finished.get(node) or 0.0)
+        tree.visit(node, 0.5 if math.isnan(value) else value)
+
+
+def _share_priors(tree: Tree) -> None:
+    """Priors of every block: the share of the chains that took each step."""
+    for node in range(len(tree.nodes)):
+        block = tree.block(node)
+        if block:
+            edges = tree.edges[block.start : block.stop]
+            counts = np.maximum(edges["visits"], 1)
+            edges["prior"] = counts / counts.sum()

@@ -1,0 +1,33 @@
+"""The kinds of problem that Copse brings. A module listed here may have `parse(text) -> Problem | None`."""
+
+from __future__ import annotations
+
+import importlib
+
+from search.problem import Problem, TextProblem
+
+MODULES = ("search.problems.countdown",)
+
+
+def parse(text: str, answer: str | None = None) -> Problem:
+    """The problem that `text` states: of the first kind that knows it, else an open `TextProblem`.
+
+    answer  regular expression with one group that marks the answer of open text
+    Raises ValueError where a kind says that the text is one of its problems, but malformed.
+    """
+    for name in MODULES:
+        known = getattr(importlib.import_module(name), "parse", None)
+        problem = known(text) if known is not None else None
+        if problem is not None:
+            return problem
+    return TextProblem(text, answer=answer)
+
+
+def build(kind: str, arguments: dict) -> Problem:
+    """A problem again from its class path ("module:Class") and JSON arguments, as a trace or a problems file names it."""
+    module, _, name = kind.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(f"there is no problem class {kind!r}: write it as module:Class and make its module importable") from None
+    return made(**arguments)

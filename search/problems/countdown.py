@@ -1,0 +1,240 @@
+"""Countdown: use every number exactly once, with + - * /, to make the target ("Stream of Search", Gandhi et al. 2024).
+
+A state is the tuple of `TextStep`s so far. A step is one line, `a+b=c`, that takes two of the numbers left and puts back the
+result; it may go on with the *other* numbers left, `8-7=1 4,8`, and if it does they must be right. Arithmetic is exact:
+
+    line      number op number = number [space number , number ...]      op: + - * /      spaces beside op, =, comma are allowed
+    number    12      digits 0-9 without leading zeros, at most 40 of them
+              (-3)    a negative number, in parentheses; a minus sign stands nowhere else
+              (2/3)   a fraction in lowest terms with denominator above 1, in parentheses; also (-2/3)
+
+Everything else is no step: decimals, `**`, `//`, other digits than ASCII, two operations in one line, division by zero, a wrong
+result, a number that is not left. Nothing is ever evaluated as code.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from search.problem import IllegalStep, TextStep
+
+OPERATORS = "+-*/"
+_DIGITS = r"(?:0|[1-9][0-9]{0,39})"
+_NUMBER = rf"(?:{_DIGITS}|\(-?{_DIGITS}(?:/{_DIGITS})?\))"
+_LINE = re.compile(rf"({_NUMBER}) ?([-+*/]) ?({_NUMBER}) ?= ?({_NUMBER})(?: ({_NUMBER}(?:, ?{_NUMBER})*))?")
+_STATEMENT = re.compile(r"Use ([0-9]{1,6}(?:(?: ?, ?and | ?, ?| and | )[0-9]{1,6})+) to make ([0-9]{1,6}) ?\.?")
+_REMEDY = "write it like: Use 4, 7, 8 and 8 to make 24."
+
+State = tuple[TextStep, ...]
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """Make `target` from `numbers`, each used exactly once. Verifies itself.
+
+    numbers  2 to 12 whole numbers in 0..999999
+    target   a whole number in 0..999999
+    Raises ValueError for anything else.
+    """
+
+    numbers: tuple[int, ...]
+    target: int
+
+    players = 1
+    inline = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", tuple(self.numbers))
+        if not 2 <= len(self.numbers) <= 12:
+            raise ValueError(f"Countdown takes 2 to 12 numbers, not {len(self.numbers)}; {_REMEDY}")
+        for number in (*self.numbers, self.target):
+            if type(number) is not int or not 0 <= number <= 999_999:
+                raise ValueError(f"Countdown takes whole numbers from 0 to 999999, not {number!r}; {_REMEDY}")
+
+    def initial(self) -> State:
+        return ()
+
+    def actions(self, state: State) -> None:
+        return None
+
+    def apply(self, state: State, step: TextStep) -> State:
+        """`state` with `step` added. Raises IllegalStep if the line breaks a rule or was cut off."""
+        if step.finish == "length":
+            raise IllegalStep(f"the line {step.text[:80]!r} was cut off; allow more tokens a step")
+        _position(self.numbers, (*_texts(state), step.text))
+        return (*state, step)
+
+    def is_terminal(self, state: State) -> bool:
+        return len(state) == len(self.numbers) - 1
+
+    def verify(self, state: State) -> float:
+        """1.0 if one number is left and it is the target, else 0.0."""
+        left = self.left(state)
+        return float(len(left) == 1 and left[0] == self.target)
+
+    def answer(self, state: State) -> str | None:
+        """The whole expression, with sums and products flattened and sorted; None while more than one number is left."""
+        position = _position(self.numbers, _texts(state))
+        return _write(position[0][1]) if len(position) == 1 else None
+
+    def prompt(self, state: State) -> str:
+        """The statement, its numbers sorted: the same for every state and every order of the numbers."""
+        *first, last = sorted(self.numbers)
+        return f"Use {', '.join(map(str, first))} and {last} to make {self.target}."
+
+    def key(self, state: State, step: TextStep) -> Hashable:
+        """(operator, a, b), a >= b where the order is free: equal for steps that do the same. Raises IllegalStep."""
+        self.apply(state, step)
+        a, operator, b, _, _ = _parse_line(step.text)
+        return (operator, max(a, b), min(a, b)) if operator in "+*" else (operator, a, b)
+
+    def left(self, state: State) -> tuple[Fraction, ...]:
+        """The numbers left in `state`, ascending."""
+        return tuple(value for value, _ in _position(self.numbers, _texts(state)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments that make this problem again: Countdown(**problem.to_json())."""
+        return {"numbers": list(self.numbers), "target": self.target}
+
+    def canonical(self) -> str:
+        """Equal for problems that differ only in the order of their numbers: "4,7,8,8 24"."""
+        return f"{','.join(map(str, sorted(self.numbers)))} {self.target}"
+
+    def split(self) -> str:
+        """ "train" (90 %), "validation" (5 %) or "test" (5 %), by a hash of the canonical form."""
+        bucket = int.from_bytes(blake2b(self.canonical().encode(), digest_size=8).digest()) % 20
+        return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
+
+
+def parse(text: str) -> Countdown | None:
+    """The problem that `text` states; None if it is none of ours (does not begin with "Use" or lacks "to make").
+
+    Raises ValueError if it is ours but malformed.
+    """
+    text = text.strip()
+    if not text.startswith("Use") or "to make" not in text:
+        return None
+    match = _STATEMENT.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text[:80]!r} is no Countdown puzzle; {_REMEDY}")
+    return Countdown(tuple(int(n) for n in re.findall("[0-9]+", match[1])), int(match[2]))
+
+
+def generate(
+    seed: int, count: int, size: int = 4, largest: int = 13, targets: Iterable[int] = range(1, 101), split: str | None = None
+) -> Iterator[Countdown]:
+    """`count` different solvable problems of `size` numbers in 1..largest, from random combinations of whole numbers.
+
+    targets  only problems with one of these; split: only problems of this split. Runs on for ever if there are too few.
+    """
+    rng, wanted, seen = random.Random(seed), frozenset(targets), set[str]()
+    while len(seen) < count:
+        numbers = sorted(rng.randint(1, largest) for _ in range(size))
+        left = list(numbers)
+        while len(left) > 1:
+            a, b = sorted((left.pop(rng.randrange(len(left))) for _ in range(2)), reverse=True)
+            left.append(rng.choice([a + b, a - b, a * b, *([a // b] if b and a % b == 0 else [])]))
+        if left[0] not in wanted:
+            continue
+        problem = Countdown(tuple(numbers), left[0])
+        if problem.canonical() not in seen and split in (None, problem.split()):
+            seen.add(problem.canonical())
+            yield problem
+
+
+def line(a: int, operator: str, b: int, result: int, others: Iterable[int]) -> str:
+    """A step as the built-in model writes it: `8-7=1 4,8`, the other numbers left ascending."""
+    rest = ",".join(map(str, sorted(others)))
+    return f"{a}{operator}{b}={result} {rest}" if rest else f"{a}{operator}{b}={result}"
+
+
+def _texts(state: State) -> tuple[str, ...]:
+    return tuple(step.text for step in state)
+
+
+# An expression is a number (an int), or (kind, terms): kind "+" or "*", terms the sorted tuple of (inverted, expression), where
+# inverted terms are subtracted or divided by, and no term is of its parent's kind.
+Expression = Any
+Position = tuple[tuple[Fraction, Expression], ...]
+
+
+@lru_cache(maxsize=1 << 16)
+def _position(numbers: tuple[int, ...], texts: tuple[str, ...]) -> Position:
+    """The numbers left after `texts`, ascending, each with its expression. Raises IllegalStep."""
+    if not texts:
+        return tuple((Fraction(n), n) for n in sorted(numbers))
+    left = list(_position(numbers, texts[:-1]))
+    a, operator, b, result, others = _parse_line(texts[-1])
+    x, y = _take(left, a, texts[-1]), _take(left, b, texts[-1])
+    if operator == "/" and b == 0:
+        raise IllegalStep(f"division by zero in {texts[-1][:80]!r}")
+    correct = a + b if operator == "+" else a - b if operator == "-" else a * b if operator == "*" else a / b
+    if result != correct:
+        raise IllegalStep(f"wrong result in {texts[-1][:80]!r}")
+    if others is not None and sorted(others) != [value for value, _ in left]:
+        raise IllegalStep(f"wrong numbers left in {texts[-1][:80]!r}")
+    return tuple(sorted([*left, (result, _combine(x, operator, y))], key=lambda item: (item[0], repr(item[1]))))
+
+
+def _take(left: list[tuple[Fraction, Expression]], number: Fraction, text: str) -> Expression:
+    """Remove `number` from `left` and return its expression. Raises IllegalStep if it is not there."""
+    for i, (value, expression) in enumerate(left):
+        if value == number:
+            del left[i]
+            return expression
+    raise IllegalStep(f"{number} is not left in {text[:80]!r}")
+
+
+@lru_cache(maxsize=1 << 16)
+def _parse_line(text: str) -> tuple[Fraction, str, Fraction, Fraction, list[Fraction] | None]:
+    """(a, operator, b, result, others or None) of a line. Raises IllegalStep."""
+    match = _LINE.fullmatch(text.strip(" "))
+    if not match:
+        raise IllegalStep(f"{text[:80]!r} is no step; write one operation, like 8-7=1")
+    a, operator, b, result, others = match.groups()
+    rest = None if others is None else [_number(n) for n in others.replace(" ", "").split(",")]
+    return _number(a), operator, _number(b), _number(result), rest
+
+
+def _number(text: str) -> Fraction:
+    """The value of a matched number. Raises IllegalStep where it is not written as the rules say."""
+    if not text.startswith("("):
+        return Fraction(int(text))
+    numerator, _, denominator = text[1:-1].partition("/")
+    if denominator == "0":
+        raise IllegalStep(f"division by zero in {text!r}")
+    value = Fraction(int(numerator), int(denominator or 1))
+    if text != _write_number(value):
+        raise IllegalStep(f"{text!r} must be written {_write_number(value)!r}")
+    return value
+
+
+def _write_number(value: Fraction) -> str:
+    return str(value) if value >= 0 and value.denominator == 1 else f"({value})"
+
+
+def _combine(x: Expression, operator: str, y: Expression) -> Expression:
+    """The expression `x operator y`, flattened and sorted."""
+    kind, inverted = ("+", operator == "-") if operator in "+-" else ("*", operator == "/")
+    terms: list[tuple[bool, Expression]] = []
+    for flip, part in ((False, x), (inverted, y)):
+        inner = part[1] if isinstance(part, tuple) and part[0] == kind else ((False, part),)
+        terms += [(flip != inverse, term) for inverse, term in inner]
+    return kind, tuple(sorted(terms, key=lambda term: (term[0], isinstance(term[1], int), repr(term[1]))))
+
+
+def _write(expression: Expression, outer: str = "+") -> str:
+    """The expression as text, with parentheses only where they are needed."""
+    if isinstance(expression, int):
+        return str(expression)
+    kind, terms = expression
+    sign, inverse = ("+", "-") if kind == "+" else ("*", "/")
+    text = "".join((inverse if flip else sign) + _write(term, kind) for flip, term in terms)[1:]
+    return f"({text})" if kind == "+" and outer == "*" else text

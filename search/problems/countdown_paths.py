@@ -1,0 +1,183 @@
+"""Training data for Countdown: random solution paths, and labelled walks for a value head.
+
+Draws a problem (numbers and a reachable target), then walks: from a live state mostly one of the solution paths, each path
+alike; now and then any legal step. Whether the target can still be reached from the numbers left is known exactly, by brute
+force, and is the value's label. Only non-negative whole intermediate results up to `LIMIT` occur. A shard depends on nothing
+but its seed and index.
+
+Rules that every example keeps: its target is in 1..100 and in none of `HELD_OUT` (24 is the Game of 24, which is to stay a pure
+test; 36 and 50 are unseen targets to choose a recipe on), and its canonical form belongs to the split "train".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numba import njit
+
+from search.problems.countdown import OPERATORS, Countdown, line
+
+TARGETS = 100  #: targets are 1 .. TARGETS
+LIMIT = 999  #: largest intermediate result
+HELD_OUT = (24, 36, 50)  #: never the target of an example
+SIZES = {3: 0.08, 4: 0.80, 5: 0.12}  #: how many numbers: probability
+RANGES = {13: 0.55, 25: 0.15, 100: 0.30}  #: numbers are drawn from 1 .. key: probability
+ASTRAY = 0.3  #: share of walks that leave the solution path; half of their steps are any legal step
+UNREACHABLE = 0.05  #: share of problems whose target cannot be reached: the value's label at the prompt is 0
+
+Segment = tuple[str, float, float]
+
+
+def examples(seed: int, shard: int, count: int) -> Iterator[list[Segment]]:
+    """`count` examples, each a list of segments (text, weight, value), deterministic in (seed, shard).
+
+    Segment 0 is the prompt with its newline, the others are lines of a walk, newline included.
+    weight  1.0 where the text is to be imitated (the line lies on a solution path), else 0.0
+    value   1.0 or 0.0: can the target be reached from the state at the segment's end; nan would mean unknown
+    """
+    rng = np.random.default_rng((seed, shard))
+    made = 0
+    while made < count:
+        alive = bool(rng.random() >= UNREACHABLE)
+        problem = _draw(alive, rng)
+        if problem is not None:
+            yield _walk(problem, alive, rng)
+            made += 1
+
+
+def _draw(alive: bool, rng: np.random.Generator) -> Countdown | None:
+    """A problem of the training split, or None: draw again. Targets are uniform among those that can (or cannot) be reached."""
+    size = rng.choice(list(SIZES), p=list(SIZES.values()))
+    numbers = np.sort(rng.integers(1, rng.choice(list(RANGES), p=list(RANGES.values())) + 1, size))
+    counts = np.zeros(TARGETS + 1)
+    _count(_work(numbers), 0, size, counts)
+    wanted = (counts > 0) == alive
+    wanted[0] = False
+    wanted[list(HELD_OUT)] = False
+    candidates = np.flatnonzero(wanted)
+    if not len(candidates):
+        return None
+    problem = Countdown(tuple(int(n) for n in numbers), int(rng.choice(candidates)))
+    return problem if problem.split() == "train" else None
+
+
+def _walk(problem: Countdown, alive: bool, rng: np.random.Generator) -> list[Segment]:
+    """One labelled walk to its end; `alive`: the target can be reached. Solution paths are drawn each alike."""
+    numbers, target = np.array(sorted(problem.numbers)), problem.target
+    astray = rng.random() < ASTRAY
+    segments: list[Segment] = [(problem.prompt(problem.initial()) + "\n", 0.0, float(alive))]
+    while len(numbers) > 1:
+        steps, paths = np.zeros((100, 4), np.int64), np.zeros(100)
+        legal = _steps(_work(numbers), 0, len(numbers), target, paths, steps)
+        weights = paths[:legal] if alive and not (astray and rng.random() < 0.5) else np.ones(legal)
+        pick = int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))
+        a, operator, b, result = (int(x) for x in steps[pick])
+        alive = bool(paths[pick])
+        rest = list(numbers)
+        rest.remove(a)
+        rest.remove(b)
+        segments.append((line(a, OPERATORS[operator], b, result, rest) + "\n", float(alive), float(alive)))
+        numbers = np.sort(np.array([*rest, result]))
+    return segments
+
+
+def _work(numbers: np.ndarray) -> np.ndarray:
+    """int64 [numbers + 1, numbers]; row i holds the numbers left after i steps."""
+    work = np.zeros((len(numbers) + 1, len(numbers)), np.int64)
+    work[0] = numbers
+    return work
+
+
+@njit("int64(int64, int64, int64)", cache=True, nogil=True, inline="never")
+def _result(a: int, operator: int, b: int) -> int:
+    """a operator b for a >= b >= 0 (0 +, 1 -, 2 *, 3 /), or -1: not a whole number, or above LIMIT."""
+    if operator == 0:
+        c = a + b
+    elif operator == 1:
+        c = a - b
+    elif operator == 2:
+        c = a * b
+    elif b > 0 and a % b == 0:
+        c = a // b
+    else:
+        return -1
+    return c if c <= LIMIT else -1
+
+
+@njit("int64(int64[:, ::1], int64, int64, int64, int64, int64)", cache=True, nogil=True)
+def _reduce(work: np.ndarray, depth: int, n: int, i: int, j: int, c: int) -> int:
+    """Write row depth + 1: row depth without entries i and j, with c. Returns its length."""
+    k = 0
+    for m in range(n):
+        if m != i and m != j:
+            work[depth + 1, k] = work[depth, m]
+            k += 1
+    work[depth + 1, k] = c
+    return k + 1
+
+
+@njit("boolean(int64[:, ::1], int64, int64, int64, int64)", cache=True, nogil=True)
+def _repeated(work: np.ndarray, depth: int, n: int, i: int, j: int) -> bool:
+    """True if an earlier pair of row `depth` holds the same two values as entries i < j."""
+    a, b = work[depth, i], work[depth, j]
+    for p in range(i + 1):
+        for q in range(p + 1, j if p == i else n):
+            x, y = work[depth, p], work[depth, q]
+            if (x == a and y == b) or (x == b and y == a):
+                return True
+    return False
+
+
+@njit("void(int64[:, ::1], int64, int64, float64[::1])", cache=True, nogil=True)
+def _count(work: np.ndarray, depth: int, n: int, counts: np.ndarray) -> None:
+    """Add to counts[t], for t below its length, the paths of different steps from row `depth` (n numbers) to t."""
+    if n == 1:
+        if work[depth, 0] < len(counts):
+            counts[work[depth, 0]] += 1
+        return
+    for i in range(n):
+        for j in range(i + 1, n):
+            if n > 2 and _repeated(work, depth, n, i, j):
+                continue
+            a, b = max(work[depth, i], work[depth, j]), min(work[depth, i], work[depth, j])
+            for operator in range(4):
+                c = _result(a, operator, b)
+                if c >= 0:
+                    _count(work, depth + 1, _reduce(work, depth, n, i, j, c), counts)
+
+
+@njit("float64(int64[:, ::1], int64, int64, int64)", cache=True, nogil=True)
+def _paths(work: np.ndarray, depth: int, n: int, target: int) -> float:
+    """How many paths of different steps lead from row `depth` (n numbers) to the target."""
+    if n == 1:
+        return 1.0 if work[depth, 0] == target else 0.0
+    total = 0.0
+    for i in range(n):
+        for j in range(i + 1, n):
+            if n > 2 and _repeated(work, depth, n, i, j):
+                continue
+            a, b = max(work[depth, i], work[depth, j]), min(work[depth, i], work[depth, j])
+            for operator in range(4):
+                c = _result(a, operator, b)
+                if c >= 0:
+                    total += _paths(work, depth + 1, _reduce(work, depth, n, i, j, c), target)
+    return total
+
+
+@njit("int64(int64[:, ::1], int64, int64, int64, float64[::1], int64[:, ::1])", cache=True, nogil=True)
+def _steps(work: np.ndarray, depth: int, n: int, target: int, paths: np.ndarray, steps: np.ndarray) -> int:
+    """Write the different legal steps (a, operator, b, result), a >= b, and the solution paths behind each. Returns how many."""
+    k = 0
+    for i in range(n):
+        for j in range(i + 1, n):
+            if _repeated(work, depth, n, i, j):
+                continue
+            a, b = max(work[depth, i], work[depth, j]), min(work[depth, i], work[depth, j])
+            for operator in range(4):
+                c = _result(a, operator, b)
+                if c >= 0:
+                    paths[k] = _paths(work, depth + 1, _reduce(work, depth, n, i, j, c), target)
+                    steps[k, 0], steps[k, 1], steps[k, 2], steps[k, 3] = a, operator, b, c
+                    k += 1
+    return k

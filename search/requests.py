@@ -1,0 +1,212 @@
+"""What a search asks of a backend, and what comes back.
+
+A method or a guide never calls a model: it yields requests and is sent replies (`search.asks`). Everything slow, random or
+remote crosses this border, so it can be batched, counted, cancelled, replayed and faked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from search.budget import Usage
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Base of all requests. Compared by identity: two equal questions are two questions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generate(Request):
+    """Sample a continuation of `prompt`. Answered by a `Generated`.
+
+    prompt       token ids, not empty
+    stop         strings; generation ends with the whole token in which one of them completes
+    max_tokens   at most this many tokens are generated, stop token included
+    temperature  0 is greedy; log-probs of the reply are always the model's own at temperature 1
+    seed         draws depend on (seed, index of the token, token id) alone, never on the batch
+    to           name of the backend in `Guide.backends`
+    """
+
+    prompt: tuple[int, ...]
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    to: str = "policy"
+
+
+@dataclass(frozen=True, eq=False)
+class Score(Request):
+    """Read `tokens` without generating. Answered by a `Scored`.
+
+    positions  indices into `tokens` at which `read` and the head's value are wanted
+    read       token ids whose log-probs are wanted for the token *after* each position
+    """
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+    read: tuple[int, ...] = ()
+    to: str = "value"
+
+
+@dataclass(frozen=True, eq=False)
+class Forward(Request):
+    """One pass of a policy-value network. `planes`: float32 [planes, ...] of one position."""
+
+    planes: np.ndarray
+    to: str = "policy"
+
+
+@dataclass(frozen=True, eq=False)
+class Call(Request):
+    """Run `function(*args)` in a worker process, killed after `seconds`."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    seconds: float = 10.0
+    to: str = "workers"
+
+
+@dataclass(frozen=True, eq=False)
+class Cancel(Request):
+    """Ask that `target` be given up. Answered at once by the driver; `target` still gets its own one reply."""
+
+    target: Request
+
+
+@dataclass(frozen=True, eq=False)
+class Timer(Request):
+    """Answered by the driver once `time.monotonic()` reaches `at` or `event` is set, whichever is first."""
+
+    at: float
+    event: threading.Event | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Result of `Generate`.
+
+    tokens             what was sampled, stop and end-of-text tokens included
+    text               decoded tokens; text after the stop string and end tokens are not in it
+    log_probs          float32 [tokens], the model's own at temperature 1, untruncated; nan where the backend has none
+    sampled_log_probs  float32 [tokens], of the distribution that was sampled (after temperature and truncation)
+    value              the head's value at the last token, in [0, 1]; nan without a head or when cut by max_tokens
+    finish             "stop" (a stop string), "end" (an end-of-text or end-of-turn token) or "length"
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    log_probs: np.ndarray
+    sampled_log_probs: np.ndarray
+    value: float
+    finish: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Result of `Score`.
+
+    log_probs  float32 [tokens]; of each token given those before it; the first is nan
+    reads      float32 [positions, read]; log-probs of the `read` ids as the next token
+    values     float32 [positions]; the head's value there, in [0, 1]; nan without a head
+    """
+
+    log_probs: np.ndarray
+    reads: np.ndarray
+    values: np.ndarray
+
+
+class RequestFailed(Exception):
+    """A backend could not answer this one request (time-out, server error, a row that is not a number)."""
+
+
+class Cancelled(RequestFailed):
+    """The request was cancelled; the tokens spent until then are in the reply's usage."""
+
+
+class BudgetSpent(RequestFailed):
+    """The request was not sent: the search that asked has no budget left for it."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answer to one request: exactly one of `result` and `error` counts (`error` is None on success)."""
+
+    request: Request
+    result: Any = None
+    error: Exception | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+class Backend(Protocol):
+    """Performs requests. Every submitted request is answered exactly once, cancelled ones included.
+
+    lock      held by `run` from start to end: one driver at a time
+    wake      set by a backend that works by itself (threads, processes, servers) when a reply is ready; `run` installs it
+    computes  True where `poll` itself does the work (an in-process engine): `run` then never sleeps while rows wait
+    """
+
+    lock: Any
+    wake: threading.Event | None
+    computes: bool
+
+    def submit(self, request: Request) -> None: ...
+
+    def poll(self, seconds: float) -> list[Reply]: ...
+
+    def cancel(self, request: Request) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def check_backend(backend: Backend, request: Callable[[int], Request], seconds: float = 60.0) -> None:
+    """Examine a backend: each request answered exactly once, same seed same result, cancellation answered.
+
+    `request(i)` makes the i-th test request (equal i, equal request). Raises AssertionError naming what is broken.
+    """
+    import time
+
+    def drain(waiting: list[Request]) -> dict[int, Reply]:
+        answered: dict[int, Reply] = {}
+        deadline = time.monotonic() + seconds
+        while len(answered) < len(waiting):
+            assert time.monotonic() < deadline, f"{len(waiting) - len(answered)} requests were never answered"
+            for reply in backend.poll(0.05):
+                matches = [i for i, r in enumerate(waiting) if r is reply.request]
+                assert matches, "a reply names a request that was not submitted"
+                assert matches[0] not in answered, f"request {matches[0]} was answered twice"
+                answered[matches[0]] = reply
+        return answered
+
+    def values(reply: Reply) -> Any:
+        assert reply.error is None, f"a plain request failed: {reply.error}"
+        return getattr(reply.result, "tokens", reply.result)
+
+    first, second = [request(i) for i in range(4)], [request(i) for i in range(4)]
+    for r in first:
+        backend.submit(r)
+    together = drain(first)
+    for i in reversed(range(4)):
+        backend.submit(second[i])
+        alone = drain([second[i]])[0]
+        assert _same(values(alone), values(together[i])), f"request {i} has another result alone than among others"
+    cancelled = request(4)
+    backend.submit(cancelled)
+    backend.cancel(cancelled)
+    backend.cancel(cancelled)
+    reply = drain([cancelled])[0]
+    assert reply.error is None or isinstance(reply.error, Cancelled), "a cancelled request must end in a result or Cancelled"
+    assert not backend.poll(0), "a reply came for nothing"
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)

@@ -1,0 +1,267 @@
+"""Traces: finished search trees on disk, the training data of the next guide.
+
+A shard is a Parquet file with one row a trace, list columns for nodes and edges. States are not stored: applying the steps makes
+them again. A trace never holds a label.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import math
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.budget import Usage
+from search.problem import Problem, TextStep
+
+if TYPE_CHECKING:
+    import networkx
+
+    from search.tree import Tree
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1  #: version of the shard's columns; shards of another are skipped
+
+_COLUMNS = {  # list columns, in numpy's terms
+    "node_parent": "int32", "node_edge": "int32", "node_finished": "bool", "node_reward": "float64",
+    "edge_node": "int32", "edge_child": "int32", "edge_visits": "int32", "edge_sum": "float64", "edge_prior": "float32",
+    "edge_value": "float32", "edge_log_prob": "float64",
+}  # fmt: skip
+_TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage")
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A finished tree with where it came from.
+
+    kind, arguments  the problem's class path and JSON arguments;  method, options, seed, version (of the guide), usage
+    node_*  [nodes]: parent (-1: root), edge that leads here (-1: root), finished, reward in [0, 1] (nan: only the label could tell)
+    edge_*  [edges]: node it leaves, child (-1: never taken), visits, sum of values, prior, the policy's own value, log-prob (nan unknown)
+    steps   one an edge: TextStep with text and tokens; a step of another kind stands as its JSON text
+    """
+
+    id: str
+    kind: str
+    arguments: dict[str, Any]
+    method: str
+    options: dict[str, Any]
+    seed: int
+    version: str
+    usage: Usage
+    node_parent: np.ndarray
+    node_edge: np.ndarray
+    node_finished: np.ndarray
+    node_reward: np.ndarray
+    edge_node: np.ndarray
+    edge_child: np.ndarray
+    edge_visits: np.ndarray
+    edge_sum: np.ndarray
+    edge_prior: np.ndarray
+    edge_value: np.ndarray
+    edge_log_prob: np.ndarray
+    steps: tuple[TextStep, ...]
+
+    @classmethod
+    def of(
+        cls, tree: Tree, problem: Problem, method: str, options: dict[str, Any], seed: int, version: str, usage: Usage
+    ) -> Trace:
+        """The trace of a tree as it stands; edges in the order of their nodes."""
+        owner = [(node, edge) for node in range(len(tree.nodes)) for edge in tree.block(node)]
+        place = {edge: i for i, (_, edge) in enumerate(owner)}
+        live = tree.edges[[edge for _, edge in owner]] if owner else tree.edges[:0]
+        nodes = range(len(tree.nodes))
+        rewards = [tree.finished.get(node) for node in nodes]
+        describe = getattr(problem, "to_json", dict)
+        return cls(
+            id=uuid.uuid4().hex,
+            kind=f"{type(problem).__module__}:{type(problem).__qualname__}",
+            arguments=describe(),
+            method=method,
+            options={name: value for name, value in options.items() if isinstance(value, (int, float, str, bool, type(None)))},
+            seed=seed,
+            version=version,
+            usage=usage,
+            node_parent=tree.nodes["parent"].astype(np.int32),
+            node_edge=np.array([-1] + [place[int(e)] for e in tree.nodes["edge"][1:]], np.int32),
+            node_finished=np.array([node in tree.finished for node in nodes]),
+            node_reward=np.array([math.nan if r is None else r for r in rewards]),
+            edge_node=np.array([node for node, _ in owner], np.int32),
+            edge_child=np.array([tree.child(edge) for _, edge in owner], np.int32),
+            edge_visits=live["visits"].astype(np.int32),
+            edge_sum=live["sum"].astype(np.float64),
+            edge_prior=live["prior"].astype(np.float32),
+            edge_value=live["value"].astype(np.float32),
+            edge_log_prob=np.array([tree.log_probs[edge] for _, edge in owner], np.float64),
+            steps=tuple(_text_step(tree.steps[edge]) for _, edge in owner),
+        )
+
+    def path(self, node: int) -> list[int]:
+        """Edges from the root to `node`."""
+        edges: list[int] = []
+        while self.node_parent[node] >= 0:
+            edges.append(int(self.node_edge[node]))
+            node = int(self.node_parent[node])
+        return edges[::-1]
+
+    def problem(self) -> Problem:
+        """The problem again. Imports the module that the trace names: open only traces that you trust."""
+        from search.problems import build
+
+        return build(self.kind, self.arguments)
+
+    def states(self, problem: Problem | None = None) -> list[Any]:
+        """The state of every node, made again by applying the steps."""
+        problem = problem or self.problem()
+        states = [problem.initial()]
+        for node in range(1, len(self.node_parent)):
+            states.append(problem.apply(states[int(self.node_parent[node])], self.steps[int(self.node_edge[node])]))
+        return states
+
+    def to_networkx(self) -> networkx.DiGraph:
+        """Directed graph of the tree. Nodes: text, visits, value (mean, nan unvisited), finished, reward; edges: text, prior, visits."""
+        import networkx
+
+        graph = networkx.DiGraph(kind=self.kind, method=self.method, seed=self.seed, **self.arguments)
+        for node, parent in enumerate(self.node_parent):
+            edge = int(self.node_edge[node])
+            visits = int(self.edge_visits[edge]) if edge >= 0 else int(self.edge_visits[self.edge_node == 0].sum())
+            text = self.steps[edge].text if edge >= 0 else ""
+            value = float(self.edge_sum[edge] / visits) if edge >= 0 and visits else math.nan
+            finished, reward = bool(self.node_finished[node]), float(self.node_reward[node])
+            graph.add_node(node, text=text, visits=visits, value=value, finished=finished, reward=reward)
+            if parent >= 0:
+                graph.add_edge(int(parent), node, text=text, prior=float(self.edge_prior[edge]), visits=visits)
+        return graph
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trace):
+            return NotImplemented
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(Trace))
+
+    # -- shards
+
+    @staticmethod
+    def save(traces: Sequence[Trace], path: str | Path) -> Path:
+        """Write one shard: into a temporary file beside `path`, renamed when complete. Raises OSError (a full disk) and leaves nothing."""
+        pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        path = Path(path)
+        table = pa.table([pa.array([_cell(t, f.name) for t in traces], f.type) for f in _schema(pa)], schema=_schema(pa))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            parquet.write_table(table, part, compression="zstd")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> list[Trace]:
+        """All traces of a shard, or of a folder of shards, each once. What cannot be read is named in a warning and skipped.
+
+        Raises FileNotFoundError where there is nothing at `path`.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"there are no traces at {path}: give a folder that `copse solve --traces` wrote")
+        traces: dict[str, Trace] = {}
+        for shard in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
+            try:
+                for trace in _read(shard):
+                    traces.setdefault(trace.id, trace)
+            except Exception as error:  # whatever a damaged file makes the reader say
+                log.warning("skipped the trace shard %s: %s", shard, str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return list(traces.values())
+
+
+class TraceWriter:
+    """Writes traces as searches end, each to a file of its own so that a killed run loses none; `close` merges them into one shard.
+
+    A write that fails (a full disk) is kept in `error`, and the search goes on.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.error: OSError | None = None
+        self._parts: list[Path] = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, trace: Trace) -> None:
+        if self.error is not None:
+            return
+        try:
+            self._parts.append(Trace.save([trace], self.folder / f"{trace.id}.parquet"))
+        except OSError as error:
+            self.error = error
+
+    def close(self) -> None:
+        """Merge what was written; until the merged shard is in place, the single files stay."""
+        if len(self._parts) < 2 or self.error is not None:
+            return
+        try:
+            merged = [trace for part in self._parts for trace in _read(part)]
+            Trace.save(merged, self.folder / f"shard-{merged[0].id}.parquet")
+        except OSError as error:
+            self.error = error
+            return
+        for part in self._parts:
+            part.unlink(missing_ok=True)
+
+
+def _text_step(step: Any) -> TextStep:
+    return step if isinstance(step, TextStep) else TextStep(json.dumps(step, default=str))
+
+
+def _schema(pa: Any) -> Any:
+    types = {"int32": pa.int32(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_()}
+    columns = [("schema", pa.int32()), ("seed", pa.int64()), *((name, pa.string()) for name in _TEXTS)]
+    columns += [(name, pa.list_(types[kind])) for name, kind in _COLUMNS.items()]
+    columns += [("step_text", pa.list_(pa.string())), ("step_finish", pa.list_(pa.string())), ("step_tokens", pa.list_(pa.list_(pa.int32())))]
+    return pa.schema(columns)
+
+
+def _cell(trace: Trace, name: str) -> Any:
+    if name == "schema":
+        return SCHEMA
+    if name.startswith("step_"):
+        return [getattr(step, name[5:]) for step in trace.steps]
+    value = getattr(trace, name)
+    if name == "usage":
+        return json.dumps(asdict(value))
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+def _read(shard: Path) -> list[Trace]:
+    parquet = importlib.import_module("pyarrow.parquet")
+    rows = parquet.read_table(shard).to_pylist()
+    traces = []
+    for row in rows:
+        if row.get("schema") != SCHEMA:
+            raise ValueError(f"it has schema {row.get('schema')}, this version of Copse reads {SCHEMA}")
+        steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], strict=True)
+        traces.append(
+            Trace(
+                **{name: row[name] for name in ("id", "kind", "method", "version", "seed")},
+                arguments=json.loads(row["arguments"]),
+                options=json.loads(row["options"]),
+                usage=Usage(**json.loads(row["usage"])),
+                **{name: np.array(row[name], kind) for name, kind in _COLUMNS.items()},
+                steps=tuple(TextStep(text, tuple(tokens), finish) for text, tokens, finish in steps),
+            )
+        )
+    return traces
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+    return bool(a == b)
