@@ -6,14 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
-    "solve": ("solve", "solve_many", "Solution"),
-    "budget": ("Budget", "Usage", "Meter"),
+    "solver": ("solve", "solve_many"),
+    "solution": ("Solution",),
+    "budget": ("Budget", "Meter"),
     "problem": ("Problem", "TextProblem", "TextStep", "IllegalStep", "check_problem"),
     "guide": ("Guide", "Policy", "ValueFunction", "Proposal", "Uniform", "Known", "check_policy", "check_value"),
     "asks": ("Asks", "ask", "parallel", "run"),
     "requests": (
         "Generate", "Score", "Forward", "Call", "Generated", "Scored", "Reply", "RequestFailed", "Cancelled", "BudgetSpent",
-        "Backend", "check_backend",
+        "Usage", "Backend", "check_backend",
     ),
     "tree": ("Tree",),
     "trace": ("Trace",),
@@ -25,13 +26,26 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from search import choose
     from search.asks import Asks, ask, parallel, run
-    from search.budget import Budget, Meter, Usage
+    from search.budget import Budget, Meter
     from search.guide import Guide, Known, Policy, Proposal, Uniform, ValueFunction, check_policy, check_value
     from search.problem import IllegalStep, Problem, TextProblem, TextStep, check_problem
     from search.requests import (
-        Backend, BudgetSpent, Call, Cancelled, Forward, Generate, Generated, Reply, RequestFailed, Score, Scored, check_backend,
+        Backend,
+        BudgetSpent,
+        Call,
+        Cancelled,
+        Forward,
+        Generate,
+        Generated,
+        Reply,
+        RequestFailed,
+        Score,
+        Scored,
+        Usage,
+        check_backend,
     )  # fmt: skip
-    from search.solve import Solution, solve, solve_many
+    from search.solution import Solution
+    from search.solver import solve, solve_many
     from search.trace import Trace
     from search.tree import Tree
 

@@ -10,48 +10,8 @@ import math
 import threading
 import time
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from search.requests import Reply, Request, Timer
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What was spent. Usages add.
-
-    simulations  finished select-expand-evaluate-backup cycles (mcts), expanded states (beam) or chains (sample)
-    calls        requests sent to a language model or a value network
-    generated    tokens sampled, by policy and guide together
-    prefilled    prompt tokens read by a model;  reused: prompt tokens whose keys were already there
-    seconds      wall-clock time of the search
-    flops        2 x parameters x tokens that passed through a model, plus attention
-    passes, rows, slots  forward passes that this search's rows took part in, and the rows and slots of those passes, summed
-    """
-
-    simulations: int = 0
-    calls: int = 0
-    generated: int = 0
-    prefilled: int = 0
-    reused: int = 0
-    seconds: float = 0.0
-    flops: float = 0.0
-    passes: int = 0
-    rows: int = 0
-    slots: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
-
-    @property
-    def mean_rows(self) -> float:
-        """Rows in an average forward pass that a row of this search was in; nan without passes."""
-        return self.rows / self.passes if self.passes else math.nan
-
-    @property
-    def slot_use(self) -> float:
-        """Share of the engine's slots that were busy in those passes, in [0, 1]; nan without passes."""
-        return self.rows / self.slots if self.slots else math.nan
+from search.requests import Call, Cancel, Generate, Reply, Request, Timer, Usage
 
 
 @dataclass(frozen=True)
@@ -142,7 +102,7 @@ class Meter:
 
     @property
     def halted(self) -> str | None:
-        """"interrupted" or "seconds" where nothing more may be sent, else None."""
+        """ "interrupted" or "seconds" where nothing more may be sent, else None."""
         if self.interrupt is not None and self.interrupt.is_set():
             return "interrupted"
         return "seconds" if time.monotonic() >= self.deadline else None
@@ -188,14 +148,10 @@ class Meter:
 
     def alarm(self) -> Timer | None:
         """The timer that ends this search, None where neither a deadline nor an interrupt can."""
-        from search.requests import Timer
-
         return None if self.deadline == math.inf and self.interrupt is None else Timer(self.deadline, self.interrupt)
 
     def admit(self, request: Request) -> Request | None:
         """What to send instead of `request`, its `max_tokens` within what is left; None: beyond it."""
-        from search.requests import Call, Cancel, Generate, Timer
-
         if isinstance(request, (Cancel, Timer)):
             return request
         if self.halted:

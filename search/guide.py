@@ -13,7 +13,7 @@ import numpy as np
 
 from search.asks import Asks
 from search.budget import Budget
-from search.problem import Problem, State, Step
+from search.problem import IllegalStep, Problem, State, Step
 from search.requests import Backend
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,7 @@ class ValueFunction(Protocol):
     calls: int
     version: str
 
-    def evaluate(
-        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
-    ) -> Asks[np.ndarray]:
+    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
         """float32 [states] in [0, 1]: probability of success for the player who led there; nan where it could not be told.
 
         known: float32 [states], the policy's value where the same pass gave it, else nan.
@@ -122,9 +120,7 @@ class Known:
     def __init__(self, default: float = 0.5):
         self.default = default
 
-    def evaluate(
-        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
-    ) -> Asks[np.ndarray]:
+    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
         return np.where(np.isnan(known), np.float32(self.default), known)
         yield
 
@@ -202,8 +198,11 @@ def check_policy(policy: Policy, problem: Problem, drive: Any) -> None:
     keys = [problem.key(state, p.step) for p in first]
     assert len(set(keys)) == len(keys), "proposals must be distinct"
     steps = drive(policy.complete(problem, state, np.random.default_rng(0)))
-    for step in steps:
-        state = problem.apply(state, step)
+    for i, step in enumerate(steps):
+        try:
+            state = problem.apply(state, step)
+        except IllegalStep:
+            assert i == len(steps) - 1, "complete must end at an illegal step"
 
 
 def check_value(value: ValueFunction, problem: Problem, drive: Any) -> None:

@@ -52,7 +52,11 @@ def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any
         compiled = numba.njit(signature, nogil=True, cache=True, **options)(function)
         if not _told and sum(compiled.stats.cache_misses.values()):
             _told = True
-            log.info("compiling search kernels (once; kept in %s): first took %.1f s", compiled.stats.cache_path, time.perf_counter() - start)
+            log.info(
+                "compiling search kernels (once; kept in %s): first took %.1f s",
+                compiled.stats.cache_path,
+                time.perf_counter() - start,
+            )
         return compiled
 
     return compile_

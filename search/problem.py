@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from search.asks import Asks, ask
@@ -89,7 +91,7 @@ class TextProblem:
             pattern = re.compile(answer)
             if pattern.groups != 1:
                 raise ValueError(f"the answer pattern {answer!r} has {pattern.groups} groups: mark the answer with exactly one (...)")
-            self._answer: Callable[[str], str | None] = lambda text: (m := list(pattern.finditer(text))) and m[-1].group(1).strip() or None
+            self._answer: Callable[[str], str | None] = partial(_last_group, pattern)
         else:
             self._answer = answer or final_answer
 
@@ -135,6 +137,11 @@ def chain_text(state: Sequence[TextStep]) -> str:
     return "".join(step.text + ("" if step.finish == "length" else "\n") for step in state).rstrip("\n")
 
 
+def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
+    found = list(pattern.finditer(text))
+    return (found[-1].group(1).strip() or None) if found else None
+
+
 _ANSWER = re.compile(r"####\s*([^\n]+)|\b(?:final )?answer(?: is|:)\s*\$?([^\n]+)", re.IGNORECASE)
 
 
@@ -157,6 +164,16 @@ def final_answer(text: str) -> str | None:
         return None
     found = list(_ANSWER.finditer(text))
     return (found[-1].group(1) or found[-1].group(2)).strip().rstrip(".$ ").strip() or None if found else None
+
+
+def build(kind: str, arguments: dict) -> Problem:
+    """A problem again from its class path ("module:Class") and JSON arguments, as a trace or a problems file names it."""
+    module, _, name = kind.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(f"there is no problem class {kind!r}: write it as module:Class and make its module importable") from None
+    return made(**arguments)
 
 
 # -- asking functions: the only way in which methods call a problem's rules

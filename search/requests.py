@@ -6,14 +6,14 @@ remote crosses this border, so it can be batched, counted, cancelled, replayed a
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
-
-from search.budget import Usage
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +138,44 @@ class BudgetSpent(RequestFailed):
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What was spent. Usages add.
+
+    simulations  finished select-expand-evaluate-backup cycles (mcts), expanded states (beam) or chains (sample)
+    calls        requests sent to a language model or a value network
+    generated    tokens sampled, by policy and guide together
+    prefilled    prompt tokens read by a model;  reused: prompt tokens whose keys were already there
+    seconds      wall-clock time of the search
+    flops        2 x parameters x tokens that passed through a model, plus attention
+    passes, rows, slots  forward passes that this search's rows took part in, and the rows and slots of those passes, summed
+    """
+
+    simulations: int = 0
+    calls: int = 0
+    generated: int = 0
+    prefilled: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    passes: int = 0
+    rows: int = 0
+    slots: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+
+    @property
+    def mean_rows(self) -> float:
+        """Rows in an average forward pass that a row of this search was in; nan without passes."""
+        return self.rows / self.passes if self.passes else math.nan
+
+    @property
+    def slot_use(self) -> float:
+        """Share of the engine's slots that were busy in those passes, in [0, 1]; nan without passes."""
+        return self.rows / self.slots if self.slots else math.nan
+
+
+@dataclass(frozen=True)
 class Reply:
     """Answer to one request: exactly one of `result` and `error` counts (`error` is None on success)."""
 
@@ -173,7 +211,6 @@ def check_backend(backend: Backend, request: Callable[[int], Request], seconds: 
 
     `request(i)` makes the i-th test request (equal i, equal request). Raises AssertionError naming what is broken.
     """
-    import time
 
     def drain(waiting: list[Request]) -> dict[int, Reply]:
         answered: dict[int, Reply] = {}

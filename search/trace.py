@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.budget import Usage
-from search.problem import Problem, TextStep
+from search.problem import Problem, TextStep, build
+from search.requests import Usage
 
 if TYPE_CHECKING:
     import networkx
@@ -71,9 +71,7 @@ class Trace:
     steps: tuple[TextStep, ...]
 
     @classmethod
-    def of(
-        cls, tree: Tree, problem: Problem, method: str, options: dict[str, Any], seed: int, version: str, usage: Usage
-    ) -> Trace:
+    def of(cls, tree: Tree, problem: Problem, method: str, options: dict[str, Any], seed: int, version: str, usage: Usage) -> Trace:
         """The trace of a tree as it stands; edges in the order of their nodes."""
         owner = [(node, edge) for node in range(len(tree.nodes)) for edge in tree.block(node)]
         place = {edge: i for i, (_, edge) in enumerate(owner)}
@@ -114,8 +112,6 @@ class Trace:
 
     def problem(self) -> Problem:
         """The problem again. Imports the module that the trace names: open only traces that you trust."""
-        from search.problems import build
-
         return build(self.kind, self.arguments)
 
     def states(self, problem: Problem | None = None) -> list[Any]:
@@ -225,7 +221,11 @@ def _schema(pa: Any) -> Any:
     types = {"int32": pa.int32(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_()}
     columns = [("schema", pa.int32()), ("seed", pa.int64()), *((name, pa.string()) for name in _TEXTS)]
     columns += [(name, pa.list_(types[kind])) for name, kind in _COLUMNS.items()]
-    columns += [("step_text", pa.list_(pa.string())), ("step_finish", pa.list_(pa.string())), ("step_tokens", pa.list_(pa.list_(pa.int32())))]
+    columns += [
+        ("step_text", pa.list_(pa.string())),
+        ("step_finish", pa.list_(pa.string())),
+        ("step_tokens", pa.list_(pa.list_(pa.int32()))),
+    ]
     return pa.schema(columns)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide
-from search.methods.grow import judge_all, plant, round_of, write
+from search.methods.grow import judge_all, plant, round_of, solved, write
 from search.problem import Problem
 from search.tree import Tree
 
@@ -37,7 +37,7 @@ def beam(
     tree = plant(problem)
     beams = [[0]]
     first = max(branch, width)
-    while any(beams) and tree.verified is None:
+    while any(beams) and not solved(problem, tree):
         frontier = [node for group in beams for node in group]
         begun = meter.begin(len(frontier))
         if not begun:

@@ -47,9 +47,7 @@ class Growth:
     error: RequestFailed | None = None
 
 
-def grow(
-    problem: Problem, guide: Guide, state: State, known: float, n: int, rng: np.random.Generator, judge: bool = True
-) -> Asks[Growth]:
+def grow(problem: Problem, guide: Guide, state: State, known: float, n: int, rng: np.random.Generator, judge: bool = True) -> Asks[Growth]:
     """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for its value, side by side."""
     growth = Growth()
     proposer, judger = rng.spawn(2)
@@ -62,9 +60,7 @@ def grow(
     return growth
 
 
-def _propose(
-    problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, growth: Growth
-) -> Asks[None]:
+def _propose(problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, growth: Growth) -> Asks[None]:
     try:
         proposals = yield from guide.policy.propose(problem, state, n, rng)
     except RequestFailed as error:
@@ -106,7 +102,14 @@ def _judge(problem: Problem, guide: Guide, state: State, known: float, rng: np.r
 
 
 def round_of(
-    problem: Problem, guide: Guide, meter: Meter, tree: Tree, nodes: Sequence[int], n: int, rng: np.random.Generator, judge: bool = True
+    problem: Problem,
+    guide: Guide,
+    meter: Meter,
+    tree: Tree,
+    nodes: Sequence[int],
+    n: int,
+    rng: np.random.Generator,
+    judge: bool = True,
 ) -> Asks[dict[int, Growth]]:
     """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it."""
     tokens = n * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
@@ -139,7 +142,9 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     block = tree.block(node)
     log_probs = [child.proposal.log_prob for child in fresh]
     scores = np.array([*(tree.log_probs[edge] for edge in block), *log_probs])
-    weights = np.array([*(float(tree.edges[edge]["prior"]) * len(block) for edge in block), *(c.proposal.prior * len(fresh) for c in fresh)])
+    weights = np.array(
+        [*(float(tree.edges[edge]["prior"]) * len(block) for edge in block), *(c.proposal.prior * len(fresh) for c in fresh)]
+    )
     edges = tree.add(
         node,
         [child.proposal.step for child in fresh],
@@ -179,3 +184,8 @@ def judge_all(
         for state, value, grant, child in zip(states, known, grants, rng.spawn(len(states)), strict=False)
     )
     return [*values, *[math.nan] * (len(states) - len(values))]
+
+
+def solved(problem: Problem, tree: Tree) -> bool:
+    """Whether a search for one player has found a verified solution: nothing more is to be done."""
+    return problem.players == 1 and tree.verified is not None

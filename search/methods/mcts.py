@@ -10,7 +10,7 @@ import numpy as np
 from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide
-from search.methods.grow import Growth, judge_all, plant, round_of, write
+from search.methods.grow import Growth, judge_all, plant, round_of, solved, write
 from search.problem import Problem
 from search.tree import Tree
 
@@ -46,7 +46,7 @@ def mcts(
     tree.visit(0, 0.5 if math.isnan(root.value) else root.value)
     tree.exhausted = not root.children and root.error is None and not meter.stopped
     failures: Counter[int] = Counter()
-    while tree.verified is None and not tree.exhausted:
+    while not solved(problem, tree) and not tree.exhausted:
         begun = meter.begin(leaves)
         if not begun:
             break
@@ -74,7 +74,7 @@ def _simulate(
     growths = yield from round_of(problem, guide, meter, tree, [leaf for leaf in distinct if leaf not in tree.finished], branch, rng)
     unknown = [leaf for leaf in done if tree.finished[leaf] is None]
     judged = yield from judge_all(problem, guide, meter, [tree.states[n] for n in unknown], [tree.value(n) for n in unknown], rng)
-    values = {leaf: value for leaf, value in zip(unknown, judged, strict=True)}
+    values = dict(zip(unknown, judged, strict=True))
     values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
     if problem.players == 1:
         for leaf, value in values.items():
@@ -87,7 +87,11 @@ def _simulate(
 
 def _expand(problem: Problem, tree: Tree, leaf: int, growth: Growth, failures: Counter[int], tau: float) -> float:
     """Write what came for one leaf; its value to back up, nan to release it."""
-    settled = [tree.mean(child) if tree.visits(child) else (tree.finished.get(child) or 0.0) for e in tree.block(leaf) if (child := tree.child(e)) >= 0]
+    settled = [
+        tree.mean(child) if tree.visits(child) else (tree.finished.get(child) or 0.0)
+        for e in tree.block(leaf)
+        if (child := tree.child(e)) >= 0
+    ]
     edges = write(tree, problem, leaf, growth, tau)
     _settle(tree, problem, edges)
     if not edges and growth.error is not None:

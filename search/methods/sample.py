@@ -13,7 +13,7 @@ import numpy as np
 from search.asks import Asks, granted, parallel
 from search.budget import Meter
 from search.guide import Guide
-from search.methods.grow import judge_all, mover, plant
+from search.methods.grow import judge_all, mover, plant, solved
 from search.problem import IllegalStep, Problem, Step, apply, verify
 from search.requests import RequestFailed
 from search.tree import Tree
@@ -39,7 +39,7 @@ def sample(
     tree.visit(0, 0.5)
     left = math.inf if chains is None else chains
     barren = 0
-    while left > 0 and tree.verified is None:
+    while left > 0 and not solved(problem, tree):
         begun = meter.begin(int(min(wave, left)))
         grants = meter.grant(begun, guide.policy.chain_tokens, guide.policy.max_steps if guide.policy.step_tokens else 0)
         if not grants:

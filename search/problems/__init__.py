@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 
-from search.problem import Problem, TextProblem
+from search.problem import Problem, TextProblem, build
+
+__all__ = ["MODULES", "build", "parse"]
 
 MODULES = ("search.problems.countdown",)
 
@@ -21,13 +23,3 @@ def parse(text: str, answer: str | None = None) -> Problem:
         if problem is not None:
             return problem
     return TextProblem(text, answer=answer)
-
-
-def build(kind: str, arguments: dict) -> Problem:
-    """A problem again from its class path ("module:Class") and JSON arguments, as a trace or a problems file names it."""
-    module, _, name = kind.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(f"there is no problem class {kind!r}: write it as module:Class and make its module importable") from None
-    return made(**arguments)

@@ -1,0 +1,29 @@
+"""Guides: policies and value functions made from models. `load` is the way in; names load when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "loading": ("load", "settings"),
+    "lm": ("LM",),
+    "prm": ("PRM",),
+    "rollout": ("Rollout", "Mixture"),
+}
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = list(_MODULE)
+
+if TYPE_CHECKING:
+    from guides.lm import LM
+    from guides.loading import load, settings
+    from guides.prm import PRM
+    from guides.rollout import Mixture, Rollout
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE:
+        value = getattr(importlib.import_module(f"guides.{_MODULE[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'guides' has no attribute {name!r}")

@@ -1,0 +1,100 @@
+"""From a checkpoint to a guide. Engines are shared: loading the same checkpoint twice gives the same one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.budget import Budget
+from search.guide import Guide, Known
+
+if TYPE_CHECKING:
+    from models.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in an engine. `settings` is what its `guide.json` says, {} without one."""
+
+    engine: Engine
+    tokenizer: Any
+    settings: dict[str, Any]
+    version: str
+    has_head: bool
+
+    @property
+    def name(self) -> str:
+        """The name of its backend."""
+        return f"lm-{self.version}"
+
+
+_cache: dict[tuple[Any, ...], Loaded] = {}
+_lock = threading.Lock()
+
+
+def _place(path: str | Path) -> str:
+    if str(path) == "builtin":
+        return str(Path(__file__).resolve().parent.parent / "models" / "builtin")
+    return str(path)
+
+
+def settings(path: str | Path) -> dict[str, Any]:
+    """What the checkpoint's `guide.json` says (kinds, budget, delimiter, ...), {} without one. Loads no model.
+
+    Raises ValueError that says what to do where the folder or its files are missing or broken.
+    """
+    from models.checkpoint import describe
+
+    return describe(_place(path))
+
+
+def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slots: int = 64) -> Loaded:
+    """The checkpoint in an engine with `slots` rows. Raises ValueError for a missing or broken one."""
+    from models.checkpoint import load_model, version
+    from models.engine import Engine
+
+    place = _place(path)
+    known = settings(place)
+    digest = version(place)
+    key = (digest, device, dtype, slots)
+    with _lock:
+        if key not in _cache:
+            model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype)
+            engine = Engine(model, tokenizer, head=head, slots=slots)
+            _cache[key] = Loaded(engine, tokenizer, known, digest, head is not None)
+        return _cache[key]
+
+
+def load(
+    path: str | Path, *, device: str = "auto", dtype: str = "auto", slots: int = 64, answer: str | None = None, **policy: Any
+) -> Guide:
+    """A guide from one checkpoint: its language model as policy, its value head as value function.
+
+    path    folder or hub id of a causal language model that transformers loads, or "builtin"
+    device  "auto" (cuda where there is one), "cpu", "cuda", ...;  dtype: "auto" (bfloat16 on cuda, float32 on the CPU), ...
+    answer  regular expression with one group that marks the final answer in open text
+    policy  further options of `guides.LM`: delimiter, step_tokens, max_steps, prompt, instruction, temperature, ...
+
+    Without a value head the steps' mean token probability judges, and a warning says so. Raises ValueError for a bad checkpoint.
+    """
+    from guides.lm import LM
+    from guides.prm import PRM
+
+    loaded = load_engine(path, device, dtype, slots)
+    lm = LM(loaded, values=True, **policy)
+    if not loaded.has_head:
+        log.warning("%s has no value head: the mean token probability of a step guides the search instead", path)
+    budget = Budget(**loaded.settings["budget"]) if loaded.settings.get("budget") else Budget(tokens=20_000, seconds=120)
+    kinds = loaded.settings.get("kinds")
+    return Guide(
+        policy=lm,
+        value=PRM(loaded, policy=lm) if loaded.has_head else Known(),
+        budget=budget,
+        kinds=tuple(kinds) if kinds else None,
+        answer=answer or loaded.settings.get("answer"),
+    )

@@ -1,0 +1,76 @@
+"""The door of `solve`: everything that is given is checked before any model is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from search.guide import Guide, check_kind
+from search.problem import Problem
+
+METHODS = ("mcts", "beam", "sample")
+Method = Callable[..., Any]  #: (problem, guide, meter, rng, **options) -> Asks[Tree]
+
+
+def method_of(method: str | Method) -> Method:
+    if callable(method):
+        return method
+    module, _, name = method.partition(":")
+    if method in METHODS:
+        module, name = f"search.methods.{method}", method
+    try:
+        return getattr(importlib.import_module(module), name) if name else _no_method(method)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot load the method {method!r} ({error}): write it as module:function of an importable module") from None
+
+
+def _no_method(method: str) -> Method:
+    raise ValueError(f"there is no method {method!r}: use one of {', '.join(METHODS)}, or module:function of your own")
+
+
+def all_options(method: Method, options: dict[str, Any]) -> dict[str, Any]:
+    defaults = {n: p.default for n, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    return {**{n: d for n, d in defaults.items() if d is not inspect.Parameter.empty}, **options}
+
+
+def check_options(method: Method, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(method).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    allowed = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    name = getattr(method, "__name__", str(method))
+    for option, value in options.items():
+        if option not in allowed:
+            raise ValueError(f"{name} has no option {option!r}: it knows {', '.join(allowed) or 'none'}")
+        default = allowed[option]
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name} cannot use {option}={value!r}: give a number such as {default}")
+            if isinstance(default, int) and (value != int(value) or value < 1):
+                raise ValueError(f"{name} cannot use {option}={value!r}: give a whole number from 1 on")
+
+
+def problem_of(problem: Problem | str, guide: Guide | None) -> Problem:
+    if isinstance(problem, str):
+        from search.problems import parse
+
+        return parse(problem, answer=guide.answer if guide else None)
+    if not isinstance(problem, Problem):
+        raise ValueError(f"{problem!r} is no problem: give text, or an object with the methods of search.Problem")
+    return problem
+
+
+def guide_of(guide: Guide | None, problems: Sequence[Problem]) -> Guide:
+    if guide is not None:
+        for problem in problems:
+            guide.check(problem)
+        return guide
+    import guides  # the one way in which `search` reaches above itself: the default guide
+
+    kinds = guides.settings("builtin").get("kinds")
+    for problem in problems:
+        check_kind(kinds, problem)
+    return guides.load("builtin")

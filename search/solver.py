@@ -1,0 +1,188 @@
+"""`solve` and `solve_many`: from a problem to a `Solution`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from search.asks import Asks, metered, parallel, run
+from search.budget import Budget, Meter
+from search.door import Method, all_options, check_options, guide_of, method_of, problem_of
+from search.guide import Guide
+from search.problem import Problem
+from search.requests import Backend
+
+if TYPE_CHECKING:
+    from search.choose import Chooser
+    from search.solution import Solution
+
+log = logging.getLogger(__name__)
+
+
+def solve(
+    problem: Problem | str,
+    guide: Guide | None = None,
+    method: str | Method = "mcts",
+    budget: Budget | str | None = None,
+    seed: int = 0,
+    choose: Chooser | None = None,
+    **options: Any,
+) -> Solution:
+    """Search for a solution of one problem.
+
+    problem  a Problem, or text: a puzzle that a module of `search.problems` knows, else an open text problem
+    guide    policy and value function; None: the built-in model, for the kinds of problem it was trained on
+    method   "mcts", "beam", "sample", "my.module:function", or a function like them
+    budget   a Budget or text such as "tokens=2000,seconds=10"; None: the guide's own
+    choose   a chooser of `search.choose`; None: a verified state first, else the weighted vote
+    options  of the method, for example branch=8
+
+    Raises ValueError for bad input, before any model is loaded; the backend's error where not even the root can be expanded.
+    Ctrl-C ends the search and gives back what there is; a second one raises KeyboardInterrupt.
+    """
+    return _solve([problem], guide, method, budget, seed, choose, options, limit=1, isolate=False)[0]
+
+
+def solve_many(
+    problems: Iterable[Problem | str],
+    guide: Guide | None = None,
+    method: str | Method = "mcts",
+    budget: Budget | str | None = None,
+    seed: int = 0,
+    choose: Chooser | None = None,
+    *,
+    on_finish: Callable[[int, Solution], None] | None = None,
+    limit: int = 256,
+    progress: bool | None = None,
+    **options: Any,
+) -> list[Solution]:
+    """Search all problems side by side on one engine; solutions in the order of the problems.
+
+    Each search is the one that `solve` with the same seed would make. One that fails becomes a Solution with its error.
+
+    on_finish  called with (index, solution) as each search ends
+    limit      searches that run at once
+    progress   show a bar; None: where somebody is looking (a terminal or a notebook)
+    """
+    if limit < 1:
+        raise ValueError(f"limit={limit} lets no search run: give at least 1")
+    return _solve(list(problems), guide, method, budget, seed, choose, options, limit, True, on_finish, progress)
+
+
+def _solve(
+    problems: Sequence[Problem | str],
+    guide: Guide | None,
+    method: str | Method,
+    budget: Budget | str | None,
+    seed: int,
+    choose: Chooser | None,
+    options: dict[str, Any],
+    limit: int,
+    isolate: bool,
+    on_finish: Callable[[int, Solution], None] | None = None,
+    progress: bool | None = False,
+) -> list[Solution]:
+    search = method_of(method)
+    check_options(search, options)
+    options = all_options(search, options)
+    budget = Budget.parse(budget) if isinstance(budget, str) else budget
+    ready = [problem_of(problem, guide) for problem in problems]
+    guide = guide_of(guide, ready)
+    spend = budget or guide.budget
+    backends = dict(guide.backends)
+    workers = _workers(ready, backends)
+    interrupt = threading.Event()
+
+    def job(index: int, problem: Problem) -> Asks[Solution]:
+        solution = yield from _search(problem, guide, search, spend, interrupt, seed, choose, options, isolate)
+        bar.update()
+        if on_finish is not None:
+            on_finish(index, solution)
+        return solution
+
+    with _bar(len(ready), progress) as bar, _ctrl_c(interrupt), workers:
+        solutions = run(parallel((job(i, p) for i, p in enumerate(ready)), limit), backends)
+    _warn_of_unusable(solutions)
+    return solutions
+
+
+def _search(
+    problem: Problem,
+    guide: Guide,
+    method: Method,
+    budget: Budget,
+    interrupt: threading.Event,
+    seed: int,
+    choose: Chooser | None,
+    options: dict[str, Any],
+    isolate: bool,
+) -> Asks[Solution]:
+    from search.solution import Solution, solution_of  # loads the kernels
+
+    meter = Meter(budget, interrupt)
+    try:
+        tree = yield from metered(method(problem, guide, meter, np.random.default_rng(seed), **options), meter)
+        return solution_of(problem, guide, tree, meter, method, options, seed, choose)
+    except Exception as error:
+        if not isolate:
+            raise
+        log.warning("a search failed: %s: %s", type(error).__name__, error)
+        return Solution(problem, stopped="error", error=error, usage=meter.usage)
+
+
+@contextlib.contextmanager
+def _ctrl_c(interrupt: threading.Event) -> Iterator[None]:
+    """Let the first Ctrl-C end all searches with what they have; only the main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if interrupt.is_set():
+            raise KeyboardInterrupt
+        interrupt.set()
+
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # an embedded interpreter
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _workers(problems: Sequence[Problem], backends: dict[str, Backend]) -> contextlib.AbstractContextManager[Any]:
+    if all(problem.inline for problem in problems) or "workers" in backends:
+        return contextlib.nullcontext()
+    from search.workers import Workers
+
+    backends["workers"] = workers = Workers()
+    return contextlib.closing(workers)
+
+
+def _bar(total: int, progress: bool | None) -> Any:
+    from tqdm.auto import tqdm
+
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(total=total, unit="problem", disable=not (watched if progress is None else progress))
+
+
+def _warn_of_unusable(solutions: Sequence[Solution]) -> None:
+    trees = [solution.tree for solution in solutions if solution.tree is not None]
+    proposed, unusable = sum(tree.proposed for tree in trees), sum(tree.unusable for tree in trees)
+    if unusable * 2 > proposed:
+        example = next(tree.example for tree in trees if tree.example is not None)
+        log.warning(
+            "%d of %d proposed steps were cut off or not understood, for example %r: check the guide's step delimiter, answer pattern "
+            "and tokens a step, or whether the model knows this kind of problem",
+            unusable, proposed, getattr(example, "text", example),
+        )  # fmt: skip

@@ -1,0 +1,310 @@
+"""The methods on a scripted model: budgets are promises, same seed same tree, first verified solution ends it, nothing is an exception."""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+from fakes import Characters, generated, random_player, scripted_guide
+
+import search
+from guides.lm import LM
+from guides.loading import Loaded
+from guides.rollout import Mixture, Rollout
+from models import Scripted
+from search.asks import run
+from search.budget import Budget
+from search.guide import Guide, Uniform, check_policy, check_value
+from search.problems.countdown import Countdown
+from search.requests import RequestFailed
+
+PUZZLE = Countdown((4, 7, 8, 8), 24)
+HOPELESS = Countdown((1, 1, 1, 1), 99)
+METHODS = {"mcts": {}, "beam": {"width": 4, "branch": 3}, "sample": {}, "dvts": {"width": 4, "subtrees": 2}}
+
+
+def method_of(name):
+    return "beam" if name == "dvts" else name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_finds_and_stops_at_the_first_verified_solution(name):
+    options = {"width": 32, "branch": 16, "subtrees": 2 if name == "dvts" else 1} if method_of(name) == "beam" else {}
+    solution = search.solve(PUZZLE, scripted_guide(), method_of(name), "tokens=60000", seed=3, **options)
+    assert solution.verified is True and solution.stopped == "verified" and solution.value == 1.0
+    assert PUZZLE.verify(solution.steps) == 1.0
+    assert solution.usage.generated < 60_000
+    assert solution.answer == PUZZLE.answer(solution.steps)
+
+
+def test_no_budget_is_exceeded_in_a_thousand_searches():
+    """Over 1,000 searches of every method with random budgets none is exceeded by one token, call or simulation."""
+    rng = random.Random(7)
+    for trial in range(1000):
+        name = rng.choice(list(METHODS))
+        problem = HOPELESS if trial % 2 else Countdown(tuple(rng.randint(1, 13) for _ in range(4)), 24)
+        limits = {}
+        while not limits:
+            limits = {
+                n: rng.randint(1, top) for n, top in (("tokens", 300), ("calls", 40), ("simulations", 30)) if rng.random() < 0.5
+            }
+        guide = scripted_guide(slots=rng.randint(1, 64), shuffle=trial)
+        if rng.random() < 0.2:
+            guide = Guide(guide.policy, Mixture(guide.value, Rollout(guide.policy, 2), 0.5), guide.budget)
+        solution = search.solve(problem, guide, method_of(name), Budget(**limits), seed=trial, **METHODS[name])
+        for limit, spent in (("tokens", "generated"), ("calls", "calls"), ("simulations", "simulations")):
+            if limit in limits:
+                assert getattr(solution.usage, spent) <= limits[limit], (name, limits, solution.usage)
+        assert solution.stopped in ("verified", "finished", "exhausted", *limits)
+        if solution.stopped in limits:
+            spent = {"tokens": "generated"}.get(solution.stopped, solution.stopped)
+            assert getattr(solution.usage, spent) == limits[solution.stopped]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_same_tree_beside_any_neighbours(name):
+    problems = [Countdown((4, 7, 8, 8), 24), *(Countdown((n, 7, 8, 3), 99) for n in range(2, 66))]
+    alone = search.solve(problems[0], scripted_guide(slots=64), method_of(name), "tokens=600", seed=5, **METHODS[name])
+    for slots, shuffle in ((1, 0), (16, 1), (64, 2)):
+        guide = scripted_guide(slots=slots, shuffle=shuffle)
+        solutions = search.solve_many(problems, guide, method_of(name), "tokens=600", seed=5, **METHODS[name])
+        tree = solutions[0].tree
+        assert np.array_equal(tree.nodes, alone.tree.nodes)
+        assert tree.edges.tobytes() == alone.tree.edges.tobytes()
+        assert tree.steps == alone.tree.steps
+        assert solutions[0].usage.generated == alone.usage.generated
+    other = search.solve(problems[0], scripted_guide(), method_of(name), "tokens=600", seed=6, **METHODS[name])
+    assert other.tree.steps != alone.tree.steps
+
+
+def test_priors_are_the_softmax_of_the_distinct_steps():
+    lines = {0: ("8-7=1", -0.1), 1: ("8-7=1", -0.1), 2: ("4+8=12", -0.3), 3: ("8+4=12", -0.2)}
+
+    def function(request):
+        text, log_prob = lines[counter.pop()]
+        return generated(text, value=0.25, log_prob=log_prob)
+
+    counter = [3, 2, 1, 0]
+    guide = scripted_guide(function)
+    proposals = run(guide.policy.propose(PUZZLE, (), 4, np.random.default_rng(0)), guide.backends)
+    sums = np.array([-0.1 * 6, -0.3 * 7])
+    assert [p.step.text for p in proposals] == ["8-7=1", "4+8=12"], "equal steps once, the first tokens kept"
+    assert [p.prior for p in proposals] == pytest.approx(np.exp(sums) / np.exp(sums).sum(), abs=1e-4)
+    assert all(p.value == 0.25 for p in proposals)
+
+
+def test_illegal_steps_are_counted_dead_ends_not_exceptions(caplog):
+    guide = scripted_guide(random_player(illegal=1.0))
+    for name in METHODS:
+        solution = search.solve(PUZZLE, guide, method_of(name), "tokens=200,seconds=20", **METHODS[name])
+        assert solution.answer is None and solution.verified is None and solution.error is None
+        assert solution.usage.generated > 0
+    assert "1+1=3" in caplog.text and "check the guide" in caplog.text
+
+
+def test_a_search_with_nothing_left_to_explore_ends():
+    def function(request):
+        return generated("1+1=2" if request.prompt.count(10) == 1 else "1+2=3" if request.prompt.count(10) == 2 else "1+3=4")
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=100000")
+    assert solution.stopped == "exhausted" and solution.usage.generated < 1000
+    assert solution.verified is False and solution.candidates[0][1] == 1.0
+
+
+def test_failed_requests_are_retried_and_never_fatal_below_the_root():
+    def function(request, rate):
+        if random.Random(request.seed).random() < rate:
+            raise RequestFailed("time-out")
+        return random_player()(request)
+
+    for name in METHODS:
+        guide = scripted_guide(partial(function, rate=0.5), value=False)
+        solution = search.solve(PUZZLE, guide, method_of(name), "tokens=3000", **METHODS[name])
+        assert len(solution.tree.nodes) > 3
+        with pytest.raises(RequestFailed, match="time-out"):
+            search.solve(
+                PUZZLE,
+                scripted_guide(partial(function, rate=1.1), value=False),
+                method_of(name),
+                "tokens=3000",
+                **METHODS[name],
+            )
+
+
+def test_one_failing_search_among_many_becomes_a_solution_with_its_error():
+    class Broken(Countdown):
+        def is_terminal(self, state):
+            if state:
+                raise RuntimeError("boom")
+            return False
+
+    finished = {}
+    solutions = search.solve_many(
+        [PUZZLE, Broken((1, 2, 3), 6), PUZZLE], scripted_guide(), budget="tokens=200", on_finish=finished.__setitem__
+    )
+    assert isinstance(solutions[1].error, RuntimeError) and solutions[1].stopped == "error"
+    assert solutions[0].error is None and solutions[2].tree is not None
+    assert finished == dict(enumerate(solutions))
+    with pytest.raises(RuntimeError, match="boom"):
+        search.solve(Broken((1, 2, 3), 6), scripted_guide())
+
+
+def test_sample_stops_after_its_chains_and_counts_each():
+    solution = search.solve(HOPELESS, scripted_guide(random_player(illegal=0)), "sample", "tokens=100000", chains=13)
+    assert solution.stopped == "finished" and solution.usage.simulations == 13
+    assert solution.tree.visits(0) == 14
+    assert sum(share for _, share, _ in solution.candidates) == pytest.approx(1)
+
+
+def test_a_beam_keeps_the_best_states_and_subtrees_do_not_compete():
+    def function(request):
+        """Ten first letters with values by letter; letters a..e win the later contests too."""
+        text = chr(97 + request.seed % 10)
+        return generated(text, finish="stop", value=(request.seed % 10) / 10)
+
+    problem = search.TextProblem("say letters", answer=r"(never)")
+    loaded = Loaded(
+        Scripted(function),
+        Characters(),
+        {"delimiter": "\n", "step_tokens": 8, "max_steps": 3, "prompt": "{problem}\n"},
+        "fake",
+        True,
+    )
+    guide = Guide(LM(loaded, values=True))
+    one = search.solve(problem, guide, "beam", "tokens=10000", width=2, branch=6)
+    depth_two = [n for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1 and one.tree.block(n)]
+    values = sorted(float(one.tree.value(n)) for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1)
+    assert sorted(one.tree.value(n) for n in depth_two) == values[-2:]
+    many = search.solve(problem, guide, "beam", "tokens=10000", width=2, branch=6, subtrees=2)
+    expanded = [n for n in range(len(many.tree.nodes)) if many.tree.depth(n) == 1 and many.tree.block(n)]
+    order = list(many.tree.block(0))
+    assert {order.index(int(many.tree.nodes[n]["edge"])) % 2 for n in expanded} == {0, 1}
+
+
+def test_rollouts_estimate_the_probability_of_success():
+    """Value of a state = share of completions that succeed: compared with the exact probability of a two-step game."""
+
+    def function(request):
+        text = "a" if request.seed % 4 == 0 else "b"
+        return generated(text)
+
+    class Game(search.TextProblem):
+        def is_terminal(self, state):
+            return len(state) == 1
+
+        def verify(self, state):
+            return float(state[0].text == "a")
+
+    loaded = Loaded(Scripted(function), Characters(), {"delimiter": "\n", "step_tokens": 4, "max_steps": 3}, "fake", False)
+    policy = LM(loaded)
+    game = Game("a or b")
+    rollout = Rollout(policy, 2000)
+    value = run(rollout.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)[0]
+    assert value == pytest.approx(0.25, abs=0.04)
+    mixture = Mixture(search.Known(0.8), rollout, 0.25)
+    value = run(mixture.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)[0]
+    assert value == pytest.approx(0.75 * 0.8 + 0.25 * 0.25, abs=0.02)
+
+
+class Nim:
+    """Take 1 to 3 sticks, who takes the last one wins: lost for the mover exactly when sticks % 4 == 0."""
+
+    players, inline = 2, True
+
+    def __init__(self, sticks):
+        self.sticks = sticks
+
+    def initial(self):
+        return (self.sticks, 0)
+
+    def to_move(self, state):
+        return state[1]
+
+    def actions(self, state):
+        return [n for n in (1, 2, 3) if n <= state[0]]
+
+    def apply(self, state, step):
+        return (state[0] - step, 1 - state[1])
+
+    def is_terminal(self, state):
+        return state[0] == 0
+
+    def verify(self, state):
+        return 1.0
+
+    def answer(self, state):
+        return None
+
+    def prompt(self, state):
+        return f"{state[0]} sticks"
+
+    def key(self, state, step):
+        return step
+
+
+@pytest.mark.parametrize("sticks", [5, 6, 7, 9, 10])
+def test_two_players_find_the_winning_move(sticks):
+    policy = Uniform()
+    guide = Guide(policy, Rollout(policy, 4), Budget(simulations=1500))
+    search.check_problem(Nim(sticks))
+    solution = search.solve(Nim(sticks), guide, "mcts", seed=1, leaves=1)
+    tree = solution.tree
+    best = max(tree.block(0), key=lambda edge: int(tree.edges[edge]["visits"]))
+    assert tree.steps[best] == sticks % 4
+    assert 0.0 <= tree.mean(0) <= 1.0 and solution.usage.simulations == 1500
+
+
+def test_examiners_pass_on_ours_and_fail_on_a_cheat():
+    guide = scripted_guide()
+
+    def drive(asks):
+        return run(asks, guide.backends)
+
+    check_policy(guide.policy, PUZZLE, drive)
+    check_value(guide.value, PUZZLE, drive)
+
+    class Loud:
+        def evaluate(self, problem, states, known, rng):
+            return np.full(len(states), 7.0)
+            yield
+
+    with pytest.raises(AssertionError, match=r"\[0, 1\]"):
+        check_value(Loud(), PUZZLE, drive)
+
+    class Twice(Uniform):
+        def propose(self, problem, state, n, rng):
+            found = yield from guide.policy.propose(problem, state, n, rng)
+            return found + found
+
+    with pytest.raises(AssertionError, match="prior|distinct"):
+        check_policy(Twice(), PUZZLE, drive)
+
+    class Mutable(Nim):
+        def apply(self, state, step):
+            self.sticks -= 1
+            return (self.sticks, 0)
+
+    with pytest.raises(AssertionError):
+        search.check_problem(Mutable(5))
+
+
+def test_unknown_methods_options_and_problems_are_refused_before_anything_runs():
+    guide = scripted_guide(lambda request: pytest.fail("nothing may run"))
+    for problem, method, options, word in (
+        (PUZZLE, "mtcs", {}, "mcts"),
+        (PUZZLE, "nowhere:method", {}, "module:function"),
+        (PUZZLE, "mcts", {"branches": 3}, "branch"),
+        (PUZZLE, "mcts", {"branch": 0}, "whole number"),
+        (PUZZLE, "mcts", {"c_puct": math.nan}, "number"),
+        (PUZZLE, "beam", {"width": 3, "subtrees": 2}, "multiple"),
+        ("Use 4 and to make 24", "mcts", {}, "Use"),
+        ("  ", "mcts", {}, "empty"),
+        (42, "mcts", {}, "text"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            search.solve(problem, guide, method, "tokens=100", **options)
+    with pytest.raises(ValueError, match="seconds"):
+        search.solve(PUZZLE, guide, budget="hours=2")

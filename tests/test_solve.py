@@ -1,0 +1,222 @@
+"""`solve` and `solve_many` as people call them: choosers, text, threads, notebooks, Ctrl-C, open text problems."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from fakes import Characters, generated, random_player, scripted_guide
+
+import search
+from guides.lm import LM
+from guides.loading import Loaded
+from models import Scripted
+from search import choose
+from search.choose import Finish
+from search.guide import Guide
+from search.problem import chain_text, final_answer
+from search.problems.countdown import Countdown
+from search.requests import Generate
+
+PUZZLE = "Use 4, 7, 8 and 8 to make 24."
+
+
+def found(*rows):
+    return [Finish(i, *row) for i, row in enumerate(rows)]
+
+
+def test_choosers():
+    rows = found(("a", None, 0.9, 1), ("b", None, 0.4, 2), ("b", None, 0.3, 1), ("c", None, 0.2, 3), ("a", None, 0.1, 1))
+    assert choose.majority(rows).answer == "b" and choose.majority(rows).value == 0.4, "first of the tied, and its best state"
+    assert choose.weighted(rows).node == 1, "b: 2 x 0.4 + 0.3 = 1.1, a: 1.0, c: 0.6"
+    assert choose.best(rows).node == 0
+    assert choose.most_visited(rows).answer == "c"
+    assert choose.share(rows)[0] == ("b", 3 / 8, 0.4)
+    assert choose.best(found(("a", 0.2, 0.9, 5), ("b", None, math.nan, 1))).answer == "b", "a reward counts before a value"
+
+
+def test_a_puzzle_as_text():
+    solution = search.solve(PUZZLE, scripted_guide(), budget="tokens=50000", seed=2)
+    assert solution.problem == Countdown((4, 7, 8, 8), 24) and solution.verified
+    assert "\n" not in repr(solution) and "verified" in repr(solution)
+    assert str(solution).startswith(solution.text) and f"answer: {solution.answer} (verified)" in str(solution)
+    assert f"{solution.usage.generated:,} tokens" in str(solution)
+    assert solution.text == chain_text(solution.steps)
+    assert solution.tree.verified is not None
+    assert 0 < solution.usage.mean_rows <= 64 and 0 < solution.usage.slot_use <= 1
+
+
+def test_verdicts_and_labels_stay_apart():
+    """A problem that cannot verify itself leaves `verified` None whatever the answer."""
+    guide = scripted_guide(lambda r: generated("The answer is 7") if isinstance(r, Generate) else None, value=False)
+    solution = search.solve("How many days has a week?", guide, "sample", "tokens=2000", chains=4)
+    assert solution.answer == "7" and solution.verified is None
+    assert solution.candidates == (("7", 1.0, 0.5),)
+
+
+def test_own_verifier_and_answer():
+    replies = ["x = 3", "x = 4", "x = 5"]
+    guide = scripted_guide(lambda r: generated(replies[r.seed % 3]), value=False)
+    problem = search.TextProblem("Find x with x * x = 16.", verify=lambda text: "x = 4" in text, answer=r"x = (\d+)")
+    solution = search.solve(problem, guide, "sample", "tokens=5000")
+    assert solution.answer == "4" and solution.verified is True and solution.stopped == "verified"
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        (r"so \boxed{12}", "12"),
+        (r"\boxed{\frac{1}{2}} and then \boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{1", None),
+        ("#### 18", "18"),
+        ("The answer is 5.", "5"),
+        ("Answer: $7$", "7"),
+        (r"<think>\boxed{1}</think> \boxed{2}", "2"),
+        (r"<think>\boxed{1}", None),
+        (r"<think>The answer is 3</think> well", None),
+        ("nothing", None),
+    ],
+)
+def test_final_answers(text, answer):
+    assert final_answer(text) == answer
+
+
+def text_guide(function, **lm):
+    loaded = Loaded(Scripted(function), Characters(), {}, "fake", False)
+    return Guide(LM(loaded, **lm), budget=search.Budget(tokens=5000))
+
+
+def test_free_text_steps_end_at_a_blank_line_and_a_cut_step_never_finishes():
+    def function(request):
+        chain = "".join(map(chr, request.prompt)).split("\n\n", 1)[1]
+        if not chain:
+            return generated("first I think", delimiter="\n\n")
+        if chain.endswith("\n\n"):
+            return generated("the answer is 4" + " and more" * 9, limit=20)
+        return generated(" done. \\boxed{5}", finish="end")
+
+    solution = search.solve("2 + 3?", text_guide(function), "sample", chains=1)
+    assert [step.finish for step in solution.steps] == ["stop", "length", "end"]
+    assert solution.answer == "5", "what was cut off did not end the chain"
+    assert solution.text == "first I think\nthe answer is 4 and  done. \\boxed{5}"
+
+
+def test_a_finished_state_without_an_answer_gets_no_vote():
+    def function(request):
+        return generated("hm", finish="end") if request.seed % 4 else generated("\\boxed{1}", finish="end")
+
+    solution = search.solve("1?", text_guide(function), "sample", chains=20)
+    assert solution.answer == "1" and len(solution.candidates) == 1 and solution.candidates[0][1] == 1.0
+
+
+def test_a_chain_has_at_most_max_steps():
+    solution = search.solve("go on", text_guide(lambda r: generated(f"on {r.seed}"), max_steps=3), "mcts", "tokens=600")
+    assert max(solution.tree.depth(n) for n in range(len(solution.tree.nodes))) == 3 and solution.answer is None
+
+
+def test_own_method_and_own_value_function():
+    def one_step(problem, guide, meter, rng, *, tries: int = 3):
+        tree = search.Tree(problem.initial())
+        proposals = yield from guide.policy.propose(problem, problem.initial(), tries, rng)
+        for p in proposals:
+            state = problem.apply((), p.step)
+            count = len(tree.block(0)) + 1
+            edge = tree.add(0, [p.step], [state], [1 / count] * count)[0]
+            if problem.is_terminal(state):
+                tree.finished[tree.open(0, edge)] = problem.verify(state)
+        return tree
+
+    guide = text_guide(lambda r: generated(f"\\boxed{{{r.seed % 3}}}"))
+    problem = search.TextProblem("say 2", verify=lambda t: "2" in t)
+    solution = search.solve(problem, guide, one_step, "tokens=1000", tries=12)
+    assert solution.answer == "2" and solution.verified and solution.trace.options == {"tries": 12}
+
+    class Long:
+        backends, tokens, calls, version = {}, 0, 0, "long"
+
+        def evaluate(self, problem, states, known, rng):
+            return [min(1.0, len(chain_text(s)) / 100) for s in states]
+            yield
+
+    guide = Guide(guide.policy, Long())
+    solution = search.solve("q", guide, "mcts", "tokens=200")
+    assert solution.trace.version != "fake" and solution.answer is not None
+
+
+def test_eight_threads_share_one_engine():
+    guide, results = scripted_guide(), {}
+    alone = [search.solve(PUZZLE, guide, budget="tokens=400", seed=i) for i in range(8)]
+
+    def work(i):
+        results[i] = search.solve(PUZZLE, guide, budget="tokens=400", seed=i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [results[i].tree.steps for i in range(8)] == [s.tree.steps for s in alone]
+
+
+def test_inside_a_running_event_loop():
+    async def cell():
+        return search.solve(PUZZLE, scripted_guide(), budget="tokens=200")
+
+    assert asyncio.run(cell()).error is None
+
+
+def test_ctrl_c_gives_back_what_there_is():
+    def slow(request):
+        time.sleep(0.01)
+        return random_player()(request)
+
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    before = signal.getsignal(signal.SIGINT)
+    solutions = search.solve_many([Countdown((1, 1, 1, 1), 99)] * 3, scripted_guide(slow), budget="seconds=60")
+    assert all(s.stopped == "interrupted" and s.error is None for s in solutions)
+    assert all(len(s.tree.nodes) > 1 for s in solutions) and max(s.usage.seconds for s in solutions) < 30
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_works_in_a_script_without_a_main_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys; sys.path[:0] = sys.argv[1:]
+        from fakes import scripted_guide
+        import search
+        print(search.solve("Use 4, 7, 8 and 8 to make 24.", scripted_guide(), budget="tokens=300").stopped)
+        """)
+    )
+    tests = os.path.dirname(__file__)
+    done = subprocess.run(
+        [sys.executable, script, tests, os.path.dirname(tests)], capture_output=True, text=True, cwd=os.path.dirname(tests), timeout=120
+    )
+    assert done.returncode == 0 and done.stdout.strip() in ("tokens", "verified"), done.stderr
+
+
+def test_sixty_four_problems_fill_the_slots():
+    """A counting test: `solve_many` on 64 problems keeps at least 32 rows a pass with 64 slots."""
+    guide = scripted_guide(slots=64)
+    engine = next(iter(guide.backends.values()))
+    problems = [Countdown((1, 1, n, 2), 99) for n in range(1, 65)]
+    search.solve_many(problems, guide, budget="tokens=400")
+    assert engine.rows / engine.passes >= 32
+
+
+def test_a_guide_knows_what_it_was_trained_on(monkeypatch):
+    import guides
+
+    monkeypatch.setattr(guides, "settings", lambda path: {"kinds": ["search.problems.countdown:Countdown"]}, raising=False)
+    monkeypatch.setattr(guides, "load", lambda path: pytest.fail("nothing may be loaded"), raising=False)
+    with pytest.raises(ValueError, match=r"Countdown.*guides\.load"):
+        search.solve("What is the capital of France?")
