@@ -64,7 +64,7 @@ def test_children_start_only_when_there_is_room():
 def test_one_turn_is_submitted_together():
     backend = Scripted(echo, slots=64)
     run(parallel(one(i) for i in range(64)), {"policy": backend})
-    assert backend.passes == 1
+    assert backend.total_passes == 1
 
 
 def test_a_failing_child_cancels_its_siblings_and_everything_is_answered():

@@ -210,7 +210,7 @@ def test_sixty_four_problems_fill_the_slots():
     engine = next(iter(guide.backends.values()))
     problems = [Countdown((1, 1, n, 2), 99) for n in range(1, 65)]
     search.solve_many(problems, guide, budget="tokens=400")
-    assert engine.rows / engine.passes >= 32
+    assert engine.total_rows / engine.total_passes >= 32
 
 
 def test_a_guide_knows_what_it_was_trained_on(monkeypatch):

@@ -1,0 +1,31 @@
+"""Set-up of all tests: one thread a library, no hub, child processes that find the packages. Seeds belong to the tests themselves."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_spec = importlib.util.find_spec("search")
+assert _spec is not None and _spec.origin is not None, "install the package first: pip install -e '.[test]'"
+_root = str(Path(_spec.origin).resolve().parent.parent)
+os.environ["PYTHONPATH"] = os.pathsep.join([_root, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+import pytest  # noqa: E402
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One torch thread, wherever torch was loaded: on a busy machine two are far slower than one."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

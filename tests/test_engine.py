@@ -1,0 +1,370 @@
+"""The engine against `generate` and full forward passes of the same model: it may only be faster, never different."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from models.engine import Engine
+from models.passes import Packed, Plain
+from search.requests import Cancelled, Generate, RequestFailed, Score, check_backend
+
+KINDS = ["llama", "qwen2"]
+
+
+def prompts(count, seed=0, stem=12, own=6):
+    """Prompts that share prefixes, as those of a search tree do."""
+    rng = np.random.default_rng(seed)
+    made = [tuple(rng.integers(0, 256, stem).tolist())]
+    while len(made) < count:
+        old = made[rng.integers(len(made))]
+        made.append(old[: rng.integers(1, len(old) + 1)] + tuple(rng.integers(0, 256, rng.integers(0, own)).tolist()))
+    return made
+
+
+def expected(model, prompt, tokens):
+    """Greedy continuation by transformers' own generate."""
+    ids = torch.tensor([prompt])
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    return tuple(out[0, len(prompt) :].tolist())
+
+
+def forward(model, tokens):
+    """log-probs [tokens, vocabulary] and last hidden states [tokens, hidden] of a whole text."""
+    with torch.no_grad():
+        out = model(torch.tensor([tokens]), output_hidden_states=True)
+    return torch.log_softmax(out.logits[0].float(), -1).numpy(), out.hidden_states[-1][0]
+
+
+def engine(kind="llama", head=None, **options):
+    model = tiny.model(kind)
+    return Engine(model, tiny.tokenizer(), head, **options)
+
+
+def check_pool(engine):
+    tree = engine._store.tree
+    tree.check()
+    assert not engine._running and sorted(engine._free) == list(range(engine.slots)) and not engine._stage.any()
+    assert not engine._reading and not engine._to_read
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pool", [None, 256])
+def test_greedy_tokens_are_those_of_generate(kind, pool):
+    backend = engine(kind, slots=20, pool_tokens=pool)
+    assert isinstance(backend._pass, Packed)
+    texts = prompts(48)
+    requests = [Generate(text, max_tokens=10 + i % 7, temperature=0) for i, text in enumerate(texts)]
+    rng, waiting, replies = np.random.default_rng(1), list(requests), []
+    while len(replies) < len(requests):  # admitted at random times
+        for _ in range(rng.integers(0, 5)):
+            if waiting:
+                backend.submit(waiting.pop())
+        replies += backend.poll(0)
+    by = {r.request: r for r in replies}
+    for request in requests:
+        got = by[request].result
+        assert got.tokens == expected(backend.model, request.prompt, request.max_tokens)
+        assert got.finish == ("end" if got.tokens[-1] == 256 else "length")
+        assert by[request].usage.reused + by[request].usage.prefilled == len(request.prompt)
+        assert by[request].usage.generated == len(got.tokens) and not got.sampled_log_probs.any()
+    check_pool(backend)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_log_probs_and_value_are_those_of_a_full_forward(kind):
+    head = tiny.head().requires_grad_(False)
+    backend = engine(kind, head, slots=8)
+    requests = [Generate(p, stop=("a", "q"), max_tokens=60, seed=i, temperature=0.7) for i, p in enumerate(prompts(24))]
+    kinds = set()
+    for reply in answers(backend, requests):
+        got, prompt = reply.result, reply.request.prompt
+        log_probs, hidden = forward(backend.model, prompt + got.tokens)
+        at = np.arange(len(prompt) - 1, len(prompt) + len(got.tokens) - 1)
+        np.testing.assert_allclose(got.log_probs, log_probs[at, got.tokens], atol=2e-5)
+        cooled = torch.log_softmax(torch.from_numpy(log_probs[at]) / 0.7, -1).numpy()
+        np.testing.assert_allclose(got.sampled_log_probs, cooled[np.arange(len(at)), got.tokens], atol=2e-5)
+        assert got.log_probs.dtype == got.sampled_log_probs.dtype == np.float32
+        if got.finish == "length":
+            assert np.isnan(got.value)
+        else:
+            assert abs(got.value - float(head(hidden[-1]))) < 2e-5 and got.value * 2**16 == round(got.value * 2**16)
+        kinds.add(got.finish)
+    assert "stop" in kinds
+
+
+def answers(backend, requests):
+    return tiny.answers(backend, requests)
+
+
+def test_children_of_a_finished_step_read_nothing_and_siblings_read_once():
+    backend = engine(head=tiny.head())
+    prompt = prompts(1)[0]
+    first = answers(backend, [Generate(prompt, stop=("q",), max_tokens=200, seed=i) for i in range(8)])
+    assert sum(r.usage.prefilled for r in first) == len(prompt)  # eight siblings, one reading
+    assert sum(r.usage.reused for r in first) == 7 * len(prompt)
+    done = [r for r in first if r.result.finish != "length"]
+    assert len(done) > 2
+    children = [Generate(prompt + r.result.tokens, stop=("q",), max_tokens=20, seed=9, temperature=0) for r in done]
+    for reply in answers(backend, children):
+        assert reply.usage.prefilled == 0 and reply.usage.reused == len(reply.request.prompt)
+        assert reply.result.tokens == expected_until(backend.model, reply.request)
+    check_pool(backend)
+
+
+def expected_until(model, request):
+    tokens = expected(model, request.prompt, request.max_tokens)
+    for i, token in enumerate(tokens):
+        if token == tiny.tokenizer().convert_tokens_to_ids("q"):
+            return tokens[: i + 1]
+    return tokens
+
+
+def test_same_seed_same_tokens_alone_and_among_others():
+    texts = prompts(64)
+    many = [Generate(p, max_tokens=12, seed=i, top_p=0.9 if i % 2 else 1.0) for i, p in enumerate(texts)]
+    together = answers(engine(), many)
+    for i in (0, 17, 40, 63):
+        alone = answers(engine(slots=1), [dataclasses.replace(many[i])])[0]
+        assert alone.result.tokens == together[i].result.tokens
+    assert len({r.result.tokens for r in together}) > 50
+
+
+def test_stop_string_over_several_tokens_and_utf8():
+    backend = engine()
+    model = backend.model
+    ids = tiny.tokenizer().encode("ab\n;cé")
+    assert len(ids) == 7
+    script(model, ids)
+    cut = [("\n;",), ("é",), ("b\n", "\n;"), ("x",), (";c", "b")]
+    got = [r.result for r in answers(backend, [Generate((5,), stop=s, max_tokens=len(ids), temperature=0) for s in cut])]
+    assert [g.text for g in got] == ["ab", "ab\n;c", "a", "ab\n;cé", "a"]
+    assert [len(g.tokens) for g in got] == [4, 7, 3, 7, 2]
+    assert [g.finish for g in got] == ["stop", "stop", "stop", "length", "stop"]
+    half = answers(backend, [Generate((5,), max_tokens=6, temperature=0)])[0].result
+    assert half.text == "ab\n;c\ufffd"
+
+
+def script(model, ids):
+    """Make a model say `ids` one after the other, whatever the prompt: each token's embedding tells the next."""
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        n, d = model.model.embed_tokens.weight.shape
+        codes = torch.sign(torch.randn(n, d))
+        model.model.embed_tokens.weight.copy_(codes)
+        model.model.norm.weight.fill_(1)
+        model.lm_head.weight.normal_(std=0.01)
+        follows = dict(zip([5, *ids], ids, strict=False))
+        for a, b in follows.items():
+            model.lm_head.weight[b] = codes[a]
+
+
+def test_end_of_turn_token_ends_and_is_not_in_the_text():
+    model = tiny.model()
+    model.generation_config.eos_token_id = [256, 257]
+    tokenizer = tiny.tokenizer()
+    backend = Engine(model, tokenizer, tiny.head())
+    a, b = tokenizer.encode("hi")
+    script(model, [a, b, 257])
+    got = answers(backend, [Generate((5,), temperature=0)])[0].result
+    assert (got.text, got.tokens, got.finish) == ("hi", (a, b, 257), "end") and 0 < got.value < 1
+
+
+def test_cancel_is_answered_once_and_keeps_what_was_read():
+    backend = engine(slots=2)
+    requests = [Generate(p, max_tokens=200, seed=1) for p in prompts(5)]
+    for request in requests:
+        backend.submit(request)
+    for _ in range(4):
+        assert not backend.poll(0)
+    for request in requests[:4]:
+        backend.cancel(request)
+        backend.cancel(request)
+    replies = backend.poll(0)
+    assert {r.request for r in replies if isinstance(r.error, Cancelled)} == set(requests[:4])
+    started = next(r for r in replies if r.request is requests[0])
+    assert started.usage.generated == 3 and started.usage.calls == 1
+    waiting = next(r for r in replies if r.request is requests[3])
+    assert waiting.usage.calls == waiting.usage.generated == 0
+    backend.cancel(requests[4])
+    assert [r.request for r in backend.poll(0)] == [requests[4]] and not backend.poll(0)
+    backend.cancel(requests[4])
+    assert not backend.poll(0)
+    check_pool(backend)
+
+
+def test_a_tiny_pool_evicts_and_draws_the_same():
+    requests = [Generate(p, max_tokens=15, seed=i, stop=("q",)) for i, p in enumerate(prompts(60, own=10))]
+    small, large = engine(pool_tokens=100, slots=16), engine(slots=16)
+    again = [dataclasses.replace(r) for r in requests]
+    for a, b in zip(answers(small, requests), answers(large, again), strict=True):
+        assert getattr(a.result, "tokens", None) == b.result.tokens or len(a.request.prompt) > 85
+    assert small._store.tree.stored <= 100 < large._store.tree.stored
+    check_pool(small)
+    check_pool(large)
+
+
+def test_what_can_never_fit_and_what_cannot_be_read():
+    backend = engine(pool_tokens=40)
+    long, good = Generate(tuple(range(40)), max_tokens=5), Generate(tuple(range(38)), max_tokens=5, temperature=0)
+    replies = answers(backend, [long, good])
+    assert isinstance(replies[0].error, RequestFailed) and "40" in str(replies[0].error)
+    assert len(replies[1].result.tokens) <= 2 and replies[1].result.finish in ("length", "end")
+    for bad in (Generate(()), Generate((300,)), Generate((1,), max_tokens=0), Score((1, 2), (2,))):
+        with pytest.raises(ValueError, match=":"):
+            backend.submit(bad)
+    with pytest.raises(TypeError, match="Generate or Score"):
+        backend.submit(object())
+
+
+def test_logits_that_are_not_numbers_fail_only_their_own_request():
+    backend = engine(slots=4)
+    with torch.no_grad():
+        backend.model.model.embed_tokens.weight[77] = float("nan")
+    requests = [Generate((77, 3) if i % 3 == 0 else (i, 4), max_tokens=6, temperature=0) for i in range(12)]
+    replies = answers(backend, [*requests, Score((77, 1), (1,))])
+    for i, reply in enumerate(replies[:-1]):
+        if i % 3 == 0:
+            assert isinstance(reply.error, RequestFailed)
+        elif reply.error is None and 77 not in reply.result.tokens:
+            assert reply.result.tokens == expected(backend.model, reply.request.prompt, 6)
+    assert isinstance(replies[-1].error, RequestFailed)
+    check_pool(backend)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_score_reads_log_probs_and_values(kind, monkeypatch):
+    monkeypatch.setattr("models.engine.CHUNK", 16)  # long texts take several passes
+    head = tiny.head().requires_grad_(False)
+    backend = engine(kind, head)
+    text = tuple(np.random.default_rng(3).integers(0, 256, 50).tolist())
+    requests = [Score(text, (49, 3, 20), (7, 8)), Score(text[:9], (0,)), Generate(text, max_tokens=3), Score((5,), (), ())]
+    replies = answers(backend, requests)
+    log_probs, hidden = forward(backend.model, text)
+    got = replies[0].result
+    assert np.isnan(got.log_probs[0]) and got.log_probs.shape == (50,)
+    np.testing.assert_allclose(got.log_probs[1:], log_probs[np.arange(49), text[1:]], atol=2e-5)
+    np.testing.assert_allclose(got.reads, log_probs[[49, 3, 20]][:, [7, 8]], atol=2e-5)
+    np.testing.assert_allclose(got.values, head(hidden[[49, 3, 20]]).detach(), atol=2e-5)
+    assert replies[0].usage.prefilled == 50 and replies[1].result.reads.shape == (1, 0)
+    assert replies[3].result.log_probs.shape == (1,) and replies[3].result.values.shape == (0,)
+
+
+def test_usage_counts_passes_rows_and_work():
+    backend = engine()
+    backend.texts.ends = frozenset()
+    requests = [Generate((i, i + 1), max_tokens=30, seed=i) for i in range(128)]
+    replies = answers(backend, requests)
+    passes, rows = sum(r.usage.passes for r in replies), sum(r.usage.rows for r in replies)
+    assert rows / passes > 60 and sum(r.usage.slots for r in replies) == passes * 64
+    one = answers(engine(), [Generate((1, 2, 3), max_tokens=4)])[0].usage
+    tokens = 3 + 3  # the last token drawn is not passed
+    parameters = backend.parameters
+    assert one.flops == 2 * parameters * tokens + 4 * 2 * 32 * (tokens * (tokens + 1) / 2)
+    assert one.passes == 4 and one.rows == 4 and one.slots == 4 * 64 or one.passes == one.rows
+
+
+def test_other_attention_is_read_anew_and_right(caplog):
+    model = tiny.model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=20)
+    assert isinstance(backend._pass, Plain) and "sliding window of 8" in caplog.text
+    requests = [Generate(p, max_tokens=8, temperature=0, stop=("q",)) for p in prompts(20)]
+    for reply in answers(backend, requests):
+        assert reply.result.tokens == expected_until(model, reply.request)
+        assert reply.usage.prefilled == len(reply.request.prompt)
+    scored = answers(backend, [Score(tuple(range(20)), (5,), (1,))])[0].result
+    log_probs, _ = forward(model, tuple(range(20)))
+    np.testing.assert_allclose(scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5)
+    assert isinstance(Engine(model, tiny.tokenizer(), context=8)._pass, Packed)
+
+
+def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
+    backend, requests = engine(slots=8), [Generate(p, max_tokens=9, seed=i) for i, p in enumerate(prompts(8))]
+    forward, calls = backend._pass.forward, []
+
+    def scarce(last, length, active, chunks):
+        calls.append(len(backend._running))
+        if len(backend._running) > 4 and len(calls) > 3 or backend.slots == 1:
+            raise torch.OutOfMemoryError
+        return forward(last, length, active, chunks)
+
+    monkeypatch.setattr(backend._pass, "forward", scarce)
+    replies = answers(backend, requests)
+    assert backend.slots == 4
+    for a, b in zip(replies, answers(engine(), [dataclasses.replace(r) for r in requests]), strict=True):
+        assert a.result.tokens == b.result.tokens
+    backend.slots = 1
+    backend.submit(Generate((1,)))
+    with pytest.raises(MemoryError, match="pool"):
+        backend.poll(0)
+
+
+def test_new_weights_need_a_clear():
+    backend = engine()
+    request = Generate(prompts(1)[0], max_tokens=20, temperature=0)
+    backend.submit(request)
+    backend.poll(0)
+    with pytest.raises(RuntimeError, match="still run"):
+        backend.clear()
+    tiny.drain(backend, 1)
+    with torch.no_grad():
+        for parameter in backend.model.parameters():
+            parameter.mul_(1.1).add_(torch.randn_like(parameter) * 0.02)
+    backend.clear()
+    reply = answers(backend, [dataclasses.replace(request)])[0]
+    assert reply.usage.reused == 0 and reply.result.tokens == expected(backend.model, request.prompt, 20)
+    backend.close()
+    backend.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        backend.submit(request)
+
+
+def test_examiner_passes_the_engine_and_catches_a_cheat():
+    check_backend(engine(), lambda i: Generate((i, 7), max_tokens=6, seed=i))
+    check_backend(engine(), lambda i: Generate((i, 7), stop=("q",), max_tokens=30, seed=i, top_k=5))
+    cheat = engine()
+    join = cheat._join
+
+    def by_slot(request, *others):  # draws that depend on the slot
+        join(request, *others)
+        slot = cheat._running[request].slot
+        cheat._seed[slot] = slot
+
+    cheat._join = by_slot
+    with pytest.raises(AssertionError, match="another result alone"):
+        check_backend(cheat, lambda i: Generate((i, 7), max_tokens=6, seed=i))
+
+
+def test_an_engine_works_beside_the_models_own_generate():
+    backend = engine()
+    backend.submit(Generate((1, 2, 3), max_tokens=5, temperature=0))
+    backend.poll(0)
+    before = expected(backend.model, (1, 2, 3), 5)
+    assert tiny.drain(backend, 1)[0].result.tokens == before
+
+
+def test_tree_never_loses_a_slot():
+    from models.kvtree import Tree
+
+    rng, tree = np.random.default_rng(0), Tree(64)
+    owner = {}
+    for _ in range(3000):
+        tokens = tuple(rng.integers(0, 3, rng.integers(1, 14)).tolist())
+        found = tree.match(tokens)
+        for i, slot in enumerate(found.slots.tolist()):
+            assert owner[slot] == tokens[: i + 1]  # a slot holds the key of exactly this prefix
+        start, slots, hidden = tree.insert(tokens, bool(rng.integers(2)))
+        assert start >= found.length - 0 and start + len(slots) <= len(tokens)
+        owner.update({slot: tokens[: start + i + 1] for i, slot in enumerate(slots.tolist())})
+        if hidden >= 0:
+            assert tree.match(tokens).hidden == hidden
+        if rng.integers(20) == 0:
+            tree.check()
+    tree.check()
+    assert tree.stored > 40
