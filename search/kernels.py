@@ -17,7 +17,7 @@ NODE = np.dtype([("first", "i4"), ("count", "u2"), ("room", "u1"), ("flags", "u1
 #: 24 bytes: sum of values, prior, the policy's own value (nan: unknown), visits, child (-1: none yet; -2 - node: a closed child)
 EDGE = np.dtype([("sum", "f8"), ("prior", "f4"), ("value", "f4"), ("visits", "i4"), ("child", "i4")])
 
-SECOND, IN_FLIGHT = 1, 2  # flags: the second player moves here; reached in this round
+SECOND, IN_FLIGHT, FULL = 1, 2, 4  # flags: the second player moves here; reached in this round; not to be widened
 
 _nodes = numba.from_dtype(NODE)[::1]
 _edges = numba.from_dtype(EDGE)[::1]
@@ -36,11 +36,11 @@ def puct(edge, scale, first_play):  # type: ignore[no-untyped-def]
     return q + scale * (edge.prior / (1 + edge.visits))
 
 
-@kernel(_i8(_nodes, _edges, _i8[::1], _i8, _i8, _f8, _f8, numba.boolean, numba.int32[::1]))
-def select(nodes, edges, sizes, root, k, c, fpu_reduction, stop_at_collision, leaves):  # type: ignore[no-untyped-def]
+@kernel(_i8(_nodes, _edges, _i8[::1], _i8, _i8, _f8, _f8, _f8, numba.boolean, numba.int32[::1]))
+def select(nodes, edges, sizes, root, k, c, fpu_reduction, widen, stop_at_collision, leaves):  # type: ignore[no-untyped-def]
     """Up to `k` descents from `root`; the leaves reached go to `leaves`, their number is returned.
 
-    A leaf is a node without open edges. New child nodes are made in the arena, which must have room for `k` of them.
+    A leaf is a node without open edges, or one with fewer than widen * sqrt(visits) edges that is not FULL. New child nodes are made in the arena, which must have room for `k` of them.
     """
     done = 0
     while done < k:
@@ -55,8 +55,10 @@ def select(nodes, edges, sizes, root, k, c, fpu_reduction, stop_at_collision, le
                 mean = 1.0 - mean
             first_play, scale = mean - fpu_reduction, c * math.sqrt(visits)
             best, best_score = -1, -1e300
-            first = nodes[node].first
-            for e in range(first, first + nodes[node].count):
+            first, count = nodes[node].first, nodes[node].count
+            if 0 < count < widen * math.sqrt(visits) and not nodes[node].flags & 4:
+                break
+            for e in range(first, first + count):
                 if edges[e].child < -1:
                     continue
                 score = puct(edges[e], scale, first_play)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from search import kernels
-from search.kernels import EDGE, NODE, SECOND
+from search.kernels import EDGE, FULL, NODE, SECOND
 
 
 class Tree:
@@ -150,16 +150,23 @@ class Tree:
         if edge and self._edges[edge]["child"] >= 0:
             self._edges[edge]["child"] = -2 - node
 
+    def fill_up(self, node: int) -> None:
+        """Never widen `node` again: there are no more steps from it."""
+        self._nodes[node]["flags"] |= FULL
+
     # -- simulations
 
-    def select(self, k: int, c: float = 1.25, fpu_reduction: float = 0.0, stop_at_collision: bool = False) -> np.ndarray:
+    def select(
+        self, k: int, c: float = 1.25, fpu_reduction: float = 0.0, stop_at_collision: bool = False, widen: float = 0.0
+    ) -> np.ndarray:
         """A round: up to `k` descents by PUCT. int32 [descents]: the leaves, in order; each must be given to `backup` once.
 
+        widen  progressive widening: a node with fewer than widen * sqrt(visits) edges is a leaf again (Coulom 2007)
         stop_at_collision  end the round at the first leaf that it reaches twice, and undo that descent
         """
         self._reserve(k)
         leaves = np.empty(k, np.int32)
-        done = kernels.select(self._nodes, self._edges, self._sizes, 0, k, c, fpu_reduction, stop_at_collision, leaves)
+        done = kernels.select(self._nodes, self._edges, self._sizes, 0, k, c, fpu_reduction, widen, stop_at_collision, leaves)
         self._fill()
         return leaves[:done]
 

@@ -8,10 +8,10 @@ import math
 class Node:
     def __init__(self, player=0):
         self.player, self.visits, self.total, self.children = player, 0, 0.0, []  # total in the view of `chooser`
-        self.prior, self.value, self.closed, self.expanded = 1.0, math.nan, False, False
+        self.prior, self.value, self.closed, self.full = 1.0, math.nan, False, False
 
 
-def descend(root: Node, c: float, fpu_reduction: float) -> list[Node]:
+def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> list[Node]:
     """One PUCT descent; visits count at once."""
     path, node = [root], root
     while True:
@@ -21,7 +21,7 @@ def descend(root: Node, c: float, fpu_reduction: float) -> list[Node]:
         parent_visits = node.visits
         node.visits += 1
         candidates = [child for child in node.children if not child.closed]
-        if not candidates:
+        if not candidates or (len(node.children) < widen * math.sqrt(parent_visits) and not node.full):
             return path
 
         def score(child, mean=mean, n=parent_visits):

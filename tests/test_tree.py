@@ -30,8 +30,8 @@ def _grow_twin(tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Gene
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 2), st.integers(1, 9), st.booleans(), st.sampled_from([1.0, 0.9]))
-def test_equals_the_slow_twin(seed, players, k, stop, discount):
+@given(st.integers(0, 2**32), st.integers(1, 2), st.integers(1, 9), st.booleans(), st.sampled_from([1.0, 0.9]), st.sampled_from([0.0, 1.5]))
+def test_equals_the_slow_twin(seed, players, k, stop, discount, widen):
     rng = np.random.default_rng(seed)
     tree = Tree("root", player=0, discount=discount)
     root = Node(0)
@@ -40,10 +40,10 @@ def test_equals_the_slow_twin(seed, players, k, stop, discount):
     root.visits, root.total = 1, 0.3
     _grow_twin(tree, twin, 0, rng, players)
     for _ in range(25):
-        picked = tree.select(k, 1.5, 0.1, stop_at_collision=stop)
+        picked = tree.select(k, 1.5, 0.1, stop_at_collision=stop, widen=widen)
         paths: list[list[Node]] = []
         while len(paths) < k:
-            path = descend(root, 1.5, 0.1)
+            path = descend(root, 1.5, 0.1, widen)
             if stop and any(path[-1] is other[-1] for other in paths):
                 for node in path:
                     node.visits -= 1
@@ -55,7 +55,10 @@ def test_equals_the_slow_twin(seed, players, k, stop, discount):
             assert tree.depth(int(leaf)) == len(path) - 1
         values = {int(leaf): float(rng.random()) if rng.random() < 0.8 else math.nan for leaf in picked}
         for leaf in values:
-            if not tree.block(leaf) and rng.random() < 0.8:
+            if tree.block(leaf) and rng.random() < 0.3:
+                tree.fill_up(leaf)
+                twin[leaf].full = True
+            elif not tree.block(leaf) and rng.random() < 0.8:
                 _grow_twin(tree, twin, leaf, rng, players)
         tree.backup(picked, [values[int(leaf)] for leaf in picked])
         for leaf, path in zip(picked, paths, strict=True):

@@ -111,12 +111,15 @@ def round_of(
     rng: np.random.Generator,
     judge: bool = True,
 ) -> Asks[dict[int, Growth]]:
-    """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it."""
+    """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it.
+
+    A node that has steps already was judged before: it only gets more proposals.
+    """
     tokens = n * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
     calls = (n if guide.policy.step_tokens else 0) + (guide.value.calls if judge else 0)
     grants: list[Grant] = meter.grant(len(nodes), tokens, calls)
     growths = yield from parallel(
-        granted(grow(problem, guide, tree.states[node], tree.value(node), n, child, judge), grant)
+        granted(grow(problem, guide, tree.states[node], tree.value(node), n, child, judge and not tree.block(node)), grant)
         for node, grant, child in zip(nodes, grants, rng.spawn(len(nodes)), strict=False)
     )
     return dict(zip(nodes, growths, strict=False))

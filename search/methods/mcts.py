@@ -28,11 +28,13 @@ def mcts(
     c_puct: float = 1.25,
     fpu_reduction: float = 0.0,
     tau: float = 1.0,
+    widen: float = 2.0,
 ) -> Asks[Tree]:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
 
     branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until none is new
     leaves         distinct leaves of one round, evaluated together
+    widen          a node with fewer than widen * sqrt(visits) steps gets `branch` more proposals; 0: never (Coulom 2007)
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
     """
@@ -50,7 +52,7 @@ def mcts(
         begun = meter.begin(leaves)
         if not begun:
             break
-        picked = tree.select(begun, c_puct, fpu_reduction, stop_at_collision=True)
+        picked = tree.select(begun, c_puct, fpu_reduction, stop_at_collision=True, widen=widen)
         values = yield from _simulate(problem, guide, meter, tree, picked, branch, rng, failures, tau)
         tree.backup(picked, values)
         meter.finish(int((~np.isnan(values)).sum()), begun)
@@ -87,23 +89,31 @@ def _simulate(
 
 def _expand(problem: Problem, tree: Tree, leaf: int, growth: Growth, failures: Counter[int], tau: float) -> float:
     """Write what came for one leaf; its value to back up, nan to release it."""
-    settled = [
-        tree.mean(child) if tree.visits(child) else (tree.finished.get(child) or 0.0)
-        for e in tree.block(leaf)
-        if (child := tree.child(e)) >= 0
-    ]
+    before = tree.block(leaf)
+    widened = any(tree.is_open(edge) for edge in before)
+    settled = [_outcome(tree, tree.child(edge)) for edge in before]
     edges = write(tree, problem, leaf, growth, tau)
     _settle(tree, problem, edges)
     if not edges and growth.error is not None:
         failures[leaf] += 1
-        if failures[leaf] > RETRIES:
+        if failures[leaf] > RETRIES and not widened:
             _close(tree, leaf)
-        return math.nan
-    if not edges and problem.players == 1:
+    elif not edges and widened:
+        tree.fill_up(leaf)
+    elif not edges and problem.players == 1:
         _close(tree, leaf)
-    if settled:  # widened: all that was known under it is settled, and this is the best of it
+    if widened or (not edges and growth.error is not None):
+        return math.nan
+    if settled:  # all that was known below it is settled, and this is the best of it
         return max(settled)
     return growth.value if edges else 0.0
+
+
+def _outcome(tree: Tree, child: int) -> float:
+    """What a settled child came to, in [0, 1]."""
+    if child < 0:
+        return 0.0
+    return tree.mean(child) if tree.visits(child) else (tree.finished.get(child) or 0.0)
 
 
 def _close(tree: Tree, leaf: int) -> None:

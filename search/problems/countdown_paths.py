@@ -1,9 +1,8 @@
-"""Training data for Countdown: random solution paths, and labelled walks for a value head.
+"""Training data for Countdown: random solution paths, and labelled steps for a value head.
 
-Draws a problem (numbers and a reachable target), then walks: from a live state mostly one of the solution paths, each path
-alike; now and then any legal step. Whether the target can still be reached from the numbers left is known exactly, by brute
-force, and is the value's label. Only non-negative whole intermediate results up to `LIMIT` occur. A shard depends on nothing
-but its seed and index.
+An example is a problem with a small tree of steps below it: solution paths, which are to be imitated, and other legal steps,
+which are only judged. Whether the target can still be reached from the numbers left is known exactly, by brute force, and is the
+value's label. Only non-negative whole intermediate results up to `LIMIT` occur. A shard depends on nothing but its seed and index.
 
 Rules that every example keeps: its target is in 1..100 and in none of `HELD_OUT` (24 is the Game of 24, which is to stay a pure
 test; 36 and 50 are unseen targets to choose a recipe on), and its canonical form belongs to the split "train".
@@ -14,27 +13,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numba import njit
 
-from search.problems.countdown import OPERATORS, Countdown, line
+from search.jit import kernel
+from search.problems.countdown import OPERATORS, Countdown
 
 TARGETS = 100  #: targets are 1 .. TARGETS
 LIMIT = 999  #: largest intermediate result
 HELD_OUT = (24, 36, 50)  #: never the target of an example
 SIZES = {3: 0.08, 4: 0.80, 5: 0.12}  #: how many numbers: probability
-RANGES = {13: 0.55, 25: 0.15, 100: 0.30}  #: numbers are drawn from 1 .. key: probability
-ASTRAY = 0.3  #: share of walks that leave the solution path; half of their steps are any legal step
-UNREACHABLE = 0.05  #: share of problems whose target cannot be reached: the value's label at the prompt is 0
+RANGES = {13: 0.60, 25: 0.15, 100: 0.25}  #: numbers are drawn from 1 .. key: probability
+UNREACHABLE = 0.05  #: share of problems whose target cannot be reached
+PATHS = 4  #: solution paths in an example; where they begin alike they are one
+STEPS = {3: 10, 4: 16, 5: 20}  #: how many numbers: steps in an example, filled up with any legal steps
 
-Segment = tuple[str, float, float]
+Segment = tuple[str, float, float, int]
 
 
 def examples(seed: int, shard: int, count: int) -> Iterator[list[Segment]]:
-    """`count` examples, each a list of segments (text, weight, value), deterministic in (seed, shard).
+    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in (seed, shard).
 
-    Segment 0 is the prompt with its newline, the others are lines of a walk, newline included.
-    weight  1.0 where the text is to be imitated (the line lies on a solution path), else 0.0
-    value   1.0 or 0.0: can the target be reached from the state at the segment's end; nan would mean unknown
+    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
+    earlier segment; -1 for the prompt). An empty text is the end of the text.
+    weight  how much the text is to be imitated: the share of the solution paths drawn that go through it, in [0, 1]
+    value   1.0 or 0.0: can the target be reached from the state at the segment's end; nan: no label
     """
     rng = np.random.default_rng((seed, shard))
     made = 0
@@ -42,7 +43,7 @@ def examples(seed: int, shard: int, count: int) -> Iterator[list[Segment]]:
         alive = bool(rng.random() >= UNREACHABLE)
         problem = _draw(alive, rng)
         if problem is not None:
-            yield _walk(problem, alive, rng)
+            yield _tree(problem, alive, rng)
             made += 1
 
 
@@ -62,23 +63,48 @@ def _draw(alive: bool, rng: np.random.Generator) -> Countdown | None:
     return problem if problem.split() == "train" else None
 
 
-def _walk(problem: Countdown, alive: bool, rng: np.random.Generator) -> list[Segment]:
-    """One labelled walk to its end; `alive`: the target can be reached. Solution paths are drawn each alike."""
-    numbers, target = np.array(sorted(problem.numbers)), problem.target
-    astray = rng.random() < ASTRAY
-    segments: list[Segment] = [(problem.prompt(problem.initial()) + "\n", 0.0, float(alive))]
-    while len(numbers) > 1:
-        steps, paths = np.zeros((100, 4), np.int64), np.zeros(100)
-        legal = _steps(_work(numbers), 0, len(numbers), target, paths, steps)
-        weights = paths[:legal] if alive and not (astray and rng.random() < 0.5) else np.ones(legal)
-        pick = int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))
-        a, operator, b, result = (int(x) for x in steps[pick])
-        alive = bool(paths[pick])
-        rest = list(numbers)
-        rest.remove(a)
-        rest.remove(b)
-        segments.append((line(a, OPERATORS[operator], b, result, rest) + "\n", float(alive), float(alive)))
-        numbers = np.sort(np.array([*rest, result]))
+def _tree(problem: Countdown, alive: bool, rng: np.random.Generator) -> list[Segment]:
+    """`PATHS` solution paths, drawn each alike, and then single legal steps from any state of the tree."""
+    states = [np.array(sorted(problem.numbers))]
+    segments: list[Segment] = [(problem.prompt(problem.initial()) + "\n", 0.0, float(alive), -1)]
+    options: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    children: dict[tuple[int, int], int] = {}
+
+    def take(node: int, winning: bool) -> int:
+        """Go from `node` to a child, made if it is not there: along a solution path, or by any legal step."""
+        if node not in options:
+            steps, paths = np.zeros((100, 4), np.int64), np.zeros(100)
+            legal = _steps(_work(states[node]), 0, len(states[node]), problem.target, paths, steps)
+            options[node] = steps[:legal], paths[:legal]
+        steps, paths = options[node]
+        total = np.cumsum(paths) if winning else np.arange(1, len(steps) + 1)
+        pick = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
+        if (node, pick) not in children:
+            children[node, pick] = len(segments)
+            a, operator, b, result = steps[pick].tolist()
+            rest = states[node].tolist()
+            rest.remove(a)
+            rest.remove(b)
+            states.append(np.array(sorted([*rest, result])))
+            segments.append((f"{a}{OPERATORS[operator]}{b}={result}\n", 0.0, float(paths[pick] > 0), node))
+        return children[node, pick]
+
+    node = 0
+    for _ in range(PATHS if alive else 0):
+        node = 0
+        while len(states[node]) > 1:
+            node = take(node, winning=True)
+            text, weight, value, parent = segments[node]
+            segments[node] = text, weight + 1 / PATHS, value, parent
+    end = node
+    for _ in range(10 * PATHS):
+        if len(segments) > STEPS[len(problem.numbers)]:
+            break
+        node = int(rng.integers(len(segments)))
+        if len(states[node]) > 1:
+            take(node, winning=False)
+    if alive:
+        segments.append(("", 1.0, float("nan"), end))
     return segments
 
 
@@ -89,7 +115,7 @@ def _work(numbers: np.ndarray) -> np.ndarray:
     return work
 
 
-@njit("int64(int64, int64, int64)", cache=True, nogil=True, inline="never")
+@kernel("int64(int64, int64, int64)")
 def _result(a: int, operator: int, b: int) -> int:
     """a operator b for a >= b >= 0 (0 +, 1 -, 2 *, 3 /), or -1: not a whole number, or above LIMIT."""
     if operator == 0:
@@ -105,7 +131,7 @@ def _result(a: int, operator: int, b: int) -> int:
     return c if c <= LIMIT else -1
 
 
-@njit("int64(int64[:, ::1], int64, int64, int64, int64, int64)", cache=True, nogil=True)
+@kernel("int64(int64[:, ::1], int64, int64, int64, int64, int64)")
 def _reduce(work: np.ndarray, depth: int, n: int, i: int, j: int, c: int) -> int:
     """Write row depth + 1: row depth without entries i and j, with c. Returns its length."""
     k = 0
@@ -117,7 +143,7 @@ def _reduce(work: np.ndarray, depth: int, n: int, i: int, j: int, c: int) -> int
     return k + 1
 
 
-@njit("boolean(int64[:, ::1], int64, int64, int64, int64)", cache=True, nogil=True)
+@kernel("boolean(int64[:, ::1], int64, int64, int64, int64)")
 def _repeated(work: np.ndarray, depth: int, n: int, i: int, j: int) -> bool:
     """True if an earlier pair of row `depth` holds the same two values as entries i < j."""
     a, b = work[depth, i], work[depth, j]
@@ -129,7 +155,7 @@ def _repeated(work: np.ndarray, depth: int, n: int, i: int, j: int) -> bool:
     return False
 
 
-@njit("void(int64[:, ::1], int64, int64, float64[::1])", cache=True, nogil=True)
+@kernel("void(int64[:, ::1], int64, int64, float64[::1])")
 def _count(work: np.ndarray, depth: int, n: int, counts: np.ndarray) -> None:
     """Add to counts[t], for t below its length, the paths of different steps from row `depth` (n numbers) to t."""
     if n == 1:
@@ -147,7 +173,7 @@ def _count(work: np.ndarray, depth: int, n: int, counts: np.ndarray) -> None:
                     _count(work, depth + 1, _reduce(work, depth, n, i, j, c), counts)
 
 
-@njit("float64(int64[:, ::1], int64, int64, int64)", cache=True, nogil=True)
+@kernel("float64(int64[:, ::1], int64, int64, int64)")
 def _paths(work: np.ndarray, depth: int, n: int, target: int) -> float:
     """How many paths of different steps lead from row `depth` (n numbers) to the target."""
     if n == 1:
@@ -165,7 +191,7 @@ def _paths(work: np.ndarray, depth: int, n: int, target: int) -> float:
     return total
 
 
-@njit("int64(int64[:, ::1], int64, int64, int64, float64[::1], int64[:, ::1])", cache=True, nogil=True)
+@kernel("int64(int64[:, ::1], int64, int64, int64, float64[::1], int64[:, ::1])")
 def _steps(work: np.ndarray, depth: int, n: int, target: int, paths: np.ndarray, steps: np.ndarray) -> int:
     """Write the different legal steps (a, operator, b, result), a >= b, and the solution paths behind each. Returns how many."""
     k = 0

@@ -1,0 +1,126 @@
+"""From the flags of `copse solve` to the arguments of `search.solve`: what is wrong is said here, before any model is loaded."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.shadow import import_ours
+
+if TYPE_CHECKING:
+    from search.guide import Guide
+
+
+def check_use(problem: str | None, input: Path | None, output: Path | None, drawn: bool, limited: bool, as_json: bool) -> None:
+    """Raises ValueError for flags that do not go together. drawn: --tree; limited: --depth or --width."""
+    if (problem is None) == (input is None):
+        raise ValueError("give either one problem as text, or a file of problems with --input")
+    if output is not None and input is None:
+        raise ValueError("--output takes the results of a file of problems: give one with --input, or use --json for one problem")
+    if input is not None and output is not None and input.exists() and output.exists() and output.samefile(input):
+        raise ValueError(f"{output} is the problems file: give another --output")
+    if drawn and (as_json or input is not None):
+        raise ValueError("--tree draws one tree for people to read: use --traces DIR and copse view DIR instead")
+    if limited and not drawn:
+        raise ValueError("--depth and --width are limits of the tree that is shown: give --tree too")
+
+
+def search_arguments(method: str, budget: str | None, choose: str | None, seed: int, options: Sequence[str]) -> dict[str, Any]:
+    """The arguments of `search.solve` but problem and guide, checked. Raises ValueError.
+
+    options  texts such as "branch=8"; what stands behind = is JSON, else text
+    """
+    import search
+    from search.door import check_options, method_of
+
+    limits = None if budget is None else search.Budget.parse(budget)
+    given: dict[str, Any] = {}
+    for text in options:
+        name, equals, setting = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"cannot read the option {text!r}: write name=value, for example branch=8")
+        if name in given:
+            raise ValueError(f"the option {name} is given twice: give it once")
+        if name in inspect.signature(search.solve_many).parameters:
+            raise ValueError(f"{name} is no option of a method: see copse solve --help for the flag of that name")
+        try:
+            given[name] = json.loads(setting)
+        except ValueError:
+            given[name] = setting
+    if ":" in method:
+        add_working_folder()
+    check_options(method_of(method), given)
+    return {"method": method, "budget": limits, "seed": seed, "choose": choose and getattr(search.choose, choose), **given}
+
+
+def add_working_folder() -> None:
+    """Let modules beside the user's files be imported; last, so that they hide nothing."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
+@dataclass(frozen=True)
+class Model:
+    """The flags that describe the guide.
+
+    answer    marks the answer of open text, of the flag or else of the checkpoint
+    engine    device, dtype, slots;  language: the options of `guides.LM` that were given
+    settings  what the checkpoint says of itself (`guides.settings`)
+    """
+
+    guide: str
+    value: str | None
+    answer: str | None
+    engine: dict[str, Any]
+    language: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def checked(self) -> Model:
+        """This with the settings of its checkpoints, which are looked at but not loaded. Raises ValueError."""
+        prompt = self.language.get("prompt")
+        if prompt is not None and "{problem}" not in prompt:
+            raise ValueError(f"the prompt {prompt!r} has no place for the problem: write {{problem}} where it goes")
+        _check_pattern(self.answer)
+        guides = import_ours("guides")
+        settings = guides.settings(self.guide)
+        if self.value is not None:
+            guides.settings(self.value)
+        return replace(self, settings=settings, answer=self.answer or settings.get("answer"))
+
+    @property
+    def kinds(self) -> tuple[str, ...] | None:
+        """The kinds of problem that the checkpoint was trained on; None: any."""
+        return tuple(self.settings.get("kinds") or ()) or None
+
+    def load(self) -> Guide:
+        """One model for both parts of the guide, or a model and the judge of --value. Raises ValueError for a broken checkpoint."""
+        guides = import_ours("guides")
+        if self.value is None:
+            return guides.load(self.guide, answer=self.answer, **self.engine, **self.language)  # type: ignore[no-any-return]
+        from search.budget import Budget
+        from search.guide import Guide
+
+        policy, value = guides.LM(self.guide, **self.engine, **self.language), guides.PRM(self.value, **self.engine)
+        guide = Guide(policy, value, kinds=self.kinds, answer=self.answer)
+        return replace(guide, budget=Budget(**self.settings["budget"])) if self.settings.get("budget") else guide
+
+
+def _check_pattern(pattern: str | None) -> None:
+    try:
+        groups = 1 if pattern is None else re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"the answer pattern {pattern!r} is no regular expression ({error}): correct it") from None
+    if groups != 1:
+        raise ValueError(f"the answer pattern {pattern!r} has {groups} groups: mark the answer with exactly one (...)")
+
+
+def unescape(text: str | None) -> str | None:
+    r"""`text` with a line's end for \n and a tab for \t, which a shell hardly lets one write."""
+    return None if text is None else text.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,0 +1,229 @@
+"""A file of problems to solve: reading it, and writing a result line as each search ends, so that a killed run can go on.
+
+A problem is a line of JSON with `problem` (text), an `id` (else the number of the line) and, for other problems than text, a `kind`:
+"module:Class", or the short name of a module in `search.problems`; `problem` then is an object with the arguments of the class.
+Whatever else stands in the line, `target` included, is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search.problem import Problem, build
+from search.problems import MODULES, parse
+from search.requests import Usage
+from search.solution import Solution
+from search.trace import Trace, TraceWriter
+
+log = logging.getLogger(__name__)
+
+_EXAMPLE = '{"id": "first", "problem": "the text of the problem"}'
+
+
+@dataclass(frozen=True)
+class Job:
+    """A problem of a file. `id` as it is written there, or the number of its line as text."""
+
+    id: str | int
+    problem: Problem
+
+
+def read_jobs(path: str | Path, answer: str | None = None) -> list[Job]:
+    """All problems of a file. Raises ValueError that names the line for whatever is wrong with it.
+
+    answer  regular expression with one group that marks the answer of open text
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}): give a file with a line of JSON a problem") from None
+    jobs: list[Job] = []
+    lines: dict[str, int] = {}
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            jobs.append(_job(line, number, answer))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        first = lines.setdefault(str(jobs[-1].id), number)
+        if first != number:
+            raise ValueError(f"{path}, line {number}: the id {jobs[-1].id!r} is that of line {first} too: give each problem its own")
+    if not jobs:
+        raise ValueError(f"there is no problem in {path}: write lines like {_EXAMPLE}")
+    return jobs
+
+
+def _job(line: bytes, number: int, answer: str | None) -> Job:
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError:
+        raise ValueError("this is not UTF-8 text: save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"this is not JSON ({error.msg} at column {error.colno}): write it like {_EXAMPLE}") from None
+    except RecursionError:
+        raise ValueError(f"this JSON is nested too deeply: write it like {_EXAMPLE}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"this is no JSON object: write it like {_EXAMPLE}")
+    name = row.get("id", str(number))
+    if not isinstance(name, (str, int)) or isinstance(name, bool) or name == "":
+        raise ValueError(f"the id {name!r} is neither text nor a whole number: give one, or leave it out")
+    return Job(name, _problem(row.get("problem"), row.get("kind"), answer))
+
+
+def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
+    """The problem of one line. Raises ValueError."""
+    if kind is None:
+        if not isinstance(given, str) or not given.strip():
+            raise ValueError(f'there is no text under "problem": write it like {_EXAMPLE}')
+        return parse(given, answer=answer)
+    known = ", ".join(name.rpartition(".")[2] for name in MODULES)
+    if not isinstance(kind, str) or not kind.replace(":", "").replace(".", "").isidentifier():
+        raise ValueError(f"the kind {kind!r} is none: use {known}, or module:Class of your own")
+    module = "" if ":" in kind else f"search.problems.{kind}"
+    if isinstance(given, str) and module:
+        return _from_text(given, kind, module, known)
+    if not isinstance(given, dict):
+        raise ValueError(f'with the kind {kind!r} "problem" must be an object: the arguments of its class')
+    try:
+        return build(f"{module}:{kind.title()}" if module else kind, given)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the class says to arguments that are not its own
+        raise ValueError(f"{kind} cannot be made from {json.dumps(given)[:80]} ({error}): give the arguments of its class") from None
+
+
+def _from_text(text: str, kind: str, module: str, known: str) -> Problem:
+    try:
+        read = importlib.import_module(module).parse
+    except (ImportError, AttributeError):
+        raise ValueError(f"there is no kind {kind!r} that is written as text: use {known}, or leave it out") from None
+    problem = read(text)
+    if problem is None:
+        raise ValueError(f"{text[:80]!r} is no {kind} problem: leave the kind out, or write the problem as its kind asks")
+    return problem
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON can say it: nan and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):  # a numpy scalar
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """The usage with its mean rows a pass and its slot use."""
+    return {**asdict(usage), "mean_rows": usage.mean_rows, "slot_use": usage.slot_use}
+
+
+def error_of(solution: Solution) -> str | None:
+    return None if solution.error is None else f"{type(solution.error).__name__}: {solution.error}"
+
+
+def answered(result: Mapping[str, Any]) -> bool:
+    """Whether a result has an answer that was not refuted."""
+    return result.get("answer") is not None and result.get("verified") is not False and result.get("error") is None
+
+
+class Results:
+    """The result lines, each flushed as it is written.
+
+    path  a file, added to if it is there (a last line that was cut off is removed); None: stdout
+    done  id as text -> whether that problem was answered and not refuted, of all lines that are there
+    Raises ValueError where the file holds something else or cannot be written.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.done: dict[str, bool] = {}
+        self._file = sys.stdout
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+            self._resume(path, path.read_bytes())
+        except OSError as error:
+            raise ValueError(f"cannot write the results to {path} ({error.strerror}): choose another --output") from None
+
+    def _resume(self, path: Path, data: bytes) -> None:
+        """Take up the lines of an earlier run."""
+        whole, newline, rest = data.rpartition(b"\n")
+        for number, line in enumerate(whole.split(b"\n") if newline else [], 1):
+            try:
+                row = json.loads(line)
+                self.done[str(row["id"])] = answered(row)
+                row["stopped"]
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise ValueError(f"{path}, line {number} is no result of copse solve: choose another --output") from None
+        if rest:
+            beginning = b'{"id": '
+            if not rest.startswith(beginning[: len(rest)]):
+                raise ValueError(f"the last line of {path} is no result of copse solve: choose another --output")
+            log.info("%s: removed its last line, which was cut off", path)
+            os.truncate(path, len(data) - len(rest))
+
+    def write(self, name: str | int, solution: Solution) -> None:
+        """Add the line of one problem. Raises OSError."""
+        row = {
+            "id": name,
+            "answer": solution.answer,
+            "verified": solution.verified,
+            "value": solution.value,
+            "stopped": solution.stopped,
+            "usage": usage_of(solution.usage),
+            "error": error_of(solution),
+        }
+        self._file.write(json.dumps(plain(row), allow_nan=False) + "\n")
+        self._file.flush()
+        self.done[str(name)] = answered(row)
+
+    def close(self) -> None:
+        if self.path is not None:
+            self._file.close()
+
+
+class Finisher:
+    """What happens as each search of a file ends (`on_finish` of `solve_many`): its trace is written, then its result line.
+
+    An interrupted search leaves neither, so that the next run does it again.
+
+    settings     all that a result depends on but its problem: a search that is done again replaces its trace instead of adding one
+    interrupted  searches that were;  untraced: those whose trace could not be written (`writer.error` says why)
+    """
+
+    def __init__(self, jobs: Sequence[Job], results: Results, writer: TraceWriter | None, settings: Mapping[str, Any]):
+        self._jobs, self._results, self._writer = jobs, results, writer
+        self._settings = json.dumps(settings, sort_keys=True, default=str)
+        self.interrupted = self.untraced = 0
+
+    def __call__(self, index: int, solution: Solution) -> None:
+        if solution.stopped == "interrupted":
+            self.interrupted += 1
+            return
+        name = self._jobs[index].id
+        if self._writer is not None and solution.trace is not None:
+            self._writer.write(self._named(solution.trace, name))
+            self.untraced += self._writer.error is not None
+        self._results.write(name, solution)
+
+    def _named(self, trace: Trace, name: str | int) -> Trace:
+        """The trace with an id that is the same when its problem is done again in this file."""
+        if self._results.path is None:
+            return trace
+        parts = [self._settings, str(self._results.path.resolve()), str(name), trace.kind, json.dumps(trace.arguments, sort_keys=True)]
+        return replace(trace, id=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32])
