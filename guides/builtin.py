@@ -1,0 +1,133 @@
+"""Trains the built-in model from its recipe, `models/builtin/recipe.json`: `copse train builtin --size small --out DIR`.
+
+The recipe names a module that makes the data: its `examples(seed, shard, count)` yields examples, each a tree of segments
+(text, weight, value, parent), deterministic in (seed, shard). Everything else, from the tokenizer to the checkpoint, is made here. A run
+that was killed goes on where it stopped when it is started again with the same arguments: shards and checkpoints that are there
+are not made again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from guides.examples import Segment, Shards
+from guides.train import Options, export, train
+from models.heads import ValueHead
+
+log = logging.getLogger(__name__)
+
+RECIPE = Path(__file__).parent.parent / "models" / "builtin" / "recipe.json"
+SHARD = 8192  #: examples in a shard
+PAD, BOS, EOS, UNKNOWN = "\u2400", "\u2402", "\u2403", "\ufffd"  #: one symbol each, none of them ASCII
+
+
+def train_builtin(size: str = "small", out: str | Path = "builtin", seed: int | None = None, recipe: str | Path = RECIPE) -> Path:
+    """Train the model of the recipe's `size` from scratch and write its checkpoint into `out`; returns `out`.
+
+    seed  of weights and data; None: the recipe's
+    Raises ValueError for an unknown size, or if `out` holds a run with other settings.
+    """
+    out, settings = Path(out), read_recipe(recipe, size)
+    settings["seed"] = settings["seed"] if seed is None else seed
+    if (out / "guide.json").exists():
+        log.info("%s is complete", out)
+        return out
+    _claim(out / "work", settings)
+    started = time.time()
+    options = Options(**settings["options"], seed=settings["seed"])
+    data = importlib.import_module(settings["data"])
+    tokenizer = build_tokenizer(**settings["tokenizer"])
+
+    def make(shard: int) -> Iterator[list[Segment]]:
+        return encode(tokenizer, data.examples(settings["seed"], shard, SHARD))
+
+    shards = -(-options.steps * options.batch * options.accumulation // SHARD)
+    rows = Shards(out / "work" / "shards", shards, SHARD, make, block=options.batch)
+    model, head = build_model(settings["model"], tokenizer, settings["seed"])
+    log.info("%s model: %.2f M parameters, %d examples", size, model.num_parameters() / 1e6, shards * SHARD)
+    report = train(model, head, rows, out / "work", options)
+    report |= {"size": size, "recipe": settings, "parameters": model.num_parameters(), "seconds since start": round(time.time() - started)}
+    export(model, head, tokenizer, out, training=report, guide=settings["guide"])
+    return out
+
+
+def read_recipe(path: str | Path = RECIPE, size: str = "small") -> dict[str, Any]:
+    """The settings of one size: "data", "seed", "tokenizer", "guide", "model" and "options"."""
+    recipe = json.loads(Path(path).read_text())
+    sizes = recipe.pop("sizes")
+    if size not in sizes:
+        raise ValueError(f"unknown size {size!r}; choose one of {', '.join(sizes)}")
+    return {**recipe, **sizes[size]}
+
+
+def build_tokenizer(words: Sequence[str], numbers: int) -> PreTrainedTokenizerFast:
+    """A lossless tokenizer of ASCII text: a token is one of `words`, a whole number up to `numbers`, or one character.
+
+    numbers  largest number that is one token; 9: single digits. A number above it, or with leading zeros, becomes single digits
+    Special tokens are not ASCII, so no ASCII text contains one; characters beyond ASCII become one unknown token each.
+    """
+    characters = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
+    vocabulary = [PAD, BOS, EOS, UNKNOWN, *characters, *words, *(str(n) for n in range(10, numbers + 1))]
+    word = rf"\b(?:{'|'.join(words)})\b"
+    number = "|".join(str(n) for n in range(numbers, 9, -1)) if numbers < 99 else rf"[1-9][0-9]{{1,{len(str(numbers)) - 1}}}"
+    parts = [word, *([rf"(?<![0-9])(?:{number})(?![0-9])"] if numbers > 9 else []), r"[\s\S]"]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(parts)), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNKNOWN, clean_up_tokenization_spaces=False
+    )
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, examples: Iterator[list[tuple[str, float, float, int]]]) -> Iterator[list[Segment]]:
+    """Examples with their texts as tokens; an empty text becomes the end-of-text token."""
+    known: dict[str, tuple[int, ...]] = {"": (tokenizer.eos_token_id,)}
+    for example in examples:
+        for text, *_ in example:
+            if text not in known:
+                known[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
+        yield [(known[text], weight, value, parent) for text, weight, value, parent in example]
+
+
+def build_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, seed: int) -> tuple[LlamaForCausalLM, ValueHead]:
+    """A new model, float32, and its value head. `shape`: hidden, layers, heads, inner, context; vocabulary padded to 8."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 8) * 8,
+        hidden_size=shape["hidden"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["heads"],
+        intermediate_size=shape["inner"],
+        max_position_embeddings=shape["context"],
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config), ValueHead(shape["hidden"])
+
+
+def _claim(work: Path, settings: dict[str, Any]) -> None:
+    """Note the settings of a run in its folder; refuse a folder where another run was begun."""
+    work.mkdir(parents=True, exist_ok=True)
+    note, text = work / "settings.json", json.dumps(settings, indent=2)
+    if note.exists() and note.read_text() != text:
+        raise ValueError(f"{work} holds an unfinished run with other settings; remove it, or choose another --out")
+    note.write_text(text)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train_builtin(*sys.argv[1:3])

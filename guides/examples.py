@@ -1,0 +1,143 @@
+"""Training examples on disk: trees of token segments, each with an imitation weight and a value label.
+
+A segment continues the one that is its parent, so branches share what they have in common: the prompt is read once, however many
+answers follow it. A row is read in one pass, where each token attends to its own segment and to that segment's ancestors.
+
+A file is an uncompressed `.npz`, written under another name and renamed when complete:
+
+    tokens    uint16 or uint32 [tokens]    all examples, one after the other
+    lengths   uint16 [segments]            tokens of each segment, at least 1
+    weights   float32 [segments]           weight of its tokens' negative log-likelihood, at least 0
+    values    float32 [segments]           value label in [0, 1] at its last token, nan: none
+    parents   int16 [segments]             index, within the example, of an earlier segment; -1: it begins the text
+    segments  uint16 [examples]            segments of each example
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+Segment = tuple[Sequence[int], float, float, int]  #: tokens, weight, value (nan: no label), parent (-1: none)
+Row = dict[str, np.ndarray]
+
+
+def write_examples(path: str | Path, examples: Iterable[Sequence[Segment]], block: int = 64, seed: int = 0) -> None:
+    """Write one file atomically. Examples are sorted by length, cut into blocks of `block`, and the blocks shuffled by `seed`.
+
+    A batch of `block` rows (or a divisor of it) read in order then needs next to no padding.
+    """
+    ordered = sorted(examples, key=lambda segments: sum(len(tokens) for tokens, *_ in segments))
+    blocks = [ordered[i : i + block] for i in range(0, len(ordered), block)]
+    order = np.random.default_rng(seed).permutation(len(blocks))
+    examples = [example for i in order for example in blocks[i]]
+    flat = [segment for example in examples for segment in example]
+    tokens = np.array([token for part, *_ in flat for token in part], np.int64)
+    arrays = {
+        "tokens": tokens.astype(np.uint16 if tokens.max(initial=0) < 1 << 16 else np.uint32),
+        "lengths": np.array([len(part) for part, *_ in flat], np.uint16),
+        "weights": np.array([weight for _, weight, _, _ in flat], np.float32),
+        "values": np.array([value for _, _, value, _ in flat], np.float32),
+        "parents": np.array([parent for *_, parent in flat], np.int16),
+        "segments": np.array([len(example) for example in examples], np.uint16),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with unfinished.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(unfinished, path)
+
+
+class ExampleFile(Dataset[Row]):
+    """One file as a sequence of rows of n tokens:
+
+    tokens     int64 [n]
+    weights    float32 [n], at least 0
+    values     float32 [n], in [0, 1]; nan: no label
+    previous   int64 [n], index of the token before it in its text; -1: none
+    positions  int64 [n], tokens before it in its text
+    visible    bool [n, n], [i, j]: token i attends to token j
+    """
+
+    def __init__(self, path: str | Path):
+        try:
+            with np.load(path) as file:
+                arrays = {name: file[name] for name in ("tokens", "lengths", "weights", "values", "parents", "segments")}
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ValueError(f"{path} holds no training examples ({error}): write it again with write_examples") from None
+        self.tokens, self.weights, self.values = arrays["tokens"].astype(np.int64), arrays["weights"], arrays["values"]
+        self.lengths, self.parents = arrays["lengths"].astype(np.int64), arrays["parents"].astype(np.int64)
+        self.segments = np.concatenate([[0], np.cumsum(arrays["segments"], dtype=np.int64)])
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def __len__(self) -> int:
+        return len(self.segments) - 1
+
+    def __getitem__(self, index: int) -> Row:
+        part = slice(self.segments[index], self.segments[index + 1])
+        lengths, parents = self.lengths[part], self.parents[part]
+        count, n = len(lengths), int(lengths.sum())
+        firsts = np.cumsum(lengths) - lengths
+        depths, above = np.zeros(count, np.int64), np.eye(count, dtype=bool)
+        for i, parent in enumerate(parents):
+            if parent >= 0:
+                depths[i] = depths[parent] + lengths[parent]
+                above[i] |= above[parent]
+        owner = np.repeat(np.arange(count), lengths)
+        previous = np.arange(n) - 1
+        previous[firsts] = np.where(parents >= 0, (firsts + lengths)[parents] - 1, -1)
+        values = np.full(n, np.nan, np.float32)
+        values[firsts + lengths - 1] = self.values[part]
+        return {
+            "tokens": self.tokens[self.starts[part.start] : self.starts[part.stop]],
+            "weights": np.repeat(self.weights[part], lengths),
+            "values": values,
+            "previous": previous,
+            "positions": np.arange(n) + (depths - firsts)[owner],
+            "visible": above[owner][:, owner] & np.tri(n, dtype=bool),
+        }
+
+
+class Shards(Dataset[Row]):
+    """`count` files of `size` examples each in `folder`; a missing one is made when it is first read.
+
+    `make(i)` returns the examples of file i and must depend on nothing else, so a restart finds or makes the same.
+    """
+
+    def __init__(self, folder: str | Path, count: int, size: int, make: Callable[[int], Iterable[Sequence[Segment]]], block: int):
+        self.folder, self.count, self.size, self.make, self.block = Path(folder), count, size, make, block
+        self._open: tuple[int, ExampleFile] | None = None
+
+    def __len__(self) -> int:
+        return self.count * self.size
+
+    def __getitem__(self, index: int) -> Row:
+        shard, row = divmod(index, self.size)
+        if self._open is None or self._open[0] != shard:
+            path = self.folder / f"shard-{shard:05d}.npz"
+            if not path.exists():
+                write_examples(path, self.make(shard), self.block, seed=shard)
+            self._open = shard, ExampleFile(path)
+        return self._open[1][row]
+
+
+def collate(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows padded on the right to the longest, as tensors [rows, longest] ("visible": [rows, longest, longest]).
+
+    Padding has token 0, weight 0, value nan, and is invisible.
+    """
+    longest = max(len(row["tokens"]) for row in rows)
+    batch = {}
+    for name, first in rows[0].items():
+        padded = np.full((len(rows), *(longest for _ in first.shape)), np.nan if name == "values" else 0, first.dtype)
+        for i, row in enumerate(rows):
+            padded[(i, *(slice(length) for length in row[name].shape))] = row[name]
+        batch[name] = torch.from_numpy(padded)
+    return batch

@@ -1,0 +1,236 @@
+"""Checkpoints: folders that `AutoModelForCausalLM.from_pretrained` loads, with a value head and settings beside the model.
+
+`guide.json` is optional and says how the checkpoint wants to be used (`SETTINGS`); `value_head.safetensors` is the head
+(`models.heads`). What can be checked without torch is checked without it, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from search.budget import Budget
+
+logger = logging.getLogger(__name__)
+
+GUIDE, HEAD = "guide.json", "value_head.safetensors"
+CONTENT = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "*.jinja",
+    GUIDE,
+)
+DTYPES = ("float32", "bfloat16", "float16")
+SETTINGS = {
+    "format": "1, the version of this file",
+    "kinds": 'list of problem classes it was trained on, each "module:Class"; null: any',
+    "budget": "object with simulations, calls, tokens, seconds: the default budget of a search",
+    "prompt": "text with {problem} in it: what the model reads before the first step",
+    "delimiter": "text that ends a step",
+    "step_tokens": "whole number, tokens of a step at most",
+    "max_steps": "whole number, steps of a solution at most",
+    "value_head": "true or false, whether value_head.safetensors must be there",
+    "answer": "regular expression with one group that finds the answer; null: the problem knows",
+}
+_versions: dict[tuple[Any, ...], str] = {}
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """The settings in the checkpoint's `guide.json`, {} without one. Needs neither torch nor the weights in memory.
+
+    path  folder, or id of a model on the hub. Raises ValueError, saying what to do, where the folder, its config.json, its weights or
+          a head that the settings promise are missing, and for settings that `SETTINGS` does not allow
+    """
+    folder = resolve(path, weights=False)
+    _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    if Path(path).is_dir() and not any(f.name != HEAD for p in ("*.safetensors", "*.bin") for f in folder.glob(p)):
+        raise ValueError(f"{folder} holds no weights (*.safetensors): copy them there, or give another checkpoint")
+    if not (folder / GUIDE).exists():
+        return {}
+    settings = _read_json(folder / GUIDE, "the settings of a checkpoint are broken")
+    check_settings(settings, str(folder / GUIDE))
+    if settings.get("value_head") and not (folder / HEAD).exists() and Path(path).is_dir():
+        raise ValueError(f"{folder} has no {HEAD}, which its {GUIDE} promises: copy it there, or set value_head to false")
+    return settings
+
+
+def check_settings(settings: Any, where: str = GUIDE) -> None:
+    """Raise ValueError unless `settings` is what a `guide.json` may hold; `where` names it in the message."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where} is no JSON object: write one with {', '.join(SETTINGS)}")
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise ValueError(f"{where}: unknown setting {name!r}: use {', '.join(SETTINGS)}")
+        if value is None and name not in ("format", "value_head") or _allowed(name, value):
+            continue
+        raise ValueError(f"{where}: {name} is {json.dumps(value)[:60]}, but must be {SETTINGS[name]}: correct it")
+    if "format" not in settings:
+        raise ValueError(f'{where} does not say its format: add "format": 1')
+
+
+def _allowed(name: str, value: Any) -> bool:
+    if name == "format":
+        return value == 1 and not isinstance(value, bool)
+    if name == "kinds":
+        return isinstance(value, list) and all(isinstance(k, str) and k.count(":") == 1 for k in value)
+    if name == "budget":
+        try:
+            return isinstance(value, dict) and bool(Budget(**value))
+        except (TypeError, ValueError):
+            return False
+    if name in ("step_tokens", "max_steps"):
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if name == "value_head":
+        return isinstance(value, bool)
+    if name == "answer":
+        try:
+            return isinstance(value, str) and re.compile(value).groups == 1
+        except re.error:
+            return False
+    return isinstance(value, str) and bool(value) and (name != "prompt" or "{problem}" in value)
+
+
+def version(path: str | Path) -> str:
+    """16 hex digits: SHA-256 of what decides the model's behaviour (config, tokenizer, weights, head, settings), names included.
+
+    Kept per process as long as paths, sizes and times of the files stay the same.
+    """
+    folder = resolve(path)
+    files = sorted({f for pattern in CONTENT for f in folder.glob(pattern) if f.is_file()})
+    state = [f.stat() for f in files]
+    key = (str(folder), *((f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, state, strict=True)))
+    if key not in _versions:
+        digest = hashlib.sha256()
+        for file in files:
+            with open(file, "rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+            digest.update(file.name.encode() + b"\0" + content)
+        _versions[key] = digest.hexdigest()[:16]
+    return _versions[key]
+
+
+def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any, Any, dict[str, Any]]:
+    """A checkpoint's (model, tokenizer, head, settings); head is None and settings {} where there are none.
+
+    path    folder, or id of a model on the hub
+    device  "auto": cuda where there is one, else cpu; or what torch.device takes
+    dtype   "auto": bfloat16 on cuda, else float32; or one of DTYPES
+
+    Raises ValueError that says what to do: a missing folder, a tensor that is missing, unexpected or misshapen (by name), a broken head.
+    """
+    settings = describe(path)
+    folder = resolve(path)
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from models.heads import load_head
+
+    place, kind = _place(device, dtype)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, kind), output_loading_info=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0][:300]
+        raise ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(str(k[0] if isinstance(k, tuple) else k) for k in info.get(what, ()))
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"{folder}: {what.removesuffix('_keys')} tensors {', '.join(names[:3])}{more}: its weights are not those of a "
+                f"{type(model).__name__}; copy the checkpoint again, or correct config.json"
+            )
+    head = load_head(folder, model.config.get_text_config().hidden_size)
+    model = model.to(place).eval().requires_grad_(False)
+    head = None if head is None else head.to(place)
+    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, head is not None)
+    return model, tokenizer, head, settings
+
+
+def _place(device: str, dtype: str) -> tuple[Any, str]:
+    """The torch device and the name of the float type."""
+    import torch
+
+    if dtype not in ("auto", *DTYPES):
+        raise ValueError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    cuda = torch.cuda.is_available()
+    try:
+        place = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}: use auto, cpu or cuda") from None
+    if place.type == "cuda" and not cuda:
+        raise ValueError("this torch sees no cuda device: use --device cpu, or install a torch built for your GPU")
+    return place, ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
+
+
+def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, settings: dict[str, Any] | None = None) -> Path:
+    """Write a checkpoint; the folder appears at once and complete, replacing one that is there. Returns its path.
+
+    Raises ValueError for settings that `describe` would refuse.
+    """
+    from models.heads import save_head
+
+    path = Path(path).resolve()
+    if settings is not None:
+        check_settings(settings)
+        if settings.get("value_head") and head is None:
+            raise ValueError("the settings promise a value head, but none is given: give head=, or set value_head to false")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        fresh = Path(temporary, "new")
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        if head is not None:
+            save_head(fresh, head)
+        if settings is not None:
+            (fresh / GUIDE).write_text(json.dumps(settings, indent=2) + "\n")
+        old = Path(temporary, "old")
+        if path.exists():
+            os.replace(path, old)
+        os.replace(fresh, path)
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def resolve(path: str | Path, weights: bool = True) -> Path:
+    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without `weights` its JSON files only."""
+    name = str(path)
+    if Path(path).is_dir():
+        return Path(path).resolve()
+    if Path(path).exists():
+        raise ValueError(f"{name} is a file: give the folder of the checkpoint")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise ValueError(f"no folder {name}: check the path of the checkpoint")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json"] + (["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"] if weights else [])
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises what its HTTP library raises
+        reason = str(error).strip().split("\n")[0][:200]
+        message = f"{name} is neither a folder nor a model on the hub that can be reached now ({type(error).__name__}: {reason})"
+        raise ValueError(f"{message}: check the path, or the name and the network") from error
+
+
+def _read_json(path: Path, problem: str) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{problem}: it has no {path.name}: give the folder that save_pretrained wrote") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{problem}: {path} cannot be read ({error}): correct or copy it again") from None

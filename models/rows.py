@@ -1,0 +1,141 @@
+"""The rows of an engine: which request stands in which slot, and how far it is.
+
+What every pass needs of all rows lives in arrays, one entry a slot; what only the request itself needs, in a `Row`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from models.kvstore import bucket
+from models.text import Tail, Texts
+from search.budget import Usage
+from search.requests import Generate, Generated, Request, Score, Scored
+
+FREE, READ, FRESH, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
+Key = tuple[int, int, int]
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """A request in a slot.
+
+    reused  prompt tokens found in the pool;  limit: tokens it may generate
+    passes, row_passes  the engine's counts when the row joined
+    key     under which others wait for its reading
+    """
+
+    request: Any
+    prompt: tuple[int, ...]
+    slot: int
+    reused: int
+    passes: int
+    row_passes: int
+    limit: int = 0
+    key: Key | None = None
+    tail: Tail | None = None  # of a Generate
+    scored: Scored | None = None  # of a Score: filled as the text is read
+    finish: str = ""
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    sampled: list[float] = field(default_factory=list)
+
+    def generated(self, value: float) -> Generated:
+        """The reply of a row that has ended."""
+        assert self.tail is not None
+        log_probs, sampled = np.array(self.log_probs, np.float32), np.array(self.sampled, np.float32)
+        return Generated(tuple(self.tokens), self.tail.text, log_probs, sampled, value, self.finish)
+
+    def usage(self, length: int, passes: int, rows: int, slots: int, flops: float) -> Usage:
+        """What it cost, of `length` tokens read; the rest as in Usage."""
+        read = min(length, len(self.prompt)) - self.reused
+        return Usage(0, 1, len(self.tokens), read, self.reused, 0.0, flops, passes, rows, slots)
+
+
+class Rows:
+    """All rows. `stage` int8, `last` (token drawn), `length` (tokens read) and `count` (tokens drawn) int64, all [bucket of slots].
+
+    running  rows by request;  to_read: rows whose prompt is not read yet, in order of arrival;  free: a heap of free slots
+    """
+
+    def __init__(self, slots: int):
+        size = bucket(slots)
+        self.running: dict[Any, Row] = {}
+        self.to_read: list[Row] = []
+        self.free = list(range(slots))
+        self.stage = np.zeros(size, np.int8)
+        self.last, self.length, self.count, self._top_k = (np.zeros(size, np.int64) for _ in range(4))
+        self._seed = np.zeros(size, np.uint64)
+        self._temperature, self._top_p, self._min_p = (np.zeros(size) for _ in range(3))
+        self._at: list[Row | None] = [None] * size
+
+    def __getitem__(self, slot: int) -> Row | None:
+        return self._at[slot]
+
+    def join(self, row: Row, texts: Texts, context: int) -> None:
+        """Take a row into its slot, of which `reused` tokens are read already."""
+        request, slot = row.request, row.slot
+        self.running[request] = self._at[slot] = row
+        self.length[slot], self.count[slot] = row.reused, 0
+        self.stage[slot] = FRESH if row.reused == len(row.prompt) else READ
+        if self.stage[slot] == READ:
+            self.to_read.append(row)
+        if isinstance(request, Generate):
+            row.limit = min(request.max_tokens, context - len(row.prompt))
+            row.tail = Tail(texts, request.stop, row.prompt)
+            self._seed[slot] = request.seed % 2**64
+            self._temperature[slot], self._top_k[slot] = request.temperature, request.top_k
+            self._top_p[slot], self._min_p[slot] = request.top_p, request.min_p
+        else:
+            shape = (len(request.positions), len(request.read))
+            row.scored = Scored(*(np.full(size, np.nan, np.float32) for size in (len(row.prompt), shape, shape[0])))
+
+    def leave(self, row: Row) -> None:
+        """Free a row's slot."""
+        if row in self.to_read:
+            self.to_read.remove(row)
+        self.stage[row.slot], self._at[row.slot] = FREE, None
+        del self.running[row.request]
+        heapq.heappush(self.free, row.slot)
+
+    def parameters(self, slots: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What `sampling.draw` wants beside the logits, of the rows in `slots`."""
+        arrays = (self._seed, self.count, self._temperature, self._top_k, self._top_p, self._min_p)
+        return tuple(array[slots] for array in arrays)
+
+    def compact(self, move: Callable[[int, int], None]) -> None:
+        """Move rows down where that makes a smaller bucket; `move(source, target)` moves what belongs to them elsewhere."""
+        used = np.flatnonzero(self.stage)
+        while len(used) and bucket(len(used)) < bucket(int(used[-1]) + 1):
+            source, target = int(used[-1]), heapq.heappop(self.free)
+            heapq.heappush(self.free, source)
+            move(source, target)
+            row = self._at[source]
+            assert row is not None
+            self._at[target], self._at[source], row.slot = row, None, target
+            for array in (self.last, self.length, self.count, self._seed, self._temperature, self._top_k, self._top_p, self._min_p):
+                array[target] = array[source]
+            self.stage[target], self.stage[source] = self.stage[source], FREE
+            used = np.flatnonzero(self.stage)
+
+
+def check_request(request: Request, vocab: int) -> tuple[int, ...]:
+    """The tokens that a request brings. Raises TypeError or ValueError for one that no language model can answer."""
+    if not isinstance(request, (Generate, Score)):
+        raise TypeError(f"a language model cannot answer {type(request).__name__}: send Generate or Score")
+    tokens = tuple(request.prompt if isinstance(request, Generate) else request.tokens)
+    if not tokens:
+        raise ValueError("a request without tokens: give at least one, such as the beginning-of-text token")
+    if min(tokens) < 0 or max(tokens) >= vocab:
+        raise ValueError(f"token ids {min(tokens)} to {max(tokens)}, the model knows 0 to {vocab - 1}: use its tokenizer")
+    if isinstance(request, Generate):
+        if request.max_tokens < 1 or request.temperature < 0:
+            raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: give at least 1 and 0")
+    elif any(not 0 <= p < len(tokens) for p in request.positions):
+        raise ValueError(f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens")
+    return tokens

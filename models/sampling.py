@@ -1,0 +1,158 @@
+"""Seeded sampling that does not depend on the batch.
+
+A token is drawn by an exponential race (Gumbel-max without the logarithm of a logarithm): the survivor with the smallest
+`E / w` wins, where w is its weight after temperature and truncation and E an exponential number that is a hash of (seed, index of
+the generated token in its request, token id). The same request so draws the same tokens beside any neighbours, and a small
+change of the logits changes the draw only where two tokens run neck and neck.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_U32 = np.uint32
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Result of `draw`, one entry a row.
+
+    tokens             int64 [rows]
+    log_probs          float32 [rows], the model's own at temperature 1, untruncated
+    sampled_log_probs  float32 [rows], of the distribution drawn from; 0 where greedy
+    finite             bool [rows], False where the logits hold nan or +inf or only -inf (the other entries then mean nothing)
+    """
+
+    tokens: np.ndarray
+    log_probs: np.ndarray
+    sampled_log_probs: np.ndarray
+    finite: np.ndarray
+
+
+def draw(
+    logits: np.ndarray,
+    seed: np.ndarray,
+    index: np.ndarray,
+    temperature: np.ndarray,
+    top_k: np.ndarray,
+    top_p: np.ndarray,
+    min_p: np.ndarray,
+) -> Drawn:
+    """Draw one token a row. logits: float32 [rows, vocabulary]; the rest [rows].
+
+    Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all); of these, renormalised, the fewest
+    that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest. Temperature 0 is greedy, ties go to
+    the lowest id.
+    """
+    rows = np.arange(len(logits))
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        largest = logits.max(1)
+        finite = np.isfinite(largest)
+        shifted = logits - np.where(finite, largest, 0)[:, None]
+        weights = np.exp(shifted)
+        totals = weights.sum(1)
+        tokens = logits.argmax(1)
+        sampled = np.zeros(len(logits), np.float32)
+        cut = (top_k > 0) | (top_p < 1) | (min_p > 0)
+        warm = finite & (temperature > 0)
+        whole = np.flatnonzero(warm & ~cut)
+        if len(whole):
+            cooled, w, total = shifted, weights, totals
+            if len(whole) < len(rows):
+                cooled, w, total = shifted[whole], weights[whole], totals[whole]
+            if (temperature[whole] != 1).any():
+                cooled = cooled / temperature[whole, None].astype(np.float32)
+                w = np.exp(cooled)
+                total = w.sum(1)
+            race = noise(seed[whole], index[whole], np.arange(logits.shape[1], dtype=_U32)[None])
+            race /= w
+            tokens[whole] = winners = race.argmin(1)
+            sampled[whole] = cooled[np.arange(len(whole)), winners] - np.log(total)
+        part = np.flatnonzero(warm & cut)
+        if len(part):
+            cooled = shifted[part] / temperature[part, None].astype(np.float32)
+            ids, w = survivors(cooled, top_k[part], top_p[part], min_p[part])
+            race = noise(seed[part], index[part], ids.astype(_U32))
+            race /= w
+            winners = race.argmin(1)
+            at = np.arange(len(part))
+            tokens[part] = ids[at, winners]
+            sampled[part] = np.log(w[at, winners] / w.sum(1))
+        log_probs = shifted[rows, tokens] - np.log(totals)
+    return Drawn(tokens.astype(np.int64), log_probs.astype(np.float32), sampled, finite & np.isfinite(totals))
+
+
+def survivors(cooled: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids that survive truncation, likeliest first (of equals the lowest id), and their weights.
+
+    cooled: float32 [rows, vocabulary], each row's maximum 0; the rest: [rows]. Returns (int64 [rows, most], float32 [rows, most]
+    in [0, 1]), the weights 0 where a row has fewer survivors; the likeliest token always survives.
+    """
+    weights = np.exp(cooled)
+    rows, vocabulary = np.arange(len(weights))[:, None], weights.shape[1]
+    top_k = np.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
+    top_k, top_p, min_p = top_k[:, None], top_p[:, None], min_p[:, None]
+    # what is surely cut is not sorted: below min_p, and below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p
+    total = weights.sum(1, dtype=np.float64, keepdims=True)
+    least = np.where(top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.where(top_k < vocabulary, 0, np.minimum(min_p, 1)))
+    if (top_k < vocabulary).any():
+        places = vocabulary - top_k
+        kth = np.partition(weights, np.unique(places), axis=1)[rows, places]
+        least = np.where(top_k < vocabulary, kth, least)
+    # equals of the k-th are all taken along, so that what a row keeps does not depend on its neighbours
+    most = int((weights >= least).sum(1).max())
+    ids = np.broadcast_to(np.arange(vocabulary), weights.shape)
+    if most < vocabulary:
+        ids = np.sort(np.argpartition(weights, vocabulary - most, axis=1)[:, vocabulary - most :], axis=1)
+    w = weights[rows, ids]
+    order = np.argsort(-w, axis=1, kind="stable")
+    ids, w = ids[rows, order], w[rows, order]
+    w[(np.arange(most) >= top_k) | (w < least)] = 0
+    sums = np.cumsum(w, axis=1, dtype=np.float64)
+    whole = np.where(top_k < vocabulary, sums[:, -1:], total)
+    first = w[:, :1].copy()
+    w[(top_p < 1) & (sums - w >= top_p * whole)] = 0
+    w[w < min_p.astype(np.float32) * first] = 0
+    w[:, :1] = first
+    kept = int((w > 0).sum(1).max())
+    return ids[:, :kept], w[:, :kept]
+
+
+def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Standard exponential numbers, float32 [rows, ids], above 0 and finite.
+
+    seed: uint64 [rows]; index: integers [rows]; ids: uint32 [rows or 1, ids]. Two 32-bit keys a row come from splitmix64 of seed and
+    index (Steele et al. 2014); each id is mixed with them by two rounds of murmur3's finaliser.
+    """
+    mixed = _splitmix(_splitmix(seed.astype(np.uint64)) + index.astype(np.uint64))
+    low, high = mixed.astype(_U32)[:, None], (mixed >> np.uint64(32)).astype(_U32)[:, None]
+    bits = ids * _U32(0x9E3779B1) ^ low
+    _finalise(bits)
+    bits ^= high
+    _finalise(bits)
+    uniform = bits.astype(np.float32)
+    uniform += np.float32(0.5)
+    uniform *= np.float32(-(2.0**-32))
+    np.maximum(uniform, np.float32(-(1 - 2.0**-24)), out=uniform)
+    np.log1p(uniform, out=uniform)
+    return np.negative(uniform, out=uniform)
+
+
+def _finalise(bits: np.ndarray) -> None:
+    """murmur3's fmix32, in place."""
+    bits ^= bits >> _U32(16)
+    bits *= _U32(0x85EBCA6B)
+    bits ^= bits >> _U32(13)
+    bits *= _U32(0xC2B2AE35)
+    bits ^= bits >> _U32(16)
+
+
+def _splitmix(state: np.ndarray) -> np.ndarray:
+    """splitmix64 of each state, uint64."""
+    with np.errstate(over="ignore"):
+        z = state + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))

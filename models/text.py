@@ -1,0 +1,125 @@
+"""From tokens to text as they are sampled: where a stop string completes, and what stands before it.
+
+Text is kept as bytes, so a character that several tokens spell is never broken. Where tokens decode independently (byte-level BPE, and any
+tokenizer whose decoder only joins) the bytes of each token come from a table; otherwise the generated tokens are decoded anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+BEFORE = 4  # prompt tokens decoded along, where the text of a token depends on what stands before it
+
+
+class Texts:
+    """The tokenizer as the engine uses it: bytes of tokens, and the end tokens of a model.
+
+    ends  ids that end a text: the tokenizer's, those of `generation_config` and those of `config`
+    """
+
+    def __init__(self, tokenizer: Any, model: Any = None):
+        self.tokenizer = tokenizer
+        self.ends = end_tokens(tokenizer, model)
+        self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._table: dict[int, bytes] = {}
+        decoder = self._decoder()
+        self._bytes = _byte_alphabet() if decoder.get("type") == "ByteLevel" else {}
+        self._fallback = "ByteFallback" in json.dumps(decoder)
+        self.independent = bool(self._bytes) or self._joins()
+
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens, special tokens included, nothing cleaned up."""
+        if self._backend is not None:
+            return self._backend.decode([int(t) for t in tokens], skip_special_tokens=False)
+        return self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; only where tokens decode independently."""
+        piece = self._table.get(token)
+        if piece is None:
+            piece = self._table[token] = self._spell(token)
+        return piece
+
+    def _spell(self, token: int) -> bytes:
+        if self._bytes and token not in self._added():
+            name = self._name(token)
+            if all(c in self._bytes for c in name):
+                return bytes(self._bytes[c] for c in name)
+        elif self._fallback and (name := re.fullmatch(r"<0x([0-9A-F]{2})>", self._name(token))):
+            return bytes([int(name[1], 16)])
+        return self.decode([token]).encode()
+
+    def _name(self, token: int) -> str:
+        return self.tokenizer.convert_ids_to_tokens(token) or ""
+
+    def _added(self) -> Any:
+        return getattr(self.tokenizer, "added_tokens_decoder", {})
+
+    def _decoder(self) -> dict[str, Any]:
+        return {} if self._backend is None else json.loads(self._backend.to_str()).get("decoder") or {}
+
+    def _joins(self) -> bool:
+        """Whether text of a and b is always text of a, then text of b (tried on pairs all over the vocabulary)."""
+        size = len(self.tokenizer)
+        ids = [i for i in sorted({i * size // 60 for i in range(60)}) if not (self._fallback and self._name(i).startswith("<0x"))]
+        single = {i: self.decode([i]) for i in ids}
+        pairs = [(a, ids[(k * 7 + 3) % len(ids)]) for k, a in enumerate(ids)] + [(b, a) for a, b in zip(ids, ids[1:], strict=False)]
+        broken = any("\ufffd" in text and text != self._name(i) for i, text in single.items())
+        return not broken and all(self.decode([a, b]) == single[a] + single[b] for a, b in pairs)
+
+
+class Tail:
+    """The text of one row while it grows."""
+
+    __slots__ = ("_before", "_longest", "_stops", "_text", "_texts", "_tokens", "_until")
+
+    def __init__(self, texts: Texts, stops: tuple[str, ...], prompt: tuple[int, ...]):
+        self._texts = texts
+        self._stops = [s.encode() for s in stops if s]
+        self._longest = max(map(len, self._stops), default=0)
+        self._text = bytearray()
+        self._until: int | None = None
+        self._before = () if texts.independent else prompt[-BEFORE:]
+        self._tokens: list[int] = []
+
+    def add(self, token: int) -> str | None:
+        """Take one more token; returns "stop" if a stop string completes in it, "end" if it ends the text, else None."""
+        if token in self._texts.ends:
+            return "end"
+        text = self._text
+        if self._texts.independent:
+            start = max(0, len(text) - self._longest + 1)
+            text += self._texts.piece(token)
+        else:
+            self._tokens.append(token)
+            whole, before = self._texts.decode([*self._before, *self._tokens]), self._texts.decode(self._before)
+            start, text[:] = 0, whole[len(before) :].encode()
+        found = [at for at in (text.find(stop, start) for stop in self._stops) if at >= 0]
+        if found:
+            self._until = min(found)
+            return "stop"
+        return None
+
+    @property
+    def text(self) -> str:
+        """The text up to the stop string; bytes that are no UTF-8 become U+FFFD."""
+        return bytes(self._text[: self._until]).decode("utf-8", "replace")
+
+
+def end_tokens(tokenizer: Any, model: Any = None) -> frozenset[int]:
+    """Ids of end-of-text and end-of-turn tokens."""
+    found: set[int] = set()
+    sources = (tokenizer, getattr(model, "generation_config", None), getattr(model, "config", None))
+    for ids in (getattr(source, "eos_token_id", None) for source in sources):
+        if ids is not None:
+            found.update(int(i) for i in (ids if isinstance(ids, (list, tuple)) else [ids]))
+    return frozenset(found)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte of each printable character in the names of byte-level BPE tokens (Radford et al. 2019, `bytes_to_unicode`)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    other = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(other)}
