@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from search.solution import Solution
     from search.trace import TraceWriter
 
+MODEL = "The model"  # a panel of the help
 OK, NONE, MISUSE, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
 app = typer.Typer(help="Solve problems by tree search over the steps of a language model.", add_completion=False)
@@ -30,7 +31,7 @@ train = typer.Typer(help="Train a model that guides searches.")
 app.add_typer(train, name="train")
 
 
-class Choice(str, Enum):
+class Choice(StrEnum):
     """The choosers of `search.choose`."""
 
     majority = "majority"
@@ -39,8 +40,8 @@ class Choice(str, Enum):
     most_visited = "most_visited"
 
 
-Depth = Annotated[int | None, typer.Option(min=1, show_default=False, help="Levels of the tree that are shown. [default: 10]")]
-Width = Annotated[int | None, typer.Option(min=1, show_default=False, help="Steps shown below one node. [default: 5]")]
+Depth = Annotated[int | None, typer.Option(min=1, show_default=False, help="Levels of the tree that are shown. Default: 10.")]
+Width = Annotated[int | None, typer.Option(min=1, show_default=False, help="Steps shown below one node. Default: 3.")]
 
 
 def _version(wanted: bool) -> None:
@@ -58,24 +59,18 @@ def _copse(version: Annotated[bool, typer.Option("--version", callback=_version,
 
 @app.command()
 def solve(
-    problem: Annotated[
-        str | None, typer.Argument(show_default=False, help='For example: "Use 4, 7, 8 and 8 to make 24."')
-    ] = None,
+    problem: Annotated[str | None, typer.Argument(show_default=False, help='For example: "Use 4, 7, 8 and 8 to make 24."')] = None,
     method: Annotated[str, typer.Option(help="mcts, beam, sample, or module:function of your own.")] = "mcts",
     budget: Annotated[
         str | None,
         typer.Option(
             help="Limits of one search, such as tokens=2000,seconds=10 (also calls, simulations). "
-            "[default: the guide's; of the built-in model tokens=2000,seconds=120, of others tokens=20000,seconds=120]"
+            "Default: the guide's own: tokens=2000,seconds=120 for the built-in model, tokens=20000,seconds=120 for others."
         ),
     ] = None,
     guide: Annotated[str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin.")] = "builtin",
-    value: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")
-    ] = None,
-    choose: Annotated[
-        Choice | None, typer.Option(help="Which answer to give. [default: a verified one, else the weighted vote]")
-    ] = None,
+    value: Annotated[str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")] = None,
+    choose: Annotated[Choice | None, typer.Option(help="Which answer to give. Default: a verified one, else the weighted vote.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same tree.")] = 0,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method, such as branch=8. Can be repeated.")
@@ -89,20 +84,27 @@ def solve(
     ] = None,
     input: Annotated[
         Path | None,
-        typer.Option("--input", metavar="FILE", help="Solve a file of problems: a JSON object a line, with problem, and perhaps id and kind."),
+        typer.Option(
+            "--input", metavar="FILE", help="Solve a file of problems: a JSON object a line, with problem, and perhaps id and kind."
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Where the results of --input go; those that are there are not searched again.")
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Where the results of --input go; those that are there are not searched again."),
     ] = None,
-    delimiter: Annotated[str | None, typer.Option(help=r"What ends a step of the model; \n is a line's end.")] = None,
-    step_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of a step.")] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps of a chain of thought.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="Of sampling; 0 is greedy.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the model reads, with {problem} in it.")] = None,
-    answer: Annotated[str | None, typer.Option(metavar="REGEX", help="Marks the answer in open text by its one group.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, ...")] = "auto",
-    slots: Annotated[int, typer.Option(min=1, help="Rows that the model computes at once.")] = 64,
+    delimiter: Annotated[
+        str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step of the model; \n is a line's end.")
+    ] = None,
+    step_tokens: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")] = None,
+    max_steps: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")] = None,
+    temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling; 0 is greedy.")] = None,
+    prompt: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
+    ] = None,
+    device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16, ...")] = "auto",
+    slots: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once.")] = 64,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what is done.")] = False,
 ) -> None:
     """Solve a problem: print the chain of thought, the answer and what it cost. With --input, solve a file of them."""
@@ -127,3 +129,153 @@ def solve(
             _print(solution, (depth, width) if tree else None)
         code = INTERRUPTED if solution.stopped == "interrupted" else OK if _succeeded(solution) else NONE
     raise typer.Exit(_closed(writer, code))
+
+
+@app.command()
+def view(
+    traces: Annotated[Path, typer.Argument(show_default=False, help="A folder that copse solve --traces wrote, or a shard of it.")],
+    problem: Annotated[
+        str | None, typer.Option(metavar="TEXT|NUMBER", help="Which trace: a part of its problem's text, or its number. Default: 1.")
+    ] = None,
+    depth: Depth = None,
+    width: Width = None,
+) -> None:
+    """Print a stored search tree: best path, visits, values, rewards."""
+    from search import view as views
+    from search.trace import Trace
+
+    found = Trace.load(traces)
+    if not found:
+        raise ValueError(f"there is no readable trace in {traces}: give a folder that copse solve --traces wrote")
+    texts = [views.statement(trace) for trace in found]
+    index = views.pick(texts, problem)
+    typer.echo(f"trace {index + 1} of {len(found)}: {views.printable(texts[index])}")
+    typer.echo(views.origin(found[index]))
+    views.show(found[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
+
+
+@train.command("builtin")
+def train_builtin(
+    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the checkpoint. A run that was killed goes on.")],
+    size: Annotated[str, typer.Option(help="small (one night on two CPU cores at the most) or full (minutes on a GPU).")] = "small",
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data. Default: the recipe's.")] = None,
+) -> None:
+    """Train the built-in model from scratch, by its recipe."""
+    _tell()
+    folder = import_ours("guides.builtin").train_builtin(size=size, out=out, seed=seed)
+    typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
+
+
+def _solve_one(text: str, model: Model, arguments: dict[str, Any], writer: TraceWriter | None) -> Solution:
+    import search
+    from search.problems import parse
+
+    problem = parse(text, answer=model.answer)
+    model.check(problem)
+    try:
+        solution = search.solve(problem, model.load(), **arguments)
+    except search.RequestFailed as error:
+        solution = search.Solution(problem, error=error)
+    if writer is not None and solution.trace is not None:
+        writer.write(solution.trace)
+    return solution
+
+
+def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[str, Any], writer: TraceWriter | None) -> int:
+    """Solve what is not in `output` yet; the exit code speaks of all problems of the file."""
+    import search
+    from search.jobs import Finisher, Results, read_jobs
+
+    jobs = read_jobs(input, model.answer, model.check)
+    results = Results(output)
+    before = [job for job in jobs if str(job.id) in results.done]
+    waiting = [job for job in jobs if str(job.id) not in results.done]
+    interrupted = 0
+    if waiting:
+        guide = model.load()
+        finisher = Finisher(waiting, results, writer, {**arguments, **model.language, "guide": guide.version})
+        search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, **arguments)
+        interrupted = finisher.interrupted
+    results.close()
+    good = sum(results.done.get(str(job.id), False) for job in jobs)
+    note = f"{good} of {len(jobs)} problems answered" + (f", {len(before)} had been searched before" if before else "")
+    typer.echo(note + (f"; {interrupted} interrupted: give the same command again to go on" if interrupted else ""), err=True)
+    return INTERRUPTED if interrupted else OK if good == len(jobs) else NONE
+
+
+def _succeeded(solution: Solution) -> bool:
+    return solution.answer is not None and solution.verified is not False and solution.error is None
+
+
+def _print(solution: Solution, limits: tuple[int | None, int | None] | None) -> None:
+    typer.echo(str(solution))
+    if limits is not None and solution.trace is not None:
+        from search import view as views
+
+        views.show(solution.trace, solution.steps, limits[0] or views.DEPTH, limits[1] or views.WIDTH)
+
+
+def _writer(folder: Path | None) -> TraceWriter | None:
+    if folder is None:
+        return None
+    from search.trace import TraceWriter
+
+    try:
+        return TraceWriter(folder)
+    except OSError as error:
+        raise ValueError(f"cannot write traces to {folder} ({error.strerror}): choose another folder for --traces") from None
+
+
+def _closed(writer: TraceWriter | None, code: int) -> int:
+    """Close the traces; the exit code, worse where some could not be written."""
+    if writer is None:
+        return code
+    writer.close()
+    if writer.error is None:
+        return code
+    _complain(f"traces are missing in {writer.folder} ({writer.error}): make room, then search again into another --output")
+    return code or NONE
+
+
+# -- the way in
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `copse` with `args` (else those of the command line); the exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="copse: %(levelname)s: %(message)s", force=True)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a model writes what no terminal may know
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        code = typer.main.get_command(app).main(given or ["--help"], prog_name="copse", standalone_mode=False)
+        return code if isinstance(code, int) else OK
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except (ValueError, FileNotFoundError, Shadowed) as error:
+        logging.getLogger(__name__).debug("where it came from", exc_info=error)
+        _complain(str(error))
+        return MISUSE
+    except OSError as error:
+        _complain(f"{error}: what was finished is kept; give the same command again when there is room and permission to write")
+        return NONE
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        where = getattr(getattr(error, "ctx", None), "command_path", "copse")  # a usage error of typer's
+        _complain(f"{error.format_message().rstrip('.')}: see {where} --help")
+        return MISUSE
+
+
+def _complain(message: str) -> None:
+    typer.echo("copse: " + " ".join(message.split()), err=True)
+
+
+def _tell() -> None:
+    """Log what our packages do, too."""
+    for name in LAYERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

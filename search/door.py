@@ -10,6 +10,7 @@ from typing import Any
 
 from search.guide import Guide, check_kind
 from search.problem import Problem
+from search.shadow import import_ours
 
 METHODS = ("mcts", "beam", "sample")
 Method = Callable[..., Any]  #: (problem, guide, meter, rng, **options) -> Asks[Tree]
@@ -40,17 +41,18 @@ def check_options(method: Method, options: dict[str, Any]) -> None:
     parameters = inspect.signature(method).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
-    allowed = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     name = getattr(method, "__name__", str(method))
     for option, value in options.items():
         if option not in allowed:
             raise ValueError(f"{name} has no option {option!r}: it knows {', '.join(allowed) or 'none'}")
-        default = allowed[option]
-        if isinstance(default, (int, float)) and not isinstance(default, bool):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} cannot use {option}={value!r}: give a number such as {default}")
-            if isinstance(default, int) and (value != int(value) or value < 1):
-                raise ValueError(f"{name} cannot use {option}={value!r}: give a whole number from 1 on")
+        kind = str(getattr(allowed[option].annotation, "__name__", allowed[option].annotation))
+        if kind not in ("int", "float", "int | None", "float | None") or (value is None and "None" in kind):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name} cannot use {option}={value!r}: give a number")
+        if kind.startswith("int") and (value != int(value) or value < 1):
+            raise ValueError(f"{name} cannot use {option}={value!r}: give a whole number from 1 on")
 
 
 def problem_of(problem: Problem | str, guide: Guide | None) -> Problem:
@@ -68,8 +70,7 @@ def guide_of(guide: Guide | None, problems: Sequence[Problem]) -> Guide:
         for problem in problems:
             guide.check(problem)
         return guide
-    import guides  # the one way in which `search` reaches above itself: the default guide
-
+    guides = import_ours("guides")  # the one way in which `search` reaches above itself: the default guide
     kinds = guides.settings("builtin").get("kinds")
     for problem in problems:
         check_kind(kinds, problem)

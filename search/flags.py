@@ -16,6 +16,7 @@ from search.shadow import import_ours
 
 if TYPE_CHECKING:
     from search.guide import Guide
+    from search.problem import Problem
 
 
 def check_use(problem: str | None, input: Path | None, output: Path | None, drawn: bool, limited: bool, as_json: bool) -> None:
@@ -98,6 +99,19 @@ class Model:
     def kinds(self) -> tuple[str, ...] | None:
         """The kinds of problem that the checkpoint was trained on; None: any."""
         return tuple(self.settings.get("kinds") or ()) or None
+
+    def check(self, problem: Problem) -> None:
+        """Raises ValueError where the checkpoint was not trained for this kind of problem."""
+        from search.guide import check_kind
+
+        try:
+            check_kind(self.kinds, problem)
+        except ValueError:
+            known = ", ".join(kind.rpartition(":")[2] for kind in self.kinds or ())
+            raise ValueError(
+                f"the model {self.guide!r} was trained on {known} problems only and this is a {type(problem).__name__}: "
+                "name a model that can solve it with --guide (a folder or a hub id)"
+            ) from None
 
     def load(self) -> Guide:
         """One model for both parts of the guide, or a model and the judge of --value. Raises ValueError for a broken checkpoint."""

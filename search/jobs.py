@@ -7,6 +7,7 @@ Whatever else stands in the line, `target` included, is never read.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
@@ -14,14 +15,15 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from search.flags import add_working_folder
 from search.problem import Problem, build
 from search.problems import MODULES, parse
-from search.requests import Usage
 from search.solution import Solution
 from search.trace import Trace, TraceWriter
 
@@ -38,10 +40,11 @@ class Job:
     problem: Problem
 
 
-def read_jobs(path: str | Path, answer: str | None = None) -> list[Job]:
+def read_jobs(path: str | Path, answer: str | None = None, check: Callable[[Problem], None] | None = None) -> list[Job]:
     """All problems of a file. Raises ValueError that names the line for whatever is wrong with it.
 
     answer  regular expression with one group that marks the answer of open text
+    check   raises ValueError for a problem that the guide cannot solve
     """
     try:
         data = Path(path).read_bytes()
@@ -54,6 +57,8 @@ def read_jobs(path: str | Path, answer: str | None = None) -> list[Job]:
             continue
         try:
             jobs.append(_job(line, number, answer))
+            if check is not None:
+                check(jobs[-1].problem)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         first = lines.setdefault(str(jobs[-1].id), number)
@@ -95,6 +100,8 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         return _from_text(given, kind, module, known)
     if not isinstance(given, dict):
         raise ValueError(f'with the kind {kind!r} "problem" must be an object: the arguments of its class')
+    if not module:
+        add_working_folder()
     try:
         return build(f"{module}:{kind.title()}" if module else kind, given)
     except ValueError:
@@ -125,13 +132,30 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """The usage with its mean rows a pass and its slot use."""
-    return {**asdict(usage), "mean_rows": usage.mean_rows, "slot_use": usage.slot_use}
+def to_json(solution: Solution) -> dict[str, Any]:
+    """All of a solution but its tree, as strict JSON can say it."""
+    problem, trace = solution.problem, solution.trace
+    whole = {
+        "problem": problem.prompt(problem.initial()),
+        "text": solution.text,
+        "candidates": [{"answer": answer, "share": share, "value": value} for answer, share, value in solution.candidates],
+        **result_of(solution),
+    }
+    if trace is not None:
+        whole |= {"method": trace.method, "options": trace.options, "seed": trace.seed, "guide": trace.version}
+    return plain(whole)
 
 
-def error_of(solution: Solution) -> str | None:
-    return None if solution.error is None else f"{type(solution.error).__name__}: {solution.error}"
+def result_of(solution: Solution) -> dict[str, Any]:
+    """What a result line says of a solution."""
+    return {
+        "answer": solution.answer,
+        "verified": solution.verified,
+        "value": solution.value,
+        "stopped": solution.stopped,
+        "usage": {**asdict(solution.usage), "mean_rows": solution.usage.mean_rows, "slot_use": solution.usage.slot_use},
+        "error": None if solution.error is None else f"{type(solution.error).__name__}: {solution.error}",
+    }
 
 
 def answered(result: Mapping[str, Any]) -> bool:
@@ -140,7 +164,7 @@ def answered(result: Mapping[str, Any]) -> bool:
 
 
 class Results:
-    """The result lines, each flushed as it is written.
+    """The result lines, each on its way to the disk when `write` returns.
 
     path  a file, added to if it is there (a last line that was cut off is removed); None: stdout
     done  id as text -> whether that problem was answered and not refuted, of all lines that are there
@@ -150,12 +174,12 @@ class Results:
     def __init__(self, path: Path | None):
         self.path = path
         self.done: dict[str, bool] = {}
-        self._file = sys.stdout
+        self._file: FileIO | None = None
         if path is None:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
+            self._file = FileIO(path, "a")
             self._resume(path, path.read_bytes())
         except OSError as error:
             raise ValueError(f"cannot write the results to {path} ({error.strerror}): choose another --output") from None
@@ -167,33 +191,34 @@ class Results:
             try:
                 row = json.loads(line)
                 self.done[str(row["id"])] = answered(row)
-                row["stopped"]
             except (ValueError, TypeError, KeyError, RecursionError):
                 raise ValueError(f"{path}, line {number} is no result of copse solve: choose another --output") from None
         if rest:
             beginning = b'{"id": '
             if not rest.startswith(beginning[: len(rest)]):
                 raise ValueError(f"the last line of {path} is no result of copse solve: choose another --output")
-            log.info("%s: removed its last line, which was cut off", path)
+            log.info("removed the last line of %s, which was cut off", path)
             os.truncate(path, len(data) - len(rest))
 
     def write(self, name: str | int, solution: Solution) -> None:
-        """Add the line of one problem. Raises OSError."""
-        row = {
-            "id": name,
-            "answer": solution.answer,
-            "verified": solution.verified,
-            "value": solution.value,
-            "stopped": solution.stopped,
-            "usage": usage_of(solution.usage),
-            "error": error_of(solution),
-        }
-        self._file.write(json.dumps(plain(row), allow_nan=False) + "\n")
-        self._file.flush()
+        """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the line."""
+        row = {"id": name, **result_of(solution)}
+        text = json.dumps(plain(row), allow_nan=False) + "\n"
+        if self._file is None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        else:
+            size, data = os.fstat(self._file.fileno()).st_size, text.encode()
+            try:
+                if self._file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            except OSError:
+                self._file.truncate(size)
+                raise
         self.done[str(name)] = answered(row)
 
     def close(self) -> None:
-        if self.path is not None:
+        if self._file is not None:
             self._file.close()
 
 
@@ -203,13 +228,13 @@ class Finisher:
     An interrupted search leaves neither, so that the next run does it again.
 
     settings     all that a result depends on but its problem: a search that is done again replaces its trace instead of adding one
-    interrupted  searches that were;  untraced: those whose trace could not be written (`writer.error` says why)
+    interrupted  searches that were
     """
 
     def __init__(self, jobs: Sequence[Job], results: Results, writer: TraceWriter | None, settings: Mapping[str, Any]):
         self._jobs, self._results, self._writer = jobs, results, writer
         self._settings = json.dumps(settings, sort_keys=True, default=str)
-        self.interrupted = self.untraced = 0
+        self.interrupted = 0
 
     def __call__(self, index: int, solution: Solution) -> None:
         if solution.stopped == "interrupted":
@@ -218,7 +243,6 @@ class Finisher:
         name = self._jobs[index].id
         if self._writer is not None and solution.trace is not None:
             self._writer.write(self._named(solution.trace, name))
-            self.untraced += self._writer.error is not None
         self._results.write(name, solution)
 
     def _named(self, trace: Trace, name: str | int) -> Trace:

@@ -173,6 +173,8 @@ def build(kind: str, arguments: dict) -> Problem:
         made = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         raise ValueError(f"there is no problem class {kind!r}: write it as module:Class and make its module importable") from None
+    if not (isinstance(made, type) and hasattr(made, "apply")):  # a file must not have any function of any module called
+        raise ValueError(f"{kind!r} is no problem class: name one with the methods of search.Problem")
     return made(**arguments)
 
 

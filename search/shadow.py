@@ -1,4 +1,4 @@
-"""Importing our own packages by their common names, `search`, `models`, `guides` and `benchmarks`, where a folder of the user's may hide one."""
+"""Importing our own packages: their names are common ones, and a folder of the user's may hide them."""
 
 from __future__ import annotations
 

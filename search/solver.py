@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from search.requests import Backend
 if TYPE_CHECKING:
     from search.choose import Chooser
     from search.solution import Solution
+    from search.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ def solve_many(
     on_finish: Callable[[int, Solution], None] | None = None,
     limit: int = 256,
     progress: bool | None = None,
+    keep_trees: bool = True,
     **options: Any,
 ) -> list[Solution]:
     """Search all problems side by side on one engine; solutions in the order of the problems.
@@ -70,10 +73,11 @@ def solve_many(
     on_finish  called with (index, solution) as each search ends
     limit      searches that run at once
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
+    keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very many problems
     """
     if limit < 1:
         raise ValueError(f"limit={limit} lets no search run: give at least 1")
-    return _solve(list(problems), guide, method, budget, seed, choose, options, limit, True, on_finish, progress)
+    return _solve(list(problems), guide, method, budget, seed, choose, options, limit, True, on_finish, progress, keep_trees)
 
 
 def _solve(
@@ -88,6 +92,7 @@ def _solve(
     isolate: bool,
     on_finish: Callable[[int, Solution], None] | None = None,
     progress: bool | None = False,
+    keep_trees: bool = True,
 ) -> list[Solution]:
     search = method_of(method)
     check_options(search, options)
@@ -99,17 +104,20 @@ def _solve(
     backends = dict(guide.backends)
     workers = _workers(ready, backends)
     interrupt = threading.Event()
+    unusable = _Unusable()
 
     def job(index: int, problem: Problem) -> Asks[Solution]:
         solution = yield from _search(problem, guide, search, spend, interrupt, seed, choose, options, isolate)
         bar.update()
         if on_finish is not None:
             on_finish(index, solution)
-        return solution
+        if solution.tree is not None:
+            unusable.count(solution.tree)
+        return solution if keep_trees else replace(solution, tree=None, trace=None)
 
     with _bar(len(ready), progress) as bar, _ctrl_c(interrupt), workers:
         solutions = run(parallel((job(i, p) for i, p in enumerate(ready)), limit), backends)
-    _warn_of_unusable(solutions)
+    unusable.warn()
     return solutions
 
 
@@ -134,7 +142,8 @@ def _search(
         if not isolate:
             raise
         log.warning("a search failed: %s: %s", type(error).__name__, error)
-        return Solution(problem, stopped="error", error=error, usage=meter.usage)
+        stopped = "interrupted" if meter.halted == "interrupted" else "error"
+        return Solution(problem, stopped=stopped, error=error, usage=meter.usage)
 
 
 @contextlib.contextmanager
@@ -176,13 +185,23 @@ def _bar(total: int, progress: bool | None) -> Any:
     return tqdm(total=total, unit="problem", disable=not (watched if progress is None else progress))
 
 
-def _warn_of_unusable(solutions: Sequence[Solution]) -> None:
-    trees = [solution.tree for solution in solutions if solution.tree is not None]
-    proposed, unusable = sum(tree.proposed for tree in trees), sum(tree.unusable for tree in trees)
-    if unusable * 2 > proposed:
-        example = next(tree.example for tree in trees if tree.example is not None)
-        log.warning(
-            "%d of %d proposed steps were cut off or not understood, for example %r: check the guide's step delimiter, answer pattern "
-            "and tokens a step, or whether the model knows this kind of problem",
-            unusable, proposed, getattr(example, "text", example),
-        )  # fmt: skip
+class _Unusable:
+    """Counts proposed steps that were cut off or not understood, over all searches of one call."""
+
+    def __init__(self) -> None:
+        self.proposed = self.unusable = 0
+        self.example: Any = None
+
+    def count(self, tree: Tree) -> None:
+        self.proposed += tree.proposed
+        self.unusable += tree.unusable
+        self.example = self.example if tree.example is None else tree.example
+
+    def warn(self) -> None:
+        """Say so if they are more than half."""
+        if self.unusable * 2 > self.proposed:
+            log.warning(
+                "%d of %d proposed steps were cut off or not understood, for example %r: check the guide's step delimiter, answer "
+                "pattern and tokens a step, or whether the model knows this kind of problem",
+                self.unusable, self.proposed, getattr(self.example, "text", self.example),
+            )  # fmt: skip

@@ -205,7 +205,7 @@ class TraceWriter:
             return
         try:
             merged = [trace for part in self._parts for trace in _read(part)]
-            Trace.save(merged, self.folder / f"shard-{merged[0].id}.parquet")
+            Trace.save(merged, self.folder / f"shard-{uuid.uuid4().hex}.parquet")
         except OSError as error:
             self.error = error
             return

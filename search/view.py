@@ -14,16 +14,13 @@ from rich.tree import Tree as Drawing
 
 from search.trace import Trace
 
-DEPTH, WIDTH = 10, 5  #: default limits
+DEPTH, WIDTH = 10, 3  #: default limits
 _LONGEST = 72  #: characters of a step that are shown
 
 
-def show(trace: Trace, steps: Sequence[Any] | None = None, depth: int = DEPTH, width: int = WIDTH, title: str = "") -> None:
+def show(trace: Trace, steps: Sequence[Any] | None = None, depth: int = DEPTH, width: int = WIDTH) -> None:
     """Print the tree of `trace` to stdout, not wrapped; `steps`, `depth` and `width` as in `draw`."""
-    console = Console(highlight=False)
-    if title:
-        console.print(Text(title, style="bold"), soft_wrap=True)
-    console.print(draw(trace, steps, depth, width), soft_wrap=True)
+    Console(highlight=False).print(draw(trace, steps, depth, width), soft_wrap=True)
 
 
 def draw(trace: Trace, steps: Sequence[Any] | None = None, depth: int = DEPTH, width: int = WIDTH) -> Drawing:
@@ -38,13 +35,15 @@ def draw(trace: Trace, steps: Sequence[Any] | None = None, depth: int = DEPTH, w
     for edge, node in enumerate(trace.edge_node.tolist()):
         children.setdefault(node, []).append(edge)
     visits = int(sum(trace.edge_visits[edge] for edge in children.get(0, [])))
-    drawing = Drawing(Text.assemble("start", (f"  {visits} visits below", "dim"), ("  * best path" if path else "", "bold green")))
+    drawing = Drawing(
+        Text.assemble("start", (f"  {_count(visits, 'visit')} below", "dim"), ("  * best path" if path else "", "bold green"))
+    )
     waiting = [(drawing, 0, 0)]
     while waiting:
         branch, node, level = waiting.pop()
         edges = sorted(children.get(node, []), key=lambda e: (e not in marked, -trace.edge_visits[e], -trace.edge_prior[e], e))
         if edges and level == depth:
-            branch.add(Text(f"... {len(edges)} steps deeper", style="dim"))
+            branch.add(Text(f"... {_count(len(edges), 'step')} deeper", style="dim"))
             continue
         for edge in edges[:width]:
             leaf = branch.add(_label(trace, edge, edge in marked))
@@ -52,7 +51,7 @@ def draw(trace: Trace, steps: Sequence[Any] | None = None, depth: int = DEPTH, w
                 waiting.append((leaf, int(trace.edge_child[edge]), level + 1))
         if len(edges) > width:
             rest = int(sum(trace.edge_visits[edge] for edge in edges[width:]))
-            branch.add(Text(f"... {len(edges) - width} more steps, {rest} visits", style="dim"))
+            branch.add(Text(f"... {_count(len(edges) - width, 'more step')}, {_count(rest, 'visit')}", style="dim"))
     return drawing
 
 
@@ -83,11 +82,34 @@ def statement(trace: Trace) -> str:
     return f"{trace.kind} {json.dumps(trace.arguments)}"
 
 
+def origin(trace: Trace) -> str:
+    """How a trace came about, in one line."""
+    options = "".join(f" {name}={setting}" for name, setting in trace.options.items())
+    cost = f"{trace.usage.generated:,} tokens, {trace.usage.simulations:,} simulations, {trace.usage.seconds:.2f} s"
+    return f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}; {cost}"
+
+
+def pick(texts: Sequence[str], wanted: str | None) -> int:
+    """Index of the text that `wanted` names, by a part of it or by its number from 1 on; None: the first. Raises ValueError."""
+    if wanted is None:
+        return 0
+    if wanted.isdecimal() and 1 <= int(wanted) <= len(texts):
+        return int(wanted) - 1
+    index = next((i for i, text in enumerate(texts) if wanted in text and not wanted.isdecimal()), None)
+    if index is None:
+        raise ValueError(f"no trace is {wanted!r}: give a number from 1 to {len(texts)}, or a part of a problem's text")
+    return index
+
+
 def printable(text: str) -> str:
     """`text` in one line without control characters: what a model wrote must not steer the terminal."""
     line = " / ".join(part.strip() for part in text.strip().splitlines() if part.strip())
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _score(trace: Trace, node: int) -> float:
@@ -118,7 +140,7 @@ def _find(trace: Trace, steps: Sequence[Any]) -> list[int]:
 def _label(trace: Trace, edge: int, marked: bool) -> Text:
     """`* 8-7=1  12 visits  value 0.53  prior 0.21  reward 1`"""
     child, visits, mean = int(trace.edge_child[edge]), int(trace.edge_visits[edge]), _mean(trace, edge)
-    numbers = [f"{visits} visits" if visits else "not visited"]
+    numbers = [_count(visits, "visit") if visits else "not visited"]
     value = trace.edge_value[edge] if math.isnan(mean) else mean
     if not math.isnan(value):
         numbers.append(f"value {value:.2f}")

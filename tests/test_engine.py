@@ -48,8 +48,8 @@ def engine(kind="llama", head=None, **options):
 def check_pool(engine):
     tree = engine._store.tree
     tree.check()
-    assert not engine._running and sorted(engine._free) == list(range(engine.slots)) and not engine._stage.any()
-    assert not engine._reading and not engine._to_read
+    assert not engine._rows.running and sorted(engine._rows.free) == list(range(engine.slots)) and not engine._rows.stage.any()
+    assert not engine._reading and not engine._rows.to_read
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -289,8 +289,8 @@ def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
     forward, calls = backend._pass.forward, []
 
     def scarce(last, length, active, chunks):
-        calls.append(len(backend._running))
-        if len(backend._running) > 4 and len(calls) > 3 or backend.slots == 1:
+        calls.append(len(backend._rows.running))
+        if len(backend._rows.running) > 4 and len(calls) > 3 or backend.slots == 1:
             raise torch.OutOfMemoryError
         return forward(last, length, active, chunks)
 
@@ -333,8 +333,8 @@ def test_examiner_passes_the_engine_and_catches_a_cheat():
 
     def by_slot(request, *others):  # draws that depend on the slot
         join(request, *others)
-        slot = cheat._running[request].slot
-        cheat._seed[slot] = slot
+        slot = cheat._rows.running[request].slot
+        cheat._rows._seed[slot] = slot
 
     cheat._join = by_slot
     with pytest.raises(AssertionError, match="another result alone"):

@@ -76,12 +76,21 @@ def expected(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 
 def test_survivors_of_a_large_vocabulary():
     rng = np.random.default_rng(1)
-    for _ in range(50):
-        logits = rng.normal(0, 3, 2000).astype(np.float32)
-        options = dict(top_k=int(rng.integers(0, 50)), top_p=float(rng.uniform(0.1, 1)), min_p=float(rng.choice([0, 0.05])))
-        ids, weights = survivors(logits - logits.max(), **options)
-        want = expected(logits, **options)
-        assert set(ids) == set(np.flatnonzero(want)) and weights[0] == 1 and (np.diff(weights) <= 0).all()
+    for _ in range(20):
+        logits = rng.normal(0, 3, (5, 2000)).astype(np.float32)
+        cuts = rng.choice([0, 1, 20, 50, 5000], 5), rng.choice([1, 0.99, 0.5, 0.01], 5), rng.choice([0, 0.05, 1.0], 5)
+        ids, weights = survivors(logits - logits.max(1, keepdims=True), *cuts)
+        assert (weights[:, 0] == 1).all() and (np.diff(weights, axis=1) <= 0).all()
+        for row in range(5):
+            want = expected(logits[row], 1.0, *(c[row] for c in cuts))
+            assert set(ids[row][weights[row] > 0]) == set(np.flatnonzero(want))
+
+
+def test_of_equals_the_lowest_ids_survive_whatever_the_neighbours():
+    table = np.zeros((3, 40), np.float32)
+    table[1] -= np.arange(40) * 0.01
+    ids, weights = survivors(table, np.array([3, 30, 7]), np.ones(3), np.zeros(3))
+    assert ids[0][weights[0] > 0].tolist() == [0, 1, 2] and ids[2][weights[2] > 0].tolist() == list(range(7))
 
 
 def test_greedy_takes_the_lowest_of_equals():
@@ -129,6 +138,7 @@ def test_noise_is_exponential_and_uncorrelated():
     for other in (e[1:], e[:, 1:], noise(np.arange(300, dtype=np.uint64), np.ones(300, np.int64), np.arange(1000, dtype=np.uint32)[None])):
         a, b = e[: other.shape[0], : other.shape[1]].ravel(), other.ravel()
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.01
-    assert noise(np.array([7], np.uint64), np.array([0]), np.arange(3, dtype=np.uint32)[None])[0].tolist() == noise(
-        np.array([7], np.uint64), np.array([0]), np.array([[0, 1, 2]], np.uint32)
-    )[0].tolist()
+    assert (
+        noise(np.array([7], np.uint64), np.array([0]), np.arange(3, dtype=np.uint32)[None])[0].tolist()
+        == noise(np.array([7], np.uint64), np.array([0]), np.array([[0, 1, 2]], np.uint32))[0].tolist()
+    )

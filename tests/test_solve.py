@@ -118,7 +118,7 @@ def test_a_finished_state_without_an_answer_gets_no_vote():
 
 
 def test_a_chain_has_at_most_max_steps():
-    solution = search.solve("go on", text_guide(lambda r: generated(f"on {r.seed}"), max_steps=3), "mcts", "tokens=600")
+    solution = search.solve("go on", text_guide(lambda r: generated(f"on {r.seed}"), max_steps=3), "mcts", "tokens=5000")
     assert max(solution.tree.depth(n) for n in range(len(solution.tree.nodes))) == 3 and solution.answer is None
 
 

@@ -24,19 +24,19 @@ def tokenizer(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokenizerFa
 
 def model(kind: str = "llama", vocab: int = 258, seed: int = 0, spread: float = 0.2, **options):
     """A random model of 2 layers, 4 heads over 2 key heads, hidden size 32; `spread` of the weights makes its choices pointed."""
-    settings = dict(
-        vocab_size=vocab,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=256,
-        pad_token_id=None,
-        initializer_range=spread,
-    )
+    settings = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": None,
+        "eos_token_id": 256,
+        "pad_token_id": None,
+        "initializer_range": spread,
+    }
     classes = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
     config, maker = classes[kind]
     torch.manual_seed(seed)

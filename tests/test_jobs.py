@@ -1,0 +1,346 @@
+"""Files of problems: what is refused and how it is named, what is written and when, and what a restart makes of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from fakes import scripted_guide
+
+import guides
+import search
+from search import Trace
+from search.cli import main
+from search.jobs import Results, plain, read_jobs
+
+ROOT = Path(__file__).resolve().parent.parent
+PUZZLE, IMPOSSIBLE = "Use 4, 7, 8 and 8 to make 24.", "Use 1 and 1 to make 24."
+
+
+@pytest.fixture(autouse=True)
+def scripted(monkeypatch):
+    """Every checkpoint is the tests' scripted model; `loaded` counts how often one was asked for."""
+    loaded = []
+    monkeypatch.setattr(guides, "settings", lambda path: {}, raising=False)
+    monkeypatch.setattr(guides, "load", lambda path, **options: loaded.append(path) or scripted_guide(), raising=False)
+    return loaded
+
+
+def run(capsys, *args):
+    code = main(["solve", *map(str, args)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def written(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def results(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# -- reading
+
+
+def test_ids_kinds_and_blank_lines(tmp_path):
+    path = written(
+        tmp_path / "p", {"problem": PUZZLE, "target": "(7+8-... )", "note": [1]}, "", {"id": 9, "problem": "What is 1 + 1?"},
+        {"id": "k", "kind": "countdown", "problem": {"numbers": [1, 2], "target": 3}}, {"kind": "countdown", "problem": PUZZLE},
+        {"id": "c", "kind": "search.problem:TextProblem", "problem": {"statement": "Why?"}},
+    )  # fmt: skip
+    jobs = read_jobs(path)
+    assert [job.id for job in jobs] == ["1", 9, "k", "5", "c"]
+    prompts = [job.problem.prompt(job.problem.initial()) for job in jobs]
+    assert prompts == [PUZZLE, "What is 1 + 1?", "Use 1 and 2 to make 3.", PUZZLE, "Why?"]
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"problem": "with a mark"}\r\n{"problem": "without a last line end\xe2\x80\xa8"}')
+    assert len(read_jobs(path)) == 2
+
+
+BAD_LINES = {
+    "no JSON": "{'problem': 'x'}",
+    "half a line": '{"problem": "x',
+    "no object": "[1]",
+    "text": '"Use 1 and 2 to make 3."',
+    "nested": "[" * 100_000,
+    "no problem": '{"id": "a"}',
+    "no text": '{"problem": 24}',
+    "empty problem": '{"problem": " "}',
+    "object without kind": '{"problem": {"numbers": [1, 2], "target": 3}}',
+    "malformed puzzle": '{"problem": "Use 4 and to make 24"}',
+    "id of a list": '{"id": [1], "problem": "x"}',
+    "id of true": '{"id": true, "problem": "x"}',
+    "empty id": '{"id": "", "problem": "x"}',
+    "the same id": '{"id": "first", "problem": "x"}',
+    "the number of a line": '{"id": 1, "problem": "x"}\n{"id": "1", "problem": "y"}',
+    "unknown kind": '{"kind": "riddle", "problem": "x"}',
+    "unknown kind of an object": '{"kind": "riddle", "problem": {}}',
+    "kind of a number": '{"kind": 3, "problem": {}}',
+    "kind that is a path": '{"kind": "../x", "problem": {}}',
+    "not of its kind": '{"kind": "countdown", "problem": "What is 1 + 1?"}',
+    "wrong arguments": '{"kind": "countdown", "problem": {"letters": "abc"}}',
+    "impossible arguments": '{"kind": "countdown", "problem": {"numbers": [1], "target": 3}}',
+    "arguments of another type": '{"kind": "countdown", "problem": {"numbers": 5, "target": 3}}',
+    "class that is not there": '{"kind": "search.problem:Riddle", "problem": {}}',
+    "module that is not there": '{"kind": "no_such_module:Riddle", "problem": {}}',
+    "a function": '{"kind": "os:system", "problem": {"command": "exit 1"}}',
+    "a class that is no problem": '{"kind": "subprocess:Popen", "problem": {"args": "true"}}',
+    "text for a class": '{"kind": "search.problem:TextProblem", "problem": "x"}',
+    "not UTF-8": b'{"problem": "\xff"}',
+}
+
+
+@pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES.keys())
+def test_a_bad_line_is_named_before_anything_is_loaded(capsys, tmp_path, scripted, bad):
+    path, output = tmp_path / "p.jsonl", tmp_path / "o.jsonl"
+    path.write_bytes(b'{"id": "first", "problem": "x"}\n\n' + (bad if isinstance(bad, bytes) else bad.encode()) + b"\n")
+    code, out, err = run(capsys, "--input", path, "--output", output)
+    assert code == 2 and out == "" and not scripted and not output.exists()
+    assert f"{path}, line {4 if '1' in str(bad) and 'y' in str(bad) and '2' not in str(bad) and '\n' in str(bad) else 3}: " in err, err
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_ids_given_twice_name_both_lines(tmp_path):
+    path = written(tmp_path / "p", {"id": "a", "problem": "x"}, {"id": "b", "problem": "x"}, {"id": "a", "problem": "y"})
+    with pytest.raises(ValueError, match="line 3: the id 'a' is that of line 1"):
+        read_jobs(path)
+    with pytest.raises(ValueError, match="line 2: the id '2' is that of line 1"):
+        read_jobs(written(path, {"id": 2, "problem": "x"}, {"problem": "y"}))
+
+
+def test_an_empty_file_and_a_folder(capsys, tmp_path):
+    assert run(capsys, "--input", written(tmp_path / "p", ""))[0] == 2
+    assert run(capsys, "--input", tmp_path)[0] == 2
+
+
+def test_a_kind_that_the_model_does_not_know(capsys, tmp_path, monkeypatch, scripted):
+    monkeypatch.setattr(guides, "settings", lambda path: {"kinds": ["search.problems.countdown:Countdown"]})
+    code, _, err = run(capsys, "--input", written(tmp_path / "p", {"problem": PUZZLE}, {"problem": "What is 1 + 1?"}))
+    assert code == 2 and "line 2: " in err and "--guide" in err and not scripted
+
+
+# -- writing
+
+
+def test_results_of_a_file(capsys, tmp_path):
+    path = written(tmp_path / "p", {"id": "a", "problem": PUZZLE, "target": "SECRET"}, {"id": 2, "problem": IMPOSSIBLE})
+    code, out, err = run(
+        capsys, "--input", path, "--output", tmp_path / "new" / "o", "--traces", tmp_path / "t", "--budget", "tokens=20000"
+    )
+    assert code == 1 and out == "" and "1 of 2 problems answered" in err
+    rows = {row["id"]: row for row in results(tmp_path / "new" / "o")}
+    assert rows.keys() == {"a", 2}
+    assert rows["a"].keys() == {"id", "answer", "verified", "value", "stopped", "usage", "error"}
+    assert rows["a"]["verified"] is True and rows[2]["verified"] is False and rows[2]["stopped"] == "exhausted"
+    assert len(Trace.load(tmp_path / "t")) == 2
+    for file in tmp_path.rglob("*"):
+        assert file == path or file.is_dir() or b"SECRET" not in file.read_bytes()
+    assert all("SECRET" not in repr(trace) + repr(trace.arguments) for trace in Trace.load(tmp_path / "t"))
+
+
+def test_stdout_without_output(capsys, tmp_path):
+    path = written(tmp_path / "p", {"problem": PUZZLE}, {"problem": PUZZLE})
+    code, out, _ = run(capsys, "--input", path, "--budget", "tokens=20000", "--json")
+    assert code == 0 and [json.loads(line)["id"] for line in out.splitlines()] in (["1", "2"], ["2", "1"])
+
+
+def test_nan_is_null(tmp_path):
+    import numpy as np
+
+    assert plain({"a": math.nan, "b": [math.inf, 1.5], "c": (np.float32("nan"), np.int64(3)), 4: "x"}) == {
+        "a": None, "b": [None, 1.5], "c": [None, 3], "4": "x",
+    }  # fmt: skip
+    out = Results(tmp_path / "o")
+    out.write("a", search.Solution(None, error=ValueError("no\nthing")))
+    out.close()
+    assert results(tmp_path / "o")[0]["value"] is None and results(tmp_path / "o")[0]["error"] == "ValueError: no\nthing"
+
+
+def test_a_restart_does_only_what_is_missing(capsys, tmp_path, scripted):
+    path, output = written(tmp_path / "p", *({"id": i, "problem": PUZZLE} for i in range(4))), tmp_path / "o"
+    assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0
+    whole = output.read_text().splitlines(keepends=True)
+    output.write_text(whole[0] + whole[1] + whole[2][:40])
+    assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0
+    again = output.read_text().splitlines(keepends=True)
+    assert again[:2] == whole[:2] and sorted(row["id"] for row in results(output)) == [0, 1, 2, 3]
+    assert len(scripted) == 2
+    before = output.read_bytes()
+    code, out, err = run(capsys, "--input", path, "--output", output)
+    assert code == 0 and output.read_bytes() == before and len(scripted) == 2, "nothing to do: no model is loaded"
+    assert "4 of 4 problems answered, 4 had been searched before" in err
+
+
+def test_the_exit_code_counts_earlier_results(capsys, tmp_path):
+    path, output = written(tmp_path / "p", {"id": "a", "problem": IMPOSSIBLE}), tmp_path / "o"
+    assert run(capsys, "--input", path, "--output", output)[0] == 1
+    written(path, {"id": "a", "problem": IMPOSSIBLE}, {"id": "b", "problem": PUZZLE})
+    assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 1
+    assert [row["id"] for row in results(output)] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "content", ["my notes\nfrom Monday", "my notes", '{"name": 1}\n', "[1]\n", '{"identity": "of somebody else"}', "\n"]
+)
+def test_a_file_of_something_else_is_left_alone(capsys, tmp_path, scripted, content):
+    path, output = written(tmp_path / "p", {"problem": PUZZLE}), tmp_path / "notes"
+    output.write_text(content)
+    code, _, err = run(capsys, "--input", path, "--output", output)
+    assert code == 2 and output.read_text() == content and not scripted and "choose another --output" in err
+    code, _, err = run(capsys, "--input", path, "--output", path)
+    assert code == 2 and len(read_jobs(path)) == 1
+
+
+def test_an_output_that_cannot_be_written(capsys, tmp_path, scripted):
+    path = written(tmp_path / "p", {"problem": PUZZLE})
+    for output in (tmp_path, path / "o"):
+        code, _, err = run(capsys, "--input", path, "--output", output)
+        assert code == 2 and not scripted and err.count("\n") == 1, err
+
+
+def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
+    """The disk takes 100 bytes of the second line; the next run does the rest."""
+    from search import jobs
+
+    class Full(jobs.FileIO):
+        room = 600
+
+        def write(self, data):
+            size = os.fstat(self.fileno()).st_size
+            return super().write(data[: max(0, self.room - size)])
+
+    path, output = written(tmp_path / "p", {"id": "a", "problem": PUZZLE}, {"id": "b", "problem": PUZZLE}), tmp_path / "o"
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "FileIO", Full)
+        code, _, err = run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")
+    assert code == 1 and os.strerror(errno.ENOSPC) in err and "Traceback" not in err
+    assert len(results(output)) == 1
+    assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0 and len(results(output)) == 2
+
+
+def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
+    path = written(tmp_path / "p", *({"id": i, "problem": PUZZLE} for i in range(3)))
+    write = Results.write
+
+    def checked(self, name, solution):
+        assert len(Trace.load(tmp_path / "t")) == len(self.done) + 1
+        write(self, name, solution)
+
+    monkeypatch.setattr(Results, "write", checked)
+    assert run(capsys, "--input", path, "--output", tmp_path / "o", "--traces", tmp_path / "t", "--budget", "tokens=20000")[0] == 0
+
+
+def test_one_failed_search_is_a_line_like_the_others(capsys, tmp_path, monkeypatch):
+    def method(problem, guide, meter, rng):
+        if problem.prompt(problem.initial()) == IMPOSSIBLE:
+            raise RuntimeError("lost")
+        from search.methods.sample import sample
+
+        return (yield from sample(problem, guide, meter, rng))
+
+    module = type(sys)("own_method")
+    module.method = method
+    monkeypatch.setitem(sys.modules, "own_method", module)
+    path = written(tmp_path / "p", {"id": "a", "problem": IMPOSSIBLE}, {"id": "b", "problem": PUZZLE})
+    code, _, err = run(capsys, "--input", path, "--output", tmp_path / "o", "--method", "own_method:method", "--budget", "tokens=50000")
+    rows = {row["id"]: row for row in results(tmp_path / "o")}
+    assert code == 1 and rows["a"]["error"] == "RuntimeError: lost" and rows["a"]["stopped"] == "error" and rows["b"]["verified"] is True
+
+
+# -- killed and interrupted, in processes
+
+#: a process whose method needs no model, takes a moment and notes in `log` which problems it ended
+SLOW = f"""
+import sys, time
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import guides
+from fakes import scripted_guide
+guides.settings, guides.load = (lambda path: {{}}), (lambda path, **options: scripted_guide())
+import types
+from search.methods.grow import plant
+from search.problem import TextStep
+
+def slow(problem, guide, meter, rng, *, seconds: float = 0.02):
+    tree, until = plant(problem), time.monotonic() + seconds
+    while not meter.stopped and time.monotonic() < until:
+        time.sleep(0.002)
+    if not meter.stopped:
+        step = TextStep("The answer is " + problem.statement.split()[-1], finish="end")
+        edge = tree.add(0, [step], [(step,)], [1.0])[0]
+        tree.finished[tree.open(0, edge)] = None
+        tree.visit(tree.open(0, edge), 0.9)
+        with open("log", "a") as log:
+            log.write(problem.statement + "\\n")
+    return tree
+    yield
+
+sys.modules["own"] = types.SimpleNamespace(slow=slow)
+from search.cli import main
+sys.exit(main())
+"""
+COUNT = 150
+
+
+def start(folder, *args):
+    command = [sys.executable, "-c", SLOW, "solve", "--method", "own:slow", "--input", "p", "--output", "o", "--traces", "t", *args]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_lines(path, count):
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.005)
+
+
+def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
+    written(tmp_path / "p", *({"id": f"n{i}", "problem": f"Say {i}"} for i in range(COUNT)))
+    rng, output, finished = random.Random(0), tmp_path / "o", []
+    for _ in range(4):
+        process = start(tmp_path)
+        before = output.read_bytes().count(b"\n") if output.exists() else 0
+        wait_for_lines(output, before + rng.randint(1, 30))
+        time.sleep(rng.random() * 0.03)
+        process.kill()
+        process.communicate()
+        lines = output.read_bytes().split(b"\n")[:-1]
+        assert lines[: len(finished)] == finished, "what was finished stays as it is"
+        finished = lines
+        traced = {trace.arguments["statement"] for trace in Trace.load(tmp_path / "t")}
+        assert {f"Say {json.loads(line)['id'][1:]}" for line in lines} <= traced, "a trace is there before its result"
+    process = start(tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    rows = results(output)
+    assert sorted(row["id"] for row in rows) == sorted(f"n{i}" for i in range(COUNT))
+    assert all(row["answer"] == row["id"][1:] for row in rows)
+    statements = [trace.arguments["statement"] for trace in Trace.load(tmp_path / "t")]
+    assert sorted(statements) == sorted(f"Say {i}" for i in range(COUNT)), "each trace once"
+    log = (tmp_path / "log").read_text().splitlines()
+    repeated = len(log) - len(set(log))
+    assert set(log) == set(statements) and repeated <= 4, f"only the one under way at each kill may be done again, not {repeated}"
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    written(tmp_path / "p", *({"id": i, "problem": f"Say {i}"} for i in range(COUNT)))
+    process = start(tmp_path)
+    wait_for_lines(tmp_path / "o", 5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    rows = results(tmp_path / "o")
+    assert process.returncode == 130 and 5 <= len(rows) < COUNT and "Traceback" not in err, textwrap.shorten(err, 500)
+    assert all(row["stopped"] == "finished" for row in rows), "an interrupted search is not written"
+    assert len(Trace.load(tmp_path / "t")) == len(rows)
+    process = start(tmp_path, "--option", "seconds=0.001")
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and results(tmp_path / "o")[: len(rows)] == rows and len(results(tmp_path / "o")) == COUNT

@@ -1,0 +1,197 @@
+"""What a user installs: light to import, complete as a wheel, at home in places that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import textwrap
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("search", "models", "guides", "benchmarks")
+HEAVY = ("torch", "transformers", "numba", "pyarrow", "sympy")
+WEIGHTS = sorted(path.name for path in (ROOT / "models" / "builtin").glob("*.safetensors"))
+
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs the source tree")
+
+
+def python(code: str, *arguments: str, cwd: Path | None = None, seconds: float = 300, **environment: str | None) -> str:
+    """Standard output of a new interpreter that runs `code`, started away from the source tree; None takes a variable away."""
+    variables = {**os.environ, **{name: value for name, value in environment.items() if value is not None}}
+    for name in (name for name, value in environment.items() if value is None):
+        variables.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(code), *arguments],
+        cwd=cwd or Path(sys.prefix), env=variables, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import search",
+        "import search, guides, models, benchmarks; dir(search)",
+        "import search; search.Budget(tokens=1); search.TextProblem('x'); search.Guide; search.check_backend; search.IllegalStep",
+        "from search.cli import main; sys.argv[1:] = ['--help']\ntry: main()\nexcept SystemExit as end: assert not end.code",
+        "from search.cli import main; sys.argv[1:] = ['solve', '--help']\ntry: main()\nexcept SystemExit as end: assert not end.code",
+    ],
+)
+def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
+    loaded = python(f"import sys\n{code}\nsys.stderr.flush(); print('loaded', [m for m in {HEAVY} if m in sys.modules])")
+    assert loaded.splitlines()[-1] == "loaded []"
+
+
+def test_bad_input_is_refused_before_anything_heavy_loads() -> None:
+    code = """
+        import sys, search
+        for wrong in ({"budget": "tokens=0"}, {"method": "guess"}, {"branch": "many"}):
+            try: search.solve("Use 4 and 7 to make 11.", **wrong)
+            except ValueError as error: print(error)
+        print('loaded', [m for m in ("torch", "transformers") if m in sys.modules])
+    """
+    *messages, loaded = python(code).splitlines()
+    assert len(messages) >= 3 and loaded == "loaded []"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the source tree."""
+    source = tmp_path_factory.mktemp("source") / "copse"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    for package in (*PACKAGES, "tests"):
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__", "work", "checkpoint-*"))
+    out = tmp_path_factory.mktemp("wheel")
+    built = python("import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))", str(out), cwd=source)
+    return out / built.splitlines()[-1]
+
+
+def test_the_wheel_is_complete(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert modules <= set(names), "every module is in"
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
+    assert {f"models/builtin/{name}" for name in ("recipe.json", *WEIGHTS)} <= set(names)
+    kept = {path.name for path in (ROOT / "models" / "builtin").iterdir() if path.is_file()}
+    assert kept <= {Path(name).name for name in names if name.startswith("models/builtin/")}, "all of the built-in model is in"
+
+
+def test_the_wheel_has_nothing_else(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    tops = {name.split("/")[0] for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+    assert not [name for name in archive.namelist() if name.endswith((".nbi", ".nbc", ".pyc"))]
+    (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA"))
+    assert "License-Expression: Apache-2.0" in metadata and "Requires-Dist: torch<2.14,>=2.11" in metadata
+    assert "copse = search.cli:main" in next(archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt"))
+    assert wheel.stat().st_size < 100e6
+
+
+SEARCHES = """
+    import logging, sys
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+    import search, numpy
+    from search.tree import Tree
+    tree = Tree("root")
+    tree.add(0, ["a", "b"], ["A", "B"], numpy.array([0.5, 0.5]))
+    for _ in range(3):
+        leaves = tree.select(1)
+        tree.backup(leaves, [1.0])
+    assert tree.visits(0) == 3
+    print("from", search.__file__)
+"""
+
+
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path) -> Path:
+    """A folder with the packages of the wheel, nothing else: what an installation leaves in site-packages."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def test_the_installed_wheel_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    assert f"from {installed / 'search'}" in python(SEARCHES, cwd=tmp_path, PYTHONPATH=str(installed))
+    helped = python("from search.cli import main; main()", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert "solve" in helped and "view" in helped
+
+
+def test_an_installation_that_cannot_be_written(installed: Path, tmp_path: Path) -> None:
+    """Neither the installation nor a home folder can be written: kernels are kept in the temporary folder, compiled once."""
+    folders = [installed / "search", installed / "search" / "problems"]
+    for folder in folders:
+        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    # root may write everywhere, so this user is told that it may not
+    refuse = f"""
+    import os
+    allowed = os.access
+    os.access = lambda path, mode, **more: not str(path).startswith({str(installed)!r}) and allowed(path, mode, **more)
+    """
+    try:
+        code = textwrap.dedent(refuse) + textwrap.dedent(SEARCHES)
+        surroundings = {"PYTHONPATH": str(installed), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+        surroundings |= {"HOME": None, "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}  # type: ignore[dict-item]
+        first = python(code, cwd=tmp_path, **surroundings)
+        assert first.count("compiling search kernels") == 1, "a first compile logs one line"
+        assert str(temporary) in first and list(temporary.rglob("*.nbi")), "they are kept"
+        assert "compiling" not in python(code, cwd=tmp_path, **surroundings)
+        assert not list(installed.rglob("*.nbi"))
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+
+
+def test_two_processes_compile_at_once(tmp_path: Path) -> None:
+    code = "import sys; sys.stdin.readline()\n" + textwrap.dedent(SEARCHES)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-P", "-c", code]
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in both:
+        out, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+        assert "from " in out
+    assert list((tmp_path / "cache").rglob("*.nbi"))
+
+
+@pytest.mark.parametrize("name", ["models", "guides"])
+@pytest.mark.skipif(not WEIGHTS, reason="the built-in model has no weights here")
+def test_a_folder_of_the_users_that_hides_ours_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    script = tmp_path / "script.py"
+    problem = "Use 4, 7, 8 and 8 to make 24."
+    script.write_text(f"import search\ntry:\n    search.solve({problem!r})\nexcept ImportError as error:\n    print(error)\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert str(tmp_path / name) in done.stdout and "rename" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_wheel_installs_into_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    place = tmp_path / "env" / "bin"
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def call(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=1500)
+
+    assert call(str(place / "pip"), "install", "-q", str(wheel)).returncode == 0
+    assert call(str(place / "copse"), "--help").returncode == 0
+    if WEIGHTS:
+        done = call(str(place / "copse"), "solve", "Use 4, 7, 8 and 8 to make 24.")
+        assert done.returncode == 0 and "24" in done.stdout, done.stderr

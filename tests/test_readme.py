@@ -1,0 +1,105 @@
+"""Every example of README.md runs as it stands there. Only `path/to/model` is put in: a tiny random chat model."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BUILTIN = ROOT / "models" / "builtin" / "model.safetensors"
+CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+
+
+def blocks(language: str, part: str = TEXT) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)
+
+
+def section(title: str) -> str:
+    return TEXT.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 checkpoint with random weights, byte-level tokens and a chat template."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    tiny.model("qwen2", vocab=264, eos_token_id=257, max_position_embeddings=32_768).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"line-{TEXT[: TEXT.index(code)].count(chr(10)) + 1}")
+def test_python_examples_run(
+    code: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "path/to/model" not in code and not BUILTIN.exists():
+        pytest.skip("the built-in model has no weights here")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("path/to/model", str(model)), "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("code", blocks("python", section("Parts of your own")))
+def test_parts_of_your_own_take_at_most_20_lines(code: str) -> None:
+    ast.parse(code)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+
+
+def test_the_problems_file_runs(tmp_path: Path) -> None:
+    if not BUILTIN.exists():
+        pytest.skip("the built-in model has no weights here")
+    (lines,) = blocks("json", section("Parts of your own"))
+    (command,) = blocks("sh", section("Parts of your own"))
+    (tmp_path / "problems.jsonl").write_text(lines)
+    name, *arguments = command.split()
+    assert name == "copse"
+    done = subprocess.run([sys.executable, "-P", "-m", "search.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode in (0, 1), done.stderr
+    solved = [json.loads(line) for line in (tmp_path / "solved.jsonl").read_text().splitlines()]
+    assert sorted(row["id"] for row in solved) == ["easy", "hard"]
+    assert "8/3)" not in done.stdout or any(row["verified"] for row in solved)
+
+
+def test_the_two_commands_stand_alone() -> None:
+    """They are what `.ci/run` runs: each on one line, from an environment made there."""
+    commands = [line for block in blocks("sh", section("Two commands")) for line in block.splitlines()]
+    assert len(commands) == 2
+    assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ") for command in commands)
+    assert "copse solve" in commands[0] and commands[1].endswith("-m pytest -q")
+
+
+def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of the README names options that exist."""
+    import shlex
+
+    from typer.main import get_command
+
+    from search.cli import app
+
+    commands = [line.split("   #")[0] for block in blocks("sh", section("On the command line")) for line in block.splitlines()]
+    assert len(commands) >= 6
+    for line in commands:
+        words = shlex.split(line)
+        assert words.pop(0) == "copse"
+        command = get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
