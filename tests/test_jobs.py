@@ -83,7 +83,6 @@ BAD_LINES = {
     "id of true": '{"id": true, "problem": "x"}',
     "empty id": '{"id": "", "problem": "x"}',
     "the same id": '{"id": "first", "problem": "x"}',
-    "the number of a line": '{"id": 1, "problem": "x"}\n{"id": "1", "problem": "y"}',
     "unknown kind": '{"kind": "riddle", "problem": "x"}',
     "unknown kind of an object": '{"kind": "riddle", "problem": {}}',
     "kind of a number": '{"kind": 3, "problem": {}}',
@@ -107,7 +106,7 @@ def test_a_bad_line_is_named_before_anything_is_loaded(capsys, tmp_path, scripte
     path.write_bytes(b'{"id": "first", "problem": "x"}\n\n' + (bad if isinstance(bad, bytes) else bad.encode()) + b"\n")
     code, out, err = run(capsys, "--input", path, "--output", output)
     assert code == 2 and out == "" and not scripted and not output.exists()
-    assert f"{path}, line {4 if '1' in str(bad) and 'y' in str(bad) and '2' not in str(bad) and '\n' in str(bad) else 3}: " in err, err
+    assert f"{path}, line 3: " in err, err
     assert err.count("\n") == 1 and "Traceback" not in err
 
 

@@ -117,8 +117,9 @@ def test_a_finished_state_without_an_answer_gets_no_vote():
     assert solution.answer == "1" and len(solution.candidates) == 1 and solution.candidates[0][1] == 1.0
 
 
-def test_a_chain_has_at_most_max_steps():
-    solution = search.solve("go on", text_guide(lambda r: generated(f"on {r.seed}"), max_steps=3), "mcts", "tokens=5000")
+@pytest.mark.parametrize("method, options", [("sample", {"chains": 2}), ("beam", {}), ("mcts", {"widen": 0.0})])
+def test_a_chain_has_at_most_max_steps(method, options):
+    solution = search.solve("go on", text_guide(lambda r: generated(f"on {r.seed}"), max_steps=3), method, "tokens=5000", **options)
     assert max(solution.tree.depth(n) for n in range(len(solution.tree.nodes))) == 3 and solution.answer is None
 
 

@@ -100,15 +100,14 @@ def test_a_tree_deeper_than_the_recursion_limit():
 
 
 def test_a_tree_of_the_root_alone():
-    none = {name: np.zeros(0, kind) for name, kind in (("edge_node", "i4"), ("edge_child", "i4"), ("edge_visits", "i4"), ("edge_sum", "f8"), ("edge_prior", "f4"), ("edge_value", "f4"), ("edge_log_prob", "f8"))}  # fmt: skip
-    trace = planted(
-        node_parent=np.array([-1], np.int32),
-        node_edge=np.array([-1], np.int32),
-        node_finished=np.zeros(1, bool),
-        node_reward=np.full(1, math.nan),
-        steps=(),
-        **none,
-    )
+    names = ("edge_node", "edge_child", "edge_visits", "edge_sum", "edge_prior", "edge_value", "edge_log_prob")
+    roots = {
+        "node_parent": np.array([-1]),
+        "node_edge": np.array([-1]),
+        "node_finished": np.zeros(1, bool),
+        "node_reward": np.full(1, math.nan),
+    }
+    trace = planted(steps=(), **roots, **{name: np.zeros(0, getattr(planted(), name).dtype) for name in names})
     assert lines(trace) == ["start  0 visits below"]
 
 
