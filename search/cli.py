@@ -114,8 +114,8 @@ def solve(
     language = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
-    arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     model = Model(guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language).checked()
+    arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
         code = _solve_file(input, output, model, arguments, writer)
@@ -194,7 +194,7 @@ def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[
     if waiting:
         guide = model.load()
         finisher = Finisher(waiting, results, writer, {**arguments, **model.language, "guide": guide.version})
-        search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, **arguments)
+        search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, keep_trees=False, **arguments)
         interrupted = finisher.interrupted
     results.close()
     good = sum(results.done.get(str(job.id), False) for job in jobs)

@@ -191,7 +191,7 @@ class Results:
             try:
                 row = json.loads(line)
                 self.done[str(row["id"])] = answered(row)
-            except (ValueError, TypeError, KeyError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 raise ValueError(f"{path}, line {number} is no result of copse solve: choose another --output") from None
         if rest:
             beginning = b'{"id": '

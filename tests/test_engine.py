@@ -284,6 +284,17 @@ def test_other_attention_is_read_anew_and_right(caplog):
     assert isinstance(Engine(model, tiny.tokenizer(), context=8)._pass, Packed)
 
 
+def test_bfloat16_is_near():
+    model, exact = tiny.model().to(torch.bfloat16), tiny.model()
+    backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=4)
+    assert isinstance(backend._pass, Packed)
+    for reply in answers(backend, [Generate(p, max_tokens=10, seed=i, stop=("q",)) for i, p in enumerate(prompts(8))]):
+        prompt, got = reply.request.prompt, reply.result
+        log_probs, _ = forward(exact, prompt + got.tokens)
+        at = np.arange(len(prompt) - 1, len(prompt) + len(got.tokens) - 1)
+        assert np.abs(got.log_probs - log_probs[at, got.tokens]).max() < 0.5
+
+
 def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
     backend, requests = engine(slots=8), [Generate(p, max_tokens=9, seed=i) for i, p in enumerate(prompts(8))]
     forward, calls = backend._pass.forward, []

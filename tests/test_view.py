@@ -19,7 +19,8 @@ def planted(rewards=(math.nan, math.nan, math.nan, math.nan), finished=(), steps
     """start -> a (5 visits: a0 of 3, a1 of 1), b (2 visits), c (never taken)."""
     nan = math.nan
     fields = {
-        "id": "x", "kind": "search.problem:TextProblem", "arguments": {"statement": "What is it?"}, "method": "m:m", "options": {"branch": 3},
+        "id": "x", "kind": "search.problem:TextProblem", "arguments": {"statement": "What is it?"}, "method": "m:m",
+        "options": {"branch": 3},
         "seed": 7, "version": "v", "usage": Usage(),
         "node_parent": np.array([-1, 0, 0, 1, 1], np.int32), "node_edge": np.array([-1, 0, 1, 3, 4], np.int32),
         "node_finished": np.array([node in finished for node in range(5)]), "node_reward": np.array([nan, *rewards]),

@@ -32,30 +32,42 @@ def mcts(
 ) -> Asks[Tree]:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
 
-    branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until none is new
+    branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until no new one comes
+                   anywhere in the tree, not even at a second asking
     leaves         distinct leaves of one round, evaluated together
     widen          a node with fewer than widen * sqrt(visits) steps gets `branch` more proposals; 0: never (Coulom 2007)
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
     """
-    tree = plant(problem)
-    root = (yield from round_of(problem, guide, meter, tree, [0], branch, rng)).get(0, Growth())
-    if root.error is not None and not meter.stopped:
-        root = (yield from round_of(problem, guide, meter, tree, [0], branch, rng)).get(0, Growth())
-    if root.error is not None and not meter.stopped:
-        raise root.error
-    _settle(tree, problem, write(tree, problem, 0, root, tau))
-    tree.visit(0, 0.5 if math.isnan(root.value) else root.value)
-    tree.exhausted = not root.children and root.error is None and not meter.stopped
+    tree = yield from _root(problem, guide, meter, branch, rng, tau)
     failures: Counter[int] = Counter()
-    while not solved(problem, tree) and not tree.exhausted:
-        begun = meter.begin(leaves)
+    explored = 0  # edges when no new step came the last time
+    while not solved(problem, tree):
+        if tree.exhausted and len(tree.edges) > explored:  # ask every node once more
+            explored, tree.exhausted = len(tree.edges), False
+            tree.reopen()
+        begun = 0 if tree.exhausted else meter.begin(leaves)
         if not begun:
             break
         picked = tree.select(begun, c_puct, fpu_reduction, stop_at_collision=True, widen=widen)
         values = yield from _simulate(problem, guide, meter, tree, picked, branch, rng, failures, tau)
         tree.backup(picked, values)
         meter.finish(int((~np.isnan(values)).sum()), begun)
+    return tree
+
+
+def _root(problem: Problem, guide: Guide, meter: Meter, branch: int, rng: np.random.Generator, tau: float) -> Asks[Tree]:
+    """A tree whose root is judged and expanded; N(root) starts at 1. Raises the backend's error where that is impossible."""
+    tree = plant(problem)
+    for _ in range(1 + RETRIES):
+        growth = (yield from round_of(problem, guide, meter, tree, [0], branch, rng)).get(0, Growth())
+        if growth.error is None or meter.stopped:
+            break
+    if growth.error is not None and not meter.stopped:
+        raise growth.error
+    _settle(tree, problem, write(tree, problem, 0, growth, tau))
+    tree.visit(0, 0.5 if math.isnan(growth.value) else growth.value)
+    tree.exhausted = not growth.children and growth.error is None and not meter.stopped
     return tree
 
 
