@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -46,20 +48,38 @@ def train_builtin(size: str = "small", out: str | Path = "builtin", seed: int | 
     _claim(out / "work", settings)
     started = time.time()
     options = Options(**settings["options"], seed=settings["seed"])
-    data = importlib.import_module(settings["data"])
+    tokenizer = build_tokenizer(**settings["tokenizer"])
+    rows = _shards(out, settings)
+    model, head = build_model(settings["model"], tokenizer, settings["seed"])
+    log.info("%s model: %.2f M parameters, %d examples", size, model.num_parameters() / 1e6, len(rows))
+    if (os.cpu_count() or 1) >= 8:
+        _make_shards(out, os.cpu_count() or 1)
+    report = train(model, head, rows, out / "work", options)
+    report |= {"size": size, "recipe": settings, "parameters": model.num_parameters(), "seconds": round(time.time() - started)}
+    export(model, head, tokenizer, out, training=report, guide=settings["guide"])
+    return out
+
+
+def _shards(out: Path, settings: dict[str, Any]) -> Shards:
+    """The training data of a run, in order; files that are missing are made when they are read."""
+    options, data = Options(**settings["options"]), importlib.import_module(settings["data"])
     tokenizer = build_tokenizer(**settings["tokenizer"])
 
     def make(shard: int) -> Iterator[list[Segment]]:
         return encode(tokenizer, data.examples(settings["seed"], shard, SHARD))
 
-    shards = -(-options.steps * options.batch * options.accumulation // SHARD)
-    rows = Shards(out / "work" / "shards", shards, SHARD, make, block=options.batch)
-    model, head = build_model(settings["model"], tokenizer, settings["seed"])
-    log.info("%s model: %.2f M parameters, %d examples", size, model.num_parameters() / 1e6, shards * SHARD)
-    report = train(model, head, rows, out / "work", options)
-    report |= {"size": size, "recipe": settings, "parameters": model.num_parameters(), "seconds since start": round(time.time() - started)}
-    export(model, head, tokenizer, out, training=report, guide=settings["guide"])
-    return out
+    count = -(-options.steps * options.batch * options.accumulation // SHARD)
+    return Shards(out / "work" / "shards", count, SHARD, make, block=options.batch)
+
+
+def _make_shards(out: Path, jobs: int) -> None:
+    """Make all files that are missing, in child processes: where a GPU trains, one process could not keep up with it."""
+    log.info("making the training data in %d processes", jobs)
+    command = [sys.executable, "-m", "guides.builtin", "shards", str(out.resolve()), str(jobs)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")])}
+    children = [subprocess.Popen([*command, str(job)], env=environment) for job in range(jobs)]
+    if any([child.wait() for child in children]):
+        raise RuntimeError(f"making the training data in {out} failed; start again, what is done is kept")
 
 
 def read_recipe(path: str | Path = RECIPE, size: str = "small") -> dict[str, Any]:
@@ -128,6 +148,17 @@ def _claim(work: Path, settings: dict[str, Any]) -> None:
     note.write_text(text)
 
 
+def main(arguments: Sequence[str]) -> None:
+    """`SIZE OUT` trains; `shards OUT JOBS JOB` makes every JOBS-th file of the data of a run that was begun."""
+    if arguments[0] == "shards":
+        out, jobs, job = Path(arguments[1]), int(arguments[2]), int(arguments[3])
+        rows = _shards(out, json.loads((out / "work" / "settings.json").read_text()))
+        for shard in range(job, rows.count, jobs):
+            rows.ensure(shard)
+    else:
+        train_builtin(arguments[0], arguments[1])
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train_builtin(*sys.argv[1:3])
+    main(sys.argv[1:])

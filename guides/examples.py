@@ -121,11 +121,15 @@ class Shards(Dataset[Row]):
     def __getitem__(self, index: int) -> Row:
         shard, row = divmod(index, self.size)
         if self._open is None or self._open[0] != shard:
-            path = self.folder / f"shard-{shard:05d}.npz"
-            if not path.exists():
-                write_examples(path, self.make(shard), self.block, seed=shard)
-            self._open = shard, ExampleFile(path)
+            self._open = shard, ExampleFile(self.ensure(shard))
         return self._open[1][row]
+
+    def ensure(self, shard: int) -> Path:
+        """The file of a shard, made if it is missing."""
+        path = self.folder / f"shard-{shard:05d}.npz"
+        if not path.exists():
+            write_examples(path, self.make(shard), self.block, seed=shard)
+        return path
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from guides.examples import ExampleFile, collate
+from guides.muon import MuonAdamW
 from models.heads import ValueHead, load_head, save_head
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,11 @@ class PolicyValueTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         decoder = self.model.get_decoder()
         self._decoder = torch.compile(decoder) if options.compile and _can_compile(self.args.device) else decoder
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            self.optimizer = MuonAdamW(model or self.model, self.options.lr, self.options.weight_decay)
+        return self.optimizer
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], torch.Tensor]:
         """The batches of one step, and float32 [2]: how many of their tokens have a weight, how many have a value label."""
@@ -164,8 +170,6 @@ def train(model: PreTrainedModel, head: ValueHead, rows: Dataset[Any], out: str 
         per_device_train_batch_size=options.batch,
         gradient_accumulation_steps=options.accumulation,
         learning_rate=options.lr,
-        adam_beta2=0.98,
-        weight_decay=options.weight_decay,
         max_grad_norm=1.0,
         lr_scheduler_type="warmup_stable_decay",
         warmup_steps=options.warmup,
@@ -177,6 +181,7 @@ def train(model: PreTrainedModel, head: ValueHead, rows: Dataset[Any], out: str 
         use_cpu=not accelerated,
         dataloader_drop_last=True,
         dataloader_pin_memory=accelerated,
+        dataloader_num_workers=4 if accelerated else 0,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",

@@ -32,6 +32,7 @@ CONTENT = (
     "*.jinja",
     GUIDE,
 )
+BAR = 1 << 30  # bytes of weights from which loading shows a progress bar
 DTYPES = ("float32", "bfloat16", "float16")
 SETTINGS = {
     "format": "1, the version of this file",
@@ -135,11 +136,15 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as bar
 
     from models.heads import load_head
 
     place, kind = _place(device, dtype)
+    bars = bar.is_progress_bar_enabled() and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
     try:
+        if bars:  # nobody needs to see a small model load
+            bar.disable_progress_bar()
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, kind), output_loading_info=True, local_files_only=True
         )
@@ -147,6 +152,9 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:300]
         raise ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another") from error
+    finally:
+        if bars:
+            bar.enable_progress_bar()
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         names = sorted(str(k[0] if isinstance(k, tuple) else k) for k in info.get(what, ()))
         if names:

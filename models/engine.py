@@ -76,8 +76,6 @@ class Engine:
         self._reset(slots)
         self._pass = choose(self.model, self._store, self.context)
 
-    # -- the protocol of a backend
-
     def submit(self, request: Request) -> None:
         """Queue a request. Raises TypeError or ValueError for one that no language model can answer."""
         if self._closed:
@@ -132,8 +130,6 @@ class Engine:
         if self._rows.running:
             self._reset(self.slots)
         self._store.clear()
-
-    # -- one poll
 
     def _reset(self, slots: int) -> None:
         self.slots = slots
@@ -234,10 +230,9 @@ class Engine:
             self._rows.length[row.slot] += len(chunk.tokens)
             if good:
                 self._read(row, chunk, start, hidden)
-        for slot, good in zip(slots.tolist(), finite, strict=True):
-            if not good:
-                self._fail(self._rows[slot])
-        self._close_steps([row for slot in steps.tolist() if (row := self._rows[slot]) is not None and row.finish])
+        for slot in slots[np.logical_not(finite)].tolist():
+            self._fail(self._rows[slot])
+        self._close_steps([row for row in map(self._rows.__getitem__, steps.tolist()) if row is not None and row.finish])
 
     def _read(self, row: Row, chunk: Chunk, start: int, hidden: torch.Tensor) -> None:
         """Take in one chunk of a prompt that was read."""
@@ -267,20 +262,17 @@ class Engine:
                 self._store.keep(row.slot, row.prompt + tuple(row.tokens), True)
             self._leave(row, row.generated(value))
 
-    # -- leaving
-
     def _keep_cut(self, row: Row) -> None:
         """Store what a row has read, without the state at its end."""
         if self._pass.shares and isinstance(row.request, Generate):
             self._store.keep(row.slot, (row.prompt + tuple(row.tokens))[: int(self._rows.length[row.slot])], False)
 
-    def _fail(self, row: Row | None) -> None:
-        if row is not None:
-            self._store.wipe(row.slot)
-            self._leave(row, error=RequestFailed(NOT_NUMBERS))
+    def _fail(self, row: Row) -> None:
+        self._store.wipe(row.slot)
+        self._leave(row, error=RequestFailed(NOT_NUMBERS))
 
     def _forget_reading(self, row: Row) -> None:
-        if row.key is not None and self._reading.get(row.key) is row:
+        if row.key and self._reading.get(row.key) is row:
             del self._reading[row.key]
 
     def _leave(self, row: Row, result: Any = None, error: Exception | None = None) -> None:

@@ -6,6 +6,8 @@ it joins: attention then reads without an index. The block belongs to the next r
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from models.kvtree import Tree
 
 SMALLEST = 16  # rows of the smallest bucket of a pass
+LARGE = 1 << 28  # bytes; less is allocated without asking how much memory is left
 
 
 def bucket(rows: int) -> int:
@@ -58,10 +61,13 @@ class Store:
         self.hidden[row] = 0
 
     def reserve(self, length: int) -> None:
-        """Make room for rows of `length` tokens."""
+        """Make room for rows of `length` tokens. Raises torch.OutOfMemoryError where they do not fit, on a CPU too."""
         if length <= self.capacity:
             return
         grown = max(length, 2 * self.capacity)
+        wanted = self.rows.nbytes // self.capacity * grown
+        if self.device.type == "cpu" and wanted > LARGE and wanted > memory_left():
+            raise torch.OutOfMemoryError(f"{wanted} bytes for rows of {grown} tokens, {memory_left()} are left")
         rows = torch.zeros(*self.rows.shape[:4], grown, self.dim, device=self.device, dtype=self.dtype)
         rows[..., : self.capacity, :] = self.rows
         self.rows, self.capacity = rows, grown
@@ -119,3 +125,12 @@ def default_pool(config: Any, device: torch.device, dtype: torch.dtype) -> int:
     each = 2 * layers * kv_heads * dim * torch.empty(0, dtype=dtype).element_size()
     room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 1 << 30
     return int(min(max(1024, room // each), 1 << 20))
+
+
+def memory_left() -> int:
+    """Bytes of main memory that can be taken without swapping (on Linux; elsewhere half of all)."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

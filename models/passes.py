@@ -121,9 +121,9 @@ class Plain:
         """As `Packed.forward`."""
         out = [self.store.hidden.new_zeros(len(last), self.store.hidden.shape[1])]
         self._read, start = [], len(last)
-        for row in np.flatnonzero(active):
+        for row in np.flatnonzero(active).tolist():
             self._texts[row].append(int(last[row]))
-            out[0][row] = self._run(int(row))[0][-1]
+            out[0][row] = self._run(row)[0][-1]
         for chunk in chunks:
             self._texts[chunk.row] = [*self._texts.get(chunk.row, ())[: chunk.past], *chunk.tokens]
             hidden, logits = self._run(chunk.row)

@@ -72,9 +72,10 @@ class Rows:
         self.last, self.length, self.count, self._top_k = (np.zeros(size, np.int64) for _ in range(4))
         self._seed = np.zeros(size, np.uint64)
         self._temperature, self._top_p, self._min_p = (np.zeros(size) for _ in range(3))
-        self._at: list[Row | None] = [None] * size
+        self._at: list[Any] = [None] * size  # the Row in each slot
 
-    def __getitem__(self, slot: int) -> Row | None:
+    def __getitem__(self, slot: int) -> Any:
+        """The Row in a slot, None where it is free."""
         return self._at[slot]
 
     def join(self, row: Row, texts: Texts, context: int) -> None:
@@ -116,7 +117,6 @@ class Rows:
             heapq.heappush(self.free, source)
             move(source, target)
             row = self._at[source]
-            assert row is not None
             self._at[target], self._at[source], row.slot = row, None, target
             for array in (self.last, self.length, self.count, self._seed, self._temperature, self._top_k, self._top_p, self._min_p):
                 array[target] = array[source]

@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+JOINING = {"Fuse", "ByteFallback", "Replace"}  # decoders that treat each token by itself
 BEFORE = 4  # prompt tokens decoded along, where the text of a token depends on what stands before it
 
 
@@ -47,8 +48,8 @@ class Texts:
             name = self._name(token)
             if all(c in self._bytes for c in name):
                 return bytes(self._bytes[c] for c in name)
-        elif self._fallback and (name := re.fullmatch(r"<0x([0-9A-F]{2})>", self._name(token))):
-            return bytes([int(name[1], 16)])
+        elif self._fallback and (spelled := re.fullmatch(r"<0x([0-9A-F]{2})>", self._name(token))):
+            return bytes([int(spelled[1], 16)])
         return self.decode([token]).encode()
 
     def _name(self, token: int) -> str:
@@ -61,11 +62,13 @@ class Texts:
         return {} if self._backend is None else json.loads(self._backend.to_str()).get("decoder") or {}
 
     def _joins(self) -> bool:
-        """Whether text of a and b is always text of a, then text of b (tried on pairs all over the vocabulary)."""
+        """Whether text of a and b is always text of a, then text of b (also tried on pairs all over the vocabulary)."""
+        if not {d["type"] for d in self._decoder().get("decoders", [self._decoder()]) if d} <= JOINING or self._backend is None:
+            return False
         size = len(self.tokenizer)
         ids = [i for i in sorted({i * size // 60 for i in range(60)}) if not (self._fallback and self._name(i).startswith("<0x"))]
         single = {i: self.decode([i]) for i in ids}
-        pairs = [(a, ids[(k * 7 + 3) % len(ids)]) for k, a in enumerate(ids)] + [(b, a) for a, b in zip(ids, ids[1:], strict=False)]
+        pairs = zip(ids, ids[1:] + ids[:1], strict=True)
         broken = any("\ufffd" in text and text != self._name(i) for i, text in single.items())
         return not broken and all(self.decode([a, b]) == single[a] + single[b] for a, b in pairs)
 
@@ -73,7 +76,7 @@ class Texts:
 class Tail:
     """The text of one row while it grows."""
 
-    __slots__ = ("_before", "_longest", "_stops", "_text", "_texts", "_tokens", "_until")
+    __slots__ = ("_before", "_longest", "_skip", "_stops", "_text", "_texts", "_tokens", "_until")
 
     def __init__(self, texts: Texts, stops: tuple[str, ...], prompt: tuple[int, ...]):
         self._texts = texts
@@ -82,6 +85,7 @@ class Tail:
         self._text = bytearray()
         self._until: int | None = None
         self._before = () if texts.independent else prompt[-BEFORE:]
+        self._skip = len(texts.decode(self._before))
         self._tokens: list[int] = []
 
     def add(self, token: int) -> str | None:
@@ -94,8 +98,7 @@ class Tail:
             text += self._texts.piece(token)
         else:
             self._tokens.append(token)
-            whole, before = self._texts.decode([*self._before, *self._tokens]), self._texts.decode(self._before)
-            start, text[:] = 0, whole[len(before) :].encode()
+            start, text[:] = 0, self._texts.decode([*self._before, *self._tokens])[self._skip :].encode()
         found = [at for at in (text.find(stop, start) for stop in self._stops) if at >= 0]
         if found:
             self._until = min(found)

@@ -205,11 +205,13 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
         except StopIteration as stop:
             return stop.value
     finally:
-        asks.close()
-        _collect(outstanding)
-        for backend in held:
-            backend.wake = None
-            backend.lock.release()
+        try:
+            asks.close()
+            _collect(outstanding)
+        finally:
+            for backend in held:
+                backend.wake = None
+                backend.lock.release()
 
 
 def _act(

@@ -111,7 +111,7 @@ def solve(
     if verbose:
         _tell()
     check_use(problem, input, output, tree, depth is not None or width is not None, as_json)
-    language = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
+    language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
     model = Model(guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language).checked()
@@ -208,10 +208,10 @@ def _succeeded(solution: Solution) -> bool:
 
 
 def _print(solution: Solution, limits: tuple[int | None, int | None] | None) -> None:
-    typer.echo(str(solution))
-    if limits is not None and solution.trace is not None:
-        from search import view as views
+    from search import view as views
 
+    typer.echo(views.harmless(str(solution)))
+    if limits is not None and solution.trace is not None:
         views.show(solution.trace, solution.steps, limits[0] or views.DEPTH, limits[1] or views.WIDTH)
 
 

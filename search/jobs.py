@@ -8,6 +8,7 @@ Whatever else stands in the line, `target` included, is never read.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import importlib
 import json
@@ -180,9 +181,20 @@ class Results:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(path, "a")
+            self._lock(path)
             self._resume(path, path.read_bytes())
         except OSError as error:
             raise ValueError(f"cannot write the results to {path} ({error.strerror}): choose another --output") from None
+
+    def _lock(self, path: Path) -> None:
+        """Keep other runs away until this process ends, however it ends."""
+        assert self._file is not None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is writing to {path}: wait for its end, or choose another --output") from None
+        except OSError as error:  # a file system without locks
+            log.info("%s cannot be locked (%s): let only one run write to it", path, error.strerror)
 
     def _resume(self, path: Path, data: bytes) -> None:
         """Take up the lines of an earlier run."""

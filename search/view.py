@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,10 +102,15 @@ def pick(texts: Sequence[str], wanted: str | None) -> int:
     return index
 
 
+def harmless(text: str) -> str:
+    """`text` without control characters but line ends and tabs: what a model wrote must not steer the terminal."""
+    kinds = ((c, unicodedata.category(c)) for c in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if kind in ("Cc", "Cs") and c not in "\n\t" else c for c, kind in kinds)
+
+
 def printable(text: str) -> str:
-    """`text` in one line without control characters: what a model wrote must not steer the terminal."""
-    line = " / ".join(part.strip() for part in text.strip().splitlines() if part.strip())
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    """`text` in one harmless line of limited length."""
+    line = harmless(" / ".join(part.strip() for part in text.strip().splitlines() if part.strip())).replace("\t", " ")
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 

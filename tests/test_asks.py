@@ -259,3 +259,14 @@ def test_usages_add():
     both = Usage(1, 2, 3, passes=2, rows=10, slots=20) + Usage(1, 1, 1, passes=2, rows=30, slots=20)
     assert (both.simulations, both.calls, both.generated) == (2, 3, 4)
     assert both.mean_rows == 10 and both.slot_use == 1.0
+
+
+def test_a_backend_that_breaks_is_let_go():
+    class Broken(Scripted):
+        def poll(self, seconds=0.0):
+            raise MemoryError("no room")
+
+    backend = Broken(echo)
+    with pytest.raises(MemoryError):
+        run(one(0), {"policy": backend})
+    assert not backend.lock.locked()

@@ -21,6 +21,7 @@ transformers = pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
 from guides import builtin  # noqa: E402
 from guides.examples import ExampleFile, Shards, collate, write_examples  # noqa: E402
@@ -63,11 +64,8 @@ def test_no_token_is_longer_than_a_number_word_or_symbol() -> None:
     tok = tokenizer()
     for token in tok.get_vocab():
         assert len(token) == 1 or token.isalpha() or token.isdigit()
-    assert tok.tokenize("Use 4, 17 and 100 to make 24.\n") == (
-        ["Use", " ", "4", ",", " ", "17", " ", "and", " ", "100", " ", "to", " ", "make", " ", "24", ".", "\n"]
-        if builtin.read_recipe()["tokenizer"]["numbers"] > 99
-        else ["Use", " ", "4", ",", " ", "1", "7", " ", "and", " ", "1", "0", "0", " ", "to", " ", "make", " ", "2", "4", ".", "\n"]
-    )
+    sentence = ["Use", " ", "4", ",", " ", "17", " ", "and", " ", "100", " ", "to", " ", "make", " ", "24", ".", "\n"]
+    assert tok.tokenize("".join(sentence)) == sentence
     assert tok.tokenize("007 1000 today") == list("007 1000 today")
 
 
@@ -240,7 +238,13 @@ TINY = {
         }
     },
 }
-CHILD = "import sys, torch; torch.set_num_threads(1); from guides import builtin; builtin.SHARD = 120; builtin.train_builtin('small', sys.argv[1], recipe=sys.argv[2])"
+CHILD = """
+import sys, torch
+torch.set_num_threads(1)
+from guides import builtin
+builtin.SHARD = 120
+builtin.train_builtin("small", sys.argv[1], recipe=sys.argv[2])
+"""
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -280,18 +284,12 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
     assert steps == sorted(set(steps)) and state["global_step"] == 60, "no step was counted twice"
     for name in ("model.safetensors", "value_head.safetensors"):
-        ours, truth = (transformers.utils.import_utils and load(folder / name) for folder in (out, tmp_path / "whole"))
+        ours, truth = (load_file(folder / name) for folder in (out, tmp_path / "whole"))
         for key, tensor in truth.items():
             torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-4)
     done = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
     builtin.train_builtin("small", out, recipe=recipe)
     assert done == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}, "a finished run is left alone"
-
-
-def load(path: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def number(folder: str | None) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.problem import IllegalStep, TextStep
-from search.problems.countdown import Countdown, generate, line, parse
+from search.problems.countdown import Countdown, generate, parse
 
 GAME = Countdown((4, 7, 8, 8), 24)
 
@@ -37,12 +37,9 @@ ILLEGAL = [
     "9-8=1",  # a number that is not there
     "4+4=8",  # a number used twice
     "4-4=0",
-    "8*7=56 4",  # a number left out
-    "8*7=56 4,7,8",  # a used number kept
-    "8*7=56 4,8,8",
-    "8*7=56 4,9",
-    "8*7=56 4,8,",
-    "8-7=1-4,8",
+    "8-7=1 4,8",  # anything after the result
+    "8-7=1.",
+    "8  -7=1",
     "8**7=2097152",  # power
     "8*-7=(-56)",  # unary minus
     "-8+7=-1",
@@ -75,7 +72,7 @@ ILLEGAL = [
     "8−7=1",  # U+2212 minus
     "8×7=56",
     "8÷8=1",
-    "8-7=1\u00a04,8",  # no-break space
+    "8-7=\u00a01",  # no-break space
     "8\t-7=1",
     "8-7=1e0",
     "0x8-7=1",
@@ -85,7 +82,6 @@ ILLEGAL = [
     "The answer is 24",
     "9" * 5000 + "-7=1",  # huge integers
     "8*7=" + "5" * 5000,
-    "8-7=1" + " " * 50 + "4,8",
     "4/8=1/2",  # a fraction without parentheses
     "4/8=(2/4)",  # not in lowest terms
     "4/8=(1/0)",
@@ -103,7 +99,7 @@ def test_illegal_lines_are_refused(text: str) -> None:
 
 
 def test_division_by_zero_and_steps_beyond_the_end() -> None:
-    state = play(GAME, "8-8=0 4,7")
+    state = play(GAME, "8-8=0")
     for text in ("4/0=0", "4/0=4", "0/0=0", "0/0=1"):
         with pytest.raises(IllegalStep):
             GAME.apply(state, TextStep(text))
@@ -119,7 +115,7 @@ def test_a_line_that_was_cut_off_is_no_step() -> None:
 
 
 def test_only_the_target_from_all_numbers_is_verified() -> None:
-    assert GAME.verify(play(GAME, "8-7=1 4,8", "4-1=3 8", "8*3=24")) == 1.0
+    assert GAME.verify(play(GAME, "8-7=1", "4-1=3", "8*3=24")) == 1.0
     assert GAME.verify(play(GAME, "8*7=56", "56-8=48", "48/4=12")) == 0.0
     early = Countdown((3, 8, 5, 5), 24)
     assert early.verify(play(early, "8*3=24")) == 0.0, "the target with numbers unused is no solution"
@@ -129,11 +125,11 @@ def test_only_the_target_from_all_numbers_is_verified() -> None:
 
 def test_exact_fractions_and_negatives() -> None:
     hard = Countdown((3, 3, 8, 8), 24)
-    assert hard.verify(play(hard, "8/3=(8/3) 3,8", "3-(8/3)=(1/3) 8", "8/(1/3)=24")) == 1.0
+    assert hard.verify(play(hard, "8/3=(8/3)", "3-(8/3)=(1/3)", "8/(1/3)=24")) == 1.0
     with pytest.raises(IllegalStep):
         play(hard, "8/3=(8/3)", "3-(8/3)=(1/3)", "8/(1/3)=23")
     negative = Countdown((4, 7, 3), 0)
-    assert negative.verify(play(negative, "4-7=(-3) 3", "(-3)+3=0")) == 1.0
+    assert negative.verify(play(negative, "4-7=(-3)", "(-3)+3=0")) == 1.0
     assert negative.left(play(negative, "4-7=(-3)")) == (-3, 3)
 
 
@@ -141,7 +137,7 @@ def test_same_step_and_same_answer() -> None:
     def key(text: str) -> object:
         return GAME.key((), TextStep(text))
 
-    assert key("8+7=15") == key("7+8=15") == key(" 7 + 8 = 15 4,8 ") and key("8*7=56") == key("7*8=56 4, 8")
+    assert key("8+7=15") == key("7+8=15") == key(" 7 + 8 = 15 ") and key("8*7=56") == key("7*8=56")
     assert key("8-7=1") != key("7-8=(-1)") and key("8-8=0") != key("8/8=1")
     p = Countdown((1, 2, 3, 4), 10)
     sums = [("1+2=3", "3+3=6", "6+4=10"), ("3+4=7", "2+7=9", "9+1=10"), ("1+2=3", "3+4=7", "7+3=10")]
@@ -195,16 +191,15 @@ def written(value: Fraction) -> str:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(0, 30), min_size=2, max_size=6), st.randoms(use_true_random=False), st.booleans())
-def test_every_random_legal_path_verifies(numbers: list[int], rng: random.Random, terse: bool) -> None:
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_every_random_legal_path_verifies(numbers: list[int], rng: random.Random) -> None:
     left, lines = [Fraction(n) for n in numbers], []
     while len(left) > 1:
         rng.shuffle(left)
         a, b, *rest = left
         operator = rng.choice("+-*/" if b else "+-*")
         result = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else a}[operator]
-        others = "" if terse or not rest else " " + ",".join(map(written, rest))
-        lines.append(f"{written(a)}{operator}{written(b)}={written(result)}{others}")
+        lines.append(f"{written(a)}{operator}{written(b)}={written(result)}")
         left = [*rest, result]
     target = int(left[0]) if left[0].denominator == 1 and 0 <= left[0] <= 999_999 else 5
     problem = Countdown(tuple(numbers), target)
@@ -261,7 +256,9 @@ def test_parse_reads_what_prompt_writes(numbers: list[int], target: int) -> None
     assert Countdown(**problem.to_json()) == problem
 
 
-@pytest.mark.parametrize("text", ["Use 4, 7, 8 and 8 to make 24.", " Use 4 7 8 8 to make 24 ", "Use 8, 4, 7, and 8 to make 24\n", "Use 4,7,8,8 to make 24."])
+@pytest.mark.parametrize(
+    "text", ["Use 4, 7, 8 and 8 to make 24.", " Use 4 7 8 8 to make 24 ", "Use 8, 4, 7, and 8 to make 24\n", "Use 4,7,8,8 to make 24."]
+)
 def test_parse_accepts(text: str) -> None:
     problem = parse(text)
     assert problem is not None and problem.prompt(()) == "Use 4, 7, 8 and 8 to make 24."
@@ -316,8 +313,3 @@ def test_generate_is_seeded_different_and_solvable() -> None:
         assert problem.split() == "validation" and 1 <= problem.target <= 100 and max(problem.numbers) <= 9
         assert problem.target in reachable(tuple(map(Fraction, problem.numbers)))
     assert {p.target for p in generate(0, 10, targets=(24,))} == {24}
-
-
-def test_line_writes_what_apply_reads() -> None:
-    assert line(8, "-", 7, 1, [8, 4]) == "8-7=1 4,8" and line(8, "*", 3, 24, []) == "8*3=24"
-    assert GAME.left(play(GAME, line(8, "-", 7, 1, [8, 4]))) == (1, 4, 8)

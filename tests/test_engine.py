@@ -316,6 +316,17 @@ def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
         backend.poll(0)
 
 
+def test_rows_that_outgrow_the_memory_halve_the_slots(monkeypatch):
+    monkeypatch.setattr("models.kvstore.LARGE", 0)
+    backend = engine(slots=64)
+    fits = backend._store.rows.nbytes * 21 // 10
+    monkeypatch.setattr("models.kvstore.memory_left", lambda: fits)
+    requests = [Generate(tuple(range(i, i + 120)), max_tokens=20, temperature=0) for i in range(40)]
+    for reply in answers(backend, requests):
+        assert reply.result.tokens == expected(backend.model, reply.request.prompt, 20)
+    assert backend.slots == 32 and backend._store.rows.nbytes <= fits
+
+
 def test_new_weights_need_a_clear():
     backend = engine()
     request = Generate(prompts(1)[0], max_tokens=20, temperature=0)

@@ -208,6 +208,15 @@ def test_an_output_that_cannot_be_written(capsys, tmp_path, scripted):
         assert code == 2 and not scripted and err.count("\n") == 1, err
 
 
+def test_one_run_at_a_time_writes(capsys, tmp_path, scripted):
+    path, output = written(tmp_path / "p", {"problem": PUZZLE}), tmp_path / "o"
+    other = Results(output)
+    code, _, err = run(capsys, "--input", path, "--output", output)
+    assert code == 2 and "another run" in err and not scripted
+    other.close()
+    assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0
+
+
 def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
     """The disk takes 100 bytes of the second line; the next run does the rest."""
     from search import jobs

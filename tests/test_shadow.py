@@ -32,7 +32,8 @@ def test_what_is_loaded_already_counts(monkeypatch, tmp_path):
 
 #: ours is found last, as in an editable installation of setuptools
 LAST = f"""
-import importlib.machinery, sys
+import importlib.machinery, os, sys
+sys.path[:] = [path for path in sys.path if os.path.realpath(path) != {str(ROOT)!r}]
 class Last:
     def find_spec(self, name, path=None, target=None):
         return importlib.machinery.PathFinder.find_spec(name, [{str(ROOT)!r}]) if path is None else None

@@ -78,6 +78,7 @@ def test_steps_stay_in_one_harmless_line():
     assert view.printable("one\n\n  two\n") == "one / two"
     assert view.printable("\x1b[31mred\x07") == "\N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}"
     assert len(view.printable("x" * 500)) < 80
+    assert view.harmless("a\u00a0b\n\t\x1b\x9b\ud800") == "a\u00a0b\n\t" + 3 * "\N{REPLACEMENT CHARACTER}"
     steps = tuple(
         TextStep(text, finish=finish)
         for text, finish in (("[red]a[/red]", "stop"), ("", "end"), ("cut", "length"), ("", "stop"), ("", "stop"))

@@ -1,9 +1,10 @@
 """Countdown: use every number exactly once, with + - * /, to make the target ("Stream of Search", Gandhi et al. 2024).
 
-A state is the tuple of `TextStep`s so far. A step is one line, `a+b=c`, that takes two of the numbers left and puts back the
-result; it may go on with the *other* numbers left, `8-7=1 4,8`, and if it does they must be right. Arithmetic is exact:
+A state is the tuple of `TextStep`s so far. A step is one line, `8-7=1`, that takes two of the numbers left and puts back the
+result. (Lines that also name the other numbers left, `8-7=1 4,8`, were measured to be learnt worse; see the built-in model's card.)
+Arithmetic is exact:
 
-    line      number op number = number [space number , number ...]      op: + - * /      spaces beside op, =, comma are allowed
+    line      number op number = number      op: + - * /      one space is allowed beside op and =
     number    12      digits 0-9 without leading zeros, at most 40 of them
               (-3)    a negative number, in parentheses; a minus sign stands nowhere else
               (2/3)   a fraction in lowest terms with denominator above 1, in parentheses; also (-2/3)
@@ -28,7 +29,7 @@ from search.problem import IllegalStep, TextStep
 OPERATORS = "+-*/"
 _DIGITS = r"(?:0|[1-9][0-9]{0,39})"
 _NUMBER = rf"(?:{_DIGITS}|\(-?{_DIGITS}(?:/{_DIGITS})?\))"
-_LINE = re.compile(rf"({_NUMBER}) ?([-+*/]) ?({_NUMBER}) ?= ?({_NUMBER})(?: ({_NUMBER}(?:, ?{_NUMBER})*))?")
+_LINE = re.compile(rf"({_NUMBER}) ?([-+*/]) ?({_NUMBER}) ?= ?({_NUMBER})")
 _STATEMENT = re.compile(r"Use ([0-9]{1,6}(?:(?: ?, ?and | ?, ?| and | )[0-9]{1,6})+) to make ([0-9]{1,6}) ?\.?")
 _REMEDY = "write it like: Use 4, 7, 8 and 8 to make 24."
 
@@ -92,7 +93,7 @@ class Countdown:
     def key(self, state: State, step: TextStep) -> Hashable:
         """(operator, a, b), a >= b where the order is free: equal for steps that do the same. Raises IllegalStep."""
         self.apply(state, step)
-        a, operator, b, _, _ = _parse_line(step.text)
+        a, operator, b, _ = _parse_line(step.text)
         return (operator, max(a, b), min(a, b)) if operator in "+*" else (operator, a, b)
 
     def left(self, state: State) -> tuple[Fraction, ...]:
@@ -149,12 +150,6 @@ def generate(
             yield problem
 
 
-def line(a: int, operator: str, b: int, result: int, others: Iterable[int]) -> str:
-    """A step as the built-in model writes it: `8-7=1 4,8`, the other numbers left ascending."""
-    rest = ",".join(map(str, sorted(others)))
-    return f"{a}{operator}{b}={result} {rest}" if rest else f"{a}{operator}{b}={result}"
-
-
 def _texts(state: State) -> tuple[str, ...]:
     return tuple(step.text for step in state)
 
@@ -171,15 +166,13 @@ def _position(numbers: tuple[int, ...], texts: tuple[str, ...]) -> Position:
     if not texts:
         return tuple((Fraction(n), n) for n in sorted(numbers))
     left = list(_position(numbers, texts[:-1]))
-    a, operator, b, result, others = _parse_line(texts[-1])
+    a, operator, b, result = _parse_line(texts[-1])
     x, y = _take(left, a, texts[-1]), _take(left, b, texts[-1])
     if operator == "/" and b == 0:
         raise IllegalStep(f"division by zero in {texts[-1][:80]!r}")
     correct = a + b if operator == "+" else a - b if operator == "-" else a * b if operator == "*" else a / b
     if result != correct:
         raise IllegalStep(f"wrong result in {texts[-1][:80]!r}")
-    if others is not None and sorted(others) != [value for value, _ in left]:
-        raise IllegalStep(f"wrong numbers left in {texts[-1][:80]!r}")
     return tuple(sorted([*left, (result, _combine(x, operator, y))], key=lambda item: (item[0], repr(item[1]))))
 
 
@@ -193,14 +186,13 @@ def _take(left: list[tuple[Fraction, Expression]], number: Fraction, text: str) 
 
 
 @lru_cache(maxsize=1 << 16)
-def _parse_line(text: str) -> tuple[Fraction, str, Fraction, Fraction, list[Fraction] | None]:
-    """(a, operator, b, result, others or None) of a line. Raises IllegalStep."""
+def _parse_line(text: str) -> tuple[Fraction, str, Fraction, Fraction]:
+    """(a, operator, b, result) of a line. Raises IllegalStep."""
     match = _LINE.fullmatch(text.strip(" "))
     if not match:
         raise IllegalStep(f"{text[:80]!r} is no step; write one operation, like 8-7=1")
-    a, operator, b, result, others = match.groups()
-    rest = None if others is None else [_number(n) for n in others.replace(" ", "").split(",")]
-    return _number(a), operator, _number(b), _number(result), rest
+    a, operator, b, result = match.groups()
+    return _number(a), operator, _number(b), _number(result)
 
 
 def _number(text: str) -> Fraction:
