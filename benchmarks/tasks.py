@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from search.problem import Problem
 from search.problems.countdown import Countdown, generate
 
 
-@lru_cache(maxsize=None)
+@cache
 def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
     """Every value that all `numbers` (sorted) can make with + - * /; `whole`: through whole numbers from 0 on only."""
     if len(numbers) == 1:
@@ -32,7 +32,7 @@ def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
     return frozenset(v for v in values if not whole or (v >= 0 and v.denominator == 1))
 
 
-@lru_cache(maxsize=None)
+@cache
 def game24(whole: bool = False) -> tuple[Countdown, ...]:
     """The solvable puzzles of the Game of 24: four numbers 1 to 13, with fractions 1,362, through whole numbers from 0 on 1,346."""
     hands = combinations_with_replacement(range(1, 14), 4)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
+
 log = logging.getLogger(__name__)
 
 
@@ -35,10 +37,8 @@ def _cache_folder() -> str | None:
     return tempfile.mkdtemp(prefix="copse-")
 
 
-if "NUMBA_CACHE_DIR" not in os.environ and (_folder := _cache_folder()):
-    os.environ["NUMBA_CACHE_DIR"] = _folder
-
-import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when it is imported)
+if not numba.config.CACHE_DIR and (_folder := _cache_folder()):  # what NUMBA_CACHE_DIR says comes first
+    numba.config.CACHE_DIR = _folder
 
 _told = False
 

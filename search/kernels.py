@@ -40,7 +40,8 @@ def puct(edge, scale, first_play):  # type: ignore[no-untyped-def]
 def select(nodes, edges, sizes, root, k, c, fpu_reduction, widen, stop_at_collision, leaves):  # type: ignore[no-untyped-def]
     """Up to `k` descents from `root`; the leaves reached go to `leaves`, their number is returned.
 
-    A leaf is a node without open edges, or one with fewer than widen * sqrt(visits) edges that is not FULL. New child nodes are made in the arena, which must have room for `k` of them.
+    A leaf is a node without open edges, or one with fewer than widen * sqrt(visits) edges that is not FULL. New child nodes are
+    made in the arena, which must have room for `k` of them.
     """
     done = 0
     while done < k:

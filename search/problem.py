@@ -211,7 +211,7 @@ def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
         actions = problem.actions(state)
         if not walk and not actions:
             return
-        step = walk.pop(0) if walk else actions[0]
+        step = walk.pop(0) if walk or not actions else actions[0]
         before = repr(state)
         after = problem.apply(state, step)
         assert repr(state) == before, "apply changed the state it was given: states are immutable"

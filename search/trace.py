@@ -248,13 +248,14 @@ def _read(shard: Path) -> list[Trace]:
         if row.get("schema") != SCHEMA:
             raise ValueError(f"it has schema {row.get('schema')}, this version of Copse reads {SCHEMA}")
         steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], strict=True)
+        cells: dict[str, Any] = {name: row[name] for name in ("id", "kind", "method", "version", "seed")}
+        cells |= {name: np.array(row[name], kind) for name, kind in _COLUMNS.items()}
         traces.append(
             Trace(
-                **{name: row[name] for name in ("id", "kind", "method", "version", "seed")},
+                **cells,
                 arguments=json.loads(row["arguments"]),
                 options=json.loads(row["options"]),
                 usage=Usage(**json.loads(row["usage"])),
-                **{name: np.array(row[name], kind) for name, kind in _COLUMNS.items()},
                 steps=tuple(TextStep(text, tuple(tokens), finish) for text, tokens, finish in steps),
             )
         )

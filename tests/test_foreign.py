@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import guides
 import search
-from search import cli, choose
+from search import choose, cli
 
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
