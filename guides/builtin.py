@@ -94,14 +94,17 @@ def read_recipe(path: str | Path = RECIPE, size: str = "small") -> dict[str, Any
 def build_tokenizer(words: Sequence[str], numbers: int) -> PreTrainedTokenizerFast:
     """A lossless tokenizer of ASCII text: a token is one of `words`, a whole number up to `numbers`, or one character.
 
-    numbers  largest number that is one token; 9: single digits. A number above it, or with leading zeros, becomes single digits
+    numbers  largest number that is one token: 9 (single digits), 99 or 999; larger ones, and leading zeros, become digits
     Special tokens are not ASCII, so no ASCII text contains one; characters beyond ASCII become one unknown token each.
     """
+    if numbers not in (9, 99, 999):
+        raise ValueError(f"numbers is 9, 99 or 999, not {numbers}; correct the recipe")
     characters = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
     vocabulary = [PAD, BOS, EOS, UNKNOWN, *characters, *words, *(str(n) for n in range(10, numbers + 1))]
-    word = rf"\b(?:{'|'.join(words)})\b"
-    number = "|".join(str(n) for n in range(numbers, 9, -1)) if numbers < 99 else rf"[1-9][0-9]{{1,{len(str(numbers)) - 1}}}"
-    parts = [word, *([rf"(?<![0-9])(?:{number})(?![0-9])"] if numbers > 9 else []), r"[\s\S]"]
+    parts = [rf"\b(?:{'|'.join(words)})\b"] if words else []
+    if numbers > 9:
+        parts.append(rf"(?<![0-9])[1-9][0-9]{{1,{len(str(numbers)) - 1}}}(?![0-9])")
+    parts.append(r"[\s\S]")
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(parts)), "isolated")
     tokenizer.decoder = decoders.Fuse()

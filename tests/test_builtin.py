@@ -1,19 +1,12 @@
-"""The built-in model: its tokenizer, data, loss, resumable training, and the weights that are shipped."""
+"""The built-in model: its tokenizer, its data, and the weights that are shipped."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -21,18 +14,15 @@ transformers = pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
 
 from guides import builtin  # noqa: E402
 from guides.examples import ExampleFile, Shards, collate, write_examples  # noqa: E402
-from guides.train import Options, PolicyValueTrainer, last_checkpoint  # noqa: E402
 from models.heads import ValueHead, load_head  # noqa: E402
 from search.problem import TextStep  # noqa: E402
 from search.problems import countdown_paths  # noqa: E402
 from search.problems.countdown import parse  # noqa: E402
 
 SHIPPED = builtin.RECIPE.parent
-ROOT = builtin.RECIPE.parents[2]
 ASCII = st.text(st.sampled_from([chr(code) for code in range(32, 127)] + ["\n"]), max_size=60)
 
 
@@ -52,7 +42,7 @@ def tokenizer() -> Any:
 
 
 @settings(max_examples=200, deadline=None)
-@given(ASCII, st.sampled_from([9, 50, 999]))
+@given(ASCII, st.sampled_from([9, 99, 999]))
 def test_any_ascii_text_survives(text: str, numbers: int) -> None:
     tok = builtin.build_tokenizer(["Use", "and", "to", "make"], numbers)
     ids = tok.encode(text, add_special_tokens=False)
@@ -66,6 +56,8 @@ def test_no_token_is_longer_than_a_number_word_or_symbol() -> None:
         assert len(token) == 1 or token.isalpha() or token.isdigit()
     sentence = ["Use", " ", "4", ",", " ", "17", " ", "and", " ", "100", " ", "to", " ", "make", " ", "24", ".", "\n"]
     assert tok.tokenize("".join(sentence)) == sentence
+    with pytest.raises(ValueError, match="9, 99 or 999"):
+        builtin.build_tokenizer([], 150)
     assert tok.tokenize("007 1000 today") == list("007 1000 today")
 
 
@@ -181,139 +173,6 @@ def test_files_are_arranged_in_blocks_of_equal_length(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="write it again"):
         (tmp_path / "bad.npz").write_bytes(b"PK half a file")
         ExampleFile(tmp_path / "bad.npz")
-
-
-# the loop
-
-
-def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict[str, Any]]:
-    tok = tokenizer()
-    rng = np.random.default_rng(0)
-    path = tmp_path / "examples.npz"
-    examples = [
-        [([5] * int(rng.integers(2, 9)), 0.0, float(rng.random() < 0.5), -1)]
-        + [(rng.integers(4, 100, int(rng.integers(1, 9))).tolist(), float(rng.random() < 0.7) * 0.6, float("nan"), 0) for _ in range(3)]
-        for _ in range(32)
-    ]
-    write_examples(path, examples)
-    model, head = builtin.build_model({"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0)
-    model.value_head = head
-    model.set_attn_implementation("eager")
-    options = Options(steps=1, batch=batch, accumulation=accumulation, precision="float32", compile=False)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path / f"{batch}"), max_steps=1, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-        learning_rate=0.0, max_grad_norm=1e9, logging_steps=1, use_cpu=True, remove_unused_columns=False, report_to="none", save_strategy="no",
-    )  # fmt: skip
-    caught: dict[str, Any] = {}
-
-    class Catch(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            caught.update({name: p.grad.clone() for name, p in model.named_parameters()})
-
-    trainer = PolicyValueTrainer(
-        model=model, args=arguments, train_dataset=ExampleFile(path), data_collator=collate, callbacks=[Catch()], options=options
-    )
-    trainer.train()
-    return trainer.state.log_history[0]["loss"], caught
-
-
-def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
-    loss, whole = gradient(tmp_path, 32, 1)
-    parts_loss, parts = gradient(tmp_path, 8, 4)
-    assert parts_loss == pytest.approx(loss, rel=1e-4)
-    assert len(whole) > 10
-    for name, expected in whole.items():
-        torch.testing.assert_close(parts[name], expected, atol=1e-6, rtol=1e-3)
-
-
-TINY = {
-    "data": "search.problems.countdown_paths",
-    "seed": 1,
-    "tokenizer": {"words": ["Use", "and", "to", "make"], "numbers": 999},
-    "guide": {"format": 1},
-    "sizes": {
-        "small": {
-            "model": {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 160},
-            "options": {"steps": 60, "batch": 4, "save_steps": 4, "warmup": 5, "compile": False, "precision": "float32"},
-        }
-    },
-}
-CHILD = """
-import sys, torch
-torch.set_num_threads(1)
-from guides import builtin
-builtin.SHARD = 120
-builtin.train_builtin("small", sys.argv[1], recipe=sys.argv[2])
-"""
-
-
-def files(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob("work/shards/*.npz")}
-
-
-def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps(TINY))
-    rng, out = random.Random(0), tmp_path / "killed"
-
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(recipe)], env=environment, cwd=tmp_path)
-
-    whole = start(tmp_path / "whole")
-    kept: dict[str, int] = {}
-    for kill in range(3):
-        child, deadline = start(out), time.monotonic() + 40
-        reached = last_checkpoint(out / "work")
-        while child.poll() is None and time.monotonic() < deadline and last_checkpoint_number(out) <= number(reached):
-            time.sleep(0.02)
-        time.sleep(rng.random() * 0.2)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        assert kept.items() <= files(out).items(), "a finished shard was made again"
-        kept = files(out)
-        if kill == 0:  # a checkpoint that was cut short
-            (out / "work" / "checkpoint-999").mkdir()
-            (out / "work" / "checkpoint-999" / "trainer_state.json").write_text("{")
-    begun = last_checkpoint_number(out)
-    assert begun > 0
-    child = start(out)
-    assert child.wait(timeout=60) == 0 and whole.wait(timeout=60) == 0
-    assert kept.items() <= files(out).items()
-    state = json.loads((out / "work" / "checkpoint-60" / "trainer_state.json").read_text())
-    steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
-    assert steps == sorted(set(steps)) and state["global_step"] == 60, "no step was counted twice"
-    for name in ("model.safetensors", "value_head.safetensors"):
-        ours, truth = (load_file(folder / name) for folder in (out, tmp_path / "whole"))
-        for key, tensor in truth.items():
-            torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-4)
-    done = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
-    builtin.train_builtin("small", out, recipe=recipe)
-    assert done == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}, "a finished run is left alone"
-
-
-def number(folder: str | None) -> int:
-    return int(folder.rsplit("-", 1)[1]) if folder else -1
-
-
-def last_checkpoint_number(out: Path) -> int:
-    """Like `last_checkpoint`, without removing anything."""
-    return max((number(str(p.parent)) for p in out.glob("work/checkpoint-*/complete")), default=-1)
-
-
-def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "settings.json").write_text("{}")
-    with pytest.raises(ValueError, match="choose another --out"):
-        builtin.train_builtin("small", tmp_path)
-    with pytest.raises(ValueError, match="choose one of small, full"):
-        builtin.train_builtin("huge", tmp_path)
-
-
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 1, "decay": 2.0}, {"steps": 1, "precision": "int4"}, {"steps": 1, "batch": 0}])
-def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="correct the training options"):
-        Options(**wrong)
 
 
 # the shipped weights

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 
 from models.engine import Engine
 from models.passes import Packed, Plain
@@ -282,6 +283,26 @@ def test_other_attention_is_read_anew_and_right(caplog):
     log_probs, _ = forward(model, tuple(range(20)))
     np.testing.assert_allclose(scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5)
     assert isinstance(Engine(model, tiny.tokenizer(), context=8)._pass, Packed)
+
+
+ARCHITECTURES = {"Qwen3": Packed, "Mistral": Packed, "Mixtral": Packed, "GPT2": Packed, "Gemma2": Plain, "Cohere": Plain}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_other_architectures(name):
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    small |= {"intermediate_size": 48, "num_local_experts": 4}
+    if name == "GPT2":
+        small = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=258, max_position_embeddings=256, eos_token_id=256, pad_token_id=0, initializer_range=0.2, **small
+    )
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(config).eval()
+    backend = Engine(made, tiny.tokenizer(), slots=3)
+    assert isinstance(backend._pass, ARCHITECTURES[name])
+    for reply in answers(backend, [Generate(p, max_tokens=8, temperature=0) for p in prompts(5)]):
+        assert reply.result.tokens == expected(made, reply.request.prompt, 8)
 
 
 def test_bfloat16_is_near():
