@@ -1,9 +1,9 @@
 """Trains the built-in model from its recipe, `models/builtin/recipe.json`: `copse train builtin --size small --out DIR`.
 
-The recipe names a module that makes the data: its `examples(seed, shard, count)` yields examples, each a tree of segments
-(text, weight, value, parent), deterministic in (seed, shard). Everything else, from the tokenizer to the checkpoint, is made here. A run
-that was killed goes on where it stopped when it is started again with the same arguments: shards and checkpoints that are there
-are not made again.
+The recipe names a module that makes the data: its `examples(seed, shard, count, progress)` yields examples, each a tree of
+segments (text, weight, value, parent), deterministic in its arguments; progress in [0, 1] is how far the training has come.
+Everything else, from the tokenizer to the checkpoint, is made here. A run that was killed goes on where it stopped when it is
+started again with the same arguments: shards and checkpoints that are there are not made again.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _shards(out: Path, settings: dict[str, Any]) -> Shards:
     tokenizer = build_tokenizer(**settings["tokenizer"])
 
     def make(shard: int) -> Iterator[list[Segment]]:
-        return encode(tokenizer, data.examples(settings["seed"], shard, SHARD))
+        return encode(tokenizer, data.examples(settings["seed"], shard, SHARD, shard / count))
 
     count = -(-options.steps * options.batch * options.accumulation // SHARD)
     return Shards(out / "work" / "shards", count, SHARD, make, block=options.batch)
@@ -78,7 +78,8 @@ def _make_shards(out: Path, jobs: int) -> None:
     command = [sys.executable, "-m", "guides.builtin", "shards", str(out.resolve()), str(jobs)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")])}
     children = [subprocess.Popen([*command, str(job)], env=environment) for job in range(jobs)]
-    if any([child.wait() for child in children]):
+    codes = [child.wait() for child in children]
+    if any(codes):
         raise RuntimeError(f"making the training data in {out} failed; start again, what is done is kept")
 
 

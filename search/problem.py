@@ -69,7 +69,7 @@ class TextProblem:
     verify     function of the chain's text: a reward in [0, 1] (or a bool), None where it cannot tell; no function: never
     answer     function of the chain's text: the final answer, or None while there is none. Default: `\boxed{...}`, `#### ...` or
                "the answer is ...", read after `</think>` where there is one; a string is a regular expression with one group
-    inline     False: `verify` runs in a worker process (it must then be importable: module and name)
+    inline     False: `verify` runs in a worker process (it must then be importable: module and name), at most `seconds` long
 
     A chain is finished when its answer is there or its last step ended the text (`TextStep.finish == "end"`).
     """
@@ -82,10 +82,11 @@ class TextProblem:
         verify: Callable[[str], float | bool | None] | None = None,
         answer: Callable[[str], str | None] | str | None = None,
         inline: bool = True,
+        seconds: float = 10.0,
     ):
         if not statement.strip():
             raise ValueError("the problem is empty: write what is to be solved")
-        self.statement, self.inline = statement, inline
+        self.statement, self.inline, self.seconds = statement, inline, seconds
         self._verify = verify
         if isinstance(answer, str):
             pattern = re.compile(answer)
@@ -181,19 +182,23 @@ def build(kind: str, arguments: dict) -> Problem:
 # -- asking functions: the only way in which methods call a problem's rules
 
 
+def _limit(problem: Problem) -> float:
+    return float(getattr(problem, "seconds", 10.0))
+
+
 def apply(problem: Problem, state: State, step: Step) -> Asks[State | None]:
     """The state after `step`, None where it is illegal. Answered inline, or by a worker process."""
     try:
         if problem.inline:
             return problem.apply(state, step)
-        return (yield from ask(Call(problem.apply, (state, step))))
+        return (yield from ask(Call(problem.apply, (state, step), _limit(problem))))
     except IllegalStep:
         return None
 
 
 def verify(problem: Problem, state: State) -> Asks[float | None]:
     """`problem.verify(state)`, inline or by a worker process. Raises ValueError for a reward outside [0, 1]."""
-    reward = problem.verify(state) if problem.inline else (yield from ask(Call(problem.verify, (state,))))
+    reward = problem.verify(state) if problem.inline else (yield from ask(Call(problem.verify, (state,), _limit(problem))))
     if reward is not None and not 0.0 <= reward <= 1.0:
         raise ValueError(f"{type(problem).__name__}.verify returned {reward!r}: a reward lies in [0, 1], or is None where nobody can tell")
     return None if reward is None else float(reward)

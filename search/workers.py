@@ -132,15 +132,16 @@ class Workers:
         """A call that cannot cross: one of the next polls performs it."""
         with self._change:
             tell, self._warned = not self._warned, True
-            self._inline.append(job)
-            self._change.notify_all()
-        self._ring()
         if tell:
             log.warning(
                 "%s runs in this process, without limits of time and memory, because a worker process cannot get it: %s. "
                 "Put it at the top level of a module that can be imported",
                 getattr(job.request.function, "__qualname__", job.request.function), reason,
             )  # fmt: skip
+        with self._change:
+            self._inline.append(job)
+            self._change.notify_all()
+        self._ring()
 
     def _answer(self, job: _Job, reply: Reply) -> None:
         with self._change:

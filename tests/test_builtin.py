@@ -115,7 +115,7 @@ def test_examples_are_legal_and_labelled_right() -> None:
 
 def test_no_example_has_a_held_out_target(tmp_path: Path) -> None:
     for shard in range(3):
-        for segments in countdown_paths.examples(7, shard, 2000):
+        for segments in countdown_paths.examples(7, shard, 2000, progress=shard / 2):
             problem = parse(segments[0][0])
             assert problem is not None and problem.target not in countdown_paths.HELD_OUT
     assert 24 in countdown_paths.HELD_OUT

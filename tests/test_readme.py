@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import subprocess
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from search.door import METHODS, method_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -98,6 +101,15 @@ def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> N
             command = command.commands[words.pop(0)]
         known = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_table_of_methods_tells_all_options(name: str) -> None:
+    parameters = inspect.signature(method_of(name)).parameters.values()
+    options = {p.name: None if p.default is None else float(p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    (row,) = re.findall(rf'^\| `"{name}"` \|.*\|(.*)\|$', section("Methods and budgets"), re.MULTILINE)
+    told = dict(re.findall(r"`(\w+)`[^(]*\((\w[\w.]*)", row))
+    assert {option: None if text == "None" else float(text) for option, text in told.items()} == options
 
 
 def test_links_lead_somewhere() -> None:

@@ -312,6 +312,19 @@ workers.poll(600)
     assert gone(int(note.read_text().split()[0]))
 
 
+@pytest.mark.parametrize("method", ["sample", "beam", "mcts"])
+def test_a_search_outlives_a_verifier_that_crashes(method: str) -> None:
+    from fakes import generated, scripted_guide
+
+    import search
+
+    problem = search.TextProblem("Say seven.", verify=jobs.verdict, inline=False)
+    guide = scripted_guide(lambda request: generated(rf"\boxed{{{request.seed % 10}}}", "end", limit=request.max_tokens), value=False)
+    solution = search.solve(problem, guide, method=method, budget="tokens=2000")
+    assert (solution.answer, solution.verified, solution.stopped) == ("7", True, "verified")
+    assert {answer for answer, *_ in solution.candidates} <= {"1", "3", "5", "7", "9"}
+
+
 def test_bad_use_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Workers(0)

@@ -97,3 +97,11 @@ class Board:
         if step >= self.size:
             raise IllegalStep(f"{step} is off the board")
         return (*state, step)
+
+
+def verdict(chain: str) -> bool:
+    """A verifier that crashes on even answers and accepts 7."""
+    number = int(chain.partition("{")[2].partition("}")[0])
+    if number % 2 == 0:
+        os._exit(1)
+    return number == 7

@@ -67,7 +67,7 @@ def _propose(problem: Problem, guide: Guide, state: State, n: int, rng: np.rando
         growth.error = error
         return
     growth.proposed = len(proposals)
-    children = yield from parallel(_child(problem, state, proposal) for proposal in proposals)
+    children = yield from parallel(child_of(problem, state, proposal) for proposal in proposals)
     for proposal, child in zip(proposals, children, strict=True):
         if child is None:
             growth.unusable += 1
@@ -79,7 +79,8 @@ def _propose(problem: Problem, guide: Guide, state: State, n: int, rng: np.rando
         growth.children.append(child)
 
 
-def _child(problem: Problem, state: State, proposal: Proposal) -> Asks[Child | None]:
+def child_of(problem: Problem, state: State, proposal: Proposal) -> Asks[Child | None]:
+    """What a proposed step leads to; None where it is illegal, or its verifier did not answer."""
     try:
         key = problem.key(state, proposal.step)
         behind = yield from apply(problem, state, proposal.step)

@@ -7,14 +7,15 @@ With a chooser this is chain of thought (one chain), majority vote (`choose.majo
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from search.asks import Asks, granted, parallel
 from search.budget import Meter
-from search.guide import Guide
-from search.methods.grow import judge_all, mover, plant, solved
-from search.problem import IllegalStep, Problem, Step, apply, verify
+from search.guide import Guide, Proposal
+from search.methods.grow import Child, child_of, judge_all, mover, plant, solved
+from search.problem import Problem, Step
 from search.requests import RequestFailed
 from search.tree import Tree
 
@@ -51,12 +52,7 @@ def sample(
         barren = barren + 1 if len(failed) == len(results) else 0
         if barren == 3 and not meter.stopped and len(tree.nodes) == 1:
             raise failed[-1]
-        leaves = []
-        for result in results:
-            if not isinstance(result, RequestFailed):
-                node = yield from _write(tree, problem, result)
-                if node is not None:
-                    leaves.append(node)
+        leaves = [leaf for chain in results if not isinstance(chain, RequestFailed) and (leaf := _write(tree, problem, chain))]
         yield from _judge(problem, guide, meter, tree, leaves, rng)
         _share_priors(tree)
         meter.finish(len(results), begun)
@@ -64,38 +60,48 @@ def sample(
     return tree
 
 
-def _chain(problem: Problem, guide: Guide, rng: np.random.Generator) -> Asks[list[Step] | RequestFailed]:
+@dataclass
+class _Chain:
+    """A sampled chain: its legal steps with the states behind them, and the illegal one that ended it, if any."""
+
+    children: list[Child]
+    illegal: Step | None = None
+
+
+def _chain(problem: Problem, guide: Guide, rng: np.random.Generator) -> Asks[_Chain | RequestFailed]:
+    state, chain = problem.initial(), _Chain([])
     try:
-        return (yield from guide.policy.complete(problem, problem.initial(), rng))
+        steps = yield from guide.policy.complete(problem, state, rng)
     except RequestFailed as error:
         return error
-
-
-def _write(tree: Tree, problem: Problem, steps: list[Step]) -> Asks[int | None]:
-    """Add one chain; the node it ends at, None where its first step is illegal. An illegal step ends a chain: a dead end."""
-    node = 0
     for step in steps:
-        tree.proposed += 1
-        if getattr(step, "finish", "stop") == "length":
-            tree.unusable, tree.example = tree.unusable + 1, step
-        try:
-            key = problem.key(tree.states[node], step)
-            edge = next((e for e in tree.block(node) if problem.key(tree.states[node], tree.steps[e]) == key), None)
-            if edge is None:
-                state = yield from apply(problem, tree.states[node], step)
-                if state is None:
-                    raise IllegalStep
-        except (IllegalStep, RequestFailed):
-            tree.unusable, tree.example = tree.unusable + 1, step
+        child = yield from child_of(problem, state, Proposal(step, math.nan, 1.0))
+        if child is None:
+            chain.illegal = step
             break
+        chain.children.append(child)
+        state = child.state
+    return chain
+
+
+def _write(tree: Tree, problem: Problem, chain: _Chain) -> int:
+    """Add one chain to the tree; the node it ends at, 0 if its first step is illegal."""
+    node = 0
+    for child in chain.children:
+        step, state = child.proposal.step, tree.states[node]
+        edge = next((e for e in tree.block(node) if problem.key(state, tree.steps[e]) == child.key), None)
         if edge is None:
             count = len(tree.block(node)) + 1
-            edge = tree.add(node, [step], [state], np.full(count, 1.0 / count), players=[mover(problem, state)])[0]
-            child = tree.open(node, edge)
-            if problem.is_terminal(state):
-                tree.finished[child] = yield from verify(problem, state)
+            edge = tree.add(node, [step], [child.state], np.full(count, 1.0 / count), players=[mover(problem, child.state)])[0]
+            if child.finished:
+                tree.finished[tree.open(node, edge)] = child.reward
         node = tree.open(node, edge)
-    return node or None
+    cut = [child.proposal.step for child in chain.children if getattr(child.proposal.step, "finish", "stop") == "length"]
+    bad = cut if chain.illegal is None else [*cut, chain.illegal]
+    tree.proposed += len(chain.children) + (chain.illegal is not None)
+    tree.unusable += len(bad)
+    tree.example = bad[-1] if bad else tree.example
+    return node
 
 
 def _judge(problem: Problem, guide: Guide, meter: Meter, tree: Tree, leaves: list[int], rng: np.random.Generator) -> Asks[None]:

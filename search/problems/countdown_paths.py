@@ -2,7 +2,8 @@
 
 An example is a problem with a small tree of steps below it: solution paths, which are to be imitated, and other legal steps,
 which are only judged. Whether the target can still be reached from the numbers left is known exactly, by brute force, and is the
-value's label. Only non-negative whole intermediate results up to `LIMIT` occur. A shard depends on nothing but its seed and index.
+value's label. Only non-negative whole intermediate results up to `LIMIT` occur. A shard depends on nothing but its seed, its
+index and how far the training has come.
 
 Rules that every example keeps: its target is in 1..100 and in none of `HELD_OUT` (24 is the Game of 24, which is to stay a pure
 test; 36 and 50 are unseen targets to choose a recipe on), and its canonical form belongs to the split "train".
@@ -22,6 +23,9 @@ LIMIT = 999  #: largest intermediate result
 HELD_OUT = (24, 36, 50)  #: never the target of an example
 SIZES = {3: 0.08, 4: 0.80, 5: 0.12}  #: how many numbers: probability
 RANGES = {13: 0.60, 25: 0.15, 100: 0.25}  #: numbers are drawn from 1 .. key: probability
+LATE = 0.7  #: from this share of the training on, while the learning rate falls, small numbers are drawn more often:
+LATE_SIZES = {3: 0.04, 4: 0.90, 5: 0.06}
+LATE_RANGES = {13: 0.85, 25: 0.05, 100: 0.10}
 UNREACHABLE = 0.05  #: share of problems whose target cannot be reached
 PATHS = 4  #: solution paths in an example; where they begin alike they are one
 STEPS = {3: 10, 4: 16, 5: 20}  #: how many numbers: steps in an example, filled up with any legal steps
@@ -29,8 +33,10 @@ STEPS = {3: 10, 4: 16, 5: 20}  #: how many numbers: steps in an example, filled 
 Segment = tuple[str, float, float, int]
 
 
-def examples(seed: int, shard: int, count: int) -> Iterator[list[Segment]]:
-    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in (seed, shard).
+def examples(seed: int, shard: int, count: int, progress: float = 0.0) -> Iterator[list[Segment]]:
+    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
+
+    `progress` in [0, 1]: how far the training has come when it reads them.
 
     Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
     earlier segment; -1 for the prompt). An empty text is the end of the text.
@@ -41,16 +47,17 @@ def examples(seed: int, shard: int, count: int) -> Iterator[list[Segment]]:
     made = 0
     while made < count:
         alive = bool(rng.random() >= UNREACHABLE)
-        problem = _draw(alive, rng)
+        problem = _draw(alive, progress, rng)
         if problem is not None:
             yield _tree(problem, alive, rng)
             made += 1
 
 
-def _draw(alive: bool, rng: np.random.Generator) -> Countdown | None:
+def _draw(alive: bool, progress: float, rng: np.random.Generator) -> Countdown | None:
     """A problem of the training split, or None: draw again. Targets are uniform among those that can (or cannot) be reached."""
-    size = rng.choice(list(SIZES), p=list(SIZES.values()))
-    numbers = np.sort(rng.integers(1, rng.choice(list(RANGES), p=list(RANGES.values())) + 1, size))
+    sizes, ranges = (LATE_SIZES, LATE_RANGES) if progress >= LATE else (SIZES, RANGES)
+    size = rng.choice(list(sizes), p=list(sizes.values()))
+    numbers = np.sort(rng.integers(1, rng.choice(list(ranges), p=list(ranges.values())) + 1, size))
     counts = np.zeros(TARGETS + 1)
     _count(_work(numbers), 0, size, counts)
     wanted = (counts > 0) == alive
