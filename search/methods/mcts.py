@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from search.problem import Problem
 from search.tree import Tree
 
 RETRIES = 2  #: a leaf whose requests failed is tried again this often
+BARREN = 8  #: samples in a row that bring no new step before a node counts as having no more
 
 
 def mcts(
@@ -39,104 +41,114 @@ def mcts(
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
     """
-    tree = yield from _root(problem, guide, meter, branch, rng, tau)
-    failures: Counter[int] = Counter()
+    search = _Search(problem, guide, meter, rng, plant(problem), branch, tau)
+    tree = search.tree
+    yield from search.root()
     explored = 0  # edges when no new step came the last time
     while not solved(problem, tree):
         if tree.exhausted and len(tree.edges) > explored:  # ask every node once more
             explored, tree.exhausted = len(tree.edges), False
             tree.reopen()
+            search.barren.clear()
         begun = 0 if tree.exhausted else meter.begin(leaves)
         if not begun:
             break
         picked = tree.select(begun, c_puct, fpu_reduction, stop_at_collision=True, widen=widen)
-        values = yield from _simulate(problem, guide, meter, tree, picked, branch, rng, failures, tau)
+        values = yield from search.simulate(picked)
         tree.backup(picked, values)
         meter.finish(int((~np.isnan(values)).sum()), begun)
     return tree
 
 
-def _root(problem: Problem, guide: Guide, meter: Meter, branch: int, rng: np.random.Generator, tau: float) -> Asks[Tree]:
-    """A tree whose root is judged and expanded; N(root) starts at 1. Raises the backend's error where that is impossible."""
-    tree = plant(problem)
-    for _ in range(1 + RETRIES):
-        growth = (yield from round_of(problem, guide, meter, tree, [0], branch, rng)).get(0, Growth())
-        if growth.error is None or meter.stopped:
-            break
-    if growth.error is not None and not meter.stopped:
-        raise growth.error
-    _settle(tree, problem, write(tree, problem, 0, growth, tau))
-    tree.visit(0, 0.5 if math.isnan(growth.value) else growth.value)
-    tree.exhausted = not growth.children and growth.error is None and not meter.stopped
-    return tree
+@dataclass
+class _Search:
+    """One search under way. failures: of each leaf, in a row; barren: samples at each node, in a row, that brought no new step."""
 
+    problem: Problem
+    guide: Guide
+    meter: Meter
+    rng: np.random.Generator
+    tree: Tree
+    branch: int
+    tau: float
+    failures: Counter[int] = field(default_factory=Counter)
+    barren: Counter[int] = field(default_factory=Counter)
 
-def _simulate(
-    problem: Problem,
-    guide: Guide,
-    meter: Meter,
-    tree: Tree,
-    picked: np.ndarray,
-    branch: int,
-    rng: np.random.Generator,
-    failures: Counter[int],
-    tau: float,
-) -> Asks[np.ndarray]:
-    """Evaluate and expand the leaves of one round. float64 [picked] in [0, 1]; nan: nothing is known, release it."""
-    distinct = list(dict.fromkeys(int(leaf) for leaf in picked))
-    done = [leaf for leaf in distinct if leaf in tree.finished]
-    growths = yield from round_of(problem, guide, meter, tree, [leaf for leaf in distinct if leaf not in tree.finished], branch, rng)
-    unknown = [leaf for leaf in done if tree.finished[leaf] is None]
-    judged = yield from judge_all(problem, guide, meter, [tree.states[n] for n in unknown], [tree.value(n) for n in unknown], rng)
-    values = dict(zip(unknown, judged, strict=True))
-    values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
-    if problem.players == 1:
-        for leaf, value in values.items():
-            if not math.isnan(value):
-                tree.close(leaf)
-    for leaf, growth in growths.items():
-        values[leaf] = _expand(problem, tree, leaf, growth, failures, tau)
-    return np.array([values.get(int(leaf), math.nan) for leaf in picked])
+    def root(self) -> Asks[None]:
+        """Judge and expand the root; N(root) starts at 1. Raises the backend's error where that is impossible."""
+        tree, meter = self.tree, self.meter
+        for _ in range(1 + RETRIES):
+            growth = (yield from self._grow([0])).get(0, Growth())
+            if growth.error is None or meter.stopped:
+                break
+        if growth.error is not None and not meter.stopped:
+            raise growth.error
+        self._write(0, growth)
+        tree.visit(0, 0.5 if math.isnan(growth.value) else growth.value)
+        tree.exhausted = not growth.proposed and growth.error is None and not meter.stopped
 
+    def simulate(self, picked: np.ndarray) -> Asks[np.ndarray]:
+        """Evaluate and expand the leaves of one round. float64 [picked] in [0, 1]; nan: nothing is known, release it."""
+        problem, tree = self.problem, self.tree
+        distinct = list(dict.fromkeys(int(leaf) for leaf in picked))
+        done = [leaf for leaf in distinct if leaf in tree.finished]
+        growths = yield from self._grow([leaf for leaf in distinct if leaf not in tree.finished])
+        unknown = [leaf for leaf in done if tree.finished[leaf] is None]
+        states, known = [tree.states[leaf] for leaf in unknown], [tree.value(leaf) for leaf in unknown]
+        judged = yield from judge_all(problem, self.guide, self.meter, states, known, self.rng)
+        values = dict(zip(unknown, judged, strict=True))
+        values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
+        if problem.players == 1:
+            for leaf, value in values.items():
+                if not math.isnan(value):
+                    tree.close(leaf)
+        for leaf, growth in growths.items():
+            values[leaf] = self._expand(leaf, growth)
+        return np.array([values.get(int(leaf), math.nan) for leaf in picked])
 
-def _expand(problem: Problem, tree: Tree, leaf: int, growth: Growth, failures: Counter[int], tau: float) -> float:
-    """Write what came for one leaf; its value to back up, nan to release it."""
-    before = tree.block(leaf)
-    widened = any(tree.is_open(edge) for edge in before)
-    settled = [_outcome(tree, tree.child(edge)) for edge in before]
-    edges = write(tree, problem, leaf, growth, tau)
-    _settle(tree, problem, edges)
-    if not edges and growth.error is not None:
-        failures[leaf] += 1
-        if failures[leaf] > RETRIES and not widened:
-            _close(tree, leaf)
-    elif not edges and widened:
-        tree.fill_up(leaf)
-    elif not edges and problem.players == 1:
-        _close(tree, leaf)
-    if widened or (not edges and growth.error is not None):
-        return math.nan
-    if settled:  # all that was known below it is settled, and this is the best of it
-        return max(settled)
-    return growth.value if edges else 0.0
+    def _grow(self, nodes: list[int]) -> Asks[dict[int, Growth]]:
+        return round_of(self.problem, self.guide, self.meter, self.tree, nodes, self.branch, self.rng)
 
+    def _expand(self, leaf: int, growth: Growth) -> float:
+        """Write what came for one leaf; its value to back up, nan to release it."""
+        tree, before = self.tree, self.tree.block(leaf)
+        widened = any(tree.is_open(edge) for edge in before)
+        settled = [self._outcome(tree.child(edge)) for edge in before]
+        edges = self._write(leaf, growth)
+        if not edges and growth.error is not None:
+            self.failures[leaf] += 1
+            if self.failures[leaf] > RETRIES and not widened:
+                self._close(leaf)
+            return math.nan
+        self.failures[leaf] = 0
+        self.barren[leaf] = 0 if edges else self.barren[leaf] + self.branch
+        if self.barren[leaf] >= BARREN or not growth.proposed:
+            if widened:
+                tree.fill_up(leaf)
+            elif self.problem.players == 1:
+                self._close(leaf)
+        if widened:
+            return math.nan
+        if settled:  # all that was known below it is settled, and this is the best of it
+            return max(settled)
+        return growth.value if edges else 0.0
 
-def _outcome(tree: Tree, child: int) -> float:
-    """What a settled child came to, in [0, 1]."""
-    if child < 0:
-        return 0.0
-    return tree.mean(child) if tree.visits(child) else (tree.finished.get(child) or 0.0)
-
-
-def _close(tree: Tree, leaf: int) -> None:
-    tree.close(leaf)
-    tree.exhausted = tree.exhausted or leaf == 0
-
-
-def _settle(tree: Tree, problem: Problem, edges: list[int]) -> None:
-    """Finished steps whose reward is 0 are refuted: closed at once, without a visit."""
-    if problem.players == 1:
-        for edge in edges:
+    def _write(self, node: int, growth: Growth) -> list[int]:
+        """Add the steps that came. Finished ones whose reward is 0 are refuted: closed at once, without a visit."""
+        tree = self.tree
+        edges = write(tree, self.problem, node, growth, self.tau)
+        for edge in edges if self.problem.players == 1 else ():
             child = tree.child(edge)
             if child >= 0 and tree.finished.get(child) == 0.0:
                 tree.close(child)
+        return edges
+
+    def _close(self, leaf: int) -> None:
+        self.tree.close(leaf)
+        self.tree.exhausted = self.tree.exhausted or leaf == 0
+
+    def _outcome(self, child: int) -> float:
+        """What a settled child came to, in [0, 1]."""
+        if child < 0:
+            return 0.0
+        return self.tree.mean(child) if self.tree.visits(child) else (self.tree.finished.get(child) or 0.0)
