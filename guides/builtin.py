@@ -9,6 +9,7 @@ started again with the same arguments: shards and checkpoints that are there are
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -38,8 +39,10 @@ def train_builtin(size: str = "small", out: str | Path = "builtin", seed: int | 
     """Train the model of the recipe's `size` from scratch and write its checkpoint into `out`; returns `out`.
 
     seed  of weights and data; None: the recipe's
-    Raises ValueError for an unknown size, or if `out` holds a run with other settings.
+    Raises ValueError for an unknown size, if `out` holds a run with other settings, or where accelerate is not installed.
     """
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError("training needs accelerate: install it with pip install 'copse[train]'")
     out, settings = Path(out), read_recipe(recipe, size)
     settings["seed"] = settings["seed"] if seed is None else seed
     if (out / "guide.json").exists():

@@ -31,6 +31,7 @@ def mcts(
     fpu_reduction: float = 0.0,
     tau: float = 1.0,
     widen: float = 2.0,
+    lookahead: float = 0.5,
 ) -> Asks[Tree]:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
 
@@ -41,7 +42,7 @@ def mcts(
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
     """
-    search = _Search(problem, guide, meter, rng, plant(problem), branch, tau)
+    search = _Search(problem, guide, meter, rng, plant(problem), branch, tau, lookahead)
     tree = search.tree
     yield from search.root()
     explored = 0  # edges when no new step came the last time
@@ -71,6 +72,7 @@ class _Search:
     tree: Tree
     branch: int
     tau: float
+    lookahead: float
     failures: Counter[int] = field(default_factory=Counter)
     barren: Counter[int] = field(default_factory=Counter)
 
@@ -122,7 +124,7 @@ class _Search:
             return math.nan
         self.failures[leaf] = 0
         self.barren[leaf] = 0 if edges else self.barren[leaf] + self.branch
-        if self.barren[leaf] >= BARREN or not growth.proposed:
+        if self.barren[leaf] >= BARREN or not growth.proposed or not (growth.children or before):  # the last: all were illegal
             if widened:
                 tree.fill_up(leaf)
             elif self.problem.players == 1:
@@ -131,7 +133,15 @@ class _Search:
             return math.nan
         if settled:  # all that was known below it is settled, and this is the best of it
             return max(settled)
-        return growth.value if edges else 0.0
+        return self._backed_up(growth.value, edges) if edges else 0.0
+
+    def _backed_up(self, value: float, edges: list[int]) -> float:
+        """The value of a leaf that was judged `value`, mixed with that of its best new child where one is known."""
+        tree = self.tree
+        seen = [tree.finished.get(child) if (child := tree.child(edge)) >= 0 else None for edge in edges]
+        known = [float(tree.edges[edge]["value"]) if reward is None else reward for edge, reward in zip(edges, seen, strict=True)]
+        best = max((v for v in known if not math.isnan(v)), default=math.nan)
+        return value if math.isnan(best) or math.isnan(value) else (1 - self.lookahead) * value + self.lookahead * best
 
     def _write(self, node: int, growth: Growth) -> list[int]:
         """Add the steps that came. Finished ones whose reward is 0 are refuted: closed at once, without a visit."""
