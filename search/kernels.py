@@ -40,8 +40,9 @@ def puct(edge, scale, first_play):  # type: ignore[no-untyped-def]
 def select(nodes, edges, sizes, root, k, c, fpu_reduction, widen, stop_at_collision, leaves):  # type: ignore[no-untyped-def]
     """Up to `k` descents from `root`; the leaves reached go to `leaves`, their number is returned.
 
-    A leaf is a node without open edges, or one with fewer than widen * sqrt(visits) edges that is not FULL. New child nodes are
-    made in the arena, which must have room for `k` of them.
+    A leaf is a node without open edges, or one whose best edge scores below the steps that are not proposed yet. These count as
+    one more unvisited edge of prior widen / (1 + edges), unless the node is FULL or `widen` is 0. New child nodes are made in the
+    arena, which must have room for `k` of them.
     """
     done = 0
     while done < k:
@@ -57,15 +58,13 @@ def select(nodes, edges, sizes, root, k, c, fpu_reduction, widen, stop_at_collis
             first_play, scale = mean - fpu_reduction, c * math.sqrt(visits)
             best, best_score = -1, -1e300
             first, count = nodes[node].first, nodes[node].count
-            if 0 < count < widen * math.sqrt(visits) and not nodes[node].flags & 4:
-                break
             for e in range(first, first + count):
                 if edges[e].child < -1:
                     continue
                 score = puct(edges[e], scale, first_play)
                 if score > best_score:
                     best, best_score = e, score
-            if best < 0:
+            if best < 0 or (widen > 0 and first_play + scale * widen / (1 + count) > best_score and not nodes[node].flags & 4):
                 break
             child = edges[best].child
             if child < 0:

@@ -168,7 +168,7 @@ class Tree:
     ) -> np.ndarray:
         """A round: up to `k` descents by PUCT. int32 [descents]: the leaves, in order; each must be given to `backup` once.
 
-        widen  progressive widening: a node with fewer than widen * sqrt(visits) edges is a leaf again (Coulom 2007)
+        widen  prior, together, of the steps not proposed yet, shared among 1 + edges: where that scores best the node is a leaf again
         stop_at_collision  end the round at the first leaf that it reaches twice, and undo that descent
         """
         self._reserve(k)

@@ -21,7 +21,7 @@ def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> l
         parent_visits = node.visits
         node.visits += 1
         candidates = [child for child in node.children if not child.closed]
-        if not candidates or (len(node.children) < widen * math.sqrt(parent_visits) and not node.full):
+        if not candidates:
             return path
 
         def score(child, mean=mean, n=parent_visits):
@@ -31,6 +31,9 @@ def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> l
                 q = mean - fpu_reduction if math.isnan(child.value) else child.value
             return q + c * math.sqrt(n) * (child.prior / (1 + child.visits))
 
+        unseen = mean - fpu_reduction + c * math.sqrt(parent_visits) * widen / (1 + len(node.children))
+        if widen and not node.full and unseen > max(map(score, candidates)):
+            return path
         node = max(candidates, key=score)
         path.append(node)
 

@@ -30,7 +30,7 @@ def mcts(
     c_puct: float = 1.25,
     fpu_reduction: float = 0.0,
     tau: float = 1.0,
-    widen: float = 2.0,
+    widen: float = 0.5,
     lookahead: float = 0.5,
 ) -> Asks[Tree]:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
@@ -38,7 +38,8 @@ def mcts(
     branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until no new one comes
                    anywhere in the tree, not even at a second asking
     leaves         distinct leaves of one round, evaluated together
-    widen          a node with fewer than widen * sqrt(visits) steps gets `branch` more proposals; 0: never (Coulom 2007)
+    widen          the steps that the policy has not proposed yet are one more choice at every node, its Q the first-play urgency, its
+                   prior widen / (1 + steps there): taking it asks for `branch` more. 0: never
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
     """
