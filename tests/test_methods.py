@@ -308,3 +308,46 @@ def test_unknown_methods_options_and_problems_are_refused_before_anything_runs()
             search.solve(problem, guide, method, "tokens=100", **options)
     with pytest.raises(ValueError, match="seconds"):
         search.solve(PUZZLE, guide, budget="hours=2")
+
+
+def test_a_leaf_backs_up_its_own_value_mixed_with_its_best_step():
+    """Values by depth: 0.5 for a first line, 0.9 for a second one; a third line is refuted."""
+
+    def function(request):
+        depth = request.prompt.count(10) - 1
+        texts = (["1+1=2"], ["1+2=3"], ["1+3=4"])
+        return generated(texts[depth][0], value=(0.5, 0.9, 0.7)[depth])
+
+    for lookahead, first, second in ((0.0, 0.5, 0.9), (0.5, 0.7, 0.45), (1.0, 0.9, 0.0)):
+        guide = scripted_guide(function, value=False)
+        solution = search.solve(HOPELESS, guide, "mcts", "simulations=2", leaves=1, lookahead=lookahead, widen=0.0)
+        tree = solution.tree
+        one = tree.child(tree.block(0)[0])
+        two = tree.child(tree.block(one)[0])
+        assert tree.visits(one) == 2 and tree.visits(two) == 1
+        assert tree.mean(two) == pytest.approx(second, abs=1e-4)
+        assert tree.mean(one) == pytest.approx((first + second) / 2, abs=1e-4)
+
+
+def test_a_leaf_whose_steps_are_all_illegal_is_a_dead_end():
+    def function(request):
+        return generated("1+1=2" if request.prompt.count(10) == 1 else "nonsense", value=0.9)
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=5000", widen=0.0)
+    tree = solution.tree
+    leaf = tree.child(tree.block(0)[0])
+    assert not tree.is_open(tree.block(0)[0]) and tree.mean(leaf) == 0.0
+    assert solution.stopped == "exhausted"
+
+
+def test_steps_not_proposed_yet_are_taken_when_all_others_look_bad():
+    """The first lines are worth nothing: the search asks for others instead of going on below them."""
+
+    def function(request):
+        good = request.seed % 10 == 0
+        return generated("1*1=1" if good else "1+1=2", value=0.9 if good else 0.0)
+
+    options = {"leaves": 1, "branch": 1, "c_puct": 0.5}
+    wide = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", **options)
+    narrow = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", widen=0.0, **options)
+    assert len(wide.tree.block(0)) == 2 and len(narrow.tree.block(0)) == 1
