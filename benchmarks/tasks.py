@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 from collections.abc import Callable
 from fractions import Fraction
 from functools import cache
@@ -52,9 +53,21 @@ def countdown_validation() -> tuple[Countdown, ...]:
     return (*seen, *generate(102, 200, targets={36, 50}))
 
 
+@cache
+def countdown_hard() -> tuple[Countdown, ...]:
+    """150 puzzles of four numbers 1 to 13 whose targets 36 and 50 were never trained on, with at most 4 solution paths."""
+    from search.problems.countdown_paths import solution_paths
+
+    few = [(paths, p) for p in generate(104, 700, targets={36, 50}) if (paths := solution_paths(p)) <= 4]
+    ordered = [p for _, p in sorted(few, key=lambda row: row[0])]
+    random.Random(1).shuffle(ordered)
+    return tuple(ordered[:150])
+
+
 TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
     "game24": game24,
     "countdown-validation": countdown_validation,
+    "countdown-hard": countdown_hard,
 }
 
 

@@ -83,3 +83,10 @@ def test_shares_are_counted_within_each_level(tmp_path):
 def test_an_unknown_rank_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         tasks.ranked(tmp_path / "none.csv", 1, 2)
+
+
+def test_hard_puzzles_have_few_solutions_and_unseen_targets():
+    problems = tasks.countdown_hard()
+    assert len(set(problems)) == 150 and {p.target for p in problems} == {36, 50}
+    for problem in problems[:5]:
+        assert brute_force([Fraction(n) for n in problem.numbers], problem.target)

@@ -53,6 +53,11 @@ def examples(seed: int, shard: int, count: int, progress: float = 0.0) -> Iterat
             made += 1
 
 
+def solution_paths(problem: Countdown) -> int:
+    """How many paths of different steps, through whole numbers 0 to `LIMIT` only, solve `problem`."""
+    return int(_paths(_work(np.array(sorted(problem.numbers))), 0, len(problem.numbers), problem.target))
+
+
 def _draw(alive: bool, progress: float, rng: np.random.Generator) -> Countdown | None:
     """A problem of the training split, or None: draw again. Targets are uniform among those that can (or cannot) be reached."""
     sizes, ranges = (LATE_SIZES, LATE_RANGES) if progress >= LATE else (SIZES, RANGES)
