@@ -1,0 +1,39 @@
+"""The engine on a GPU: the same tokens in float32 as on the CPU, nearly the same log-probs in bfloat16, and a whole search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import guides
+import search
+from models import Engine
+from search.requests import Generate
+
+pytestmark = pytest.mark.gpu
+
+REQUESTS = [Generate(tuple(range(40 + i, 60 + i)), max_tokens=12, temperature=0.0, seed=i) for i in range(20)]
+
+
+def results(device: str, dtype: torch.dtype):
+    engine = Engine(tiny.model("llama").to(dtype), tiny.tokenizer(), head=tiny.head(), device=device, pool_tokens=4096)
+    return [reply.result for reply in tiny.answers(engine, REQUESTS)]
+
+
+def test_float32_gives_the_tokens_of_the_cpu():
+    for ours, theirs in zip(results("cuda", torch.float32), results("cpu", torch.float32), strict=True):
+        assert ours.tokens == theirs.tokens
+        assert np.allclose(ours.log_probs, theirs.log_probs, atol=1e-3)
+
+
+def test_bfloat16_is_near():
+    for ours, theirs in zip(results("cuda", torch.bfloat16), results("cpu", torch.float32), strict=True):
+        assert abs(float(ours.log_probs[0]) - float(theirs.log_probs[0])) < 0.5
+
+
+def test_the_built_in_model_solves_puzzles():
+    puzzles = ["Use 4, 7, 8 and 8 to make 24.", "Use 1, 2, 4 and 7 to make 24.", "Use 6, 8, 9 and 13 to make 24."]
+    solutions = search.solve_many(puzzles, guides.load("builtin", device="cuda"), budget="tokens=4000")
+    assert sum(bool(s.verified) for s in solutions) >= 2
