@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from search.budget import Budget
 from search.guide import Guide, check_kind
 from search.problem import Problem
 from search.shadow import import_ours
@@ -30,6 +31,14 @@ def method_of(method: str | Method) -> Method:
 
 def _no_method(method: str) -> Method:
     raise ValueError(f"there is no method {method!r}: use one of {', '.join(METHODS)}, or module:function of your own")
+
+
+def check_budget(budget: Budget, guide: Guide) -> None:
+    """Raises ValueError for a budget of which this guide would never spend anything."""
+    generates = guide.policy.step_tokens or guide.value.tokens
+    asks = guide.policy.step_tokens or guide.value.calls
+    if budget.simulations is None and budget.seconds is None and not (budget.tokens and generates) and not (budget.calls and asks):
+        raise ValueError(f"a budget of {budget} would never end, because this guide spends none of it: limit simulations or seconds too")
 
 
 def all_options(method: Method, options: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
-from search.door import Method, all_options, check_options, guide_of, method_of, problem_of
+from search.door import Method, all_options, check_budget, check_options, guide_of, method_of, problem_of
 from search.guide import Guide
 from search.problem import Problem
 from search.requests import Backend
@@ -101,6 +101,7 @@ def _solve(
     ready = [problem_of(problem, guide) for problem in problems]
     guide = guide_of(guide, ready)
     spend = budget or guide.budget
+    check_budget(spend, guide)
     backends = dict(guide.backends)
     workers = _workers(ready, backends)
     interrupt = threading.Event()

@@ -351,3 +351,23 @@ def test_steps_not_proposed_yet_are_taken_when_all_others_look_bad():
     wide = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", **options)
     narrow = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", widen=0.0, **options)
     assert len(wide.tree.block(0)) == 2 and len(narrow.tree.block(0)) == 1
+
+
+def test_a_budget_that_is_never_spent_is_refused():
+    with pytest.raises(ValueError, match="simulations or seconds"):
+        search.solve(Nim(5), Guide(Uniform()), "mcts", "tokens=100")
+    assert search.solve(Nim(5), Guide(Uniform()), "mcts", "simulations=20").usage.simulations == 20
+
+
+def test_a_judge_that_always_fails_does_not_hold_the_search():
+    class Failing:
+        backends, tokens, calls, version = {}, 0, 0, "failing"
+
+        def evaluate(self, problem, states, known, rng):
+            raise RequestFailed("down")
+            yield
+
+    guide = scripted_guide(lambda request: generated("The answer is 7"), value=False)
+    for name in METHODS:
+        solution = search.solve("q", Guide(guide.policy, Failing()), method_of(name), "tokens=400", **METHODS[name])
+        assert solution.error is None and solution.answer == "7"

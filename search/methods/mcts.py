@@ -104,7 +104,8 @@ class _Search:
         values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
         if problem.players == 1:
             for leaf, value in values.items():
-                if not math.isnan(value):
+                self.failures[leaf] += math.isnan(value)
+                if not math.isnan(value) or self.failures[leaf] > RETRIES:
                     tree.close(leaf)
         for leaf, growth in growths.items():
             values[leaf] = self._expand(leaf, growth)
