@@ -145,3 +145,21 @@ def test_a_missing_checkpoint_says_what_to_do(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
         guides.load(tmp_path / "empty")
+
+
+def test_a_small_model_computes_with_one_thread(folders, monkeypatch):
+    import torch
+
+    from guides import loading
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(loading, "_cache", {})
+    torch.set_num_threads(2)
+    guides.load(folders["a"])
+    assert torch.get_num_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(loading, "_cache", {})
+    torch.set_num_threads(2)
+    guides.load(folders["a"])
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
