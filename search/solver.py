@@ -112,7 +112,7 @@ def _solve(
         bar.update()
         if on_finish is not None:
             on_finish(index, solution)
-        if solution.tree is not None:
+        if solution.tree is not None and not solution.verified:
             unusable.count(solution.tree)
         return solution if keep_trees else replace(solution, tree=None, trace=None)
 
@@ -187,7 +187,7 @@ def _bar(total: int, progress: bool | None) -> Any:
 
 
 class _Unusable:
-    """Counts proposed steps that were cut off or not understood, over all searches of one call."""
+    """Counts proposed steps that were cut off or not understood, over all searches of one call that found no verified solution."""
 
     def __init__(self) -> None:
         self.proposed = self.unusable = 0
