@@ -115,7 +115,10 @@ class LM:
                     raise
                 break
             steps.append(_step(result))
-            state = yield from apply(problem, state, steps[-1])
+            try:
+                state = yield from apply(problem, state, steps[-1])
+            except RequestFailed:
+                break
             if state is None:
                 break
         return steps

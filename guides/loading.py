@@ -32,8 +32,8 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """The name of its backend."""
-        return f"lm-{self.version}"
+        """The name of its backend in this process."""
+        return f"lm-{self.version}-{id(self.engine):x}"
 
 
 _cache: dict[tuple[Any, ...], Loaded] = {}
@@ -107,7 +107,7 @@ def load(
     loaded = load_engine(path, device, dtype, slots)
     lm = LM(loaded, values=True, **policy)
     if not loaded.has_head:
-        log.warning("%s has no value head: the mean token probability of a step guides the search instead", path)
+        log.warning("%s has no value head: each step's mean token probability guides mcts and beam instead; sample has no values", path)
     budget = Budget(**loaded.settings["budget"]) if loaded.settings.get("budget") else Budget(tokens=20_000, seconds=120)
     kinds = loaded.settings.get("kinds")
     return Guide(

@@ -40,20 +40,23 @@ class Rollout:
         return np.where(there.any(axis=1), sums / np.maximum(there.sum(axis=1), 1), np.float32(np.nan)).astype(np.float32)
 
     def _one(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[float]:
-        """Reward of one completion in the view of the player who led to `state`; 0 if it never finished, nan if it could not begin."""
+        try:
+            return (yield from self._reward(problem, state, rng))
+        except RequestFailed:  # the other roll-outs still tell something
+            return math.nan
+
+    def _reward(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[float]:
+        """Reward of one completion in the view of the player who led to `state`; 0 if it never finished, nan if it was cut short."""
         mover = problem.to_move if problem.players == 2 else None  # type: ignore[attr-defined]
         start = mover(state) if mover else 0
-        try:
-            steps = yield from self._policy.complete(problem, state, rng)
-        except RequestFailed:
-            return math.nan
+        steps = yield from self._policy.complete(problem, state, rng)
         for step in steps:
             before, state = state, (yield from apply(problem, state, step))
             if state is None:
                 return 0.0
             last = mover(before) if mover else 0
-        if not problem.is_terminal(state):
-            return 0.0
+        if not problem.is_terminal(state):  # it took all its steps, or something cut it short: then nothing is known
+            return 0.0 if not hasattr(state, "__len__") or len(state) >= self._policy.max_steps else math.nan
         reward = yield from verify(problem, state)
         if reward is None:
             if self._judge is None:

@@ -176,6 +176,9 @@ def _in_turns(asks: Asks[T]) -> Asks[T]:
         asks.close()
 
 
+_drivers: dict[int, int] = {}  # id of a backend whose lock is held -> the thread that drives it
+
+
 def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
     """Drive one asking generator to its end and return its result.
 
@@ -190,8 +193,11 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
     held: list[Backend] = []
     try:
         for backend in distinct:
+            if _drivers.get(id(backend)) == threading.get_ident():
+                raise RuntimeError("a search runs on this engine in this very thread: give all problems to one solve_many instead")
             backend.lock.acquire()
             held.append(backend)
+            _drivers[id(backend)] = threading.get_ident()
             backend.wake = wake
         timers: list[tuple[float, int, Timer]] = []
         numbers = itertools.count()
@@ -211,6 +217,7 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
         finally:
             for backend in held:
                 backend.wake = None
+                del _drivers[id(backend)]
                 backend.lock.release()
 
 

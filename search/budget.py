@@ -57,7 +57,7 @@ class Budget:
         return cls(**limits)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return ",".join(f"{f.name}={getattr(self, f.name):g}" for f in fields(self) if getattr(self, f.name) is not None)
+        return ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) is not None)
 
 
 class Meter:

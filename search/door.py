@@ -33,10 +33,22 @@ def _no_method(method: str) -> Method:
     raise ValueError(f"there is no method {method!r}: use one of {', '.join(METHODS)}, or module:function of your own")
 
 
+def check_arguments(guide: Any, budget: Any, seed: Any, choose: Any) -> None:
+    """Raises ValueError for arguments of `solve` that are of no use."""
+    if guide is not None and not isinstance(guide, Guide):
+        raise ValueError(f"guide={guide!r} is no guide: give what guides.load(path or hub id) returns")
+    if not isinstance(budget, (Budget, str, type(None))):
+        raise ValueError(f'budget={budget!r} is no budget: write it like budget="tokens=2000,seconds=10"')
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= int(seed) < 2**63:
+        raise ValueError(f"seed={seed!r} is impossible: give a whole number from 0 on, below 2**63")
+    if choose is not None and not callable(choose):
+        raise ValueError(f"choose={choose!r} is no chooser: give search.choose.majority, weighted, best, most_visited, or your own")
+
+
 def check_budget(budget: Budget, guide: Guide) -> None:
     """Raises ValueError for a budget of which this guide would never spend anything."""
     generates = guide.policy.step_tokens or guide.value.tokens
-    asks = guide.policy.step_tokens or guide.value.calls
+    asks = guide.policy.backends or guide.value.calls
     if budget.simulations is None and budget.seconds is None and not (budget.tokens and generates) and not (budget.calls and asks):
         raise ValueError(f"a budget of {budget} would never end, because this guide spends none of it: limit simulations or seconds too")
 
@@ -58,9 +70,9 @@ def check_options(method: Method, options: dict[str, Any]) -> None:
         kind = str(getattr(allowed[option].annotation, "__name__", allowed[option].annotation))
         if kind not in ("int", "float", "int | None", "float | None") or (value is None and "None" in kind):
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name} cannot use {option}={value!r}: give a number")
-        if kind.startswith("int") and (value != int(value) or value < 1):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} cannot use {option}={value!r}: give a number from 0 on")
+        if kind.startswith("int") and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} cannot use {option}={value!r}: give a whole number from 1 on")
 
 

@@ -160,8 +160,9 @@ def result_of(solution: Solution) -> dict[str, Any]:
 
 
 def answered(result: Mapping[str, Any]) -> bool:
-    """Whether a result has an answer that was not refuted."""
-    return result.get("answer") is not None and result.get("verified") is not False and result.get("error") is None
+    """Whether a result has an answer that was not refuted, or was verified without one."""
+    good = result.get("answer") is not None and result.get("verified") is not False
+    return result.get("error") is None and (good or result.get("verified") is True)
 
 
 class Results:

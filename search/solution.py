@@ -77,9 +77,13 @@ def solution_of(
     choose: Chooser | None,
 ) -> Solution:
     found = choosers.finishes(tree, problem)
-    verified = [finish for finish in found if finish.reward == 1.0]
-    chosen = (choose or choosers.weighted)(verified or found) if found else None
-    node = chosen.node if chosen else _most_promising(tree)
+    alone = problem.players == 1
+    verified = [finish for finish in found if finish.reward == 1.0] if alone else []  # in a game it may be the opponent who won
+    proof = tree.verified if alone else None
+    chosen = (choose or (choosers.weighted if alone else choosers.most_visited))(verified or found) if found else None
+    if proof is not None and not verified:  # what was verified has no answer to name, and is better than any that has
+        chosen = None
+    node = chosen.node if chosen else proof if proof is not None else _most_promising(tree)
     usage = meter.usage
     stopped = (
         "verified"
@@ -87,20 +91,27 @@ def solution_of(
         else meter.halted or ("exhausted" if tree.exhausted else meter.stopped)
     )
     steps = tuple(tree.chain(node))
-    trace = Trace.of(tree, problem, f"{method.__module__}:{method.__qualname__}", options, seed, guide.version, usage)
+    trace = Trace.of(tree, problem, _path(method), options, seed, guide.version, usage)
     return Solution(
         problem=problem,
         answer=chosen.answer if chosen else None,
         text=chain_text(steps) if steps and hasattr(steps[0], "finish") else "\n".join(map(str, steps)),
         steps=steps,
-        value=chosen.score if chosen else tree.mean(node),
-        verified=None if chosen is None or chosen.reward is None else chosen.reward == 1.0,
+        value=chosen.score if chosen else 1.0 if proof is not None else tree.mean(node),
+        verified=True if proof is not None else None if chosen is None or chosen.reward is None or not alone else chosen.reward == 1.0,
         candidates=tuple(choosers.share(found)) if found else (),
         stopped=stopped or "finished",
         usage=usage,
         tree=tree,
         trace=trace,
     )
+
+
+def _path(method: Callable[..., Any]) -> str:
+    """ "module:function" of a method, of what a functools.partial wraps, or of the class of a callable object."""
+    function = getattr(method, "func", method)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def _most_promising(tree: Tree) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
-from search.door import Method, all_options, check_budget, check_options, guide_of, method_of, problem_of
+from search.door import Method, all_options, check_arguments, check_budget, check_options, guide_of, method_of, problem_of
 from search.guide import Guide
 from search.problem import Problem
 from search.requests import Backend
@@ -94,6 +94,7 @@ def _solve(
     progress: bool | None = False,
     keep_trees: bool = True,
 ) -> list[Solution]:
+    check_arguments(guide, budget, seed, choose)
     search = method_of(method)
     check_options(search, options)
     options = all_options(search, options)

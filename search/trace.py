@@ -126,7 +126,7 @@ class Trace:
         """Directed graph of the tree. Nodes: text, visits, value (mean, nan unvisited), finished, reward; edges: text, prior, visits."""
         import networkx
 
-        graph = networkx.DiGraph(kind=self.kind, method=self.method, seed=self.seed, **self.arguments)
+        graph = networkx.DiGraph(**{**self.arguments, "kind": self.kind, "method": self.method, "seed": self.seed})
         for node, parent in enumerate(self.node_parent):
             edge = int(self.node_edge[node])
             visits = int(self.edge_visits[edge]) if edge >= 0 else int(self.edge_visits[self.edge_node == 0].sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import random
 from functools import partial
@@ -48,9 +49,7 @@ def test_no_budget_is_exceeded_in_a_thousand_searches():
         problem = HOPELESS if trial % 2 else Countdown(tuple(rng.randint(1, 13) for _ in range(4)), 24)
         limits = {}
         while not limits:
-            limits = {
-                n: rng.randint(1, top) for n, top in (("tokens", 300), ("calls", 40), ("simulations", 30)) if rng.random() < 0.5
-            }
+            limits = {n: rng.randint(1, top) for n, top in (("tokens", 300), ("calls", 40), ("simulations", 30)) if rng.random() < 0.5}
         guide = scripted_guide(slots=rng.randint(1, 64), shuffle=trial)
         if rng.random() < 0.2:
             guide = Guide(guide.policy, Mixture(guide.value, Rollout(guide.policy, 2), 0.5), guide.budget)
@@ -371,3 +370,119 @@ def test_a_judge_that_always_fails_does_not_hold_the_search():
     for name in METHODS:
         solution = search.solve("q", Guide(guide.policy, Failing()), method_of(name), "tokens=400", **METHODS[name])
         assert solution.error is None and solution.answer == "7"
+
+
+class Choice:
+    """Two moves: after "bad" the opponent can only win, after "good" only lose."""
+
+    players, inline = 2, True
+
+    def initial(self):
+        return ()
+
+    def to_move(self, state):
+        return len(state) % 2
+
+    def actions(self, state):
+        return ["bad", "good"] if not state else ["end"]
+
+    def apply(self, state, step):
+        return (*state, step)
+
+    def is_terminal(self, state):
+        return len(state) == 2
+
+    def verify(self, state):
+        return 1.0 if state[0] == "bad" else 0.0
+
+    def answer(self, state):
+        return state[0]
+
+    def prompt(self, state):
+        return "choose"
+
+    def key(self, state, step):
+        return step
+
+
+def test_two_players_see_values_from_their_own_side():
+    solution = search.solve(Choice(), Guide(Uniform()), "mcts", "simulations=2", leaves=1)
+    values = {solution.tree.steps[e]: solution.tree.mean(solution.tree.child(e)) for e in solution.tree.block(0)}
+    assert values == {"bad": 0.25, "good": 0.75}
+    solution = search.solve(Choice(), Guide(Uniform()), "mcts", "simulations=200")
+    assert solution.answer == "good" and solution.verified is None, "the opponent's win verifies nothing"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_backend_that_dies_ends_the_search_with_what_there_is(name):
+    left = [30]
+
+    def function(request):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RequestFailed("the server is gone")
+        return random_player(illegal=0)(request)
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), method_of(name), "tokens=5000", **METHODS[name])
+    assert solution.error is None and len(solution.tree.nodes) > 1
+
+
+def test_a_beam_is_as_wide_as_the_budget_allows_though_its_worst_case_is_not():
+    guide = scripted_guide(random_player(illegal=0), value=False)
+    guide.policy.step_tokens = 500
+    solution = search.solve(Countdown((2, 3, 5, 7, 11), 99_999), guide, "beam", "tokens=5000", width=8, branch=8)
+    expanded = [n for n in range(len(solution.tree.nodes)) if solution.tree.depth(n) == 1 and solution.tree.block(n)]
+    assert len(expanded) == 8, "what the first states did not use serves the next"
+
+
+def test_a_verified_chain_without_an_answer_is_the_solution():
+    guide = scripted_guide(lambda r: generated("step 5" if r.seed % 2 == 0 else "step 1", finish="end"), value=False)
+    problem = search.TextProblem("write a five", verify=lambda text: "5" in text)
+    for name in METHODS:
+        solution = search.solve(problem, guide, method_of(name), "tokens=3000", **METHODS[name])
+        assert solution.verified is True and solution.text == "step 5" and solution.answer is None
+
+
+def test_a_verifier_that_times_out_costs_one_rollout_not_all():
+    calls = [0]
+
+    class Flaky(Countdown):
+        def verify(self, state):
+            calls[0] += 1
+            if calls[0] % 3 == 0:
+                raise RequestFailed("time-out")
+            return 1.0
+
+    policy = scripted_guide(random_player(illegal=0)).policy
+    rollout = Rollout(policy, 6)
+    value = run(rollout.evaluate(Flaky((1, 2, 3), 6), [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)
+    assert value[0] == 1.0
+
+
+def test_arguments_of_no_use_are_refused_at_the_door():
+    guide = scripted_guide(lambda request: pytest.fail("nothing may run"))
+    for arguments, word in (
+        ({"choose": "majority"}, "search.choose.majority"),
+        ({"guide": "builtin"}, "guides.load"),
+        ({"budget": 2000}, "tokens=2000"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"branch": 8.0}, "whole number"),
+        ({"c_puct": -1.0}, "from 0 on"),
+        ({"tau": 0.0}, "tau"),
+        ({"lookahead": 2.0}, "lookahead"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            search.solve(PUZZLE, **({"guide": guide, "budget": "tokens=100"} | arguments))
+    partial_method = partial(importlib.import_module("search.methods.mcts").mcts, branch=2)
+    assert search.solve(PUZZLE, scripted_guide(), partial_method, "tokens=100").trace.method == "search.methods.mcts:mcts"
+
+
+def test_a_search_within_a_search_says_what_to_do():
+    guide = scripted_guide()
+
+    def nested(index, solution):
+        search.solve(PUZZLE, guide, budget="tokens=50")
+
+    with pytest.raises(RuntimeError, match="solve_many"):
+        search.solve_many([PUZZLE], guide, budget="tokens=50", on_finish=nested)

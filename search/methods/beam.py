@@ -9,7 +9,7 @@ import numpy as np
 from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide
-from search.methods.grow import judge_all, plant, round_of, solved, write
+from search.methods.grow import RETRIES, judge_all, plant, round_of, solved, write
 from search.problem import Problem
 from search.tree import Tree
 
@@ -44,6 +44,11 @@ def beam(
             break
         steps = first if frontier == [0] else branch
         growths = yield from round_of(problem, guide, meter, tree, frontier[:begun], steps, rng, judge=False)
+        for _ in range(RETRIES):
+            failed = [node for node, growth in growths.items() if growth.error is not None]
+            if not failed or meter.stopped:
+                break
+            growths.update((yield from round_of(problem, guide, meter, tree, failed, steps, rng, judge=False)))
         if frontier == [0] and (error := growths[0].error if 0 in growths else None) is not None and not meter.stopped:
             raise error
         edges = {node: write(tree, problem, node, growth) for node, growth in growths.items()}
@@ -72,5 +77,4 @@ def _judge(problem: Problem, guide: Guide, meter: Meter, tree: Tree, nodes: list
 
 
 def _best(nodes: list[int], values: dict[int, float], width: int) -> list[int]:
-    known = [node for node in nodes if not math.isnan(values[node])]
-    return sorted(known, key=lambda node: -values[node])[:width]
+    return sorted(nodes, key=lambda node: -0.5 if math.isnan(values[node]) else -values[node])[:width]

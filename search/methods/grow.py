@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from search.asks import Asks, granted, parallel
-from search.budget import Grant, Meter
+from search.budget import Meter
 from search.guide import PRECISION, Guide, Proposal, normalise
 from search.problem import IllegalStep, Problem, State, apply, verify
 from search.requests import RequestFailed
 from search.tree import Tree
+
+RETRIES = 2  #: what failed is asked again this often
 
 
 @dataclass
@@ -117,12 +119,15 @@ def round_of(
     A node that has steps already was judged before: it only gets more proposals.
     """
     tokens = n * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
-    calls = (n if guide.policy.step_tokens else 0) + (guide.value.calls if judge else 0)
-    grants: list[Grant] = meter.grant(len(nodes), tokens, calls)
-    growths = yield from parallel(
-        granted(grow(problem, guide, tree.states[node], tree.value(node), n, child, judge and not tree.block(node)), grant)
-        for node, grant, child in zip(nodes, grants, rng.spawn(len(nodes)), strict=False)
-    )
+    calls = (n if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
+    growths: list[Growth] = []
+    spawned = rng.spawn(len(nodes))
+    while grants := meter.grant(len(nodes) - len(growths), tokens, calls):  # what the first did not use serves the next
+        at = len(growths)
+        growths += yield from parallel(
+            granted(grow(problem, guide, tree.states[node], tree.value(node), n, child, judge and not tree.block(node)), grant)
+            for node, grant, child in zip(nodes[at:], grants, spawned[at:], strict=False)
+        )
     return dict(zip(nodes, growths, strict=False))
 
 
@@ -182,11 +187,14 @@ def judge_all(
 ) -> Asks[list[float]]:
     """Values of many states, as far as the budget has grants; nan for the others."""
     states = list(states)
-    grants = meter.grant(len(states), guide.value.tokens, guide.value.calls)
-    values = yield from parallel(
-        granted(_judge(problem, guide, state, value, child), grant)
-        for state, value, grant, child in zip(states, known, grants, rng.spawn(len(states)), strict=False)
-    )
+    values: list[float] = []
+    spawned = rng.spawn(len(states))
+    while grants := meter.grant(len(states) - len(values), guide.value.tokens, guide.value.calls):
+        at = len(values)
+        values += yield from parallel(
+            granted(_judge(problem, guide, state, value, child), grant)
+            for state, value, grant, child in zip(states[at:], known[at:], grants, spawned[at:], strict=False)
+        )
     return [*values, *[math.nan] * (len(states) - len(values))]
 
 

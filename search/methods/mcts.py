@@ -11,11 +11,10 @@ import numpy as np
 from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide
-from search.methods.grow import Growth, judge_all, plant, round_of, solved, write
+from search.methods.grow import RETRIES, Growth, judge_all, plant, round_of, solved, write
 from search.problem import Problem
-from search.tree import Tree
+from search.tree import SECOND, Tree
 
-RETRIES = 2  #: a leaf whose requests failed is tried again this often
 BARREN = 8  #: samples in a row that bring no new step before a node counts as having no more
 
 
@@ -44,6 +43,8 @@ def mcts(
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
     """
+    if lookahead > 1 or tau <= 0:
+        raise ValueError(f"lookahead={lookahead} must lie in [0, 1] and tau={tau} above 0: correct the options of mcts")
     search = _Search(problem, guide, meter, rng, plant(problem), branch, tau, lookahead)
     tree = search.tree
     yield from search.root()
@@ -101,11 +102,14 @@ class _Search:
         states, known = [tree.states[leaf] for leaf in unknown], [tree.value(leaf) for leaf in unknown]
         judged = yield from judge_all(problem, self.guide, self.meter, states, known, self.rng)
         values = dict(zip(unknown, judged, strict=True))
+        for leaf, value in values.items():
+            self.failures[leaf] += math.isnan(value)
+            if self.failures[leaf] > RETRIES:  # nobody can judge it
+                tree.close(leaf)
         values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
         if problem.players == 1:
             for leaf, value in values.items():
-                self.failures[leaf] += math.isnan(value)
-                if not math.isnan(value) or self.failures[leaf] > RETRIES:
+                if not math.isnan(value):
                     tree.close(leaf)
         for leaf, growth in growths.items():
             values[leaf] = self._expand(leaf, growth)
@@ -122,7 +126,9 @@ class _Search:
         edges = self._write(leaf, growth)
         if not edges and growth.error is not None:
             self.failures[leaf] += 1
-            if self.failures[leaf] > RETRIES and not widened:
+            if self.failures[leaf] > RETRIES and widened:
+                tree.fill_up(leaf)
+            elif self.failures[leaf] > RETRIES:
                 self._close(leaf)
             return math.nan
         self.failures[leaf] = 0
@@ -136,14 +142,17 @@ class _Search:
             return math.nan
         if settled:  # all that was known below it is settled, and this is the best of it
             return max(settled)
-        return self._backed_up(growth.value, edges) if edges else 0.0
+        return self._backed_up(leaf, growth.value, edges) if edges else 0.0
 
-    def _backed_up(self, value: float, edges: list[int]) -> float:
+    def _backed_up(self, leaf: int, value: float, edges: list[int]) -> float:
         """The value of a leaf that was judged `value`, mixed with that of its best new child where one is known."""
         tree = self.tree
         seen = [tree.finished.get(child) if (child := tree.child(edge)) >= 0 else None for edge in edges]
         known = [float(tree.edges[edge]["value"]) if reward is None else reward for edge, reward in zip(edges, seen, strict=True)]
         best = max((v for v in known if not math.isnan(v)), default=math.nan)
+        parent = tree.parent(leaf)
+        if parent >= 0 and (int(tree.nodes[parent]["flags"]) ^ int(tree.nodes[leaf]["flags"])) & SECOND:
+            best = 1.0 - best  # the opponent chooses there
         return value if math.isnan(best) or math.isnan(value) else (1 - self.lookahead) * value + self.lookahead * best
 
     def _write(self, node: int, growth: Growth) -> list[int]:

@@ -42,7 +42,7 @@ def sample(
     barren = 0
     while left > 0 and not solved(problem, tree):
         begun = meter.begin(int(min(wave, left)))
-        grants = meter.grant(begun, guide.policy.chain_tokens, guide.policy.max_steps if guide.policy.step_tokens else 0)
+        grants = meter.grant(begun, guide.policy.chain_tokens, guide.policy.max_steps if guide.policy.backends else 0)
         if not grants:
             break
         results = yield from parallel(
@@ -50,8 +50,10 @@ def sample(
         )
         failed = [result for result in results if isinstance(result, RequestFailed)]
         barren = barren + 1 if len(failed) == len(results) else 0
-        if barren == 3 and not meter.stopped and len(tree.nodes) == 1:
-            raise failed[-1]
+        if barren == 3 and not meter.stopped:
+            if len(tree.nodes) == 1:
+                raise failed[-1]
+            break
         leaves = [leaf for chain in results if not isinstance(chain, RequestFailed) and (leaf := _write(tree, problem, chain))]
         yield from _judge(problem, guide, meter, tree, leaves, rng)
         _share_priors(tree)
