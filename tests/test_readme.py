@@ -16,7 +16,6 @@ from search.door import METHODS, method_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
-BUILTIN = ROOT / "models" / "builtin" / "model.safetensors"
 CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 
 
@@ -47,8 +46,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_python_examples_run(
     code: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if "path/to/model" not in code and not BUILTIN.exists():
-        pytest.skip("the built-in model has no weights here")
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace("path/to/model", str(model)), "README.md", "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.strip()
@@ -61,8 +58,6 @@ def test_parts_of_your_own_take_at_most_20_lines(code: str) -> None:
 
 
 def test_the_problems_file_runs(tmp_path: Path) -> None:
-    if not BUILTIN.exists():
-        pytest.skip("the built-in model has no weights here")
     (lines,) = blocks("json", section("Parts of your own"))
     (command,) = blocks("sh", section("Parts of your own"))
     (tmp_path / "problems.jsonl").write_text(lines)
