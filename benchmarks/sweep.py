@@ -13,11 +13,14 @@ from __future__ import annotations
 import argparse
 import csv
 import logging
+import math
 import statistics
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 import guides
 import search
@@ -110,6 +113,25 @@ def report(path: Path, ranks: Path | None) -> str:
     return "\n".join(lines)
 
 
+def compare(path: Path, ranks: Path | None, first: str, second: str, resamples: int = 10_000) -> str:
+    """Difference of solve rates, `first` minus `second`, in points, within each level; 95 % paired bootstrap over problems (seed 0)."""
+    tokens: dict[str, dict[str, list[float]]] = {first: defaultdict(list), second: defaultdict(list)}
+    for row in read(path):
+        if row["run"] in tokens:
+            tokens[row["run"]][row["problem"]].append(int(row["generated"]) if row["verified"] == "1" else math.inf)
+    problems = sorted(tokens[first].keys() & tokens[second].keys())
+    groups = {"all": problems, "hard 100": [p for p in problems if ranks and p in ranked(ranks, 901, 1000)]}
+    lines = []
+    for name, chosen in groups.items():
+        for level in LEVELS if chosen else ():
+            rate = {run: np.array([np.mean([t <= level for t in tokens[run][p]]) for p in chosen]) for run in tokens}
+            gain = 100 * (rate[first] - rate[second])
+            draws = np.random.default_rng(0).integers(len(gain), size=(resamples, len(gain)))
+            low, high = np.percentile(gain[draws].mean(axis=1), [2.5, 97.5])
+            lines.append(f"{name}, {level:,} tokens: {gain.mean():+.1f} [{low:+.1f}, {high:+.1f}] points, {len(gain)} problems")
+    return "\n".join(lines)
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,10 +144,12 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--limit", type=int, default=32, help="searches at once")
     parser.add_argument("--report", type=Path, help="print the table of a results file instead")
+    parser.add_argument("--compare", nargs=2, metavar="RUN", help="with --report: two runs of the file, first minus second")
     parser.add_argument("--ranks", type=Path, help="CSV of human difficulty ranks (columns Rank, Puzzles)")
     args = parser.parse_args()
     if args.report:
-        logging.info("\n%s", report(args.report, args.ranks))
+        text = compare(args.report, args.ranks, *args.compare) if args.compare else report(args.report, args.ranks)
+        logging.info("\n%s", text)
         return
     import torch
 

@@ -90,3 +90,17 @@ def test_hard_puzzles_have_few_solutions_and_unseen_targets():
     assert len(set(problems)) == 150 and {p.target for p in problems} == {36, 50}
     for problem in problems[:5]:
         assert brute_force([Fraction(n) for n in problem.numbers], problem.target)
+
+
+def test_a_paired_comparison_finds_a_planted_difference(tmp_path):
+    out = tmp_path / "r.csv"
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, sweep.COLUMNS)
+        writer.writeheader()
+        for i in range(200):  # "a" solves 150 within 100 tokens, "b" the first 100 of them, the next 50 within 400
+            for run, tokens in (("a", 90), ("b", 90 if i < 100 else 300)):
+                row = {"task": "t", "problem": f"p{i}", "run": run, "verified": int(i < 150), "generated": tokens}
+                writer.writerow({**dict.fromkeys(sweep.COLUMNS, "0"), **row})
+    lines = sweep.compare(out, None, "a", "b").splitlines()
+    assert lines[0].startswith("all, 100 tokens: +25.0 [+1") and "200 problems" in lines[0]
+    assert "400 tokens: +0.0 [+0.0, +0.0]" in lines[2]
