@@ -37,6 +37,8 @@ def test_choosers():
     rows = found(("a", None, 0.9, 1), ("b", None, 0.4, 2), ("b", None, 0.3, 1), ("c", None, 0.2, 3), ("a", None, 0.1, 1))
     assert choose.majority(rows).answer == "b" and choose.majority(rows).value == 0.4, "first of the tied, and its best state"
     assert choose.weighted(rows).node == 1, "b: 2 x 0.4 + 0.3 = 1.1, a: 1.0, c: 0.6"
+    split = found(("a", None, 0.9, 2), ("b", None, 0.1, 3), ("c", 0.0, 0.9, 9))
+    assert choose.majority(split).answer == "c" and choose.weighted(split).answer == "a", "a: 1.8, b: 0.3, c was refuted: 0"
     assert choose.best(rows).node == 0
     assert choose.most_visited(rows).answer == "c"
     assert choose.share(rows)[0] == ("b", 3 / 8, 0.4)
