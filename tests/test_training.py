@@ -68,6 +68,31 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
     return trainer.state.log_history[0]["loss"], caught
 
 
+def test_the_loss_is_the_formula(tmp_path: Path) -> None:
+    """Recomputed text by text with the plain model: sum(weight x NLL) / imitated tokens + 0.5 x sum(cross-entropy) / labels."""
+    loss, _ = gradient(tmp_path, 32, 1)
+    tok = builtin.build_tokenizer(["Use", "and", "to", "make"], 999)
+    model, head = builtin.build_model({"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0)
+    model.requires_grad_(False), head.requires_grad_(False)
+    nll, tokens, doubt, labels = 0.0, 0, 0.0, 0
+    rows = ExampleFile(tmp_path / "examples.npz")
+    for row in (rows[i] for i in range(len(rows))):
+        for i, before in enumerate(row["previous"]):
+            text, at = [int(row["tokens"][i])], int(before)
+            while at >= 0:
+                text, at = [int(row["tokens"][at]), *text], int(row["previous"][at])
+            hidden = model.model(torch.tensor([text])).last_hidden_state[0]
+            if row["weights"][i] > 0 and before >= 0:
+                nll -= float(row["weights"][i]) * float(model.lm_head(hidden[-2]).log_softmax(-1)[text[-1]])
+                tokens += 1
+            if not np.isnan(row["values"][i]):
+                chance = float(head(hidden[-1:])[0])
+                doubt -= float(np.log(chance if row["values"][i] == 1 else 1 - chance))
+                labels += 1
+    assert tokens > 50 and labels == 32
+    assert loss == pytest.approx(nll / tokens + 0.5 * doubt / labels, rel=1e-3)
+
+
 def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
     loss, whole = gradient(tmp_path, 32, 1)
     parts_loss, parts = gradient(tmp_path, 8, 4)
