@@ -25,19 +25,24 @@ SEARCH = (
     ("problem", "jit", "kernels", "tree"),
     ("guide", "choose", "trace"),
     ("methods", "problems"),
-    ("worker", "workers", "solution", "door", "solver", "flags", "jobs", "view", "cli"),
+    ("worker", "workers", "solution", "door", "solver", "flags", "jobs", "view", "cli_bench", "cli_train", "cli"),
 )
 #: Side by side: neither imports the other.
 PAIRS = {("tree", "problem"), ("trace", "choose"), ("problems", "methods"), ("methods", "problems")}
 
 #: The only imports that reach upwards, inside functions: module -> packages.
-SANCTIONED = {"search.door": {"guides"}, "search.flags": {"guides"}, "search.cli": {"models", "guides", "benchmarks"}}
+SANCTIONED = {
+    "search.door": {"guides"},
+    "search.flags": {"guides"},
+    "search.cli": {"models", "guides", "benchmarks"},
+    "search.cli_bench": {"benchmarks"},
+}
 
 KERNELS = {"search.jit", "search.kernels", "search.problems.countdown_paths"}  # what may import numba
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"}  # what `search` never imports
 LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}  # what `search` imports inside functions only,
-TERMINAL = {"search.cli": {"typer", "rich"}, "search.view": {"rich"}}  # but for what these two are made of
-TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "benchmarks/tasks.py")  # where the built-in kind of problem may be named
+TERMINAL = {"search.cli": {"typer", "rich"}, "search.cli_bench": {"typer"}, "search.cli_train": {"typer"}, "search.view": {"rich"}}  # but for what these two are made of
+TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "benchmarks/tasks.py")  # where the built-in kinds of problem may be named
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,129 @@
+"""Training data for chains: the steps that solve a problem, and wrong steps for a value head, all from the generator.
+
+An example is a problem with a small tree below it: the plan and the values that solve it, to be imitated, and branches that begin
+with a wrong line, which are only judged. A label says whether all lines so far are right. A shard depends on nothing but
+its seed, its index and how far the training has come. Every problem belongs to the split "train".
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from search.problems.chains import LETTERS, OPERATORS, Chains, Definition, compute, draw
+
+MODULUS = 11
+OPERATIONS = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}  #: definitions to compute: probability
+EARLY = 0.25  #: until this share of the training only up to `EASY` operations are drawn
+EASY = 3
+DISTRACTORS = 3  #: up to this many, evenly
+BRANCHES = 4  #: wrong lines in an example
+AFTER = 2  #: lines behind a wrong one, up to this many, evenly
+
+Segment = tuple[str, float, float, int]
+
+
+def examples(seed: int, shard: int, count: int, progress: float = 0.0) -> Iterator[list[Segment]]:
+    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
+
+    `progress` in [0, 1]: how far the training has come when it reads them.
+
+    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
+    earlier segment; -1 for the prompt). The texts have no end token: a chain ends with its answer.
+    weight  1.0 on the lines that solve the problem, 0.0 on those that are only judged
+    value   1.0 or 0.0: are all lines up to here right
+    """
+    rng, made = random.Random(f"{seed} {shard}"), 0
+    sizes = {k: p for k, p in OPERATIONS.items() if progress >= EARLY or k <= EASY}
+    while made < count:
+        size = rng.choices(list(sizes), list(sizes.values()))[0]
+        problem = draw(rng, size, rng.randint(0, DISTRACTORS), MODULUS)
+        if problem is not None and problem.split() == "train":
+            yield _tree(problem, rng)
+            made += 1
+
+
+def solution(problem: Chains) -> list[str]:
+    """The lines that solve `problem`: the plan, then the values, of each moment's computable variables the last planned."""
+    plan, known = problem.needed(), dict(problem.given)
+    return [_plan(problem, name) for name in plan] + [_value(problem.defined[name], name, known, problem) for name in _order(problem, plan)]
+
+
+def _order(problem: Chains, plan: list[str]) -> list[str]:
+    """The planned variables in the order in which they are computed."""
+    left, known, order = list(plan), set(problem.given), []
+    while left:
+        name = next(n for n in reversed(left) if {problem.defined[n][0], problem.defined[n][2]} <= known)
+        left.remove(name)
+        known.add(name)
+        order.append(name)
+    return order
+
+
+def _plan(problem: Chains, name: str) -> str:
+    a, sign, b = problem.defined[name]
+    return f"{name}={a}{sign}{b}"
+
+
+def _value(definition: Definition, name: str, known: dict[str, int], problem: Chains) -> str:
+    """The line that computes `name` from what is `known`; its value is added there."""
+    a, sign, b = definition
+    known[name] = compute(known[a], sign, known[b], problem.modulus)
+    return f"{name}={a}{sign}{b} {a.upper()}{known[a]} {b.upper()}{known[b]} {name.upper()}{known[name]}"
+
+
+def _tree(problem: Chains, rng: random.Random) -> list[Segment]:
+    """The solution, and `BRANCHES` branches that leave it by a wrong line."""
+    plan = problem.needed()
+    order = _order(problem, plan)
+    segments: list[Segment] = [(problem.prompt(problem.initial()) + "\n", 0.0, 1.0, -1)]
+    segments += [(text + "\n", 1.0, 1.0, i) for i, text in enumerate(solution(problem))]
+    for _ in range(BRANCHES):
+        at = rng.randrange(2 * len(plan))
+        known = {**problem.given, **{name: problem.values[name] for name in order[: max(0, at - len(plan))]}}
+        text = _wrong_plan(problem, plan[at], rng) if at < len(plan) else _wrong_value(problem, order[at - len(plan)], known, rng)
+        segments.append((text + "\n", 0.0, 0.0, at))
+        for name in order[max(0, at + 1 - len(plan)) :][: rng.randint(0, AFTER)] if at >= len(plan) else ():
+            segments.append((_value(problem.defined[name], name, known, problem) + "\n", 0.0, 0.0, len(segments) - 1))
+    return segments
+
+
+def _wrong_plan(problem: Chains, name: str, rng: random.Random) -> str:
+    """A definition of `name` that is not in the statement."""
+    return f"{name}={''.join(_other(problem, problem.defined[name], rng))}"
+
+
+def _wrong_value(problem: Chains, name: str, known: dict[str, int], rng: random.Random) -> str:
+    """A line that computes `name` with one mistake: a definition that is nowhere, a value that is not the operand's, or a wrong result.
+
+    The rest of it follows from the mistake. `known` gets the value that the line gives to `name`.
+    """
+    kind, made_up = rng.randrange(3), dict(known)
+    definition = _other(problem, problem.defined[name], rng) if kind == 0 else problem.defined[name]
+    for operand in (definition[0], definition[2]):
+        made_up.setdefault(operand, rng.randrange(problem.modulus))
+    if kind == 1:
+        operand = definition[rng.choice((0, 2))]
+        made_up[operand] = _another(made_up[operand], [*known.values(), rng.randrange(problem.modulus)], problem.modulus, rng)
+    text = _value(definition, name, made_up, problem)
+    if kind == 2:
+        made_up[name] = _another(made_up[name], [rng.randrange(problem.modulus)], problem.modulus, rng)
+        text = f"{text.rpartition(' ')[0]} {name.upper()}{made_up[name]}"
+    known[name] = made_up[name]
+    return text
+
+
+def _another(value: int, others: list[int], modulus: int, rng: random.Random) -> int:
+    """One of `others` that is not `value`, else the next number."""
+    different = [other for other in others if other != value]
+    return rng.choice(different) if different else (value + 1) % modulus
+
+
+def _other(problem: Chains, definition: Definition, rng: random.Random) -> Definition:
+    """`definition` with one part exchanged for another one; operands are variables of the statement."""
+    part = rng.randrange(3)
+    names = [name for name in LETTERS if name in problem.values]
+    choices = [c for c in (OPERATORS if part == 1 else names) if c != definition[part]]
+    parts = list(definition)
+    parts[part] = rng.choice(choices)
+    return parts[0], parts[1], parts[2]
