@@ -9,7 +9,6 @@ started again with the same arguments: shards and checkpoints that are there are
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from guides.examples import Segment, Shards
-from guides.train import Options, export, train
+from guides.train import Options, check_installed, export, train
 from models.heads import ValueHead
 
 log = logging.getLogger(__name__)
@@ -41,16 +40,15 @@ def train_builtin(size: str = "small", out: str | Path = "builtin", seed: int | 
     seed  of weights and data; None: the recipe's
     Raises ValueError for an unknown size, if `out` holds a run with other settings, or where accelerate is not installed.
     """
-    if importlib.util.find_spec("accelerate") is None:
-        raise ValueError("training needs accelerate: install it with pip install 'copse[train]'")
     out, settings = Path(out), read_recipe(recipe, size)
     settings["seed"] = settings["seed"] if seed is None else seed
     if (out / "guide.json").exists():
         log.info("%s is complete", out)
         return out
+    options = Options(**settings["options"], seed=settings["seed"])
+    check_installed(options)
     _claim(out / "work", settings)
     started = time.time()
-    options = Options(**settings["options"], seed=settings["seed"])
     tokenizer = build_tokenizer(**settings["tokenizer"])
     rows = _shards(out, settings)
     model, head = build_model(settings["model"], tokenizer, settings["seed"])
@@ -124,7 +122,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Iterator[list[tuple[str
         for text, *_ in example:
             if text not in known:
                 known[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
-        yield [(known[text], weight, value, parent) for text, weight, value, parent in example]
+        yield [Segment(known[text], weight, value, parent) for text, weight, value, parent in example]
 
 
 def build_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, seed: int) -> tuple[LlamaForCausalLM, ValueHead]:

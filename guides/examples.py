@@ -9,50 +9,67 @@ A file is an uncompressed `.npz`, written under another name and renamed when co
     lengths   uint16 [segments]            tokens of each segment, at least 1
     weights   float32 [segments]           weight of its tokens' negative log-likelihood, at least 0
     values    float32 [segments]           value label in [0, 1] at its last token, nan: none
+    counts    float32 [segments]           outcomes that the label is the mean of; inf: the label is exact; without a label 0
     parents   int16 [segments]             index, within the example, of an earlier segment; -1: it begins the text
     segments  uint16 [examples]            segments of each example
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-Segment = tuple[Sequence[int], float, float, int]  #: tokens, weight, value (nan: no label), parent (-1: none)
+
+class Segment(NamedTuple):
+    """value nan: no label; parent -1: none; count: outcomes that the value is the mean of, inf where it is exact."""
+
+    tokens: Sequence[int]
+    weight: float
+    value: float
+    parent: int
+    count: float = math.inf
+
+
 Row = dict[str, np.ndarray]
 
 
-def write_examples(path: str | Path, examples: Iterable[Sequence[Segment]], block: int = 64, seed: int = 0) -> None:
-    """Write one file atomically. Examples are sorted by length, cut into blocks of `block`, and the blocks shuffled by `seed`.
+def write_examples(path: str | Path, examples: Iterable[Sequence[tuple]], block: int = 64, seed: int = 0) -> None:
+    """Write one file atomically, of examples made of `Segment`s or of tuples like them.
 
+    Examples are sorted by length, cut into blocks of `block`, and the blocks shuffled by `seed`.
     A batch of `block` rows (or a divisor of it) read in order then needs next to no padding.
     """
     ordered = sorted(examples, key=lambda segments: sum(len(tokens) for tokens, *_ in segments))
     blocks = [ordered[i : i + block] for i in range(0, len(ordered), block)]
     order = np.random.default_rng(seed).permutation(len(blocks))
     examples = [example for i in order for example in blocks[i]]
-    flat = [segment for example in examples for segment in example]
-    tokens = np.array([token for part, *_ in flat for token in part], np.int64)
+    flat = [Segment(*segment) for example in examples for segment in example]
+    tokens = np.array([token for segment in flat for token in segment.tokens], np.int64)
     arrays = {
         "tokens": tokens.astype(np.uint16 if tokens.max(initial=0) < 1 << 16 else np.uint32),
-        "lengths": np.array([len(part) for part, *_ in flat], np.uint16),
-        "weights": np.array([weight for _, weight, _, _ in flat], np.float32),
-        "values": np.array([value for _, _, value, _ in flat], np.float32),
-        "parents": np.array([parent for *_, parent in flat], np.int16),
+        "lengths": np.array([len(segment.tokens) for segment in flat], np.uint16),
+        "weights": np.array([segment.weight for segment in flat], np.float32),
+        "values": np.array([segment.value for segment in flat], np.float32),
+        "counts": np.array([0.0 if math.isnan(segment.value) else segment.count for segment in flat], np.float32),
+        "parents": np.array([segment.parent for segment in flat], np.int16),
         "segments": np.array([len(example) for example in examples], np.uint16),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(unfinished, path)
+    try:
+        with unfinished.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 class ExampleFile(Dataset[Row]):
@@ -61,6 +78,7 @@ class ExampleFile(Dataset[Row]):
     tokens     int64 [n]
     weights    float32 [n], at least 0
     values     float32 [n], in [0, 1]; nan: no label
+    counts     float32 [n], outcomes behind the label; inf: exact; 0 without a label
     previous   int64 [n], index of the token before it in its text; -1: none
     positions  int64 [n], tokens before it in its text
     visible    bool [n, n], [i, j]: token i attends to token j
@@ -69,10 +87,11 @@ class ExampleFile(Dataset[Row]):
     def __init__(self, path: str | Path):
         try:
             with np.load(path) as file:
-                arrays = {name: file[name] for name in ("tokens", "lengths", "weights", "values", "parents", "segments")}
+                arrays = {name: file[name] for name in ("tokens", "lengths", "weights", "values", "counts", "parents", "segments")}
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(f"{path} holds no training examples ({error}): write it again with write_examples") from None
-        self.tokens, self.weights, self.values = arrays["tokens"].astype(np.int64), arrays["weights"], arrays["values"]
+        self.tokens, self.weights = arrays["tokens"].astype(np.int64), arrays["weights"]
+        self.values, self.counts = arrays["values"], arrays["counts"]
         self.lengths, self.parents = arrays["lengths"].astype(np.int64), arrays["parents"].astype(np.int64)
         self.segments = np.concatenate([[0], np.cumsum(arrays["segments"], dtype=np.int64)])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
@@ -93,12 +112,13 @@ class ExampleFile(Dataset[Row]):
         owner = np.repeat(np.arange(count), lengths)
         previous = np.arange(n) - 1
         previous[firsts] = np.where(parents >= 0, (firsts + lengths)[parents] - 1, -1)
-        values = np.full(n, np.nan, np.float32)
-        values[firsts + lengths - 1] = self.values[part]
+        values, counts = np.full(n, np.nan, np.float32), np.zeros(n, np.float32)
+        values[firsts + lengths - 1], counts[firsts + lengths - 1] = self.values[part], self.counts[part]
         return {
             "tokens": self.tokens[self.starts[part.start] : self.starts[part.stop]],
             "weights": np.repeat(self.weights[part], lengths),
             "values": values,
+            "counts": counts,
             "previous": previous,
             "positions": np.arange(n) + (depths - firsts)[owner],
             "visible": above[owner][:, owner] & np.tri(n, dtype=bool),
@@ -135,7 +155,7 @@ class Shards(Dataset[Row]):
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
     """Rows padded on the right to the longest, as tensors [rows, longest] ("visible": [rows, longest, longest]).
 
-    Padding has token 0, weight 0, value nan, and is invisible.
+    Padding has token 0, weight 0, value nan, count 0, and is invisible.
     """
     longest = max(len(row["tokens"]) for row in rows)
     batch = {}

@@ -1,11 +1,10 @@
-"""The training loop for a policy with a value head: `transformers.Trainer`, with our loss and our batches.
+"""Training a policy with a value head, in this process or as a child: python -m guides.train config.json, where the config holds
 
-    loss = sum(weight * token NLL) / tokens with a weight + value_weight * sum(value cross-entropy) / labels
+    {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"epochs": 2, ...}, "guide": {...}, "data": {...}}
 
-Both counts are taken over the whole accumulated batch, so 4 accumulated batches of 8 give the gradient of one batch of 32.
-As a child process: python -m guides.train config.json, where the config holds
-
-    {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"steps": 1000, ...}}
+with "options" over those of `fine_tuning`, "guide" what `guide.json` of the new checkpoint shall say beside what the old one says,
+and "data" whatever its `training.json` shall keep of where the examples come from; these two may be missing. The loss is that of
+`guides.trainer`.
 
 Checkpoints and resuming are the Trainer's; a checkpoint counts once the file `complete` stands in it, so one cut short by a
 kill is ignored and removed. Works with causal language models of the Llama and Qwen type.
@@ -13,43 +12,53 @@ kill is ignored and removed. Works with causal language models of the Llama and 
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import json
 import logging
 import os
 import shutil
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import ConcatDataset, Dataset, SequentialSampler
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from safetensors import SafetensorError
+from torch.utils.data import ConcatDataset, Dataset
+from transformers import AutoConfig, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from guides.examples import ExampleFile, collate
-from guides.muon import MuonAdamW
-from models.heads import ValueHead, load_head, save_head
+from guides.trainer import Order, PolicyValueTrainer, Progress
+from models.checkpoint import load_model, version
+from models.heads import ValueHead, save_head
 
 log = logging.getLogger(__name__)
+
+REPORT = "training.json"  #: the last file of a checkpoint to appear
+TUNES, OPTIMIZERS = ("full", "lora", "head"), ("muon", "adamw")
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  #: Hu et al. 2022; on all matrices, Dettmers et al. 2023
+MISUSE, FULL, INTERRUPTED = 2, 3, 130  #: exit codes of the child process; the last line of its stdout says what is wrong
 
 
 @dataclass(frozen=True)
 class Options:
     """How to train. A step is one update, from `batch * accumulation` examples.
 
-    decay         share of the steps, at the end, over which the learning rate falls to 0; before that it is constant
+    steps         how many; None: as many as make `epochs` passes through the examples
+    warmup        steps over which the learning rate rises, at most a tenth of all
+    decay         share of the steps, at the end, over which the learning rate falls to 0; between them it is constant
     value_weight  lambda in the loss
-    precision     "auto" (bfloat16 where the machine has it), "bfloat16" or "float32"; weights stay float32
+    tune          what is trained beside the value head: "full" all weights, "lora" low-rank additions that are merged into the
+                  weights in the end, "head" nothing
+    optimizer     "muon", the better one from scratch, or "adamw", to go on from weights that were made with it, as most were
+    precision     "auto" (bfloat16 where the machine has it), "bfloat16" or "float32"; weights stay float32 while they are trained
     compile       compile the model where a compiler is there
     """
 
-    steps: int
+    steps: int | None = None
+    epochs: float = 2.0
     batch: int = 64
     accumulation: int = 1
     lr: float = 1e-3
@@ -57,126 +66,80 @@ class Options:
     decay: float = 0.3
     weight_decay: float = 0.05
     value_weight: float = 0.5
+    tune: str = "full"
+    optimizer: str = "muon"
     precision: str = "auto"
     compile: bool = True
     save_steps: int = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.accumulation, self.save_steps) < 1:
+        if min(1 if self.steps is None else self.steps, self.batch, self.accumulation, self.save_steps) < 1:
             raise ValueError("steps, batch, accumulation and save_steps must be at least 1; correct the training options")
-        if not 0 <= self.decay <= 1 or self.lr <= 0 or self.value_weight < 0:
-            raise ValueError("decay must be in [0, 1], lr positive and value_weight at least 0; correct the training options")
-        if self.precision not in ("auto", "bfloat16", "float32"):
-            raise ValueError(f"precision is auto, bfloat16 or float32, not {self.precision!r}; correct the training options")
+        if not 0 <= self.decay <= 1 or not 0 < self.lr < 1 or self.value_weight < 0 or not 0 < self.epochs < 1e6:
+            raise ValueError("decay is in [0, 1], lr in (0, 1), epochs positive, value_weight at least 0; correct the training options")
+        for name, allowed in {"tune": TUNES, "optimizer": OPTIMIZERS, "precision": ("auto", "bfloat16", "float32")}.items():
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(allowed)
+                raise ValueError(f"{name} is one of {choices}, not {getattr(self, name)!r}; correct the training options")
+
+    def updates(self, rows: int) -> int:
+        """How many steps it takes on `rows` examples."""
+        return self.steps or max(1, round(self.epochs * rows / (self.batch * self.accumulation)))
 
 
-class PolicyValueTrainer(Trainer):
-    """A Trainer of a causal language model that carries a `ValueHead` as its submodule `value_head`."""
-
-    def __init__(self, *args: Any, options: Options, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.options = options
-        self.loss_is_scaled_for_ga = True  # `compute_loss` divides by counts of the whole accumulated batch
-        self.model_accepts_loss_kwargs = True
-        decoder = self.model.get_decoder()
-        self._decoder = torch.compile(decoder) if options.compile and _can_compile(self.args.device) else decoder
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            self.optimizer = MuonAdamW(model or self.model, self.options.lr, self.options.weight_decay)
-        return self.optimizer
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], torch.Tensor]:
-        """The batches of one step, and float32 [2]: how many of their tokens have a weight, how many have a value label."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.zeros(2)
-        for batch in batches:
-            counts += torch.stack([_imitated(batch).sum(), (~batch["values"].isnan()).sum()])
-        return batches, counts.clamp(min=1).to(device)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
-    ) -> Any:
-        tokens, weights, values = inputs["tokens"], inputs["weights"], inputs["values"]
-        assert num_items_in_batch is not None and not return_outputs
-        imitated, labelled = _imitated(inputs), ~values.isnan()
-        with self._autocast():
-            hidden = self._decoder(
-                input_ids=tokens, position_ids=inputs["positions"], attention_mask=self._mask(inputs["visible"]), use_cache=False
-            ).last_hidden_state
-            rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
-            before = hidden[rows[imitated], inputs["previous"][imitated]]
-            logits = self.model.get_output_embeddings()(before)
-        nll = nn.functional.cross_entropy(logits.float(), tokens[imitated], reduction="none")
-        odds = self.model.value_head.logits(hidden[labelled])
-        doubt = nn.functional.binary_cross_entropy_with_logits(odds, values[labelled], reduction="sum")
-        return nll @ weights[imitated] / num_items_in_batch[0] + self.options.value_weight * doubt / num_items_in_batch[1]
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Forward and backward: 6 x parameters x tokens, the tied embedding counted once, padding included."""
-        return 6 * sum(p.numel() for p in self.model.parameters()) * inputs["tokens"].numel()
-
-    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are computed in."""
-        dtype = torch.bfloat16 if _half(self.options.precision, self.args.device) else torch.float32
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -1e9)[:, None]
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if not _half(self.options.precision, self.args.device):
-            return contextlib.nullcontext()
-        return torch.autocast(self.args.device.type, torch.bfloat16)
-
-    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset or self.train_dataset)  # files are shuffled when they are written
+LEARNING_RATES = {"full": 1e-5, "lora": 2e-4, "head": 3e-4}
 
 
-class _Progress(TrainerCallback):
-    """Marks a checkpoint as complete, and logs progress."""
+def fine_tuning(**options: Any) -> Options:
+    """Options to go on from a checkpoint: AdamW with a small learning rate, small batches; `options` override them.
 
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        Path(args.output_dir, f"checkpoint-{state.global_step}", "complete").touch()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            seconds = time.monotonic() - self.start
-            log.info(
-                "step %d of %d: loss %.4f, lr %.2g, %.0f s",
-                state.global_step,
-                state.max_steps,
-                logs["loss"],
-                logs["learning_rate"],
-                seconds,
-            )
+    Muon goes on well only from weights that Muon made ("Muon is Scalable for LLM Training", Liu et al. 2025, section 3.5).
+    """
+    lr = LEARNING_RATES.get(options.get("tune", "full"), 1e-5)
+    return Options(**{"lr": lr, "batch": 8, "optimizer": "adamw", "weight_decay": 0.0, "compile": False, "save_steps": 200, **options})
 
 
-def train(model: PreTrainedModel, head: ValueHead, rows: Dataset[Any], out: str | Path, options: Options) -> dict[str, Any]:
-    """Train `model` and `head` in place, on `rows` in order; checkpoints in `out`, from the last complete one if there is one.
+def train(
+    model: PreTrainedModel,
+    head: ValueHead,
+    rows: Dataset[Any],
+    out: str | Path,
+    options: Options,
+    *,
+    shuffle: bool = False,
+    parent: int | None = None,
+) -> dict[str, Any]:
+    """Train `model` and `head` in place; checkpoints in `out`, from the last complete one if there is one.
 
-    Returns {"steps", "examples", "flops", "options"}; flops: forward and backward.
+    shuffle  a new order of `rows` in each pass; else they are read in order
+    parent   process id of the parent: raises KeyboardInterrupt when it has ended
+
+    Returns {"steps", "examples", "tokens", "flops", "options"}; flops: forward and backward. Raises ValueError where the loss is not
+    finite, OSError where the disk is full; the last complete checkpoint then stays.
     """
     out = Path(out)
+    steps = options.updates(len(rows))  # type: ignore[arg-type]
     accelerated = torch.cuda.is_available()
     if not accelerated:
         model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention took half the time of a step
     disable_progress_bar()  # a checkpoint is written in a moment; progress is logged
-    model.value_head = head
+    adapter = _adapt(model, options)
+    model.value_head = head.requires_grad_(True)
+    examples = steps * options.batch * options.accumulation
     arguments = TrainingArguments(
         output_dir=str(out),
-        max_steps=options.steps,
+        max_steps=steps,
         per_device_train_batch_size=options.batch,
         gradient_accumulation_steps=options.accumulation,
         learning_rate=options.lr,
         max_grad_norm=1.0,
         lr_scheduler_type="warmup_stable_decay",
-        warmup_steps=options.warmup,
-        lr_scheduler_kwargs={"num_decay_steps": round(options.decay * options.steps), "decay_type": "linear"},
+        warmup_steps=min(options.warmup, steps // 10),
+        lr_scheduler_kwargs={"num_decay_steps": round(options.decay * steps), "decay_type": "linear"},
         save_steps=options.save_steps,
         save_total_limit=2,
-        logging_steps=max(1, min(100, options.steps // 20)),
+        logging_steps=max(1, min(100, steps // 20)),
         seed=options.seed,
         use_cpu=not accelerated,
         dataloader_drop_last=True,
@@ -188,14 +151,42 @@ def train(model: PreTrainedModel, head: ValueHead, rows: Dataset[Any], out: str 
         save_only_model=False,
     )
     trainer = PolicyValueTrainer(
-        model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[_Progress()], options=options
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=collate,
+        callbacks=[Progress(parent)],
+        options=options,
+        order=Order(len(rows), examples, options.batch, options.seed if shuffle else None),  # type: ignore[arg-type]
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(out))
     del model.value_head
+    if adapter is not None:
+        adapter.merge_and_unload(progressbar=False)
     model.config.use_cache = True  # the Trainer turned it off
-    examples = options.steps * options.batch * options.accumulation
-    return {"steps": trainer.state.global_step, "examples": examples, "flops": trainer.state.total_flos, "options": asdict(options)}
+    done = {"steps": trainer.state.global_step, "examples": examples, "tokens": trainer.state.num_input_tokens_seen}
+    return done | {"flops": trainer.state.total_flos, "options": asdict(options)}
+
+
+def _adapt(model: PreTrainedModel, options: Options) -> Any:
+    """Choose what of `model` is trained; the adapter to merge in the end, None without one. Raises ValueError where peft is missing."""
+    if options.tune != "lora":
+        model.requires_grad_(options.tune == "full")
+        return None
+    check_installed(options)
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    torch.manual_seed(options.seed)
+    return LoraModel(model, LoraConfig(**LORA), "default")
+
+
+def check_installed(options: Options) -> None:
+    """Raises ValueError where a library is missing that training with `options` needs."""
+    for name in ("accelerate", *(["peft"] if options.tune == "lora" else [])):
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"training needs {name}: install it with pip install 'copse[train]'")
 
 
 def last_checkpoint(out: str | Path) -> str | None:
@@ -212,56 +203,64 @@ def export(model: PreTrainedModel, head: ValueHead, tokenizer: Any, out: str | P
     """Write a checkpoint into `out`: the model, value_head.safetensors, the tokenizer, and `name`.json for each of `files`.
 
     Every file is written beside and renamed, so a reader never sees half of one; the last of `files` is the last to appear.
+    Raises OSError where they cannot be written.
     """
     out = Path(out)
     unfinished = out / f".{os.getpid()}.tmp"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    save_head(unfinished, head)
-    written = sorted(unfinished.iterdir())
-    for name, content in files.items():
-        written.append(unfinished / f"{name}.json")
-        written[-1].write_text(json.dumps(content, indent=2) + "\n")
-    for path in written:
-        path.chmod(0o644)
-        os.replace(path, out / path.name)
-    unfinished.rmdir()
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        save_head(unfinished, head)
+        written = sorted(unfinished.iterdir())
+        for name, content in files.items():
+            written.append(unfinished / f"{name}.json")
+            written[-1].write_text(json.dumps(content, indent=2) + "\n")
+        for path in written:
+            path.chmod(0o644)
+            os.replace(path, out / path.name)
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has a name of its own in each library
+        raise OSError(f"cannot write the model into {out} ({error}): make room and start again, the training is kept") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _imitated(batch: dict[str, Any]) -> torch.Tensor:
-    """bool [rows, tokens]: the tokens whose likelihood counts. A text's first token follows nothing."""
-    return (batch["weights"] > 0) & (batch["previous"] >= 0)
+def main(config: str | Path, parent: int | None = None) -> None:
+    """Train as the config file says and write the checkpoint into its `out`. Does nothing if that is complete.
 
-
-def _can_compile(device: torch.device) -> bool:
-    compiler = device.type == "cuda" or any(shutil.which(name) for name in ("g++", "clang++"))
-    if not compiler:
-        log.info("no C++ compiler: training without torch.compile, 1.4 times slower")
-    return compiler
-
-
-def _half(precision: str, device: torch.device) -> bool:
-    if precision == "auto":
-        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return precision == "bfloat16"
-
-
-def main(config: str | Path) -> None:
-    """Train as the config file says and write the checkpoint into its `out`. Does nothing if that is complete."""
+    The weights keep the type of the old checkpoint's; a head that it lacks begins at 0. Raises what `train` raises.
+    """
     settings = json.loads(Path(config).read_text())
-    out = Path(settings["out"])
-    if (out / "training.json").exists():
+    out, base = Path(settings["out"]), settings["model"]
+    if (out / REPORT).exists():
         return
-    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
-    head = load_head(settings["model"], model.config.hidden_size) or ValueHead(model.config.hidden_size)
+    options = fine_tuning(**settings["options"])
+    model, tokenizer, head, guide = load_model(base, device="cpu", dtype="float32")
+    head = head or ValueHead(model.config.get_text_config().hidden_size)
     rows = ConcatDataset([ExampleFile(path) for path in settings["examples"]])
-    report = train(model, head.requires_grad_(True).train(), rows, out / "work", Options(**settings["options"]))
-    guide = Path(settings["model"], "guide.json")
-    files = {"guide": json.loads(guide.read_text())} if guide.exists() else {}
-    export(model, head, AutoTokenizer.from_pretrained(settings["model"]), out, **files, training=report)
+    report = train(model, head.train(), rows, out / "work", options, shuffle=True, parent=parent)
+    history = Path(base, REPORT)
+    before = json.loads(history.read_text()) if history.exists() else {}
+    report |= {"base": version(base), "ancestors": [*before.get("ancestors", []), *([before["base"]] if "base" in before else [])]}
+    guide = {"format": 1, **guide, **settings.get("guide", {}), "value_head": True}
+    model = model.to(device="cpu", dtype=AutoConfig.from_pretrained(base).dtype or torch.float32)
+    export(model, head.cpu(), tokenizer, out, guide=guide, training=report | {"data": settings.get("data", {})})
+    shutil.rmtree(out / "work", ignore_errors=True)
+
+
+def _child(config: str, parent: str | None = None) -> int:
+    """`main` for a parent process; the exit code, with a word on stdout for what the user can mend."""
+    try:
+        main(config, None if parent is None else int(parent))
+    except (ValueError, OSError) as error:
+        log.debug("where it came from", exc_info=error)
+        sys.stdout.write(" ".join(str(error).split()) + "\n")
+        return MISUSE if isinstance(error, ValueError) else FULL
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    main(sys.argv[1])
+    sys.exit(_child(*sys.argv[1:]))

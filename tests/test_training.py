@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -18,11 +19,14 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import tiny  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from guides import builtin, train  # noqa: E402
 from guides.examples import ExampleFile, collate, write_examples  # noqa: E402
-from guides.train import Options, PolicyValueTrainer, last_checkpoint  # noqa: E402
+from guides.train import Options, fine_tuning, last_checkpoint  # noqa: E402
+from guides.trainer import Order, PolicyValueTrainer  # noqa: E402
+from models.checkpoint import load_model, save_model, version  # noqa: E402
 
 ROOT = builtin.RECIPE.parents[2]
 
@@ -39,8 +43,8 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
     tok = builtin.build_tokenizer(["Use", "and", "to", "make"], 999)
     rng = np.random.default_rng(0)
     path = tmp_path / "examples.npz"
-    examples = [
-        [([5] * int(rng.integers(2, 9)), 0.0, float(rng.random() < 0.5), -1)]
+    examples: list[list[tuple[Any, ...]]] = [
+        [([5] * int(rng.integers(2, 9)), 0.0, int(rng.integers(5)) / 4, -1, [1.0, 4.0, 60.0, math.inf][int(rng.integers(4))])]
         + [(rng.integers(4, 100, int(rng.integers(1, 9))).tolist(), float(rng.random() < 0.7) * 0.6, float("nan"), 0) for _ in range(3)]
         for _ in range(32)
     ]
@@ -62,19 +66,21 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
             caught.update({name: p.grad.clone() for name, p in model.named_parameters()})
 
     trainer = PolicyValueTrainer(
-        model=model, args=arguments, train_dataset=ExampleFile(path), data_collator=collate, callbacks=[Catch()], options=options
-    )
+        model=model, args=arguments, train_dataset=ExampleFile(path), data_collator=collate, callbacks=[Catch()],
+        options=options, order=Order(32, 32, batch, None),
+    )  # fmt: skip
     trainer.train()
     return trainer.state.log_history[0]["loss"], caught
 
 
 def test_the_loss_is_the_formula(tmp_path: Path) -> None:
-    """Recomputed text by text with the plain model: sum(weight x NLL) / imitated tokens + 0.5 x sum(cross-entropy) / labels."""
+    """Recomputed text by text with the plain model: sum(weight x NLL) / imitated tokens + 0.5 x sum(c x cross-entropy) / sum(c),
+    c = n / (n + 4) for a label from n outcomes and 1 for an exact one."""
     loss, _ = gradient(tmp_path, 32, 1)
     tok = builtin.build_tokenizer(["Use", "and", "to", "make"], 999)
     model, head = builtin.build_model({"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0)
     model.requires_grad_(False), head.requires_grad_(False)
-    nll, tokens, doubt, labels = 0.0, 0, 0.0, 0
+    nll, tokens, doubt, trusts = 0.0, 0, 0.0, []
     rows = ExampleFile(tmp_path / "examples.npz")
     for row in (rows[i] for i in range(len(rows))):
         for i, before in enumerate(row["previous"]):
@@ -87,10 +93,11 @@ def test_the_loss_is_the_formula(tmp_path: Path) -> None:
                 tokens += 1
             if not np.isnan(row["values"][i]):
                 chance = float(head(hidden[-1:])[0])
-                doubt -= float(np.log(chance if row["values"][i] == 1 else 1 - chance))
-                labels += 1
-    assert tokens > 50 and labels == 32
-    assert loss == pytest.approx(nll / tokens + 0.5 * doubt / labels, rel=1e-3)
+                trusts.append({1.0: 0.2, 4.0: 0.5, 60.0: 60 / 64, math.inf: 1.0}[float(row["counts"][i])])
+                label = float(row["values"][i])
+                doubt -= trusts[-1] * (label * math.log(chance) + (1 - label) * math.log(1 - chance))
+    assert tokens > 50 and len(trusts) == 32 and len(set(trusts)) == 4
+    assert loss == pytest.approx(nll / tokens + 0.5 * doubt / sum(trusts), rel=1e-3)
 
 
 def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
@@ -187,7 +194,19 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         builtin.train_builtin("huge", tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": 1, "decay": 2.0}, {"steps": 1, "precision": "int4"}, {"steps": 1, "batch": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"decay": 2.0},
+        {"precision": "int4"},
+        {"batch": 0},
+        {"epochs": 0},
+        {"tune": "all"},
+        {"optimizer": "sgd"},
+        {"lr": math.nan},
+    ],
+)
 def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="correct the training options"):
         Options(**wrong)
@@ -211,7 +230,12 @@ def test_a_child_process_trains_on_a_checkpoint(tmp_path: Path, monkeypatch: pyt
     weights = (tmp_path / "new" / "model.safetensors").stat().st_mtime_ns
     train.main(config)
     assert weights == (tmp_path / "new" / "model.safetensors").stat().st_mtime_ns, "a finished training is left alone"
-    assert json.loads((tmp_path / "new" / "guide.json").read_text()) == {"format": 1}
+    assert json.loads((tmp_path / "new" / "guide.json").read_text()) == {"format": 1, "value_head": True}
+    report = json.loads((tmp_path / "new" / "training.json").read_text())
+    assert report["base"] == version(base) and report["ancestors"] == [] and report["steps"] == 20
+    assert report["tokens"] == 20 * 8 * 2 * len(line), "no padding"
+    parameters = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(base).parameters()) + 16 + 1
+    assert report["flops"] == 6 * parameters * report["tokens"]
 
     def loss(folder: Path) -> float:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -219,3 +243,158 @@ def test_a_child_process_trains_on_a_checkpoint(tmp_path: Path, monkeypatch: pyt
         return model(input_ids=ids, labels=ids).loss.item()
 
     assert loss(tmp_path / "new") < 0.7 * loss(base)
+
+
+# -- going on from a checkpoint: what is trained, in which order, and how it ends
+
+TEXT = [5, 6, 7, 8]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: Any) -> Path:
+    return save_model(tmp_path_factory.mktemp("tuned") / "base", tiny.model("qwen2", tie_word_embeddings=True).bfloat16(), tiny.tokenizer())
+
+
+def tuned(base: Path, folder: Path, weight: float = 1.0, **options: Any) -> Path:
+    """The base trained on: after TEXT comes TEXT, and that is worth 1."""
+    write_examples(folder / "a.npz", [[(TEXT, 0.0, math.nan, -1), (TEXT, weight, 1.0, 0, 8.0)] for _ in range(16)])
+    config = {"model": str(base), "examples": [str(folder / "a.npz")], "out": str(folder / "new")}
+    options = {"steps": 12, "batch": 4, "lr": 0.02, "precision": "float32", **options}
+    (folder / "config.json").write_text(json.dumps({**config, "options": options}))
+    train.main(folder / "config.json")
+    return folder / "new"
+
+
+def belief(folder: Path) -> tuple[float, float]:
+    """Probability of TEXT after TEXT, and the value there."""
+    model, _, head, _ = load_model(folder, dtype="float32")
+    ids = torch.tensor([TEXT + TEXT])
+    states = model.model(ids).last_hidden_state[0]
+    logs = model.lm_head(states).log_softmax(-1)
+    return float(torch.exp(sum(logs[i - 1, TEXT[i - 4]] for i in range(4, 8)))), float(head(states[-1:])[0]) if head else math.nan
+
+
+def test_the_head_alone(base: Path, tmp_path: Path) -> None:
+    """Every weight of the model stays the same, bit by bit, in its own type."""
+    new = tuned(base, tmp_path, tune="head")
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, new))
+    assert before.keys() == after.keys() and after["model.norm.weight"].dtype == torch.bfloat16
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert belief(new)[1] > 0.7 and not (base / "value_head.safetensors").exists()
+    assert json.loads((new / "training.json").read_text())["flops"] > 0
+
+
+def test_lora_is_merged_into_an_ordinary_checkpoint(base: Path, tmp_path: Path) -> None:
+    new = tuned(base, tmp_path, tune="lora")
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, new))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "_proj.weight" in name}, "matrices only, neither embedding, norms nor biases"
+    for name in changed:
+        rank = torch.linalg.matrix_rank((after[name].float() - before[name].float()), rtol=0.05)
+        assert rank <= 20, f"{name}: rank 16, and what rounding to bfloat16 adds"
+    (probability, value), (start, _) = belief(new), belief(base)
+    assert probability > 100 * start and value > 0.7
+
+
+def test_full_fine_tuning_with_either_optimizer(base: Path, tmp_path: Path) -> None:
+    start, _ = belief(base)
+    for name in ("adamw", "muon"):
+        (tmp_path / name).mkdir()
+        probability, value = belief(tuned(base, tmp_path / name, optimizer=name))
+        assert probability > 100 * start and value > 0.7, name
+
+
+def test_learning_rates_of_fine_tuning_fit_what_is_trained() -> None:
+    assert [fine_tuning(tune=name).lr for name in train.TUNES] == [1e-5, 2e-4, 3e-4]
+    assert fine_tuning(tune="lora", lr=0.5).lr == 0.5 and fine_tuning().optimizer == "adamw" and Options().optimizer == "muon"
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(10, 4), (8, 4), (3, 4), (1, 4), (65, 32), (7, 7)])
+def test_each_pass_takes_every_row_once_in_an_order_of_its_own(rows: int, batch: int) -> None:
+    order = list(Order(rows, 6 * rows, batch, 0))
+    passes = [order[i * rows : (i + 1) * rows] for i in range(6)]
+    assert all(sorted(one) == list(range(rows)) for one in passes)
+    assert list(Order(rows, 6 * rows, batch, 0)) == order, "a resumed run finds the same"
+    assert list(Order(rows, 6 * rows, batch, None)) == list(range(rows)) * 6
+    batches = [order[i : i + batch] for i in range(0, len(order) - batch, batch)]
+    strangers = sum(max(np.diff(one), default=1) > 1 or min(np.diff(one), default=1) < 1 for one in batches)
+    assert strangers <= 6, "neighbours, which are of one length, stay together but where a pass ends"
+
+
+def test_the_order_is_another_in_each_pass_and_with_each_seed() -> None:
+    order = list(Order(64, 128, 8, 0))
+    assert order[:64] != order[64:] != list(range(64)) and order != list(Order(64, 128, 8, 1))
+
+
+def test_epochs_become_steps() -> None:
+    assert Options(epochs=3, batch=8, accumulation=2).updates(160) == 30
+    assert Options(epochs=0.01, batch=8).updates(8) == 1 and Options(steps=5, epochs=3).updates(10**6) == 5
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
+    """Two good steps with a checkpoint each, then an example whose weight is infinite."""
+    good, bad = [(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)], [(TEXT, 0.0, math.nan, -1), (TEXT, math.inf, 1.0, 0)]
+    write_examples(tmp_path / "a.npz", [good] * 8 + [bad] * 4, block=12)
+    model, _, _, _ = load_model(base, dtype="float32")
+    options = Options(steps=3, batch=4, save_steps=1, compile=False, precision="float32")
+    with pytest.raises(ValueError, match="at step 3: give a smaller learning rate"):
+        train.train(model, tiny.head(), ExampleFile(tmp_path / "a.npz"), tmp_path / "work", options)
+    kept = last_checkpoint(tmp_path / "work")
+    assert kept is not None and kept.endswith("checkpoint-2")
+    assert all(tensor.isfinite().all() for tensor in load_file(Path(kept, "trained.safetensors")).values())
+
+
+def test_a_full_disk_stops_and_the_run_goes_on_when_there_is_room(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    truth = load_file(tuned(base, whole, save_steps=4) / "model.safetensors")
+    from guides import trainer
+
+    calls: list[Any] = []
+
+    def full(tensors: Any, path: Any) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise trainer.SafetensorError("I/O error: No space left on device (os error 28)")
+        save(tensors, path)
+
+    save = trainer.save_file
+    monkeypatch.setattr(trainer, "save_file", full)
+    with pytest.raises(OSError, match="No space left.*make room and start again"):
+        tuned(base, tmp_path, save_steps=4)
+    assert [path.name for path in (tmp_path / "new" / "work").glob("checkpoint-*")] == ["checkpoint-4"]
+    again = load_file(tuned(base, tmp_path, save_steps=4) / "model.safetensors")
+    assert [Path(path).parent.name for path in calls] == ["checkpoint-4", "checkpoint-8", "checkpoint-8", "checkpoint-12"]
+    assert all(torch.equal(truth[name], again[name]) for name in truth)
+    assert json.loads((tmp_path / "new" / "training.json").read_text())["tokens"] == 12 * 4 * 8, "those before the stop too"
+
+
+def test_a_full_disk_at_the_end_keeps_the_training(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="make room and start again, the training is kept"):
+        patched.setattr(train, "save_head", full)
+        tuned(base, tmp_path)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"work"}
+    assert belief(tuned(base, tmp_path))[1] > 0.7
+
+
+def test_ancestors_are_told(base: Path, tmp_path: Path) -> None:
+    folders = [base]
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        folders.append(tuned(folders[-1], tmp_path / name, tune="head", steps=1))
+    report = json.loads((folders[-1] / "training.json").read_text())
+    assert report["base"] == version(folders[2]) and report["ancestors"] == [version(folders[0]), version(folders[1])]
+
+
+def test_the_child_ends_with_its_parent(base: Path, tmp_path: Path) -> None:
+    """A parent that is killed must not leave a training behind that writes beside the next one."""
+    with pytest.raises(KeyboardInterrupt):
+        write_examples(tmp_path / "a.npz", [[(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)] for _ in range(8)])
+        model, _, _, _ = load_model(base, dtype="float32")
+        options = Options(steps=3, batch=4, save_steps=1, compile=False)
+        train.train(model, tiny.head(), ExampleFile(tmp_path / "a.npz"), tmp_path / "work", options, parent=os.getppid() + 1)
+    assert last_checkpoint(tmp_path / "work") is None, "what ended between two steps wrote nothing any more"

@@ -1,0 +1,90 @@
+"""Grading: labels meet traces here, after the search, and nowhere else in this package.
+
+A targets file is the problems file of `copse solve --input` with a "target" in each line whose problem cannot verify itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from search.jobs import read_jobs
+from search.problem import Problem, TextProblem
+from search.trace import Trace
+
+_NUMBER = re.compile(r"([-+]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,400})?(?:\.[0-9]{0,400})?)(?: ?/ ?([0-9]{1,400}))?")
+_TEXT = f"{TextProblem.__module__}:{TextProblem.__qualname__}"
+
+
+def key_of(problem: Problem | Trace) -> str:
+    """The name of a problem: its class path and its JSON arguments with sorted names; the same for the problem and for its traces."""
+    if isinstance(problem, Trace):
+        kind, arguments = problem.kind, problem.arguments
+    else:
+        kind, arguments = f"{type(problem).__module__}:{type(problem).__qualname__}", problem.to_json()  # type: ignore[attr-defined]
+    return f"{kind} {json.dumps(arguments, sort_keys=True)}"
+
+
+def read_targets(path: str | Path) -> dict[str, str]:
+    """`key_of` each problem of a file that has a target -> its target, as text.
+
+    A line without a target is left out: its problem verifies itself, or stays without a grade. Raises ValueError that names the line
+    for a line that `read_jobs` refuses, a target that is neither text nor a number, and two targets of one problem.
+    """
+    jobs = read_jobs(path)
+    rows = [line for line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1) if line[1].strip()]
+    targets: dict[str, str] = {}
+    for (number, line), job in zip(rows, jobs, strict=True):
+        target = json.loads(line).get("target")
+        if target is None:
+            continue
+        if isinstance(target, bool) or not isinstance(target, (str, int, float)) or not str(target).strip():
+            raise ValueError(f"{path}, line {number}: the target is {json.dumps(target)[:60]}: write it as text or as a number")
+        known = targets.setdefault(key_of(job.problem), str(target))
+        if not same(known, str(target)):
+            raise ValueError(f"{path}, line {number}: this problem has the target {known!r} in another line: keep the right one")
+    return targets
+
+
+def same(answer: str | None, target: str) -> bool:
+    """Whether an answer is the target: equal text but for spaces around it, or equal numbers, compared exactly.
+
+    Numbers are written as 12, -3, 1,200, 0.5, or 1/2. Nothing is evaluated.
+    """
+    if answer is None:
+        return False
+    if answer.strip() == target.strip():
+        return True
+    number = _number(answer)
+    return number is not None and number == _number(target)
+
+
+def _number(text: str) -> Fraction | None:
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or not any(c.isdigit() for c in match[2]) or (match[3] and not int(match[3])):
+        return None
+    value = Fraction(match[2].replace(",", "").rstrip(".")) / int(match[3] or 1)
+    return -value if match[1] == "-" else value
+
+
+def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.ndarray:
+    """float64 [nodes], in [0, 1]: the outcome of each finished node; nan where unfinished, or where nobody can tell.
+
+    The outcome is the node's reward where the problem verified itself, else 1.0 or 0.0: is its answer the `target`?
+
+    target  None: only rewards count
+    answer  the regular expression that marked the answer of open text in the search; None: the problem knows
+    Raises IllegalStep where the problem's rules changed since the search, ValueError where its class is not there any more.
+    """
+    outcomes = np.where(trace.node_finished, trace.node_reward, math.nan)
+    open_ended = np.flatnonzero(trace.node_finished & np.isnan(outcomes))
+    if target is not None and len(open_ended):
+        problem = TextProblem(**trace.arguments, answer=answer) if trace.kind == _TEXT else trace.problem()
+        states = trace.states(problem)
+        outcomes[open_ended] = [float(same(problem.answer(states[node]), target)) for node in open_ended]
+    return outcomes
