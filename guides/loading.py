@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -40,7 +41,8 @@ _cache: dict[tuple[Any, ...], Loaded] = {}
 _lock = threading.Lock()
 
 
-def _place(path: str | Path) -> str:
+def locate(path: str | Path) -> str:
+    """Where a checkpoint is: the folder of "builtin", else `path` itself, a folder or a hub id."""
     if str(path) == "builtin":
         return str(Path(__file__).resolve().parent.parent / "models" / "builtin")
     return str(path)
@@ -53,7 +55,7 @@ def settings(path: str | Path) -> dict[str, Any]:
     """
     from models.checkpoint import describe
 
-    return describe(_place(path))
+    return describe(locate(path))
 
 
 def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slots: int = 64) -> Loaded:
@@ -64,7 +66,7 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
     from models.checkpoint import load_model, version
     from models.engine import Engine
 
-    place = _place(path)
+    place = locate(path)
     known = settings(place)
     digest = version(place)
     key = (digest, device, dtype, slots)
@@ -75,6 +77,20 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
             engine = Engine(model, tokenizer, head=head, slots=slots)
             _cache[key] = Loaded(engine, tokenizer, known, digest, head is not None)
         return _cache[key]
+
+
+def unload(path: str | Path) -> None:
+    """Forget the checkpoint's engines: their memory is free once no guide uses them."""
+    import torch
+
+    from models.checkpoint import version
+
+    digest = version(locate(path))
+    with _lock:
+        for key in [key for key in _cache if key[0] == digest]:
+            del _cache[key]
+    gc.collect()  # a guide's cached prompts refer to it
+    torch.cuda.empty_cache()  # nothing without CUDA
 
 
 def _one_thread(model: Any) -> None:

@@ -1,0 +1,62 @@
+"""The arguments of expert iteration that hold for all its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guides.distill import check
+from guides.train import check_installed, fine_tuning
+from models.checkpoint import SETTINGS, check_settings
+from search.budget import Budget
+from search.door import check_options, method_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every round does.
+
+    method, options  of the search, by name;  budget: of one search, None: the guide's own;  gate_budget: None: as `budget`
+    language         how the model is asked: delimiter, step_tokens, max_steps, prompt, answer, temperature, ...
+    engine           device, dtype, slots
+    per_round        problems that a round searches, the next ones of the list each time; None: all
+    policy, keep     what is imitated, and most solutions of a problem (`guides.distill`)
+    window           rounds whose examples are trained on;  seed_examples: files of examples that are trained on in every round
+    restart          train from the base instead of the accepted guide
+    training         options of `guides.train.fine_tuning`, steps or epochs among them
+    seed             with the problem's key makes the random numbers of a search; the same gives the same run, but for what `seconds`
+                     of a budget cut off
+    """
+
+    method: str = "sample"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    budget: Budget | None = None
+    gate_budget: Budget | None = None
+    language: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    per_round: int | None = None
+    policy: str = "solutions"
+    keep: int = 10
+    window: int = 1
+    seed_examples: Sequence[str | Path] = ()
+    restart: bool = False
+    training: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 2})
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_options(method_of(self.method), dict(self.options))
+        check_installed(fine_tuning(**self.training))
+        check(self.policy, self.keep)
+        check_settings({"format": 1, **self.settings}, "how the model is asked")
+        if min(1 if self.per_round is None else self.per_round, self.window) < 1:
+            raise ValueError("per_round and window are whole numbers from 1 on: correct them")
+        for path in self.seed_examples:
+            if not Path(path).is_file():
+                raise ValueError(f"there are no examples at {path}: give files that write_examples wrote")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of `language` a guide.json keeps; the rest is given to each search."""
+        return {name: value for name, value in self.language.items() if name in SETTINGS}
