@@ -1,0 +1,120 @@
+"""The rows of a sweep: a CSV file that only grows, so that a killed run can go on.
+
+task, problem, method, budget, seed   which search; method and budget as text
+correct       1 or 0: verified, or where nobody could verify, the answer equals the target; an error counts as 0
+steps_right   1 or 0: whether every step of the chain is right, too; empty where the task cannot tell
+verified      1 or 0: what the problem's own verifier said of the answer; empty where it has none or found nothing to judge
+answer        the chosen one, empty without;  value: what the search thinks of it, in [0, 1], empty where unknown
+generated     tokens, by policy and guide;  prefilled, reused: prompt tokens read, and those whose keys were there already
+flops         2 x parameters x tokens that passed through a model, plus attention: guide and re-reading included
+simulations, calls, seconds (of the search, among its neighbours), rows (of the passes it took part in, mean)
+stopped       why the search ended;  guide: version of its checkpoint
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import io
+import os
+from collections.abc import Iterable
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (
+    "task", "problem", "method", "budget", "seed", "correct", "steps_right", "verified", "answer", "value",
+    "generated", "prefilled", "reused", "flops", "simulations", "calls", "seconds", "rows", "stopped", "guide",
+)  # fmt: skip
+KEY = COLUMNS[:5]
+Row = dict[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a results file. Raises ValueError where it is none."""
+    try:
+        return _parsed(path, path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}): give a file that a sweep wrote") from None
+
+
+def _parsed(path: Path, data: bytes) -> list[Row]:
+    reader = csv.reader(io.StringIO(data.decode(errors="replace"), newline=""))
+    if tuple(next(reader, ())) != COLUMNS:
+        raise ValueError(f"{path} is no results file of this version: choose another file")
+    rows = []
+    for cells in reader:
+        if len(cells) != len(COLUMNS):
+            where = f"{path}, line {reader.line_num}"
+            raise ValueError(f"{where} has {len(cells)} cells of {len(COLUMNS)}: remove the line, or choose another file")
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    return rows
+
+
+def clean(text: str) -> str:
+    """`text` as it can stand in a row, which is one line: spaces for all white space, escapes for what is no character."""
+    return " ".join(text.encode(errors="backslashreplace").decode().replace("\0", " ").split())
+
+
+class Results:
+    """A results file under way, locked against a second run until this process ends.
+
+    done  (task, problem, method, budget, seed) of every row that is there;  guides: the guide versions of those rows
+
+    A last line that was cut off is removed. Raises ValueError where the file holds something else or cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = FileIO(path, "a")
+            _lock(self._file, path)
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            header = _line(COLUMNS)
+            if whole or not header.startswith(data):
+                rows = _parsed(path, whole or data)
+                os.truncate(path, len(whole))
+            else:  # nothing yet, or half of the header
+                os.truncate(path, 0)
+                rows = []
+                self._append(header)
+        except OSError as error:
+            raise ValueError(f"cannot write results to {path} ({error.strerror}): choose another place") from None
+        self.done = {tuple(row[name] for name in KEY) for row in rows}
+        self.guides = {row["guide"] for row in rows}
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows in one piece. Raises OSError (a full disk) and leaves no part of them."""
+        rows = list(rows)
+        self._append(b"".join(_line([row[name] for name in COLUMNS]) for row in rows))
+        self.done |= {tuple(str(row[name]) for name in KEY) for row in rows}
+
+    def _append(self, data: bytes) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        except OSError:
+            self._file.truncate(size)
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _line(cells: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another run is writing to {path}: wait for its end, or choose another place") from None
+    except OSError:
+        return  # a file system without locks

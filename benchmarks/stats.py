@@ -1,0 +1,148 @@
+"""Estimators and their uncertainty: what N stored samples say of k, areas under solve rates, slopes, the paired bootstrap.
+
+Every interval is a 95 % percentile bootstrap over problems: problems are drawn anew, the same for both arms of a comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 10_000
+_CHUNK = 1_000  # resamples computed at a time, which bounds the memory
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the ends of its 95 % interval; all three nan where there is nothing to measure."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __mul__(self, factor: float) -> Interval:
+        return Interval(self.mean * factor, self.low * factor, self.high * factor)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+    @property
+    def signed(self) -> str:
+        """As text with signs, for differences and slopes."""
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def bootstrap(values: np.ndarray, *, two_level: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Mean over problems with its interval.
+
+    values     float [problems] or [problems, seeds]: seeds are averaged within a problem
+    two_level  draw the seeds anew too, the same ones for all problems: how sure a claim is about other seeds. Needs two or more
+
+    For a paired comparison give the differences, problem by problem.
+    """
+    table = np.asarray(values, np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    problems, seeds = table.shape
+    if two_level and seeds < 2:
+        raise ValueError("a two-level bootstrap draws seeds anew: measure with two seeds or more")
+    if not problems:
+        return Interval(math.nan, math.nan, math.nan)
+    rng, means = np.random.default_rng(seed), []
+    for start in range(0, resamples, _CHUNK):
+        count = min(_CHUNK, resamples - start)
+        drawn = rng.multinomial(problems, np.full(problems, 1 / problems), count) @ table / problems  # [count, seeds]
+        weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) if two_level else np.ones((count, seeds))
+        means.append((drawn * weights).sum(axis=1) / seeds)
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return Interval(float(table.mean()), float(low), float(high))
+
+
+def bands(values: np.ndarray, *, resamples: int = 2_000) -> np.ndarray:
+    """Means over problems of many measurements at once, with their intervals. float64 [3, points]: mean, low, high.
+
+    values  float [problems, points]; the same problems are drawn for all points
+    """
+    table = np.asarray(values, np.float64)
+    count = len(table)
+    means = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples) @ table / count
+    return np.vstack([table.mean(axis=0), *np.percentile(means, [2.5, 97.5], axis=0)])
+
+
+def area(solved: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Area under the solve rate over log tokens between two limits, as a share of the whole. float64, shaped as `solved`, in [0, 1].
+
+    solved  tokens to the first solution, inf where there was none. The rate is a step function of the budget B, so the area is exact:
+            the integral of 1[solved <= B] d log B, by log(high / low)
+    """
+    if not 0 < low < high:
+        raise ValueError(f"there is no area between {low} and {high}: give 0 < low < high")
+    return (math.log(high) - np.log(np.clip(np.asarray(solved, np.float64), low, high))) / math.log(high / low)
+
+
+def slope(compute: Sequence[float], values: np.ndarray, *, resamples: int = RESAMPLES) -> Interval:
+    """Least-squares slope of the mean over problems against log10 of compute, with its interval over problems.
+
+    compute  above 0 [points], at least two different ones;  values: float [problems, points]
+
+    The slope is linear in the values, so that of the mean is the mean of the problems' own.
+    """
+    x = np.log10(np.asarray(compute, np.float64))
+    if len(x) < 2 or not np.isfinite(x).all() or np.ptp(x) == 0:
+        raise ValueError(f"no slope through the computes {list(compute)}: give two different ones above 0 or more")
+    x = x - x.mean()
+    return bootstrap(np.asarray(values, np.float64) @ x / (x @ x), resamples=resamples)
+
+
+# -- from N stored samples of one problem
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """Chance that k of n samples hold a right one: 1 - C(n - right, k) / C(n, k), unbiased (Chen et al. 2021, eq. 1). In [0, 1]."""
+    _check(n, k)
+    if not 0 <= right <= n:
+        raise ValueError(f"right={right} of n={n} samples is impossible: count again")
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def best_of_k(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
+    """Chance that the best-scored of k of these samples is right, over all choices of k, equal scores in random order. In [0, 1].
+
+    scores  of a verifier, none nan. Sum over ranks i (best first) of right_i C(N - i, k - 1) / C(N, k) (V-STaR; Hosseini et al. 2024)
+    """
+    values, good = np.asarray(scores, np.float64), np.asarray(right, np.float64)
+    n = len(values)
+    _check(n, k)
+    if np.isnan(values).any() or len(good) != n:
+        raise ValueError("best of k needs a score and a verdict for every sample, and no nan: leave unscored samples out")
+    shared = {value: good[values == value].mean() for value in set(values.tolist())}
+    ranked = [shared[value] for value in sorted(values.tolist(), reverse=True)]
+    return sum(verdict * math.comb(n - i, k - 1) for i, verdict in enumerate(ranked, 1)) / math.comb(n, k)
+
+
+def majority_at_k(answers: Sequence[Hashable], right: Sequence[bool], k: int, draws: int = 200, seed: int = 0) -> float:
+    """Share of `draws` sub-samples of k (without replacement) whose most frequent answer is right. In [0, 1].
+
+    answers  None for a sample without one, which has no vote;  right: of each sample, the same for equal answers
+
+    Ties count with their expectation under random tie-breaking: the share of the tied answers that are right.
+    """
+    n = len(answers)
+    _check(n, k)
+    if draws < 100:
+        raise ValueError(f"draws={draws} are too few to average over: give 100 or more")
+    verdict, rng, total = dict(zip(answers, right, strict=True)), np.random.default_rng(seed), 0.0
+    for _ in range(1 if k == n else draws):
+        votes = Counter(answers[i] for i in rng.choice(n, k, replace=False) if answers[i] is not None)
+        most = max(votes.values(), default=0)
+        tied = [verdict[answer] for answer, count in votes.items() if count == most]
+        total += sum(tied) / len(tied) if tied else 0.0
+    return total / (1 if k == n else draws)
+
+
+def _check(n: int, k: int) -> None:
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} of n={n} samples is impossible: give 1 <= k <= n")

@@ -1,0 +1,82 @@
+"""The command `copse bench`: methods compared on problems of the user's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.flags import Model, unescape
+from search.shadow import import_ours
+
+if TYPE_CHECKING:
+    from search.guide import Guide
+
+MODEL = "The model"  # a panel of the help
+INTERRUPTED = 130
+
+
+def bench(
+    input: Annotated[
+        Path,
+        typer.Option("--input", metavar="FILE", show_default=False, help="A JSON object a line: problem, target, perhaps id and kind."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="For results.csv and figure.png. A killed run goes on.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="With commas between: greedy, majority, best, weighted, sample, beam, mcts, module:function; "
+            'each perhaps with options, as in "mcts leaves=1".'
+        ),
+    ] = "greedy,majority,mcts",
+    budgets: Annotated[str, typer.Option(help="Budgets of one kind: of tokens, calls, simulations or seconds.")] = "tokens=500,2000",
+    seeds: Annotated[int, typer.Option(min=1, help="Searches of each problem with each method and budget.")] = 1,
+    guide: Annotated[str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin.")] = "builtin",
+    value: Annotated[str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step of the model; \n is a line's end.")
+    ] = None,
+    step_tokens: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")] = None,
+    max_steps: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")] = None,
+    temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling, but for greedy.")] = None,
+    prompt: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
+    ] = None,
+    device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16, ...")] = "auto",
+    slots: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once.")] = 64,
+) -> None:
+    """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure of accuracy against compute."""
+    language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
+    language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
+    language = {name: setting for name, setting in language.items() if setting is not None}
+    model = Model(guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language).checked()
+    plan, reports = import_ours("benchmarks.plan"), import_ours("benchmarks.report")
+    task = plan.task_of_file(input, model.answer, model.check)
+    runs, limits = plan.read_runs(methods.split(","), task), plan.read_budgets(budgets)
+    plan.claim(out, task, {"value": value, "answer": model.answer, **language})
+    results = out / "results.csv"
+
+    def load(**policy: Any) -> Guide:
+        return replace(model, language={**language, **policy}).load()
+
+    whole = import_ours("benchmarks.sweep").sweep(task, runs, limits, seeds, results, load)
+    rows = import_ours("benchmarks.rows").read(results)
+    if rows:
+        typer.echo(f"{reports.report(rows)}\n\n{reports.against_first(rows)}".rstrip())
+        _draw(rows, out / "figure.png")
+    if not whole:
+        typer.echo("interrupted: give the same command again to go on", err=True)
+        raise typer.Exit(INTERRUPTED)
+
+
+def _draw(rows: Any, figure: Path) -> None:
+    try:
+        import_ours("benchmarks.plot").curves(rows, figure)
+    except ImportError as error:
+        typer.echo(f"copse: {error}; the rows are in {figure.parent / 'results.csv'}", err=True)
+    else:
+        typer.echo(f"figure: {figure}")
