@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from guides.prompts import prompt_tokens
 from search.asks import Asks, ask, parallel
 from search.guide import PRECISION, Proposal, normalise
 from search.problem import IllegalStep, Problem, State, Step, TextStep, apply
-from search.requests import Backend, Generate, Generated, RequestFailed
+from search.requests import Avoided, Backend, Generate, Generated, NothingLeft, RequestFailed
 
 log = logging.getLogger(__name__)
 
@@ -78,30 +78,37 @@ class LM:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Asks[list[Proposal]]:
-        """Up to `n` distinct steps: `n` samples, equal ones once. [] at `max_steps`. Raises RequestFailed if all requests failed."""
+    def propose(
+        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+    ) -> Asks[list[Proposal]]:
+        """Up to `n` distinct steps: `n` samples, none of them among `avoid`, equal ones once.
+
+        [] at `max_steps` and where the model has nothing beside `avoid`. Raises RequestFailed if all requests failed.
+        """
         if len(state) >= self.max_steps:
             return []
         count = 1 if self._sampling["temperature"] == 0 else n
-        replies = yield from parallel(_attempt(self._request(problem, state, seed)) for seed in _seeds(rng, count))
+        replies = yield from parallel(_attempt(self._request(problem, state, seed, avoid)) for seed in _seeds(rng, count))
         results = [reply for reply in replies if isinstance(reply, Generated)]
         if not results:
+            if any(isinstance(reply, NothingLeft) for reply in replies):
+                return []
             raise next(reply for reply in replies if isinstance(reply, RequestFailed))
-        distinct: dict[Any, tuple[TextStep, Generated, int]] = {}
+        distinct: dict[Any, list[Generated]] = {}
         for result in results:
             step = _step(result)
             try:
                 key = problem.key(state, step)
             except IllegalStep:
                 key = ("illegal", step.text)
-            first = distinct.get(key)
-            distinct[key] = (step, result, 1) if first is None else (*first[:2], first[2] + 1)
-        log_probs = np.array([float(result.log_probs.sum(dtype=np.float64)) for _, result, _ in distinct.values()])
+            distinct.setdefault(key, []).append(result)
+        firsts = [same[0] for same in distinct.values()]
+        log_probs = np.array([float(result.log_probs.sum(dtype=np.float64)) for result in firsts])
         known = np.isfinite(log_probs).all()
-        priors = normalise(log_probs) if known else np.array([count for *_, count in distinct.values()]) / len(results)
+        priors = normalise(log_probs) if known else np.array([len(same) for same in distinct.values()]) / len(results)
         return [
-            Proposal(step, float(log_prob), float(prior), self._value(result))
-            for (step, result, _), log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
+            Proposal(_step(same[0]), float(log_prob), float(prior), self._value(same[0]), _drawn(same))
+            for same, log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
         ]
 
     def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
@@ -128,9 +135,10 @@ class LM:
         prompt = self._prompt(problem.prompt(state))
         return prompt + tuple(token for step in state for token in step.tokens)
 
-    def _request(self, problem: Problem, state: State, seed: int) -> Generate:
+    def _request(self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()) -> Generate:
         prompt = self.tokens(problem, state)
-        return Generate(prompt, (self.delimiter,), self.step_tokens, seed=seed, to=self._loaded.name, **self._sampling)
+        options = {**self._sampling, "seed": seed, "avoid": tuple(avoid), "to": self._loaded.name}
+        return Generate(prompt, (self.delimiter,), self.step_tokens, **options)
 
     def _encode_prompt(self, statement: str) -> tuple[int, ...]:
         return prompt_tokens(self._loaded.tokenizer, statement, self._template, self._instruction)
@@ -153,6 +161,12 @@ def _attempt(request: Generate) -> Asks[Generated | RequestFailed]:
 
 def _step(result: Generated) -> TextStep:
     return TextStep(result.text, result.tokens, result.finish)
+
+
+def _drawn(results: Sequence[Generated]) -> tuple[Avoided, ...]:
+    """What was sampled, once each; without those whose log-probs are unknown."""
+    found = {result.tokens: tuple(result.log_probs.tolist()) for result in results if np.isfinite(result.log_probs).all()}
+    return tuple(Avoided(tokens, log_probs) for tokens, log_probs in found.items())
 
 
 def _seeds(rng: np.random.Generator, n: int) -> list[int]:

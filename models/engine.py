@@ -20,10 +20,10 @@ from models.heads import ValueHead, values
 from models.kvstore import Store, bucket, default_pool
 from models.kvtree import Match
 from models.passes import Chunk, choose, score
-from models.rows import FRESH, STEP, Key, Row, Rows, check_request
+from models.rows import ALL_GIVEN, FRESH, STEP, Key, Row, Rows, check_request, unanswerable
 from models.sampling import draw
 from models.text import Texts
-from search.requests import Cancelled, Generate, Reply, Request, RequestFailed
+from search.requests import Cancelled, Generate, NothingLeft, Reply, Request, RequestFailed
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,9 @@ class Engine:
         if self._closed:
             raise RuntimeError(f"engine {self.name!r} is closed: make a new one")
         tokens = check_request(request, self.vocab)
-        longest = self.context - isinstance(request, Generate)
-        if len(tokens) > longest:
-            message = (
-                f"{len(tokens)} tokens, but the context takes {longest} (pool {self.pool_tokens}): shorten the text or enlarge the pool"
-            )
-            self._ready.append(Reply(request, error=RequestFailed(message)))
+        error = unanswerable(request, len(tokens), self.context, self.pool_tokens)
+        if error is not None:
+            self._ready.append(Reply(request, error=error))
             return
         self._queue.append(request)
 
@@ -179,20 +176,18 @@ class Engine:
         if not len(rows):
             return
         logits = self._pass.next_logits(rows)
-        drawn = draw(logits, *self._rows.parameters(rows))
+        drawn = draw(logits, *self._rows.parameters(rows), self._rows.thinned(rows))
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
-        lists = (drawn.tokens, drawn.log_probs, drawn.sampled_log_probs, drawn.finite)
-        for slot, token, log_prob, sampled, finite in zip(rows.tolist(), *(a.tolist() for a in lists), strict=True):
+        lists = (drawn.finite, drawn.left, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs)
+        for slot, finite, left, *what in zip(rows.tolist(), *(a.tolist() for a in lists), strict=True):
             row = self._rows[slot]
-            if not finite:
-                self._fail(row)
+            if not finite or not left:
+                self._fail(row, NothingLeft(ALL_GIVEN) if finite else RequestFailed(NOT_NUMBERS))
                 continue
-            row.tokens.append(token)
-            row.log_probs.append(log_prob)
-            row.sampled.append(sampled)
-            finish = row.tail.add(token)
+            row.add(*what)
+            finish = row.tail.add(row.tokens[-1])
             if finish is not None:
                 row.finish = finish
             elif len(row.tokens) >= row.limit:
@@ -231,7 +226,7 @@ class Engine:
             if good:
                 self._read(row, chunk, start, hidden)
         for slot in slots[np.logical_not(finite)].tolist():
-            self._fail(self._rows[slot])
+            self._fail(self._rows[slot], RequestFailed(NOT_NUMBERS))
         self._close_steps([row for row in map(self._rows.__getitem__, steps.tolist()) if row is not None and row.finish])
 
     def _read(self, row: Row, chunk: Chunk, start: int, hidden: torch.Tensor) -> None:
@@ -267,9 +262,9 @@ class Engine:
         if self._pass.shares and isinstance(row.request, Generate):
             self._store.keep(row.slot, (row.prompt + tuple(row.tokens))[: int(self._rows.length[row.slot])], False)
 
-    def _fail(self, row: Row) -> None:
+    def _fail(self, row: Row, error: RequestFailed) -> None:
         self._store.wipe(row.slot)
-        self._leave(row, error=RequestFailed(NOT_NUMBERS))
+        self._leave(row, error=error)
 
     def _forget_reading(self, row: Row) -> None:
         if row.key and self._reading.get(row.key) is row:
@@ -278,7 +273,8 @@ class Engine:
     def _leave(self, row: Row, result: Any = None, error: Exception | None = None) -> None:
         """Free the slot and reply."""
         length, passes = int(self._rows.length[row.slot]), self._passes - row.passes
-        usage = row.usage(length, passes, self._row_passes - row.row_passes, passes * self.slots, self._pass.flops(row.reused, length))
+        flops = self._pass.flops(row.reused, length)
+        usage = row.usage(length, passes, self._row_passes - row.row_passes, passes * self.slots, flops)
         self._forget_reading(row)
         self._rows.leave(row)
         self._ready.append(Reply(row.request, result, error, usage))

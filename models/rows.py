@@ -6,6 +6,7 @@ What every pass needs of all rows lives in arrays, one entry a slot; what only t
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from models.kvstore import bucket
+from models.sampling import LEAST, Thinned
 from models.text import Tail, Texts
 from search.budget import Usage
-from search.requests import Generate, Generated, Request, Score, Scored
+from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score, Scored
 
 FREE, READ, FRESH, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
 Key = tuple[int, int, int]
+ALL_GIVEN = "the model has no continuation left beside those to avoid"
 
 
 @dataclass(eq=False, slots=True)
@@ -28,6 +31,7 @@ class Row:
     reused  prompt tokens found in the pool;  limit: tokens it may generate
     passes, row_passes  the engine's counts when the row joined
     key     under which others wait for its reading
+    avoid   continuations to avoid that begin with `tokens`, each with the log-prob of what follows every length of it
     """
 
     request: Any
@@ -44,6 +48,21 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     sampled: list[float] = field(default_factory=list)
+    avoid: list[tuple[tuple[int, ...], list[float]]] = field(default_factory=list)
+
+    def add(self, token: int, log_prob: float, sampled: float) -> None:
+        """Take a token that was drawn."""
+        self.avoid = [s for s in self.avoid if s[0][len(self.tokens)] == token]
+        self.tokens.append(token)
+        self.log_probs.append(log_prob)
+        self.sampled.append(sampled)
+
+    def keep(self) -> dict[int, float]:
+        """Next token -> share of its probability that leads to none of what is to be avoided, 0 or at least LEAST."""
+        at, gone = len(self.tokens), dict[int, float]()
+        for tokens, after in self.avoid:
+            gone[tokens[at]] = gone.get(tokens[at], 0.0) + math.exp(after[at + 1])
+        return {token: 1 - mass if mass <= 1 - LEAST else 0.0 for token, mass in gone.items()}
 
     def generated(self, value: float) -> Generated:
         """The reply of a row that has ended."""
@@ -89,6 +108,7 @@ class Rows:
         if isinstance(request, Generate):
             row.limit = min(request.max_tokens, context - len(row.prompt))
             row.tail = Tail(texts, request.stop, row.prompt)
+            row.avoid = [(s.tokens, _after(s)) for s in request.avoid]
             self._seed[slot] = request.seed % 2**64
             self._temperature[slot], self._top_k[slot] = request.temperature, request.top_k
             self._top_p[slot], self._min_p[slot] = request.top_p, request.min_p
@@ -108,6 +128,11 @@ class Rows:
         """What `sampling.draw` wants beside the logits, of the rows in `slots`."""
         arrays = (self._seed, self.count, self._temperature, self._top_k, self._top_p, self._min_p)
         return tuple(array[slots] for array in arrays)
+
+    def thinned(self, slots: np.ndarray) -> Thinned | None:
+        """What `sampling.draw` is to take from the rows in `slots`, None if nothing."""
+        found = [(i, *pair) for i, slot in enumerate(slots.tolist()) if self._at[slot].avoid for pair in self._at[slot].keep().items()]
+        return Thinned(*map(np.array, zip(*found, strict=True))) if found else None
 
     def compact(self, move: Callable[[int, int], None]) -> None:
         """Move rows down where that makes a smaller bucket; `move(source, target)` moves what belongs to them elsewhere."""
@@ -136,6 +161,26 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
     if isinstance(request, Generate):
         if request.max_tokens < 1 or request.temperature < 0:
             raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: give at least 1 and 0")
+        if not all(s.tokens and len(s.tokens) == len(s.log_probs) and math.isfinite(sum(s.log_probs)) for s in request.avoid):
+            raise ValueError("a continuation to avoid without tokens or without a finite log-prob of each: give both as Generated has them")
     elif any(not 0 <= p < len(tokens) for p in request.positions):
         raise ValueError(f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens")
     return tokens
+
+
+def unanswerable(request: Request, length: int, context: int, pool_tokens: int) -> RequestFailed | None:
+    """Why a request of `length` tokens cannot be answered by any pass, None if it can."""
+    longest = context - isinstance(request, Generate)
+    if length > longest:
+        return RequestFailed(f"{length} tokens, but the context takes {longest} (pool {pool_tokens}): shorten the text or enlarge the pool")
+    if isinstance(request, Generate) and math.fsum(s.probability for s in request.avoid) > 1 - LEAST:
+        return NothingLeft(ALL_GIVEN)
+    return None
+
+
+def _after(avoided: Avoided) -> list[float]:
+    """Log-prob of what follows each length of a continuation: [tokens + 1], the last 0."""
+    sums = [0.0]
+    for log_prob in reversed(avoided.log_probs):
+        sums.append(sums[-1] + log_prob)
+    return sums[::-1]

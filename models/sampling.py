@@ -9,10 +9,12 @@ change of the logits changes the draw only where two tokens run neck and neck.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 _U32 = np.uint32
+LEAST = 1e-6  #: a smaller share of the model's probability counts as nothing: float32 log-probs cannot tell it from 0
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,25 @@ class Drawn:
     log_probs          float32 [rows], the model's own at temperature 1, untruncated
     sampled_log_probs  float32 [rows], of the distribution drawn from; 0 where greedy
     finite             bool [rows], False where the logits hold nan or +inf or only -inf (the other entries then mean nothing)
+    left               bool [rows], False where what is to be avoided left no token (the other entries then mean nothing)
     """
 
     tokens: np.ndarray
     log_probs: np.ndarray
     sampled_log_probs: np.ndarray
     finite: np.ndarray
+    left: np.ndarray
+
+
+class Thinned(NamedTuple):
+    """Tokens that are less likely than the model says, because some of what would follow is to be avoided.
+
+    rows, tokens  int64 [thinned], distinct pairs;  keep: float64 [thinned], the share of each one's probability that is left, in [0, 1]
+    """
+
+    rows: np.ndarray
+    tokens: np.ndarray
+    keep: np.ndarray
 
 
 def draw(
@@ -39,12 +54,13 @@ def draw(
     top_k: np.ndarray,
     top_p: np.ndarray,
     min_p: np.ndarray,
+    thinned: Thinned | None = None,
 ) -> Drawn:
     """Draw one token a row. logits: float32 [rows, vocabulary]; the rest [rows].
 
-    Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all); of these, renormalised, the fewest
-    that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest. Temperature 0 is greedy, ties go to
-    the lowest id.
+    What is `thinned` loses its share first. Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all);
+    of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
+    Temperature 0 is greedy, ties go to the lowest id.
     """
     rows = np.arange(len(logits))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
@@ -53,7 +69,10 @@ def draw(
         shifted = logits - np.where(finite, largest, 0)[:, None]
         weights = np.exp(shifted)
         totals = weights.sum(1)
-        tokens = logits.argmax(1)
+        own, left = np.log(totals), np.ones(len(logits), bool)
+        if thinned is not None:
+            _thin(thinned, shifted, weights, totals, left)
+        tokens = shifted.argmax(1)
         sampled = np.zeros(len(logits), np.float32)
         cut = (top_k > 0) | (top_p < 1) | (min_p > 0)
         warm = finite & (temperature > 0)
@@ -80,8 +99,20 @@ def draw(
             at = np.arange(len(part))
             tokens[part] = ids[at, winners]
             sampled[part] = np.log(w[at, winners] / w.sum(1))
-        log_probs = shifted[rows, tokens] - np.log(totals)
-    return Drawn(tokens.astype(np.int64), log_probs.astype(np.float32), sampled, finite & np.isfinite(totals))
+        log_probs = logits[rows, tokens] - largest - own
+    return Drawn(tokens.astype(np.int64), log_probs.astype(np.float32), sampled, finite & np.isfinite(own), left)
+
+
+def _thin(thinned: Thinned, shifted: np.ndarray, weights: np.ndarray, totals: np.ndarray, left: np.ndarray) -> None:
+    """Take what is thinned out of `draw`'s arrays, in place; each row's maximum is 0 again, and `left` False where nothing remains."""
+    rows = np.unique(thinned.rows)
+    weights[thinned.rows, thinned.tokens] *= thinned.keep.astype(np.float32)
+    left[rows] = weights[rows].sum(1) >= LEAST * totals[rows]
+    shifted[thinned.rows, thinned.tokens] += np.log(thinned.keep).astype(np.float32)
+    largest = shifted[rows].max(1)
+    shifted[rows] -= np.where(largest > -np.inf, largest, 0)[:, None]
+    weights[rows] = np.exp(shifted[rows])
+    totals[rows] = weights[rows].sum(1)
 
 
 def survivors(cooled: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

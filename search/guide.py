@@ -14,7 +14,7 @@ import numpy as np
 from search.asks import Asks
 from search.budget import Budget
 from search.problem import IllegalStep, Problem, State, Step
-from search.requests import Backend
+from search.requests import Avoided, Backend
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,15 @@ class Proposal:
     log_prob  sum of the model's own token log-probs at temperature 1, untruncated, end of step included; nan where unknown
     prior     probability among the distinct steps proposed; sums to 1
     value     the value head's in [0, 1] if the same pass gave it, else nan
+    drawn     the distinct continuations that were sampled and mean this step, for `propose` to avoid at this state from now on; empty
+              where the policy cannot avoid
     """
 
     step: Step
     log_prob: float
     prior: float
     value: float = math.nan
+    drawn: tuple[Avoided, ...] = ()
 
 
 class Policy(Protocol):
@@ -51,8 +54,14 @@ class Policy(Protocol):
     max_steps: int
     version: str
 
-    def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Asks[list[Proposal]]:
-        """Up to `n` distinct next steps with priors, at most `n` requests. Raises the last RequestFailed if every request failed."""
+    def propose(
+        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+    ) -> Asks[list[Proposal]]:
+        """Up to `n` distinct next steps with priors, at most `n` requests. Raises the last RequestFailed if every request failed.
+
+        avoid: what it gave as `Proposal.drawn` at this state before, and no more is wanted of. It is passed only where there is some, so
+        a policy whose proposals carry no `drawn` may do without this argument. [] where nothing else is left.
+        """
 
     def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
         """Sample on from `state`: the steps to a finished state, or as far as it went."""
@@ -85,7 +94,9 @@ class Uniform:
     max_steps = 1_000
     version = "uniform"
 
-    def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator) -> Asks[list[Proposal]]:
+    def propose(
+        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+    ) -> Asks[list[Proposal]]:
         actions = _actions(problem, state)
         return [Proposal(step, -math.log(len(actions)), 1.0 / len(actions)) for step in actions]
         yield  # a generator that asks for nothing

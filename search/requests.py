@@ -21,6 +21,22 @@ class Request:
     """Base of all requests. Compared by identity: two equal questions are two questions."""
 
 
+@dataclass(frozen=True)
+class Avoided:
+    """A continuation that was sampled before and is not to come again.
+
+    log_probs  of each token, the model's own at temperature 1, untruncated (`Generated.log_probs`); finite
+    """
+
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+    @property
+    def probability(self) -> float:
+        """Of the whole continuation under the model, in [0, 1]."""
+        return min(1.0, math.exp(math.fsum(self.log_probs)))
+
+
 @dataclass(frozen=True, eq=False)
 class Generate(Request):
     """Sample a continuation of `prompt`. Answered by a `Generated`.
@@ -30,7 +46,14 @@ class Generate(Request):
     max_tokens   at most this many tokens are generated, stop token included
     temperature  0 is greedy; log-probs of the reply are always the model's own at temperature 1
     seed         draws depend on (seed, index of the token, token id) alone, never on the batch
+    avoid        distinct continuations, as sampled from this prompt with this `stop` and `max_tokens`, that must not come again. At
+                 temperature 1 without truncation the draw then has exactly the model's distribution given that it is none of them
+                 (Shi, Bieber and Singh 2020, "Incremental sampling without replacement for sequence models"). Otherwise their
+                 share is taken from the model's own probabilities first, then come temperature and truncation: none of them is
+                 returned, but the draw is not exactly that conditional. `NothingLeft` where they are all there is
     to           name of the backend in `Guide.backends`
+
+    Backends that cannot avoid (servers) ignore `avoid`.
     """
 
     prompt: tuple[int, ...]
@@ -41,6 +64,7 @@ class Generate(Request):
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    avoid: tuple[Avoided, ...] = ()
     to: str = "policy"
 
 
@@ -98,7 +122,7 @@ class Generated:
     tokens             what was sampled, stop and end-of-text tokens included
     text               decoded tokens; text after the stop string and end tokens are not in it
     log_probs          float32 [tokens], the model's own at temperature 1, untruncated; nan where the backend has none
-    sampled_log_probs  float32 [tokens], of the distribution that was sampled (after temperature and truncation)
+    sampled_log_probs  float32 [tokens], of the distribution that was sampled (without `avoid`, after temperature and truncation)
     value              the head's value at the last token, in [0, 1]; nan without a head or when cut by max_tokens
     finish             "stop" (a stop string), "end" (an end-of-text or end-of-turn token) or "length"
     """
@@ -127,6 +151,10 @@ class Scored:
 
 class RequestFailed(Exception):
     """A backend could not answer this one request (time-out, server error, a row that is not a number)."""
+
+
+class NothingLeft(RequestFailed):
+    """All continuations that the model could give are among those to avoid."""
 
 
 class Cancelled(RequestFailed):

@@ -17,6 +17,7 @@ import numpy as np
 
 from search import kernels
 from search.kernels import EDGE, FULL, NODE, SECOND
+from search.requests import Avoided
 
 
 class Tree:
@@ -27,6 +28,7 @@ class Tree:
     steps         step of each edge; None for the root's own edge and for blocks that were moved
     finished      node -> reward in [0, 1] of a finished state, None where only the label could tell
     log_probs     of each edge's step, nan where unknown
+    drawn         of each node that was asked for steps, what was sampled there (`Proposal.drawn`), illegal steps included, by tokens
     exhausted     nothing is left to explore
     proposed, unusable, example   proposals seen, of them illegal or cut off, and one such step
     """
@@ -41,6 +43,7 @@ class Tree:
         self.steps: list[Any] = [None]
         self.finished: dict[int, float | None] = {}
         self.log_probs: list[float] = [math.nan]
+        self.drawn: dict[int, dict[tuple[int, ...], Avoided]] = {}
         self.exhausted = False
         self.proposed = self.unusable = 0
         self.example: Any = None

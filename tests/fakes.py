@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from fractions import Fraction
@@ -14,7 +15,7 @@ from guides.prm import PRM
 from models import Scripted
 from search.budget import Budget
 from search.guide import Guide
-from search.requests import Generate, Generated, Scored
+from search.requests import Generate, Generated, NothingLeft, Scored
 
 
 class Characters:
@@ -76,6 +77,21 @@ def random_player(illegal: float = 0.1):
                 continue
             c = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else 0}[op]
             return generated(f"{a}{op}{b}={c}", value=rng.random(), log_prob=-0.1 - rng.random(), limit=request.max_tokens)
+
+    return answer
+
+
+def listed_player(lines):
+    """A model that writes one of `lines(prompt)`, {line: probability}, drawn without those it is to avoid; its log-probs are exact."""
+
+    def answer(request):
+        taken = {avoided.tokens for avoided in request.avoid}
+        prompt = "".join(map(chr, request.prompt))
+        shares = {line: p for line, p in lines(prompt).items() if (*map(ord, line), 10) not in taken}
+        if not shares:
+            raise NothingLeft("all lines were given")
+        line = random.Random(f"{prompt}|{request.seed}").choices(list(shares), list(shares.values()))[0]
+        return generated(line, log_prob=math.log(lines(prompt)[line]) / (len(line) + 1))
 
     return answer
 

@@ -12,7 +12,7 @@ import transformers
 
 from models.engine import Engine
 from models.passes import Packed, Plain
-from search.requests import Cancelled, Generate, RequestFailed, Score, check_backend
+from search.requests import Avoided, Cancelled, Generate, NothingLeft, RequestFailed, Score, check_backend
 
 KINDS = ["llama", "qwen2"]
 
@@ -411,3 +411,91 @@ def test_tree_never_loses_a_slot():
             tree.check()
     tree.check()
     assert tree.stored > 40
+
+
+PROMPT = (0, 2, 1)
+
+
+def few():
+    """An engine that can say 40 things after `PROMPT` in at most three tokens, token 3 ends; and the log-probs of each one's tokens."""
+    model = tiny.model(vocab=4, eos_token_id=3)
+    table = {}
+    for tokens in [(3,)] + [(a, 3) for a in range(3)] + [(a, b, c) for a in range(3) for b in range(3) for c in range(4)]:
+        log_probs, _ = forward(model, PROMPT + tokens)
+        table[tokens] = [float(log_probs[len(PROMPT) - 1 + i, t]) for i, t in enumerate(tokens)]
+    assert abs(sum(np.exp(sum(each)) for each in table.values()) - 1) < 1e-5 and min(map(sum, table.values())) > np.log(1e-5)
+    return Engine(model, tiny.tokenizer()), table
+
+
+def avoided(result):
+    return Avoided(result.tokens, tuple(result.log_probs.tolist()))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 1}, {"top_k": 2, "top_p": 0.6, "min_p": 0.1}]
+)
+def test_draws_without_replacement_say_everything_once_and_then_report_the_end(options):
+    backend, table = few()
+    drawn = []
+    for seed in range(len(table)):
+        request = Generate(PROMPT, max_tokens=3, seed=seed, avoid=tuple(map(avoided, drawn)), **options)
+        drawn.append(answers(backend, [request])[0].result)
+        np.testing.assert_allclose(drawn[-1].log_probs, table[drawn[-1].tokens], atol=1e-5)
+    assert {result.tokens for result in drawn} == set(table)
+    end = answers(backend, [Generate(PROMPT, max_tokens=3, avoid=tuple(map(avoided, drawn)))])[0]
+    assert isinstance(end.error, NothingLeft) and end.usage.generated == 0
+    check_pool(backend)
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_what_is_drawn_beside_the_avoided_has_exactly_the_conditional_distribution(count):
+    backend, table = few()
+    likeliest = sorted(table, key=lambda tokens: -sum(table[tokens]))
+    avoid = tuple(Avoided(tokens, tuple(table[tokens])) for tokens in likeliest[:count])
+    n = 2000
+    got = [r.result for r in answers(backend, [Generate(PROMPT, max_tokens=3, seed=seed, avoid=avoid) for seed in range(n)])]
+    p = {tokens: np.exp(sum(table[tokens])) for tokens in likeliest[count:]}
+    share = {tokens: p[tokens] / sum(p.values()) for tokens in p}
+    seen = {tokens: sum(g.tokens == tokens for g in got) for tokens in p}
+    assert sum(seen.values()) == n
+    statistic = sum((seen[t] - n * share[t]) ** 2 / (n * share[t]) for t in p)
+    assert (statistic - len(p) + 1) / np.sqrt(2 * (len(p) - 1)) < 4
+    for result in got[:50]:
+        assert result.sampled_log_probs.sum() == pytest.approx(np.log(share[result.tokens]), abs=1e-4)
+        np.testing.assert_allclose(result.log_probs, table[result.tokens], atol=1e-5)
+
+
+def test_what_one_row_avoids_is_nothing_to_its_neighbours():
+    backend, table = few()
+    order = sorted(table)
+
+    def request(seed):
+        taken = np.random.default_rng(seed).choice(len(order), size=(seed % 4) * 12, replace=False)
+        return Generate(PROMPT, max_tokens=3, seed=seed, avoid=tuple(Avoided(order[i], tuple(table[order[i]])) for i in taken))
+
+    together = [r.result.tokens for r in answers(backend, [request(seed) for seed in range(64)])]
+    for seed in range(64):
+        assert answers(backend, [request(seed)])[0].result.tokens == together[seed]
+        if seed % 4 == 0:
+            assert answers(backend, [Generate(PROMPT, max_tokens=3, seed=seed)])[0].result.tokens == together[seed]
+
+
+def test_a_token_that_must_follow_is_the_end_where_it_is_avoided():
+    """Recorded log-probs a little off: the row walks into a branch of which nothing is left, and says so."""
+    model = tiny.model()
+    script(model, tiny.tokenizer().encode("abc"))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e4)
+    backend = Engine(model, tiny.tokenizer())
+    first = answers(backend, [Generate((5,), max_tokens=3)])[0].result
+    assert first.text == "abc" and not first.log_probs.any()
+    off = Avoided(first.tokens, (-0.1, 0.0, 0.0))
+    other, same = answers(backend, [Generate((5,), max_tokens=3, avoid=(off,)), Generate((5,), max_tokens=3)])
+    assert isinstance(other.error, NothingLeft) and same.result.tokens == first.tokens
+    check_pool(backend)
+
+
+@pytest.mark.parametrize("bad", [Avoided((), ()), Avoided((1, 2), (-0.5,)), Avoided((1,), (float("nan"),))])
+def test_what_to_avoid_needs_its_log_probs(bad):
+    with pytest.raises(ValueError, match="log-prob of each"):
+        engine().submit(Generate((5,), avoid=(bad,)))

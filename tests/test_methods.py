@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fakes import Characters, generated, random_player, scripted_guide
+from fakes import Characters, generated, listed_player, random_player, scripted_guide
 
 import search
 from guides.lm import LM
@@ -486,3 +486,57 @@ def test_a_search_within_a_search_says_what_to_do():
 
     with pytest.raises(RuntimeError, match="solve_many"):
         search.solve_many([PUZZLE], guide, budget="tokens=50", on_finish=nested)
+
+
+LINES = {"1+1=2": 0.4, "1*1=1": 0.3, "1+1=3": 0.2, "1-1=0": 0.06, "1/1=1": 0.04}  # one of them is illegal
+
+
+def first_lines(prompt):
+    return LINES if prompt.count("\n") == 1 else {"so": 1.0}
+
+
+@pytest.mark.parametrize("options", [{"branch": 1, "leaves": 1}, {"branch": 1}, {"branch": 3}])
+def test_a_step_that_was_sampled_is_not_sampled_again_and_a_node_knows_when_all_were(options):
+    asked = []
+
+    def function(request):
+        result = listed_player(first_lines)(request)
+        asked.append((request, result))
+        return result
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=10000", **options)
+    tree = solution.tree
+    assert solution.stopped == "exhausted"
+    assert {tree.steps[edge].text for edge in tree.block(0)} == set(LINES) - {"1+1=3"}
+    assert {"".join(map(chr, tokens[:-1])) for tokens in tree.drawn[0]} == set(LINES)
+    assert sum(a.probability for a in tree.drawn[0].values()) == pytest.approx(1, abs=1e-5)
+    for request, result in asked:
+        assert result.tokens not in {avoided.tokens for avoided in request.avoid}
+    if options["branch"] == 1:
+        texts = [(request.prompt, result.text) for request, result in asked]
+        assert len(texts) == len(set(texts)), "every line of every state was written once"
+
+
+def test_two_ways_to_write_one_step_are_both_avoided():
+    def lines(prompt):
+        return {"4+7=11": 0.6, "7+4=11": 0.4} if prompt.count("\n") == 1 else {"so": 1.0}
+
+    solution = search.solve(PUZZLE, scripted_guide(listed_player(lines), value=False), "mcts", "tokens=10000", branch=1, leaves=1)
+    assert solution.stopped == "exhausted" and len(solution.tree.block(0)) == 1 and len(solution.tree.drawn[0]) == 2
+
+
+def test_a_policy_that_cannot_avoid_needs_no_such_argument():
+    inner = scripted_guide(random_player(illegal=0), value=False).policy
+
+    class Plain:
+        backends, version = inner.backends, "plain"
+        step_tokens, chain_tokens, max_steps = inner.step_tokens, inner.chain_tokens, inner.max_steps
+        complete = inner.complete
+
+        def propose(self, problem, state, n, rng):
+            proposals = yield from inner.propose(problem, state, n, rng)
+            return [search.Proposal(p.step, p.log_prob, p.prior, p.value) for p in proposals]
+
+    for name in METHODS:
+        solution = search.solve(HOPELESS, Guide(Plain()), method_of(name), "tokens=2000", **METHODS[name])
+        assert solution.stopped in ("tokens", "finished", "exhausted") and not solution.tree.drawn

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.sampling import draw, noise, survivors
+from models.sampling import Thinned, draw, noise, survivors
 
 
-def drawn(logits, seeds, index=0, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+def drawn(logits, seeds, index=0, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, thinned=None):
     n = len(logits)
     full = lambda value: np.full(n, value)  # noqa: E731
-    return draw(logits, np.asarray(seeds, np.uint64), full(index), full(temperature), full(top_k), full(top_p), full(min_p))
+    return draw(logits, np.asarray(seeds, np.uint64), full(index), full(temperature), full(top_k), full(top_p), full(min_p), thinned)
 
 
 def chi_square(counts, expected):
@@ -127,6 +127,33 @@ def test_rows_without_numbers_are_told():
     logits[1, 2], logits[2], logits[3, 1:] = np.nan, -np.inf, -np.inf
     got = drawn(logits, range(4))
     assert got.finite.tolist() == [True, False, False, True] and got.tokens[3] == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.8, "min_p": 0.05, "temperature": 1.5}])
+def test_what_is_thinned_loses_its_share_before_temperature_and_truncation(options):
+    rng, n = np.random.default_rng(3), 20_000
+    logits = rng.normal(0, 1.5, 12).astype(np.float32)
+    keep = np.ones(12)
+    tokens = np.array([logits.argmax(), 4, 7])
+    keep[tokens] = [0.0, 0.25, 1e-3]
+    table = np.tile(logits, (n + 1, 1))
+    rows = np.repeat(np.arange(n), 3)
+    got = drawn(table, np.arange(n + 1), thinned=Thinned(rows, np.tile(tokens, n), np.tile(keep[tokens], n)), **options)
+    with np.errstate(divide="ignore"):
+        p = expected(np.log(softmax(logits.astype(np.float64)) * keep), **options)
+    assert chi_square(np.bincount(got.tokens[:n], minlength=12), n * p) < 4 and got.left.all()
+    np.testing.assert_allclose(got.log_probs, np.log(softmax(logits))[got.tokens], atol=1e-5)
+    np.testing.assert_allclose(got.sampled_log_probs[:n], np.log(p[got.tokens[:n]]), atol=1e-5)
+    alone = drawn(table[n:], [n], **options)
+    assert alone.tokens[0] == got.tokens[n] and alone.sampled_log_probs[0] == got.sampled_log_probs[n]
+
+
+def test_a_row_of_which_nothing_is_left_is_told():
+    logits = np.array([[0, 0, -np.inf], [0, 0, -30], [0, 0, -3], [np.nan, 0, 0]], np.float32)
+    rows = np.repeat(np.arange(4), 2)
+    got = drawn(logits, range(4), thinned=Thinned(rows, np.tile([0, 1], 4), np.zeros(8)))
+    assert got.left[:3].tolist() == [False, False, True] and got.tokens[2] == 2
+    assert got.finite.tolist() == [True, True, True, False]
 
 
 def test_noise_is_exponential_and_uncorrelated():

@@ -16,7 +16,7 @@ from search.asks import Asks, granted, parallel
 from search.budget import Meter
 from search.guide import PRECISION, Guide, Proposal, normalise
 from search.problem import IllegalStep, Problem, State, apply, verify
-from search.requests import RequestFailed
+from search.requests import Avoided, RequestFailed
 from search.tree import Tree
 
 RETRIES = 2  #: what failed is asked again this often
@@ -38,6 +38,7 @@ class Growth:
     """What asking at one state brought.
 
     children  legal, distinct, finished ones with their reward;  value: of the state itself in [0, 1], nan unknown
+    drawn     what was sampled, illegal steps included
     error     why there are no proposals at all: requests failed or the budget ended; None otherwise
     """
 
@@ -47,13 +48,23 @@ class Growth:
     unusable: int = 0
     example: Any = None
     error: RequestFailed | None = None
+    drawn: list[Avoided] = field(default_factory=list)
 
 
-def grow(problem: Problem, guide: Guide, state: State, known: float, n: int, rng: np.random.Generator, judge: bool = True) -> Asks[Growth]:
+def grow(
+    problem: Problem,
+    guide: Guide,
+    state: State,
+    known: float,
+    n: int,
+    rng: np.random.Generator,
+    judge: bool = True,
+    avoid: Sequence[Avoided] = (),
+) -> Asks[Growth]:
     """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for its value, side by side."""
     growth = Growth()
     proposer, judger = rng.spawn(2)
-    tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, growth)]
+    tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, avoid, growth)]
     if judge:
         tasks.append(_judge(problem, guide, state, known, judger))
     results = yield from parallel(tasks)
@@ -62,13 +73,16 @@ def grow(problem: Problem, guide: Guide, state: State, known: float, n: int, rng
     return growth
 
 
-def _propose(problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, growth: Growth) -> Asks[None]:
+def _propose(
+    problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided], growth: Growth
+) -> Asks[None]:
     try:
-        proposals = yield from guide.policy.propose(problem, state, n, rng)
+        proposals = yield from guide.policy.propose(problem, state, n, rng, **({"avoid": avoid} if avoid else {}))
     except RequestFailed as error:
         growth.error = error
         return
     growth.proposed = len(proposals)
+    growth.drawn = [sample for proposal in proposals for sample in proposal.drawn]
     children = yield from parallel(child_of(problem, state, proposal) for proposal in proposals)
     for proposal, child in zip(proposals, children, strict=True):
         if child is None:
@@ -125,7 +139,19 @@ def round_of(
     while grants := meter.grant(len(nodes) - len(growths), tokens, calls):  # what the first did not use serves the next
         at = len(growths)
         growths += yield from parallel(
-            granted(grow(problem, guide, tree.states[node], tree.value(node), n, child, judge and not tree.block(node)), grant)
+            granted(
+                grow(
+                    problem,
+                    guide,
+                    tree.states[node],
+                    tree.value(node),
+                    n,
+                    child,
+                    judge and not tree.block(node),
+                    tuple(tree.drawn.get(node, {}).values()),
+                ),
+                grant,
+            )
             for node, grant, child in zip(nodes[at:], grants, spawned[at:], strict=False)
         )
     return dict(zip(nodes, growths, strict=False))
@@ -140,6 +166,8 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     tree.proposed += growth.proposed
     tree.unusable += growth.unusable
     tree.example = growth.example if growth.example is not None else tree.example
+    if growth.drawn:
+        tree.drawn.setdefault(node, {}).update({sample.tokens: sample for sample in growth.drawn})
     taken = {problem.key(tree.states[node], tree.steps[edge]) for edge in tree.block(node)}
     fresh = []
     for child in growth.children:
