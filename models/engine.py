@@ -273,7 +273,7 @@ class Engine:
     def _leave(self, row: Row, result: Any = None, error: Exception | None = None) -> None:
         """Free the slot and reply."""
         length, passes = int(self._rows.length[row.slot]), self._passes - row.passes
-        flops = self._pass.flops(row.reused, length)
+        flops = self._pass.flops(row.slot, row.reused, length)
         usage = row.usage(length, passes, self._row_passes - row.row_passes, passes * self.slots, flops)
         self._forget_reading(row)
         self._rows.leave(row)

@@ -8,6 +8,7 @@ it takes the second.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -31,6 +32,18 @@ class Chunk(NamedTuple):
     past: int
 
 
+class Work:
+    """Operations of passing tokens `start` to `stop` of a text: 2 x parameters for each, and 4 x layers x width for each token that it
+    attends to (scores and sums, causal; Kaplan et al. 2020, table 1)."""
+
+    def __init__(self, model: Any, store: Store):
+        self._token = 2.0 * model.num_parameters()
+        self._pair = 4.0 * store.layers * model.config.get_text_config().num_attention_heads * store.dim
+
+    def __call__(self, start: int, stop: int) -> float:
+        return self._token * (stop - start) + self._pair * (stop * (stop + 1) - start * (start + 1)) / 2
+
+
 class Packed:
     """Passes over one packed row; the first tokens of it are one for each row of the bucket, then the chunks follow."""
 
@@ -42,8 +55,7 @@ class Packed:
         if self._head is None or self._backbone is model:
             raise Unsupported("no separate backbone and output embeddings")
         self._hidden = torch.empty(0)
-        self._parameters = model.num_parameters()
-        self._width = model.config.get_text_config().num_attention_heads * store.dim
+        self._work = Work(model, store)
 
     def forward(self, last: np.ndarray, length: np.ndarray, active: np.ndarray, chunks: list[Chunk]) -> torch.Tensor:
         """Read one token in each active row and all chunks. last, length: int64 [rows]; active: bool [rows], rows a bucket or 0.
@@ -100,10 +112,9 @@ class Packed:
     def move(self, source: int, target: int) -> None:
         self.store.move(source, target)
 
-    def flops(self, start: int, stop: int) -> float:
-        """Operations spent on a text read from token `start` to `stop`."""
-        contexts = (stop * (stop + 1) - start * (start + 1)) / 2
-        return 2.0 * self._parameters * (stop - start) + 4.0 * self.store.layers * self._width * contexts
+    def flops(self, row: int, start: int, stop: int) -> float:
+        """Operations spent on the text of a row that leaves, read from token `start` to `stop`."""
+        return self._work(start, stop)
 
 
 class Plain:
@@ -116,6 +127,8 @@ class Plain:
         self._texts: dict[int, list[int]] = {}
         self._logits: dict[int, torch.Tensor] = {}
         self._read: list[tuple[int, torch.Tensor]] = []
+        self._work = Work(model, store)
+        self._flops: dict[int, float] = defaultdict(float)  # of the text that stands in each row
 
     def forward(self, last: np.ndarray, length: np.ndarray, active: np.ndarray, chunks: list[Chunk]) -> torch.Tensor:
         """As `Packed.forward`."""
@@ -135,6 +148,7 @@ class Plain:
     def _run(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.tensor([self._texts[row]], device=self.store.device)
         out = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        self._flops[row] += self._work(0, ids.shape[1])
         self._logits[row] = out.logits[0, -1].float()
         return out.hidden_states[-1][0], out.logits[0].float()
 
@@ -148,11 +162,13 @@ class Plain:
     def move(self, source: int, target: int) -> None:
         self.store.hidden[target] = self.store.hidden[source]
         self._texts[target] = self._texts.pop(source)
+        self._flops[target] = self._flops.pop(source, 0.0)
         if source in self._logits:
             self._logits[target] = self._logits.pop(source)
 
-    def flops(self, start: int, stop: int) -> float:
-        return 2.0 * self.model.num_parameters() * stop  # at least: what is read again is not told
+    def flops(self, row: int, start: int, stop: int) -> float:
+        """As `Packed.flops`, what was read again in every pass included."""
+        return self._flops.pop(row, 0.0)
 
 
 def score(passes: Packed | Plain, request: Score, scored: Scored, chunk: Chunk, start: int) -> list[int]:
