@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.cli_bench import bench
+from search.cli_train import tell, train
 from search.flags import Model, check_use, search_arguments, unescape
-from search.shadow import LAYERS, Shadowed, import_ours
+from search.shadow import Shadowed
 
 if TYPE_CHECKING:
     from search.solution import Solution
@@ -27,8 +29,8 @@ MODEL = "The model"  # a panel of the help
 OK, NONE, MISUSE, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
 app = typer.Typer(help="Solve problems by tree search over the steps of a language model.", add_completion=False)
-train = typer.Typer(help="Train a model that guides searches.")
 app.add_typer(train, name="train")
+app.command()(bench)
 
 
 class Choice(StrEnum):
@@ -109,7 +111,7 @@ def solve(
 ) -> None:
     """Solve a problem: print the chain of thought, the answer and what it cost. With --input, solve a file of them."""
     if verbose:
-        _tell()
+        tell()
     check_use(problem, input, output, tree, depth is not None or width is not None, as_json)
     language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
@@ -152,18 +154,6 @@ def view(
     typer.echo(f"trace {index + 1} of {len(found)}: {views.printable(texts[index])}")
     typer.echo(views.origin(found[index]))
     views.show(found[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
-
-
-@train.command("builtin")
-def train_builtin(
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the checkpoint. A run that was killed goes on.")],
-    size: Annotated[str, typer.Option(help="small (one night on two CPU cores at the most) or full (minutes on a GPU).")] = "small",
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data. Default: the recipe's.")] = None,
-) -> None:
-    """Train the built-in model from scratch, by its recipe."""
-    _tell()
-    folder = import_ours("guides.builtin").train_builtin(size=size, out=out, seed=seed)
-    typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
 
 
 def _solve_one(text: str, model: Model, arguments: dict[str, Any], writer: TraceWriter | None) -> Solution:
@@ -270,12 +260,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     typer.echo("copse: " + " ".join(message.split()), err=True)
-
-
-def _tell() -> None:
-    """Log what our packages do, too."""
-    for name in LAYERS:
-        logging.getLogger(name).setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def test_a_missing_checkpoint(capsys, monkeypatch):
 
 
 def test_wrong_use_of_the_other_commands(capsys, tmp_path):
-    for args in (["view", tmp_path / "none"], ["view", tmp_path], ["view"], ["sing"], ["train", "builtin"], ["train"]):
+    for args in (["view", tmp_path / "none"], ["view", tmp_path], ["view"], ["sing"], ["train", "builtin"], ["train", "guide"], ["train"]):
         code, out, err = run(capsys, *args)
         assert code == 2 and out == "" and err.startswith("copse: ") and err.count("\n") == 1, err
 
@@ -222,9 +222,44 @@ def test_train_builtin_hands_its_flags_over(capsys, monkeypatch, tmp_path):
 
     calls = []
     fake = types.SimpleNamespace(train_builtin=lambda **arguments: calls.append(arguments) or arguments["out"])
-    monkeypatch.setattr("search.cli.import_ours", lambda name: {"guides.builtin": fake}[name])
+    monkeypatch.setattr("search.cli_train.import_ours", lambda name: {"guides.builtin": fake}[name])
     code, out, _ = run(capsys, "train", "builtin", "--size", "full", "--out", tmp_path / "m", "--seed", 4)
     assert code == 0 and calls == [{"size": "full", "out": tmp_path / "m", "seed": 4}] and str(tmp_path / "m") in out
+
+
+def test_train_guide_hands_its_flags_over(capsys, monkeypatch, tmp_path):
+    import types
+
+    calls = []
+    learn = types.SimpleNamespace(train_guide=lambda *given, **named: calls.append((given, named)) or given[3])
+    grade = types.SimpleNamespace(read_targets=lambda path: {"key": path.name})
+    monkeypatch.setattr("search.cli_train.import_ours", lambda name: {"guides.learn": learn, "guides.grade": grade}[name])
+    needed = ["train", "guide", "--from", tmp_path / "t", "--base", "b", "--out", tmp_path / "g"]
+    training = {"tune": "full", "optimizer": "adamw", "epochs": 2.0, "steps": None, "batch": 8, "accumulation": 1}
+    assert run(capsys, *needed)[0] == 0
+    distilling = {"policy": "solutions", "keep": 10, "seed": 0, "off_policy": False, "settings": {}}
+    assert calls.pop() == ((tmp_path / "t", {}, "b", tmp_path / "g", training), distilling)
+    more = [
+        "--targets",
+        "p.jsonl",
+        "--tune",
+        "lora",
+        "--lr",
+        "0.5",
+        "--steps",
+        7,
+        "--policy",
+        "visits",
+        "--off-policy",
+        "--delimiter",
+        r"\n",
+        "--seed",
+        3,
+    ]
+    assert run(capsys, *needed, *more)[0] == 0
+    training |= {"tune": "lora", "lr": 0.5, "steps": 7}
+    distilling |= {"policy": "visits", "seed": 3, "off_policy": True, "settings": {"delimiter": "\n"}}
+    assert calls.pop() == ((tmp_path / "t", {"key": "p.jsonl"}, "b", tmp_path / "g", training), distilling)
 
 
 # -- help, imports, versions

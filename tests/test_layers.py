@@ -36,6 +36,7 @@ SANCTIONED = {
     "search.flags": {"guides"},
     "search.cli": {"models", "guides", "benchmarks"},
     "search.cli_bench": {"benchmarks"},
+    "search.cli_train": {"guides"},
 }
 
 KERNELS = {"search.jit", "search.kernels", "search.problems.countdown_paths"}  # what may import numba

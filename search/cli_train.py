@@ -1,0 +1,203 @@
+"""The commands `copse train ...`: models that guide searches."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from search.flags import Model, add_working_folder, search_arguments, unescape
+from search.shadow import LAYERS, import_ours
+
+MODEL = "The model"  # a panel of the help
+SEARCH = "The model, as in the search"
+
+train = typer.Typer(help="Train a model that guides searches.")
+
+
+class Tune(StrEnum):
+    """What is trained beside the value head: `guides.train.TUNES`."""
+
+    full = "full"
+    lora = "lora"
+    head = "head"
+
+
+class Policy(StrEnum):
+    """What is imitated: `guides.distill.POLICIES`."""
+
+    solutions = "solutions"
+    visits = "visits"
+    all = "all"
+
+
+class Optimizer(StrEnum):
+    """`guides.train.OPTIMIZERS`."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+def tell() -> None:
+    """Log what our packages do, too."""
+    for name in LAYERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+@train.command("builtin")
+def train_builtin(
+    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the checkpoint. A run that was killed goes on.")],
+    size: Annotated[str, typer.Option(help="small (one night on two CPU cores at the most) or full (minutes on a GPU).")] = "small",
+    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data. Default: the recipe's.")] = None,
+) -> None:
+    """Train the built-in model from scratch, by its recipe."""
+    tell()
+    _done(import_ours("guides.builtin").train_builtin(size=size, out=out, seed=seed))
+
+
+@train.command("guide")
+def train_guide(
+    traces: Annotated[Path, typer.Option("--from", metavar="DIR", show_default=False, help="Traces that copse solve --traces wrote.")],
+    base: Annotated[str, typer.Option(metavar="DIR", show_default=False, help="The model that made them, which is trained further.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the new model. A run that was killed goes on.")],
+    targets: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='The problems with a "target" in each line; those that verify themselves need none.'),
+    ] = None,
+    tune: Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")] = Tune.full,
+    policy: Annotated[
+        Policy, typer.Option(help="Imitate right solutions, the visits of a tree search, or all that was finished.")
+    ] = Policy.solutions,
+    keep: Annotated[int, typer.Option(min=1, help="Most solutions of a trace that are imitated.")] = 10,
+    epochs: Annotated[float, typer.Option(help="Passes through the examples.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")] = 8,
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches of an update.")] = 1,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")] = None,
+    optimizer: Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")] = Optimizer.adamw,
+    off_policy: Annotated[bool, typer.Option("--off-policy", help="Take traces that another model with the same tokenizer made.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
+    delimiter: Annotated[str | None, typer.Option(rich_help_panel=SEARCH, help=r"What ends a step; \n is a line's end.")] = None,
+    step_tokens: Annotated[int | None, typer.Option(rich_help_panel=SEARCH, min=1, help="Most tokens of a step.")] = None,
+    max_steps: Annotated[int | None, typer.Option(rich_help_panel=SEARCH, min=1, help="Most steps of a chain of thought.")] = None,
+    prompt: Annotated[str | None, typer.Option(rich_help_panel=SEARCH, help="What the model read, with {problem} in it.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(rich_help_panel=SEARCH, metavar="REGEX", help="Marks the answer in open text by its one group.")
+    ] = None,
+) -> None:
+    """Train a model on the traces of its own searches. Flags of the search are kept in the new model, which then needs none."""
+    tell()
+    add_working_folder()
+    settings: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt), "answer": answer}
+    settings |= {"step_tokens": step_tokens, "max_steps": max_steps}
+    options: dict[str, Any] = {"tune": tune.value, "optimizer": optimizer.value, "epochs": epochs, "steps": steps}
+    options |= {"batch": batch, "accumulation": accumulation} | ({} if lr is None else {"lr": lr})
+    read = import_ours("guides.grade").read_targets
+    _done(
+        import_ours("guides.learn").train_guide(
+            traces,
+            {} if targets is None else read(targets),
+            base,
+            out,
+            options,
+            policy=policy.value,
+            keep=keep,
+            seed=seed,
+            off_policy=off_policy,
+            settings={name: setting for name, setting in settings.items() if setting is not None},
+        )
+    )
+
+
+@train.command("iterate")
+def train_iterate(
+    guide: Annotated[str, typer.Option(metavar="DIR", show_default=False, help="The model to begin with: a folder, a hub id, or builtin.")],
+    input: Annotated[
+        Path,
+        typer.Option("--input", metavar="FILE", show_default=False, help='A JSON object a line: problem, "target", perhaps id and kind.'),
+    ],
+    rounds: Annotated[int, typer.Option(min=1, show_default=False, help="How often to search and train; may grow later.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; best/ in it is the model. A killed run goes on.")] = Path(
+        "iterated"
+    ),
+    gate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Held-out problems that decide. Default: a tenth of --input, not trained on.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="mcts, beam, sample, or module:function of your own.")] = "sample",
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method, such as chains=16. Can be repeated.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="Limits of one search, such as tokens=2000. Default: the guide's own.")] = None,
+    gate_budget: Annotated[str | None, typer.Option(help="Limits of one search at the gate. Default: those of --budget.")] = None,
+    per_round: Annotated[int | None, typer.Option(min=1, help="Problems that a round searches. Default: all.")] = None,
+    window: Annotated[int, typer.Option(min=1, help="Rounds whose examples are trained on.")] = 1,
+    examples: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Other examples for every round. Can be repeated.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Train the first model anew each round, not the accepted one.")] = False,
+    policy: Annotated[
+        Policy, typer.Option(help="Imitate right solutions, the visits of a tree search, or all that was finished.")
+    ] = Policy.solutions,
+    keep: Annotated[int, typer.Option(min=1, help="Most solutions of a problem that are imitated.")] = 10,
+    tune: Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")] = Tune.full,
+    epochs: Annotated[float, typer.Option(help="Passes through the examples of a round.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates a round, instead of --epochs.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")] = 8,
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches of an update.")] = 1,
+    lr: Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")] = None,
+    optimizer: Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")] = Optimizer.adamw,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
+    delimiter: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")] = None,
+    step_tokens: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")] = None,
+    max_steps: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")] = None,
+    temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")] = None,
+    prompt: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
+    ] = None,
+    device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, float32, bfloat16, ...")] = "auto",
+    slots: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once.")] = 64,
+) -> None:
+    """Expert iteration: search, learn from what was right, keep the new model if it is better on held-out problems, and again."""
+    from search.budget import Budget
+    from search.jobs import read_jobs
+
+    tell()
+    add_working_folder()
+    language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt), "answer": answer}
+    language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
+    language = {name: setting for name, setting in language.items() if setting is not None}
+    engine = {"device": device, "dtype": dtype, "slots": slots}
+    training: dict[str, Any] = {"tune": tune.value, "optimizer": optimizer.value, "batch": batch, "accumulation": accumulation}
+    training |= ({"epochs": epochs} if steps is None else {"steps": steps}) | ({} if lr is None else {"lr": lr})
+    search = search_arguments(method, budget, None, seed, option or [])
+    options = {name: setting for name, setting in search.items() if name not in ("method", "budget", "seed", "choose")}
+    model = Model(guide, None, answer, engine, language).checked()
+    jobs = read_jobs(input, model.answer, model.check)
+    held = None if gate is None else read_jobs(gate, model.answer, model.check)
+    read = import_ours("guides.grade").read_targets
+    targets = {**read(input), **({} if gate is None else read(gate))}
+    iteration = import_ours("guides.expert_iteration")
+    plan = iteration.Plan(
+        method=method,
+        options=options,
+        budget=search["budget"],
+        gate_budget=None if gate_budget is None else Budget.parse(gate_budget),
+        language=language,
+        engine=engine,
+        per_round=per_round,
+        policy=policy.value,
+        keep=keep,
+        window=window,
+        seed_examples=[str(path.resolve()) for path in examples or []],
+        restart=restart,
+        training=training,
+        seed=seed,
+    )
+    _done(iteration.expert_iteration(guide, jobs, targets, out, rounds=rounds, gate=held, plan=plan))
+
+
+def _done(folder: Path) -> None:
+    typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
