@@ -225,6 +225,8 @@ class _Run:
         accepted, best = self._accepted(number + 1), self.out / "best"
         if not best.exists() or version(best) != version(accepted):
             copy_checkpoint(accepted, best)
+        for left in self.out.glob(".best.*"):  # by a kill
+            shutil.rmtree(left)
         log.info("the best guide is that of %s\n%s", accepted.parent.name, write_ledger(self.out, number))
 
 

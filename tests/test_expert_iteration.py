@@ -15,6 +15,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def sums(count: int, start: int = 1) -> tuple[list[Job], dict[str, str]]:
 
 
 def checkpoint(folder: Path, skill: float) -> Path:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_text(str(skill))
     (folder / "guide.json").write_text(json.dumps({"format": 1, "budget": {"simulations": 4}}))
@@ -202,22 +203,32 @@ def test_how_the_model_is_asked_is_written_into_the_guides(fake, tmp_path, monke
 # -- kills, full disks, Ctrl-C
 
 
-def killable(out: Path, base: Path, log: Path, rounds: int = 2) -> int:
-    """The loop in a child process of its own, every finished search noted in `log`; the child's pid."""
+def in_a_child(out: Path, base: Path, log: Path, lives: int) -> int:
+    """The loop in a forked process that notes each finished search and is killed as it has changed `lives` files; its exit status."""
     pid = os.fork()
     if pid:
-        return pid
+        return os.waitpid(pid, 0)[1]
     try:
-        write = Results.write
+        left, write = [lives], Results.write
+
+        def mortal(function):
+            def called(*args, **options):
+                result = function(*args, **options)
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return called
 
         def noted(self, name, solution):
-            write(self, name, solution)
             with open(log, "a") as file:
                 file.write(f"{self.path.relative_to(out)} {name}\n")
+            write(self, name, solution)
 
-        Results.write = noted
+        os.replace, os.unlink, shutil.copy, Results.write = map(mortal, (os.replace, os.unlink, shutil.copy, noted))
         jobs, targets = sums(30)
-        expert_iteration(base, jobs, targets, out, rounds=rounds, plan=Plan(options=CHAINS))
+        expert_iteration(base, jobs, targets, out, rounds=2, plan=Plan(options=CHAINS))
         os._exit(0)
     except BaseException as error:
         (log.parent / "error").write_text(repr(error))
@@ -233,20 +244,12 @@ def content(out: Path) -> dict[str, bytes]:
 def test_kills_lose_and_repeat_nothing(fake, tmp_path):
     base = checkpoint(tmp_path / "base", 0.4)
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
-    started = time.monotonic()
-    assert os.waitpid(killable(whole, base, tmp_path / "whole-log"), 0)[1] == 0, (tmp_path / "error").read_text()
-    seconds = time.monotonic() - started
+    assert in_a_child(whole, base, tmp_path / "whole-log", lives=10**9) == 0, (tmp_path / "error").read_text()
     rng, kills = random.Random(0), 0
-    for _ in range(60):
-        pid = killable(out, base, log)
-        time.sleep(rng.uniform(0, seconds / 3))
-        os.kill(pid, signal.SIGKILL)
-        if os.waitpid(pid, 0)[1] == signal.SIGKILL:
-            kills += 1
-        else:
-            break
-    assert os.waitpid(killable(out, base, log), 0)[1] == 0, (tmp_path / "error").read_text()
-    assert kills >= 3
+    while (status := in_a_child(out, base, log, lives=rng.randint(1, 30))) == signal.SIGKILL:
+        kills += 1
+    assert status == 0, (tmp_path / "error").read_text()
+    assert kills > 5
     done = log.read_text().splitlines()
     assert len(done) == len(set(done)), "a finished search was done again"
     assert content(out) == content(whole) and len(content(whole)) == 1 + 3 + 3 + 2 * 2
