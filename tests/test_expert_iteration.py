@@ -434,6 +434,42 @@ def test_impossible_plans_are_refused(wrong):
         Plan(**wrong)
 
 
+# -- the command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "give the same command again when there is room"),
+        (ValueError("the loss is nan: give a smaller learning rate"), 2, "the loss is nan"),
+    ],
+)
+def test_what_ends_a_training_ends_the_command_and_the_next_goes_on(fake, tmp_path, monkeypatch, capsys, error, code, sentence):
+    def fail(config):
+        raise error
+
+    checkpoint(tmp_path / "base", 0.5)
+    for name, start in (("p.jsonl", 1), ("g.jsonl", 50)):
+        jobs, targets = sums(20, start)
+        lines = [{"id": job.id, "problem": job.problem.statement, "target": targets[key_of(job.problem)]} for job in jobs]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    places = {
+        flag: str(tmp_path / name) for flag, name in {"--guide": "base", "--input": "p.jsonl", "--gate": "g.jsonl", "--out": "o"}.items()
+    }
+    command = ["train", "iterate", *(word for pair in places.items() for word in pair), "--rounds", "1", "--option", "chains=4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run_training", fail)
+        assert main(command) == code
+    told = capsys.readouterr().err
+    assert sentence in told and "Traceback" not in told
+    traces = (tmp_path / "o/round-01/traces/traces.parquet").stat().st_mtime_ns
+    assert main(command) == 0 and skill_of(tmp_path / "o/best") == 0.8
+    assert traces == (tmp_path / "o/round-01/traces/traces.parquet").stat().st_mtime_ns
+    command[command.index("--gate") + 1] = places["--input"]
+    assert main(command) == 2 and "20 of 20 gate problems are training problems too" in capsys.readouterr().err
+
+
 # -- the whole loop, by the command, on a model that is not ours
 
 VOWELS, RIGHT = "aeiou", "e"
