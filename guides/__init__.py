@@ -10,11 +10,13 @@ _WHERE = {
     "lm": ("LM",),
     "prm": ("PRM",),
     "rollout": ("Rollout", "Mixture"),
+    "learn": ("prepare", "train_guide"),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = list(_MODULE)
 
 if TYPE_CHECKING:
+    from guides.learn import prepare, train_guide
     from guides.lm import LM
     from guides.loading import load, settings
     from guides.prm import PRM

@@ -47,6 +47,7 @@ class Options:
     """How to train. A step is one update, from `batch * accumulation` examples.
 
     steps         how many; None: as many as make `epochs` passes through the examples
+    lr            learning rate; with "adamw" that of the value head is at least 0.1 / hidden
     warmup        steps over which the learning rate rises, at most a tenth of all
     decay         share of the steps, at the end, over which the learning rate falls to 0; between them it is constant
     value_weight  lambda in the loss
@@ -206,6 +207,8 @@ def export(model: PreTrainedModel, head: ValueHead, tokenizer: Any, out: str | P
     Raises OSError where they cannot be written.
     """
     out = Path(out)
+    for left in out.glob(".*.tmp"):  # by one that was killed
+        shutil.rmtree(left)
     unfinished = out / f".{os.getpid()}.tmp"
     try:
         unfinished.mkdir(parents=True, exist_ok=True)

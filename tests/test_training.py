@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import random
@@ -327,19 +328,30 @@ def test_the_order_is_another_in_each_pass_and_with_each_seed() -> None:
     assert order[:64] != order[64:] != list(range(64)) and order != list(Order(64, 128, 8, 1))
 
 
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = train.importlib.util.find_spec
+    for name in ("accelerate", "peft"):
+        monkeypatch.setattr(train.importlib.util, "find_spec", lambda wanted, name=name: None if wanted == name else there(wanted))
+        with pytest.raises(ValueError, match=f"needs {name}: install it with pip install 'copse"):
+            train.check_installed(Options(tune="lora"))
+    train.check_installed(Options(tune="full"))
+
+
 def test_epochs_become_steps() -> None:
     assert Options(epochs=3, batch=8, accumulation=2).updates(160) == 30
     assert Options(epochs=0.01, batch=8).updates(8) == 1 and Options(steps=5, epochs=3).updates(10**6) == 5
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(base: Path, tmp_path: Path, caplog: Any) -> None:
     """Two good steps with a checkpoint each, then an example whose weight is infinite."""
     good, bad = [(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)], [(TEXT, 0.0, math.nan, -1), (TEXT, math.inf, 1.0, 0)]
     write_examples(tmp_path / "a.npz", [good] * 8 + [bad] * 4, block=12)
     model, _, _, _ = load_model(base, dtype="float32")
     options = Options(steps=3, batch=4, save_steps=1, compile=False, precision="float32")
+    caplog.set_level(logging.INFO)
     with pytest.raises(ValueError, match="at step 3: give a smaller learning rate"):
         train.train(model, tiny.head(), ExampleFile(tmp_path / "a.npz"), tmp_path / "work", options)
+    assert "step 2 of 3: loss " in caplog.text and "s left" in caplog.text
     kept = last_checkpoint(tmp_path / "work")
     assert kept is not None and kept.endswith("checkpoint-2")
     assert all(tensor.isfinite().all() for tensor in load_file(Path(kept, "trained.safetensors")).values())
