@@ -46,12 +46,12 @@ class Line:
     stepped: bool
 
 
-def line(rows: Sequence[Row], column: str) -> Line:
-    """The line of one method on one task against a column of costs."""
+def line(rows: Sequence[Row], column: str, end: float) -> Line:
+    """The line of one method on one task against a column of costs. end: where one that is read off a single budget stops"""
     if all(map(readable, rows)):
         times = means_of_times(rows, column)
         finite = times[np.isfinite(times)]
-        x = np.geomspace(max(1.0, finite.min()), max(float(row[column]) for row in rows), 60) if len(finite) else np.array([1.0])
+        x = np.geomspace(max(1.0, finite.min()), end, 80) if len(finite) else np.array([end])
         solved = (times[..., None] <= x).mean(axis=1)
         return Line(x, *(100 * stats.bands(solved)), True)
     points = sorted({limit_of(row) for row in rows}, key=lambda limit: limit.amount)
@@ -79,9 +79,10 @@ def curves(rows: Sequence[Row], out: Path) -> None:
     figure, panels = _figure(len(tasks), len(columns))
     for (task, methods), across in zip(tasks.items(), panels, strict=True):
         for panel, column in zip(across, columns, strict=True):
+            end = max(float(row[column]) for own in methods.values() for row in own)
             for i, (method, own) in enumerate(methods.items()):
-                _draw(panel, line(own, column), COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)], method)
-            _dress(panel, AXES[column], "right, per cent", task)
+                _draw(panel, line(own, column, end), COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)], method)
+            _dress(panel, AXES[column], task if column == columns[0] else "")
         across[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     _save(figure, out)
 
@@ -95,8 +96,11 @@ class Checkpoint:
     rows: list[Row]
 
 
-def read_checkpoints(path: Path, method: str) -> list[Checkpoint]:
-    """The checkpoints of a CSV file, least training first. Raises ValueError for what is missing."""
+def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[Checkpoint]:
+    """The checkpoints of a CSV file, least training first. Raises ValueError for what is missing.
+
+    task  whose rows are drawn; None: all, which must be of one task
+    """
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
     found = []
@@ -105,9 +109,11 @@ def read_checkpoints(path: Path, method: str) -> list[Checkpoint]:
             name, training, results = (entry[column] for column in ("name", "training", "results"))
         except KeyError as error:
             raise ValueError(f"{path} has no column {error}: give name, training and results") from None
-        rows = [row for row in read(path.parent / results) if row["method"] == method]
+        rows = [row for row in read(path.parent / results) if row["method"] == method and task in (None, row["task"])]
         if not rows:
             raise ValueError(f"{results} has no rows of {method!r}: sweep it with this checkpoint too")
+        if len({row["task"] for row in rows}) > 1:
+            raise ValueError(f"{results} has rows of several tasks: name one of them with --task")
         found.append(Checkpoint(name, _training(path.parent, training), rows))
     if len(found) < 2:
         raise ValueError(f"{path} has {len(found)} checkpoints: a slope wants two or more")
@@ -132,7 +138,7 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
     if not problems:
         raise ValueError("the checkpoints have no problem and budget in common: sweep all of them on the same task and budgets")
     right = {key: 100 * means({p: found[p] for p in problems}) for key, found in grid.items()}
-    figure, [[training, testing]] = _figure(1, 2)
+    figure, [[training, testing]] = _figure(1, 2, below=0.3 + 0.2 * max(len(budgets), len(checkpoints)))
     told = []
     shades = _shades(figure, len(budgets))
     for budget, colour in zip(budgets, shades, strict=True):
@@ -141,10 +147,12 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
     for checkpoint, colour in zip(checkpoints, _shades(figure, len(checkpoints)), strict=True):
         x = [_tokens(checkpoint.rows, budget) for budget in budgets]
         told.append(_sloped(testing, x, np.array([right[checkpoint.name, b] for b in budgets]).T, colour, checkpoint.name))
-    _dress(training, "FLOPs of training", "right, per cent", "more training")
-    _dress(testing, AXES["generated"], "right, per cent", "more search")
+    _dress(training, "FLOPs of training", "more training")
+    _dress(testing, AXES["generated"], "more search")
     for panel in (training, testing):
-        panel.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), title="points a decade")
+        panel.legend(
+            frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.2), title="slope, points a decade", alignment="left"
+        )
     _save(figure, out)
     return "\n".join(told)
 
@@ -165,12 +173,13 @@ def _sloped(panel: Any, x: Sequence[float], values: np.ndarray, colour: Any, nam
 # -- how figures look
 
 
-def _figure(down: int, across: int) -> tuple[Any, Any]:
+def _figure(down: int, across: int, below: float = 0.0) -> tuple[Any, Any]:
+    """A figure and its panels [down, across]. below: inches for a legend"""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError('no figure without matplotlib: pip install "copse[bench]"') from None
-    figure = Figure(figsize=(4.6 * across + 1.2, 3.6 * down), layout="constrained")  # drawn without a display: no pyplot
+    figure = Figure(figsize=(4.6 * across + 1.2, 3.6 * down + below), layout="constrained")  # drawn without a display: no pyplot
     return figure, figure.subplots(down, across, squeeze=False, sharey="row")
 
 
@@ -188,11 +197,11 @@ def _draw(panel: Any, found: Line, colour: Any, mark: str, label: str) -> None:
     draw(found.x, found.mean, color=colour, linewidth=1.6, label=label, **style)
 
 
-def _dress(panel: Any, x: str, y: str, title: str) -> None:
+def _dress(panel: Any, x: str, title: str) -> None:
     panel.set_xscale("log")
     panel.set_xlabel(x)
     if panel.get_subplotspec().is_first_col():
-        panel.set_ylabel(y)
+        panel.set_ylabel("right, per cent")
     panel.set_title(title, loc="left", fontsize="medium")
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="0.9", linewidth=0.8)
@@ -213,12 +222,16 @@ def main() -> None:
     parser.add_argument("what", choices=("curves", "axes"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--method", default="mcts", help="of axes: the method whose rows are drawn")
+    parser.add_argument("--task", help="of axes: the task, where the rows are of several")
     parser.add_argument("--out", type=Path, default=Path("figure.png"))
     args = parser.parse_args()
-    if args.what == "curves":
-        curves(read(args.file), args.out)
-    else:
-        log.info("\n%s", axes(read_checkpoints(args.file, args.method), args.out))
+    try:
+        if args.what == "curves":
+            curves(read(args.file), args.out)
+        else:
+            log.info("\n%s", axes(read_checkpoints(args.file, args.method, args.task), args.out))
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
     log.info("the figure is in %s", args.out)
 
 

@@ -159,12 +159,13 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def compare(first: Sequence[Row], second: Sequence[Row], two_level: bool = False) -> str:
-    """Two methods' rows on one task: the difference in points within each budget, and in area under solve rate over log tokens."""
-    lines = []
+def differences(first: Sequence[Row], second: Sequence[Row], two_level: bool = False) -> dict[str, tuple[stats.Interval, int]]:
+    """What is measured -> (`first` minus `second` in points, problems): the solve rate within each budget, and for problems that verify
+    themselves the area under it over log tokens, in per cent of the whole. Raises ValueError where the two have nothing in common."""
+    found = {}
     for level in [level for level in levels(first) if level in levels(second)]:
         gain, count = difference(table(first, within(level)), table(second, within(level)), two_level)
-        lines.append(f"{_label(level)}: {(gain * 100).signed} points, {count} problems")
+        found[_label(level)] = gain * 100, count
     areas = []
     for rows in (first, second):
         known = [row for row in rows if limit_of(row).kind == "tokens" and limit_of(row).amount >= AREA[1]]
@@ -172,18 +173,33 @@ def compare(first: Sequence[Row], second: Sequence[Row], two_level: bool = False
         areas.append({p: {s: float(stats.area(np.array(t), *AREA)) for s, t in by.items()} for p, by in times.items()})
     if areas[0].keys() & areas[1].keys() and all(map(readable, [*first, *second])):
         gain, count = difference(*areas, two_level)
-        lines.append(f"area over log tokens, {AREA[0]} to {AREA[1]:,}: {(gain * 100).signed} per cent, {count} problems")
-    if not lines:
+        found[f"area over log tokens, {AREA[0]} to {AREA[1]:,}"] = gain * 100, count
+    if not found:
         raise ValueError("the two have no problem and budget in common: sweep both on the same task")
-    return "\n".join(lines)
+    return found
+
+
+def compare(first: Sequence[Row], second: Sequence[Row], two_level: bool = False) -> str:
+    """Two methods' rows on one task: their `differences`, a line each."""
+    found = differences(first, second, two_level)
+    return "\n".join(f"{what}: {gain.signed} points, {count} problems" for what, (gain, count) in found.items())
 
 
 def against_first(rows: Sequence[Row]) -> str:
-    """All methods of a sweep against its first one, as `compare` says it."""
+    """Markdown: a table a task, the difference of each method to the first one of the file."""
     parts = []
     for task, methods in by_method(rows).items():
         (name, base), *others = methods.items()
-        parts += [f"{task}: {other} minus {name}\n{compare(own, base)}" for other, own in others]
+        found = {other: differences(own, base) for other, own in others}
+        columns = list(dict.fromkeys(what for own in found.values() for what in own))
+        lines = [
+            f"{task}, points more than {name} [95 % paired interval]",
+            "",
+            _line(["method", *columns]),
+            "|---" * (1 + len(columns)) + "|",
+        ]
+        lines += [_line([other, *(own[c][0].signed if c in own else "-" for c in columns)]) for other, own in found.items()]
+        parts += ["\n".join(lines)] if found else []
     return "\n\n".join(parts)
 
 

@@ -199,9 +199,19 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=64, help="searches at once")
     report.add_arguments(parser)
     args = parser.parse_args()
+    try:
+        whole = _asked(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    if not whole:
+        raise SystemExit(130)
+
+
+def _asked(args: argparse.Namespace) -> bool:
+    """Do what the flags ask for; False where Ctrl-C ended it."""
     if args.report:
         log.info("\n%s", report.told(args))
-        return
+        return True
     import guides
 
     task = task_named(args.task)
@@ -210,8 +220,7 @@ def main() -> None:
     def load(**policy: Any) -> Guide:
         return guides.load(args.guide, slots=args.slots, **policy)
 
-    if not sweep(task, runs, read_budgets(args.budgets), args.seeds, args.out, load, limit=args.limit, progress=True):
-        raise SystemExit(130)
+    return sweep(task, runs, read_budgets(args.budgets), args.seeds, args.out, load, limit=args.limit, progress=True)
 
 
 if __name__ == "__main__":

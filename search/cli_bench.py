@@ -30,7 +30,7 @@ def bench(
             help="With commas between: greedy, majority, best, weighted, sample, beam, mcts, module:function; "
             'each perhaps with options, as in "mcts leaves=1".'
         ),
-    ] = "greedy,majority,mcts",
+    ] = "greedy,sample,mcts",
     budgets: Annotated[str, typer.Option(help="Budgets of one kind: of tokens, calls, simulations or seconds.")] = "tokens=500,2000",
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each problem with each method and budget.")] = 1,
     guide: Annotated[str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin.")] = "builtin",

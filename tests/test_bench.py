@@ -53,7 +53,7 @@ def test_it_compares_methods_on_problems_of_the_users_own(tmp_path, capsys, load
     out = tmp_path / "out"
     flags = ["--input", problems(tmp_path), "--out", out, "--budgets", "tokens=60,200", "--seeds", 2]
     code, text, err = bench(capsys, *flags, "--methods", "majority,mcts leaves=2,test_bench:walk", "--guide", "any")
-    assert code == 0 and "| method | searches | 60 tokens | 200 tokens |" in text and "mcts leaves=2 minus majority" in text, err
+    assert code == 0 and "| method | searches | 60 tokens | 200 tokens |" in text and "points more than majority" in text, err
     found = rows.read(out / "results.csv")
     assert len(found) == 6 * 3 * 2 * 2 and {row["task"] for row in found} == {"p"}
     assert all(row["correct"] == str(int(row["answer"] == str(int(row["problem"][1:]) % 3))) for row in found)
@@ -213,15 +213,21 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
 def test_a_line_read_off_one_budget_is_the_share_solved(tmp_path):
     costs = [20, 50, 50, 700, 2000]
     found = written(tmp_path / "r.csv", *(solved(f"p{i}", "m", t, int(t < 2000)) for i, t in enumerate(costs)))
-    line = plot.line(found, "generated")
-    assert line.stepped and (np.diff(line.mean) >= 0).all() and (line.low <= line.mean).all() and (line.mean <= line.high).all()
+    line = plot.line(found, "generated", 2500)
+    assert (
+        line.x[-1] == pytest.approx(2500)
+        and line.stepped
+        and (np.diff(line.mean) >= 0).all()
+        and (line.low <= line.mean).all()
+        and (line.mean <= line.high).all()
+    )
     np.testing.assert_allclose(line.mean, [100 * np.mean([t <= x * (1 + 1e-9) and t < 2000 for t in costs]) for x in line.x])
 
 
 def test_a_line_of_separate_budgets_has_a_point_each(tmp_path):
     swept(tmp_path / "r.csv", methods=["majority"], budgets="tokens=60,120,240")
     found = rows.read(tmp_path / "r.csv")
-    line = plot.line(found, "generated")
+    line = plot.line(found, "generated", 2500)
     for x, mean, budget in zip(line.x, line.mean, (60, 120, 240), strict=True):
         own = [row for row in found if row["budget"] == f"tokens={budget}"]
         assert x == pytest.approx(np.mean([int(row["generated"]) for row in own]))
@@ -255,6 +261,15 @@ def test_the_two_axes_find_planted_slopes(tmp_path):
         truth = 20 if "tokens" in line else 10
         assert low - 1.5 < truth < high + 1.5 and 0 < high - low < 12, line
     assert (tmp_path / "axes.png").stat().st_size > 10_000
+
+
+def test_rows_of_two_tasks_are_not_mixed_on_one_axis(tmp_path):
+    path, rest = checkpoints(tmp_path, count=5), tmp_path / "c1.csv"
+    lines = rest.read_text().splitlines(keepends=True)
+    rest.write_text("".join([*lines, *(line.replace("t,", "other,", 1) for line in lines[1:])]))
+    with pytest.raises(ValueError, match="--task"):
+        plot.read_checkpoints(path, "mcts")
+    assert {len(checkpoint.rows) for checkpoint in plot.read_checkpoints(path, "mcts", "t")} == {15}
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,7 @@ def test_seeds_are_averaged_within_a_problem_and_paired(tmp_path):
         report.compare(methods["a"], [row | {"problem": "other"} for row in methods["b"]])
 
 
-def test_the_command_reports_and_compares_files(tmp_path, monkeypatch, caplog):
+def test_the_command_reports_and_compares_files(tmp_path, monkeypatch, caplog, capsys):
     written(tmp_path / "a.csv", *(solved(f"p{i}", "mcts", 90) for i in range(10)))
     written(tmp_path / "b.csv", *(solved(f"p{i}", "sample", 300) for i in range(10)))
     caplog.set_level("INFO")
@@ -354,8 +354,9 @@ def test_the_command_reports_and_compares_files(tmp_path, monkeypatch, caplog):
     sweep.main()
     assert "100 tokens: +100.0" in caplog.text
     monkeypatch.setattr("sys.argv", ["sweep", *flags[:-2]])
-    with pytest.raises(ValueError, match="there are mcts"):
+    with pytest.raises(SystemExit):
         sweep.main()
+    assert "there are mcts" in capsys.readouterr().err
 
 
 def test_the_time_left_is_reckoned_by_budget():
