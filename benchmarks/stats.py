@@ -6,7 +6,6 @@ Every interval is a 95 % percentile bootstrap over problems: problems are drawn 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -123,10 +122,13 @@ def best_of_k(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
     return sum(verdict * math.comb(n - i, k - 1) for i, verdict in enumerate(ranked, 1)) / math.comb(n, k)
 
 
-def majority_at_k(answers: Sequence[Hashable], right: Sequence[bool], k: int, draws: int = 200, seed: int = 0) -> float:
-    """Share of `draws` sub-samples of k (without replacement) whose most frequent answer is right. In [0, 1].
+def majority_at_k(
+    answers: Sequence[Hashable], right: Sequence[bool], k: int, draws: int = 200, seed: int = 0, weights: Sequence[float] | None = None
+) -> float:
+    """Share of `draws` sub-samples of k (without replacement) whose answer with the most votes is right. In [0, 1].
 
-    answers  None for a sample without one, which has no vote;  right: of each sample, the same for equal answers
+    answers  None for a sample without one, which has no vote;  right: of each sample, of equal answers the share
+    weights  of each sample's vote, from 0 on; None: all the same
 
     Ties count with their expectation under random tie-breaking: the share of the tied answers that are right.
     """
@@ -134,13 +136,16 @@ def majority_at_k(answers: Sequence[Hashable], right: Sequence[bool], k: int, dr
     _check(n, k)
     if draws < 100:
         raise ValueError(f"draws={draws} are too few to average over: give 100 or more")
-    verdict, rng, total = dict(zip(answers, right, strict=True)), np.random.default_rng(seed), 0.0
-    for _ in range(1 if k == n else draws):
-        votes = Counter(answers[i] for i in rng.choice(n, k, replace=False) if answers[i] is not None)
-        most = max(votes.values(), default=0)
-        tied = [verdict[answer] for answer, count in votes.items() if count == most]
-        total += sum(tied) / len(tied) if tied else 0.0
-    return total / (1 if k == n else draws)
+    known = sorted({answer for answer in answers if answer is not None}, key=list(answers).index)
+    if not known:
+        return 0.0
+    ballots = np.array([[answer == candidate for candidate in known] for answer in answers], np.float64)  # [samples, candidates]
+    verdict = np.asarray(right, np.float64) @ ballots / ballots.sum(axis=0)
+    ballots *= 1.0 if weights is None else np.asarray(weights, np.float64)[:, None]
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[:, :k]
+    votes = ballots[order].sum(axis=1)  # [draws, candidates]
+    tied = np.isclose(votes, votes.max(axis=1, keepdims=True), rtol=1e-9, atol=0) & (votes > 0)
+    return float(((tied @ verdict) / np.maximum(tied.sum(axis=1), 1)).mean())
 
 
 def _check(n: int, k: int) -> None:

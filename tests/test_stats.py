@@ -55,6 +55,20 @@ def test_majority_at_k_nears_the_mean_over_subsets():
     assert stats.majority_at_k([None, None], [False, False], 1) == 0.0
 
 
+def test_a_weighted_vote_nears_the_mean_over_subsets():
+    rows = [("a", 0.5), ("b", 0.2), ("b", 0.3), ("a", 0.1), ("c", 0.5), (None, 9.0)]
+    for k in (1, 2, 3):
+        exact = []
+        for subset in itertools.combinations(rows, k):
+            votes = Counter()
+            for answer, weight in subset:
+                votes[answer] += weight if answer else 0
+            tied = [a for a in votes if a and math.isclose(votes[a], max(v for b, v in votes.items() if b))]
+            exact.append(sum(a == "b" for a in tied) / len(tied) if tied else 0.0)
+        found = stats.majority_at_k([a for a, _ in rows], [a == "b" for a, _ in rows], k, draws=4000, weights=[w for _, w in rows])
+        assert found == pytest.approx(statistics.mean(exact), abs=0.03)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

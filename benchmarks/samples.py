@@ -1,0 +1,116 @@
+"""What k of N stored samples are worth: pass@k, majority, weighted vote and best of k, from N chains of each problem.
+
+    python -m benchmarks.samples --task chains-validation --guide my-model --chains 128
+
+The chains are sampled once, without asking a verifier; every k up to N / 2 is estimated from them (`benchmarks.stats`), with 95 % intervals
+over problems. "steps" is pass@k where every step must be right, too, if the task can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import search
+from benchmarks import stats
+from benchmarks.plan import Task, task_named
+from benchmarks.tasks import TASKS
+from search.guide import Guide
+from search.problem import Problem
+from search.solution import Solution
+
+log = logging.getLogger(__name__)
+
+
+def unverified(problem: Problem) -> Problem:
+    """A copy whose verifier has nothing to say, so that a search does not end at its first success."""
+    copied = copy.copy(problem)
+    object.__setattr__(copied, "verify", lambda state: None)  # problems are frozen
+    return copied
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A chain: its answer (None: unfinished, or without one), whether that and all steps are right, the guide's value in [0, 1]."""
+
+    answer: str | None = None
+    right: bool = False
+    steps_right: bool = False
+    value: float = 0.0
+
+
+def sample(task: Task, guide: Guide, chains: int, seed: int = 0, progress: bool | None = None) -> dict[str, list[Sample]]:
+    """`chains` samples of every problem of the task, by name. Raises what a search raised."""
+    names, found = list(task.problems), dict[str, list[Sample]]()
+
+    def finish(index: int, solution: Solution) -> None:
+        if solution.error is not None:
+            raise solution.error
+        name = names[index]
+        found[name] = _samples(task, name, solution)
+        found[name] += [Sample()] * (chains - len(found[name]))
+
+    problems = [unverified(problem) for problem in task.problems.values()]
+    budget = search.Budget(simulations=chains)
+    search.solve_many(problems, guide, "sample", budget, seed, on_finish=finish, progress=progress, keep_trees=False, chains=chains)
+    return found
+
+
+def _samples(task: Task, name: str, solution: Solution) -> list[Sample]:
+    tree, problem, samples = solution.tree, task.problems[name], list[Sample]()
+    assert tree is not None
+    for node in tree.finished:
+        state = tree.states[node]
+        answer, reward = problem.answer(state), problem.verify(state)
+        right = task.correct(name, answer, None if reward is None else reward == 1.0)
+        steps = right and task.steps_right is not None and bool(task.steps_right(problem, tree.chain(node)))
+        value = tree.mean(node)
+        samples += [Sample(answer, right, steps, 0.5 if math.isnan(value) else value)] * tree.visits(node)
+    return samples
+
+
+#: name -> estimator of (samples of one problem, k)
+ESTIMATES: dict[str, Callable[[Sequence[Sample], int], float]] = {
+    "pass": lambda own, k: stats.pass_at_k(len(own), sum(s.right for s in own), k),
+    "steps": lambda own, k: stats.pass_at_k(len(own), sum(s.steps_right for s in own), k),
+    "majority": lambda own, k: stats.majority_at_k([s.answer for s in own], [s.right for s in own], k),
+    "weighted": lambda own, k: stats.majority_at_k([s.answer for s in own], [s.right for s in own], k, weights=[s.value for s in own]),
+    "best": lambda own, k: stats.best_of_k([s.value if s.answer is not None else -1.0 for s in own], [s.right for s in own], k),
+}
+
+
+def report(found: dict[str, list[Sample]]) -> str:
+    """Markdown: per cent right, a line for each k = 1, 2, 4, ... up to half of the samples."""
+    count = min(map(len, found.values()))
+    sizes = [2**i for i in range(count.bit_length()) if 2 ** (i + 1) <= count]
+    lines = [f"| k of {count} | " + " | ".join(ESTIMATES) + " |", "|---" * (1 + len(ESTIMATES)) + "|"]
+    for k in sizes:
+        rates = [stats.bootstrap(np.array([estimate(own, k) for own in found.values()])) * 100 for estimate in ESTIMATES.values()]
+        lines.append(f"| {k} | " + " | ".join(map(str, rates)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(TASKS), default="chains-validation")
+    parser.add_argument("--guide", default="builtin")
+    parser.add_argument("--chains", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    import guides
+
+    guide = guides.load(args.guide, slots=args.slots, temperature=args.temperature)
+    log.info("\n%s", report(sample(task_named(args.task), guide, args.chains, args.seed, progress=True)))
+
+
+if __name__ == "__main__":
+    main()
