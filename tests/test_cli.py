@@ -231,11 +231,17 @@ def test_train_guide_hands_its_flags_over(capsys, monkeypatch, tmp_path):
     import types
 
     calls = []
-    learn = types.SimpleNamespace(train_guide=lambda *given, **named: calls.append((given, named)) or given[3])
+
+    def train_guide(*given, **named):
+        *paths, options = given
+        calls.append(((*paths, {name: option for name, option in options.items() if option is not None}), named))
+        return given[3]
+
+    learn = types.SimpleNamespace(train_guide=train_guide)
     grade = types.SimpleNamespace(read_targets=lambda path: {"key": path.name})
     monkeypatch.setattr("search.cli_train.import_ours", lambda name: {"guides.learn": learn, "guides.grade": grade}[name])
     needed = ["train", "guide", "--from", tmp_path / "t", "--base", "b", "--out", tmp_path / "g"]
-    training = {"tune": "full", "optimizer": "adamw", "epochs": 2.0, "steps": None, "batch": 8, "accumulation": 1}
+    training = {"tune": "full", "optimizer": "adamw", "epochs": 2.0, "batch": 8, "accumulation": 1}
     assert run(capsys, *needed)[0] == 0
     distilling = {"policy": "solutions", "keep": 10, "seed": 0, "off_policy": False, "settings": {}}
     assert calls.pop() == ((tmp_path / "t", {}, "b", tmp_path / "g", training), distilling)
