@@ -25,7 +25,7 @@ class Plan:
     policy, keep     what is imitated, and most solutions of a problem (`guides.distill`)
     window           rounds whose examples are trained on;  seed_examples: files of examples that are trained on in every round
     restart          train from the base instead of the accepted guide
-    training         options of `guides.train.fine_tuning`, steps or epochs among them
+    training         options of `guides.train.fine_tuning`
     seed             with the problem's key makes the random numbers of a search; the same gives the same run, but for what `seconds`
                      of a budget cut off
     """
@@ -42,7 +42,7 @@ class Plan:
     window: int = 1
     seed_examples: Sequence[str | Path] = ()
     restart: bool = False
-    training: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 2})
+    training: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -12,8 +12,7 @@ import typer
 from search.flags import Model, add_working_folder, search_arguments, unescape
 from search.shadow import LAYERS, import_ours
 
-MODEL = "The model"  # a panel of the help
-SEARCH = "The model, as in the search"
+MODEL = "How the model is asked, as in the search"  # a panel of the help
 
 train = typer.Typer(help="Train a model that guides searches.")
 
@@ -39,6 +38,23 @@ class Optimizer(StrEnum):
 
     adamw = "adamw"
     muon = "muon"
+
+
+# flags that both commands have
+Tuned = Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")]
+Imitated = Annotated[Policy, typer.Option(help="Imitate right solutions, the visits of a tree search, or all that was finished.")]
+Kept = Annotated[int, typer.Option(min=1, help="Most solutions of a search that are imitated.")]
+Epochs = Annotated[float, typer.Option(help="Passes through the examples.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")]
+Batch = Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")]
+Accumulation = Annotated[int, typer.Option(min=1, help="Batches of an update.")]
+Rate = Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")]
+Optimized = Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")]
+Delimiter = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")]
+StepTokens = Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")]
+MaxSteps = Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")]
+Prompt = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")]
+Answer = Annotated[str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")]
 
 
 def tell() -> None:
@@ -67,34 +83,28 @@ def train_guide(
         Path | None,
         typer.Option(metavar="FILE", help='The problems with a "target" in each line; those that verify themselves need none.'),
     ] = None,
-    tune: Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")] = Tune.full,
-    policy: Annotated[
-        Policy, typer.Option(help="Imitate right solutions, the visits of a tree search, or all that was finished.")
-    ] = Policy.solutions,
-    keep: Annotated[int, typer.Option(min=1, help="Most solutions of a trace that are imitated.")] = 10,
-    epochs: Annotated[float, typer.Option(help="Passes through the examples.")] = 2.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")] = 8,
-    accumulation: Annotated[int, typer.Option(min=1, help="Batches of an update.")] = 1,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")] = None,
-    optimizer: Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")] = Optimizer.adamw,
+    tune: Tuned = Tune.full,
+    policy: Imitated = Policy.solutions,
+    keep: Kept = 10,
+    epochs: Epochs = 2.0,
+    steps: Steps = None,
+    batch: Batch = 8,
+    accumulation: Accumulation = 1,
+    lr: Rate = None,
+    optimizer: Optimized = Optimizer.adamw,
     off_policy: Annotated[bool, typer.Option("--off-policy", help="Take traces that another model with the same tokenizer made.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
-    delimiter: Annotated[str | None, typer.Option(rich_help_panel=SEARCH, help=r"What ends a step; \n is a line's end.")] = None,
-    step_tokens: Annotated[int | None, typer.Option(rich_help_panel=SEARCH, min=1, help="Most tokens of a step.")] = None,
-    max_steps: Annotated[int | None, typer.Option(rich_help_panel=SEARCH, min=1, help="Most steps of a chain of thought.")] = None,
-    prompt: Annotated[str | None, typer.Option(rich_help_panel=SEARCH, help="What the model read, with {problem} in it.")] = None,
-    answer: Annotated[
-        str | None, typer.Option(rich_help_panel=SEARCH, metavar="REGEX", help="Marks the answer in open text by its one group.")
-    ] = None,
+    delimiter: Delimiter = None,
+    step_tokens: StepTokens = None,
+    max_steps: MaxSteps = None,
+    prompt: Prompt = None,
+    answer: Answer = None,
 ) -> None:
     """Train a model on the traces of its own searches. Flags of the search are kept in the new model, which then needs none."""
     tell()
     add_working_folder()
-    settings: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt), "answer": answer}
-    settings |= {"step_tokens": step_tokens, "max_steps": max_steps}
-    options: dict[str, Any] = {"tune": tune.value, "optimizer": optimizer.value, "epochs": epochs, "steps": steps}
-    options |= {"batch": batch, "accumulation": accumulation} | ({} if lr is None else {"lr": lr})
+    settings = _given(delimiter=unescape(delimiter), prompt=unescape(prompt), answer=answer, step_tokens=step_tokens, max_steps=max_steps)
+    options = _given(tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr)
     read = import_ours("guides.grade").read_targets
     _done(
         import_ours("guides.learn").train_guide(
@@ -107,7 +117,7 @@ def train_guide(
             keep=keep,
             seed=seed,
             off_policy=off_policy,
-            settings={name: setting for name, setting in settings.items() if setting is not None},
+            settings=settings,
         )
     )
 
@@ -136,26 +146,22 @@ def train_iterate(
     window: Annotated[int, typer.Option(min=1, help="Rounds whose examples are trained on.")] = 1,
     examples: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Other examples for every round. Can be repeated.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Train the first model anew each round, not the accepted one.")] = False,
-    policy: Annotated[
-        Policy, typer.Option(help="Imitate right solutions, the visits of a tree search, or all that was finished.")
-    ] = Policy.solutions,
-    keep: Annotated[int, typer.Option(min=1, help="Most solutions of a problem that are imitated.")] = 10,
-    tune: Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")] = Tune.full,
-    epochs: Annotated[float, typer.Option(help="Passes through the examples of a round.")] = 2.0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Updates a round, instead of --epochs.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")] = 8,
-    accumulation: Annotated[int, typer.Option(min=1, help="Batches of an update.")] = 1,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")] = None,
-    optimizer: Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")] = Optimizer.adamw,
+    policy: Imitated = Policy.solutions,
+    keep: Kept = 10,
+    tune: Tuned = Tune.full,
+    epochs: Epochs = 2.0,
+    steps: Steps = None,
+    batch: Batch = 8,
+    accumulation: Accumulation = 1,
+    lr: Rate = None,
+    optimizer: Optimized = Optimizer.adamw,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
-    delimiter: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")] = None,
-    step_tokens: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")] = None,
-    max_steps: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")] = None,
+    delimiter: Delimiter = None,
+    step_tokens: StepTokens = None,
+    max_steps: MaxSteps = None,
     temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")] = None,
-    prompt: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")] = None,
-    answer: Annotated[
-        str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
-    ] = None,
+    prompt: Prompt = None,
+    answer: Answer = None,
     device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, float32, bfloat16, ...")] = "auto",
     slots: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once.")] = 64,
@@ -166,12 +172,12 @@ def train_iterate(
 
     tell()
     add_working_folder()
-    language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt), "answer": answer}
-    language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
-    language = {name: setting for name, setting in language.items() if setting is not None}
+    language = _given(
+        delimiter=unescape(delimiter), prompt=unescape(prompt), answer=answer, step_tokens=step_tokens, max_steps=max_steps,
+        temperature=temperature,
+    )  # fmt: skip
     engine = {"device": device, "dtype": dtype, "slots": slots}
-    training: dict[str, Any] = {"tune": tune.value, "optimizer": optimizer.value, "batch": batch, "accumulation": accumulation}
-    training |= ({"epochs": epochs} if steps is None else {"steps": steps}) | ({} if lr is None else {"lr": lr})
+    training = _given(tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr)
     search = search_arguments(method, budget, None, seed, option or [])
     options = {name: setting for name, setting in search.items() if name not in ("method", "budget", "seed", "choose")}
     model = Model(guide, None, answer, engine, language).checked()
@@ -201,3 +207,8 @@ def train_iterate(
 
 def _done(folder: Path) -> None:
     typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    """The flags that were given, or have a default."""
+    return {name: flag for name, flag in flags.items() if flag is not None}
