@@ -12,8 +12,9 @@ import numpy as np
 
 from search.jit import kernel
 
-#: 16 bytes: block start and length, log2 of the room of a widened block, flags, the edge that leads here, the parent node
-NODE = np.dtype([("first", "i4"), ("count", "u2"), ("room", "u1"), ("flags", "u1"), ("edge", "i4"), ("parent", "i4")])
+#: 20 bytes: block start and length, log2 of the room of a widened block, flags, the edge that leads here, the parent node, the
+#: probability of the steps that are not proposed yet
+NODE = np.dtype([("first", "i4"), ("count", "u2"), ("room", "u1"), ("flags", "u1"), ("edge", "i4"), ("parent", "i4"), ("unseen", "f4")])
 #: 24 bytes: sum of values, prior, the policy's own value (nan: unknown), visits, child (-1: none yet; -2 - node: a closed child)
 EDGE = np.dtype([("sum", "f8"), ("prior", "f4"), ("value", "f4"), ("visits", "i4"), ("child", "i4")])
 
@@ -41,8 +42,8 @@ def select(nodes, edges, sizes, root, k, c, fpu_reduction, widen, stop_at_collis
     """Up to `k` descents from `root`; the leaves reached go to `leaves`, their number is returned.
 
     A leaf is a node without open edges, or one whose best edge scores below the steps that are not proposed yet. These count as
-    one more unvisited edge of prior widen / (1 + edges), unless the node is FULL or `widen` is 0. New child nodes are made in the
-    arena, which must have room for `k` of them.
+    one more unvisited edge of prior widen * unseen / (1 + edges), unless the node is FULL or that prior is 0. New child nodes are made
+    in the arena, which must have room for `k` of them.
     """
     done = 0
     while done < k:
@@ -64,14 +65,15 @@ def select(nodes, edges, sizes, root, k, c, fpu_reduction, widen, stop_at_collis
                 score = puct(edges[e], scale, first_play)
                 if score > best_score:
                     best, best_score = e, score
-            if best < 0 or (widen > 0 and first_play + scale * widen / (1 + count) > best_score and not nodes[node].flags & 4):
+            more = 0.0 if nodes[node].flags & 4 else widen * nodes[node].unseen / (1 + count)
+            if best < 0 or (more > 0 and first_play + scale * more > best_score):
                 break
             child = edges[best].child
             if child < 0:
                 child = sizes[0]
                 sizes[0] += 1
                 nodes[child].first, nodes[child].count, nodes[child].room = -1, 0, 0
-                nodes[child].flags, nodes[child].edge, nodes[child].parent = 0, best, node
+                nodes[child].flags, nodes[child].edge, nodes[child].parent, nodes[child].unseen = 0, best, node, 0.0
                 edges[best].child = child
             node = child
         if nodes[node].flags & 2 and stop_at_collision:

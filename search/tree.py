@@ -36,7 +36,7 @@ class Tree:
     def __init__(self, state: Any, player: int = 0, discount: float = 1.0):
         self._nodes, self._edges = np.zeros(16, NODE), np.zeros(64, EDGE)
         self._sizes = np.array([1, 1], np.int64)
-        self._nodes[0] = (-1, 0, 0, SECOND if player else 0, 0, -1)
+        self._nodes[0] = (-1, 0, 0, SECOND if player else 0, 0, -1, 0.0)
         self._edges[0] = (0.0, 1.0, math.nan, 0, 0)
         self.discount = discount
         self.states: list[Any] = [state]
@@ -95,6 +95,10 @@ class Tree:
         record["count"] = count
         return range(first + old, first + count)
 
+    def set_unseen(self, node: int, probability: float) -> None:
+        """Tell how probable, in [0, 1], the steps of `node` are together that are not proposed yet; 0 at a new node."""
+        self._nodes[node]["unseen"] = probability
+
     def _room(self, node: int, count: int) -> int:
         """Start of a block with room for `count` edges at `node`; an existing block is moved to a larger place if need be."""
         record = self._nodes[node]
@@ -135,7 +139,7 @@ class Tree:
             self._reserve(1)
             child = int(self._sizes[0])
             self._sizes[0] += 1
-            self._nodes[child] = (-1, 0, 0, 0, edge, node)
+            self._nodes[child] = (-1, 0, 0, 0, edge, node, 0.0)
             self._edges[edge]["child"] = child
             self._fill()
         return child
@@ -171,7 +175,8 @@ class Tree:
     ) -> np.ndarray:
         """A round: up to `k` descents by PUCT. int32 [descents]: the leaves, in order; each must be given to `backup` once.
 
-        widen  prior, together, of the steps not proposed yet, shared among 1 + edges: where that scores best the node is a leaf again
+        widen  weight of the steps not proposed yet: their prior is widen * unseen / (1 + edges); where they score best the node is a
+               leaf again
         stop_at_collision  end the round at the first leaf that it reaches twice, and undo that descent
         """
         self._reserve(k)

@@ -8,7 +8,7 @@ import math
 class Node:
     def __init__(self, player=0):
         self.player, self.visits, self.total, self.children = player, 0, 0.0, []  # total in the view of `chooser`
-        self.prior, self.value, self.closed, self.full = 1.0, math.nan, False, False
+        self.prior, self.value, self.closed, self.full, self.unseen = 1.0, math.nan, False, False, 0.0
 
 
 def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> list[Node]:
@@ -31,8 +31,8 @@ def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> l
                 q = mean - fpu_reduction if math.isnan(child.value) else child.value
             return q + c * math.sqrt(n) * (child.prior / (1 + child.visits))
 
-        unseen = mean - fpu_reduction + c * math.sqrt(parent_visits) * widen / (1 + len(node.children))
-        if widen and not node.full and unseen > max(map(score, candidates)):
+        unseen = mean - fpu_reduction + c * math.sqrt(parent_visits) * widen * node.unseen / (1 + len(node.children))
+        if widen and node.unseen and not node.full and unseen > max(map(score, candidates)):
             return path
         node = max(candidates, key=score)
         path.append(node)

@@ -540,3 +540,22 @@ def test_a_policy_that_cannot_avoid_needs_no_such_argument():
     for name in METHODS:
         solution = search.solve(HOPELESS, Guide(Plain()), method_of(name), "tokens=2000", **METHODS[name])
         assert solution.stopped in ("tokens", "finished", "exhausted") and not solution.tree.drawn
+
+
+@pytest.mark.parametrize("branch", [1, 2])
+def test_a_node_knows_how_probable_the_steps_are_that_it_was_not_given(branch):
+    guide = scripted_guide(listed_player(first_lines), value=False)
+    for seed in range(6):
+        tree = search.solve(HOPELESS, guide, "mcts", "calls=6", seed=seed, branch=branch, leaves=1).tree
+        there = {tree.steps[edge].text for edge in tree.block(0)}
+        illegal = LINES["1+1=3"] * any(text == "1+1=3" for text in ("".join(map(chr, t[:-1])) for t in tree.drawn[0]))
+        exact = 1 - sum(LINES[text] for text in there) / (1 - illegal)
+        assert float(tree.nodes[0]["unseen"]) == pytest.approx(exact, abs=3e-5)
+
+
+def test_a_policy_that_lists_all_steps_is_never_asked_for_more():
+    """And one that does not tell its log-probs always may be."""
+    for policy, unseen in ((Uniform(), 0.0), (scripted_guide(lambda r: generated("1+1=2", log_prob=math.nan), value=False).policy, 1.0)):
+        problem = Nim(9) if unseen == 0 else HOPELESS
+        tree = search.solve(problem, Guide(policy), "mcts", "simulations=1").tree
+        assert float(tree.nodes[0]["unseen"]) == unseen

@@ -14,7 +14,7 @@ from search.tree import EDGE, NODE, Tree
 
 
 def test_records_are_as_small_as_promised():
-    assert NODE.itemsize == 16 and EDGE.itemsize == 24
+    assert NODE.itemsize == 20 and EDGE.itemsize == 24
 
 
 def _grow_twin(tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Generator, players: int) -> None:
@@ -27,6 +27,8 @@ def _grow_twin(tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Gene
         child = Node(mover)
         child.prior, child.value = float(np.float32(prior)), float(value)
         twin[node].children.append(child)
+    twin[node].unseen = float(np.float32(rng.choice([0.0, rng.random(), 1.0])))
+    tree.set_unseen(node, twin[node].unseen)
 
 
 @settings(max_examples=60, deadline=None)

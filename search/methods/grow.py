@@ -161,7 +161,7 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     """Add the new distinct children to `node`; returns their edges. Finished ones become nodes at once.
 
     Priors are the softmax of log_prob / tau over the whole block, old edges included; where a log-prob is unknown, the proposals'
-    own priors, scaled to sum to 1.
+    own priors, scaled to sum to 1. The node is told how probable the steps not proposed yet are.
     """
     tree.proposed += growth.proposed
     tree.unusable += growth.unusable
@@ -174,15 +174,22 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
         if child.key not in taken:
             taken.add(child.key)
             fresh.append(child)
-    if not fresh:
-        return []
+    edges = _add(tree, problem, node, fresh, tau) if fresh else range(0)
+    tree.set_unseen(node, _unseen(tree, node))
+    for edge, child in zip(edges, fresh, strict=True):
+        if child.finished:
+            tree.finished[tree.open(node, edge)] = child.reward
+    return list(edges)
+
+
+def _add(tree: Tree, problem: Problem, node: int, fresh: Sequence[Child], tau: float) -> range:
     block = tree.block(node)
     log_probs = [child.proposal.log_prob for child in fresh]
     scores = np.array([*(tree.log_probs[edge] for edge in block), *log_probs])
     weights = np.array(
         [*(float(tree.edges[edge]["prior"]) * len(block) for edge in block), *(c.proposal.prior * len(fresh) for c in fresh)]
     )
-    edges = tree.add(
+    return tree.add(
         node,
         [child.proposal.step for child in fresh],
         [child.state for child in fresh],
@@ -191,10 +198,18 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
         log_probs=log_probs,
         players=[mover(problem, child.state) for child in fresh],
     )
-    for edge, child in zip(edges, fresh, strict=True):
-        if child.finished:
-            tree.finished[tree.open(node, edge)] = child.reward
-    return list(edges)
+
+
+def _unseen(tree: Tree, node: int) -> float:
+    """Probability, in [0, 1], that a step of `node` is not proposed yet, given that it is none of those known to be illegal or another
+    writing of one that is there. 1 where the policy does not tell its log-probs.
+    """
+    log_probs = [tree.log_probs[edge] for edge in tree.block(node)]
+    if any(map(math.isnan, log_probs)):
+        return 1.0
+    there = math.fsum(math.exp(min(0.0, log_prob)) for log_prob in log_probs)
+    left = 1.0 - max(there, math.fsum(sample.probability for sample in tree.drawn.get(node, {}).values()))
+    return round(left / (there + left) / PRECISION) * PRECISION if left > 0 else 0.0
 
 
 def plant(problem: Problem) -> Tree:

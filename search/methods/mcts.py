@@ -38,7 +38,7 @@ def mcts(
                    anywhere in the tree, not even at a second asking
     leaves         distinct leaves of one round, evaluated together
     widen          the steps that the policy has not proposed yet are one more choice at every node, its Q the first-play urgency, its
-                   prior widen / (1 + steps there): taking it asks for `branch` more. 0: never
+                   prior widen * their probability / (1 + steps there): taking it asks for `branch` more. 0: never
     lookahead      weight of the best new step's value in what a leaf backs up; the rest is the leaf's own value
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
