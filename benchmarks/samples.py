@@ -37,11 +37,14 @@ def unverified(problem: Problem) -> Problem:
 
 @dataclass(frozen=True)
 class Sample:
-    """A chain: its answer (None: unfinished, or without one), whether that and all steps are right, the guide's value in [0, 1]."""
+    """A chain: its answer (None: unfinished, or without one), whether that and all steps too are right, the guide's value in [0, 1].
+
+    steps_right  None where the task cannot tell
+    """
 
     answer: str | None = None
     right: bool = False
-    steps_right: bool = False
+    steps_right: bool | None = None
     value: float = 0.0
 
 
@@ -69,19 +72,22 @@ def _samples(task: Task, name: str, solution: Solution) -> list[Sample]:
         state = tree.states[node]
         answer, reward = problem.answer(state), problem.verify(state)
         right = task.correct(name, answer, None if reward is None else reward == 1.0)
-        steps = right and task.steps_right is not None and bool(task.steps_right(problem, tree.chain(node)))
+        told = task.steps_right(problem, tree.chain(node)) if task.steps_right is not None else None
+        steps = None if told is None else right and told
         value = tree.mean(node)
         samples += [Sample(answer, right, steps, 0.5 if math.isnan(value) else value)] * tree.visits(node)
     return samples
 
 
-#: name -> estimator of (samples of one problem, k)
-ESTIMATES: dict[str, Callable[[Sequence[Sample], int], float]] = {
-    "pass": lambda own, k: stats.pass_at_k(len(own), sum(s.right for s in own), k),
-    "steps": lambda own, k: stats.pass_at_k(len(own), sum(s.steps_right for s in own), k),
-    "majority": lambda own, k: stats.majority_at_k([s.answer for s in own], [s.right for s in own], k),
-    "weighted": lambda own, k: stats.majority_at_k([s.answer for s in own], [s.right for s in own], k, weights=[s.value for s in own]),
-    "best": lambda own, k: stats.best_of_k([s.value if s.answer is not None else -1.0 for s in own], [s.right for s in own], k),
+#: name -> estimator of (samples of one problem, k, seed of its sub-samples): each problem has a seed of its own, so that errors average out
+ESTIMATES: dict[str, Callable[[Sequence[Sample], int, int], float]] = {
+    "pass": lambda own, k, seed: stats.pass_at_k(len(own), sum(s.right for s in own), k),
+    "steps": lambda own, k, seed: stats.pass_at_k(len(own), sum(bool(s.steps_right) for s in own), k),
+    "majority": lambda own, k, seed: stats.majority_at_k([s.answer for s in own], [s.right for s in own], k, seed=seed),
+    "weighted": lambda own, k, seed: stats.majority_at_k(
+        [s.answer for s in own], [s.right for s in own], k, seed=seed, weights=[s.value for s in own]
+    ),
+    "best": lambda own, k, seed: stats.best_of_k([s.value if s.answer is not None else -1.0 for s in own], [s.right for s in own], k),
 }
 
 
@@ -89,10 +95,12 @@ def report(found: dict[str, list[Sample]]) -> str:
     """Markdown: per cent right, a line for each k = 1, 2, 4, ... up to half of the samples."""
     count = min(map(len, found.values()))
     sizes = [2**i for i in range(count.bit_length()) if 2 ** (i + 1) <= count]
-    lines = [f"| k of {count} | " + " | ".join(ESTIMATES) + " |", "|---" * (1 + len(ESTIMATES)) + "|"]
+    told = any(sample.steps_right is not None for own in found.values() for sample in own)
+    estimates = {name: estimate for name, estimate in ESTIMATES.items() if told or name != "steps"}
+    lines = [f"| k of {count} | " + " | ".join(estimates) + " |", "|---" * (1 + len(estimates)) + "|"]
     for k in sizes:
-        rates = [stats.bootstrap(np.array([estimate(own, k) for own in found.values()])) * 100 for estimate in ESTIMATES.values()]
-        lines.append(f"| {k} | " + " | ".join(map(str, rates)) + " |")
+        rates = [[estimate(own, k, seed) for seed, own in enumerate(found.values())] for estimate in estimates.values()]
+        lines.append(f"| {k} | " + " | ".join(str(stats.bootstrap(np.array(rate)) * 100) for rate in rates) + " |")
     return "\n".join(lines)
 
 

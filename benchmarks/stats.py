@@ -129,6 +129,7 @@ def majority_at_k(
 
     answers  None for a sample without one, which has no vote;  right: of each sample, of equal answers the share
     weights  of each sample's vote, from 0 on; None: all the same
+    seed     another one for each problem, else all have the same sub-samples and their errors do not average out
 
     Ties count with their expectation under random tie-breaking: the share of the tied answers that are right.
     """
