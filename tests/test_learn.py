@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 
 import tiny  # noqa: E402
 
-from guides import learn  # noqa: E402
+from guides import learn, train  # noqa: E402
 from guides.examples import ExampleFile  # noqa: E402
 from guides.grade import grade, key_of, read_targets  # noqa: E402
 from guides.learn import prepare, run_training, train_guide  # noqa: E402
@@ -196,6 +196,13 @@ def test_targets_without_a_trace_are_counted_and_named(base: Path, file: Path, t
     assert "never 0" in caplog.text and "never 2" in caplog.text and "never 3" not in caplog.text
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in this process: starting another takes longer than the training."""
+    monkeypatch.setattr(learn, "run_training", train.main)
+
+
+@pytest.mark.usefixtures("at_once")
 def test_kinds_grow_only_where_the_base_has_some(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
     narrow = shutil.copytree(base, tmp_path / "narrow")
     (narrow / "guide.json").write_text(json.dumps({"format": 1, "kinds": ["my:Kind"], **SETTINGS}))
@@ -203,6 +210,7 @@ def test_kinds_grow_only_where_the_base_has_some(base: Path, file: Path, traces:
     assert describe(out) == {"format": 1, "kinds": ["my:Kind", "search.problem:TextProblem"], "value_head": True, **SETTINGS}
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_finished_run_is_left_alone_and_another_refused(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
     targets = read_targets(file)
     out = train_guide(traces, targets, base, tmp_path / "new", {"steps": 1}, settings=SETTINGS)
@@ -256,7 +264,9 @@ def test_the_child_s_error_is_ours(base: Path, file: Path, traces: Path, tmp_pat
 
 def test_a_killed_training_takes_its_child_along_and_goes_on(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
     targets, options = read_targets(file), {**TRAINING, "steps": 120, "save_steps": 8}
-    whole = train_guide(traces, targets, base, tmp_path / "whole", options, settings=SETTINGS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(learn, "run_training", train.main)
+        whole = train_guide(traces, targets, base, tmp_path / "whole", options, settings=SETTINGS)
     program = f"from guides.learn import *; from guides.grade import *; from pathlib import Path; train_guide(Path({str(traces)!r}), "
     program += f"read_targets({str(file)!r}), {str(base)!r}, {str(tmp_path / 'new')!r}, {options!r}, settings={SETTINGS!r})"
     parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
