@@ -1,16 +1,29 @@
-"""Tasks: lists of problems to measure on, in a fixed order. The only place that may know labels."""
+"""Tasks: lists of problems to measure on, in a fixed order, and files of problems to train on. The only place that may know labels.
+
+    python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl      # for copse train iterate
+    python -m benchmarks.tasks gate --count 400 > gate.jsonl
+
+Two Countdown puzzles and one chain in turn; no puzzle in them has the target 24, 36 or 50. The first file is of the split "train", the second
+of "validation"; the task "chains" is of "test".
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
+import json
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, islice
 from pathlib import Path
+from typing import Any
 
 from search.problem import Problem
+from search.problems import chains
+from search.problems.chains import Chains
 from search.problems.countdown import Countdown, generate
 
 
@@ -64,14 +77,68 @@ def countdown_hard() -> tuple[Countdown, ...]:
     return tuple(ordered[:150])
 
 
+OPERATIONS = 6  #: of the chains that methods are compared on: more than half of one model's single samples go wrong there
+SIZES = (4, 5, 6, 7, 8)  #: operations of the chains that are trained on
+UNSEEN = frozenset({24, 36, 50})  #: targets that no problem of a file for training has
+
+
+def chains_test() -> tuple[Chains, ...]:
+    """1,000 chains of `OPERATIONS` operations of the test split."""
+    return tuple(chains.generate(201, 1000, OPERATIONS, 2, split="test"))
+
+
+def chains_validation() -> tuple[Chains, ...]:
+    """300 chains of `OPERATIONS` operations of the validation split, for choosing options."""
+    return tuple(chains.generate(202, 300, OPERATIONS, 2, split="validation"))
+
+
 TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
     "game24": game24,
     "countdown-validation": countdown_validation,
     "countdown-hard": countdown_hard,
+    "chains": chains_test,
+    "chains-validation": chains_validation,
 }
+
+
+def target_of(problem: Problem) -> str | None:
+    """The right answer; None where the problem verifies itself."""
+    return str(problem.values[problem.query]) if isinstance(problem, Chains) else None
+
+
+def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
+    """Whether every step of a chain of thought is right; None where nobody knows."""
+    return not any(chains.mistakes(problem, tuple(steps))) if isinstance(problem, Chains) else None
 
 
 def identity(problem: Problem) -> str:
     """Name of a problem in results: its canonical form where it has one, else its statement."""
     canonical = getattr(problem, "canonical", None)
     return canonical() if canonical else problem.prompt(problem.initial())
+
+
+def training(seed: int, split: str = "train") -> Iterator[Problem]:
+    """Countdown puzzles of four numbers up to 13 and chains of all `SIZES`, two to one, without end, none twice."""
+    targets = set(range(1, 101)) - UNSEEN
+    puzzles = generate(seed, sys.maxsize, targets=targets, split=split)
+    sizes = [chains.generate(seed + size, sys.maxsize, size, 2, split=split) for size in SIZES]
+    while True:
+        for size in sizes:
+            yield from (next(puzzles), next(puzzles), next(size))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", choices=["training", "gate"])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    for number, problem in enumerate(islice(training(args.seed, "train" if args.file == "training" else "validation"), args.count)):
+        kind = type(problem).__module__.rpartition(".")[2]
+        row = {"id": number, "kind": kind, "problem": problem.to_json()}
+        target = target_of(problem)
+        sys.stdout.write(json.dumps(row if target is None else {**row, "target": target}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
