@@ -3,8 +3,8 @@
     python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl      # for copse train iterate
     python -m benchmarks.tasks gate --count 400 > gate.jsonl
 
-Two Countdown puzzles and one chain in turn; no puzzle in them has the target 24, 36 or 50. The first file is of the split "train", the second
-of "validation"; the task "chains" is of "test".
+Two Countdown puzzles and one chain in turn; no puzzle in them has the target 24, 36 or 50. The first file is of the split "train", the
+second of "validation"; the task "chains" is of "test".
 """
 
 from __future__ import annotations
