@@ -3,8 +3,8 @@
     python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl      # for copse train iterate
     python -m benchmarks.tasks gate --count 400 > gate.jsonl
 
-Two Countdown puzzles and one chain in turn; no puzzle in them has the target 24, 36 or 50. The first file is of the split "train", the
-second of "validation"; the task "chains" is of "test".
+The first is of the split "train", four Countdown puzzles to a chain, because a puzzle costs a tenth of the tokens; the second of
+"validation", as many of both. No puzzle in them has the target 24, 36 or 50. The task "chains" is of the split "test".
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ UNSEEN = frozenset({24, 36, 50})  #: targets that no problem of a file for train
 
 
 def chains_test() -> tuple[Chains, ...]:
-    """1,000 chains of `OPERATIONS` operations of the test split."""
-    return tuple(chains.generate(201, 1000, OPERATIONS, 2, split="test"))
+    """400 chains of `OPERATIONS` operations of the test split."""
+    return tuple(chains.generate(201, 400, OPERATIONS, 2, split="test"))
 
 
 def chains_validation() -> tuple[Chains, ...]:
-    """300 chains of `OPERATIONS` operations of the validation split, for choosing options."""
-    return tuple(chains.generate(202, 300, OPERATIONS, 2, split="validation"))
+    """200 chains of `OPERATIONS` operations of the validation split, for choosing options."""
+    return tuple(chains.generate(202, 200, OPERATIONS, 2, split="validation"))
 
 
 TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
@@ -117,14 +117,15 @@ def identity(problem: Problem) -> str:
     return canonical() if canonical else problem.prompt(problem.initial())
 
 
-def training(seed: int, split: str = "train") -> Iterator[Problem]:
-    """Countdown puzzles of four numbers up to 13 and chains of all `SIZES`, two to one, without end, none twice."""
+def training(seed: int, split: str = "train", puzzles_each: int = 4) -> Iterator[Problem]:
+    """`puzzles_each` Countdown puzzles of four numbers up to 13, then a chain of one of the `SIZES`, and again, without end, none twice."""
     targets = set(range(1, 101)) - UNSEEN
     puzzles = generate(seed, sys.maxsize, targets=targets, split=split)
     sizes = [chains.generate(seed + size, sys.maxsize, size, 2, split=split) for size in SIZES]
     while True:
         for size in sizes:
-            yield from (next(puzzles), next(puzzles), next(size))
+            yield from islice(puzzles, puzzles_each)
+            yield next(size)
 
 
 def main() -> None:
@@ -133,7 +134,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    for number, problem in enumerate(islice(training(args.seed, "train" if args.file == "training" else "validation"), args.count)):
+    problems = training(args.seed) if args.file == "training" else training(args.seed, "validation", puzzles_each=1)
+    for number, problem in enumerate(islice(problems, args.count)):
         kind = type(problem).__module__.rpartition(".")[2]
         row = {"id": number, "kind": kind, "problem": problem.to_json()}
         target = target_of(problem)
