@@ -24,6 +24,7 @@ from benchmarks.tasks import TASKS
 from search.guide import Guide
 from search.problem import Problem
 from search.solution import Solution
+from search.solver import seed_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Sample:
 
 
 def sample(task: Task, guide: Guide, chains: int, seed: int = 0, progress: bool | None = None) -> dict[str, list[Sample]]:
-    """`chains` samples of every problem of the task, by name. Raises what a search raised."""
+    """`chains` samples of every problem of the task, by name, each from random numbers of its own. Raises what a search raised."""
     names, found = list(task.problems), dict[str, list[Sample]]()
 
     def finish(index: int, solution: Solution) -> None:
@@ -60,8 +61,8 @@ def sample(task: Task, guide: Guide, chains: int, seed: int = 0, progress: bool 
         found[name] += [Sample()] * (chains - len(found[name]))
 
     problems = [unverified(problem) for problem in task.problems.values()]
-    budget = search.Budget(simulations=chains)
-    search.solve_many(problems, guide, "sample", budget, seed, on_finish=finish, progress=progress, keep_trees=False, chains=chains)
+    budget, seeds = search.Budget(simulations=chains), [seed_of(name, seed) for name in names]
+    search.solve_many(problems, guide, "sample", budget, seeds, on_finish=finish, progress=progress, keep_trees=False, chains=chains)
     return found
 
 

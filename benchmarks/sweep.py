@@ -7,6 +7,7 @@
 
 Methods are written as `benchmarks.plan` says, the columns are those of `benchmarks.rows`. Problems that verify themselves are searched with
 the largest budget only: a search ends at its first verified solution, so "solved within B tokens" is read off what it had spent by then.
+Every problem has random numbers of its own, the same for all methods and budgets of one seed: intervals take problems to be independent.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks.tasks import TASKS
 from search.choose import finishes
 from search.guide import Guide
 from search.solution import Solution
+from search.solver import seed_of
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +110,9 @@ def _search(task: Task, job: Job, left: list[str], guide: Guide, version: str, r
         bar.add(_kind(job), budget.amount, solution.usage.generated)
 
     problems = [task.problems[name] for name in left]
+    seeds = [seed_of(name, seed) for name in left]
     search.solve_many(
-        problems, guide, runs[0].method, budget.budget, seed, limit=limit, on_finish=finish, progress=False, keep_trees=False,
+        problems, guide, runs[0].method, budget.budget, seeds, limit=limit, on_finish=finish, progress=False, keep_trees=False,
         **runs[0].options,
     )  # fmt: skip
     return not interrupted

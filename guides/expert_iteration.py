@@ -16,7 +16,6 @@ no optimiser step before the last checkpoint.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -37,12 +36,10 @@ from guides.ledger import results_of, write_ledger
 from guides.loading import load, locate, unload
 from guides.plan import Plan
 from models.checkpoint import describe, resolve, version
-from search.budget import Budget, Meter
-from search.door import Method, method_of
+from search.budget import Budget
 from search.guide import Guide, check_kind
 from search.jobs import Finisher, Job, Results
-from search.problem import Problem
-from search.solver import solve_many
+from search.solver import seed_of, solve_many
 from search.trace import Trace, TraceWriter
 
 log = logging.getLogger(__name__)
@@ -184,7 +181,7 @@ class _Run:
     def _solve(
         self, checkpoint: Path, jobs: Sequence[Job], path: Path, budget: Budget | None, seed: int, writer: TraceWriter | None = None
     ) -> dict[str, dict[str, Any]]:
-        """Search what has no line in the file of results yet; all its lines by id."""
+        """Search what has no line in the file of results yet, each problem with a seed of its own; all its lines by id."""
         plan = self.plan
         with contextlib.closing(Results(path)) as results:
             waiting = [job for job in jobs if str(job.id) not in results.done]
@@ -192,8 +189,8 @@ class _Run:
                 finisher = Finisher(waiting, results, writer, {"seed": seed})
                 with _loaded(checkpoint, plan) as guide:
                     problems = [job.problem for job in waiting]
-                    method = _independent(method_of(plan.method))
-                    solve_many(problems, guide, method, budget, seed, on_finish=finisher, keep_trees=False, **plan.options)
+                    seeds = [seed_of(key_of(problem), seed) for problem in problems]
+                    solve_many(problems, guide, plan.method, budget, seeds, on_finish=finisher, keep_trees=False, **plan.options)
                 if finisher.interrupted:
                     raise KeyboardInterrupt
         return results_of(path)
@@ -228,20 +225,6 @@ class _Run:
         for left in self.out.glob(".best.*"):  # by a kill
             shutil.rmtree(left)
         log.info("the best guide is that of %s\n%s", accepted.parent.name, write_ledger(self.out, number))
-
-
-def _independent(method: Method) -> Method:
-    """The method with random numbers of its own for each problem.
-
-    With the same ones for all, similar problems would get the same chains, and the gate's interval would be too narrow.
-    """
-
-    @functools.wraps(method)
-    def search(problem: Problem, guide: Guide, meter: Meter, rng: np.random.Generator, **options: Any) -> Any:
-        own = [*hashlib.sha256(key_of(problem).encode()).digest()[:8], int(rng.integers(2**32))]
-        return method(problem, guide, meter, np.random.default_rng(own), **options)
-
-    return search
 
 
 class _Traces(TraceWriter):

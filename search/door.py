@@ -39,8 +39,9 @@ def check_arguments(guide: Any, budget: Any, seed: Any, choose: Any) -> None:
         raise ValueError(f"guide={guide!r} is no guide: give what guides.load(path or hub id) returns")
     if not isinstance(budget, (Budget, str, type(None))):
         raise ValueError(f'budget={budget!r} is no budget: write it like budget="tokens=2000,seconds=10"')
-    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= int(seed) < 2**63:
-        raise ValueError(f"seed={seed!r} is impossible: give a whole number from 0 on, below 2**63")
+    for one in seed if isinstance(seed, Sequence) else [seed]:
+        if isinstance(one, bool) or not hasattr(one, "__index__") or not 0 <= int(one) < 2**63:
+            raise ValueError(f"seed={one!r} is impossible: give a whole number from 0 on, below 2**63")
     if choose is not None and not callable(choose):
         raise ValueError(f"choose={choose!r} is no chooser: give search.choose.majority, weighted, best, most_visited, or your own")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import signal
 import sys
@@ -57,7 +58,7 @@ def solve_many(
     guide: Guide | None = None,
     method: str | Method = "mcts",
     budget: Budget | str | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     choose: Chooser | None = None,
     *,
     on_finish: Callable[[int, Solution], None] | None = None,
@@ -70,6 +71,8 @@ def solve_many(
 
     Each search is the one that `solve` with the same seed would make. One that fails becomes a Solution with its error.
 
+    seed       of all searches, or one for each: with the same random numbers, similar problems get similar chains, so that what is
+               measured over problems wants `seed_of` each
     on_finish  called with (index, solution) as each search ends
     limit      searches that run at once
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
@@ -80,12 +83,17 @@ def solve_many(
     return _solve(list(problems), guide, method, budget, seed, choose, options, limit, True, on_finish, progress, keep_trees)
 
 
+def seed_of(name: str, seed: int) -> int:
+    """The seed of one among many problems, whose random numbers then have nothing to do with those of the others."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 1
+
+
 def _solve(
     problems: Sequence[Problem | str],
     guide: Guide | None,
     method: str | Method,
     budget: Budget | str | None,
-    seed: int,
+    seed: int | Sequence[int],
     choose: Chooser | None,
     options: dict[str, Any],
     limit: int,
@@ -95,6 +103,9 @@ def _solve(
     keep_trees: bool = True,
 ) -> list[Solution]:
     check_arguments(guide, budget, seed, choose)
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(problems)
+    if len(seeds) != len(problems):
+        raise ValueError(f"{len(seeds)} seeds for {len(problems)} problems: give one for each, or one for all")
     search = method_of(method)
     check_options(search, options)
     options = all_options(search, options)
@@ -109,7 +120,7 @@ def _solve(
     unusable = _Unusable()
 
     def job(index: int, problem: Problem) -> Asks[Solution]:
-        solution = yield from _search(problem, guide, search, spend, interrupt, seed, choose, options, isolate)
+        solution = yield from _search(problem, guide, search, spend, interrupt, seeds[index], choose, options, isolate)
         bar.update()
         if on_finish is not None:
             on_finish(index, solution)

@@ -18,6 +18,7 @@ from test_benchmarks import guesser, scripted_guide, solved, swept, written
 import guides
 from benchmarks import plot, rows, stats
 from search.cli import main
+from search.solver import seed_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -168,7 +169,7 @@ def wait_for_lines(process, path, count):
 def searches(lines):
     """What `own` notes of the searches behind these lines of a results file."""
     cells = [line.decode().split(",") for line in lines]
-    return {f"{problem[1:]} {method} {budget} {seed}" for _, problem, method, budget, seed, *_ in cells}
+    return {f"{problem[1:]} {method} {budget} {seed_of(problem, int(seed))}" for _, problem, method, budget, seed, *_ in cells}
 
 
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):

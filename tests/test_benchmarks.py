@@ -19,6 +19,7 @@ from search.guide import Guide, Known, Proposal
 from search.problem import TextProblem, TextStep
 from search.problems.countdown import Countdown
 from search.requests import RequestFailed, Scored
+from search.solver import seed_of
 
 
 def brute_force(numbers, target):
@@ -114,6 +115,16 @@ def test_a_cut_off_sweep_goes_on_without_repeating(tmp_path, monkeypatch):
     assert swept(out, SELF, methods, "tokens=60,120", guide=load) and not searched
 
 
+def test_every_problem_has_random_numbers_of_its_own_and_methods_share_them(tmp_path, monkeypatch):
+    seeds = []
+    solve_many = search.solve_many
+    noted = lambda problems, guide, method, budget, seed, **k: seeds.append(seed) or solve_many(problems, guide, method, budget, seed, **k)  # noqa: E731
+    monkeypatch.setattr(search, "solve_many", noted)
+    swept(tmp_path / "r.csv")
+    assert len(seeds) == 8 and all(len(set(own)) == 8 for own in seeds)
+    assert len(set(map(tuple, seeds))) == 2, "methods and budgets of one seed are compared on the same random numbers"
+
+
 @pytest.mark.parametrize("left", range(0, 100, 9))
 def test_half_a_header_is_begun_again(tmp_path, left):
     out = tmp_path / "r.csv"
@@ -131,7 +142,7 @@ def test_one_search_serves_all_choosers(tmp_path, monkeypatch):
     assert calls == [8, 8]
     found = {(row["method"], row["problem"]): row for row in rows.read(tmp_path / "r.csv")}
     for name, problem in QUESTIONS.problems.items():
-        solution = search.solve(problem, ask(), "sample", search.Budget(tokens=200))
+        solution = search.solve(problem, ask(), "sample", search.Budget(tokens=200), seed_of(name, 0))
         finishes = search.choose.finishes(solution.tree, problem)
         for method in ("majority", "best", "weighted"):
             chosen = getattr(search.choose, method)(finishes)
@@ -163,8 +174,9 @@ def test_steps_right_is_what_the_task_says_of_the_chosen_chain(tmp_path):
     swept(tmp_path / "r.csv", task, ["best", "sample"], "tokens=100", 1)
     for row in rows.read(tmp_path / "r.csv"):
         if row["method"] == "sample":
-            solution = search.solve(QUESTIONS.problems[row["problem"]], ask(), "sample", search.Budget(tokens=100))
-            expected = "" if row["problem"] == "q0" else str(int(solution.steps[0].text == "line 3"))
+            name = row["problem"]
+            solution = search.solve(QUESTIONS.problems[name], ask(), "sample", search.Budget(tokens=100), seed_of(name, 0))
+            expected = "" if name == "q0" else str(int(solution.steps[0].text == "line 3"))
             assert row["steps_right"] == expected
 
 

@@ -38,6 +38,7 @@ from search.budget import Budget
 from search.cli import main
 from search.jobs import Job, Results
 from search.problem import TextProblem
+from search.solver import seed_of
 from search.trace import Trace
 
 CHAINS = {"chains": 4, "wave": 4}
@@ -133,7 +134,8 @@ def test_better_guides_are_accepted_and_searched_with(fake, tmp_path):
     assert float(rows[1]["gate_before"]) == float(rows[0]["gate_after"]), "the base was measured once"
     assert float(rows[2]["gate_before"]) == float(rows[1]["gate_after"]) < float(rows[2]["gate_after"])
     assert float(rows[1]["solved"]) < float(rows[2]["solved"]), "round 2 searched with the guide that round 1 made"
-    assert {trace.seed for trace in Trace.load(tmp_path / "out/round-01/traces")} == {1}
+    searched = {key_of(trace): trace.seed for trace in Trace.load(tmp_path / "out/round-01/traces")}
+    assert searched == {key_of(job.problem): seed_of(key_of(job.problem), 1) for job in jobs} and len(set(searched.values())) == 20
     for row in rows:
         number = int(row["round"])
         lines = [json.loads(line) for line in (tmp_path / "out" / f"round-{number:02d}" / "gate.jsonl").read_text().splitlines()]

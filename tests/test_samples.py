@@ -8,13 +8,15 @@ from test_benchmarks import PUZZLES, QUESTIONS, SELF, ask, load, scripted_guide
 
 import search
 from benchmarks import plan, samples
+from search.solver import seed_of
 
 
 def test_every_chain_is_a_sample_and_no_verifier_ends_the_search():
     found = samples.sample(SELF, load(), 40)
     assert set(found) == set(PUZZLES) and all(len(own) == 40 for own in found.values())
     for name, own in found.items():
-        solution = search.solve(samples.unverified(PUZZLES[name]), load(), "sample", search.Budget(simulations=40), chains=40)
+        problem, budget = samples.unverified(PUZZLES[name]), search.Budget(simulations=40)
+        solution = search.solve(problem, load(), "sample", budget, seed_of(name, 0), chains=40)
         finished = sum(solution.tree.visits(node) for node in solution.tree.finished)
         assert sum(s.answer is not None for s in own) == finished and solution.verified is None
         rights = sum(solution.tree.visits(n) for n in solution.tree.finished if PUZZLES[name].verify(solution.tree.states[n]) == 1)

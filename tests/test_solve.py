@@ -125,6 +125,18 @@ def test_a_chain_has_at_most_max_steps(method, options):
     assert max(solution.tree.depth(n) for n in range(len(solution.tree.nodes))) == 3 and solution.answer is None
 
 
+def test_a_seed_for_each_problem():
+    guide = text_guide(lambda r: generated(f"\\boxed{{{r.seed}}}", finish="end"))
+    problems = ["2 + 3?"] * 3
+    answers = [s.answer for s in search.solve_many(problems, guide, "sample", seed=[4, 5, 4], chains=1)]
+    assert answers == [search.solve(problems[0], guide, "sample", seed=seed, chains=1).answer for seed in (4, 5, 4)]
+    assert answers[0] != answers[1]
+    with pytest.raises(ValueError, match="2 seeds for 3 problems"):
+        search.solve_many(problems, guide, "sample", seed=[4, 5])
+    with pytest.raises(ValueError, match="seed=-1"):
+        search.solve_many(problems, guide, "sample", seed=[4, 5, -1])
+
+
 def test_own_method_and_own_value_function():
     def one_step(problem, guide, meter, rng, *, tries: int = 3):
         tree = search.Tree(problem.initial())
