@@ -25,8 +25,10 @@ PROMPT = (1, 2, 3)
 POLICIES = ("solutions", "visits", "all")
 
 
-def make(parents: list[int], visits: list[int], finished: list[bool], method: str = "my:tree", spare: int = 0) -> Trace:
+def make(parents: list[int], visits: list[int], finished: list[bool], method: str = "my:tree", spare: int = 0, lost: int = 0) -> Trace:
     """A trace of nodes 1, 2, ... below `parents`; its edges in the order of their nodes, `spare` more at each that were never taken.
+
+    lost: simulations that never left the root.
 
     The step to node i has i % 3 + 1 tokens, all of them 100 + i.
     """
@@ -37,7 +39,7 @@ def make(parents: list[int], visits: list[int], finished: list[bool], method: st
     size = len(edges)
     return Trace(
         id="t", kind="search.problem:TextProblem", arguments={"statement": "?"}, method=method, options={}, seed=0, version="v",
-        usage=Usage(),
+        usage=Usage(simulations=lost + sum(visits[i] for i, parent in enumerate(parents) if parent == 0)),
         node_parent=np.array([-1, *parents], np.int32), node_edge=np.array([-1, *(place[i] for i in nodes)], np.int32),
         node_finished=np.array([False, *finished]), node_reward=np.full(len(nodes) + 1, math.nan),
         edge_node=np.array([node for node, _ in edges], np.int32), edge_child=np.array([child for _, child in edges], np.int32),
@@ -58,7 +60,7 @@ def trees(draw: st.DrawFn) -> tuple[Trace, np.ndarray]:
     for i in reversed(range(size)):  # who comes to a node came through its parent
         if parents[i]:
             visits[parents[i] - 1] += visits[i]
-    trace = make(parents, visits, finished, draw(st.sampled_from([CHAINS, "my:tree"])), draw(st.integers(0, 2)))
+    trace = make(parents, visits, finished, draw(st.sampled_from([CHAINS, "my:tree"])), draw(st.integers(0, 2)), draw(st.integers(0, 2)))
     outcomes = [draw(st.sampled_from([math.nan, 0.0, 0.25, 1.0])) if f else math.nan for f in finished]
     return trace, np.array([math.nan, *outcomes])
 
@@ -76,20 +78,25 @@ def test_labels_and_weights_are_those_of_all_chains(tree: tuple[Trace, np.ndarra
     ancestors = {node: {0, *(int(trace.edge_child[edge]) for edge in trace.path(node))} for node in range(len(outcomes))}
     visits = {int(child): int(count) for child, count in zip(trace.edge_child, trace.edge_visits, strict=True)}
     graded = [node for node in range(1, len(outcomes)) if not math.isnan(outcomes[node])]
-    chains = [node for node in graded for _ in range(visits[node] if trace.method == CHAINS else 1)]
+    chains = [(node, outcomes[node]) for node in graded for _ in range(visits[node] if trace.method == CHAINS else 1)]
+    if trace.method == CHAINS and graded:  # those that ended unfinished
+        reached = {**visits, 0: trace.usage.simulations}
+        for node in np.flatnonzero(~trace.node_finished):
+            went_on = sum(visits[child] for child in range(1, len(outcomes)) if trace.node_parent[child] == node)
+            chains += [(int(node), 0.0)] * (reached[int(node)] - went_on)
     ends = [node for node in range(1, len(outcomes)) if (trace.node_finished[node] if policy == "all" else outcomes[node] == 1)]
     arrivals: Counter[int] = Counter()
     for parent, count in zip(trace.node_parent[1:], (visits[node] for node in range(1, len(outcomes))), strict=True):
         arrivals[int(parent)] += count
-    wanted = {node for end in {*chains, *(ends if policy != "visits" else [])} for node in ancestors[end]}
+    wanted = {node for end in {*(end for end, _ in chains), *(ends if policy != "visits" else [])} for node in ancestors[end]}
     nodes = nodes_of(trace, example)
     if policy == "visits":
         wanted |= {node for node in visits if node > 0 and visits[node] and arrivals[int(trace.node_parent[node])] >= 2}
     elif len(ends) > keep:  # those that were not drawn may be missing
-        wanted = {node for node in wanted if node in nodes} | {node for end in chains for node in ancestors[end]}
+        wanted = {node for node in wanted if node in nodes} | {node for end, _ in chains for node in ancestors[end]}
     assert set(nodes) | {0} == wanted | {0} and bool(example) == bool(wanted - {0})
     for node, segment in zip(nodes, example, strict=True):
-        below = [outcomes[end] for end in chains if node in ancestors[end]]
+        below = [outcome for end, outcome in chains if node in ancestors[end]]
         assert segment.count == len(below)
         assert segment.value == pytest.approx(np.mean(below)) if below else math.isnan(segment.value)
         assert segment.parent == (nodes.index(int(trace.node_parent[node])) if node else -1)
@@ -123,6 +130,15 @@ def test_solutions_are_drawn_alike() -> None:
         example = distill(trace, outcomes, PROMPT, keep=2, rng=rng)
         seen.update(node for node, segment in zip(nodes_of(trace, example), example, strict=True) if segment.weight)
     assert set(seen) == {1, 2, 3, 4} and all(240 < count < 360 for count in seen.values()), seen
+
+
+def test_a_sampled_chain_that_ended_unfinished_is_a_failure() -> None:
+    """Of five chains one is right, two stop behind the first step, one at once, one is wrong; of a tree search nobody says so."""
+    outcomes = np.array([math.nan, math.nan, 1.0, 0.0])
+    for method, labels in ((CHAINS, [(0.2, 5), (0.25, 4)]), ("my:tree", [(0.5, 2), (0.5, 2)])):
+        trace = make([0, 1, 1], [4, 1, 1], [False, True, True], method, lost=1)
+        example = distill(trace, outcomes, PROMPT, rng=np.random.default_rng(0))
+        assert [(segment.value, segment.count) for segment in example[:2]] == labels
 
 
 def test_sampled_chains_count_each_and_a_tree_search_counts_leaves() -> None:
