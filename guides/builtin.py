@@ -1,9 +1,14 @@
 """Trains the built-in model from its recipe, `models/builtin/recipe.json`: `copse train builtin --size small --out DIR`.
 
-The recipe names a module that makes the data: its `examples(seed, shard, count, progress)` yields examples, each a tree of
-segments (text, weight, value, parent), deterministic in its arguments; progress in [0, 1] is how far the training has come.
-Everything else, from the tokenizer to the checkpoint, is made here. A run that was killed goes on where it stopped when it is
-started again with the same arguments: shards and checkpoints that are there are not made again.
+The recipe is a list of stages, each trained from the weights of the one before, with options of its own for each size (of which
+"full" has never been run). A stage names the modules that make its data, with a share of the examples each. A module has a function
+`examples(seed, shard, count, progress)`, which yields examples, each a tree of segments (text, weight, value, parent), deterministic
+in its arguments; progress in [0, 1] is how far the stage has come. What the recipe says beside the share is handed to it, too,
+"progress" among them where it is not to change.
+
+Everything else, from the tokenizer to the checkpoint, is made here. The last stage's checkpoint is in DIR, those before it in
+DIR/work/STAGE. A run that was killed goes on where it stopped when it is started again with the same arguments: stages, shards
+and checkpoints that are there are not made again.
 """
 
 from __future__ import annotations
@@ -24,7 +29,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from guides.examples import Segment, Shards
-from guides.train import Options, check_installed, export, train
+from guides.train import REPORT, Options, check_installed, export, train
+from models.checkpoint import GUIDE, load_model
 from models.heads import ValueHead
 
 log = logging.getLogger(__name__)
@@ -35,48 +41,73 @@ PAD, BOS, EOS, UNKNOWN = "\u2400", "\u2402", "\u2403", "\ufffd"  #: one symbol e
 
 
 def train_builtin(size: str = "small", out: str | Path = "builtin", seed: int | None = None, recipe: str | Path = RECIPE) -> Path:
-    """Train the model of the recipe's `size` from scratch and write its checkpoint into `out`; returns `out`.
+    """Train the model of the recipe's `size` from scratch, stage by stage, and write its checkpoint into `out`; returns `out`.
 
-    seed  of weights and data; None: the recipe's
-    Raises ValueError for an unknown size, if `out` holds a run with other settings, or where accelerate is not installed.
+    seed  of weights and data in the first stage, one more in each stage after it; None: the recipe's
+    Raises ValueError for an unknown size, impossible options, if `out` holds a run with other settings, or where accelerate is not
+    installed.
     """
     out, settings = Path(out), read_recipe(recipe, size)
-    settings["seed"] = settings["seed"] if seed is None else seed
-    if (out / "guide.json").exists():
+    if seed is not None:
+        settings["stages"] = [{**stage, "seed": seed + i} for i, stage in enumerate(settings["stages"])]
+    if (out / GUIDE).exists():
         log.info("%s is complete", out)
         return out
-    options = Options(**settings["options"], seed=settings["seed"])
-    check_installed(options)
+    for stage in settings["stages"]:
+        check_installed(_options(stage))
     _claim(out / "work", settings)
-    started = time.time()
-    tokenizer = build_tokenizer(**settings["tokenizer"])
-    rows = _shards(out, settings)
-    model, head = build_model(settings["model"], tokenizer, settings["seed"])
-    log.info("%s model: %.2f M parameters, %d examples", size, model.num_parameters() / 1e6, len(rows))
-    if (os.cpu_count() or 1) >= 8:
-        _make_shards(out, os.cpu_count() or 1)
-    report = train(model, head, rows, out / "work", options)
-    report |= {"size": size, "recipe": settings, "parameters": model.num_parameters(), "seconds": round(time.time() - started)}
-    export(model, head, tokenizer, out, training=report, guide=settings["guide"])
+    folders = [out / "work" / stage["name"] for stage in settings["stages"][:-1]] + [out]
+    for i, folder in enumerate(folders):
+        if not (folder / GUIDE).exists():
+            _train_stage(settings, i, out, folder, folders[i - 1] if i else None)
     return out
 
 
-def _shards(out: Path, settings: dict[str, Any]) -> Shards:
-    """The training data of a run, in order; files that are missing are made when they are read."""
-    options, data = Options(**settings["options"]), importlib.import_module(settings["data"])
-    tokenizer = build_tokenizer(**settings["tokenizer"])
+def _train_stage(settings: dict[str, Any], index: int, out: Path, folder: Path, base: Path | None) -> None:
+    """Write the checkpoint of a stage into `folder`, trained on from that in `base`, None: from scratch.
+
+    Its `training.json` tells of this stage and those before it; "flops" are of them all.
+    """
+    stage, started = settings["stages"][index], time.time()
+    rows = _shards(out, settings, stage)
+    if base is None:
+        tokenizer, stages = build_tokenizer(**settings["tokenizer"]), {}
+        model, head = build_model(settings["model"], tokenizer, stage["seed"])
+    else:
+        model, tokenizer, head, _ = load_model(base, device="cpu", dtype="float32")
+        stages = json.loads((base / REPORT).read_text())["stages"]
+    log.info("stage %s: %.2f M parameters, %d examples", stage["name"], model.num_parameters() / 1e6, len(rows))
+    if (os.cpu_count() or 1) >= 8:
+        _make_shards(out, index, os.cpu_count() or 1)
+    report = train(model, head.train(), rows, out / "work" / stage["name"], _options(stage))
+    stages[stage["name"]] = report | {"seconds": round(time.time() - started)}
+    totals = {"flops": sum(one["flops"] for one in stages.values()), "parameters": model.num_parameters()}
+    export(model, head, tokenizer, folder, training={**totals, "recipe": settings, "stages": stages}, guide=settings["guide"])
+
+
+def _options(stage: dict[str, Any]) -> Options:
+    return Options(**stage["options"], seed=stage["seed"])
+
+
+def _shards(out: Path, settings: dict[str, Any], stage: dict[str, Any]) -> Shards:
+    """The training data of a stage, in order; files that are missing are made when they are read."""
+    options, tokenizer = _options(stage), build_tokenizer(**settings["tokenizer"])
+    files = -(-options.steps * options.batch * options.accumulation // SHARD)
+    counts = {name: round(source["share"] * SHARD) for name, source in stage["data"].items()}
 
     def make(shard: int) -> Iterator[list[Segment]]:
-        return encode(tokenizer, data.examples(settings["seed"], shard, SHARD, shard / count))
+        for name, source in stage["data"].items():
+            given = {"progress": shard / files, **source}
+            del given["share"]
+            yield from encode(tokenizer, importlib.import_module(name).examples(stage["seed"], shard, counts[name], **given))
 
-    count = -(-options.steps * options.batch * options.accumulation // SHARD)
-    return Shards(out / "work" / "shards", count, SHARD, make, block=options.batch)
+    return Shards(out / "work" / stage["name"] / "shards", files, sum(counts.values()), make, block=options.batch)
 
 
-def _make_shards(out: Path, jobs: int) -> None:
-    """Make all files that are missing, in child processes: where a GPU trains, one process could not keep up with it."""
+def _make_shards(out: Path, stage: int, jobs: int) -> None:
+    """Make all files of a stage that are missing, in child processes: where a GPU trains, one process could not keep up with it."""
     log.info("making the training data in %d processes", jobs)
-    command = [sys.executable, "-m", "guides.builtin", "shards", str(out.resolve()), str(jobs)]
+    command = [sys.executable, "-m", "guides.builtin", "shards", str(out.resolve()), str(stage), str(jobs)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")])}
     children = [subprocess.Popen([*command, str(job)], env=environment) for job in range(jobs)]
     codes = [child.wait() for child in children]
@@ -85,12 +116,13 @@ def _make_shards(out: Path, jobs: int) -> None:
 
 
 def read_recipe(path: str | Path = RECIPE, size: str = "small") -> dict[str, Any]:
-    """The settings of one size: "data", "seed", "tokenizer", "guide", "model" and "options"."""
+    """The settings of one size: "tokenizer", "guide", "model", and "stages" with "name", "seed", "data" and "options" each."""
     recipe = json.loads(Path(path).read_text())
     sizes = recipe.pop("sizes")
     if size not in sizes:
         raise ValueError(f"unknown size {size!r}; choose one of {', '.join(sizes)}")
-    return {**recipe, **sizes[size]}
+    stages = [{**stage, "options": sizes[size]["options"][stage["name"]]} for stage in recipe["stages"]]
+    return {**recipe, "model": sizes[size]["model"], "stages": stages}
 
 
 def build_tokenizer(words: Sequence[str], numbers: int) -> PreTrainedTokenizerFast:
@@ -154,10 +186,11 @@ def _claim(work: Path, settings: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`SIZE OUT` trains; `shards OUT JOBS JOB` makes every JOBS-th file of the data of a run that was begun."""
+    """`SIZE OUT` trains; `shards OUT STAGE JOBS JOB` makes every JOBS-th file of the data of a stage of a run that was begun."""
     if arguments[0] == "shards":
-        out, jobs, job = Path(arguments[1]), int(arguments[2]), int(arguments[3])
-        rows = _shards(out, json.loads((out / "work" / "settings.json").read_text()))
+        out, (stage, jobs, job) = Path(arguments[1]), map(int, arguments[2:])
+        settings = json.loads((out / "work" / "settings.json").read_text())
+        rows = _shards(out, settings, settings["stages"][stage])
         for shard in range(job, rows.count, jobs):
             rows.ensure(shard)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -17,10 +18,12 @@ from hypothesis import strategies as st  # noqa: E402
 
 from guides import builtin  # noqa: E402
 from guides.examples import ExampleFile, Shards, collate, write_examples  # noqa: E402
+from guides.train import Options  # noqa: E402
 from models.heads import ValueHead, load_head  # noqa: E402
 from search.problem import TextStep  # noqa: E402
-from search.problems import countdown_paths  # noqa: E402
-from search.problems.countdown import parse  # noqa: E402
+from search.problems import chains_paths, countdown_paths, parse  # noqa: E402
+from search.problems.chains import Chains  # noqa: E402
+from search.problems.countdown import Countdown  # noqa: E402
 
 SHIPPED = builtin.RECIPE.parent
 ASCII = st.text(st.sampled_from([chr(code) for code in range(32, 127)] + ["\n"]), max_size=60)
@@ -113,23 +116,69 @@ def test_examples_are_legal_and_labelled_right() -> None:
                 assert drawn[i] == pytest.approx(weight), "every path that comes to a step goes on from it"
 
 
-def test_no_example_has_a_held_out_target(tmp_path: Path) -> None:
-    for shard in range(3):
-        for segments in countdown_paths.examples(7, shard, 2000, progress=shard / 2):
-            problem = parse(segments[0][0])
-            assert problem is not None and problem.target not in countdown_paths.HELD_OUT
+def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from the first and the last shard of every stage, which have the shares of both kinds that the recipe says."""
     assert 24 in countdown_paths.HELD_OUT
-    tok = tokenizer()
-    path = tmp_path / "shard.npz"
-    write_examples(path, builtin.encode(tok, countdown_paths.examples(1, 0, 3000)))
-    rows = ExampleFile(path)
-    for i in range(len(rows)):
-        row = rows[i]
-        text = tok.decode(row["tokens"])
-        prompt = text[: text.index("\n") + 1]
-        problem = parse(prompt)
-        assert problem is not None and problem.target not in countdown_paths.HELD_OUT and problem.split() == "train"
-        assert text.count("make") == 1, "one prompt an example"
+    monkeypatch.setattr(builtin, "SHARD", 400)
+    recipe, tok = builtin.read_recipe(), tokenizer()
+    sizes: dict[tuple[str, bool], list[int]] = {}
+    for stage in recipe["stages"]:
+        shards = builtin._shards(tmp_path, recipe, stage)
+        for shard in (0, shards.count - 1):
+            rows = ExampleFile(shards.ensure(shard))
+            texts = [tok.decode(rows[i]["tokens"]) for i in range(len(rows))]
+            assert all(text.count("make") + text.count("mod") == 1 for text in texts), "one prompt an example"
+            problems = [parse(text[: text.index("\n") + 1]) for text in texts]
+            puzzles, chains = ([p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains))
+            assert [len(puzzles), len(chains)] == {"countdown": [400, 0], "both": [160, 240], "settle": [280, 120]}[stage["name"]]
+            assert all(p.split() == "train" for p in problems)
+            assert not {p.target for p in puzzles} & set(countdown_paths.HELD_OUT)
+            assert not {p.values[p.query] for p in chains} & set(countdown_paths.HELD_OUT)
+            sizes[stage["name"], shard > 0] = [len(p.needed()) for p in chains]
+    easy, hard, longer, longest = (set(sizes[name, late]) for name in ("both", "settle") for late in (False, True))
+    assert easy == {1, 2, 3} and hard == {1, 2, 3, 4, 5, 6} and longer | longest == {3, 4, 5, 6, 7, 8}
+
+
+def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fifth file of every stage: module, seed, shard, count and the rest, written out by hand."""
+    asked: list[Any] = []
+    for module in (countdown_paths, chains_paths):
+        told = functools.partial(lambda *a, **k: asked.append((*a, k)) or iter(()), module)
+        monkeypatch.setattr(module, "examples", told)
+    recipe = builtin.read_recipe()
+    shards = [builtin._shards(tmp_path, recipe, stage) for stage in recipe["stages"]]
+    assert [list(one.make(4)) for one in shards] == [[]] * 3
+    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (8, 8192)]
+    assert asked == [
+        (countdown_paths, 1, 4, 8192, {"progress": 4 / 30}),
+        (countdown_paths, 2, 4, 3277, {"progress": 0.8}),
+        (chains_paths, 2, 4, 4915, {"progress": 4 / 17}),
+        (countdown_paths, 3, 4, 5734, {"progress": 0.8}),
+        (chains_paths, 3, 4, 2458, {"progress": 0.8, "operations": {"3": 0.1, "4": 0.15, "5": 0.2, "6": 0.25, "7": 0.2, "8": 0.1}}),
+    ]
+
+
+def test_files_of_a_stage_can_be_made_ahead_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin, "SHARD", 20)
+    recipe = builtin.read_recipe()
+    stage = recipe["stages"][1]
+    stage["options"] = {"steps": 3, "batch": 20}
+    builtin._claim(tmp_path / "work", recipe)
+    made = []
+    for job in ("1", "0"):
+        builtin.main(["shards", str(tmp_path), "1", "2", job])
+        made.append(sorted(path.name for path in tmp_path.glob("work/both/shards/*")))
+    assert made == [["shard-00001.npz"], [f"shard-0000{i}.npz" for i in range(3)]]
+    alone = builtin._shards(tmp_path / "alone", recipe, stage)
+    assert all(alone.ensure(i).read_bytes() == (tmp_path / "work/both/shards" / f"shard-0000{i}.npz").read_bytes() for i in range(3))
+
+
+def test_sizes_differ_in_model_and_options_alone() -> None:
+    small, full = (builtin.read_recipe(size=size) for size in ("small", "full"))
+    for stages in zip(small.pop("stages"), full.pop("stages"), strict=True):
+        options = [Options(**stage.pop("options")) for stage in stages]
+        assert stages[0] == stages[1] and options[0] != options[1] and {o.optimizer for o in options} == {"muon"}
+    assert small.pop("model") != full.pop("model") and small == full
 
 
 def test_data_depend_on_seed_and_shard_alone() -> None:

@@ -166,6 +166,17 @@ def test_training_labels_are_what_the_checker_says() -> None:
     assert max(len(p.needed()) for p in easy if isinstance(p, Chains)) == chains_paths.EASY
 
 
+def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:
+    def sizes(operations: Any) -> list[int]:
+        made = [parse(segments[0][0]) for segments in chains_paths.examples(3, 0, 200, 0.9, operations)]
+        return [len(p.needed()) for p in made if isinstance(p, Chains)]
+
+    short, long = sizes({2: 0.99, 7: 0.01}), sizes({2: 0.01, 7: 0.99})
+    assert len(short) == len(long) == 200 and set(short + long) == {2, 7}
+    assert short.count(7) < 10 and long.count(7) > 150
+    assert sizes({"2": 0.01, "7": 0.99}) == long, "as JSON writes it"
+
+
 def test_no_search_changes_when_the_hidden_checker_is_flipped(monkeypatch: pytest.MonkeyPatch) -> None:
     problems = list(generate(1, 3, 2, 1))
     lines = [line for p in problems for line in chains_paths.solution(p)] + ["c=a*b A3 B7 C9", "nonsense"]

@@ -110,19 +110,8 @@ def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(parts[name], expected, atol=1e-6, rtol=1e-3)
 
 
-OPTIONS = {"steps": 60, "batch": 4, "save_steps": 4, "warmup": 5, "compile": False, "precision": "float32"}
-TINY: dict[str, Any] = {
-    "data": "search.problems.countdown_paths",
-    "seed": 1,
-    "tokenizer": {"words": ["Use", "and", "to", "make"], "numbers": 999},
-    "guide": {"format": 1},
-    "sizes": {
-        "small": {
-            "model": {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 160},
-            "options": OPTIONS,
-        }
-    },
-}
+OPTIONS = {"steps": 40, "batch": 4, "save_steps": 4, "warmup": 5, "compile": False, "precision": "float32"}
+STAGES = ("countdown", "both", "settle")
 CHILD = """
 import sys, torch
 torch.set_num_threads(1)
@@ -132,14 +121,17 @@ builtin.train_builtin("small", sys.argv[1], recipe=sys.argv[2])
 """
 
 
-def files(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob("work/shards/*.npz")}
+def stamps(folder: Path, pattern: str) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob(pattern) if p.is_file()}
 
 
 def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps(TINY))
-    rng, out = random.Random(0), tmp_path / "killed"
+    """The recipe that is shipped, with a tiny model and few steps, killed in its first and in its second stage."""
+    recipe, out = tmp_path / "recipe.json", tmp_path / "killed"
+    shape = {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 512}
+    tiny_size = {"small": {"model": shape, "options": dict.fromkeys(STAGES, OPTIONS)}}
+    recipe.write_text(json.dumps({**json.loads(builtin.RECIPE.read_text()), "sizes": tiny_size}))
+    rng = random.Random(0)
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
@@ -147,43 +139,45 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
 
     whole = start(tmp_path / "whole")
     kept: dict[str, int] = {}
-    for kill in range(2):
-        child, deadline = start(out), time.monotonic() + 40
-        reached = last_checkpoint(out / "work")
-        while child.poll() is None and time.monotonic() < deadline and last_checkpoint_number(out) <= number(reached):
+    for stage in STAGES[:2]:
+        child, deadline, work = start(out), time.monotonic() + 60, out / "work" / stage
+        while child.poll() is None and time.monotonic() < deadline and not list(work.glob("checkpoint-*/complete")):
             time.sleep(0.02)
         time.sleep(rng.random() * 0.2)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        assert kept.items() <= files(out).items(), "a finished shard was made again"
-        kept = files(out)
-        if kill == 0:  # a checkpoint that was cut short
-            (out / "work" / "checkpoint-999").mkdir()
-            (out / "work" / "checkpoint-999" / "trainer_state.json").write_text("{")
-    begun = last_checkpoint_number(out)
-    assert begun > 0
+        assert kept.items() <= stamps(out, "work/*/shards/*.npz").items(), "a finished shard was made again"
+        kept = stamps(out, "work/*/shards/*.npz")
+        assert list(work.glob("checkpoint-*/complete")) and not (out / "guide.json").exists()
+        (work / "checkpoint-999").mkdir()  # a checkpoint that was cut short
+        (work / "checkpoint-999" / "trainer_state.json").write_text("{")
+    first = stamps(out, "work/countdown/*")
+    assert "work/countdown/guide.json" in first
     child = start(out)
     assert child.wait(timeout=300) == 0 and whole.wait(timeout=300) == 0
-    assert kept.items() <= files(out).items()
-    state = json.loads((out / "work" / "checkpoint-60" / "trainer_state.json").read_text())
-    steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
-    assert steps == sorted(set(steps)) and state["global_step"] == 60, "no step was counted twice"
-    for name in ("model.safetensors", "value_head.safetensors"):
-        ours, truth = (load_file(folder / name) for folder in (out, tmp_path / "whole"))
-        for key, tensor in truth.items():
-            torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-4)
-    done = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    assert kept.items() <= stamps(out, "work/*/shards/*.npz").items()
+    assert stamps(out, "work/countdown/*") == first, "a finished stage was made again"
+    for stage in STAGES:
+        state = json.loads((out / "work" / stage / "checkpoint-40" / "trainer_state.json").read_text())
+        steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
+        assert steps == sorted(set(steps)) and state["global_step"] == 40, "no step was counted twice"
+    weights: list[torch.Tensor] = []
+    for place in ("work/countdown", "work/both", "."):
+        for name in ("model.safetensors", "value_head.safetensors"):
+            ours, truth = (load_file(folder / place / name) for folder in (out, tmp_path / "whole"))
+            for key, tensor in truth.items():
+                torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-4)
+        weights.append(torch.cat([tensor.flatten() for tensor in load_file(out / place / "model.safetensors").values()]))
+    one, two, three = weights
+    for before, after in ((one, two), (two, three)):
+        assert 0 < (after - before).norm() < 0.5 * before.norm(), "a stage begins with weights that are there"
+    assert (three - two).norm() < (three - one).norm(), "which are those of the stage before it"
+    report, whole_report = (json.loads((folder / "training.json").read_text()) for folder in (out, tmp_path / "whole"))
+    assert list(report["stages"]) == list(STAGES) and report["flops"] == whole_report["flops"]
+    assert report["flops"] == sum(report["stages"][stage]["flops"] for stage in STAGES) > 0
+    done = stamps(out, "*")
     builtin.train_builtin("small", out, recipe=recipe)
-    assert done == {p.name: p.stat().st_mtime_ns for p in out.iterdir()}, "a finished run is left alone"
-
-
-def number(folder: str | None) -> int:
-    return int(folder.rsplit("-", 1)[1]) if folder else -1
-
-
-def last_checkpoint_number(out: Path) -> int:
-    """Like `last_checkpoint`, without removing anything."""
-    return max((number(str(p.parent)) for p in out.glob("work/checkpoint-*/complete")), default=-1)
+    assert done == stamps(out, "*"), "a finished run is left alone"
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
@@ -213,13 +207,11 @@ def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
         Options(**wrong)
 
 
-def test_a_child_process_trains_on_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_process_trains_on_a_checkpoint(tmp_path: Path) -> None:
     """python -m guides.train config.json: from a checkpoint and files of examples to a better checkpoint."""
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps({**TINY, "sizes": {"small": {**TINY["sizes"]["small"], "options": {**OPTIONS, "steps": 2}}}}))
-    monkeypatch.setattr(builtin, "SHARD", 64)
-    base = builtin.train_builtin("small", tmp_path / "base", recipe=recipe)
     tok = builtin.build_tokenizer(["Use", "and", "to", "make"], 999)
+    model, head = builtin.build_model({"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 160}, tok, 0)
+    base = save_model(tmp_path / "base", model, tok, head, {"format": 1})
     line = tuple(tok.encode("8-7=1\n"))
     write_examples(tmp_path / "a.npz", [[(line, 0.0, 1.0, -1), (line, 1.0, 1.0, 0)] for _ in range(64)])
     config = tmp_path / "config.json"

@@ -8,12 +8,12 @@ its seed, its index and how far the training has come. Every problem belongs to 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from search.problems.chains import LETTERS, OPERATORS, Chains, Definition, compute, draw
 
 MODULUS = 11
-OPERATIONS = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}  #: definitions to compute: probability
+OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}  #: definitions to compute: how often
 EARLY = 0.25  #: until this share of the training only up to `EASY` operations are drawn
 EASY = 3
 DISTRACTORS = 3  #: up to this many, evenly
@@ -23,10 +23,14 @@ AFTER = 2  #: lines behind a wrong one, up to this many, evenly
 Segment = tuple[str, float, float, int]
 
 
-def examples(seed: int, shard: int, count: int, progress: float = 0.0) -> Iterator[list[Segment]]:
+def examples(
+    seed: int, shard: int, count: int, progress: float = 0.0, operations: Mapping[int | str, float] = OPERATIONS
+) -> Iterator[list[Segment]]:
     """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
 
-    `progress` in [0, 1]: how far the training has come when it reads them.
+    progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some size must be up to `EASY`
+    operations  definitions to compute: how often they are tried (of many, most draws fail, and then another number is tried); the
+                numbers, or their texts as JSON has them
 
     Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
     earlier segment; -1 for the prompt). The texts have no end token: a chain ends with its answer.
@@ -34,7 +38,7 @@ def examples(seed: int, shard: int, count: int, progress: float = 0.0) -> Iterat
     value   1.0 or 0.0: are all lines up to here right
     """
     rng, made = random.Random(f"{seed} {shard}"), 0
-    sizes = {k: p for k, p in OPERATIONS.items() if progress >= EARLY or k <= EASY}
+    sizes = {int(k): p for k, p in operations.items() if progress >= EARLY or int(k) <= EASY}
     while made < count:
         size = rng.choices(list(sizes), list(sizes.values()))[0]
         problem = draw(rng, size, rng.randint(0, DISTRACTORS), MODULUS)
