@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -56,8 +57,8 @@ def shuffled_values(guide: Guide) -> Guide:
 
 
 def uniform_priors(guide: Guide) -> Guide:
-    """`guide` with equal priors for all steps of a state."""
-    change = Changed(guide.policy, lambda proposals, rng: [replace(p, log_prob=0.0, prior=1 / len(proposals)) for p in proposals])
+    """`guide` with equal priors for all steps of a state, whose log-probs nobody knows: neither how probable the others are."""
+    change = Changed(guide.policy, lambda proposals, rng: [replace(p, log_prob=math.nan, prior=1 / len(proposals)) for p in proposals])
     return replace(guide, policy=change)
 
 

@@ -283,7 +283,7 @@ def test_ablations_take_away_what_they_say_and_nothing_else():
     assert [(p.step, p.prior, p.value) for p in flat] == [(p.step, p.prior, 0.5) for p in whole]
     equal = drive(ablations.uniform_priors(guide).policy.propose(problem, (), 5, np.random.default_rng(3)))
     assert [(p.step, p.value) for p in equal] == [(p.step, p.value) for p in whole]
-    assert all(p.prior == 0.2 and p.log_prob == 0 for p in equal)
+    assert all(p.prior == 0.2 and math.isnan(p.log_prob) for p in equal)
 
 
 def test_an_ablated_search_has_no_trace_of_the_part():
@@ -294,6 +294,17 @@ def test_an_ablated_search_has_no_trace_of_the_part():
     assert len(block) > 2 and np.allclose(block["prior"], 1 / len(block))
     assert all(tree.value(node) == 0.25 for node in range(1, len(tree.nodes)) if not math.isnan(tree.value(node)))
     assert all(tree.mean(node) == pytest.approx(0.25) for node in range(len(tree.nodes)) if tree.visits(node))
+
+
+def test_equal_priors_stay_equal_where_a_node_is_widened_and_steps_come_again():
+    def digits(request):
+        return generated(str(request.seed % 7), log_prob=-9.0)
+
+    guide = ablations.uniform_priors(scripted_guide(digits, value=False, max_steps=2))
+    tree = search.solve(TextProblem("Question 1"), guide, "mcts", search.Budget(simulations=60), branch=3, widen=2.0).tree
+    blocks = [tree.edges[b.start : b.stop] for node in range(len(tree.nodes)) if (b := tree.block(node))]
+    assert max(map(len, blocks)) > 3, "the steps not proposed yet kept their weight"
+    assert all(np.allclose(block["prior"], 1 / len(block)) for block in blocks)
 
 
 def test_values_of_another_model_are_not_shuffled():

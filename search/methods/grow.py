@@ -174,7 +174,7 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
         if child.key not in taken:
             taken.add(child.key)
             fresh.append(child)
-    edges = _add(tree, problem, node, fresh, tau) if fresh else range(0)
+    edges = _add(tree, problem, node, fresh, growth.proposed, tau) if fresh else range(0)
     tree.set_unseen(node, _unseen(tree, node))
     for edge, child in zip(edges, fresh, strict=True):
         if child.finished:
@@ -182,12 +182,13 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     return list(edges)
 
 
-def _add(tree: Tree, problem: Problem, node: int, fresh: Sequence[Child], tau: float) -> range:
+def _add(tree: Tree, problem: Problem, node: int, fresh: Sequence[Child], proposed: int, tau: float) -> range:
+    """Add the children that are new of so many proposed."""
     block = tree.block(node)
     log_probs = [child.proposal.log_prob for child in fresh]
     scores = np.array([*(tree.log_probs[edge] for edge in block), *log_probs])
-    weights = np.array(
-        [*(float(tree.edges[edge]["prior"]) * len(block) for edge in block), *(c.proposal.prior * len(fresh) for c in fresh)]
+    weights = np.array(  # 1 for a step that was as probable as the mean of those it was proposed with
+        [*(float(tree.edges[edge]["prior"]) * len(block) for edge in block), *(child.proposal.prior * proposed for child in fresh)]
     )
     return tree.add(
         node,
