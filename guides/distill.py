@@ -40,8 +40,9 @@ def distill(
 
     The value label of a segment is k / n over the graded finished nodes at or below its end, k the sum of their outcomes; its count is
     n. A node that the method `sample` reached several times counts as often, because those were as many chains, and a chain of
-    it that ended unfinished (by an illegal step, too many of them, or the budget's end) is a failure; a tree search comes back to what it
-    likes, so there a finished node counts once.
+    it that ended unfinished (by an illegal step, too many of them, or the budget's end) is a failure, unless nobody could grade one that
+    finished, beside which failures alone would say too much; a tree search comes back to what it likes, so there a finished node counts
+    once.
     """
     check(policy, keep)
     k, n = _counts(trace, outcomes)
@@ -73,10 +74,11 @@ def _counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """float64 [nodes] each: the sum of the outcomes at or below each node, and how many they are."""
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)
-    if trace.method == CHAINS and graded.any():
+    if trace.method == CHAINS:
         reached = np.array([trace.usage.simulations, *trace.edge_visits[trace.node_edge[1:]]], np.float64)
         went_on = np.bincount(trace.edge_node, trace.edge_visits, len(n))
-        n = np.where(graded | ~trace.node_finished, np.maximum(reached - went_on, 0.0), 0.0)
+        told = graded if (trace.node_finished & ~graded).any() else graded | ~trace.node_finished
+        n = np.where(told, np.maximum(reached - went_on, 0.0), 0.0)
     k = np.where(graded, outcomes, 0.0) * n
     for node in range(len(n) - 1, 0, -1):  # a child stands behind its parent
         parent = trace.node_parent[node]

@@ -79,7 +79,7 @@ def test_labels_and_weights_are_those_of_all_chains(tree: tuple[Trace, np.ndarra
     visits = {int(child): int(count) for child, count in zip(trace.edge_child, trace.edge_visits, strict=True)}
     graded = [node for node in range(1, len(outcomes)) if not math.isnan(outcomes[node])]
     chains = [(node, outcomes[node]) for node in graded for _ in range(visits[node] if trace.method == CHAINS else 1)]
-    if trace.method == CHAINS and graded:  # those that ended unfinished
+    if trace.method == CHAINS and len(graded) == trace.node_finished.sum():  # those that ended unfinished
         reached = {**visits, 0: trace.usage.simulations}
         for node in np.flatnonzero(~trace.node_finished):
             went_on = sum(visits[child] for child in range(1, len(outcomes)) if trace.node_parent[child] == node)
@@ -138,6 +138,13 @@ def test_a_sampled_chain_that_ended_unfinished_is_a_failure() -> None:
     for method, labels in ((CHAINS, [(0.2, 5), (0.25, 4)]), ("my:tree", [(0.5, 2), (0.5, 2)])):
         trace = make([0, 1, 1], [4, 1, 1], [False, True, True], method, lost=1)
         example = distill(trace, outcomes, PROMPT, rng=np.random.default_rng(0))
+        assert [(segment.value, segment.count) for segment in example[:2]] == labels
+
+
+def test_failures_count_where_nothing_finished_and_not_beside_what_nobody_graded() -> None:
+    for finished, outcome, labels in ((False, math.nan, [(0, 5), (0, 4)]), (True, math.nan, []), (True, 0.0, [(0, 5), (0, 4)])):
+        trace = make([0, 1], [4, 3], [False, finished], CHAINS, lost=1)
+        example = distill(trace, np.array([math.nan, math.nan, outcome]), PROMPT, rng=np.random.default_rng(0))
         assert [(segment.value, segment.count) for segment in example[:2]] == labels
 
 
