@@ -13,28 +13,34 @@ import numpy as np
 
 from guides.grade import key_of, same
 from search.jobs import Job
-from search.problem import TextProblem
+from search.problem import Problem, TextProblem
 
 RESAMPLES = 10_000  #: of the bootstrap
 
 
 def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job], list[Job]]:
-    """(training, gate): a tenth of the different problems, at least one, by the hash of their keys; only such as can be graded.
+    """(training, gate): a tenth of the different problems, at least one, by the hash of their forms; only such as can be graded.
 
     Raises ValueError where fewer than two problems are different.
     """
-    can = sorted({key_of(job.problem) for job in jobs if gradable(job, targets)}, key=lambda key: hashlib.sha256(key.encode()).digest())
+    can = sorted({form_of(job.problem) for job in jobs if gradable(job, targets)}, key=lambda form: hashlib.sha256(form.encode()).digest())
     held = set(can[: max(1, len(can) // 10)])
-    training = [job for job in jobs if key_of(job.problem) not in held]
+    training = [job for job in jobs if form_of(job.problem) not in held]
     if not training or not held:
         raise ValueError(f"{len(can)} problem(s) that can be graded are too few to train and to hold one out: give at least two, or a gate")
-    return training, [job for job in jobs if key_of(job.problem) in held]
+    return training, [job for job in jobs if form_of(job.problem) in held]
+
+
+def form_of(problem: Problem) -> str:
+    """Equal for problems that are the same but for how they are written: by their `canonical()` where they have one, else `key_of`."""
+    canonical = getattr(problem, "canonical", None)
+    return f"{type(problem).__module__}:{type(problem).__qualname__} {canonical()}" if canonical else key_of(problem)
 
 
 def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, str]) -> None:
     """Raises ValueError where gate and training share problems, with their count, or where nobody could grade one of the gate."""
-    trained = {key_of(job.problem) for job in jobs}
-    both = [job.id for job in gate if key_of(job.problem) in trained]
+    trained = {form_of(job.problem) for job in jobs}
+    both = [job.id for job in gate if form_of(job.problem) in trained]
     if both:
         raise ValueError(f"{len(both)} of {len(gate)} gate problems are training problems too (the first: {both[0]!r}): remove them")
     unknown = [job.id for job in gate if not gradable(job, targets)]

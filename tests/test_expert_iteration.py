@@ -38,6 +38,7 @@ from search.budget import Budget
 from search.cli import main
 from search.jobs import Job, Results
 from search.problem import TextProblem
+from search.problems.countdown import Countdown
 from search.solver import seed_of
 from search.trace import Trace
 
@@ -347,6 +348,17 @@ def test_a_tenth_is_held_out_by_problem_whatever_the_order():
     assert len(hold_out(jobs[:2], targets)[1]) == 1
     with pytest.raises(ValueError, match="at least two"):
         hold_out(jobs[:1], targets)
+
+
+def test_a_problem_written_in_another_way_is_the_same_at_the_gate():
+    hands = [(1, 2, 3, 4), (3, 5, 7, 9), (2, 6, 8, 9)]
+    jobs = [Job("".join(map(str, hand)), Countdown(hand, 24)) for numbers in hands for hand in (numbers, numbers[::-1])]
+    training, gate = hold_out(jobs, {})
+    assert len(gate) == 2 and gate[0].problem.numbers == gate[1].problem.numbers[::-1]
+    check_gate(training, gate, {})
+    with pytest.raises(ValueError, match="1 of 1 gate problems are training problems too"):
+        check_gate(jobs[:1], jobs[1:2], {})
+    check_gate(jobs[:1], [Job("another", Countdown((1, 2, 3, 4), 36))], {})
 
 
 def test_outcomes_are_verdicts_and_targets():
