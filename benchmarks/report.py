@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import statistics
 from collections import defaultdict
@@ -186,11 +187,14 @@ def compare(first: Sequence[Row], second: Sequence[Row], two_level: bool = False
 
 
 def against_first(rows: Sequence[Row]) -> str:
-    """Markdown: a table a task, the difference of each method to the first one of the file."""
+    """Markdown: a table a task, the difference of each method to the first one of the file; of none that has nothing in common with it."""
     parts = []
     for task, methods in by_method(rows).items():
         (name, base), *others = methods.items()
-        found = {other: differences(own, base) for other, own in others}
+        found = {}
+        for other, own in others:
+            with contextlib.suppress(ValueError):
+                found[other] = differences(own, base)
         columns = list(dict.fromkeys(what for own in found.values() for what in own))
         lines = [
             f"{task}, points more than {name} [95 % paired interval]",

@@ -357,6 +357,14 @@ def test_a_paired_comparison_finds_a_planted_difference(tmp_path):
     assert report.compare(methods["b"], methods["a"]).splitlines()[0].startswith("100 tokens: -25.0")
 
 
+def test_methods_with_nothing_in_common_are_reported_but_not_compared(tmp_path):
+    cells = [(f"p{i}", run, f"tokens={most}", 0, i % 2, "", "a", most) for i in range(6) for run, most in (("a", 60), ("b", 120))]
+    found = written(tmp_path / "r.csv", *cells)
+    assert "| a | 6 | 50.0" in report.report(found) and report.against_first(found) == ""
+    both = written(tmp_path / "s.csv", *cells, *((f"p{i}", "c", "tokens=60", 0, 1, "", "a", 60) for i in range(6)))
+    assert "| c | +50.0" in report.against_first(both) and "| b |" not in report.against_first(both)
+
+
 def test_seeds_are_averaged_within_a_problem_and_paired(tmp_path):
     cells = [solved(f"p{i}", run, 90, int(seed or run == "a"), seed) for i in range(50) for seed in (0, 1) for run in ("a", "b")]
     cells += [solved(f"p{i}", "greedy", 18) for i in range(50)]
