@@ -263,7 +263,7 @@ def test_the_child_s_error_is_ours(base: Path, file: Path, traces: Path, tmp_pat
 
 
 def test_a_killed_training_takes_its_child_along_and_goes_on(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
-    targets, options = read_targets(file), {**TRAINING, "steps": 120, "save_steps": 8}
+    targets, options = read_targets(file), {**TRAINING, "steps": 60, "save_steps": 4}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(learn, "run_training", train.main)
         whole = train_guide(traces, targets, base, tmp_path / "whole", options, settings=SETTINGS)
@@ -280,14 +280,13 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(base: Path, file: P
     while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert time.monotonic() < deadline, "the child goes on without its parent"
-    examples = (work / "examples.npz").stat().st_mtime_ns
     kept = max(int(path.parent.name.split("-")[1]) for path in work.glob("checkpoint-*/complete"))
-    assert 8 <= kept < 120
+    assert 4 <= kept < 60
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(learn, "prepare", lambda *a, **k: seen.append(1))
         train_guide(traces, targets, base, tmp_path / "new", options, settings=SETTINGS)
-    assert not seen and examples, "the examples were there"
+    assert not seen, "the examples were there"
     for name in ("model.safetensors", "value_head.safetensors"):
         assert (tmp_path / "new" / name).read_bytes() == (whole / name).read_bytes(), name
 
