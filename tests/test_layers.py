@@ -42,7 +42,12 @@ SANCTIONED = {
 KERNELS = {"search.jit", "search.kernels", "search.problems.countdown_paths"}  # what may import numba
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"}  # what `search` never imports
 LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}  # what `search` imports inside functions only,
-TERMINAL = {"search.cli": {"typer", "rich"}, "search.cli_bench": {"typer"}, "search.cli_train": {"typer"}, "search.view": {"rich"}}  # but for what these two are made of
+TERMINAL = {  # but for what these are made of
+    "search.cli": {"typer", "rich"},
+    "search.cli_bench": {"typer"},
+    "search.cli_train": {"typer"},
+    "search.view": {"rich"},
+}
 TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "benchmarks/tasks.py")  # where the built-in kinds of problem may be named
 
 
