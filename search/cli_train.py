@@ -50,6 +50,9 @@ Batch = Annotated[int, typer.Option(min=1, help="Examples that are computed at o
 Accumulation = Annotated[int, typer.Option(min=1, help="Batches of an update.")]
 Rate = Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")]
 Optimized = Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")]
+ValueWeight = Annotated[
+    float | None, typer.Option(min=0, help="Weight of the value head's loss beside that of imitation. Default: 0.5; less spares the policy.")
+]
 Delimiter = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")]
 StepTokens = Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")]
 MaxSteps = Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")]
@@ -92,6 +95,7 @@ def train_guide(
     accumulation: Accumulation = 1,
     lr: Rate = None,
     optimizer: Optimized = Optimizer.adamw,
+    value_weight: ValueWeight = None,
     off_policy: Annotated[bool, typer.Option("--off-policy", help="Take traces that another model with the same tokenizer made.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
     delimiter: Delimiter = None,
@@ -104,7 +108,10 @@ def train_guide(
     tell()
     add_working_folder()
     settings = _given(delimiter=unescape(delimiter), prompt=unescape(prompt), answer=answer, step_tokens=step_tokens, max_steps=max_steps)
-    options = _given(tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr)
+    options = _given(
+        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr,
+        value_weight=value_weight,
+    )  # fmt: skip
     read = import_ours("guides.grade").read_targets
     _done(
         import_ours("guides.learn").train_guide(
@@ -155,6 +162,7 @@ def train_iterate(
     accumulation: Accumulation = 1,
     lr: Rate = None,
     optimizer: Optimized = Optimizer.adamw,
+    value_weight: ValueWeight = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
     delimiter: Delimiter = None,
     step_tokens: StepTokens = None,
@@ -177,7 +185,10 @@ def train_iterate(
         temperature=temperature,
     )  # fmt: skip
     engine = {"device": device, "dtype": dtype, "slots": slots}
-    training = _given(tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr)
+    training = _given(
+        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr,
+        value_weight=value_weight,
+    )  # fmt: skip
     search = search_arguments(method, budget, None, seed, option or [])
     options = {name: setting for name, setting in search.items() if name not in ("method", "budget", "seed", "choose")}
     model = Model(guide, None, answer, engine, language).checked()
