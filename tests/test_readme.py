@@ -86,7 +86,7 @@ def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> N
 
     from search.cli import app
 
-    parts = [section("On the command line"), section("Training on your own problems")]
+    parts = [section(name) for name in ("On the command line", "Training on your own problems", "Benchmarks on your own problems")]
     commands = [line.split("   #")[0] for part in parts for block in blocks("sh", part) for line in block.splitlines()]
     assert len(commands) >= 11
     for line in commands:

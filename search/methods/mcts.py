@@ -24,12 +24,12 @@ def mcts(
     meter: Meter,
     rng: np.random.Generator,
     *,
-    branch: int = 4,
+    branch: int = 1,
     leaves: int = 8,
-    c_puct: float = 1.25,
+    c_puct: float = 1.5,
     fpu_reduction: float = 0.0,
     tau: float = 1.0,
-    widen: float = 0.5,
+    widen: float = 1.0,
     lookahead: float = 0.5,
 ) -> Asks[Tree]:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
