@@ -111,6 +111,21 @@ def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
     return not any(chains.mistakes(problem, tuple(steps))) if isinstance(problem, Chains) else None
 
 
+def state_right(problem: Problem, state: Sequence[Any]) -> float | None:
+    """Is a chain without mistake so far, can a puzzle's target still be reached through whole numbers? 1.0 or 0.0; None: not known.
+
+    As a checker: copse train iterate --checker benchmarks.tasks:state_right ...
+    """
+    if isinstance(problem, Chains):
+        return float(not any(chains.mistakes(problem, tuple(state))))
+    if not isinstance(problem, Countdown):
+        return None
+    left = problem.left(tuple(state))
+    if any(number < 0 or number.denominator > 1 for number in left):
+        return None
+    return float(Fraction(problem.target) in _reachable(left, True))
+
+
 def identity(problem: Problem) -> str:
     """Name of a problem in results: its canonical form where it has one, else its statement."""
     canonical = getattr(problem, "canonical", None)

@@ -27,11 +27,13 @@ def distill(
     policy: str = "solutions",
     keep: int = 10,
     rng: np.random.Generator,
+    exact: np.ndarray | None = None,
 ) -> list[Segment]:
     """One example of one trace; [] where there is nothing to learn from it.
 
     outcomes  float64 [nodes], in [0, 1], nan: not graded (`guides.grade`)
     prompt    the tokens that the policy read before the first step
+    exact     float64 [nodes], in [0, 1]: labels of a checker (`guides.grade`), which stand instead of the following; nan: none
     policy    what is imitated, the weights:
         "solutions"  up to `keep` different right chains (outcome 1), drawn by `rng`; the weight of a step is the share of them that go
                      through it, so every solved problem weighs the same (ReST-EM, Singh et al. 2023, keeps 10 a problem)
@@ -47,6 +49,9 @@ def distill(
     check(policy, keep)
     k, n = _counts(trace, outcomes)
     weights = _visit_shares(trace) if policy == "visits" else _chain_shares(trace, outcomes, policy == "all", keep, rng)
+    if exact is not None:
+        told = ~np.isnan(exact)
+        k, n = np.where(told, exact, k), np.where(told, math.inf, n)
     place = {0: 0}  # node -> the segment that ends there
     segments = [Segment(tuple(prompt), 0.0, *_label(k[0], n[0], parent=-1))]
     for node in range(1, len(trace.node_parent)):
@@ -66,8 +71,8 @@ def check(policy: str, keep: int) -> None:
 
 
 def _label(k: float, n: float, parent: int) -> tuple[float, int, float]:
-    """Value, parent and count of a segment."""
-    return (float(k / n), parent, float(n)) if n else (math.nan, parent, 0.0)
+    """Value, parent and count of a segment. n = inf: k is an exact label."""
+    return (float(k if math.isinf(n) else k / n), parent, float(n)) if n else (math.nan, parent, 0.0)
 
 
 def _counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

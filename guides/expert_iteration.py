@@ -140,7 +140,7 @@ class _Run:
         folder, part, plan = self._folder(number), self._folder(number) / "examples.part.npz", self.plan
         keys = [key_of(job.problem) for job in self._jobs(number)]
         targets = {key: self.targets[key] for key in keys if key in self.targets}
-        chosen = {"policy": plan.policy, "keep": plan.keep, "seed": plan.seed + number}
+        chosen = {"policy": plan.policy, "keep": plan.keep, "checker": plan.checker, "seed": plan.seed + number}
         try:
             report = prepare(folder / "traces", targets, self._accepted(number), part, **chosen)
         except ValueError as error:

@@ -1,15 +1,19 @@
 """Grading: labels meet traces here, after the search, and nowhere else in this package.
 
-A targets file is the problems file of `copse solve --input` with a "target" in each line whose problem cannot verify itself.
+A targets file is the problems file of `copse solve --input` with a "target" in each line whose problem cannot verify itself. A task that
+has more than answers may have a checker, a function of a problem and a state, that tells of every state whether it is right.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +23,8 @@ from search.trace import Trace
 
 _NUMBER = re.compile(r"([-+]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,400})?(?:\.[0-9]{0,400})?)(?: ?/ ?([0-9]{1,400}))?")
 _TEXT = f"{TextProblem.__module__}:{TextProblem.__qualname__}"
+
+Checker = Callable[[Problem, Any], float | None]  #: (problem, state) -> probability of success in [0, 1], exact; None: cannot tell
 
 
 def key_of(problem: Problem | Trace) -> str:
@@ -88,3 +94,27 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
         states = trace.states(problem)
         outcomes[open_ended] = [float(same(problem.answer(states[node]), target)) for node in open_ended]
     return outcomes
+
+
+def checker_of(path: str | None) -> Checker | None:
+    """The checker that "module:function" names. Raises ValueError where there is none."""
+    if path is None:
+        return None
+    module, _, name = path.partition(":")
+    try:
+        checker = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot load the checker {path!r} ({error}): write it as module:function of an importable module") from None
+    if not callable(checker):
+        raise ValueError(f"the checker {path!r} is no function: name one of a problem and a state")
+    return checker
+
+
+def checked(trace: Trace, checker: Checker) -> np.ndarray:
+    """float64 [nodes], in [0, 1]: what the checker says of each state; nan where it cannot tell. Raises ValueError for anything else."""
+    problem = trace.problem()
+    said = [checker(problem, state) for state in trace.states(problem)]
+    labels = np.array([math.nan if label is None else float(label) for label in said])
+    if not np.all(np.isnan(labels) | ((labels >= 0) & (labels <= 1))):
+        raise ValueError(f"the checker said {np.nanmax(np.abs(labels))} of a state: it must give a number in [0, 1], or None")
+    return labels

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from guides.distill import check, distill, split
 from guides.examples import Segment, write_examples
-from guides.grade import grade, key_of
+from guides.grade import checked, checker_of, grade, key_of
 from guides.loading import locate
 from guides.prompts import prompt_tokens
 from guides.train import FULL, INTERRUPTED, MISUSE, REPORT, Options, check_installed
@@ -48,6 +48,7 @@ def prepare(
     keep: int = 10,
     seed: int = 0,
     off_policy: bool = False,
+    checker: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Grade and distil all traces of a folder into one file of examples; what was counted.
@@ -56,6 +57,7 @@ def prepare(
     base        the checkpoint that is to be trained: its tokenizer and prompt made the traces
     policy, keep  as in `guides.distill`; a problem that was searched several times weighs as much as one that was searched once
     off_policy  take traces of another guide with the same tokenizer, too (ReST-EM trains the base again on samples of later guides)
+    checker     "module:function" of a problem and a state that labels every state exactly (`guides.grade.Checker`)
     settings    prompt, delimiter and answer of the search where they were not those of the base's guide.json
 
     Returns {"traces", "problems", "graded", "solved" (problems each), "outcomes", "right" (finished nodes), "solutions" (right ones at
@@ -63,6 +65,7 @@ def prepare(
     nothing can be learnt from.
     """
     check(policy, keep)
+    judge = checker_of(checker)
     found = Trace.load(traces)
     if not found:
         raise ValueError(f"there is no readable trace in {traces}: give a folder that copse solve --traces wrote")
@@ -76,10 +79,14 @@ def prepare(
     _warn_of_unused(targets, found)
 
     outcomes = [grade(trace, targets.get(key_of(trace)), known.get("answer")) for trace in found]
+    exact = [None if judge is None else checked(trace, judge) for trace in found]
+    for trace, graded, labels in zip(found, outcomes, exact, strict=True):
+        if labels is not None:
+            np.copyto(graded, labels, where=trace.node_finished & ~np.isnan(labels))
     report = _count(found, outcomes, keep)
     examples, rng = [], np.random.default_rng(seed)
-    for trace, graded, child in zip(found, outcomes, rng.spawn(len(found)), strict=True):
-        examples.append(distill(trace, graded, reader.prompt(trace), policy=policy, keep=keep, rng=child))
+    for trace, graded, labels, child in zip(found, outcomes, exact, rng.spawn(len(found)), strict=True):
+        examples.append(distill(trace, graded, reader.prompt(trace), policy=policy, keep=keep, rng=child, exact=labels))
     examples = [part for example in _even(found, examples) if example for part in split(example, LONGEST)]
     write_examples(out_file, examples, seed=seed)
     flat = [segment for example in examples for segment in example]
@@ -98,6 +105,7 @@ def train_guide(
     keep: int = 10,
     seed: int = 0,
     off_policy: bool = False,
+    checker: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Train `base` on traces into the checkpoint `out`, which `guides.load` takes; returns `out`.
@@ -112,7 +120,8 @@ def train_guide(
     check_settings({"format": 1, **settings}, "the settings of the new guide")
     options = {"seed": seed, **(options or {})}
     check_installed(Options(**options))
-    chosen = {"policy": policy, "keep": keep, "seed": seed, "off_policy": off_policy}
+    checker_of(checker)
+    chosen = {"policy": policy, "keep": keep, "seed": seed, "off_policy": off_policy, "checker": checker}
     run = {"traces": str(traces), "targets": _digest(targets), "base": version(folder), **chosen, "settings": settings, "options": options}
     if out.exists() and out.samefile(folder):
         raise ValueError(f"{out} is the checkpoint to start from: choose another folder for the new one")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guides.distill import check
+from guides.grade import checker_of
 from guides.train import check_installed, fine_tuning
 from models.checkpoint import SETTINGS, check_settings
 from search.budget import Budget
@@ -23,6 +24,7 @@ class Plan:
     engine           device, dtype, slots
     per_round        problems that a round searches, the next ones of the list each time; None: all
     policy, keep     what is imitated, and most solutions of a problem (`guides.distill`)
+    checker          "module:function" that labels every state exactly (`guides.grade`), None: labels are shares of right ends
     window           rounds whose examples are trained on;  seed_examples: files of examples that are trained on in every round
     restart          train from the base instead of the accepted guide
     training         options of `guides.train.fine_tuning`
@@ -39,6 +41,7 @@ class Plan:
     per_round: int | None = None
     policy: str = "solutions"
     keep: int = 10
+    checker: str | None = None
     window: int = 1
     seed_examples: Sequence[str | Path] = ()
     restart: bool = False
@@ -49,6 +52,7 @@ class Plan:
         check_options(method_of(self.method), dict(self.options))
         check_installed(fine_tuning(**self.training))
         check(self.policy, self.keep)
+        checker_of(self.checker)
         check_settings({"format": 1, **self.settings}, "how the model is asked")
         if min(1 if self.per_round is None else self.per_round, self.window) < 1:
             raise ValueError("per_round and window are whole numbers from 1 on: correct them")

@@ -44,6 +44,10 @@ class Optimizer(StrEnum):
 Tuned = Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")]
 Imitated = Annotated[Policy, typer.Option(help="Imitate right solutions, the visits of a tree search, or all that was finished.")]
 Kept = Annotated[int, typer.Option(min=1, help="Most solutions of a search that are imitated.")]
+Checked = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="Labels every state exactly: a function of problem and state, in [0, 1] or None."),
+]
 Epochs = Annotated[float, typer.Option(help="Passes through the examples.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")]
 Batch = Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")]
@@ -51,7 +55,7 @@ Accumulation = Annotated[int, typer.Option(min=1, help="Batches of an update.")]
 Rate = Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")]
 Optimized = Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")]
 ValueWeight = Annotated[
-    float | None, typer.Option(min=0, help="Weight of the value head's loss beside that of imitation. Default: 0.5; less spares the policy.")
+    float | None, typer.Option(min=0, help="Weight of the value head's loss beside imitation's. Default: 0.5; less spares the policy.")
 ]
 Delimiter = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")]
 StepTokens = Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")]
@@ -89,6 +93,7 @@ def train_guide(
     tune: Tuned = Tune.full,
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
+    checker: Checked = None,
     epochs: Epochs = 2.0,
     steps: Steps = None,
     batch: Batch = 8,
@@ -122,6 +127,7 @@ def train_guide(
             options,
             policy=policy.value,
             keep=keep,
+            checker=checker,
             seed=seed,
             off_policy=off_policy,
             settings=settings,
@@ -155,6 +161,7 @@ def train_iterate(
     restart: Annotated[bool, typer.Option("--restart", help="Train the first model anew each round, not the accepted one.")] = False,
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
+    checker: Checked = None,
     tune: Tuned = Tune.full,
     epochs: Epochs = 2.0,
     steps: Steps = None,
@@ -207,6 +214,7 @@ def train_iterate(
         per_round=per_round,
         policy=policy.value,
         keep=keep,
+        checker=checker,
         window=window,
         seed_examples=[str(path.resolve()) for path in examples or []],
         restart=restart,

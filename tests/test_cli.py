@@ -243,7 +243,7 @@ def test_train_guide_hands_its_flags_over(capsys, monkeypatch, tmp_path):
     needed = ["train", "guide", "--from", tmp_path / "t", "--base", "b", "--out", tmp_path / "g"]
     training = {"tune": "full", "optimizer": "adamw", "epochs": 2.0, "batch": 8, "accumulation": 1}
     assert run(capsys, *needed)[0] == 0
-    distilling = {"policy": "solutions", "keep": 10, "seed": 0, "off_policy": False, "settings": {}}
+    distilling = {"policy": "solutions", "keep": 10, "checker": None, "seed": 0, "off_policy": False, "settings": {}}
     assert calls.pop() == ((tmp_path / "t", {}, "b", tmp_path / "g", training), distilling)
     more = [
         "--targets",

@@ -148,6 +148,13 @@ def test_failures_count_where_nothing_finished_and_not_beside_what_nobody_graded
         assert [(segment.value, segment.count) for segment in example[:2]] == labels
 
 
+def test_exact_labels_stand_instead_of_counts() -> None:
+    outcomes, exact = np.array([math.nan, math.nan, 1.0, 0.0]), np.array([1.0, 0.0, math.nan, 1.0])
+    trace = make([0, 1, 1], [2, 1, 1], [False, True, True], CHAINS)
+    example = distill(trace, outcomes, PROMPT, rng=np.random.default_rng(0), exact=exact)
+    assert [(segment.value, segment.count) for segment in example] == [(1.0, math.inf), (0.0, math.inf), (1.0, 1.0), (1.0, math.inf)]
+
+
 def test_sampled_chains_count_each_and_a_tree_search_counts_leaves() -> None:
     """Three chains that are the same and wrong, and one that is right: 1 of 4 for `sample`, 1 of 2 for a tree search."""
     outcomes = np.array([math.nan, 0.0, 1.0])

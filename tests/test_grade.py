@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_distill import make
 
-from guides.grade import grade, key_of, read_targets, same
+from guides.grade import checked, checker_of, grade, key_of, read_targets, same
 from search.problem import TextProblem, TextStep
 from search.problems import parse
 
@@ -118,3 +118,15 @@ def test_a_chain_is_replayed_to_its_answer() -> None:
     """The answer stands in the whole chain, not in the last step."""
     trace = replace(make([0, 1], [1, 1], [False, True]), steps=(TextStep("The answer is 4", (1,)), TextStep("Done.", (2,), "end")))
     np.testing.assert_array_equal(grade(trace, "4"), [math.nan, math.nan, 1])
+
+
+def test_a_checker_labels_every_state_and_lucky_answers_are_wrong() -> None:
+    trace = make([0, 1, 0], [1, 1, 1], [False, True, True])  # steps "1" then "2", and "3"
+    said = checked(trace, lambda problem, state: None if not state else float(state[-1].text != "3"))
+    np.testing.assert_array_equal(said, [math.nan, 1.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        checked(trace, lambda problem, state: 2.0)
+    assert checker_of(None) is None and checker_of("math:sin") is math.sin
+    for path in ("math:nothing", "nothing.here:f", "math:pi", "math"):
+        with pytest.raises(ValueError, match="checker"):
+            checker_of(path)

@@ -122,6 +122,10 @@ def head_value(folder: Path, trace: Trace, node: int) -> float:
     return float(head(model.model(torch.tensor([ids])).last_hidden_state[0, -1:])[0])
 
 
+def nothing_is_right(problem: Any, state: Any) -> float:
+    return 0.0
+
+
 def test_prepare_counts_and_every_solved_problem_weighs_the_same(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
     targets = read_targets(file)
     report = prepare(traces, targets, base, tmp_path / "e.npz", keep=2, settings=SETTINGS)
@@ -145,6 +149,8 @@ def test_prepare_counts_and_every_solved_problem_weighs_the_same(base: Path, fil
     assert both["problems"] == 18 and both["traces"] == 36
     total = [float(ExampleFile(tmp_path / name).weights.sum()) for name in ("e.npz", "f.npz")]
     assert total[1] == pytest.approx(total[0], rel=0.05), "a problem that was searched twice weighs no more"
+    with pytest.raises(ValueError, match="are wrong"):
+        prepare(traces, targets, base, tmp_path / "h.npz", keep=2, settings=SETTINGS, checker=f"{__name__}:nothing_is_right")
     prepare(traces, targets, base, tmp_path / "g.npz", keep=2, settings=SETTINGS)
     assert (tmp_path / "g.npz").read_bytes() == (tmp_path / "e.npz").read_bytes(), "the same seed gives the same examples"
 

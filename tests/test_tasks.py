@@ -8,7 +8,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.tasks import SIZES, TASKS, UNSEEN, steps_right, target_of, training
+from benchmarks.tasks import SIZES, TASKS, UNSEEN, state_right, steps_right, target_of, training
 from guides.grade import key_of, read_targets
 from search.jobs import read_jobs
 from search.problem import TextStep
@@ -41,6 +41,19 @@ def test_files_of_training_and_gate_do_not_meet_each_other_or_a_task() -> None:
     assert len(forms) == len(trained) and not forms & {p.canonical() for p in held}  # type: ignore[attr-defined]
     measured = {p.canonical() for name in ("game24", "chains", "countdown-hard") for p in TASKS[name]()}  # type: ignore[attr-defined]
     assert not measured & (forms | {p.canonical() for p in held})  # type: ignore[attr-defined]
+
+
+def test_the_checker_knows_dead_ends_and_mistakes() -> None:
+    puzzle = Countdown((4, 7, 8, 8), 24)
+    lines = ["8/8=1", "7-1=6", "6*4=24"]
+    for n in range(4):
+        assert state_right(puzzle, [TextStep(line) for line in lines[:n]]) == 1.0
+    for dead in (["8-8=0", "0*7=0"], ["8/8=1", "7-1=6", "6+4=10"]):
+        assert state_right(puzzle, [TextStep(line) for line in dead]) == 0.0
+    assert state_right(puzzle, [TextStep("4-7=(-3)")]) is None
+    (problem,) = TASKS["chains-validation"]()[:1]
+    right = [TextStep(line) for line in solution(problem)]  # type: ignore[arg-type]
+    assert state_right(problem, right) == state_right(problem, []) == 1.0 and state_right(problem, [TextStep("z=y*x"), *right]) == 0.0
 
 
 def test_a_file_can_be_read_as_jobs_with_targets(tmp_path: Path) -> None:
