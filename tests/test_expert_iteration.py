@@ -76,7 +76,7 @@ def fake_load(path, **language):
     return scripted_guide(answer, value=False)
 
 
-def fake_prepare(traces, targets, base, out_file, *, policy, keep, seed):
+def fake_prepare(traces, targets, base, out_file, *, policy, keep, checker, seed):
     """As the real one: right chains are counted, and all that matters of the traces goes into the file."""
     found = Trace.load(traces)
     right = [np.nansum(grade(trace, targets.get(key_of(trace)))) for trace in found]

@@ -31,7 +31,7 @@ def test_a_trace_is_the_tree(solutions):
         edge = int(trace.node_edge[node])
         assert trace.edge_child[edge] == node and trace.edge_node[edge] == trace.node_parent[node]
         assert trace.edge_visits[edge] == tree.visits(node)
-    assert trace.options["branch"] == 4 and trace.method == "search.methods.mcts:mcts" and trace.version == "fake"
+    assert trace.options["branch"] == 1 and trace.method == "search.methods.mcts:mcts" and trace.version == "fake"
     assert "target" not in trace.options and trace.arguments["numbers"]
 
 

@@ -133,7 +133,8 @@ class _Search:
             return math.nan
         self.failures[leaf] = 0
         self.barren[leaf] = 0 if edges else self.barren[leaf] + self.branch
-        if self.barren[leaf] >= BARREN or not growth.proposed or not (growth.children or before):  # the last: all were illegal
+        hopeless = leaf > 0 and not growth.children and not before  # all were illegal; the root, on which all depends, is asked longer
+        if self.barren[leaf] >= BARREN or not growth.proposed or hopeless:
             if widened:
                 tree.fill_up(leaf)
             elif self.problem.players == 1:
