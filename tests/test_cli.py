@@ -261,11 +261,33 @@ def test_train_guide_hands_its_flags_over(capsys, monkeypatch, tmp_path):
         r"\n",
         "--seed",
         3,
+        "--checker",
+        "math:sin",
+        "--value-weight",
+        0.25,
     ]
     assert run(capsys, *needed, *more)[0] == 0
-    training |= {"tune": "lora", "lr": 0.5, "steps": 7}
-    distilling |= {"policy": "visits", "seed": 3, "off_policy": True, "settings": {"delimiter": "\n"}}
+    training |= {"tune": "lora", "lr": 0.5, "steps": 7, "value_weight": 0.25}
+    distilling |= {"policy": "visits", "checker": "math:sin", "seed": 3, "off_policy": True, "settings": {"delimiter": "\n"}}
     assert calls.pop() == ((tmp_path / "t", {"key": "p.jsonl"}, "b", tmp_path / "g", training), distilling)
+
+
+def test_train_iterate_hands_its_flags_over(capsys, monkeypatch, tmp_path):
+    import guides.expert_iteration as iteration
+
+    calls = []
+    monkeypatch.setattr(iteration, "expert_iteration", lambda *given, **named: calls.append((given, named)) or given[3])
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"problem": "Use 1, 2 and 3 to make 6."}\n')
+    needed = ["train", "iterate", "--guide", "builtin", "--input", file, "--rounds", 2, "--out", tmp_path / "run"]
+    assert run(capsys, *needed)[0] == 0
+    plan = calls.pop()[1]["plan"]
+    assert plan.checker is None and "value_weight" not in plan.training
+    assert run(capsys, *needed, "--checker", "math:sin", "--value-weight", 0.25, "--per-round", 5, "--option", "chains=4")[0] == 0
+    (guide, jobs, targets, out), named = calls.pop()
+    assert (guide, len(jobs), targets, out, named["rounds"], named["gate"]) == ("builtin", 1, {}, tmp_path / "run", 2, None)
+    plan = named["plan"]
+    assert (plan.checker, plan.per_round, plan.options, plan.training["value_weight"]) == ("math:sin", 5, {"chains": 4}, 0.25)
 
 
 # -- help, imports, versions

@@ -190,6 +190,16 @@ def test_a_restart_trains_the_base_and_a_window_reads_the_last_rounds(fake, tmp_
     assert searched == [statements[:8], statements[8:16], statements[16:] + statements[:4]]
 
 
+def test_the_checker_of_the_plan_labels_the_traces(fake, tmp_path, monkeypatch):
+    named = []
+    monkeypatch.setattr(loop, "prepare", lambda *args, **options: named.append(options["checker"]) or fake_prepare(*args, **options))
+    jobs, targets = sums(8)
+    expert_iteration(
+        checkpoint(tmp_path / "base", 0.3), jobs, targets, tmp_path / "out", rounds=1, plan=Plan(options=CHAINS, checker="math:sin")
+    )
+    assert named == ["math:sin"]
+
+
 def test_how_the_model_is_asked_is_written_into_the_guides(fake, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(loop, "load", lambda path, **options: asked.append(options) or fake_load(path))
@@ -441,10 +451,11 @@ def test_two_runs_at_once_are_refused(fake, tmp_path, monkeypatch):
         {"training": {"epochs": -1}},
         {"keep": 0},
         {"language": {"step_tokens": 0}},
+        {"checker": "nothing:here"},
     ],
 )
 def test_impossible_plans_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"correct|use one of|knows|give at least 1"):
+    with pytest.raises(ValueError, match=r"correct|use one of|knows|give at least 1|write it as"):
         Plan(**wrong)
 
 
