@@ -2,8 +2,9 @@
 
     python -m benchmarks.samples --task chains-validation --guide my-model --chains 128
 
-The chains are sampled once, without asking a verifier; every k up to N / 2 is estimated from them (`benchmarks.stats`), with 95 % intervals
-over problems. "steps" is pass@k where every step must be right, too, if the task can tell.
+The chains are sampled once, without asking a verifier; every k up to N is estimated from them (`benchmarks.stats`), with 95 % intervals
+over problems. "steps" is pass@k where every step must be right, too, if the task can tell. The last line says how well the guide's values
+tell right chains from wrong ones of the same problem (AUROC): below 0.75 choosing by value may do harm.
 """
 
 from __future__ import annotations
@@ -93,16 +94,27 @@ ESTIMATES: dict[str, Callable[[Sequence[Sample], int, int], float]] = {
 
 
 def report(found: dict[str, list[Sample]]) -> str:
-    """Markdown: per cent right, a line for each k = 1, 2, 4, ... up to half of the samples."""
+    """Markdown: per cent right, a line for each k = 1, 2, 4, ... up to all samples; then the AUROC of the values."""
     count = min(map(len, found.values()))
-    sizes = [2**i for i in range(count.bit_length()) if 2 ** (i + 1) <= count]
+    sizes = [2**i for i in range(count.bit_length())]
     told = any(sample.steps_right is not None for own in found.values() for sample in own)
     estimates = {name: estimate for name, estimate in ESTIMATES.items() if told or name != "steps"}
     lines = [f"| k of {count} | " + " | ".join(estimates) + " |", "|---" * (1 + len(estimates)) + "|"]
     for k in sizes:
         rates = [[estimate(own, k, seed) for seed, own in enumerate(found.values())] for estimate in estimates.values()]
         lines.append(f"| {k} | " + " | ".join(str(stats.bootstrap(np.array(rate)) * 100) for rate in rates) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _told_apart(found)])
+
+
+def _told_apart(found: dict[str, list[Sample]]) -> str:
+    """How well values tell right chains from wrong ones: within a problem, mean over those with both, and over all chains."""
+    finished = [[s for s in own if s.answer is not None] for own in found.values()]
+    within = np.array([stats.auroc([s.value for s in own], [s.right for s in own]) for own in finished])
+    within = within[~np.isnan(within)]
+    every = [s for own in finished for s in own]
+    pooled = stats.auroc([s.value for s in every], [s.right for s in every])
+    where = f"{len(within)} problems with right and wrong chains"
+    return f"AUROC of the values within a problem {stats.bootstrap(within) * 100} ({where}), over all {len(every)} chains {100 * pooled:.1f}"
 
 
 def main() -> None:

@@ -149,6 +149,20 @@ def majority_at_k(
     return float(((tied @ verdict) / np.maximum(tied.sum(axis=1), 1)).mean())
 
 
+def auroc(scores: Sequence[float], right: Sequence[bool]) -> float:
+    """Chance that a right sample is scored above a wrong one, equal scores counting half. In [0, 1]; nan where all are right or all wrong.
+
+    scores  none nan. The Mann-Whitney statistic by its mean ranks (Hanley and McNeil 1982)
+    """
+    values, good = np.asarray(scores, np.float64), np.asarray(right, bool)
+    if not good.any() or good.all():
+        return math.nan
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    rights = int(good.sum())
+    return float((ranks[good].sum() - rights * (rights + 1) / 2) / (rights * (len(good) - rights)))
+
+
 def _check(n: int, k: int) -> None:
     if not 1 <= k <= n:
         raise ValueError(f"k={k} of n={n} samples is impossible: give 1 <= k <= n")

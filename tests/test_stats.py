@@ -140,3 +140,12 @@ def test_the_slope_is_that_of_least_squares_and_finds_a_planted_one():
     found = stats.slope(compute, values)
     assert found.mean == pytest.approx(np.polyfit(np.log10(compute), values.mean(axis=0), 1)[0])
     assert found.low < 0.2 < found.high and found.high - found.low < 0.04
+
+
+def test_auroc_is_the_share_of_pairs_in_the_right_order():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        scores, right = rng.integers(0, 6, 30) / 5, rng.random(30) < 0.4
+        pairs = [(a > b) + 0.5 * (a == b) for a in scores[right] for b in scores[~right]]
+        assert stats.auroc(scores, right) == pytest.approx(np.mean(pairs))
+    assert np.isnan(stats.auroc([0.1, 0.2], [True, True])) and np.isnan(stats.auroc([0.1], [False]))

@@ -1,0 +1,98 @@
+"""The control of expert iteration that learns from the generator: a start trained on fresh paths, for as many tokens as a run read.
+
+    python -m benchmarks.controls start --tokens-of run --out paths
+
+The paths are those of the last stage of the recipe (`models/builtin/recipe.json`), from a seed that no training used; one pass, with
+the options of the run's own trainings. The other control, the same start trained on samples that nobody filtered, needs no command of
+its own: `copse solve --method sample --traces`, then `copse train guide --policy all`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from guides.builtin import encode, read_recipe
+from guides.examples import Segment, write_examples
+from guides.folders import write_json
+from guides.learn import run_training
+from models.checkpoint import resolve
+
+log = logging.getLogger(__name__)
+
+SEED = 1_000_003  #: of the paths; the stages of the recipe have small ones
+AT_ONCE = 1024  #: examples made between two looks at the count
+
+
+def accepted(run: Path) -> list[tuple[int, Path]]:
+    """(number, checkpoint) of the base and of every accepted round of a run, in order. Raises ValueError where there is no run."""
+    verdicts = sorted(run.glob("round-*/gate.json"))
+    if not verdicts:
+        raise ValueError(f"{run} holds no finished round: give the folder of copse train iterate")
+    told = [path for path in verdicts if json.loads(path.read_text())["accepted"]]
+    return [(int(path.parent.name.partition("-")[2]), path.parent / "checkpoint") for path in told]
+
+
+def spent(run: Path) -> tuple[int, dict[str, Any]]:
+    """Tokens that the accepted rounds of a run trained on, and the options of their training."""
+    rounds = [folder for number, folder in accepted(run) if number]
+    if not rounds:
+        raise ValueError(f"{run} has no accepted round: there is nothing to compare with")
+    tokens = sum(json.loads((folder / "training.json").read_text())["tokens"] for folder in rounds)
+    return tokens, json.loads((rounds[-1].parent / "training.json").read_text())["options"]
+
+
+def fresh_paths(tokenizer: Any, tokens: int, seed: int = SEED) -> list[list[Segment]]:
+    """Examples of the recipe's last stage, in its shares, with `tokens` tokens or a few more."""
+    stage = read_recipe()["stages"][-1]
+    examples: list[list[Segment]] = []
+    count = shard = 0
+    while count < tokens:
+        for name, source in stage["data"].items():
+            given = {"progress": 1.0, **{key: value for key, value in source.items() if key != "share"}}
+            made = importlib.import_module(name).examples(seed, shard, round(source["share"] * AT_ONCE), **given)
+            examples += (more := list(encode(tokenizer, made)))
+            count += sum(len(segment.tokens) for example in more for segment in example)
+        shard += 1
+    kept = np.cumsum([sum(len(segment.tokens) for segment in example) for example in examples]) - tokens
+    order = np.random.default_rng(seed).permutation(len(examples))  # what is left out is of all kinds alike
+    return [examples[i] for i in order[: len(examples) - int((kept > 0).sum())]]
+
+
+def train_on_paths(start: Path, tokens: int, options: dict[str, Any], out: Path) -> Path:
+    """Train `start` for one pass through `tokens` tokens of fresh paths; the checkpoint, `out`. A killed run goes on."""
+    config, examples = out / "control.json", (out / "paths.npz").resolve()
+    if not config.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_examples(examples, fresh_paths(AutoTokenizer.from_pretrained(start), tokens), options.get("batch", 64))
+        options = {name: value for name, value in options.items() if name not in ("steps", "epochs")} | {"epochs": 1.0}
+        content = {"model": str(resolve(str(start))), "examples": [str(examples)], "out": str(out.resolve()), "options": options}
+        write_json(config, content)
+    run_training(config)
+    return out
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("start", type=Path)
+    parser.add_argument("--tokens-of", type=Path, required=True, help="a run of copse train iterate")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    try:
+        tokens, options = spent(args.tokens_of)
+        log.info("%s tokens, as the accepted rounds of %s", f"{tokens:,}", args.tokens_of)
+        log.info("the control is in %s", train_on_paths(args.start, tokens, options, args.out))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
