@@ -38,14 +38,14 @@ def checkpoints(run: Path, before: Sequence[str] = ()) -> list[tuple[str, Path, 
     base = _flops(chain[0][1])
     with (run / "rounds.csv").open(newline="") as file:
         spent = {int(row["round"]): float(row["total_flops"]) for row in csv.DictReader(file)}
-    return found + [(f"round {number}" if number else "start", folder, base + spent[number] if number else base) for number, folder in chain]
+    return found + [(f"round {n}" if n else "start", folder, base + spent[n] if n else base) for n, folder in chain]
 
 
 def _flops(folder: Path) -> float:
     try:
         return float(json.loads((folder / REPORT).read_text())["flops"])
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder / REPORT} does not say what the checkpoint cost ({error}): give a folder that was trained here") from None
+        raise ValueError(f"{folder / REPORT} does not say what the checkpoint cost ({error}): give one that was trained here") from None
 
 
 def measure(found: Sequence[tuple[str, Path, float]], task: Task, run: Run, budgets: Sequence[Limit], seeds: int, out: Path) -> bool:

@@ -113,8 +113,8 @@ def _told_apart(found: dict[str, list[Sample]]) -> str:
     within = within[~np.isnan(within)]
     every = [s for own in finished for s in own]
     pooled = stats.auroc([s.value for s in every], [s.right for s in every])
-    where = f"{len(within)} problems with right and wrong chains"
-    return f"AUROC of the values within a problem {stats.bootstrap(within) * 100} ({where}), over all {len(every)} chains {100 * pooled:.1f}"
+    inside = f"AUROC of the values within a problem {stats.bootstrap(within) * 100} ({len(within)} problems with right and wrong chains)"
+    return f"{inside}, over all {len(every)} chains {100 * pooled:.1f}"
 
 
 def main() -> None:

@@ -30,9 +30,7 @@ class Characters:
         return "".join(map(chr, tokens))
 
 
-def generated(
-    text: str, finish: str = "stop", value: float = 0.5, log_prob: float = -0.5, limit: int | None = None, delimiter: str = "\n"
-):
+def generated(text: str, finish: str = "stop", value: float = 0.5, log_prob: float = -0.5, limit: int | None = None, delimiter: str = "\n"):
     """A `Generated` that says `text`, its delimiter included when it stops; cut after `limit` tokens."""
     tokens = tuple(map(ord, text + (delimiter if finish == "stop" else "")))
     if limit is not None and len(tokens) > limit:
@@ -103,12 +101,6 @@ def scripted_guide(function=None, value: bool = True, slots: int = 64, shuffle: 
         if shuffle is None
         else Scripted(function or random_player(), slots=slots, shuffle=shuffle)
     )
-    loaded = Loaded(
-        engine, Characters(), {"delimiter": "\n", "step_tokens": 16, "max_steps": 8, "prompt": "{problem}\n"}, "fake", True
-    )
+    loaded = Loaded(engine, Characters(), {"delimiter": "\n", "step_tokens": 16, "max_steps": 8, "prompt": "{problem}\n"}, "fake", True)
     policy = LM(loaded, values=True, **lm)
-    return (
-        Guide(policy, PRM(loaded, policy=policy), budget=Budget(tokens=400))
-        if value
-        else Guide(policy, budget=Budget(tokens=400))
-    )
+    return Guide(policy, PRM(loaded, policy=policy), budget=Budget(tokens=400)) if value else Guide(policy, budget=Budget(tokens=400))

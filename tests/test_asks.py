@@ -220,9 +220,7 @@ def test_no_meter_is_exceeded_and_grants_do_not_depend_on_arrival(seed, tokens, 
     outcomes = []
     for shuffle, slots in ((0, 1), (1, 3), (2, 64)):
         meter = Meter(Budget(tokens=tokens, calls=calls))
-        outcomes.append(
-            (run(metered(search(meter), meter), names(slots=slots, shuffle=shuffle)), meter.usage.generated, meter.usage.calls)
-        )
+        outcomes.append((run(metered(search(meter), meter), names(slots=slots, shuffle=shuffle)), meter.usage.generated, meter.usage.calls))
         assert meter.usage.generated <= tokens and meter.usage.calls <= calls
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
@@ -239,9 +237,7 @@ def test_what_is_asked_beyond_a_grant_is_cut_or_refused():
     assert meter.usage.generated == 4
 
 
-@pytest.mark.parametrize(
-    "bad", [{}, {"tokens": 0}, {"tokens": -5}, {"tokens": 1.5}, {"seconds": float("nan")}, {"calls": True}]
-)
+@pytest.mark.parametrize("bad", [{}, {"tokens": 0}, {"tokens": -5}, {"tokens": 1.5}, {"seconds": float("nan")}, {"calls": True}])
 def test_impossible_budgets_are_refused(bad):
     with pytest.raises(ValueError, match="give"):
         Budget(**bad)
