@@ -130,13 +130,12 @@ def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.Mo
             assert all(text.count("make") + text.count("mod") == 1 for text in texts), "one prompt an example"
             problems = [parse(text[: text.index("\n") + 1]) for text in texts]
             puzzles, chains = ([p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains))
-            assert [len(puzzles), len(chains)] == {"countdown": [400, 0], "both": [160, 240], "settle": [280, 120]}[stage["name"]]
+            assert [len(puzzles), len(chains)] == {"countdown": [400, 0], "both": [160, 240]}[stage["name"]]
             assert all(p.split() == "train" for p in problems)
             assert not {p.target for p in puzzles} & set(countdown_paths.HELD_OUT)
             assert not {p.values[p.query] for p in chains} & set(countdown_paths.HELD_OUT)
             sizes[stage["name"], shard > 0] = [len(p.needed()) for p in chains]
-    easy, hard, longer, longest = (set(sizes[name, late]) for name in ("both", "settle") for late in (False, True))
-    assert easy == {1, 2, 3} and hard == {1, 2, 3, 4, 5, 6} and longer | longest == {3, 4, 5, 6, 7, 8}
+    assert set(sizes["both", False]) == {1, 2, 3} and set(sizes["both", True]) == {1, 2, 3, 4, 5, 6}
 
 
 def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +146,12 @@ def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(module, "examples", told)
     recipe = builtin.read_recipe()
     shards = [builtin._shards(tmp_path, recipe, stage) for stage in recipe["stages"]]
-    assert [list(one.make(4)) for one in shards] == [[]] * 3
-    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (8, 8192)]
+    assert [list(one.make(4)) for one in shards] == [[]] * 2
+    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192)]
     assert asked == [
         (countdown_paths, 1, 4, 8192, {"progress": 4 / 30}),
         (countdown_paths, 2, 4, 3277, {"progress": 0.8}),
         (chains_paths, 2, 4, 4915, {"progress": 4 / 17}),
-        (countdown_paths, 3, 4, 5734, {"progress": 0.8}),
-        (chains_paths, 3, 4, 2458, {"progress": 0.8, "operations": {"3": 0.1, "4": 0.15, "5": 0.2, "6": 0.25, "7": 0.2, "8": 0.1}}),
     ]
 
 
