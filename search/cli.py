@@ -73,7 +73,7 @@ def solve(
     guide: Annotated[str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin.")] = "builtin",
     value: Annotated[str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")] = None,
     choose: Annotated[Choice | None, typer.Option(help="Which answer to give. Default: a verified one, else the weighted vote.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same tree.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same tree; with --input, the same for each id.")] = 0,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method, such as branch=8. Can be repeated.")
     ] = None,
@@ -175,6 +175,7 @@ def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[
     """Solve what is not in `output` yet; the exit code speaks of all problems of the file."""
     import search
     from search.jobs import Finisher, Results, read_jobs
+    from search.solver import seed_of
 
     jobs = read_jobs(input, model.answer, model.check)
     results = Results(output)
@@ -184,7 +185,8 @@ def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[
     if waiting:
         guide = model.load()
         finisher = Finisher(waiting, results, writer, {**arguments, **model.language, "guide": guide.version})
-        search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, keep_trees=False, **arguments)
+        own = {**arguments, "seed": [seed_of(str(job.id), arguments["seed"]) for job in waiting]}
+        search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, keep_trees=False, **own)
         interrupted = finisher.interrupted
     results.close()
     good = sum(results.done.get(str(job.id), False) for job in jobs)

@@ -181,6 +181,18 @@ def test_a_restart_does_only_what_is_missing(capsys, tmp_path, scripted):
     assert "4 of 4 problems answered, 4 had been searched before" in err
 
 
+def test_every_line_has_random_numbers_of_its_own_whichever_others_are_there(capsys, tmp_path):
+    """With those of one seed for all, similar problems would get similar chains."""
+    lines = [{"id": name, "problem": PUZZLE} for name in "abc"]
+    together, alone = tmp_path / "t", tmp_path / "a"
+    for rows, folder in ((lines, together), (lines[1:2], alone)):
+        run(capsys, "--input", written(tmp_path / "p", *rows), "--output", tmp_path / f"{folder.name}.out", "--traces", folder)
+    trees = {trace.seed: [(step.text, step.tokens) for step in trace.steps[1:] if step] for trace in Trace.load(together)}
+    (lonely,) = Trace.load(alone)
+    assert len(trees) == 3 and len({repr(steps) for steps in trees.values()}) == 3
+    assert trees[lonely.seed] == [(step.text, step.tokens) for step in lonely.steps[1:] if step]
+
+
 def test_the_exit_code_counts_earlier_results(capsys, tmp_path):
     path, output = written(tmp_path / "p", {"id": "a", "problem": IMPOSSIBLE}), tmp_path / "o"
     assert run(capsys, "--input", path, "--output", output)[0] == 1
