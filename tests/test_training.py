@@ -111,7 +111,7 @@ def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
 
 
 OPTIONS = {"steps": 40, "batch": 4, "save_steps": 4, "warmup": 5, "compile": False, "precision": "float32"}
-STAGES = ("countdown", "both", "settle")
+STAGES = ("countdown", "both", "third")
 CHILD = """
 import sys, torch
 torch.set_num_threads(1)
@@ -126,11 +126,13 @@ def stamps(folder: Path, pattern: str) -> dict[str, int]:
 
 
 def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    """The recipe that is shipped, with a tiny model and few steps, killed in its first and in its second stage."""
+    """The recipe that is shipped and a third stage, with a tiny model and few steps, killed in its first and in its second stage."""
     recipe, out = tmp_path / "recipe.json", tmp_path / "killed"
     shape = {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 512}
     tiny_size = {"small": {"model": shape, "options": dict.fromkeys(STAGES, OPTIONS)}}
-    recipe.write_text(json.dumps({**json.loads(builtin.RECIPE.read_text()), "sizes": tiny_size}))
+    shipped = json.loads(builtin.RECIPE.read_text())
+    stages = [*shipped["stages"], {**shipped["stages"][-1], "name": STAGES[-1], "seed": 3}]
+    recipe.write_text(json.dumps({**shipped, "stages": stages, "sizes": tiny_size}))
     rng = random.Random(0)
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
