@@ -1,10 +1,12 @@
 """The control of expert iteration that learns from the generator: a start trained on fresh paths, for as many tokens as a run read.
 
     python -m benchmarks.controls start --tokens-of run --out paths
+    python -m benchmarks.controls start --tokens 1500000 --stage countdown --out seed.npz      # such a file of paths, and no training
 
-The paths are those of the last stage of the recipe (`models/builtin/recipe.json`), from a seed that no training used; one pass, with
-the options of the run's own trainings. The other control, the same start trained on samples that nobody filtered, needs no command of
-its own: `copse solve --method sample --traces`, then `copse train guide --policy all`.
+The paths are those of a stage of the recipe (`models/builtin/recipe.json`; of the last one, if none is named), from a seed that no
+training used; one pass, with the options of the run's own trainings. A file of paths serves `copse train iterate --examples`. The other
+control, the same start trained on samples that nobody filtered, needs no command of its own: `copse solve --method sample --traces`,
+then `copse train guide --policy all`.
 """
 
 from __future__ import annotations
@@ -49,15 +51,18 @@ def spent(run: Path) -> tuple[int, dict[str, Any]]:
     return tokens, json.loads((rounds[-1].parent / "training.json").read_text())["options"]
 
 
-def fresh_paths(tokenizer: Any, tokens: int, seed: int = SEED) -> list[list[Segment]]:
-    """Examples of the recipe's last stage, in its shares, with `tokens` tokens or a few more."""
-    stage = read_recipe()["stages"][-1]
+def fresh_paths(tokenizer: Any, tokens: int, stage: str | None = None, seed: int = SEED) -> list[list[Segment]]:
+    """Examples of a stage of the recipe, None: the last, in its shares, with about `tokens` tokens. Raises ValueError for no stage."""
+    stages = {one["name"]: one for one in read_recipe()["stages"]}
+    name = stage or list(stages)[-1]
+    if name not in stages:
+        raise ValueError(f"the recipe has no stage {name!r}: choose one of {', '.join(stages)}")
     examples: list[list[Segment]] = []
     count = shard = 0
     while count < tokens:
-        for name, source in stage["data"].items():
+        for module, source in stages[name]["data"].items():
             given = {"progress": 1.0, **{key: value for key, value in source.items() if key != "share"}}
-            made = importlib.import_module(name).examples(seed, shard, round(source["share"] * AT_ONCE), **given)
+            made = importlib.import_module(module).examples(seed, shard, round(source["share"] * AT_ONCE), **given)
             examples += (more := list(encode(tokenizer, made)))
             count += sum(len(segment.tokens) for example in more for segment in example)
         shard += 1
@@ -83,10 +88,18 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("start", type=Path)
-    parser.add_argument("--tokens-of", type=Path, required=True, help="a run of copse train iterate")
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--tokens-of", type=Path, help="a run of copse train iterate")
+    amount.add_argument("--tokens", type=int, help="write a file of so many tokens, and train nothing")
+    parser.add_argument("--stage", help="with --tokens: the stage of the recipe whose paths they are")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
+        if args.tokens:
+            paths = fresh_paths(AutoTokenizer.from_pretrained(args.start), args.tokens, args.stage)
+            write_examples(args.out, paths)
+            log.info("%d paths are in %s", len(paths), args.out)
+            return
         tokens, options = spent(args.tokens_of)
         log.info("%s tokens, as the accepted rounds of %s", f"{tokens:,}", args.tokens_of)
         log.info("the control is in %s", train_on_paths(args.start, tokens, options, args.out))

@@ -83,8 +83,8 @@ UNSEEN = frozenset({24, 36, 50})  #: targets that no problem of a file for train
 
 
 def chains_test() -> tuple[Chains, ...]:
-    """400 chains of `OPERATIONS` operations of the test split."""
-    return tuple(chains.generate(201, 400, OPERATIONS, 2, split="test"))
+    """300 chains of `OPERATIONS` operations of the test split."""
+    return tuple(chains.generate(201, 300, OPERATIONS, 2, split="test"))
 
 
 def chains_validation() -> tuple[Chains, ...]:

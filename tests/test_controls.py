@@ -50,11 +50,17 @@ def test_fresh_paths_are_as_long_as_asked_and_of_both_kinds():
     shares = {name.rpartition(".")[2]: source["share"] for name, source in read_recipe()["stages"][-1]["data"].items()}
     assert len(puzzles) / len(found) == pytest.approx(shares["countdown_paths"], abs=0.05)
     assert not {puzzle.target for puzzle in puzzles} & UNSEEN and all(p.split() == "train" for p in problems)
+    only = controls.fresh_paths(tokenizer, 30_000, "countdown")
+    assert all(isinstance(parse(tokenizer.decode(example[0].tokens).strip()), Countdown) for example in only)
+    with pytest.raises(ValueError, match="no stage 'none': choose one of countdown, both"):
+        controls.fresh_paths(tokenizer, 1000, "none")
 
 
 def test_the_control_trains_once_through_its_paths_with_the_options_of_the_run(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(controls, "fresh_paths", lambda tokenizer, tokens: made.append(tokens) or [[((1, 2), 1.0, 1.0, -1)]] * 4)
+    monkeypatch.setattr(
+        controls, "fresh_paths", lambda tokenizer, tokens, stage=None: made.append(tokens) or [[((1, 2), 1.0, 1.0, -1)]] * 4
+    )
     monkeypatch.setattr(controls, "run_training", lambda config: made.append(json.loads(Path(config).read_text())))
     monkeypatch.setattr(controls, "AutoTokenizer", type("Fake", (), {"from_pretrained": staticmethod(lambda path: None)}))
     monkeypatch.setattr(controls, "resolve", lambda path: path)
