@@ -126,7 +126,8 @@ def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: i
         head = ["method", "searches", *(_label(level) for level in columns), "mean tokens", "mean FLOPs", "rows a pass", *extra]
         lines = [f"{task}, per cent right within each budget [95 % interval over problems]", "", _line(head), "|---" * len(head) + "|"]
         for method, own in methods.items():
-            rates = [stats.bootstrap(means(table(own, within(level)))) * 100 for level in columns]
+            told = levels(own)  # a budget that this method was not given and cannot be read off stays empty
+            rates = [stats.bootstrap(means(table(own, within(level)) if level in told else {})) * 100 for level in columns]
             most = max(limit_of(row).amount for row in own)
             last = [row for row in own if limit_of(row).amount == most]
             cost = [f"{_mean(last, 'generated'):,.0f}", f"{_mean(last, 'flops'):.3g}", f"{_mean(last, 'rows'):.0f}"]

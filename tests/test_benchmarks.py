@@ -345,6 +345,14 @@ def test_each_budget_stands_for_itself_where_only_targets_tell(tmp_path):
     assert "| 500 tokens | 2,000 tokens |" in text and "75.0 [" in text and "25.0 [" in text and "100 tokens" not in text
 
 
+def test_a_budget_that_was_not_given_is_not_told_by_searches_without_an_answer(tmp_path):
+    """Of the larger budget only failures could be read off: a rate of them alone would be 0."""
+    cells = [(f"p{i}", "a", f"tokens={b}", 0, 1, "", "a", b) for b in (500, 2000) for i in range(4)]
+    cells += [(f"p{i}", "b", "tokens=2000", 0, int(i > 0), "", "a" if i else "", 2000) for i in range(4)]
+    line = report.report(written(tmp_path / "r.csv", *cells)).splitlines()[-1]
+    assert line.startswith("| b | 4 | - | 75.0 [")
+
+
 def test_a_paired_comparison_finds_a_planted_difference(tmp_path):
     """ "a" solves 150 within 100 tokens, "b" the first 100 of them, the next 50 at 300."""
     cells = [solved(f"p{i}", run, t, int(i < 150)) for i in range(200) for run, t in (("a", 90), ("b", 90 if i < 100 else 300))]
