@@ -1,7 +1,7 @@
 """The control of expert iteration that learns from the generator: a start trained on fresh paths, for as many tokens as a run read.
 
     python -m benchmarks.controls start --tokens-of run --out paths
-    python -m benchmarks.controls start --tokens 1500000 --stage countdown --out seed.npz      # such a file of paths, and no training
+    python -m benchmarks.controls start --tokens 1500000 --stage NAME --out seed.npz      # such a file of paths, and no training
 
 The paths are those of a stage of the recipe (`models/builtin/recipe.json`; of the last one, if none is named), from a seed that no
 training used; one pass, with the options of the run's own trainings. A file of paths serves `copse train iterate --examples`. The other
