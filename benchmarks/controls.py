@@ -3,10 +3,10 @@
     python -m benchmarks.controls start --tokens-of run --out paths
     python -m benchmarks.controls start --tokens 1500000 --stage NAME --out seed.npz      # such a file of paths, and no training
 
-The paths are those of a stage of the recipe (`models/builtin/recipe.json`; of the last one, if none is named), from a seed that no
-training used; one pass, with the options of the run's own trainings. A file of paths serves `copse train iterate --examples`. The other
-control, the same start trained on samples that nobody filtered, needs no command of its own: `copse solve --method sample --traces`,
-then `copse train guide --policy all`.
+The paths are those of a stage of the recipe (`models/builtin/recipe.json`; of the last one, if none is named), from a seed that the
+recipe does not use; one pass, with the options of the run's own trainings. A file of paths serves `copse train iterate --examples`. The
+other control, the same start trained on samples that nobody filtered, needs no command of its own: `copse solve --method sample
+--traces`, then `copse train guide --policy all`.
 """
 
 from __future__ import annotations
