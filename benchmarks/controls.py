@@ -95,11 +95,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
-        if args.tokens:
+        if args.tokens_of is None:
+            if args.tokens < 1:
+                raise ValueError(f"--tokens {args.tokens} makes no path: give at least 1")
             paths = fresh_paths(AutoTokenizer.from_pretrained(args.start), args.tokens, args.stage)
             write_examples(args.out, paths)
             log.info("%d paths are in %s", len(paths), args.out)
             return
+        if args.stage:
+            raise ValueError("--stage goes with --tokens: the control learns from the last stage, as the start did")
         tokens, options = spent(args.tokens_of)
         log.info("%s tokens, as the accepted rounds of %s", f"{tokens:,}", args.tokens_of)
         log.info("the control is in %s", train_on_paths(args.start, tokens, options, args.out))

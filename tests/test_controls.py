@@ -71,6 +71,24 @@ def test_the_control_trains_once_through_its_paths_with_the_options_of_the_run(t
     assert first["examples"] == [str(tmp_path / "out" / "paths.npz")] and (tmp_path / "out" / "paths.npz").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--tokens", "0"], "makes no path"),
+        (["--tokens", "9", "--stage", "none"], "no stage 'none'"),
+        (["--tokens-of", "run", "--stage", "both"], "--stage goes with --tokens"),
+        (["--tokens-of", "run"], "no finished round"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(controls, "AutoTokenizer", type("Fake", (), {"from_pretrained": staticmethod(lambda path: None)}))
+    monkeypatch.setattr("sys.argv", ["controls", "start", *arguments, "--out", "out"])
+    with pytest.raises(SystemExit, match="2"):
+        controls.main()
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_run_has_two_axes_and_rejected_rounds_count(tmp_path, monkeypatch):
     run = planted(tmp_path / "run")
     first = tmp_path / "first"
