@@ -4,7 +4,8 @@
     python -m benchmarks.tasks gate --count 400 > gate.jsonl
 
 The first is of the split "train", two Countdown puzzles to a chain, because a puzzle costs a tenth of the tokens; the second of
-"validation", as many of both. No puzzle in them has the target 24, 36 or 50. The task "chains" is of the split "test".
+"validation", as many of both. No problem in them is one of a task, no puzzle has the target 24, 36 or 50. The task "chains" is of the
+split "test".
 """
 
 from __future__ import annotations
@@ -150,6 +151,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     problems = training(args.seed) if args.file == "training" else training(args.seed, "validation", puzzles_each=1)
+    measured = {identity(problem) for task in TASKS.values() for problem in task()}
+    problems = (problem for problem in problems if identity(problem) not in measured)
     for number, problem in enumerate(islice(problems, args.count)):
         kind = type(problem).__module__.rpartition(".")[2]
         row = {"id": number, "kind": kind, "problem": problem.to_json()}

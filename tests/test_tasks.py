@@ -8,7 +8,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.tasks import SIZES, TASKS, UNSEEN, state_right, steps_right, target_of, training
+from benchmarks.tasks import SIZES, TASKS, UNSEEN, identity, state_right, steps_right, target_of, training
 from guides.grade import key_of, read_targets
 from search.jobs import read_jobs
 from search.problem import TextStep
@@ -59,9 +59,12 @@ def test_the_checker_knows_dead_ends_and_mistakes() -> None:
 def test_a_file_can_be_read_as_jobs_with_targets(tmp_path: Path) -> None:
     file = tmp_path / "gate.jsonl"
     with file.open("w") as out:
-        subprocess.run([sys.executable, "-m", "benchmarks.tasks", "gate", "--count", "20", "--seed", "3"], stdout=out, check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.tasks", "gate", "--count", "200", "--seed", "12"], stdout=out, check=True)
     jobs, targets = read_jobs(file), read_targets(file)
-    assert len(jobs) == 20 == len(file.read_text().splitlines())
+    assert len(jobs) == 200 == len(file.read_text().splitlines())
+    measured = {identity(problem) for task in TASKS.values() for problem in task()}
+    assert {identity(p) for p in islice(training(12, "validation", 1), 200)} & measured, "some would be, if they were not left out"
+    assert not {identity(job.problem) for job in jobs} & measured
     chains = [job.problem for job in jobs if isinstance(job.problem, Chains)]
     assert {key_of(p): target_of(p) for p in chains} == targets and all(p.split() == "validation" for p in chains)
     assert all("target" not in json.loads(line) for line in file.read_text().splitlines() if '"countdown"' in line)
