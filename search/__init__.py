@@ -17,16 +17,21 @@ _WHERE = {
         "Usage", "Backend", "check_backend",
     ),
     "tree": ("Tree",),
+    "forest": ("Forest",),
+    "fused": ("Game",),
     "trace": ("Trace",),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = [*_MODULE, "choose"]
+_WHOLE = ("choose", "rules")  # modules
+__all__ = [*_MODULE, *_WHOLE]
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from search import choose
+    from search import choose, rules
     from search.asks import Asks, ask, parallel, run
     from search.budget import Budget, Meter
+    from search.forest import Forest
+    from search.fused import Game
     from search.guide import Guide, Known, Policy, Proposal, Uniform, ValueFunction, check_policy, check_value
     from search.problem import IllegalStep, Problem, TextProblem, TextStep, check_problem
     from search.requests import (
@@ -51,8 +56,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "choose":
-        return importlib.import_module("search.choose")
+    if name in _WHOLE:
+        return importlib.import_module(f"search.{name}")
     if name in _MODULE:
         module = importlib.import_module(f"search.{_MODULE[name]}")
         value = getattr(module, name)

@@ -6,11 +6,14 @@ import logging
 import os
 import tempfile
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.imputils import impl_ret_untracked
+from numba.extending import intrinsic
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,24 @@ def _cache_folder() -> str | None:
 if not numba.config.CACHE_DIR and (_folder := _cache_folder()):  # what NUMBA_CACHE_DIR says comes first
     numba.config.CACHE_DIR = _folder
 
+
+@intrinsic
+def bare(context, array):  # type: ignore[no-untyped-def]
+    """The same array without a count of its references, which Numba would keep up to date at every use: five times the work of a kernel.
+
+    For the outermost function alone, whose caller holds the array.
+    """
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kind = signature.args[0]
+        copy = context.make_array(kind)(context, builder, args[0])
+        copy.meminfo = copy.meminfo.type(None)
+        copy.parent = copy.parent.type(None)
+        return impl_ret_untracked(context, builder, kind, copy._getvalue())
+
+    return array(array), build
+
+
 _told = False
 
 
@@ -49,7 +70,7 @@ def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any
     def compile_(function: Callable[..., Any]) -> Any:
         global _told
         start = time.perf_counter()
-        compiled = numba.njit(signature, nogil=True, cache=True, **options)(function)
+        compiled = numba.njit(signature, nogil=True, cache=True, error_model="numpy", **options)(function)
         if not _told and sum(compiled.stats.cache_misses.values()):
             _told = True
             log.info(
@@ -60,3 +81,14 @@ def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any
         return compiled
 
     return compile_
+
+
+def bind(function: Callable[..., Any], names: dict[str, Any], name: str) -> Callable[..., Any]:
+    """`function` with other globals, under a name of its own, by which its compiled code is found in the cache.
+
+    Globals are no part of the cache's key, closures are (as a pickle that differs from run to run), so a template is bound this way.
+    """
+    bound = types.FunctionType(function.__code__, names, name)
+    bound.__qualname__ = name
+    bound.__module__ = function.__module__
+    return bound

@@ -36,6 +36,7 @@ _COLUMNS = {  # list columns, in numpy's terms
     "edge_node": "int32", "edge_child": "int32", "edge_visits": "int32", "edge_sum": "float64", "edge_prior": "float32",
     "edge_value": "float32", "edge_log_prob": "float64",
 }  # fmt: skip
+FIELDS = ("sum", "prior", "value", "visits", "child")
 _TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage")
 
 
@@ -75,7 +76,8 @@ class Trace:
         """The trace of a tree as it stands; edges in the order of their nodes."""
         owner = [(node, edge) for node in range(len(tree.nodes)) for edge in tree.block(node)]
         place = {edge: i for i, (_, edge) in enumerate(owner)}
-        live = tree.edges[[edge for _, edge in owner]] if owner else tree.edges[:0]
+        parents = [node for node in range(len(tree.nodes)) if tree.block(node)]
+        live = {name: np.concatenate([tree.field(node, name) for node in parents] or [np.zeros(0)]) for name in FIELDS}
         nodes = range(len(tree.nodes))
         rewards = [tree.finished.get(node) for node in nodes]
         describe = getattr(problem, "to_json", dict)
@@ -88,16 +90,16 @@ class Trace:
             seed=seed,
             version=version,
             usage=usage,
-            node_parent=tree.nodes["parent"].astype(np.int32),
-            node_edge=np.array([-1] + [place[int(e)] for e in tree.nodes["edge"][1:]], np.int32),
+            node_parent=np.maximum(tree.nodes["parent"], -1).astype(np.int32),
+            node_edge=np.array([-1] + [place[tree.edge_to(node)] for node in nodes[1:]], np.int32),
             node_finished=np.array([node in tree.finished for node in nodes]),
             node_reward=np.array([math.nan if r is None else r for r in rewards]),
             edge_node=np.array([node for node, _ in owner], np.int32),
-            edge_child=np.array([tree.child(edge) for _, edge in owner], np.int32),
+            edge_child=live["child"].astype(np.int32),
             edge_visits=live["visits"].astype(np.int32),
             edge_sum=live["sum"].astype(np.float64),
-            edge_prior=live["prior"].astype(np.float32),
-            edge_value=live["value"].astype(np.float32),
+            edge_prior=np.abs(live["prior"]).astype(np.float32),
+            edge_value=(live["value"] + np.float32(0)).astype(np.float32),
             edge_log_prob=np.array([tree.log_probs[edge] for _, edge in owner], np.float64),
             steps=tuple(_text_step(tree.steps[edge]) for _, edge in owner),
         )

@@ -38,8 +38,8 @@ def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> l
         path.append(node)
 
 
-def backup(path: list[Node], value: float, discount: float) -> None:
-    """Values in the view of each node's chooser, turned at every change of player, then discounted."""
+def backup(path: list[Node], value: float, discount: float, players: int = 1) -> None:
+    """Values in the view of each node's chooser, turned at every change of player, then discounted: towards 0, between two players towards 0.5."""
     for i in range(len(path) - 1, -1, -1):
         path[i].total += value
         if i == 0:
@@ -48,6 +48,4 @@ def backup(path: list[Node], value: float, discount: float) -> None:
         upper = path[i - 2].player if i >= 2 else path[0].player
         if chooser != upper:
             value = 1 - value
-            value = 0.5 + discount * (value - 0.5)
-        else:
-            value = discount * value
+        value = 0.5 + discount * (value - 0.5) if players == 2 else discount * value

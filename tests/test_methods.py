@@ -180,7 +180,7 @@ def test_a_beam_keeps_the_best_states_and_subtrees_do_not_compete():
     many = search.solve(problem, guide, "beam", "tokens=10000", width=2, branch=6, subtrees=2)
     expanded = [n for n in range(len(many.tree.nodes)) if many.tree.depth(n) == 1 and many.tree.block(n)]
     order = list(many.tree.block(0))
-    assert {order.index(int(many.tree.nodes[n]["edge"])) % 2 for n in expanded} == {0, 1}
+    assert {order.index(many.tree.edge_to(n)) % 2 for n in expanded} == {0, 1}
 
 
 def test_rollouts_estimate_the_probability_of_success():
@@ -550,7 +550,7 @@ def test_a_node_knows_how_probable_the_steps_are_that_it_was_not_given(branch):
         there = {tree.steps[edge].text for edge in tree.block(0)}
         illegal = LINES["1+1=3"] * any(text == "1+1=3" for text in ("".join(map(chr, t[:-1])) for t in tree.drawn[0]))
         exact = 1 - sum(LINES[text] for text in there) / (1 - illegal)
-        assert float(tree.nodes[0]["unseen"]) == pytest.approx(exact, abs=3e-5)
+        assert tree.unseen(0) == pytest.approx(exact, abs=3e-5)
 
 
 def test_a_policy_that_lists_all_steps_is_never_asked_for_more():
@@ -558,4 +558,4 @@ def test_a_policy_that_lists_all_steps_is_never_asked_for_more():
     for policy, unseen in ((Uniform(), 0.0), (scripted_guide(lambda r: generated("1+1=2", log_prob=math.nan), value=False).policy, 1.0)):
         problem = Nim(9) if unseen == 0 else HOPELESS
         tree = search.solve(problem, Guide(policy), "mcts", "simulations=1").tree
-        assert float(tree.nodes[0]["unseen"]) == unseen
+        assert tree.unseen(0) == unseen

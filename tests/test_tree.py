@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Node, backup, descend
 
-from search.tree import EDGE, NODE, Tree
+from search.arena import EDGE
+from search.kernels import IN_FLIGHT, NODE
+from search.rules import puct
+from search.tree import Tree
 
 
 def test_records_are_as_small_as_promised():
-    assert NODE.itemsize == 20 and EDGE.itemsize == 24
+    assert NODE.itemsize == 16 and EDGE.itemsize == 24
 
 
 def _grow_twin(tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Generator, players: int) -> None:
@@ -35,14 +38,14 @@ def _grow_twin(tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Gene
 @given(st.integers(0, 2**32), st.integers(1, 2), st.integers(1, 9), st.booleans(), st.sampled_from([1.0, 0.9]), st.sampled_from([0.0, 0.6]))
 def test_equals_the_slow_twin(seed, players, k, stop, discount, widen):
     rng = np.random.default_rng(seed)
-    tree = Tree("root", player=0, discount=discount)
+    tree = Tree("root", player=0, discount=discount, players=players)
     root = Node(0)
     twin = {0: root}
     tree.visit(0, 0.3)
     root.visits, root.total = 1, 0.3
     _grow_twin(tree, twin, 0, rng, players)
     for _ in range(25):
-        picked = tree.select(k, 1.5, 0.1, stop_at_collision=stop, widen=widen)
+        picked = tree.select(k, puct(1.5, 0.1), stop_at_collision=stop, widen=widen)
         paths: list[list[Node]] = []
         while len(paths) < k:
             path = descend(root, 1.5, 0.1, widen)
@@ -68,7 +71,7 @@ def test_equals_the_slow_twin(seed, players, k, stop, discount, widen):
                 for node in path:
                     node.visits -= 1
             else:
-                backup(path, values[int(leaf)], discount)
+                backup(path, values[int(leaf)], discount, players)
         for node, slow in twin.items():
             assert tree.visits(node) == slow.visits
             if slow.visits:
@@ -77,7 +80,7 @@ def test_equals_the_slow_twin(seed, players, k, stop, discount, widen):
     for node in range(len(nodes)):  # a node's visits are its own evaluations and those of its children
         below = sum(int(edges[edge]["visits"]) for edge in tree.block(node))
         assert below <= tree.visits(node)
-    assert not (nodes["flags"] & 2).any(), "nothing is in flight between rounds"
+    assert not (nodes["room"] & IN_FLIGHT).any(), "nothing is in flight between rounds"
 
 
 def test_widening_moves_a_block_and_keeps_what_it_knew():

@@ -188,7 +188,7 @@ def _add(tree: Tree, problem: Problem, node: int, fresh: Sequence[Child], propos
     log_probs = [child.proposal.log_prob for child in fresh]
     scores = np.array([*(tree.log_probs[edge] for edge in block), *log_probs])
     weights = np.array(  # 1 for a step that was as probable as the mean of those it was proposed with
-        [*(float(tree.edges[edge]["prior"]) * len(block) for edge in block), *(child.proposal.prior * proposed for child in fresh)]
+        [*(tree.at(edge, "prior") * len(block) for edge in block), *(child.proposal.prior * proposed for child in fresh)]
     )
     return tree.add(
         node,
@@ -218,7 +218,7 @@ def plant(problem: Problem) -> Tree:
     state = problem.initial()
     if problem.is_terminal(state):
         raise ValueError("the problem is finished before its first step: there is nothing to search")
-    return Tree(state, player=mover(problem, state))
+    return Tree(state, player=mover(problem, state), players=problem.players)
 
 
 def mover(problem: Problem, state: State) -> int:

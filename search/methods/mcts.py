@@ -13,7 +13,8 @@ from search.budget import Meter
 from search.guide import Guide
 from search.methods.grow import RETRIES, Growth, judge_all, plant, round_of, solved, write
 from search.problem import Problem
-from search.tree import SECOND, Tree
+from search.rules import puct
+from search.tree import Tree
 
 BARREN = 8  #: samples in a row that bring no new step before a node counts as having no more
 
@@ -45,19 +46,20 @@ def mcts(
     """
     if lookahead > 1 or tau <= 0:
         raise ValueError(f"lookahead={lookahead} must lie in [0, 1] and tau={tau} above 0: correct the options of mcts")
+    chosen = puct(c_puct, fpu_reduction)
     search = _Search(problem, guide, meter, rng, plant(problem), branch, tau, lookahead)
     tree = search.tree
     yield from search.root()
     explored = 0  # edges when no new step came the last time
     while not solved(problem, tree):
-        if tree.exhausted and len(tree.edges) > explored:  # ask every node once more
-            explored, tree.exhausted = len(tree.edges), False
+        if tree.exhausted and len(tree.steps) > explored:  # ask every node once more
+            explored, tree.exhausted = len(tree.steps), False
             tree.reopen()
             search.barren.clear()
         begun = 0 if tree.exhausted else meter.begin(leaves)
         if not begun:
             break
-        picked = tree.select(begun, c_puct, fpu_reduction, stop_at_collision=True, widen=widen)
+        picked = tree.select(begun, chosen, stop_at_collision=True, widen=widen)
         values = yield from search.simulate(picked)
         tree.backup(picked, values)
         meter.finish(int((~np.isnan(values)).sum()), begun)
@@ -149,10 +151,10 @@ class _Search:
         """The value of a leaf that was judged `value`, mixed with that of its best new child where one is known."""
         tree = self.tree
         seen = [tree.finished.get(child) if (child := tree.child(edge)) >= 0 else None for edge in edges]
-        known = [float(tree.edges[edge]["value"]) if reward is None else reward for edge, reward in zip(edges, seen, strict=True)]
+        known = [float(tree.at(edge, "value")) if reward is None else reward for edge, reward in zip(edges, seen, strict=True)]
         best = max((v for v in known if not math.isnan(v)), default=math.nan)
         parent = tree.parent(leaf)
-        if parent >= 0 and (int(tree.nodes[parent]["flags"]) ^ int(tree.nodes[leaf]["flags"])) & SECOND:
+        if parent >= 0 and tree.player(parent) != tree.player(leaf):
             best = 1.0 - best  # the opponent chooses there
         return value if math.isnan(best) or math.isnan(value) else (1 - self.lookahead) * value + self.lookahead * best
 

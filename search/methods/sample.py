@@ -121,6 +121,5 @@ def _share_priors(tree: Tree) -> None:
     for node in range(len(tree.nodes)):
         block = tree.block(node)
         if block:
-            edges = tree.edges[block.start : block.stop]
-            counts = np.maximum(edges["visits"], 1)
-            edges["prior"] = counts / counts.sum()
+            counts = np.maximum(tree.field(node, "visits"), 1)
+            tree.set_priors(node, counts / counts.sum())

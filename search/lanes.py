@@ -1,0 +1,199 @@
+"""Four float64 numbers as one value in a kernel: what a processor computes in one instruction.
+
+Compilers find such vectors by themselves in simple loops only; here they are said. In a kernel: `lanes(x)` of one number,
+`load(array, place)` of four neighbours (float64, float32 or int32), + - * / with each other and with numbers, and `over`, `known`, `root`,
+`power`. The last of a computation is `highest`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+_DOUBLE, _VECTOR = ir.DoubleType(), ir.VectorType(ir.DoubleType(), 4)
+
+
+class LanesType(types.Type):
+    """Four float64."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+LANES = LanesType()
+
+
+@register_model(LanesType)
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VECTOR)
+
+
+def _constant(number: float) -> ir.Constant:
+    return ir.Constant(_VECTOR, [number] * 4)
+
+
+def _spread(builder: Any, number: Any) -> Any:
+    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
+
+
+@intrinsic
+def lanes(context, number):
+    """The same number four times."""
+    return LANES(types.float64), lambda context, builder, signature, args: _spread(builder, args[0])
+
+
+@intrinsic
+def load(context, array, place):
+    """Four neighbours of a one-dimensional array of float64, float32 or int32, from `place` (uint64) on."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        start = builder.gep(data, [args[1]])
+        kind = ir.VectorType(start.type.pointee, 4)
+        four = builder.load(builder.bitcast(start, kind.as_pointer()))
+        four.align = context.get_abi_alignment(start.type.pointee)
+        if signature.args[0].dtype == types.int32:
+            return builder.sitofp(four, _VECTOR)
+        return four if signature.args[0].dtype == types.float64 else builder.fpext(four, _VECTOR)
+
+    return LANES(array, types.uint64), build
+
+
+def _arithmetic(name: str, act: Callable[..., Any]) -> None:
+    """Teach Numba one operator between lanes, or lanes and a number."""
+
+    @intrinsic
+    def both(context, a, b):
+        def build(context, builder, signature, args):
+            x, y = (arg if kind == LANES else _spread(builder, arg) for arg, kind in zip(args, signature.args, strict=True))
+            return getattr(builder, name)(x, y)
+
+        return LANES(*(kind if kind == LANES else types.float64 for kind in (a, b))), build
+
+    @overload(act, inline="always")
+    def chosen(a, b):
+        if LANES in (a, b):
+            return lambda a, b: both(a, b)
+        return None
+
+
+for _name, _act in (("fadd", operator.add), ("fsub", operator.sub), ("fmul", operator.mul), ("fdiv", operator.truediv)):
+    _arithmetic(_name, _act)
+
+
+@intrinsic
+def over(context, x, yes, no):
+    """`yes` where x > 0, else `no`."""
+
+    def build(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], _constant(0.0)), args[1], args[2])
+
+    return LANES(LANES, LANES, LANES), build
+
+
+@intrinsic
+def known(context, x, other):
+    """x where it is a number, else `other`."""
+
+    def build(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("ord", args[0], args[0]), args[0], args[1])
+
+    return LANES(LANES, LANES), build
+
+
+@intrinsic
+def store(context, array, place, four):
+    """Write four neighbours of a float32 array from `place` (uint64) on."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        kind = ir.VectorType(ir.FloatType(), 4)
+        start = builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
+        builder.store(builder.fptrunc(args[2], kind), start).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, LANES), build
+
+
+@intrinsic
+def count_up(context, array, place, start):
+    """Write start, start + 1, start + 2, start + 3 into an int32 array from `place` (uint64) on."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        kind = ir.VectorType(ir.IntType(32), 4)
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
+        same = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * 4))
+        target = builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
+        builder.store(builder.add(same, ir.Constant(kind, [0, 1, 2, 3])), target).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, types.int32), build
+
+
+@intrinsic
+def positive(context, x):
+    """Which of the four are above 0: four bits, the first the lowest."""
+
+    def build(context, builder, signature, args):
+        bits = builder.bitcast(builder.fcmp_ordered(">", args[0], _constant(0.0)), ir.IntType(4))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.uint64(LANES), build
+
+
+@intrinsic
+def together(context, x):
+    """The sum of the four, (first + second) + (third + fourth)."""
+
+    def build(context, builder, signature, args):
+        a, b, c, d = (builder.extract_element(args[0], ir.Constant(ir.IntType(32), i)) for i in range(4))
+        return builder.fadd(builder.fadd(a, b), builder.fadd(c, d))
+
+    return types.float64(LANES), build
+
+
+def _function(name: str) -> Any:
+    @intrinsic
+    def apply(context, x):
+        def build(context, builder, signature, args):
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.{name}.v4f64")
+            return builder.call(function, args)
+
+        return LANES(LANES), build
+
+    return apply
+
+
+root, power = _function("sqrt"), _function("exp")  # square root; e to the power of
+
+
+@intrinsic
+def first(context, x):
+    """The first of the four."""
+    return types.float64(LANES), lambda context, builder, signature, args: builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic
+def highest(context, points, allowed):
+    """(value, lane) of the highest of those whose `allowed` is not below 0, the first of equals; -inf where none is. None may be nan."""
+
+    def build(context, builder, signature, args):
+        low = _constant(float("-inf"))
+        four = builder.select(builder.fcmp_ordered(">=", args[1], _constant(0.0)), args[0], low)
+        kind = ir.FunctionType(_DOUBLE, [_VECTOR])
+        reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fmax.v4f64")
+        top = builder.call(reduce, [four], fastmath=("nnan",))
+        same = builder.bitcast(builder.fcmp_ordered("==", four, _spread(builder, top)), ir.IntType(4))
+        lane = builder.cttz(builder.zext(same, ir.IntType(64)), ir.Constant(ir.IntType(1), 0))
+        return context.make_tuple(builder, signature.return_type, [top, lane])
+
+    return types.Tuple((types.float64, types.uint64))(LANES, LANES), build
