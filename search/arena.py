@@ -74,6 +74,19 @@ class Arena:
         cells, slot = self._cell(node, name)
         return cells[slot]
 
+    def note(self, node: int) -> float:
+        """What the rule was told of `node`."""
+        return float(self._notes[node])
+
+    def set_note(self, node: int, note: float) -> None:
+        """Tell the rule of `node` (`search.kernels`)."""
+        self._notes[node] = note
+        self.forget(node)
+
+    def point(self, node: int, slot: int) -> None:
+        """Let the next descent that comes to `node` take this edge of its block."""
+        self._nodes["best"][node] = slot
+
     def _cell(self, node: int, name: str) -> tuple[np.ndarray, int]:
         record = self._nodes[node]
         parent = int(record["parent"])

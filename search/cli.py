@@ -62,7 +62,7 @@ def _copse(version: Annotated[bool, typer.Option("--version", callback=_version,
 @app.command()
 def solve(
     problem: Annotated[str | None, typer.Argument(show_default=False, help='For example: "Use 4, 7, 8 and 8 to make 24."')] = None,
-    method: Annotated[str, typer.Option(help="mcts, beam, sample, or module:function of your own.")] = "mcts",
+    method: Annotated[str, typer.Option(help="mcts, gumbel, beam, sample, or module:function of your own.")] = "mcts",
     budget: Annotated[
         str | None,
         typer.Option(

@@ -27,7 +27,7 @@ def bench(
     methods: Annotated[
         str,
         typer.Option(
-            help="With commas between: greedy, majority, best, weighted, sample, beam, mcts, module:function; "
+            help="With commas between: greedy, majority, best, weighted, sample, beam, mcts, gumbel, module:function; "
             'each perhaps with options, as in "mcts leaves=1".'
         ),
     ] = "greedy,sample,mcts",

@@ -13,7 +13,7 @@ from search.guide import Guide, check_kind
 from search.problem import Problem
 from search.shadow import import_ours
 
-METHODS = ("mcts", "beam", "sample")
+METHODS = ("mcts", "gumbel", "beam", "sample")
 Method = Callable[..., Any]  #: (problem, guide, meter, rng, **options) -> Asks[Tree]
 
 

@@ -96,7 +96,7 @@ class Forest(Roots):
     # -- leaf by leaf
 
     def plant(self, priors: Any, values: Any, positions: np.ndarray | None = None, trees: Sequence[int] | np.ndarray | None = None) -> None:
-        """Fresh roots, of all trees or of those named.
+        """Fresh roots, of all trees (which then are nodes 0, 1, ...) or of those named.
 
         priors     float [n, moves], sum 1 within 1e-3, 0: illegal; all 0: finished.  values: float [n] in [0, 1], of the player who moves
         positions  uint8 [n, size]; None: the game's first
@@ -106,6 +106,8 @@ class Forest(Roots):
         if np.isnan(values).any():
             raise ValueError(f"the value of tree {int(which[np.isnan(values).argmax()])} is nan: give every root a value in [0, 1]")
         self._check_rows(rows, values, which, "tree")
+        if trees is None:
+            self._sizes[:], self._owed = 0, 0
         self._room(len(which), len(which) * (self._edges_each + 4))
         fresh = self.sow(len(which), visits=1)
         if self.game and self._game:
@@ -115,7 +117,7 @@ class Forest(Roots):
                 self._positions[fresh] = positions
         self._filled = int(self._sizes[0])
         self.roots[which] = fresh
-        self._litter = True
+        self._litter = trees is not None
         self.kernels.absorb(*self._arrays, fresh, rows, values, self.ordered, self._params)
 
     def select(self, k: int = 1, stop_at_collision: bool = False, trees: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
@@ -203,7 +205,7 @@ class Forest(Roots):
             replant.reprior(self._nodes, self._words, int(self.roots[tree]), row)
 
     def compact(self) -> None:
-        """Drop what no root reaches. It is done anyway where room is short; node numbers change."""
+        """Drop what no root reaches; node numbers change. With a game it is done anyway where room is short and no leaf is awaited."""
         kept = self.gather(self.roots)
         if self.game:
             self._positions[: len(kept)] = self._positions[kept]
@@ -244,7 +246,7 @@ class Forest(Roots):
     def _room(self, nodes: int, edges: int, keep: bool = False) -> None:
         """Room for so many more; what is no longer reached goes first, unless node numbers are to be kept."""
         short = self._sizes[0] + nodes > len(self._nodes) or 3 * (self._sizes[1] + edges) > len(self._words)
-        if short and self._litter and not keep and not self._owed:
+        if short and self._litter and self.game and not keep and not self._owed:
             self.compact()
         self.reserve(nodes, edges)
         self._fit_positions()

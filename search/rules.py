@@ -80,11 +80,12 @@ def _completed(words, f4, i4, place, count, n, mean, notes, node, params):
             low, high = min(low, q), max(high, q)
     own = float(notes[node])
     mixed = own if total == 0 else (own + total * (weighed / max(taken_prior, 1e-300))) / (1 + total)
-    rest = max(0.0, 1.0 - taken_prior)
-    if listed - taken_prior > 0.0 or rest > 1e-6:
+    rest = 0.0
+    if listed > taken_prior:  # some are untaken; in an ordered block one of them is always listed
+        rest = max(0.0, 1.0 - taken_prior)
         low, high = min(low, mixed), max(high, mixed)
     scale = params[SCALE] * (params[FLOOR] + most) / max(high - low, 1e-8)
-    mass = rest * math.exp(scale * (mixed - low))
+    mass = rest * math.exp(scale * (mixed - low)) if rest > 0.0 else 0.0
     for e in range(np.uint64(0), count):
         e = np.uint64(e)
         visits, prior = i4[place[3] + e], float(f4[place[1] + e])
@@ -137,6 +138,10 @@ class Rule:
         for place, number in (*self.params, (PLAYERS, players), (DISCOUNT, discount), (WIDEN, widen)):
             values[place] = number
         return values
+
+    def number(self, place: int) -> float:
+        """One of `params`, 0 where the rule has none."""
+        return dict(self.params).get(place, 0.0)
 
     @property
     def kernels(self) -> Kernels:

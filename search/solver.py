@@ -42,7 +42,7 @@ def solve(
 
     problem  a Problem, or text: a puzzle that a module of `search.problems` knows, else an open text problem
     guide    policy and value function; None: the built-in model, for the kinds of problem it was trained on
-    method   "mcts", "beam", "sample", "my.module:function", or a function like them
+    method   "mcts", "gumbel", "beam", "sample", "my.module:function", or a function like them
     budget   a Budget or text such as "tokens=2000,seconds=10"; None: the guide's own
     choose   a chooser of `search.choose`; None: a verified state first, else the weighted vote
     options  of the method, for example branch=8

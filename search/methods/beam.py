@@ -1,4 +1,7 @@
-"""Step-level beam search with a guide, and its variant of independent subtrees (DVTS; Beeching et al. 2024)."""
+"""Step-level beam search with a guide.
+
+Its variants: independent subtrees (DVTS; Beeching et al. 2024), steps dealt by value (REBASE; Wu et al. 2024).
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,25 @@ def beam(
     width: int = 4,
     branch: int = 4,
     subtrees: int = 1,
+    balance: float | None = None,
 ) -> Asks[Tree]:
     """Expand the best `width` states of each depth until all chains are finished.
 
     width     states kept a depth, over all subtrees
     branch    steps sampled from each
     subtrees  the first steps are dealt to this many beams of width / subtrees, which no longer compete (DVTS)
+    balance   None: the best `width` states get `branch` steps each. A temperature: the width x branch steps of a depth are dealt to its
+              states by the softmax of value / balance, rounded, so that good states get more and poor ones none (REBASE; there 0.1 to 0.3)
 
     A simulation is one expanded state. Values are added along the path of each state when it is judged.
     """
     if subtrees < 1 or width < subtrees or width % subtrees:
         raise ValueError(f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a multiple of subtrees")
+    if balance is not None and balance <= 0:
+        raise ValueError(f"balance={balance} is no temperature: give a number above 0, or none")
     tree = plant(problem)
+    steps: int | dict[int, int]
+    dealt: dict[int, int] = {}
     beams = [[0]]
     first = max(branch, width)
     while any(beams) and not solved(problem, tree):
@@ -42,7 +52,7 @@ def beam(
         begun = meter.begin(len(frontier))
         if not begun:
             break
-        steps = first if frontier == [0] else branch
+        steps = first if frontier == [0] else dealt if balance is not None else branch
         growths = yield from round_of(problem, guide, meter, tree, frontier[:begun], steps, rng, judge=False)
         for _ in range(RETRIES):
             failed = [node for node, growth in growths.items() if growth.error is not None]
@@ -60,7 +70,12 @@ def beam(
         else:
             beams = [[tree.open(node, edge) for node in group for edge in edges.get(node, [])] for group in beams]
         values = yield from _judge(problem, guide, meter, tree, [node for group in beams for node in group], rng)
-        beams = [_best([n for n in group if n not in tree.finished], values, width // subtrees) for group in beams]
+        open_ = [[node for node in group if node not in tree.finished] for group in beams]
+        if balance is None:
+            beams = [_best(group, values, width // subtrees) for group in open_]
+        else:
+            dealt = {node: n for group in open_ for node, n in _deal(group, values, width * branch // subtrees, balance).items()}
+            beams = [[node for node in group if node in dealt] for group in open_]
     return tree
 
 
@@ -78,3 +93,14 @@ def _judge(problem: Problem, guide: Guide, meter: Meter, tree: Tree, nodes: list
 
 def _best(nodes: list[int], values: dict[int, float], width: int) -> list[int]:
     return sorted(nodes, key=lambda node: -0.5 if math.isnan(values[node]) else -values[node])[:width]
+
+
+def _deal(nodes: list[int], values: dict[int, float], steps: int, balance: float) -> dict[int, int]:
+    """node -> how many of `steps` it gets, those with none left out (Wu et al. 2024, eq. 3); the best gets one at least."""
+    if not nodes:
+        return {}
+    worth = np.array([0.0 if math.isnan(values[node]) else values[node] for node in nodes])
+    weights = np.exp((worth - worth.max()) / balance)
+    shares = np.floor(steps * weights / weights.sum() + 0.5).astype(int)
+    shares[worth.argmax()] = max(1, shares[worth.argmax()])
+    return {node: int(n) for node, n in zip(nodes, shares, strict=True) if n}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,16 +124,18 @@ def round_of(
     meter: Meter,
     tree: Tree,
     nodes: Sequence[int],
-    n: int,
+    n: int | Mapping[int, int],
     rng: np.random.Generator,
     judge: bool = True,
 ) -> Asks[dict[int, Growth]]:
     """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it.
 
-    A node that has steps already was judged before: it only gets more proposals.
+    A node that has steps already was judged before: it only gets more proposals. n: steps asked for, perhaps of each node.
     """
-    tokens = n * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
-    calls = (n if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
+    asked = n if isinstance(n, Mapping) else dict.fromkeys(nodes, n)
+    most = max(asked.values(), default=0)
+    tokens = most * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
+    calls = (most if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
     growths: list[Growth] = []
     spawned = rng.spawn(len(nodes))
     while grants := meter.grant(len(nodes) - len(growths), tokens, calls):  # what the first did not use serves the next
@@ -145,7 +147,7 @@ def round_of(
                     guide,
                     tree.states[node],
                     tree.value(node),
-                    n,
+                    asked[node],
                     child,
                     judge and not tree.block(node),
                     tuple(tree.drawn.get(node, {}).values()),
