@@ -267,9 +267,9 @@ def test_corners():
     assert len(one.principal_variation(0)) == 50
     nothing = hashtree.fused(2, 4, 0, rules.puct())
     assert nothing.root_visits().sum() == 0 and nothing.expanded().all()
-    for bad in (dict(trees=0, moves=3), dict(trees=1, moves=0), dict(trees=1, moves=3, players=3), dict(trees=1, moves=3, discount=0.0)):
+    for trees, moves, players, discount in ((0, 3, 1, 1.0), (1, 0, 1, 1.0), (1, 3, 3, 1.0), (1, 3, 1, 0.0)):
         with pytest.raises(ValueError, match=r"forest of|players|discount"):
-            search.Forest(**bad)
+            search.Forest(trees, moves, players=players, discount=discount)
     with pytest.raises(ValueError, match="65,520 is the most"):
         search.Forest(1, 70_000)
     with pytest.raises(ValueError, match="knows no game"):

@@ -24,7 +24,7 @@ from search.requests import RequestFailed
 
 PUZZLE = Countdown((4, 7, 8, 8), 24)
 HOPELESS = Countdown((1, 1, 1, 1), 99)
-METHODS = {"mcts": {}, "beam": {"width": 4, "branch": 3}, "sample": {}, "dvts": {"width": 4, "subtrees": 2}}
+METHODS = {"mcts": {}, "gumbel": {}, "beam": {"width": 4, "branch": 3}, "sample": {}, "dvts": {"width": 4, "subtrees": 2}}
 
 
 def method_of(name):

@@ -49,10 +49,10 @@ def gumbel(
             f"considered={considered}, simulations={simulations} and branch={branch} start at 1, tau={tau} above 0: correct them"
         )
     tree = plant(problem)
+    tree.use(completed_q(value_scale, visit_floor))  # compiles, if ever, before anything is asked
     search = Simulations(problem, guide, meter, rng, tree, considered, tau)
     yield from search.root()
     search.branch = branch
-    tree.use(completed_q(value_scale, visit_floor))
     tree.set_note(0, tree.mean(0))
     while not (solved(problem, tree) or tree.exhausted) and tree.block(0):
         noise, start = rng.gumbel(size=len(tree.block(0))), tree.field(0, "visits").copy()

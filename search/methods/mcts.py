@@ -64,6 +64,7 @@ def mcts(
     chosen = RULES[rule](c_puct, fpu_reduction)
     search = Simulations(problem, guide, meter, rng, plant(problem), branch, tau, lookahead, noise, concentration)
     tree = search.tree
+    tree.use(chosen, widen)  # compiles, if ever, before anything is asked
     yield from search.root()
     explored = 0  # edges when no new step came the last time
     while not solved(problem, tree):
