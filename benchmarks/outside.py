@@ -34,27 +34,28 @@ def share(checkpoint: str, count: int, rounds: int, tokens: int, method: str) ->
     """Wall time of `solve_many`, and of it that of the model's own calls (transformer and output layer), medians of `rounds`."""
     guide, problems = guides.load(checkpoint), game24()[-count:]
     engine = next(iter(guide.backends.values()))
-    spent = _Timer()
+    spent, engines = _Timer(), _Timer()
     spent.watch(engine._pass._backbone, "forward")
     spent.watch(engine._pass, "_head")
-    shares = []
+    engines.watch(engine, "poll")
+    engines.watch(engine, "submit")
+    shares, rest = [], []
     for seed in range(rounds + 1):
-        spent.seconds, start = 0.0, time.perf_counter()
+        spent.seconds = engines.seconds = 0.0
+        start = time.perf_counter()
         found = search.solve_many(problems, guide, method, search.Budget(tokens=tokens), seed, progress=False)
         wall = time.perf_counter() - start
         if seed:  # the first warms up
             shares.append(1 - spent.seconds / wall)
-            log.info(
-                "seed %d: %.2f s, %.1f %% outside the model, %d simulations",
-                seed,
-                wall,
-                100 * shares[-1],
-                sum(s.usage.simulations for s in found),
-            )
-    log.info("median: %.1f %% of the wall time outside the model", 100 * sorted(shares)[len(shares) // 2])
+            rest.append(1 - engines.seconds / wall)
+            done = sum(s.usage.simulations for s in found)
+            log.info("seed %d: %.2f s, %d simulations, %.1f %% outside the model", seed, wall, done, 100 * shares[-1])
+    middle = len(shares) // 2
+    told = 100 * sorted(shares)[middle], 100 * sorted(rest)[middle]
+    log.info("median: %.1f %% of the wall time outside the model, %.1f %% outside the engine (method, tree, guide, scheduling)", *told)
     profile = cProfile.Profile()
     profile.runcall(search.solve_many, problems, guide, method, search.Budget(tokens=tokens), 1, progress=False)
-    for part, (seconds, calls) in sorted(_parts(pstats.Stats(profile), spent).items(), key=lambda item: -item[1][0]):
+    for part, (seconds, calls) in sorted(_parts(pstats.Stats(profile)).items(), key=lambda item: -item[1][0]):
         log.info("%6.2f s %9d calls  %s", seconds, calls, part)
 
 
@@ -77,23 +78,25 @@ class _Timer:
         setattr(owner, name, timed)
 
 
-def _parts(stats: pstats.Stats, spent: _Timer) -> dict[str, tuple[float, int]]:
-    """Own time and calls by part; what a library spends is told by the part of ours that called it, directly or not at all."""
+def _parts(stats: pstats.Stats) -> dict[str, tuple[float, int]]:
+    """Own time and calls by part; what a library spends counts for the part of ours that called it directly, else for the model."""
     found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    for (path, _, name), (_, calls, own, _, callers) in stats.stats.items():  # type: ignore[attr-defined]
+    for (path, _, _), (_, calls, own, _, callers) in stats.stats.items():  # type: ignore[attr-defined]
         part = _part(path)
         if part is not None or not callers:
             found[part or "libraries"][0] += own
             found[part or "libraries"][1] += calls
             continue
         for (caller, _, _), (_, times, mine, _) in callers.items():
-            label = _part(caller) or ("the model and its libraries" if name != "<built-in method builtins.len>" else "libraries")
+            label = _part(caller) or "the model and its libraries"
             found[label][0] += mine
             found[label][1] += times
     return {part: (seconds, int(calls)) for part, (seconds, calls) in found.items()}
 
 
 def _part(path: str) -> str | None:
+    if path == "~":  # built in
+        return None
     try:
         inside = Path(path).resolve().relative_to(HERE).as_posix()
     except ValueError:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.lanes import count_up, first, highest, known, lanes, load, over, positive, store, together
+from search.lanes import count_up, fetch, first, highest, known, lanes, load, over, positive, store, together
 
 #: 16 bytes: start of the block (-1: none), parent (-2 - edge: a root, whose own edge is that one), edges to be looked at, slot of its own
 #: edge in the parent's block, slot it takes next, room of the block in fours together with two flags
@@ -142,6 +142,8 @@ def descend(nodes, words, f4, i4, notes, sizes, root, params):
         record = nodes[node]
         children = np.uint64(record.first) * np.uint64(6) + np.uint64(5) * np.uint64((record.room & ROOM) * 4)  # as `block` has it
         child = i4[children + np.uint64(record.best)]
+        fetch(words, np.uint64(record.first) * np.uint64(3))  # the way back up comes here
+        fetch(i4, children - np.uint64(1))
         if child < 0:
             return open_(nodes, words, f4, i4, sizes, node, np.uint64(record.best), params)
         node = np.uint64(child)

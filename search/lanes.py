@@ -124,6 +124,22 @@ def store(context, array, place, four):
 
 
 @intrinsic
+def fetch(context, array, place):
+    """Begin to bring an array's `place` (uint64) near: it will be read and written soon."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        place = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        builder.call(function, [place, word(1), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), build
+
+
+@intrinsic
 def count_up(context, array, place, start):
     """Write start, start + 1, start + 2, start + 3 into an int32 array from `place` (uint64) on."""
 
