@@ -20,7 +20,7 @@ TOGETHER = 2
 
 
 class Game(NamedTuple):
-    """A game as four functions compiled by `numba.njit`, over one position: a row, uint8 [size].
+    """A game as four functions over one position: a row, uint8 [size]. Numba compiles them where `numba.njit` did not.
 
     start(row)              write the first position
     play(row, move)         change the position; move in [0, moves)
@@ -208,7 +208,9 @@ SIGNATURES = {
 def fuse(rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any], game: Game) -> GameKernels:
     """Compiled once for each game and rule, from the cache where they are there."""
     names = dict(Rule(rule_name, prepare, score, ()).kernels.names)
-    names |= {"start": game.start, "play": game.play, "outcome": game.outcome, "evaluate": game.evaluate}
+    for part in ("start", "play", "outcome", "evaluate"):
+        rule = getattr(game, part)
+        names[part] = rule if hasattr(rule, "py_func") else numba.njit(error_model="numpy")(rule)
     name = f"{rule_name}_{digest(prepare, score, reach, block, select, *game[:4])}"
     for inner in (reach, judge):
         names[inner.__name__] = numba.njit(error_model="numpy", forceinline=True)(bind(inner, names, f"{inner.__name__}_{name}"))

@@ -102,10 +102,10 @@ def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("name", METHODS)
 def test_the_table_of_methods_tells_all_options(name: str) -> None:
     parameters = inspect.signature(method_of(name)).parameters.values()
-    options = {p.name: None if p.default is None else float(p.default) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     (row,) = re.findall(rf'^\| `"{name}"` \|.*\|(.*)\|$', section("Methods and budgets"), re.MULTILINE)
     told = dict(re.findall(r"`(\w+)`[^(]*\((\w[\w.]*)", row))
-    assert {option: None if text == "None" else float(text) for option, text in told.items()} == options
+    assert {option: ast.literal_eval(text) if re.match(r"None|[\d.]", text) else text for option, text in told.items()} == options
 
 
 def test_links_lead_somewhere() -> None:
