@@ -10,12 +10,14 @@ _WHERE = {
     "lm": ("LM",),
     "prm": ("PRM",),
     "rollout": ("Rollout", "Mixture"),
+    "board": ("Board", "board_guide", "load_board"),
     "learn": ("prepare", "train_guide"),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = list(_MODULE)
 
 if TYPE_CHECKING:
+    from guides.board import Board, board_guide, load_board
     from guides.learn import prepare, train_guide
     from guides.lm import LM
     from guides.loading import load, settings

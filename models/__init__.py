@@ -10,6 +10,8 @@ _WHERE = {
     "text_tokens": "scripted",
     "token_text": "scripted",
     "Engine": "engine",
+    "BoardNet": "boardnet",
+    "Boards": "boardnet",
     "ValueHead": "heads",
     "load_head": "heads",
     "describe": "checkpoint",

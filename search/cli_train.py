@@ -149,7 +149,7 @@ def train_iterate(
     gate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Held-out problems that decide. Default: a tenth of --input, not trained on.")
     ] = None,
-    method: Annotated[str, typer.Option(help="mcts, beam, sample, or module:function of your own.")] = "sample",
+    method: Annotated[str, typer.Option(help="mcts, gumbel, beam, sample, or module:function of your own.")] = "sample",
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method, such as chains=16. Can be repeated.")
     ] = None,
@@ -222,6 +222,35 @@ def train_iterate(
         seed=seed,
     )
     _done(iteration.expert_iteration(guide, jobs, targets, out, rounds=rounds, gate=held, plan=plan))
+
+
+@train.command("hex")
+def train_hex(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the run; best/ in it is the network. A killed run goes on.")
+    ],
+    size: Annotated[int, typer.Option(min=2, max=11, help="Of the board. 3 takes seconds a round on one core, 4 a few.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often to play and train; may grow later.")] = 10,
+    games: Annotated[int, typer.Option(min=1, help="Games that a round plays.")] = 512,
+    simulations: Annotated[int, typer.Option(min=1, help="Of a move, in self-play and at the gate.")] = 64,
+    width: Annotated[int, typer.Option(min=1, help="Of the network's layers.")] = 64,
+    depth: Annotated[int, typer.Option(min=1, help="Residual layers of the network.")] = 3,
+    window: Annotated[int, typer.Option(min=1, help="Rounds whose positions are trained on.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes through them.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Positions of an update.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
+) -> None:
+    """Train a network on Hex by self-play: play, learn from the games, keep the network that does not lose to the last, and again."""
+    from search.problems.hex import Hex
+
+    tell()
+    boards = import_ours("guides.board_rounds")
+    plan = boards.BoardPlan(
+        width=width, depth=depth, games=games, simulations=simulations, window=window, epochs=epochs, batch=batch, lr=lr, seed=seed
+    )
+    best = boards.board_iteration(Hex(size), out, rounds=rounds, plan=plan)
+    typer.echo(f"the network is in {best}; search with it in Python: search.solve(Hex({size}), guides.load_board({str(best)!r}))")
 
 
 def _done(folder: Path) -> None:

@@ -84,7 +84,10 @@ class Score(Request):
 
 @dataclass(frozen=True, eq=False)
 class Forward(Request):
-    """One pass of a policy-value network. `planes`: float32 [planes, ...] of one position."""
+    """One pass of a policy-value network. Answered by logits of the policy, float32 [n, moves], and the mover's chances, float32 [n].
+
+    planes  float32 [planes, ...], one position (n = 1), or [n, planes, ...]
+    """
 
     planes: np.ndarray
     to: str = "policy"
@@ -274,4 +277,6 @@ def check_backend(backend: Backend, request: Callable[[int], Request], seconds: 
 
 
 def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        return all(map(_same, a, b))
     return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)

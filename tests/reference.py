@@ -39,7 +39,7 @@ def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> l
 
 
 def backup(path: list[Node], value: float, discount: float, players: int = 1) -> None:
-    """Values in the view of each node's chooser, turned at every change of player, then discounted: towards 0, between two players towards 0.5."""
+    """Values in the view of each node's chooser, turned at every change of player, then discounted (two players: towards 0.5)."""
     for i in range(len(path) - 1, -1, -1):
         path[i].total += value
         if i == 0:

@@ -49,7 +49,8 @@ class Simulations:
         if growth.error is not None and not meter.stopped:
             raise growth.error
         self._write(0, growth)
-        tree.visit(0, 0.5 if math.isnan(growth.value) else growth.value)
+        value = 0.5 if math.isnan(growth.value) else growth.value
+        tree.visit(0, 1.0 - value if self.problem.players == 2 else value)  # it was told for who led here, the root's is the mover's
         tree.exhausted = not growth.proposed and growth.error is None and not meter.stopped
 
     def simulate(self, picked: np.ndarray) -> Asks[np.ndarray]:
