@@ -194,3 +194,24 @@ def unknown(moves: np.ndarray) -> np.ndarray:
 def check_count(count: int) -> None:
     if count > MOST_EDGES:
         raise ValueError(f"a node cannot have {count:,} edges: {MOST_EDGES:,} is the most")
+
+
+def check_rows(rows: np.ndarray, values: np.ndarray, names: np.ndarray, what: str) -> None:
+    """Raises ValueError that names the first row that is not allowed."""
+    faults = {
+        "priors that are not finite": ~np.isfinite(rows),
+        "priors below 0": rows < 0,
+    }
+    for fault, where in faults.items():
+        if where.any():
+            row, move = np.argwhere(where)[0]
+            raise ValueError(f"{what} {int(names[row])} has {fault}, the first at move {move}: {rows[row, move]}; correct the evaluator")
+    totals = rows.sum(1, dtype=np.float64)
+    wrong = (np.abs(totals - 1) > 1e-3) & (totals != 0)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"the priors of {what} {int(names[row])} sum to {totals[row]:.6g}, not to 1: normalise them")
+    outside = (values < 0) | (values > 1)
+    if outside.any():
+        row = int(outside.argmax())
+        raise ValueError(f"the value of {what} {int(names[row])} is {values[row]}: give values in [0, 1], or nan to release the leaf")

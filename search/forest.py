@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from search import replant
-from search.arena import check_count
+from search.arena import check_count, check_rows
 from search.fused import Game, fuse
 from search.kernels import FULL, NO_VALUE, OK, SECOND
 from search.roots import Roots
@@ -52,7 +52,7 @@ class Forest(Roots):
         super().__init__(rule or puct(), players, discount, nodes, nodes * ((moves + 3) // 4 * 4) + 4 * trees if nodes else 0)
         self.roots = self.sow(trees)
         self._positions = np.zeros((len(self._nodes) if game else 0, game.size if game else 0), np.uint8)
-        self._filled, self._litter, self._owed = trees, False, 0
+        self._filled, self._litter, self._owed, self._kept = trees, False, 0, trees
         self._game = fuse(self.rule.name, self.rule.prepare, self.rule.score, game) if game else None
         self._scratch = np.zeros(self._edges_each, np.float32)
 
@@ -62,14 +62,21 @@ class Forest(Roots):
 
     # -- whole searches
 
-    def start(self) -> None:
-        """Fresh trees from the game's first position, each root evaluated and expanded. Room is kept."""
+    def start(self, positions: np.ndarray | None = None) -> None:
+        """Fresh trees, each root evaluated and expanded by the game; room is kept.
+
+        positions  uint8 [trees, size]; None: the game's first
+        """
         game = self._needs_game()
         self._sizes[:] = 0
         self._room(len(self.roots), len(self.roots) * (self._edges_each + 4))
         self.roots = self.sow(len(self.roots))
+        if positions is None:
+            game.first(self._positions, self.roots)
+        else:
+            self._positions[: len(self.roots)] = positions
         state, tree = game.begin(*self._arrays, self._positions, self.roots, self._scratch, self.moves, self.ordered, self._params)
-        self._filled, self._litter = len(self.roots), False
+        self._filled, self._litter, self._kept = len(self.roots), False, len(self.roots)
         self._check_fused(state, tree)
 
     def simulate(self, simulations: int, k: int = 1) -> None:
@@ -105,7 +112,7 @@ class Forest(Roots):
         rows, values = self._rows(priors, values, len(which))
         if np.isnan(values).any():
             raise ValueError(f"the value of tree {int(which[np.isnan(values).argmax()])} is nan: give every root a value in [0, 1]")
-        self._check_rows(rows, values, which, "tree")
+        check_rows(rows, values, which, "tree")
         if trees is None:
             self._sizes[:], self._owed = 0, 0
         self._room(len(which), len(which) * (self._edges_each + 4))
@@ -140,7 +147,7 @@ class Forest(Roots):
         self._room(0, len(leaves) * self._edges_each, keep=True)
         state, where = self.kernels.absorb(*self._arrays, leaves, rows, values, self.ordered, self._params)
         if state != OK:
-            self._check_rows(rows, values, leaves, "leaf")
+            check_rows(rows, values, leaves, "leaf")
         self._owed -= len(leaves)
 
     def step(self, leaves: np.ndarray, priors: Any, values: Any, k: int = 1) -> np.ndarray:
@@ -151,7 +158,7 @@ class Forest(Roots):
         picked = np.empty(count, np.int32)
         state, found = self.kernels.step(*self._arrays, self.roots, k, self._params, leaves, rows, values, self.ordered, picked)
         if state != OK:
-            self._check_rows(rows, values, leaves, "leaf")
+            check_rows(rows, values, leaves, "leaf")
         self._follow()
         self._owed += found - len(leaves)
         return picked[:found]
@@ -198,7 +205,7 @@ class Forest(Roots):
         """Other priors at roots that have edges, float [n, moves], sum 1: for example mixed with Dirichlet noise (`dirichlet`)."""
         which = self._which(trees)
         rows, values = self._rows(priors, np.zeros(len(which)), len(which))
-        self._check_rows(rows, values, which, "tree")
+        check_rows(rows, values, which, "tree")
         for tree, row in zip(which, rows, strict=True):
             if self._nodes["first"][self.roots[tree]] < 0:
                 raise ValueError(f"the root of tree {tree} has no edges to give priors to: `plant` it first")
@@ -209,7 +216,7 @@ class Forest(Roots):
         kept = self.gather(self.roots)
         if self.game:
             self._positions[: len(kept)] = self._positions[kept]
-        self._filled, self._litter = len(kept), False
+        self._filled, self._litter, self._kept = len(kept), False, len(kept)
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """A copy of all that is in use."""
@@ -246,7 +253,8 @@ class Forest(Roots):
     def _room(self, nodes: int, edges: int, keep: bool = False) -> None:
         """Room for so many more; what is no longer reached goes first, unless node numbers are to be kept."""
         short = self._sizes[0] + nodes > len(self._nodes) or 3 * (self._sizes[1] + edges) > len(self._words)
-        if short and self._litter and self.game and not keep and not self._owed:
+        often = self._sizes[0] < 2 * self._kept  # too little can have become litter since the last time
+        if short and self._litter and self.game and not keep and not self._owed and not often:
             self.compact()
         self.reserve(nodes, edges)
         self._fit_positions()
@@ -270,28 +278,6 @@ class Forest(Roots):
         if self.moves < self._edges_each:  # kernels take four at a time
             rows = np.concatenate([rows, np.zeros((count, self._edges_each - self.moves), np.float32)], axis=1)
         return rows, values
-
-    def _check_rows(self, rows: np.ndarray, values: np.ndarray, names: np.ndarray, what: str) -> None:
-        """Raises ValueError that names the first row that is not allowed."""
-        faults = {
-            "priors that are not finite": ~np.isfinite(rows),
-            "priors below 0": rows < 0,
-        }
-        for fault, where in faults.items():
-            if where.any():
-                row, move = np.argwhere(where)[0]
-                raise ValueError(
-                    f"{what} {int(names[row])} has {fault}, the first at move {move}: {rows[row, move]}; correct the evaluator"
-                )
-        totals = rows.sum(1, dtype=np.float64)
-        wrong = (np.abs(totals - 1) > 1e-3) & (totals != 0)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise ValueError(f"the priors of {what} {int(names[row])} sum to {totals[row]:.6g}, not to 1: normalise them")
-        outside = (values < 0) | (values > 1)
-        if outside.any():
-            row = int(outside.argmax())
-            raise ValueError(f"the value of {what} {int(names[row])} is {values[row]}: give values in [0, 1], or nan to release the leaf")
 
     def _check_fused(self, state: int, tree: int) -> None:
         if state == OK:

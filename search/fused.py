@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, moves, or
 
 
 def begin(nodes, words, notes, sizes, positions, roots, priors, moves, ordered, params):
-    """Write the first position of each root, evaluate and expand it. (OK or what is wrong, which tree)."""
+    """Evaluate and expand each root. (OK or what is wrong, which tree)."""
     nodes = bare(nodes)
     words = bare(words)
     notes = bare(notes)
@@ -79,7 +80,6 @@ def begin(nodes, words, notes, sizes, positions, roots, priors, moves, ordered, 
     params = bare(params)
     f4, i4 = words.view(np.float32), words.view(np.int32)
     for t in range(len(roots)):
-        start(positions[roots[t]])
         state, value = judge(nodes, words, f4, i4, notes, sizes, positions, np.uint64(roots[t]), priors, moves, ordered, params)
         if state != OK:
             return state, t
@@ -204,6 +204,11 @@ SIGNATURES = {
 }
 
 
+def _importable(function: Callable[..., Any]) -> bool:
+    """Whether another process finds the function's module."""
+    return bool(getattr(sys.modules.get(function.__module__), "__file__", None))
+
+
 @functools.cache
 def fuse(rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any], game: Game) -> GameKernels:
     """Compiled once for each game and rule, from the cache where they are there."""
@@ -216,5 +221,7 @@ def fuse(rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any],
         names[inner.__name__] = numba.njit(error_model="numpy", forceinline=True)(bind(inner, names, f"{inner.__name__}_{name}"))
     compiled = {}
     for outer, signature in SIGNATURES.items():
-        compiled[outer] = kernel(signature)(bind(globals()[outer], {**globals(), **names}, f"{outer}_{name}"))
+        compiled[outer] = kernel(signature, cache=all(map(_importable, game[:4])))(
+            bind(globals()[outer], {**globals(), **names}, f"{outer}_{name}")
+        )
     return GameKernels(**compiled)

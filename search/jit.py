@@ -64,14 +64,17 @@ def bare(context, array):  # type: ignore[no-untyped-def]
 _told = False
 
 
-def kernel(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a kernel at definition (explicit signature, GIL released), from the cache where it is there."""
+def kernel(signature: Any, cache: bool = True) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a kernel at definition (explicit signature, GIL released), from the cache where it is there.
+
+    cache  False: it calls functions of a shell or a notebook, which later processes could not load with it
+    """
 
     def compile_(function: Callable[..., Any]) -> Any:
         global _told
         start = time.perf_counter()
-        compiled = numba.njit(signature, nogil=True, cache=True, error_model="numpy", **options)(function)
-        if not _told and sum(compiled.stats.cache_misses.values()):
+        compiled = numba.njit(signature, nogil=True, cache=cache, error_model="numpy")(function)
+        if not _told and cache and sum(compiled.stats.cache_misses.values()):
             _told = True
             log.info(
                 "compiling search kernels (once; kept in %s): first took %.1f s",

@@ -137,8 +137,7 @@ def rows(trees, seed=0):
 
 def fused(trees, moves, simulations, rule, seed=0, k=1):
     forest = search.Forest(trees, game=game(moves), rule=rule)
-    forest.positions[:] = rows(trees, seed)
-    forest.start()
+    forest.start(rows(trees, seed))
     forest.simulate(simulations, k)
     return forest
 

@@ -125,8 +125,7 @@ def test_visits_are_conserved_and_released_leaves_leave_no_mark(seed, moves, k, 
 def test_advancing_keeps_what_was_known_below(seed, moves, players):
     rng = np.random.default_rng(seed)
     forest = search.Forest(2, game=hashtree.game(moves, players))
-    forest.positions[:] = hashtree.rows(2, seed % 1000)
-    forest.start()
+    forest.start(hashtree.rows(2, seed % 1000))
     forest.simulate(int(rng.integers(1, 120)))
     move = int(forest.root_visits()[0].argmax())
     node = int(
@@ -173,8 +172,7 @@ def test_a_snapshot_brings_a_forest_back():
 def test_a_forest_grows_on_demand_and_reserved_room_changes_nothing():
     grown, reserved = search.Forest(2, game=hashtree.game(5)), search.Forest(2, game=hashtree.game(5), nodes=4000)
     for forest in (grown, reserved):
-        forest.positions[:2] = hashtree.rows(2)
-        forest.start()
+        forest.start(hashtree.rows(2))
         forest.simulate(1500, 4)
     assert (grown.root_visits() == reserved.root_visits()).all()
 
@@ -249,9 +247,8 @@ def test_an_evaluator_that_gives_nonsense_is_named_and_what_was_done_stays():
     game = hashtree.game(6)._replace(evaluate=evaluate)
     for k in (1, 4):
         forest = search.Forest(1, game=game)
-        forest.positions[:] = 0
         with pytest.raises(ValueError, match="priors that do not sum to 1.*tree 0"):
-            forest.start()
+            forest.start(np.zeros((1, 4), np.uint8))
             forest.simulate(200, k)
         assert not (forest.nodes["room"] & IN_FLIGHT).any()
 
