@@ -209,6 +209,16 @@ def settle(nodes, words, f4, i4, notes, leaf, params):
         node = np.uint64(nodes[node].parent)
 
 
+def foresee(nodes, words, f4, i4, notes, leaf, params):
+    """Of the path to `leaf` the root and the node below it, which the next descents of a round are likely to come to."""
+    node, below = np.uint64(leaf), np.uint64(leaf)
+    while nodes[node].parent >= 0:
+        below, node = node, np.uint64(nodes[node].parent)
+    refresh(nodes, words, f4, i4, notes, node, entry(nodes, nodes[node]), params)
+    if below != node and nodes[below].best == STALE:
+        refresh(nodes, words, f4, i4, notes, below, entry(nodes, nodes[below]), params)
+
+
 def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
     """Give `node`, which has none, an edge for each move of prior > 0. OK or NOT_ONE.
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from search.jit import bare
-from search.kernels import IN_FLIGHT, NO_VALUE, NOT_ONE, OK, descend, grow, settle, walk
+from search.kernels import IN_FLIGHT, NO_VALUE, NOT_ONE, OK, descend, foresee, grow, settle, walk
 
 
 def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leaves):
@@ -33,7 +33,7 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
             nodes[leaf].room |= IN_FLIGHT
             walk(nodes, words, f4, i4, leaf, 1, math.nan, False, params)
             if j + 1 < k:
-                settle(nodes, words, f4, i4, notes, leaf, params)
+                foresee(nodes, words, f4, i4, notes, leaf, params)
             leaves[done] = np.int32(leaf)
             done += 1
     return done
@@ -76,11 +76,10 @@ def absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params):
     for i in range(len(leaves)):
         leaf = np.uint64(leaves[i])
         if nodes[leaf].first < 0 and values[i] == values[i]:
-            row, finished = priors[i], True
-            for p in row:
-                finished = finished and p == 0
-            if not finished and grow(nodes, words, f4, i4, sizes, leaf, row, ordered) != OK:
-                return NOT_ONE, i
+            if grow(nodes, words, f4, i4, sizes, leaf, priors[i], ordered) != OK:
+                for p in priors[i]:
+                    if p != 0:  # else it is finished
+                        return NOT_ONE, i
             if len(notes) > leaf:
                 notes[leaf] = values[i]
     backup(nodes, words, notes, leaves, values, params)

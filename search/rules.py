@@ -110,7 +110,7 @@ class Kernels(NamedTuple):
     names: dict[str, Any]  # what a kernel of the rule is bound to
 
 
-_INNER = ("block", "entry", "rate", "move_at", "refresh", "clear", "advance", "open_", "descend", "above", "walk", "settle", "grow")
+_INNER = ("block", "entry", "rate", "move_at", "refresh", "clear", "advance", "open_", "descend", "above", "walk", "settle", "foresee", "grow")
 _nodes, _f8, _i8, _bool = numba.from_dtype(NODE)[::1], numba.float64[::1], numba.int64, numba.boolean
 _f4s, _leaves, _rows = numba.float32[::1], numba.int32[::1], numba.float32[:, ::1]
 _arena = (_nodes, _f8, _f4s)
