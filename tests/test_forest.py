@@ -297,3 +297,63 @@ def test_a_node_of_many_edges():
         forest.absorb(leaves, np.zeros((1, moves)), [0.5])
     taken = np.flatnonzero(forest.root_visits()[0])
     assert set(taken) == set(np.argsort(-priors, kind="stable")[: len(taken)]), "the likeliest come first"
+
+
+def test_a_game_of_functions_that_no_module_holds_is_compiled_anew_each_time():
+    """From the cache a later process could not load what calls them."""
+    text = """
+def start(row):
+    row[0] = 9
+def play(row, move):
+    row[0] -= move + 1
+def outcome(row):
+    return 1.0 if row[0] == 0 else nan
+def evaluate(row, priors):
+    for move in range(3):
+        priors[move] = 1.0 / min(3, row[0]) if move < row[0] else 0.0
+    return 0.5
+"""
+    for _ in range(2):
+        names = {"nan": np.nan, "__name__": "nowhere"}
+        exec(text, names)
+        nim = search.Game(*(names[part] for part in ("start", "play", "outcome", "evaluate")), size=1, moves=3, players=2)
+        forest = search.Forest(1, game=nim, rule=rules.puct(1.0))
+        forest.start()
+        forest.simulate(1000)
+        assert forest.root_visits()[0].argmax() == 0, "one of nine leaves eight: won"
+        assert forest._game.simulate.stats.cache_path is None or not sum(forest._game.simulate.stats.cache_hits.values())
+
+
+def test_two_players_see_the_same_game_from_their_own_side():
+    """A pile of n: who moves at a multiple of four loses. The root's mean tells it for who moves there."""
+    for pile in range(1, 10):
+        forest = search.Forest(1, game=_nim(), rule=rules.puct(1.0))
+        forest.start(np.array([[pile]], np.uint8))
+        forest.simulate(3000)
+        assert (forest.root_means()[0] > 0.5) == (pile % 4 != 0), pile
+        if pile % 4:
+            assert forest.root_visits()[0].argmax() == pile % 4 - 1
+            forest.advance([0], [pile % 4 - 1])
+            assert forest.root_means()[0] < 0.5 or pile < 4
+
+
+def _nim():
+    return search.Game(_begin, _take, _ended, _fair, 1, 3, 2)
+
+
+def _begin(row):
+    row[0] = 9
+
+
+def _take(row, move):
+    row[0] -= move + 1
+
+
+def _ended(row):
+    return 1.0 if row[0] == 0 else np.nan
+
+
+def _fair(row, priors):
+    for move in range(3):
+        priors[move] = 1.0 / min(3, row[0]) if move < row[0] else 0.0
+    return 0.5
