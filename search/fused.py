@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.jit import bare, bind, kernel
+from search.jit import bare, bind, digest, kernel
 from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, block, descend, grow, move_at, settle, walk
 from search.rounds import backup, select
-from search.rules import Rule, _arena, digest
+from search.rules import Rule, _arena
 
 #: Trees that take turns in one call: while what one takes next is worked out, the other's descent is under way (1.1 times faster)
 TOGETHER = 2
@@ -70,14 +70,8 @@ def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, moves, or
 
 def begin(nodes, words, notes, sizes, positions, roots, priors, moves, ordered, params):
     """Evaluate and expand each root. (OK or what is wrong, which tree)."""
-    nodes = bare(nodes)
-    words = bare(words)
-    notes = bare(notes)
-    sizes = bare(sizes)
-    positions = bare(positions)
-    roots = bare(roots)
-    priors = bare(priors)
-    params = bare(params)
+    nodes, words, notes, sizes, positions, roots = bare(nodes), bare(words), bare(notes), bare(sizes), bare(positions), bare(roots)
+    priors, params = bare(priors), bare(params)
     f4, i4 = words.view(np.float32), words.view(np.int32)
     for t in range(len(roots)):
         state, value = judge(nodes, words, f4, i4, notes, sizes, positions, np.uint64(roots[t]), priors, moves, ordered, params)
@@ -92,17 +86,8 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
 
     (OK, FULL where there is no room for the next round, or what is wrong; which tree). All that is counted in `done` is finished.
     """
-    nodes = bare(nodes)
-    words = bare(words)
-    notes = bare(notes)
-    sizes = bare(sizes)
-    positions = bare(positions)
-    roots = bare(roots)
-    done = bare(done)
-    priors = bare(priors)
-    leaves = bare(leaves)
-    values = bare(values)
-    params = bare(params)
+    nodes, words, notes, sizes, positions, roots = bare(nodes), bare(words), bare(notes), bare(sizes), bare(positions), bare(roots)
+    done, priors, leaves, values, params = bare(done), bare(priors), bare(leaves), bare(values), bare(params)
     f4, i4 = words.view(np.float32), words.view(np.int32)
     room = len(priors)
     for group in range(0, len(roots), TOGETHER):
@@ -149,9 +134,7 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
 
 def follow(nodes, words, positions, filled, total):
     """Write the positions of the nodes from `filled` to `total`."""
-    nodes = bare(nodes)
-    words = bare(words)
-    positions = bare(positions)
+    nodes, words, positions = bare(nodes), bare(words), bare(positions)
     i4 = words.view(np.int32)
     for node in range(filled, total):
         reach(nodes, words, i4, positions, np.uint64(node), np.uint64(0))
@@ -159,17 +142,14 @@ def follow(nodes, words, positions, filled, total):
 
 def outcomes(positions, leaves, values):
     """Values of finished positions, nan of the others."""
-    positions = bare(positions)
-    leaves = bare(leaves)
-    values = bare(values)
+    positions, leaves, values = bare(positions), bare(leaves), bare(values)
     for i in range(len(leaves)):
         values[i] = outcome(positions[np.uint64(leaves[i])])
 
 
 def first(positions, rows):
     """Write the first position into some rows."""
-    positions = bare(positions)
-    rows = bare(rows)
+    positions, rows = bare(positions), bare(rows)
     for row in rows:
         start(positions[np.uint64(row)])
 

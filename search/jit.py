@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
 import logging
 import os
 import tempfile
@@ -95,3 +98,24 @@ def bind(function: Callable[..., Any], names: dict[str, Any], name: str) -> Call
     bound.__qualname__ = name
     bound.__module__ = function.__module__
     return bound
+
+
+def digest(*functions: Callable[..., Any]) -> str:
+    """Eight letters that change with the files of the functions and with what they close over: part of the name of their compiled code."""
+    return hashlib.sha256("".join(map(_said, functions)).encode()).hexdigest()[:8]
+
+
+def _said(function: Any) -> str:
+    plain = getattr(function, "py_func", function)
+    if not inspect.isfunction(plain):
+        return repr(plain)
+    closed = [_said(cell.cell_contents) for cell in plain.__closure__ or ()]
+    return f"{_text(plain.__code__.co_filename)} {plain.__qualname__} {plain.__code__.co_code!r} {plain.__code__.co_consts!r} {closed}"
+
+
+@functools.cache
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # a shell, a notebook
+        return ""

@@ -39,12 +39,16 @@ LAST = np.array([i.bit_length() for i in range(16)], np.uint8)  # and the place 
 OK, NOT_ONE, NO_VALUE, FULL = range(4)  #: what a kernel came to: done; priors that do not sum to 1; a value out of range; no room
 
 
-def block(record):
-    """(sums in f8, priors in f4, values in f4, visits in i4, children in i4, room) of a node's block."""
-    room = np.uint64((record.room & ROOM) * 4)
-    sums = np.uint64(record.first) * np.uint64(3)
+def places(first, room):
+    """(sums in f8, priors in f4, values in f4, visits in i4, children in i4, room) of a block that begins at edge `first`. All uint64."""
+    sums = np.uint64(3) * first
     priors = np.uint64(2) * (sums + room)
     return sums, priors, priors + room, priors + np.uint64(2) * room, priors + np.uint64(3) * room, room
+
+
+def block(record):
+    """`places` of a node's block."""
+    return places(np.uint64(record.first), np.uint64((record.room & ROOM) * 4))
 
 
 def entry(nodes, record):
@@ -225,23 +229,16 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
     priors: float32 [a multiple of four], sum 1 within 1e-3, 0 for an illegal move and where there is no such move
     """
     record = nodes[node]
-    first_edge, room = np.uint64(sizes[1]), np.uint64(len(priors))
-    sums, starts, values, visits, children = (
-        np.uint64(3) * first_edge,
-        np.uint64(6) * first_edge + np.uint64(2) * room,
-        np.uint64(6) * first_edge + np.uint64(3) * room,
-        np.uint64(6) * first_edge + np.uint64(4) * room,
-        np.uint64(6) * first_edge + np.uint64(5) * room,
-    )
-    place = (sums, starts, values, visits, children, room)
+    start, room = np.uint64(sizes[1]), np.uint64(len(priors))
+    place = places(start, room)
     total, high, best = lanes(0.0), 0.0, np.uint64(0)
     legal, last = np.uint64(0), np.uint64(0)
     for a in range(np.uint64(0), room, np.uint64(4)):
         a = np.uint64(a)
         four = load(priors, a)
         total = total + four
-        store(f4, starts + a, over(four, four, lanes(-1.0)))
-        count_up(i4, values + a, np.int32(UNKNOWN + a))
+        store(f4, place[1] + a, over(four, four, lanes(-1.0)))
+        count_up(i4, place[2] + a, np.int32(UNKNOWN + a))
         top, slot = highest(four, four)
         best, high = (a + slot if top > high else best), (top if top > high else high)
         bits = positive(four)
@@ -255,14 +252,7 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
                 return NOT_ONE
     if legal < last:  # close the gaps
         room = (legal + np.uint64(3)) & ~np.uint64(3)
-        place = (
-            sums,
-            np.uint64(6) * first_edge + np.uint64(2) * room,
-            np.uint64(6) * first_edge + np.uint64(3) * room,
-            np.uint64(6) * first_edge + np.uint64(4) * room,
-            np.uint64(6) * first_edge + np.uint64(5) * room,
-            room,
-        )
+        place = places(start, room)
         e = np.uint64(0)
         for a in range(len(priors)):
             if priors[np.uint64(a)] > 0:
@@ -274,7 +264,7 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
             f4[place[1] + np.uint64(e)] = -1.0
             i4[place[2] + np.uint64(e)] = UNKNOWN
     sizes[1] += np.int64(room)
-    record.first, record.room = np.int32(first_edge), (record.room & SECOND) | (record.room & IN_FLIGHT) | (room >> np.uint64(2))
+    record.first, record.room = np.int32(start), (record.room & SECOND) | (record.room & IN_FLIGHT) | (room >> np.uint64(2))
     if ordered:
         clear(words, i4, place, np.uint64(0))
         i4[place[1]], i4[place[1] + best] = i4[place[1] + best], i4[place[1]]

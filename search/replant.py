@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
 from search import kernels
-from search.jit import bind, kernel
+from search.jit import bind, digest, kernel
 from search.kernels import HERE, NODE, ROOM, SECOND, STALE
 
 _names = dict(vars(kernels))
-for _name in ("block", "entry", "move_at", "clear", "advance"):
+for _name in ("places", "block", "entry", "move_at", "clear", "advance"):
     _names[_name] = numba.njit(error_model="numpy", forceinline=True)(bind(getattr(kernels, _name), _names, f"{_name}_plain"))
 block, entry, move_at, advance = (_names[_name] for _name in ("block", "entry", "move_at", "advance"))
 _nodes, _words, _i4, _i8 = numba.from_dtype(NODE)[::1], numba.float64[::1], numba.int32[::1], numba.int64
 
 
-@kernel(numba.void(_nodes, _words, _i8[::1], _i4, _i8, _i8))
+def _kernel(signature: Any) -> Any:
+    """`kernel`, kept under a name that changes with the layout."""
+    stamp = digest(kernels.block)
+    return lambda function: kernel(signature)(bind(function, globals(), f"{function.__name__}_{stamp}"))
+
+
+@_kernel(numba.void(_nodes, _words, _i8[::1], _i4, _i8, _i8))
 def sow(nodes, words, sizes, roots, second, visits):
     """New roots without edges; their numbers go to `roots`. second: the second player moves there."""
     f4, i4 = words.view(np.float32), words.view(np.int32)
@@ -36,7 +44,7 @@ def sow(nodes, words, sizes, roots, second, visits):
         roots[t] = np.int32(node)
 
 
-@kernel(numba.void(_nodes, _words, _nodes, _words, _i4, _i4, _i8[::1]))
+@_kernel(numba.void(_nodes, _words, _nodes, _words, _i4, _i4, _i8[::1]))
 def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
     """Copy what stands below `roots` into other arrays, level by level. roots: changed to the new numbers; kept: the old ones, in order."""
     new_i4 = new_words.view(np.int32)
@@ -73,7 +81,7 @@ def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
         at += 1
 
 
-@kernel(numba.void(_nodes, _words, _i8[::1], _i8))
+@_kernel(numba.void(_nodes, _words, _i8[::1], _i8))
 def uproot(nodes, words, sizes, node):
     """Make `node` a root: it gets an edge of its own with what its edge knew, now in the view of the player who moves there."""
     f4, i4 = words.view(np.float32), words.view(np.int32)
@@ -95,7 +103,7 @@ def uproot(nodes, words, sizes, node):
         record.best = STALE
 
 
-@kernel(numba.void(_nodes, _words, _i4, numba.int32[:, ::1], numba.float64[:, ::1], numba.float32[:, ::1]))
+@_kernel(numba.void(_nodes, _words, _i4, numba.int32[:, ::1], numba.float64[:, ::1], numba.float32[:, ::1]))
 def read(nodes, words, roots, visits, sums, priors):
     """Visits, sums and priors of the edges of some nodes, by move; zero where there is none."""
     f4, i4 = words.view(np.float32), words.view(np.int32)
@@ -115,7 +123,7 @@ def read(nodes, words, roots, visits, sums, priors):
                 sums[t, move] = words[place[0] + slot]
 
 
-@kernel(numba.void(_nodes, _words, _i8, numba.float32[::1]))
+@_kernel(numba.void(_nodes, _words, _i8, numba.float32[::1]))
 def reprior(nodes, words, node, priors):
     """Give the edges of `node` other priors, by move; in an ordered block the best of those not taken comes up again."""
     f4, i4 = words.view(np.float32), words.view(np.int32)

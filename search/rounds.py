@@ -16,12 +16,7 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
     stop_at_collision  end a tree's round at the first leaf that it reaches twice, without counting that descent
     There must be room for k x roots more nodes.
     """
-    nodes = bare(nodes)
-    words = bare(words)
-    notes = bare(notes)
-    sizes = bare(sizes)
-    roots = bare(roots)
-    params = bare(params)
+    nodes, words, notes, sizes, roots, params = bare(nodes), bare(words), bare(notes), bare(sizes), bare(roots), bare(params)
     leaves = bare(leaves)
     f4, i4 = words.view(np.float32), words.view(np.int32)
     done = 0
@@ -41,12 +36,7 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
 
 def backup(nodes, words, notes, leaves, values, params):
     """Add each leaf's value along its path. A value that is nan releases the visit instead: nothing is known of it."""
-    nodes = bare(nodes)
-    words = bare(words)
-    notes = bare(notes)
-    leaves = bare(leaves)
-    values = bare(values)
-    params = bare(params)
+    nodes, words, notes, leaves, values, params = bare(nodes), bare(words), bare(notes), bare(leaves), bare(values), bare(params)
     f4, i4 = words.view(np.float32), words.view(np.int32)
     for i in range(len(leaves)):
         leaf = np.uint64(leaves[i])
@@ -61,14 +51,8 @@ def absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params):
 
     (OK or what is wrong, the index of the leaf): nothing is backed up where something is wrong.
     """
-    nodes = bare(nodes)
-    words = bare(words)
-    notes = bare(notes)
-    sizes = bare(sizes)
-    leaves = bare(leaves)
-    priors = bare(priors)
-    values = bare(values)
-    params = bare(params)
+    nodes, words, notes, sizes, leaves, priors = bare(nodes), bare(words), bare(notes), bare(sizes), bare(leaves), bare(priors)
+    values, params = bare(values), bare(params)
     f4, i4 = words.view(np.float32), words.view(np.int32)
     for i in range(len(leaves)):
         if values[i] < 0.0 or values[i] > 1.0:
@@ -88,16 +72,8 @@ def absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params):
 
 def step(nodes, words, notes, sizes, roots, k, params, leaves, priors, values, ordered, picked):
     """`absorb`, then `select`, in one call: (OK or what is wrong, the index of the leaf or the number of leaves picked)."""
-    nodes = bare(nodes)
-    words = bare(words)
-    notes = bare(notes)
-    sizes = bare(sizes)
-    roots = bare(roots)
-    params = bare(params)
-    leaves = bare(leaves)
-    priors = bare(priors)
-    values = bare(values)
-    picked = bare(picked)
+    nodes, words, notes, sizes, roots, params = bare(nodes), bare(words), bare(notes), bare(sizes), bare(roots), bare(params)
+    leaves, priors, values, picked = bare(leaves), bare(priors), bare(values), bare(picked)
     state, where = absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params)
     if state != OK:
         return state, where

@@ -10,19 +10,16 @@ first-play urgency where it was not taken;  taken: its visits, pending ones incl
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from search import kernels, rounds
-from search.jit import bind, kernel
+from search.jit import bind, digest, kernel
 from search.kernels import BASE, DISCOUNT, FLOOR, NODE, PARAMS, PLAYERS, REDUCTION, SCALE, WIDEN, C
 from search.lanes import lanes, over, power, root
 
@@ -110,7 +107,23 @@ class Kernels(NamedTuple):
     names: dict[str, Any]  # what a kernel of the rule is bound to
 
 
-_INNER = ("block", "entry", "rate", "move_at", "refresh", "clear", "advance", "open_", "descend", "above", "walk", "settle", "foresee", "grow")
+_INNER = (
+    "places",
+    "block",
+    "entry",
+    "rate",
+    "move_at",
+    "refresh",
+    "clear",
+    "advance",
+    "open_",
+    "descend",
+    "above",
+    "walk",
+    "settle",
+    "foresee",
+    "grow",
+)
 _nodes, _f8, _i8, _bool = numba.from_dtype(NODE)[::1], numba.float64[::1], numba.int64, numba.boolean
 _f4s, _leaves, _rows = numba.float32[::1], numba.int32[::1], numba.float32[:, ::1]
 _arena = (_nodes, _f8, _f4s)
@@ -197,24 +210,3 @@ def gumbel(value_scale: float = 0.1, visit_floor: float = 50.0) -> Rule:
     return Rule(
         "gumbel", _completed, _improved, ((SCALE, _number("value_scale", value_scale)), (FLOOR, _number("visit_floor", visit_floor)))
     )
-
-
-def digest(*functions: Callable[..., Any]) -> str:
-    """Eight letters that change with the files of the functions and with what they close over: part of the name of their compiled code."""
-    return hashlib.sha256("".join(map(_said, functions)).encode()).hexdigest()[:8]
-
-
-def _said(function: Any) -> str:
-    plain = getattr(function, "py_func", function)
-    if not inspect.isfunction(plain):
-        return repr(plain)
-    closed = [_said(cell.cell_contents) for cell in plain.__closure__ or ()]
-    return f"{_text(plain.__code__.co_filename)} {plain.__qualname__} {plain.__code__.co_code!r} {plain.__code__.co_consts!r} {closed}"
-
-
-@functools.cache
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:  # a shell, a notebook
-        return ""

@@ -12,6 +12,7 @@ from numba.core import event
 
 import search
 from search import halving, rules
+from search.jit import digest
 from search.methods.beam import _deal
 from search.problems.countdown import Countdown
 from search.tree import Tree
@@ -43,13 +44,13 @@ def test_nothing_compiles_once_a_search_has_begun():
 
 def test_a_rule_of_ones_own_is_compiled_by_what_it_says():
     """Code is found in the cache by the files and constants of a rule, so that a changed one is never taken for the former."""
-    names = {rules.digest(*pair) for pair in ((rules._plain, rules._puct), (rules._plain, rules._normalised))}
+    names = {digest(*pair) for pair in ((rules._plain, rules._puct), (rules._plain, rules._normalised))}
     assert len(names) == 2
 
     def closed(number):
         return lambda q: q + number
 
-    assert rules.digest(closed(1)) != rules.digest(closed(2)) and rules.digest(closed(1)) == rules.digest(closed(1))
+    assert digest(closed(1)) != digest(closed(2)) and digest(closed(1)) == digest(closed(1))
 
 
 @pytest.mark.parametrize(("method", "options"), EVERY, ids=lambda value: str(value))
