@@ -227,7 +227,7 @@ class Forest(Roots):
         super().restore(snapshot)
         self._fit_positions()
         self._positions[: len(snapshot["positions"])] = snapshot["positions"]
-        self.roots, self._filled, self._litter = snapshot["roots"].copy(), int(self._sizes[0]), True
+        self.roots, self._filled, self._litter, self._owed = snapshot["roots"].copy(), int(self._sizes[0]), True, 0
 
     # -- inner parts
 
@@ -257,7 +257,12 @@ class Forest(Roots):
         if short and self._litter and self.game and not keep and not self._owed and not often:
             self.compact()
         self.reserve(nodes, edges)
-        self._fit_positions()
+        try:
+            self._fit_positions()
+        except MemoryError as error:
+            raise MemoryError(
+                f"no memory for the positions of {len(self._nodes):,} nodes: the forest is as it was; search with fewer simulations"
+            ) from error
 
     def _fit_positions(self) -> None:
         if self.game and len(self._positions) < len(self._nodes):

@@ -56,10 +56,10 @@ def load(context, array, place):
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        start = builder.gep(data, [args[1]])
-        kind = ir.VectorType(start.type.pointee, 4)
-        four = builder.load(builder.bitcast(start, kind.as_pointer()))
-        four.align = context.get_abi_alignment(start.type.pointee)
+        element = context.get_data_type(signature.args[0].dtype)
+        kind = ir.VectorType(element, 4)
+        four = builder.load(builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer()))
+        four.align = context.get_abi_alignment(element)
         if signature.args[0].dtype == types.int32:
             return builder.sitofp(four, _VECTOR)
         return four if signature.args[0].dtype == types.float64 else builder.fpext(four, _VECTOR)
