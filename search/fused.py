@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from search.jit import bare, bind, digest, kernel
-from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, block, descend, grow, move_at, settle, walk
+from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, block, descend, grow, move_at, settle, walk
 from search.rounds import backup, select
 from search.rules import Rule, _arena
 
@@ -196,7 +196,7 @@ def fuse(rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any],
     for part in ("start", "play", "outcome", "evaluate"):
         rule = getattr(game, part)
         names[part] = rule if hasattr(rule, "py_func") else numba.njit(error_model="numpy")(rule)
-    name = f"{rule_name}_{digest(prepare, score, reach, block, select, *game[:4])}"
+    name = f"{rule_name}_{digest(prepare, score, reach, select, *SOURCES, *game[:4])}"
     for inner in (reach, judge):
         names[inner.__name__] = numba.njit(error_model="numpy", forceinline=True)(bind(inner, names, f"{inner.__name__}_{name}"))
     compiled = {}

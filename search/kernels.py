@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from search.lanes import count_up, fetch, first, highest, known, lanes, load, over, positive, store, together
+from search.jit import bind
+from search.lanes import count_up, fetch, first, highest, known, lanes, load, over, positive, spread, store, together
 
 #: 16 bytes: start of the block (-1: none), parent (-2 - edge: a root, whose own edge is that one), edges to be looked at, slot of its own
 #: edge in the parent's block, slot it takes next, room of the block in fours together with two flags
@@ -275,3 +276,7 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
             clear(words, i4, place, np.uint64(e))
         record.count, record.best = legal, best
     return OK
+
+
+#: Functions whose files all compiled code depends on, for its stamp
+SOURCES = (block, bind, spread)

@@ -39,7 +39,8 @@ def _constant(number: float) -> ir.Constant:
     return ir.Constant(_VECTOR, [number] * 4)
 
 
-def _spread(builder: Any, number: Any) -> Any:
+def spread(builder: Any, number: Any) -> Any:
+    """Instructions for the same number four times."""
     one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
 
@@ -47,7 +48,7 @@ def _spread(builder: Any, number: Any) -> Any:
 @intrinsic
 def lanes(context, number):
     """The same number four times."""
-    return LANES(types.float64), lambda context, builder, signature, args: _spread(builder, args[0])
+    return LANES(types.float64), lambda context, builder, signature, args: spread(builder, args[0])
 
 
 @intrinsic
@@ -73,7 +74,7 @@ def _arithmetic(name: str, act: Callable[..., Any]) -> None:
     @intrinsic
     def both(context, a, b):
         def build(context, builder, signature, args):
-            x, y = (arg if kind == LANES else _spread(builder, arg) for arg, kind in zip(args, signature.args, strict=True))
+            x, y = (arg if kind == LANES else spread(builder, arg) for arg, kind in zip(args, signature.args, strict=True))
             return getattr(builder, name)(x, y)
 
         return LANES(*(kind if kind == LANES else types.float64 for kind in (a, b))), build
@@ -208,7 +209,7 @@ def highest(context, points, allowed):
         kind = ir.FunctionType(_DOUBLE, [_VECTOR])
         reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fmax.v4f64")
         top = builder.call(reduce, [four], fastmath=("nnan",))
-        same = builder.bitcast(builder.fcmp_ordered("==", four, _spread(builder, top)), ir.IntType(4))
+        same = builder.bitcast(builder.fcmp_ordered("==", four, spread(builder, top)), ir.IntType(4))
         lane = builder.cttz(builder.zext(same, ir.IntType(64)), ir.Constant(ir.IntType(1), 0))
         return context.make_tuple(builder, signature.return_type, [top, lane])
 

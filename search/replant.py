@@ -20,7 +20,7 @@ _nodes, _words, _i4, _i8 = numba.from_dtype(NODE)[::1], numba.float64[::1], numb
 
 def _kernel(signature: Any) -> Any:
     """`kernel`, kept under a name that changes with the layout."""
-    stamp = digest(kernels.block)
+    stamp = digest(*kernels.SOURCES)
     return lambda function: kernel(signature)(bind(function, globals(), f"{function.__name__}_{stamp}"))
 
 

@@ -165,7 +165,7 @@ class Rule:
 @functools.cache
 def _compiled(name: str, prepare: Callable[..., Any], score: Callable[..., Any]) -> Kernels:
     names = {**vars(kernels), **vars(rounds)}
-    name = f"{name}_{digest(prepare, score, kernels.block, rounds.select)}"
+    name = f"{name}_{digest(prepare, score, rounds.select, *kernels.SOURCES)}"
     for part, function in (("prepare", prepare), ("score", score)):
         names[part] = numba.njit(inline="always", error_model="numpy")(function)
     for inner in _INNER:
