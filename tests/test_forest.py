@@ -357,3 +357,19 @@ def _fair(row, priors):
     for move in range(3):
         priors[move] = 1.0 / min(3, row[0]) if move < row[0] else 0.0
     return 0.5
+
+
+def test_a_roots_own_value_is_told_for_who_moves_there():
+    for players, mean in ((1, 0.9), (2, 0.1)):
+        game = _nim()._replace(evaluate=_glad, players=players)
+        forest = search.Forest(1, game=game)
+        forest.start()
+        assert forest.root_means()[0] == pytest.approx(mean)
+        forest.simulate(1)
+        assert forest.root_values()[0][0] == pytest.approx(0.9) and forest.root_means()[0] == pytest.approx((mean + 0.9) / 2)
+
+
+def _glad(row, priors):
+    for move in range(3):
+        priors[move] = 1.0 if move == 0 else 0.0
+    return 0.9
