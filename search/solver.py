@@ -131,6 +131,8 @@ def _solve(
     with _bar(len(ready), progress) as bar, _ctrl_c(interrupt), workers:
         solutions = run(parallel((job(i, p) for i, p in enumerate(ready)), limit), backends)
     unusable.warn()
+    if interrupt.is_set() and on_finish is not None and not any(solution.stopped == "interrupted" for solution in solutions):
+        raise KeyboardInterrupt  # it came when all was done and handed over: the caller is to hear of it
     return solutions
 
 

@@ -124,7 +124,8 @@ def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeyp
 
 #: a process whose model takes its time, and whose methods note which searches begin
 SLOW = f"""
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import types
 import guides

@@ -202,6 +202,18 @@ def test_ctrl_c_gives_back_what_there_is():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_after_the_last_search_is_not_lost():
+    """A caller with many calls to come hears of it; without `on_finish` the solutions are more than an exception."""
+    problems = [Countdown((4, 7, 8, 8), 24)] * 2
+
+    def finish(index, solution):
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        search.solve_many(problems, scripted_guide(), "sample", "tokens=60", on_finish=finish, limit=1)
+
+
 def test_works_in_a_script_without_a_main_guard(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
