@@ -75,7 +75,7 @@ class Forest(Roots):
             game.first(self._positions, self.roots)
         else:
             self._positions[: len(self.roots)] = positions
-        state, tree = game.begin(*self._arrays, self._positions, self.roots, self._scratch, self.moves, self.ordered, self._params)
+        state, tree = game.begin(*self._arrays, self._positions, self.roots, self._scratch, self.ordered, self._params)
         self._filled, self._litter, self._kept = len(self.roots), False, len(self.roots)
         self._check_fused(state, tree)
 
@@ -91,7 +91,7 @@ class Forest(Roots):
         while True:
             state, tree = game.simulate(
                 *self._arrays, self._positions, self.roots, done, simulations, k,
-                self._scratch, self.moves, leaves, values, self.ordered, self._params,
+                self._scratch, leaves, values, self.ordered, self._params,
             )  # fmt: skip
             self._filled = int(self._sizes[0])
             if state != FULL:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.jit import bare, bind, digest, kernel
+from search.jit import bare, bind, cut, digest, kernel
 from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, block, descend, grow, move_at, settle, walk
 from search.rounds import backup, select
 from search.rules import Rule, _arena
@@ -46,20 +46,20 @@ def reach(nodes, words, i4, positions, leaf, filled):
     """Write the position of a node that was made just now: its number is not below `filled`."""
     if leaf >= filled:
         record = nodes[leaf]
-        for i in range(positions.shape[1]):
+        for i in range(SIZE):
             positions[leaf, np.uint64(i)] = positions[np.uint64(record.parent), np.uint64(i)]
         place = block(nodes[np.uint64(record.parent)])
         play(positions[leaf], np.int64(move_at(i4, place, np.uint64(record.slot))))
 
 
-def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, moves, ordered, params):
+def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params):
     """(OK or what is wrong, value): of a node that is not expanded; it is expanded unless it is finished."""
     value = outcome(positions[leaf])
     if value != value:
-        value = evaluate(positions[leaf], priors[:moves])
+        value = evaluate(positions[leaf], cut(priors, MOVES))
         if not 0.0 <= value <= 1.0:
             return NO_VALUE, value
-        if grow(nodes, words, f4, i4, sizes, leaf, priors, ordered) != OK:
+        if grow(nodes, words, f4, i4, sizes, leaf, cut(priors, ROOM), ordered) != OK:
             return NOT_ONE, value
     if nodes[leaf].parent < 0 and params[PLAYERS] == 2.0:
         value = 1.0 - value  # a root's value is that of the player who moves there
@@ -68,20 +68,20 @@ def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, moves, or
     return OK, value
 
 
-def begin(nodes, words, notes, sizes, positions, roots, priors, moves, ordered, params):
+def begin(nodes, words, notes, sizes, positions, roots, priors, ordered, params):
     """Evaluate and expand each root. (OK or what is wrong, which tree)."""
     nodes, words, notes, sizes, positions, roots = bare(nodes), bare(words), bare(notes), bare(sizes), bare(positions), bare(roots)
     priors, params = bare(priors), bare(params)
     f4, i4 = words.view(np.float32), words.view(np.int32)
     for t in range(len(roots)):
-        state, value = judge(nodes, words, f4, i4, notes, sizes, positions, np.uint64(roots[t]), priors, moves, ordered, params)
+        state, value = judge(nodes, words, f4, i4, notes, sizes, positions, np.uint64(roots[t]), priors, ordered, params)
         if state != OK:
             return state, t
         walk(nodes, words, f4, i4, roots[t], 1, value, True, params)
     return OK, 0
 
 
-def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k, priors, moves, leaves, values, ordered, params):
+def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k, priors, leaves, values, ordered, params):
     """Search every tree until it had `simulations`, in rounds of `k`. done: int64 [trees], how many each had.
 
     (OK, FULL where there is no room for the next round, or what is wrong; which tree). All that is counted in `done` is finished.
@@ -105,7 +105,7 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
                 if many == 1:
                     leaf = descend(nodes, words, f4, i4, notes, sizes, roots[t], params)
                     reach(nodes, words, i4, positions, leaf, filled)
-                    state, value = judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, moves, ordered, params)
+                    state, value = judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params)
                     if state != OK:
                         return state, t
                     walk(nodes, words, f4, i4, leaf, 1, value, True, params)
@@ -118,7 +118,7 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
                         reach(nodes, words, i4, positions, leaf, filled)
                         values[i] = math.nan
                         if nodes[leaf].first < 0 and wrong == OK:
-                            state, values[i] = judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, moves, ordered, params)
+                            state, values[i] = judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params)
                             wrong = state
                         for j in range(i):  # reached twice in this round: evaluated once
                             if leaves[j] == leaves[i]:
@@ -175,8 +175,8 @@ _i4, _i8, _f8, _bool = numba.int32[::1], numba.int64, numba.float64[::1], numba.
 _positions, _pair = numba.uint8[:, ::1], numba.types.UniTuple(numba.int64, 2)
 _more = (_i8[::1], _positions, _i4)
 SIGNATURES = {
-    "begin": _pair(*_arena, *_more, numba.float32[::1], _i8, _bool, _f8),
-    "simulate": _pair(*_arena, *_more, _i8[::1], _i8, _i8, numba.float32[::1], _i8, _i4, _f8, _bool, _f8),
+    "begin": _pair(*_arena, *_more, numba.float32[::1], _bool, _f8),
+    "simulate": _pair(*_arena, *_more, _i8[::1], _i8, _i8, numba.float32[::1], _i4, _f8, _bool, _f8),
     "follow": numba.void(*_arena[:2], _positions, _i8, _i8),
     "outcomes": numba.void(_positions, _i4, _f8),
     "first": numba.void(_positions, _i4),
@@ -192,11 +192,12 @@ def _importable(function: Callable[..., Any]) -> bool:
 @functools.cache
 def fuse(rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any], game: Game) -> GameKernels:
     """Compiled once for each game and rule, from the cache where they are there."""
-    names = dict(Rule(rule_name, prepare, score, ()).kernels.names)
+    names = {**globals(), **Rule(rule_name, prepare, score, ()).kernels.names}
     for part in ("start", "play", "outcome", "evaluate"):
         rule = getattr(game, part)
         names[part] = rule if hasattr(rule, "py_func") else numba.njit(error_model="numpy")(rule)
-    name = f"{rule_name}_{digest(prepare, score, reach, select, *SOURCES, *game[:4])}"
+    names |= {"MOVES": game.moves, "ROOM": (game.moves + 3) // 4 * 4, "SIZE": game.size}  # constants, so that loops over them unroll
+    name = f"{rule_name}_{game.moves}_{game.size}_{digest(prepare, score, reach, select, *SOURCES, *game[:4])}"
     for inner in (reach, judge):
         names[inner.__name__] = numba.njit(error_model="numpy", forceinline=True)(bind(inner, names, f"{inner.__name__}_{name}"))
     compiled = {}

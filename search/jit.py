@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import cgutils
 from numba.core.imputils import impl_ret_untracked
 from numba.extending import intrinsic
 
@@ -62,6 +63,20 @@ def bare(context, array):  # type: ignore[no-untyped-def]
         return impl_ret_untracked(context, builder, kind, copy._getvalue())
 
     return array(array), build
+
+
+@intrinsic
+def cut(context, array, length):
+    """The first `length` (int64, not more than there are) of a one-dimensional array; where that is a constant, loops over it know it."""
+
+    def build(context, builder, signature, args):
+        kind = signature.args[0]
+        copy = context.make_array(kind)(context, builder, args[0])
+        copy.shape = cgutils.pack_array(builder, [args[1]])
+        copy.nitems = args[1]
+        return impl_ret_untracked(context, builder, kind, copy._getvalue())
+
+    return array(array, numba.int64), build
 
 
 _told = False
