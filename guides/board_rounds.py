@@ -15,7 +15,6 @@ A start looks for the first that is missing, so a killed run that is started aga
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 
 from guides.board import Examples, board_guide, examples
-from guides.folders import claimed, copy_checkpoint, write_json
+from guides.folders import accepted_before, claimed, copy_checkpoint, round_folder, write_json
 from models.boardnet import BoardNet
 from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
@@ -176,16 +175,10 @@ class _Rounds:
     # -- folders
 
     def _folder(self, number: int) -> Path:
-        folder = self.out / f"round-{number:02d}"
-        folder.mkdir(exist_ok=True)
-        return folder
+        return round_folder(self.out, number)
 
     def _accepted(self, number: int) -> Path:
-        """The checkpoint that was accepted last before round `number`."""
-        number -= 1
-        while not json.loads((self._folder(number) / "gate.json").read_text())["accepted"]:
-            number -= 1
-        return self._folder(number) / "checkpoint"
+        return accepted_before(self.out, number)
 
     def _guide(self, place: Path) -> Guide:
         return board_guide(BoardNet.load(place))

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from guides.folders import claimed, copy_checkpoint, write_json
+from guides.folders import accepted_before, claimed, copy_checkpoint, round_folder, write_json
 from guides.gate import check_gate, gradable, hold_out, interval, outcomes
 from guides.grade import key_of
 from guides.learn import prepare, run_training
@@ -204,16 +204,10 @@ class _Run:
     # -- folders
 
     def _folder(self, number: int) -> Path:
-        folder = self.out / f"round-{number:02d}"
-        folder.mkdir(exist_ok=True)
-        return folder
+        return round_folder(self.out, number)
 
     def _accepted(self, number: int) -> Path:
-        """The checkpoint that was accepted last before round `number`."""
-        number -= 1
-        while not json.loads((self._folder(number) / "gate.json").read_text())["accepted"]:
-            number -= 1
-        return self._folder(number) / "checkpoint"
+        return accepted_before(self.out, number)
 
     def _publish(self, number: int) -> None:
         """Bring best/ and rounds.csv up to date, unless a later round did."""

@@ -63,3 +63,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(part, path)
+
+
+def round_folder(out: Path, number: int) -> Path:
+    """The folder of a round, made where it is missing."""
+    folder = out / f"round-{number:02d}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def accepted_before(out: Path, number: int) -> Path:
+    """The checkpoint that was accepted last before round `number`."""
+    number -= 1
+    while not json.loads((round_folder(out, number) / "gate.json").read_text())["accepted"]:
+        number -= 1
+    return round_folder(out, number) / "checkpoint"
