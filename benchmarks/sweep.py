@@ -68,6 +68,8 @@ def sweep(
                 if not _search(task, job, left, guides[job[2][0].search], version, results, bar, limit):
                     return False
         return True
+    except KeyboardInterrupt:  # between two calls of `solve_many`, or after the last search of one
+        return False
     finally:
         results.close()
 

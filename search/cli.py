@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -186,8 +187,9 @@ def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[
         guide = model.load()
         finisher = Finisher(waiting, results, writer, {**arguments, **model.language, "guide": guide.version})
         own = {**arguments, "seed": [seed_of(str(job.id), arguments["seed"]) for job in waiting]}
-        search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, keep_trees=False, **own)
-        interrupted = finisher.interrupted
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C, or one after the last search: the results tell what is left
+            search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, keep_trees=False, **own)
+        interrupted = sum(str(job.id) not in results.done for job in waiting)
     results.close()
     good = sum(results.done.get(str(job.id), False) for job in jobs)
     note = f"{good} of {len(jobs)} problems answered" + (f", {len(before)} had been searched before" if before else "")

@@ -16,6 +16,7 @@ import pytest
 from test_benchmarks import guesser, scripted_guide, solved, swept, written
 
 import guides
+import search
 from benchmarks import plot, rows, stats
 from search.cli import main
 from search.solver import seed_of
@@ -207,6 +208,19 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     found = rows.read(results)
     assert process.returncode == 130 and 4 <= len(found) < COUNT * 8 and "Traceback" not in err and "again to go on" in err
     assert all(row["stopped"] != "interrupted" for row in found)
+
+
+def test_ctrl_c_after_the_last_search_of_a_job(tmp_path, capsys, loaded, monkeypatch):
+    solve_many = search.solve_many
+
+    def late(*args, **options):
+        solve_many(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "solve_many", late)
+    flags = ["--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "majority", "--budgets", "tokens=60,120"]
+    code, out, err = bench(capsys, *flags)
+    assert code == 130 and "again to go on" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6 and "majority" in out
 
 
 # -- figures

@@ -362,3 +362,18 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     assert process.returncode == 130 and 5 <= len(rows) < COUNT and "Traceback" not in err, textwrap.shorten(err, 500)
     assert all(row["stopped"] == "finished" for row in rows), "an interrupted search is not written"
     assert len(Trace.load(tmp_path / "t")) == len(rows)
+
+
+def test_an_interrupt_that_escapes_is_told_like_any_other(capsys, tmp_path, monkeypatch):
+    solve_many = search.solve_many
+
+    def half(problems, guide, on_finish, seed, **options):
+        solve_many(problems[:1], guide, on_finish=on_finish, seed=seed[:1], **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "solve_many", half)
+    path = written(tmp_path / "p", {"problem": PUZZLE}, {"problem": PUZZLE})
+    code, _, err = run(capsys, "--input", path, "--output", tmp_path / "o")
+    assert code == 130 and "1 interrupted" in err and len(results(tmp_path / "o")) == 1
+    code, _, err = run(capsys, "--input", path, "--output", tmp_path / "o")
+    assert code != 130 and "interrupted" not in err and len(results(tmp_path / "o")) == 2, "nothing was left to interrupt"
