@@ -65,7 +65,7 @@ class PRM:
     def _read(self, problem: Problem, state: State) -> Asks[float]:
         tokens = self._policy.tokens(problem, state) if self._policy is not None else self._own_tokens(problem, state)
         try:
-            scored = yield from ask(Score(tokens, (len(tokens) - 1,), to=self._loaded.name))
+            scored = yield from ask(Score(tokens, (len(tokens) - 1,), log_probs=False, to=self._loaded.name))
         except RequestFailed:
             return math.nan
         return float(scored.values[0])

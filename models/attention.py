@@ -6,12 +6,16 @@ arrives in one keyword, `plan`, that `model(...)` hands through. Anything it doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
+
+from models import cascade, kernels
+from models.kvstore import Store
 
 NAME = "copse"
 
@@ -20,37 +24,89 @@ class Unsupported(Exception):
     """This model's attention needs something that `attend` does not have."""
 
 
-@dataclass(slots=True)
-class Read:
-    """Consecutive new tokens `start:stop` of the packed row that belong to `row` and follow `past` tokens read before."""
-
-    start: int
-    stop: int
-    row: int
-    past: int
-    mask: torch.Tensor | None = None
-
-
-@dataclass(slots=True)
 class Plan:
-    """Where the tokens of one pass belong. The first `decode` tokens are one each of rows 0 .. decode - 1; the rest are `reads`.
+    """Where the tokens of one pass belong.
 
-    keys, values  [layers, rows, kv_heads, capacity, dim]: of the running rows, written and read by the pass
-    write         int64 [kv_heads * tokens]: where the new keys go, an index into [rows * kv_heads * capacity]
-    mask          [decode * kv_heads, 1, context]: 0 where a decode row may look, -inf where not
-    limit         longest text that a row may have; a sliding window at least that long changes nothing
-    calls         times `attend` was called: 0 after a pass means that the model does not use it
+    rows    int64 [steps]: the rows that read one token each, the first tokens of the pass in this order
+    ends    int64 [steps]: tokens of their texts, the new one included
+    chunks  int64 [chunks, 4]: row, first token in the pass, tokens read before, new tokens
+    write   int64 [tokens]: slots of the new tokens, padding included
+    longest  text of any row in this pass
+    calls   times a layer attended: 0 after a pass means that the model does not use `attend`
     """
 
-    keys: torch.Tensor
-    values: torch.Tensor
-    write: torch.Tensor
-    decode: int
-    context: int
-    mask: torch.Tensor | None
-    limit: int
-    reads: list[Read] = field(default_factory=list)
-    calls: int = 0
+    def __init__(self, store: Store, rows: np.ndarray, ends: np.ndarray, chunks: np.ndarray, write: np.ndarray):
+        self.store, self.rows, self.ends, self.chunks, self.write, self.calls = store, rows, ends, chunks, write, 0
+        self.longest = int(max(ends.max(initial=0), (chunks[:, 2] + chunks[:, 3]).max(initial=0)))
+        self.queries = len(rows) + int(chunks[:, 3].sum())
+        self.kernel = _Kernel(self) if store.device.type == "cpu" and store.dtype == torch.float32 else None
+        self._gathered: _Gathered | None = None
+
+    @property
+    def gathered(self) -> _Gathered:
+        """What the path without kernels needs, made at the first layer."""
+        if self._gathered is None:
+            self._gathered = _Gathered(self)
+        return self._gathered
+
+
+class _Kernel:
+    """A pass for `kernels.attend`: float32 on a processor."""
+
+    def __init__(self, plan: Plan):
+        store = plan.store
+        spans, parts = np.empty((plan.queries, 4), np.int32), np.empty((2 * plan.queries + 1, 4), np.int32)
+        self.sizes = np.array([store.heads, store.kv_heads, store.dim, store.padded])
+        order = np.empty(len(plan.rows), np.int64)
+        group = store.heads // store.kv_heads
+        spanned, shared = kernels.plan(store.table, plan.rows, plan.ends, plan.chunks, group, order, spans, parts)
+        assert spanned == plan.queries
+        self.spans, self.parts, self.table = spans, parts[:shared], store.table
+        work, places = cascade.scratch(plan.queries, store.heads, store.padded)
+        self.work, self.places = np.empty(work, np.float32), np.empty(places, np.int64)
+        self.out = np.zeros((len(plan.write), store.heads * store.dim), np.float32)
+        self.pool, self.write = store.pool.view(-1).numpy(), plan.write
+        self.step, self.longest = store.pool.stride(1), plan.longest
+        self._attend = cascade.attention(store.padded)
+
+    def attend(self, layer: int, query: np.ndarray, scale: float, cap: float, window: int) -> None:
+        """Fill `out`, float32 [tokens, heads * dim]. query: float32 [tokens, >= heads * dim], rotated."""
+        if window >= self.longest:
+            window = 0
+        keys = 2 * layer * self.step
+        self._attend(
+            query, self.pool, self.table, self.spans, self.parts, self.sizes, keys, keys + self.step, scale, cap, window,
+            self.work, self.places, self.out,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Chunk:
+    row: torch.Tensor  # int64 [past + new]: slots
+    start: int
+    stop: int
+    past: int
+
+
+class _Gathered:
+    """A pass for plain torch: the slots of each row's text as indices. Keys and values are gathered anew in every layer."""
+
+    def __init__(self, plan: Plan):
+        store = plan.store
+        self.steps = len(plan.rows)
+        length = min(-(-int(plan.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
+        self.index = _sent(store.table[plan.rows, :length].astype(np.int64), store.device)
+        self.ends = _sent(plan.ends, store.device)[:, None]
+        self.places = torch.arange(length, device=store.device)
+        self.write = _sent(plan.write, store.device)
+        self.chunks = [
+            _Chunk(_sent(store.table[row, : past + new].astype(np.int64), store.device), start, start + new, past)
+            for row, start, past, new in plan.chunks.tolist()
+        ]
+
+
+def _sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)
 
 
 def attend(
@@ -67,44 +123,67 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one packed row. query: [1, heads, tokens, dim]; key, value: [1, kv_heads, tokens, dim], of the new tokens.
 
-    Returns ([1, tokens, heads, dim], None). Raises Unsupported for a mask, a sliding window below `plan.limit`, soft cap or sinks.
+    Returns ([1, tokens, heads, dim], None). Raises Unsupported for a mask, sinks, or keys and values of unequal size.
     """
     if plan is None:
         raise Unsupported("the attention function got no plan: this model does not hand keyword arguments through")
-    if attention_mask is not None or softcap or kwargs.get("s_aux") is not None or key.shape != value.shape:
-        raise Unsupported("attention with a mask of its own, soft cap, sinks or unequal key and value sizes")
-    if sliding_window and sliding_window < plan.limit:
-        raise Unsupported(f"a sliding window of {sliding_window} tokens, below the context of {plan.limit}")
+    if attention_mask is not None or kwargs.get("s_aux") is not None or key.shape != value.shape:
+        raise Unsupported("attention with a mask of its own, sinks or unequal key and value sizes")
+    store, layer = plan.store, module.layer_idx
+    if (query.shape[1], key.shape[1], key.shape[3]) != (store.heads, store.kv_heads, store.dim):
+        raise Unsupported(f"layer {layer} has other heads than its config says")
     plan.calls += 1
-    keys, values = plan.keys[module.layer_idx], plan.values[module.layer_idx]
-    kv_heads, dim = key.shape[1], key.shape[3]
-    heads, groups = query.shape[1], query.shape[1] // kv_heads
-    scale = dim**-0.5 if scaling is None else scaling
-    keys.view(-1, dim).index_copy_(0, plan.write, key.reshape(-1, dim))
-    values.view(-1, dim).index_copy_(0, plan.write, value.reshape(-1, dim))
-    out = query.new_empty(query.shape[2], heads, dim)
-    if plan.decode:
-        # measured at 64 rows, 4 heads, context 40: bmm on [rows * heads, context, dim] 0.14 ms, SDPA 0.18 to 0.20 ms a layer
-        n, context = plan.decode, plan.context
-        q = query[0, :, :n].reshape(kv_heads, groups, n, dim).permute(2, 0, 1, 3).reshape(n * kv_heads, groups, dim)
-        k = keys[:n].view(n * kv_heads, -1, dim)[:, :context]
-        v = values[:n].view(n * kv_heads, -1, dim)[:, :context]
-        scores = torch.baddbmm(plan.mask, q, k.transpose(1, 2), alpha=scale)
-        weights = torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype)
-        out[:n] = torch.bmm(weights, v).view(n, heads, dim)
-    for read in plan.reads:
-        length = read.past + read.stop - read.start
-        seen = F.scaled_dot_product_attention(
-            query[:, :, read.start : read.stop],
-            keys[read.row : read.row + 1, :, :length],
-            values[read.row : read.row + 1, :, :length],
-            attn_mask=read.mask,
-            is_causal=read.past == 0 and length > 1,
-            scale=scale,
-            enable_gqa=groups > 1,
-        )
-        out[read.start : read.stop] = seen[0].transpose(0, 1)
-    return out.unsqueeze(0), None
+    scale, tokens = store.dim**-0.5 if scaling is None else scaling, query.shape[2]
+    if plan.kernel is not None:
+        kernels.write(_flat(key), _flat(value), plan.write, plan.kernel.pool, plan.kernel.sizes, layer, plan.kernel.step)
+        plan.kernel.attend(layer, _flat(query), scale, softcap or 0.0, sliding_window or 0)
+        return torch.from_numpy(plan.kernel.out).view(1, tokens, store.heads, store.dim), None
+    return _plain(plan.gathered, store.pool[layer], query, key, value, scale, softcap or 0.0, sliding_window or 0), None
+
+
+def _flat(heads: torch.Tensor) -> np.ndarray:
+    """[1, heads, tokens, dim] as float32 [tokens, heads * dim]."""
+    return heads.transpose(1, 2).reshape(heads.shape[2], -1).contiguous().numpy()
+
+
+def _plain(
+    plan: _Gathered, pool: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, cap: float, window: int
+) -> torch.Tensor:
+    """The same in torch, on any device. pool: [2, slots, kv_heads, padded]."""
+    dim, groups = query.shape[3], query.shape[1] // key.shape[1]
+    pool[0, :, :, :dim].index_copy_(0, plan.write, key[0].transpose(0, 1))
+    pool[1, :, :, :dim].index_copy_(0, plan.write, value[0].transpose(0, 1))
+    out = query.new_zeros(query.shape[2], query.shape[1], dim)
+    if plan.steps:
+        seen = plan.places < plan.ends
+        if window:
+            seen &= plan.places >= plan.ends - window
+        keys, values = (side[:, :, :dim][plan.index].transpose(1, 2) for side in pool)
+        out[: plan.steps] = _attention(
+            query[0, :, : plan.steps].transpose(0, 1)[:, :, None], keys, values, seen[:, None, None], scale, cap, groups
+        )[:, :, 0]
+    for chunk in plan.chunks:
+        keys, values = (side[:, :, :dim][chunk.row].transpose(0, 1)[None] for side in pool)
+        length = chunk.past + chunk.stop - chunk.start
+        at = torch.arange(chunk.past, length, device=out.device)[:, None]
+        places = torch.arange(length, device=out.device)
+        seen = places <= at
+        if window:
+            seen &= places > at - window
+        found = _attention(query[:, :, chunk.start : chunk.stop], keys, values, seen, scale, cap, groups)
+        out[chunk.start : chunk.stop] = found[0].transpose(0, 1)
+    return out[None]
+
+
+def _attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor, scale: float, cap: float, groups: int
+) -> torch.Tensor:
+    """[rows, heads, queries, dim] of queries and what they see: bool, True where allowed."""
+    if not cap:
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, scale=scale, enable_gqa=groups > 1)
+    keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    scores = cap * torch.tanh(query @ keys.transpose(2, 3) * scale / cap)
+    return torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32).to(values.dtype) @ values
 
 
 AttentionInterface.register(NAME, attend)

@@ -37,10 +37,14 @@ class ValueHead(nn.Module):
 
 
 def values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
-    """float32 [rows], in [0, 1], of [rows, hidden]: the head's values, rounded to 2^-16 as all that enters a tree; nan without a head."""
+    """float32 [rows], in [0, 1], of [rows, hidden]: the head's values, rounded to 2^-16 as all that enters a tree; nan without a head.
+
+    Computed in float64, so that the number of rows does not show after the rounding.
+    """
     if head is None or not len(hidden):
         return np.full(len(hidden), np.nan, np.float32)
-    return (np.rint(head(hidden).cpu().numpy().astype(np.float64) * GRID) / GRID).astype(np.float32)
+    odds = hidden.double() @ head.weight[0].double() + head.bias.double()
+    return (np.rint(torch.sigmoid(odds).cpu().numpy() * GRID) / GRID).astype(np.float32)
 
 
 def load_head(folder: str | Path, hidden: int) -> ValueHead | None:

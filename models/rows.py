@@ -7,43 +7,52 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from models.kvstore import bucket
 from models.sampling import LEAST, Thinned
 from models.text import Tail, Texts
 from search.budget import Usage
-from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score, Scored
+from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score
 
-FREE, READ, FRESH, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
-Key = tuple[int, int, int]
+FREE, READ, DRAW, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
 ALL_GIVEN = "the model has no continuation left beside those to avoid"
+
+
+@dataclass
+class Counts:
+    """What an engine has done.
+
+    rows    in all passes, summed;  read: tokens that went through the model
+    stored  tokens that got a slot of the pool: distinct ones, and again those that were forgotten;  peak: most slots in use at once
+    """
+
+    passes: int = 0
+    rows: int = 0
+    read: int = 0
+    stored: int = 0
+    peak: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class Row:
     """A request in a slot.
 
-    reused  prompt tokens found in the pool;  limit: tokens it may generate
-    passes, row_passes  the engine's counts when the row joined
-    key     under which others wait for its reading
-    avoid   continuations to avoid that begin with `tokens`, each with the log-prob of what follows every length of it
+    limit  tokens that it may generate
+    read   tokens of its prompt that were read for it;  passes, row_passes: the engine's counts when it joined
+    avoid  continuations to avoid that begin with `tokens`, each with the log-prob of what follows every length of it
     """
 
     request: Any
     prompt: tuple[int, ...]
     slot: int
-    reused: int
     passes: int
     row_passes: int
     limit: int = 0
-    key: Key | None = None
+    read: int = 0
     tail: Tail | None = None  # of a Generate
-    scored: Scored | None = None  # of a Score: filled as the text is read
     finish: str = ""
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -52,10 +61,19 @@ class Row:
 
     def add(self, token: int, log_prob: float, sampled: float) -> None:
         """Take a token that was drawn."""
-        self.avoid = [s for s in self.avoid if s[0][len(self.tokens)] == token]
+        if self.avoid:
+            self.avoid = [s for s in self.avoid if s[0][len(self.tokens)] == token]
         self.tokens.append(token)
         self.log_probs.append(log_prob)
         self.sampled.append(sampled)
+
+    def look(self) -> str | None:
+        """Why the text ends with the last token: "stop", "end", or None where it does not."""
+        assert self.tail is not None
+        found = None
+        for token in self.tokens[self.tail.count :]:
+            found = self.tail.add(token)
+        return found
 
     def keep(self) -> dict[int, float]:
         """Next token -> share of its probability that leads to none of what is to be avoided, 0 or at least LEAST."""
@@ -67,60 +85,61 @@ class Row:
     def generated(self, value: float) -> Generated:
         """The reply of a row that has ended."""
         assert self.tail is not None
+        self.look()
         log_probs, sampled = np.array(self.log_probs, np.float32), np.array(self.sampled, np.float32)
         return Generated(tuple(self.tokens), self.tail.text, log_probs, sampled, value, self.finish)
 
-    def usage(self, length: int, passes: int, rows: int, slots: int, flops: float) -> Usage:
-        """What it cost, of `length` tokens read; the rest as in Usage."""
-        read = min(length, len(self.prompt)) - self.reused
-        return Usage(0, 1, len(self.tokens), read, self.reused, 0.0, flops, passes, rows, slots)
+    def usage(self, passes: int, rows: int, slots: int, flops: float) -> Usage:
+        """What it cost, as in Usage."""
+        return Usage(0, 1, len(self.tokens), self.read, len(self.prompt) - self.read, 0.0, flops, passes, rows, slots)
 
 
 class Rows:
-    """All rows. `stage` int8, `last` (token drawn), `length` (tokens read) and `count` (tokens drawn) int64, all [bucket of slots].
+    """All rows.
 
+    stage int8; last (token drawn), length (tokens that have slots), count (tokens drawn), reserve (slots that it may still take),
+    watch (its number in `Texts.watched`) int64; flops float64 (operations spent on it): all [slots]
     running  rows by request;  to_read: rows whose prompt is not read yet, in order of arrival;  free: a heap of free slots
     """
 
     def __init__(self, slots: int):
-        size = bucket(slots)
         self.running: dict[Any, Row] = {}
         self.to_read: list[Row] = []
         self.free = list(range(slots))
-        self.stage = np.zeros(size, np.int8)
-        self.last, self.length, self.count, self._top_k = (np.zeros(size, np.int64) for _ in range(4))
-        self._seed = np.zeros(size, np.uint64)
-        self._temperature, self._top_p, self._min_p = (np.zeros(size) for _ in range(3))
-        self._at: list[Any] = [None] * size  # the Row in each slot
+        self.stage = np.zeros(slots, np.int8)
+        self.last, self.length, self.count, self.reserve, self.watch, self._top_k = (np.zeros(slots, np.int64) for _ in range(6))
+        self._seed = np.zeros(slots, np.uint64)
+        self.flops, self._temperature, self._top_p, self._min_p = (np.zeros(slots) for _ in range(4))
+        self._at: list[Any] = [None] * slots  # the Row in each slot
+        self._avoiding: set[int] = set()
 
     def __getitem__(self, slot: int) -> Any:
         """The Row in a slot, None where it is free."""
         return self._at[slot]
 
-    def join(self, row: Row, texts: Texts, context: int) -> None:
-        """Take a row into its slot, of which `reused` tokens are read already."""
+    def join(self, row: Row, texts: Texts) -> None:
+        """Take a row into its slot; its prompt is to be read."""
         request, slot = row.request, row.slot
         self.running[request] = self._at[slot] = row
-        self.length[slot], self.count[slot] = row.reused, 0
-        self.stage[slot] = FRESH if row.reused == len(row.prompt) else READ
-        if self.stage[slot] == READ:
-            self.to_read.append(row)
+        self.length[slot], self.count[slot], self.reserve[slot], self.flops[slot] = len(row.prompt), 0, row.limit, 0
+        self.stage[slot] = READ
+        self.to_read.append(row)
         if isinstance(request, Generate):
-            row.limit = min(request.max_tokens, context - len(row.prompt))
             row.tail = Tail(texts, request.stop, row.prompt)
+            self.watch[slot] = texts.watch(request.stop)
             row.avoid = [(s.tokens, _after(s)) for s in request.avoid]
+            if row.avoid:
+                self._avoiding.add(slot)
             self._seed[slot] = request.seed % 2**64
             self._temperature[slot], self._top_k[slot] = request.temperature, request.top_k
             self._top_p[slot], self._min_p[slot] = request.top_p, request.min_p
-        else:
-            shape = (len(request.positions), len(request.read))
-            row.scored = Scored(*(np.full(size, np.nan, np.float32) for size in (len(row.prompt), shape, shape[0])))
 
     def leave(self, row: Row) -> None:
         """Free a row's slot."""
-        if row in self.to_read:
+        if self.stage[row.slot] == READ and row in self.to_read:
             self.to_read.remove(row)
         self.stage[row.slot], self._at[row.slot] = FREE, None
+        self._avoiding.discard(row.slot)
         del self.running[row.request]
         heapq.heappush(self.free, row.slot)
 
@@ -131,22 +150,10 @@ class Rows:
 
     def thinned(self, slots: np.ndarray) -> Thinned | None:
         """What `sampling.draw` is to take from the rows in `slots`, None if nothing."""
-        found = [(i, *pair) for i, slot in enumerate(slots.tolist()) if self._at[slot].avoid for pair in self._at[slot].keep().items()]
+        if not self._avoiding:
+            return None
+        found = [(i, *pair) for i, slot in enumerate(slots.tolist()) if slot in self._avoiding for pair in self._at[slot].keep().items()]
         return Thinned(*map(np.array, zip(*found, strict=True))) if found else None
-
-    def compact(self, move: Callable[[int, int], None]) -> None:
-        """Move rows down where that makes a smaller bucket; `move(source, target)` moves what belongs to them elsewhere."""
-        used = np.flatnonzero(self.stage)
-        while len(used) and bucket(len(used)) < bucket(int(used[-1]) + 1):
-            source, target = int(used[-1]), heapq.heappop(self.free)
-            heapq.heappush(self.free, source)
-            move(source, target)
-            row = self._at[source]
-            self._at[target], self._at[source], row.slot = row, None, target
-            for array in (self.last, self.length, self.count, self._seed, self._temperature, self._top_k, self._top_p, self._min_p):
-                array[target] = array[source]
-            self.stage[target], self.stage[source] = self.stage[source], FREE
-            used = np.flatnonzero(self.stage)
 
 
 def check_request(request: Request, vocab: int) -> tuple[int, ...]:
@@ -165,6 +172,8 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
             raise ValueError("a continuation to avoid without tokens or without a finite log-prob of each: give both as Generated has them")
     elif any(not 0 <= p < len(tokens) for p in request.positions):
         raise ValueError(f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens")
+    elif request.read and (min(request.read) < 0 or max(request.read) >= vocab):
+        raise ValueError(f"token ids to read {request.read}, the model knows 0 to {vocab - 1}: use its tokenizer")
     return tokens
 
 

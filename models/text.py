@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any
 
+import numpy as np
+
 JOINING = {"Fuse", "ByteFallback", "Replace"}  # decoders that treat each token by itself
 BEFORE = 4  # prompt tokens decoded along, where the text of a token depends on what stands before it
 
@@ -17,7 +19,8 @@ BEFORE = 4  # prompt tokens decoded along, where the text of a token depends on 
 class Texts:
     """The tokenizer as the engine uses it: bytes of tokens, and the end tokens of a model.
 
-    ends  ids that end a text: the tokenizer's, those of `generation_config` and those of `config`
+    ends     ids that end a text: the tokenizer's, those of `generation_config` and those of `config`
+    watched  bool [sets of stop strings, vocabulary]: see `watch`
     """
 
     def __init__(self, tokenizer: Any, model: Any = None):
@@ -25,6 +28,9 @@ class Texts:
         self.ends = end_tokens(tokenizer, model)
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._table: dict[int, bytes] = {}
+        self._numbers: dict[tuple[str, ...], int] = {}
+        self.size = len(tokenizer) if model is None else int(model.config.get_text_config().vocab_size)
+        self.watched = np.empty((0, self.size), bool)
         decoder = self._decoder()
         self._bytes = _byte_alphabet() if decoder.get("type") == "ByteLevel" else {}
         self._fallback = "ByteFallback" in json.dumps(decoder)
@@ -35,6 +41,18 @@ class Texts:
         if self._backend is not None:
             return self._backend.decode([int(t) for t in tokens], skip_special_tokens=False)
         return self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def watch(self, stops: tuple[str, ...]) -> int:
+        """A number for these stop strings: `watched[number]` tells which tokens can complete one of them or end the text."""
+        number = self._numbers.get(stops)
+        if number is None:
+            ends = {s.encode()[-1] for s in stops if s}
+            can = np.ones(self.size, bool)
+            if self.independent:
+                can[:] = [token in self.ends or not ends.isdisjoint(self.piece(token)) for token in range(self.size)]
+            number = self._numbers[stops] = len(self._numbers)
+            self.watched = np.concatenate([self.watched, can[None]])
+        return number
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; only where tokens decode independently."""
@@ -74,9 +92,9 @@ class Texts:
 
 
 class Tail:
-    """The text of one row while it grows."""
+    """The text of one row while it grows, of `count` tokens."""
 
-    __slots__ = ("_before", "_longest", "_skip", "_stops", "_text", "_texts", "_tokens", "_until")
+    __slots__ = ("_before", "_longest", "_skip", "_stops", "_text", "_texts", "_tokens", "_until", "count")
 
     def __init__(self, texts: Texts, stops: tuple[str, ...], prompt: tuple[int, ...]):
         self._texts = texts
@@ -85,11 +103,13 @@ class Tail:
         self._text = bytearray()
         self._until: int | None = None
         self._before = () if texts.independent else prompt[-BEFORE:]
-        self._skip = len(texts.decode(self._before))
+        self._skip = len(texts.decode(self._before)) if self._before else 0
+        self.count = 0
         self._tokens: list[int] = []
 
     def add(self, token: int) -> str | None:
         """Take one more token; returns "stop" if a stop string completes in it, "end" if it ends the text, else None."""
+        self.count += 1
         if token in self._texts.ends:
             return "end"
         text = self._text

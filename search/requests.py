@@ -74,11 +74,13 @@ class Score(Request):
 
     positions  indices into `tokens` at which `read` and the head's value are wanted
     read       token ids whose log-probs are wanted for the token *after* each position
+    log_probs  whether those of the tokens themselves are wanted, which takes the logits of every one
     """
 
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
     read: tuple[int, ...] = ()
+    log_probs: bool = True
     to: str = "value"
 
 
@@ -142,7 +144,7 @@ class Generated:
 class Scored:
     """Result of `Score`.
 
-    log_probs  float32 [tokens]; of each token given those before it; the first is nan
+    log_probs  float32 [tokens]; of each token given those before it; the first is nan, and all are where they were not wanted
     reads      float32 [positions, read]; log-probs of the `read` ids as the next token
     values     float32 [positions]; the head's value there, in [0, 1]; nan without a head
     """

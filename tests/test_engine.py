@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from models.engine import Engine
-from models.passes import Packed, Plain
+from models.kvtree import Tree
 from search.requests import Avoided, Cancelled, Generate, NothingLeft, RequestFailed, Score, check_backend
 
 KINDS = ["llama", "qwen2"]
@@ -47,17 +47,16 @@ def engine(kind="llama", head=None, **options):
 
 
 def check_pool(engine):
-    tree = engine._store.tree
-    tree.check()
+    engine._store.tree.check([])
     assert not engine._rows.running and sorted(engine._rows.free) == list(range(engine.slots)) and not engine._rows.stage.any()
-    assert not engine._reading and not engine._rows.to_read
+    assert not engine._reserved and not engine._rows.to_read
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pool", [None, 256])
 def test_greedy_tokens_are_those_of_generate(kind, pool):
     backend = engine(kind, slots=20, pool_tokens=pool)
-    assert isinstance(backend._pass, Packed)
+    assert backend.path == ("modules" if backend.model.dtype == torch.bfloat16 else "lean")
     texts = prompts(48)
     requests = [Generate(text, max_tokens=10 + i % 7, temperature=0) for i, text in enumerate(texts)]
     rng, waiting, replies = np.random.default_rng(1), list(requests), []
@@ -141,6 +140,7 @@ def test_stop_string_over_several_tokens_and_utf8():
     ids = tiny.tokenizer().encode("ab\n;cé")
     assert len(ids) == 7
     script(model, ids)
+    backend.clear()
     cut = [("\n;",), ("é",), ("b\n", "\n;"), ("x",), (";c", "b")]
     got = [r.result for r in answers(backend, [Generate((5,), stop=s, max_tokens=len(ids), temperature=0) for s in cut])]
     assert [g.text for g in got] == ["ab", "ab\n;c", "a", "ab\n;cé", "a"]
@@ -173,6 +173,7 @@ def test_end_of_turn_token_ends_and_is_not_in_the_text():
     backend = Engine(model, tokenizer, tiny.head())
     a, b = tokenizer.encode("hi")
     script(model, [a, b, 257])
+    backend.clear()
     got = answers(backend, [Generate((5,), temperature=0)])[0].result
     assert (got.text, got.tokens, got.finish) == ("hi", (a, b, 257), "end") and 0 < got.value < 1
 
@@ -271,10 +272,22 @@ def test_usage_counts_passes_rows_and_work():
     assert one.passes == 4 and one.rows == 4 and one.slots == 4 * 64 or one.passes == one.rows
 
 
-def test_other_attention_is_read_anew_and_right(caplog):
-    model = tiny.model("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=1)
+def architecture(name, **options):
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    small |= {"intermediate_size": 48, "num_local_experts": 4}
+    if name == "GPT2":
+        small = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=258, max_position_embeddings=256, eos_token_id=256, pad_token_id=0, initializer_range=0.2, **small, **options
+    )
+    torch.manual_seed(0)
+    return getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(config).eval()
+
+
+def test_what_is_not_known_is_read_anew_and_right(caplog):
+    model = architecture("Cohere")
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=20)
-    assert isinstance(backend._pass, Plain) and "sliding window of 8" in caplog.text
+    assert backend.path == "plain" and caplog.text.count("read anew in every pass") == 1 and "logits would differ" in caplog.text
     requests = [Generate(p, max_tokens=8, temperature=0, stop=("q",)) for p in prompts(20)]
     for reply in answers(backend, requests):
         assert reply.result.tokens == expected_until(model, reply.request)
@@ -282,33 +295,36 @@ def test_other_attention_is_read_anew_and_right(caplog):
     scored = answers(backend, [Score(tuple(range(20)), (5,), (1,))])[0].result
     log_probs, _ = forward(model, tuple(range(20)))
     np.testing.assert_allclose(scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5)
-    assert isinstance(Engine(model, tiny.tokenizer(), context=8)._pass, Packed)
 
 
-ARCHITECTURES = {"Qwen3": Packed, "Mistral": Packed, "Mixtral": Packed, "GPT2": Packed, "Gemma2": Plain, "Cohere": Plain}
+ARCHITECTURES = {"Qwen3": "lean", "Mistral": "lean", "Mixtral": "modules", "GPT2": "modules", "Gemma2": "modules", "Cohere": "plain"}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_architectures(name):
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    small |= {"intermediate_size": 48, "num_local_experts": 4}
-    if name == "GPT2":
-        small = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-    config = getattr(transformers, f"{name}Config")(
-        vocab_size=258, max_position_embeddings=256, eos_token_id=256, pad_token_id=0, initializer_range=0.2, **small
-    )
-    torch.manual_seed(0)
-    made = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(config).eval()
+    made = architecture(name)
     backend = Engine(made, tiny.tokenizer(), slots=3)
-    assert isinstance(backend._pass, ARCHITECTURES[name])
+    assert backend.path == ARCHITECTURES[name]
     for reply in answers(backend, [Generate(p, max_tokens=8, temperature=0) for p in prompts(5)]):
         assert reply.result.tokens == expected(made, reply.request.prompt, 8)
+
+
+@pytest.mark.parametrize(
+    "name, options", [("Mistral", {"sliding_window": 8}), ("Gemma2", {"sliding_window": 8, "attn_logit_softcapping": 2.0})]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sliding_windows_and_soft_caps(name, options, dtype):
+    made = architecture(name, **options).to(dtype)
+    backend = Engine(made, tiny.tokenizer(), slots=3)
+    assert backend.path == ("lean" if name == "Mistral" and dtype == torch.float32 else "modules")
+    for reply in answers(backend, [Generate(p, max_tokens=16, temperature=0) for p in prompts(9)]):
+        assert reply.result.tokens == expected(made, reply.request.prompt, 16)
 
 
 def test_bfloat16_is_near():
     model, exact = tiny.model().to(torch.bfloat16), tiny.model()
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=4)
-    assert isinstance(backend._pass, Packed)
+    assert backend.path == ("modules" if backend.model.dtype == torch.bfloat16 else "lean")
     for reply in answers(backend, [Generate(p, max_tokens=10, seed=i, stop=("q",)) for i, p in enumerate(prompts(8))]):
         prompt, got = reply.request.prompt, reply.result
         log_probs, _ = forward(exact, prompt + got.tokens)
@@ -337,15 +353,13 @@ def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
         backend.poll(0)
 
 
-def test_rows_that_outgrow_the_memory_halve_the_slots(monkeypatch):
+def test_a_pool_beyond_the_memory_is_refused(monkeypatch):
     monkeypatch.setattr("models.kvstore.LARGE", 0)
-    backend = engine(slots=64)
-    fits = backend._store.rows.nbytes * 21 // 10
-    monkeypatch.setattr("models.kvstore.memory_left", lambda: fits)
-    requests = [Generate(tuple(range(i, i + 120)), max_tokens=20, temperature=0) for i in range(40)]
-    for reply in answers(backend, requests):
-        assert reply.result.tokens == expected(backend.model, reply.request.prompt, 20)
-    assert backend.slots == 32 and backend._store.rows.nbytes <= fits
+    monkeypatch.setattr("models.kvstore.memory_left", lambda: 1000)
+    with pytest.raises(ValueError, match="1000 are left: give a smaller pool_tokens"):
+        engine(pool_tokens=1000)
+    with pytest.raises(ValueError, match="pool of 0 tokens"):
+        engine(pool_tokens=0)
 
 
 def test_new_weights_need_a_clear():
@@ -372,14 +386,13 @@ def test_examiner_passes_the_engine_and_catches_a_cheat():
     check_backend(engine(), lambda i: Generate((i, 7), max_tokens=6, seed=i))
     check_backend(engine(), lambda i: Generate((i, 7), stop=("q",), max_tokens=30, seed=i, top_k=5))
     cheat = engine()
-    join = cheat._join
+    join = cheat._rows.join
 
-    def by_slot(request, *others):  # draws that depend on the slot
-        join(request, *others)
-        slot = cheat._rows.running[request].slot
-        cheat._rows._seed[slot] = slot
+    def by_slot(row, texts):  # draws that depend on the slot
+        join(row, texts)
+        cheat._rows._seed[row.slot] = row.slot
 
-    cheat._join = by_slot
+    cheat._rows.join = by_slot
     with pytest.raises(AssertionError, match="another result alone"):
         check_backend(cheat, lambda i: Generate((i, 7), max_tokens=6, seed=i))
 
@@ -392,25 +405,63 @@ def test_an_engine_works_beside_the_models_own_generate():
     assert tiny.drain(backend, 1)[0].result.tokens == before
 
 
-def test_tree_never_loses_a_slot():
-    from models.kvtree import Tree
-
+def test_the_tree_against_a_dictionary_of_prefixes():
+    """Texts join, grow, end and are forgotten in a pool that is too small: a slot always holds the token of exactly one prefix."""
     rng, tree = np.random.default_rng(0), Tree(64)
-    owner = {}
-    for _ in range(3000):
-        tokens = tuple(rng.integers(0, 3, rng.integers(1, 14)).tolist())
-        found = tree.match(tokens)
-        for i, slot in enumerate(found.slots.tolist()):
-            assert owner[slot] == tokens[: i + 1]  # a slot holds the key of exactly this prefix
-        start, slots, hidden = tree.insert(tokens, bool(rng.integers(2)))
-        assert start >= found.length - 0 and start + len(slots) <= len(tokens)
-        owner.update({slot: tokens[: start + i + 1] for i, slot in enumerate(slots.tolist())})
-        if hidden >= 0:
-            assert tree.match(tokens).hidden == hidden
+    owner, running = {}, []  # slot -> the prefix whose last token it holds
+
+    def places(number):
+        return running[number][1][: len(running[number][0])]
+
+    for _ in range(4000):
+        act = rng.integers(4)
+        if act == 0:
+            tokens, room = rng.integers(0, 3, rng.integers(1, 12)), np.full(40, -1, np.int32)
+            known, fresh = tree.look(tokens)
+            if tree.held + fresh <= tree.capacity - 10:
+                tree.join(tokens, known, room[: len(tokens)])
+                slots = room[: len(tokens)].tolist()
+                assert [owner[slot] for slot in slots[:known]] == [tuple(tokens[: i + 1].tolist()) for i in range(known)]
+                assert not tree.ready[slots[known:]].any() or known == len(tokens)
+                owner |= {slot: tuple(tokens[: i + 1].tolist()) for i, slot in enumerate(slots)}
+                tree.ready[slots] = 1
+                running.append((tokens.tolist(), room))
+        elif act == 1 and running and tree.held + len(running) <= tree.capacity:
+            drawn = rng.integers(0, 3, len(running))
+            new = tree.step(np.array([places(i)[-1] for i in range(len(running))], np.int64), drawn)
+            for (tokens, room), token, slot in zip(running, drawn.tolist(), new.tolist(), strict=True):
+                if tree.ready[slot]:
+                    assert owner[slot] == (*tokens, token), "what is ready was read below the very same prefix"
+                owner[slot] = (*tokens, token)
+                room[len(tokens)] = slot
+                tokens.append(token)
+            tree.ready[new] = 1
+        elif running and (act == 2 or len(running) > 4):
+            number = rng.integers(len(running))
+            tree.leave(places(number))
+            del running[number]
+        running = [pair for pair in running if len(pair[0]) < 39] + [pair for pair in running if len(pair[0]) >= 39]
+        for tokens, room in running:
+            assert [owner[slot] for slot in room[: len(tokens)].tolist()] == [tuple(tokens[: i + 1]) for i in range(len(tokens))]
+        if running and len(running[-1][0]) >= 39:
+            tree.leave(places(-1))
+            del running[-1]
         if rng.integers(20) == 0:
-            tree.check()
-    tree.check()
-    assert tree.stored > 40
+            tree.check([places(i) for i in range(len(running))])
+    assert tree.ever > 2000
+    with pytest.raises(MemoryError, match="held"):
+        tree.join(np.arange(3, 70), 0, np.empty(67, np.int32))
+
+
+def test_what_was_never_read_does_not_stay():
+    tree, first, second = Tree(10), np.empty(3, np.int32), np.empty(4, np.int32)
+    tree.join(np.array([1, 2, 3]), 0, first)
+    tree.ready[first[:2]] = 1
+    tree.join(np.array([1, 2, 3, 4]), 3, second)
+    tree.leave(first)
+    assert tree.stored == 4 and tree.held == 4
+    tree.leave(second)
+    assert tree.stored == 2 and tree.held == 0 and tree.look(np.array([1, 2, 3]))[0] == 2
 
 
 PROMPT = (0, 2, 1)

@@ -134,8 +134,8 @@ def broken(module: str, found: Import) -> str | None:
         if found.lazy and found.top in SANCTIONED.get(module, ()):
             return None
         return f"{top} stands below {found.top}"
-    if top == "models" and found.top == "search" and inner(found.name) not in ("requests", "budget"):
-        return "models imports search.requests and search.budget only"
+    if top == "models" and found.top == "search" and inner(found.name) not in ("requests", "budget", "jit"):
+        return "models imports search.requests, search.budget and search.jit only"
     if top == "search" and found.top == "search" and not found.typing and module != "search":
         return _broken_inside(module, found.name)
     return None

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from models.heads import ValueHead
 
@@ -37,7 +45,11 @@ def model(kind: str = "llama", vocab: int = 258, seed: int = 0, spread: float = 
         "pad_token_id": None,
         "initializer_range": spread,
     }
-    classes = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+    classes = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "cohere": (CohereConfig, CohereForCausalLM),  # scales its logits, which the engine does not know
+    }
     config, maker = classes[kind]
     torch.manual_seed(seed)
     made = maker(config(**(settings | options))).eval()

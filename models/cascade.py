@@ -1,0 +1,274 @@
+"""Attention on a processor over a pool of keys and values that holds every token once.
+
+A pass has queries (new tokens). Each sees the tokens of its own text, whose places in the pool stand in its row of a table. Queries of a
+tree share the beginning of their texts, so their shared keys are read once for all of them: sixteen queries as the lanes of a vector
+(`_wide`; the trunk of Hydragen, arXiv 2402.05099, at any depth of the tree). What a query has to itself is read with the dimensions as
+lanes (`_narrow`). Both continue one running softmax (Milakov and Gimelshein 2018, arXiv 1805.02867), so nothing is padded and nothing is
+merged.
+
+A query's result is the same to the last bit whatever it shares and with whom it is computed: both ways add in the same order, dimensions
+as a tree and keys one after the other, and what the running softmax is scaled by are powers of two, which round nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numpy as np
+
+from models import vectors
+from models.vectors import fma, highest, load, lowest, power, splat, store, top, total, whole
+from search.jit import bare, bind, digest, kernel
+
+TILE = 64  # keys between two looks at the largest score
+LOG2E = np.float32(1.4426950408889634)
+PADDED = 16  # numbers of a head in the pool, a constant of each compiled kernel
+
+
+def _capped(score, cap):  # type: ignore[no-untyped-def]
+    """cap * tanh(score / cap); score and cap are multiplied by log2(e) already."""
+    one, two, far = splat(np.float32(1)), splat(np.float32(2)), splat(np.float32(60))
+    x = lowest(far, highest(splat(np.float32(-60)), score * splat(np.float32(2) * LOG2E / cap)))
+    return splat(cap) * (one - two / (power(x, splat(np.float32(0))) + one))
+
+
+def _column(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
+    """Products over the dimensions c, c + 16, ... of sixteen queries with four keys."""
+    s0 = s1 = s2 = s3 = splat(np.float32(0))
+    for v in range(PADDED // 16):
+        d = c + 16 * v
+        q = load(work, 16 * d)
+        s0, s1 = fma(splat(pool[k0 + d]), q, s0), fma(splat(pool[k1 + d]), q, s1)
+        s2, s3 = fma(splat(pool[k2 + d]), q, s2), fma(splat(pool[k3 + d]), q, s3)
+    return s0, s1, s2, s3
+
+
+def _half(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
+    """Columns c and c + 8, and those of c + 4, as `vectors.total` adds them."""
+    a0, a1, a2, a3 = _column(work, pool, k0, k1, k2, k3, c)
+    b0, b1, b2, b3 = _column(work, pool, k0, k1, k2, k3, c + 8)
+    a0, a1, a2, a3 = a0 + b0, a1 + b1, a2 + b2, a3 + b3
+    c0, c1, c2, c3 = _column(work, pool, k0, k1, k2, k3, c + 4)
+    d0, d1, d2, d3 = _column(work, pool, k0, k1, k2, k3, c + 12)
+    return a0 + (c0 + d0), a1 + (c1 + d1), a2 + (c2 + d2), a3 + (c3 + d3)
+
+
+def _scores(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
+    """The scores of sixteen queries (float32 [padded, 16] at the beginning of `work`) with four keys, into `work` from `at` on."""
+    a0, a1, a2, a3 = _half(work, pool, k0, k1, k2, k3, 0)
+    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, 2)
+    a0, a1, a2, a3 = a0 + b0, a1 + b1, a2 + b2, a3 + b3
+    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, 1)
+    c0, c1, c2, c3 = _half(work, pool, k0, k1, k2, k3, 3)
+    store(work, at, a0 + (b0 + c0))
+    store(work, at + 16, a1 + (b1 + c1))
+    store(work, at + 32, a2 + (b2 + c2))
+    store(work, at + 48, a3 + (b3 + c3))
+
+
+def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, cap, state, sums, work, places):  # type: ignore[no-untyped-def]
+    """Let queries a to b see the keys start to stop of the first one's row, which they share."""
+    heads, kv_heads, dim = sizes
+    group, row, each = heads // kv_heads, spans[a, 1], kv_heads * PADDED
+    count, scores, fixes = (b - a) * group, 16 * PADDED, 16 * (PADDED + TILE + 4)
+    for head in range(kv_heads):
+        for lane in range(0, count, 16):
+            width = min(16, count - lane)
+            for x in range(16):
+                at, which = a + (lane + min(x, width - 1)) // group, head * group + (lane + min(x, width - 1)) % group
+                places[TILE + x] = at * heads + which
+                for d in range(dim):
+                    work[d * 16 + x] = q[spans[at, 0], which * dim + d] * scale
+                for d in range(dim, PADDED):
+                    work[d * 16 + x] = 0
+                work[fixes + x], work[fixes + 16 + x] = state[2 * places[TILE + x]], state[2 * places[TILE + x] + 1]
+            most, sum_ = load(work, fixes), load(work, fixes + 16)
+            for first in range(start, stop, TILE):
+                n = min(TILE, stop - first)
+                for j in range(n):
+                    places[j] = np.int64(table[row, first + j]) * each + head * PADDED
+                for j in range(n, (n + 3) & ~3):
+                    places[j] = places[n - 1]
+                for j in range(0, n, 4):
+                    k0, k1, k2, k3 = keys + places[j], keys + places[j + 1], keys + places[j + 2], keys + places[j + 3]
+                    _scores(work, pool, k0, k1, k2, k3, scores + 16 * j)
+                before = most
+                for j in range(n):
+                    score = load(work, scores + 16 * j)
+                    if cap > 0:
+                        score = _capped(score, cap)
+                        store(work, scores + 16 * j, score)
+                    most = highest(whole(score), most)
+                fix = power(before, most)
+                sum_ = sum_ * fix
+                for j in range(n):
+                    v = power(load(work, scores + 16 * j), most)
+                    sum_ = sum_ + v
+                    store(work, scores + 16 * j, v)
+                store(work, fixes, fix)
+                for x in range(0, width, 8):
+                    p, f = TILE + x, fixes + x
+                    o0, o1, o2, o3 = places[p] * PADDED, places[p + 1] * PADDED, places[p + 2] * PADDED, places[p + 3] * PADDED
+                    o4, o5, o6, o7 = places[p + 4] * PADDED, places[p + 5] * PADDED, places[p + 6] * PADDED, places[p + 7] * PADDED
+                    for d in range(0, PADDED, 16):
+                        r0, r1 = load(sums, o0 + d) * splat(work[f]), load(sums, o1 + d) * splat(work[f + 1])
+                        r2, r3 = load(sums, o2 + d) * splat(work[f + 2]), load(sums, o3 + d) * splat(work[f + 3])
+                        r4, r5 = load(sums, o4 + d) * splat(work[f + 4]), load(sums, o5 + d) * splat(work[f + 5])
+                        r6, r7 = load(sums, o6 + d) * splat(work[f + 6]), load(sums, o7 + d) * splat(work[f + 7])
+                        for j in range(n):
+                            v, at = load(pool, values + places[j] + d), scores + 16 * j + x
+                            r0, r1 = fma(splat(work[at]), v, r0), fma(splat(work[at + 1]), v, r1)
+                            r2, r3 = fma(splat(work[at + 2]), v, r2), fma(splat(work[at + 3]), v, r3)
+                            r4, r5 = fma(splat(work[at + 4]), v, r4), fma(splat(work[at + 5]), v, r5)
+                            r6, r7 = fma(splat(work[at + 6]), v, r6), fma(splat(work[at + 7]), v, r7)
+                        store(sums, o0 + d, r0)
+                        store(sums, o1 + d, r1)
+                        store(sums, o2 + d, r2)
+                        store(sums, o3 + d, r3)
+                        store(sums, o4 + d, r4)
+                        store(sums, o5 + d, r5)
+                        store(sums, o6 + d, r6)
+                        store(sums, o7 + d, r7)
+            store(work, fixes, most)
+            store(work, fixes + 16, sum_)
+            for x in range(width):
+                state[2 * places[TILE + x]], state[2 * places[TILE + x] + 1] = work[fixes + x], work[fixes + 16 + x]
+
+
+def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
+    """Turn n scores of one query into weights and continue its running softmax; what its sums must be scaled by."""
+    for j in range(n, (n + 15) & ~15):
+        work[scores + j] = -np.inf
+    most = splat(state[2 * mine])
+    before = most
+    for j in range(0, n, 16):
+        score = load(work, scores + j)
+        if cap > 0:
+            score = _capped(score, cap)
+            store(work, scores + j, score)
+        most = highest(whole(score), most)
+    if cap > 0:
+        for j in range(n, (n + 15) & ~15):
+            work[scores + j] = -np.inf
+    high = top(most)
+    most = splat(high)
+    for j in range(0, n, 16):
+        store(work, scores + j, power(load(work, scores + j), most))
+    fix = top(power(before, most))
+    state[2 * mine] = high
+    state[2 * mine + 1] *= fix
+    return fix
+
+
+def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, state, sums, work, places):  # type: ignore[no-untyped-def]
+    """Let one query see the keys of its row from `start` on, four heads at a time."""
+    heads, kv_heads, dim = sizes
+    group, row, each, token, scores = heads // kv_heads, spans[at, 1], kv_heads * PADDED, spans[at, 0], heads * PADDED
+    for h in range(heads):
+        for d in range(dim):
+            work[h * PADDED + d] = q[token, h * dim + d] * scale
+        for d in range(dim, PADDED):
+            work[h * PADDED + d] = 0
+    for first in range(start, spans[at, 3], TILE):
+        n = min(TILE, spans[at, 3] - first)
+        for j in range(n):
+            places[j] = np.int64(table[row, first + j]) * each
+        for j in range(n, (n + 3) & ~3):
+            places[j] = places[n - 1]
+        for h in range(0, heads, 4):
+            few = min(4, heads - h)
+            for i in range(few):
+                offset, base, into = keys + (h + i) // group * PADDED, (h + i) * PADDED, scores + i * TILE
+                for j in range(0, n, 4):
+                    k0, k1, k2, k3 = offset + places[j], offset + places[j + 1], offset + places[j + 2], offset + places[j + 3]
+                    s0 = s1 = s2 = s3 = splat(np.float32(0))
+                    for d in range(0, PADDED, 16):
+                        v = load(work, base + d)
+                        s0, s1 = fma(load(pool, k0 + d), v, s0), fma(load(pool, k1 + d), v, s1)
+                        s2, s3 = fma(load(pool, k2 + d), v, s2), fma(load(pool, k3 + d), v, s3)
+                    work[into + j], work[into + j + 1], work[into + j + 2], work[into + j + 3] = total(s0), total(s1), total(s2), total(s3)
+            i1, i2, i3 = min(1, few - 1), min(2, few - 1), min(3, few - 1)
+            m0, m1, m2, m3 = at * heads + h, at * heads + h + i1, at * heads + h + i2, at * heads + h + i3
+            w0, w1, w2, w3 = scores, scores + i1 * TILE, scores + i2 * TILE, scores + i3 * TILE
+            f0 = _softmax(work, w0, n, cap, state, m0)
+            f1 = _softmax(work, w1, n, cap, state, m1) if few > 1 else f0
+            f2 = _softmax(work, w2, n, cap, state, m2) if few > 2 else f1
+            f3 = _softmax(work, w3, n, cap, state, m3) if few > 3 else f2
+            t0, t1, t2, t3 = state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1]
+            for j in range(n):
+                t0, t1, t2, t3 = t0 + work[w0 + j], t1 + work[w1 + j], t2 + work[w2 + j], t3 + work[w3 + j]
+            state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1] = t0, t1, t2, t3
+            v0, v1 = values + h // group * PADDED, values + (h + i1) // group * PADDED
+            v2, v3 = values + (h + i2) // group * PADDED, values + (h + i3) // group * PADDED
+            for d in range(0, PADDED, 16):
+                r0, r1 = load(sums, m0 * PADDED + d) * splat(f0), load(sums, m1 * PADDED + d) * splat(f1)
+                r2, r3 = load(sums, m2 * PADDED + d) * splat(f2), load(sums, m3 * PADDED + d) * splat(f3)
+                for j in range(n):
+                    k = places[j] + d
+                    r0, r1 = fma(splat(work[w0 + j]), load(pool, v0 + k), r0), fma(splat(work[w1 + j]), load(pool, v1 + k), r1)
+                    r2, r3 = fma(splat(work[w2 + j]), load(pool, v2 + k), r2), fma(splat(work[w3 + j]), load(pool, v3 + k), r3)
+                store(sums, m0 * PADDED + d, r0)
+                store(sums, m1 * PADDED + d, r1)
+                store(sums, m2 * PADDED + d, r2)
+                store(sums, m3 * PADDED + d, r3)
+
+
+def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work, places, out):  # type: ignore[no-untyped-def]
+    q, pool, table, spans = bare(q), bare(pool), bare(table), bare(spans)
+    parts, work, places, out = bare(parts), bare(work), bare(places), bare(out)
+    heads, dim, n = sizes[0], sizes[2], len(spans)
+    counts, room = (heads, sizes[1], dim), n * heads
+    state, sums, work = work[: 2 * room], work[2 * room : (2 + PADDED) * room], work[(2 + PADDED) * room :]
+    for i in range(room):
+        state[2 * i], state[2 * i + 1] = -np.inf, 0
+        for d in range(PADDED):
+            sums[i * PADDED + d] = 0
+    scale, cap = scale * LOG2E, cap * LOG2E
+    if window == 0:
+        for i in range(len(parts)):
+            a, b, start, stop = parts[i, 0], parts[i, 1], parts[i, 2], parts[i, 3]
+            _wide(q, pool, keys, values, counts, table, spans, a, b, start, stop, scale, cap, state, sums, work, places)
+    for i in range(n):
+        start = spans[i, 2] if window == 0 else max(0, spans[i, 3] - window)
+        _narrow(q, pool, keys, values, counts, table, spans, i, start, scale, cap, state, sums, work, places)
+        for h in range(heads):
+            weight = np.float32(1) / state[2 * (i * heads + h) + 1]
+            for d in range(dim):
+                out[spans[i, 0], h * dim + d] = sums[(i * heads + h) * PADDED + d] * weight
+
+
+def scratch(queries: int, heads: int, padded: int) -> tuple[int, int]:
+    """How many numbers a kernel needs in `work` and in `places` for so many queries."""
+    return (2 + padded) * queries * heads + (16 + heads) * padded + 16 * (TILE + 8), TILE + 16
+
+
+_inlined = (_capped, _column, _half, _scores, _softmax)
+_f4, _f4s, _i4, _i8s = numba.float32[::1], numba.float32[:, ::1], numba.int32[:, ::1], numba.int64[::1]
+_i8, _f = numba.int64, numba.float32
+
+
+@functools.cache
+def attention(padded: int) -> Any:
+    """The kernel for heads that take `padded` numbers: `attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work,
+    places, out)`.
+
+    q       float32 [tokens, >= heads * dim]: the queries in its first columns, already rotated
+    pool    float32, flat; the keys of this layer begin at `keys`, each token [kv_heads, padded], the values at `values`
+    table   int32 [rows, longest]: the places in the pool of each row's text
+    spans   int32 [queries, 4]: token in `q`, row, where its own keys begin, where they end (its position + 1)
+    parts   int32 [parts, 4]: queries a to b share the keys start to stop; a query's in the order of its keys (`kernels.plan`)
+    sizes   int64 [4]: heads, kv_heads, dim, padded
+    scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at most, 0: all
+    work    float32 scratch, places: int64 scratch (`scratch`)
+    out     float32 [tokens, heads * dim]; rows of tokens that are no query stay as they are
+    """
+    names = {**globals(), "PADDED": padded}
+    name = f"{padded}_{digest(vectors.fma, _wide)}"
+    for function in (*_inlined, _wide, _narrow):
+        options = {"forceinline": True} if function in _inlined else {"inline": "never"}
+        compiled = numba.njit(error_model="numpy", nogil=True, **options)
+        names[function.__name__] = compiled(bind(function, names, f"{function.__name__}_{name}"))
+    signature = numba.void(_f4s, _f4, _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, _f4s)
+    return kernel(signature)(bind(_attend, names, f"attend_{name}"))
