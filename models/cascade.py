@@ -19,7 +19,7 @@ import numba
 import numpy as np
 
 from models import vectors
-from models.vectors import fma, highest, load, lowest, power, splat, store, top, total, whole
+from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, top, total, whole
 from search.jit import bare, bind, digest, kernel
 
 TILE = 64  # keys between two looks at the largest score
@@ -40,8 +40,8 @@ def _column(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
     for v in range(PADDED // 16):
         d = c + 16 * v
         q = load(work, 16 * d)
-        s0, s1 = fma(splat(pool[k0 + d]), q, s0), fma(splat(pool[k1 + d]), q, s1)
-        s2, s3 = fma(splat(pool[k2 + d]), q, s2), fma(splat(pool[k3 + d]), q, s3)
+        s0, s1 = fma(splat(get(pool, k0 + d)), q, s0), fma(splat(get(pool, k1 + d)), q, s1)
+        s2, s3 = fma(splat(get(pool, k2 + d)), q, s2), fma(splat(get(pool, k3 + d)), q, s3)
     return s0, s1, s2, s3
 
 
@@ -72,27 +72,33 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
     """Let queries a to b see the keys start to stop of the first one's row, which they share."""
     heads, kv_heads, dim = sizes
     group, row, each = heads // kv_heads, spans[a, 1], kv_heads * PADDED
-    count, scores, fixes = (b - a) * group, 16 * PADDED, 16 * (PADDED + TILE + 4)
+    count, scores, fixes, flat = (b - a) * group, 16 * PADDED, 16 * (PADDED + TILE + 4), q.reshape(-1)
     for head in range(kv_heads):
         for lane in range(0, count, 16):
-            width = min(16, count - lane)
-            for x in range(16):
-                at, which = a + (lane + min(x, width - 1)) // group, head * group + (lane + min(x, width - 1)) % group
-                places[TILE + x] = at * heads + which
+            width, at, which = min(16, count - lane), a + lane // group, head * group + lane % group
+            for x in range(16):  # lanes without a query get a place that nobody reads
+                put(places, TILE + x, np.int64(len(spans) * heads))
+            for x in range(width):
+                mine, from_ = at * heads + which, np.int64(spans[at, 0]) * q.shape[1] + which * dim
+                put(places, TILE + x, mine)
+                put(work, fixes + x, get(state, 2 * mine))
+                put(work, fixes + 16 + x, get(state, 2 * mine + 1))
                 for d in range(dim):
-                    work[d * 16 + x] = q[spans[at, 0], which * dim + d] * scale
-                for d in range(dim, PADDED):
-                    work[d * 16 + x] = 0
-                work[fixes + x], work[fixes + 16 + x] = state[2 * places[TILE + x]], state[2 * places[TILE + x] + 1]
+                    put(work, d * 16 + x, get(flat, from_ + d) * scale)
+                which += 1
+                if which == (head + 1) * group:
+                    at, which = at + 1, head * group
+            for d in range(dim, PADDED):
+                store(work, 16 * d, splat(np.float32(0)))
             most, sum_ = load(work, fixes), load(work, fixes + 16)
             for first in range(start, stop, TILE):
                 n = min(TILE, stop - first)
                 for j in range(n):
-                    places[j] = np.int64(table[row, first + j]) * each + head * PADDED
+                    put(places, j, np.int64(table[row, first + j]) * each + head * PADDED)
                 for j in range(n, (n + 3) & ~3):
-                    places[j] = places[n - 1]
+                    put(places, j, get(places, n - 1))
                 for j in range(0, n, 4):
-                    k0, k1, k2, k3 = keys + places[j], keys + places[j + 1], keys + places[j + 2], keys + places[j + 3]
+                    k0, k1, k2, k3 = keys + get(places, j), keys + get(places, j + 1), keys + get(places, j + 2), keys + get(places, j + 3)
                     _scores(work, pool, k0, k1, k2, k3, scores + 16 * j)
                 before = most
                 for j in range(n):
@@ -110,19 +116,29 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
                 store(work, fixes, fix)
                 for x in range(0, width, 8):
                     p, f = TILE + x, fixes + x
-                    o0, o1, o2, o3 = places[p] * PADDED, places[p + 1] * PADDED, places[p + 2] * PADDED, places[p + 3] * PADDED
-                    o4, o5, o6, o7 = places[p + 4] * PADDED, places[p + 5] * PADDED, places[p + 6] * PADDED, places[p + 7] * PADDED
+                    o0, o1, o2, o3 = (
+                        get(places, p) * PADDED,
+                        get(places, p + 1) * PADDED,
+                        get(places, p + 2) * PADDED,
+                        get(places, p + 3) * PADDED,
+                    )
+                    o4, o5, o6, o7 = (
+                        get(places, p + 4) * PADDED,
+                        get(places, p + 5) * PADDED,
+                        get(places, p + 6) * PADDED,
+                        get(places, p + 7) * PADDED,
+                    )
                     for d in range(0, PADDED, 16):
-                        r0, r1 = load(sums, o0 + d) * splat(work[f]), load(sums, o1 + d) * splat(work[f + 1])
-                        r2, r3 = load(sums, o2 + d) * splat(work[f + 2]), load(sums, o3 + d) * splat(work[f + 3])
-                        r4, r5 = load(sums, o4 + d) * splat(work[f + 4]), load(sums, o5 + d) * splat(work[f + 5])
-                        r6, r7 = load(sums, o6 + d) * splat(work[f + 6]), load(sums, o7 + d) * splat(work[f + 7])
+                        r0, r1 = load(sums, o0 + d) * splat(get(work, f)), load(sums, o1 + d) * splat(get(work, f + 1))
+                        r2, r3 = load(sums, o2 + d) * splat(get(work, f + 2)), load(sums, o3 + d) * splat(get(work, f + 3))
+                        r4, r5 = load(sums, o4 + d) * splat(get(work, f + 4)), load(sums, o5 + d) * splat(get(work, f + 5))
+                        r6, r7 = load(sums, o6 + d) * splat(get(work, f + 6)), load(sums, o7 + d) * splat(get(work, f + 7))
                         for j in range(n):
-                            v, at = load(pool, values + places[j] + d), scores + 16 * j + x
-                            r0, r1 = fma(splat(work[at]), v, r0), fma(splat(work[at + 1]), v, r1)
-                            r2, r3 = fma(splat(work[at + 2]), v, r2), fma(splat(work[at + 3]), v, r3)
-                            r4, r5 = fma(splat(work[at + 4]), v, r4), fma(splat(work[at + 5]), v, r5)
-                            r6, r7 = fma(splat(work[at + 6]), v, r6), fma(splat(work[at + 7]), v, r7)
+                            v, at = load(pool, values + get(places, j) + d), scores + 16 * j + x
+                            r0, r1 = fma(splat(get(work, at)), v, r0), fma(splat(get(work, at + 1)), v, r1)
+                            r2, r3 = fma(splat(get(work, at + 2)), v, r2), fma(splat(get(work, at + 3)), v, r3)
+                            r4, r5 = fma(splat(get(work, at + 4)), v, r4), fma(splat(get(work, at + 5)), v, r5)
+                            r6, r7 = fma(splat(get(work, at + 6)), v, r6), fma(splat(get(work, at + 7)), v, r7)
                         store(sums, o0 + d, r0)
                         store(sums, o1 + d, r1)
                         store(sums, o2 + d, r2)
@@ -134,13 +150,14 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
             store(work, fixes, most)
             store(work, fixes + 16, sum_)
             for x in range(width):
-                state[2 * places[TILE + x]], state[2 * places[TILE + x] + 1] = work[fixes + x], work[fixes + 16 + x]
+                put(state, 2 * get(places, TILE + x), get(work, fixes + x))
+                put(state, 2 * get(places, TILE + x) + 1, get(work, fixes + 16 + x))
 
 
 def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
     """Turn n scores of one query into weights and continue its running softmax; what its sums must be scaled by."""
     for j in range(n, (n + 15) & ~15):
-        work[scores + j] = -np.inf
+        put(work, scores + j, np.float32(-np.inf))
     most = splat(state[2 * mine])
     before = most
     for j in range(0, n, 16):
@@ -166,29 +183,34 @@ def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, s
     """Let one query see the keys of its row from `start` on, four heads at a time."""
     heads, kv_heads, dim = sizes
     group, row, each, token, scores = heads // kv_heads, spans[at, 1], kv_heads * PADDED, spans[at, 0], heads * PADDED
+    flat, from_ = q.reshape(-1), np.int64(token) * q.shape[1]
     for h in range(heads):
         for d in range(dim):
-            work[h * PADDED + d] = q[token, h * dim + d] * scale
+            put(work, h * PADDED + d, get(flat, from_ + h * dim + d) * scale)
         for d in range(dim, PADDED):
-            work[h * PADDED + d] = 0
+            put(work, h * PADDED + d, np.float32(0))
     for first in range(start, spans[at, 3], TILE):
         n = min(TILE, spans[at, 3] - first)
         for j in range(n):
-            places[j] = np.int64(table[row, first + j]) * each
+            put(places, j, np.int64(table[row, first + j]) * each)
         for j in range(n, (n + 3) & ~3):
-            places[j] = places[n - 1]
+            put(places, j, get(places, n - 1))
         for h in range(0, heads, 4):
             few = min(4, heads - h)
-            for i in range(few):
-                offset, base, into = keys + (h + i) // group * PADDED, (h + i) * PADDED, scores + i * TILE
-                for j in range(0, n, 4):
-                    k0, k1, k2, k3 = offset + places[j], offset + places[j + 1], offset + places[j + 2], offset + places[j + 3]
+            for j in range(0, n, 4):
+                p0, p1, p2, p3 = get(places, j), get(places, j + 1), get(places, j + 2), get(places, j + 3)
+                for i in range(few):
+                    offset, base, into = keys + (h + i) // group * PADDED, (h + i) * PADDED, scores + i * TILE + j
+                    k0, k1, k2, k3 = offset + p0, offset + p1, offset + p2, offset + p3
                     s0 = s1 = s2 = s3 = splat(np.float32(0))
                     for d in range(0, PADDED, 16):
                         v = load(work, base + d)
                         s0, s1 = fma(load(pool, k0 + d), v, s0), fma(load(pool, k1 + d), v, s1)
                         s2, s3 = fma(load(pool, k2 + d), v, s2), fma(load(pool, k3 + d), v, s3)
-                    work[into + j], work[into + j + 1], work[into + j + 2], work[into + j + 3] = total(s0), total(s1), total(s2), total(s3)
+                    put(work, into, total(s0))
+                    put(work, into + 1, total(s1))
+                    put(work, into + 2, total(s2))
+                    put(work, into + 3, total(s3))
             i1, i2, i3 = min(1, few - 1), min(2, few - 1), min(3, few - 1)
             m0, m1, m2, m3 = at * heads + h, at * heads + h + i1, at * heads + h + i2, at * heads + h + i3
             w0, w1, w2, w3 = scores, scores + i1 * TILE, scores + i2 * TILE, scores + i3 * TILE
@@ -198,7 +220,8 @@ def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, s
             f3 = _softmax(work, w3, n, cap, state, m3) if few > 3 else f2
             t0, t1, t2, t3 = state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1]
             for j in range(n):
-                t0, t1, t2, t3 = t0 + work[w0 + j], t1 + work[w1 + j], t2 + work[w2 + j], t3 + work[w3 + j]
+                t0, t1 = t0 + get(work, w0 + j), t1 + get(work, w1 + j)
+                t2, t3 = t2 + get(work, w2 + j), t3 + get(work, w3 + j)
             state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1] = t0, t1, t2, t3
             v0, v1 = values + h // group * PADDED, values + (h + i1) // group * PADDED
             v2, v3 = values + (h + i2) // group * PADDED, values + (h + i3) // group * PADDED
@@ -206,9 +229,9 @@ def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, s
                 r0, r1 = load(sums, m0 * PADDED + d) * splat(f0), load(sums, m1 * PADDED + d) * splat(f1)
                 r2, r3 = load(sums, m2 * PADDED + d) * splat(f2), load(sums, m3 * PADDED + d) * splat(f3)
                 for j in range(n):
-                    k = places[j] + d
-                    r0, r1 = fma(splat(work[w0 + j]), load(pool, v0 + k), r0), fma(splat(work[w1 + j]), load(pool, v1 + k), r1)
-                    r2, r3 = fma(splat(work[w2 + j]), load(pool, v2 + k), r2), fma(splat(work[w3 + j]), load(pool, v3 + k), r3)
+                    k = get(places, j) + d
+                    r0, r1 = fma(splat(get(work, w0 + j)), load(pool, v0 + k), r0), fma(splat(get(work, w1 + j)), load(pool, v1 + k), r1)
+                    r2, r3 = fma(splat(get(work, w2 + j)), load(pool, v2 + k), r2), fma(splat(get(work, w3 + j)), load(pool, v3 + k), r3)
                 store(sums, m0 * PADDED + d, r0)
                 store(sums, m1 * PADDED + d, r1)
                 store(sums, m2 * PADDED + d, r2)
@@ -219,12 +242,12 @@ def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, windo
     q, pool, table, spans = bare(q), bare(pool), bare(table), bare(spans)
     parts, work, places, out = bare(parts), bare(work), bare(places), bare(out)
     heads, dim, n = sizes[0], sizes[2], len(spans)
-    counts, room = (heads, sizes[1], dim), n * heads
+    counts, room = (heads, sizes[1], dim), n * heads + 1
     state, sums, work = work[: 2 * room], work[2 * room : (2 + PADDED) * room], work[(2 + PADDED) * room :]
     for i in range(room):
         state[2 * i], state[2 * i + 1] = -np.inf, 0
-        for d in range(PADDED):
-            sums[i * PADDED + d] = 0
+        for d in range(0, PADDED, 16):
+            store(sums, i * PADDED + d, splat(np.float32(0)))
     scale, cap = scale * LOG2E, cap * LOG2E
     if window == 0:
         for i in range(len(parts)):
@@ -233,15 +256,16 @@ def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, windo
     for i in range(n):
         start = spans[i, 2] if window == 0 else max(0, spans[i, 3] - window)
         _narrow(q, pool, keys, values, counts, table, spans, i, start, scale, cap, state, sums, work, places)
+        to, flat = np.int64(spans[i, 0]) * heads * dim, out.reshape(-1)
         for h in range(heads):
             weight = np.float32(1) / state[2 * (i * heads + h) + 1]
             for d in range(dim):
-                out[spans[i, 0], h * dim + d] = sums[(i * heads + h) * PADDED + d] * weight
+                put(flat, to + h * dim + d, get(sums, (i * heads + h) * PADDED + d) * weight)
 
 
 def scratch(queries: int, heads: int, padded: int) -> tuple[int, int]:
     """How many numbers a kernel needs in `work` and in `places` for so many queries."""
-    return (2 + padded) * queries * heads + (16 + heads) * padded + 16 * (TILE + 8), TILE + 16
+    return (2 + padded) * (queries * heads + 1) + (16 + heads) * padded + 16 * (TILE + 8), TILE + 16
 
 
 _inlined = (_capped, _column, _half, _scores, _softmax)

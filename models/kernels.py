@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from models import vectors
-from models.vectors import fma, highest, load, lowest, power, splat, store, total
+from models.vectors import fma, get, highest, load, lowest, power, splat, store, total
 from search.jit import bare, bind, digest, kernel
 
 LOG2E = np.float32(1.4426950408889634)
@@ -187,6 +187,37 @@ def gate(both, out):  # type: ignore[no-untyped-def]
             out[i, d] = both[i, d] / (np.float32(1) + np.exp(-both[i, d])) * both[i, inner + d]
 
 
+def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
+    """The product of one row. x: float32 [in]; weight: float32, flat [in, out]; out a multiple of 16; bias: float32 [out] or [0].
+
+    Each number is a chain over `block` inputs at a time, and these are added: as oneDNN does it (`lean.Linear` tries that).
+    """
+    x, weight, bias, out = bare(x), bare(weight), bare(bias), bare(out)
+    size, n = out.size, np.int64(0)
+    while n < size:
+        wide = n + 64 <= size
+        for start in range(0, x.size, block):
+            a = b = c = d = splat(np.float32(0))
+            for k in range(start, min(x.size, start + block)):
+                v, at = splat(get(x, k)), k * size + n
+                a = fma(v, load(weight, at), a)
+                if wide:
+                    b, c, d = fma(v, load(weight, at + 16), b), fma(v, load(weight, at + 32), c), fma(v, load(weight, at + 48), d)
+            if start > 0:
+                a = load(out, n) + a
+                if wide:
+                    b, c, d = load(out, n + 16) + b, load(out, n + 32) + c, load(out, n + 48) + d
+            store(out, n, a)
+            if wide:
+                store(out, n + 16, b)
+                store(out, n + 32, c)
+                store(out, n + 48, d)
+        n += 64 if wide else 16
+    if bias.size > 0:
+        for n in range(0, size, 16):
+            store(out, n, load(out, n) + load(bias, n))
+
+
 _stamp = digest(vectors.fma, plan)
 for _inner in (_before, _share):
     globals()[_inner.__name__] = numba.njit(error_model="numpy", nogil=True)(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
@@ -203,3 +234,4 @@ write = _compiled(numba.void(_f4s, _f4s, _i8s, _f4, _i8s, _i8, _i8), write)
 turn = _compiled(numba.void(_f4s, _i8s, _f4, _i8s, _i8, _i8, _i8s, _f4s, _f4s, _f4, _f4, _f), turn)
 norm = _compiled(numba.void(_f4s, _f4, _f, _f4s), norm)
 gate = _compiled(numba.void(_f4s, _f4s), gate)
+single = _compiled(numba.void(_f4, _f4, _i8, _f4, _f4), single)

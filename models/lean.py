@@ -19,31 +19,47 @@ from models.kvstore import Store, memory_left
 
 SHAPES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 ROPES = {"default", "linear", "llama3", "yarn"}  # whose angles depend on the position alone
+SMALL = 1 << 20  # weights of a product that takes no longer than its preparation
 _dnn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 class Linear:
-    """[rows, in] -> [rows, out], float32, by oneDNN, where torch has it: 2.2 times as fast as its default from 16 rows on (an AMD Zen 5),
-    and a row's result is the same to the last bit beside any others, from 2 rows on."""
+    """[rows, in] -> [rows, out], float32, by oneDNN, where torch has it: 2.2 times as fast as its default from 16 rows on (an AMD Zen 5).
+
+    A row's result is the same to the last bit beside any others. One row alone is a kernel of ours where that adds in oneDNN's order, which
+    is tried out here, and where the product is small: preparing a call of oneDNN takes 10 us, as long as the product itself.
+    """
 
     def __init__(self, *modules: Any):
-        self._weight = torch.cat([m.weight.detach() for m in modules])
-        biases = [m.bias.detach() for m in modules if m.bias is not None]
-        if biases and len(biases) < len(modules):
-            biases = [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias.detach() for m in modules]
-        self._bias = torch.cat(biases) if biases else None
-        self._packed = None if _dnn is None else torch.ops.mkldnn._reorder_linear_weight(self._weight, None)
+        weight = torch.cat([m.weight.detach() for m in modules])
+        biases = [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias.detach() for m in modules]
+        self._bias = torch.cat(biases) if any(m.bias is not None for m in modules) else None
+        self._weight = weight if _dnn is None else torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self.block = 0  # inputs that `kernels.single` adds up at a time, 0: it is not used
+        if _dnn is not None and weight.numel() <= SMALL:
+            more = -len(weight) % 16
+            self._flat = F.pad(weight.T, (0, more)).contiguous().numpy().reshape(-1)
+            self._added = np.empty(0, np.float32) if self._bias is None else F.pad(self._bias, (0, more)).numpy()
+            self._out = len(weight)
+            x = torch.randn(2, weight.shape[1], generator=torch.Generator().manual_seed(0))
+            wanted = self(x)[0]
+            self.block = next((b for b in (weight.shape[1], 512, 1024) if torch.equal(self._single(x[:1], b)[0], wanted)), 0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self._packed is None:
-            return F.linear(x, self._weight, self._bias)
-        return _dnn(x, self._packed, self._bias, "none", [], "")  # type: ignore[misc]
+        if len(x) == 1 and self.block:
+            return self._single(x, self.block)
+        return F.linear(x, self._weight, self._bias) if _dnn is None else _dnn(x, self._weight, self._bias, "none", [], "")
 
     def add(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
         """The product plus `to`."""
-        if self._packed is None:
-            return F.linear(x, self._weight, self._bias).add_(to)
-        return _dnn.binary(x, to, self._packed, self._bias, "add")  # type: ignore[union-attr]
+        if len(x) == 1 and self.block or _dnn is None:
+            return self(x).add_(to)
+        return _dnn.binary(x, to, self._weight, self._bias, "add")
+
+    def _single(self, x: torch.Tensor, block: int) -> torch.Tensor:
+        out = np.empty(len(self._flat) // x.shape[1], np.float32)
+        kernels.single(x.numpy()[0], self._flat, block, self._added, out)
+        return torch.from_numpy(out[None, : self._out])
 
 
 class Lean:
@@ -64,17 +80,18 @@ class Lean:
         self._cosines = self._sines = np.empty((0, store.dim), np.float32)
         self.refresh()
 
-    @staticmethod
-    def size(tokens: int) -> int:
-        """Tokens that a pass is padded to: two at least (`Linear`), and few different numbers, as each is prepared for once."""
+    def size(self, tokens: int) -> int:
+        """Tokens that a pass is padded to: few different numbers, as oneDNN prepares for each once; and two at least (`Linear`)."""
         step = 1 if tokens <= 16 else 8 if tokens <= 128 else 32 if tokens <= 512 else 128
-        return max(2, -(-tokens // step) * step)
+        return max(self._least, -(-tokens // step) * step)
 
     def refresh(self) -> None:
         """Take the model's weights as they are now."""
         self._layers = [_Layer(layer) for layer in self._model.model.layers]
         self._final = _Norm(self._model.model.norm)
         self._head = Linear(self._model.get_output_embeddings())
+        products = [self._head, *(p for layer in self._layers for p in (layer.qkv, layer.out, layer.up, layer.down))]
+        self._least = 1 if all(product.block for product in products) else 2
 
     def __call__(self, ids: torch.Tensor, positions: np.ndarray, plan: Plan) -> torch.Tensor:
         """The hidden states after the final norm, float32 [tokens, hidden]. ids: int64 [tokens]."""

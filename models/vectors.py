@@ -1,7 +1,8 @@
 """Sixteen float32 numbers as one value in a kernel, and powers of two: what attention on a processor needs.
 
-In a kernel: `splat(x)`, `load(array, place)` and `store(array, place, v)` of sixteen neighbours of a one-dimensional float32 array (place
-int64), + - * / of vectors, `fma`, `highest` and `lowest` (lane by lane), `total` and `top` over the lanes, `whole`, `power`.
+In a kernel: `splat(x)`, `get(array, place)` and `put(array, place, x)` of one number, `load(array, place)` and `store(array, place, v)`
+of sixteen neighbours of a one-dimensional float32 array (place int64), + - * / of vectors, `fma`, `highest` and `lowest` (lane by lane),
+`total` and `top` over the lanes, `whole`, `power`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,29 @@ def splat(context, x):
         return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_INTS, [0] * WIDTH))
 
     return SIXTEEN(types.float32), build
+
+
+@intrinsic
+def get(context, array, place):
+    """One number of a one-dimensional array, at `place` from its beginning: Numba would ask at every use whether an index is negative."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.int64), build
+
+
+@intrinsic
+def put(context, array, place, x):
+    """Write one number of a one-dimensional array, at `place` from its beginning."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        builder.store(args[2], builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), build
 
 
 @intrinsic
