@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models import race
+
 _U32 = np.uint32
 LEAST = 1e-6  #: a smaller share of the model's probability counts as nothing: float32 log-probs cannot tell it from 0
 
@@ -62,57 +64,37 @@ def draw(
     of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
     Temperature 0 is greedy, ties go to the lowest id.
     """
-    rows = np.arange(len(logits))
+    rows, logits = np.arange(len(logits)), np.ascontiguousarray(logits)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        largest = logits.max(1)
-        finite = np.isfinite(largest)
-        shifted = logits - np.where(finite, largest, 0)[:, None]
-        weights = np.exp(shifted)
-        totals = weights.sum(1)
-        own, left = np.log(totals), np.ones(len(logits), bool)
+        keys, cold = _keys(seed, index), np.where(temperature > 0, 1 / temperature, 0).astype(np.float32)
+        tokens, sampled, tops, norms = _race(logits, keys, cold)
+        finite, left, thin = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool), logits
+        own_tops, own_norms = tops.copy(), norms.copy()
         if thinned is not None:
-            _thin(thinned, shifted, weights, totals, left)
-        tokens = shifted.argmax(1)
-        sampled = np.zeros(len(logits), np.float32)
-        cut = (top_k > 0) | (top_p < 1) | (min_p > 0)
-        warm = finite & (temperature > 0)
-        whole = np.flatnonzero(warm & ~cut)
-        if len(whole):
-            cooled, w, total = shifted, weights, totals
-            if len(whole) < len(rows):
-                cooled, w, total = shifted[whole], weights[whole], totals[whole]
-            if (temperature[whole] != 1).any():
-                cooled = cooled / temperature[whole, None].astype(np.float32)
-                w = np.exp(cooled)
-                total = w.sum(1)
-            race = noise(seed[whole], index[whole], np.arange(logits.shape[1], dtype=_U32)[None])
-            race /= w
-            tokens[whole] = winners = race.argmin(1)
-            sampled[whole] = cooled[np.arange(len(whole)), winners] - np.log(total)
-        part = np.flatnonzero(warm & cut)
+            some, thin = np.unique(thinned.rows), logits.copy()
+            thin[thinned.rows, thinned.tokens] += np.log(thinned.keep).astype(np.float32)
+            tokens[some], sampled[some], tops[some], norms[some] = _race(thin[some], keys[some], cold[some])
+            left[some] = np.exp(tops[some] - own_tops[some] + norms[some] - own_norms[some]) >= LEAST
+        part = np.flatnonzero(finite & left & (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0)))
         if len(part):
-            cooled = shifted[part] / temperature[part, None].astype(np.float32)
+            cooled = (thin[part] - tops[part, None]) * cold[part, None]
             ids, w = survivors(cooled, top_k[part], top_p[part], min_p[part])
-            race = noise(seed[part], index[part], ids.astype(_U32))
-            race /= w
-            winners = race.argmin(1)
+            runs = noise(seed[part], index[part], ids.astype(_U32))
+            runs /= w
+            winners = runs.argmin(1)
             at = np.arange(len(part))
             tokens[part] = ids[at, winners]
             sampled[part] = np.log(w[at, winners] / w.sum(1))
-        log_probs = logits[rows, tokens] - largest - own
-    return Drawn(tokens.astype(np.int64), log_probs.astype(np.float32), sampled, finite & np.isfinite(own), left)
+        log_probs = logits[rows, tokens] - own_tops - own_norms
+    return Drawn(tokens, log_probs.astype(np.float32), sampled, finite, left)
 
 
-def _thin(thinned: Thinned, shifted: np.ndarray, weights: np.ndarray, totals: np.ndarray, left: np.ndarray) -> None:
-    """Take what is thinned out of `draw`'s arrays, in place; each row's maximum is 0 again, and `left` False where nothing remains."""
-    rows = np.unique(thinned.rows)
-    weights[thinned.rows, thinned.tokens] *= thinned.keep.astype(np.float32)
-    left[rows] = weights[rows].sum(1) >= LEAST * totals[rows]
-    shifted[thinned.rows, thinned.tokens] += np.log(thinned.keep).astype(np.float32)
-    largest = shifted[rows].max(1)
-    shifted[rows] -= np.where(largest > -np.inf, largest, 0)[:, None]
-    weights[rows] = np.exp(shifted[rows])
-    totals[rows] = weights[rows].sum(1)
+def _race(logits: np.ndarray, keys: np.ndarray, cold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, their log-probs, largest logits and log-sums of rows that are not truncated: `race.race`."""
+    tokens, (tops, norms, sampled) = np.empty(len(logits), np.int64), np.empty((3, len(logits)), np.float32)
+    low, high = keys.astype(_U32), (keys >> np.uint64(32)).astype(_U32)
+    race.race(logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled)
+    return tokens, sampled, tops, norms
 
 
 def survivors(cooled: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,11 +136,10 @@ def survivors(cooled: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: n
 def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Standard exponential numbers, float32 [rows, ids], above 0 and finite.
 
-    seed: uint64 [rows]; index: integers [rows]; ids: uint32 [rows or 1, ids]. Two 32-bit keys a row come from splitmix64 of seed and
-    index (Steele et al. 2014); each id is mixed with them by two rounds of murmur3's finaliser.
+    seed, index: integers [rows]; ids: uint32 [rows or 1, ids], each mixed with its row's key by two rounds of murmur3's finaliser.
     """
-    mixed = _splitmix(_splitmix(seed.astype(np.uint64)) + index.astype(np.uint64))
-    low, high = mixed.astype(_U32)[:, None], (mixed >> np.uint64(32)).astype(_U32)[:, None]
+    keys = _keys(seed, index)
+    low, high = keys.astype(_U32)[:, None], (keys >> np.uint64(32)).astype(_U32)[:, None]
     bits = ids * _U32(0x9E3779B1) ^ low
     _finalise(bits)
     bits ^= high
@@ -169,6 +150,11 @@ def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
     np.maximum(uniform, np.float32(-(1 - 2.0**-24)), out=uniform)
     np.log1p(uniform, out=uniform)
     return np.negative(uniform, out=uniform)
+
+
+def _keys(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """uint64 [rows]: splitmix64 of seed and index (Steele et al. 2014), both [rows]."""
+    return _splitmix(_splitmix(seed.astype(np.uint64)) + index.astype(np.uint64))
 
 
 def _finalise(bits: np.ndarray) -> None:

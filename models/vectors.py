@@ -2,7 +2,7 @@
 
 In a kernel: `splat(x)`, `get(array, place)` and `put(array, place, x)` of one number, `load(array, place)` and `store(array, place, v)`
 of sixteen neighbours of a one-dimensional float32 array (place int64), + - * / of vectors, `fma`, `highest` and `lowest` (lane by lane),
-`total` and `top` over the lanes, `whole`, `power`.
+`total` and `top` over the lanes, `whole`, `power`, `below`, `uniform`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,42 @@ def put(context, array, place, x):
         return context.get_dummy_value()
 
     return types.void(array, types.int64, array.dtype), build
+
+
+@intrinsic
+def below(context, a, b):
+    """Which of `a` are below those of `b`: sixteen bits, the first the lowest."""
+
+    def build(context, builder, signature, args):
+        bits = builder.bitcast(builder.fcmp_ordered("<", *args), ir.IntType(WIDTH))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(SIXTEEN, SIXTEEN), build
+
+
+@intrinsic
+def uniform(context, low, high, first):
+    """Uniform numbers in (0, 1) of the ids `first`, `first` + 1, ...: two rounds of murmur3's finaliser with two keys (uint32)."""
+
+    def build(context, builder, signature, args):
+        def spread(number):
+            one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, _INT(0))
+            return builder.shuffle_vector(one, ir.Constant(_INTS, ir.Undefined), ir.Constant(_INTS, [0] * WIDTH))
+
+        def finalised(bits):
+            for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None)):
+                bits = builder.xor(bits, builder.lshr(bits, ir.Constant(_INTS, [shift] * WIDTH)))
+                bits = bits if factor is None else builder.mul(bits, ir.Constant(_INTS, [factor] * WIDTH))
+            return bits
+
+        ids = builder.add(spread(args[2]), ir.Constant(_INTS, list(range(WIDTH))))
+        bits = finalised(builder.xor(builder.mul(ids, ir.Constant(_INTS, [0x9E3779B1] * WIDTH)), spread(args[0])))
+        bits = builder.uitofp(finalised(builder.xor(bits, spread(args[1]))), _VECTOR)
+        scaled = builder.fmul(builder.fadd(bits, _constant(0.5)), _constant(2.0**-32))
+        most = _constant(1 - 2.0**-24)
+        return builder.select(builder.fcmp_ordered("<", scaled, most), scaled, most)
+
+    return SIXTEEN(types.uint32, types.uint32, types.uint32), build
 
 
 @intrinsic

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.sampling import Thinned, draw, noise, survivors
 
@@ -169,3 +171,28 @@ def test_noise_is_exponential_and_uncorrelated():
         noise(np.array([7], np.uint64), np.array([0]), np.arange(3, dtype=np.uint32)[None])[0].tolist()
         == noise(np.array([7], np.uint64), np.array([0]), np.array([[0, 1, 2]], np.uint32))[0].tolist()
     )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 5), st.sampled_from([0.0, 1.0, 0.3, 2.0]))
+def test_the_race_is_won_by_whom_its_definition_says(seed, vocabulary, rows, temperature):
+    rng = np.random.default_rng(seed)
+    logits = (rng.standard_normal((rows, vocabulary)) * rng.choice([0.1, 3, 30])).astype(np.float32)
+    logits[rng.random(logits.shape) < 0.1] = -np.inf
+    logits[:, rng.integers(vocabulary)] = rng.standard_normal()
+    seeds, index = rng.integers(0, 2**63, rows).astype(np.uint64), rng.integers(0, 1000, rows)
+    drawn = draw(logits, seeds, index, np.full(rows, temperature), np.zeros(rows, int), np.ones(rows), np.zeros(rows))
+    exact = logits.astype(np.float64)
+    shares = np.exp(exact - exact.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    at = np.arange(rows)
+    np.testing.assert_allclose(drawn.log_probs, np.log(shares[at, drawn.tokens]), rtol=1e-5, atol=2e-6)
+    if temperature == 0:
+        assert drawn.tokens.tolist() == logits.argmax(1).tolist() and not drawn.sampled_log_probs.any()
+        return
+    cold = np.exp((exact - exact.max(1, keepdims=True)) / temperature)
+    cold /= cold.sum(1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        runs = noise(seeds, index, np.arange(vocabulary, dtype=np.uint32)[None]) / cold
+    assert (runs[at, drawn.tokens] <= runs.min(1) * (1 + 1e-5)).all()
+    np.testing.assert_allclose(drawn.sampled_log_probs, np.log(cold[at, drawn.tokens]), rtol=1e-5, atol=2e-6)
