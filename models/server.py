@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from typing import Any
 
 from models.dialect import Dialect, learn
@@ -14,11 +16,13 @@ from models.wire import Address, Line, Refused, exchange
 from search.requests import Cancelled, Generate, Reply, Request, RequestFailed, Score, Usage
 
 COMPLETIONS, MODELS = "/completions", "/models"
+KNOCK = 20.0  # seconds in which a server must say anything at all
 
 
 @dataclass(eq=False)
 class _Job:
     request: Generate | Score
+    body: dict[str, Any]
     given_up: threading.Event = field(default_factory=threading.Event)
     line: Line | None = None  # while it is being asked
 
@@ -66,17 +70,13 @@ class Server:
         self._change = threading.Condition()  # guards all that follows
         self._queue: collections.deque[_Job] = collections.deque()
         self._jobs: dict[Request, _Job] = {}  # not answered yet
-        self._replies: list[Reply] = []
+        self._answers: list[Reply | tuple[Request, dict[str, Any]]] = []  # replies, and what the server said
         self._threads: list[threading.Thread] = []
         self._idle, self._closed = 0, False
-        line = Line(self._address, timeout)
-        try:
-            self._connect(line)
-            self.tokenizer = _tokenizer(model if tokenizer is None else tokenizer)
-            self._words = Words(self.tokenizer)
-            self.dialect = self._learn(line)
-        finally:
-            line.close()
+        self._knock()
+        self.tokenizer = _tokenizer(model if tokenizer is None else tokenizer)
+        self._words = Words(self.tokenizer)
+        self.dialect = self._learn()
 
     def __repr__(self) -> str:
         return f"Server({self._address.url!r}, {self.model!r})"
@@ -88,9 +88,13 @@ class Server:
         if self._closed:
             raise RuntimeError(f"{self!r} is closed: make a new one")
         self._check(request)
-        job = _Job(request)
+        try:
+            body = self._body(request)
+        except RequestFailed as error:
+            self._keep(Reply(request, error=error))
+            return
         with self._change:
-            self._jobs[request] = job
+            self._jobs[request] = job = _Job(request, body)
             self._queue.append(job)
             if self._idle < len(self._queue) and len(self._threads) < self.connections:
                 self._threads.append(threading.Thread(target=self._serve, name="copse-server", daemon=True))
@@ -98,11 +102,11 @@ class Server:
             self._change.notify_all()
 
     def poll(self, seconds: float = 0.0) -> list[Reply]:
-        """What has been answered; waits up to `seconds` for the first."""
+        """What has been answered; waits up to `seconds` for the first. The tokenizer works here: it is of one thread."""
         with self._change:
-            self._change.wait_for(lambda: self._replies, seconds)
-            replies, self._replies = self._replies, []
-        return replies
+            self._change.wait_for(lambda: self._answers, seconds)
+            answers, self._answers = self._answers, []
+        return [one if isinstance(one, Reply) else self._read(*one) for one in answers]
 
     def cancel(self, request: Request) -> None:
         """Give a request up: `Cancelled` at the next poll, and its connection is closed, by which servers notice. Idempotent."""
@@ -110,11 +114,12 @@ class Server:
             job = self._jobs.get(request)
             if job is None:
                 return
-            usage = Usage(calls=int(job.line is not None))
+            reply = Reply(request, error=Cancelled("cancelled"), usage=Usage(calls=int(job.line is not None)))
             if job.line is None:
                 self._queue.remove(job)
             self._give_up(job)
-        self._answer(job, Reply(request, error=Cancelled("cancelled"), usage=usage))
+            del self._jobs[request]
+        self._keep(reply)
 
     def close(self) -> None:
         """Drop what is queued or under way, unanswered, and close all connections. Idempotent."""
@@ -124,7 +129,7 @@ class Server:
                 self._give_up(job)
             self._queue.clear()
             self._jobs.clear()
-            self._replies.clear()
+            self._answers.clear()
             self._change.notify_all()
         for thread in self._threads:
             thread.join(1.0)  # one that is just connecting ends by itself
@@ -151,16 +156,22 @@ class Server:
 
     # -- at the door
 
-    def _connect(self, line: Line) -> None:
+    def _knock(self) -> None:
+        """Raises ValueError where nobody is there, or somebody who says nothing."""
+        line = Line(self._address, min(KNOCK, self._timeout))
         try:
             line.open()
+            with contextlib.suppress(ConnectionError, HTTPException):  # what is broken the questions will tell
+                line.send("/")
         except (OSError, UnicodeError) as error:  # the latter for a host name that none can be
-            reason = getattr(error, "strerror", None) or type(error).__name__
+            reason = "it says nothing" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or type(error).__name__
             message = f"no server answers at {self._address.url} ({reason}): start one, for example with vllm serve {self.model}"
             raise ValueError(f"{message}, or correct the address") from None
+        finally:
+            line.close()
 
-    def _learn(self, line: Line) -> Dialect:
-        pause = threading.Event().wait
+    def _learn(self) -> Dialect:
+        line, pause = Line(self._address, self._timeout), threading.Event().wait
 
         def ask(body: dict[str, Any]) -> dict[str, Any]:
             return exchange(line, COMPLETIONS, body, self._retries, 0, pause)
@@ -168,12 +179,13 @@ class Server:
         try:
             return learn(ask, self.model, self._words.encode)
         except Refused as error:
-            variable = self._address.key_variable
             if error.status in (401, 403):
-                raise ValueError(f"{error}: put the server's key into the environment variable {variable}") from None
+                raise ValueError(f"{error}: put the server's key into the environment variable {self._address.key_variable}") from None
             raise ValueError(f"{error}: {self._served(line)}") from None
         except RequestFailed as error:
             raise ValueError(f"{error} ({self._served(line)})") from None
+        finally:
+            line.close()
 
     def _served(self, line: Line) -> str:
         """What may be wrong with the name of the model, as far as the server tells."""
@@ -183,6 +195,24 @@ class Server:
         except (RequestFailed, KeyError, TypeError):
             return f"is {self.model!r} the name that it serves, and does its address end in /v1?"
         return f"it serves {', '.join(names[:5]) or 'no model'}: name one of these" if self.model not in names else "see what it logs"
+
+    # -- in the words of the server
+
+    def _body(self, request: Generate | Score) -> dict[str, Any]:
+        if isinstance(request, Generate):
+            return self.dialect.generate(request, "" if self.dialect.ids else self._words.text(request.prompt))
+        return self.dialect.score(request, "" if self.dialect.ids else self._words.text(request.tokens))
+
+    def _read(self, request: Generate | Score, told: dict[str, Any]) -> Reply:
+        try:
+            if isinstance(request, Score):
+                usage = replace(spent(told, len(request.tokens), 0), generated=0)  # the token that a server must draw is used for nothing
+                return Reply(request, scored(request, told, self._words), usage=usage)
+            usage = spent(told, len(request.prompt), request.max_tokens)
+            result = generated(request, told, self.dialect, self._words)
+            return Reply(request, result, usage=spent(told, len(request.prompt), len(result.tokens)))
+        except RequestFailed as error:
+            return Reply(request, error=error, usage=usage)
 
     # -- the threads
 
@@ -198,38 +228,27 @@ class Server:
                     break
                 job = self._queue.popleft()
                 job.line, line.wanted = line, True
-            self._answer(job, self._perform(job, line))
+            answer = self._ask(job, line)
+            with self._change:
+                job.line = None
+                if self._jobs.pop(job.request, None) is None:
+                    continue  # it was cancelled meanwhile, and answered then
+            self._keep(answer)
         line.close()
 
-    def _perform(self, job: _Job, line: Line) -> Reply:
-        request, usage = job.request, Usage(calls=1)
-
+    def _ask(self, job: _Job, line: Line) -> Reply | tuple[Request, dict[str, Any]]:
         def pause(seconds: float) -> None:
             if job.given_up.wait(seconds):
                 raise Cancelled("cancelled")
 
         try:
-            tokens = request.prompt if isinstance(request, Generate) else request.tokens
-            text = "" if self.dialect.ids else self._words.text(tokens)
-            if isinstance(request, Generate):
-                told = exchange(line, COMPLETIONS, self.dialect.generate(request, text), self._retries, request.seed, pause)
-                usage = spent(told, len(tokens), request.max_tokens)
-                result: Any = generated(request, told, self.dialect, self._words)
-                usage = spent(told, len(tokens), len(result.tokens))
-            else:
-                told = exchange(line, COMPLETIONS, self.dialect.score(request, text), self._retries, 0, pause)
-                usage = replace(spent(told, len(tokens), 0), generated=0)  # the token that a server must draw is used for nothing
-                result = scored(request, told, self._words)
-        except Exception as error:  # a mistake in here is raised where it was asked, too; nobody must wait for ever
-            return Reply(request, error=error, usage=usage)
-        return Reply(request, result, usage=usage)
+            return job.request, exchange(line, COMPLETIONS, job.body, self._retries, job.body["seed"], pause)
+        except Exception as error:  # a mistake in here is raised where it was asked, too: nobody must wait for ever
+            return Reply(job.request, error=error, usage=Usage(calls=1))
 
-    def _answer(self, job: _Job, reply: Reply) -> None:
+    def _keep(self, answer: Reply | tuple[Request, dict[str, Any]]) -> None:
         with self._change:
-            job.line = None
-            if self._jobs.pop(job.request, None) is None:
-                return  # it was cancelled meanwhile, and answered then
-            self._replies.append(reply)
+            self._answers.append(answer)
             self._change.notify_all()
         if (wake := self.wake) is not None:
             wake.set()

@@ -191,7 +191,8 @@ def exchange(line: Line, path: str, body: Any, retries: int, seed: int, pause: C
         if attempt == retries or seconds > PATIENCE:
             break
         pause(seconds)
-    raise RequestFailed(f"{trouble}; asked {attempt + 1} times: see what the server logs, or ask it for less at once")
+    asked = f"; asked {attempt + 1} times" if attempt else ""
+    raise RequestFailed(f"{trouble}{asked}: see what the server logs, or ask it for less at once")
 
 
 def delay(attempt: int, seed: int, after: str | None = None) -> float:

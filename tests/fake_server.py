@@ -30,8 +30,8 @@ class FakeServer:
     marks    the field that tells the stop string, None: there is none;  keeps: the stop string stays in the text
     seeded   heeds the seed (else every answer is another one);  models: status of /models;  key: the key that it wants
     context  tokens of prompt and answer at most
-    fault    (number of the completion from 0, body) -> what goes wrong, None nothing: "refuse" (429), ("refuse", "2"), "error" (500), "drop",
-             "half", "leave" (after the answer), "hold" (until the client hangs up), "drip", "garbage", "empty", "list",
+    fault    (number of the completion from 0, body) -> what goes wrong, None nothing: "refuse" (429), ("refuse", "2"), "error" (500),
+             "drop", "half", "leave" (after the answer), "hold" (until the client hangs up), "drip", "garbage", "empty", "list",
              ("slow", seconds), ("status", 400, text), or a dict that replaces parts of reply and choice
     """
 
@@ -99,6 +99,7 @@ class FakeServer:
                 finally:
                     with fake.change:
                         fake.running -= 1
+                        fake.change.notify_all()
 
             def log_message(self, *args: Any) -> None:
                 pass
