@@ -59,15 +59,16 @@ def generated(request: Generate, reply: dict[str, Any], dialect: Dialect, words:
         raise RequestFailed(f"the server ended a text for the reason {reason!r}: see what it logs")
     told = Told.of(choice)
     stop = _stop(request, choice["text"], mark, dialect) if reason == "stop" else None
-    tokens, log_probs = _tokens(request, choice["text"], told, stop, words)
+    tokens, log_probs = _tokens(request, choice["text"], told, words)
     ends = reason == "stop" and stop is None
     last = ends and told.ids is not None and tokens and (tokens[-1] in words.special or tokens[-1] == mark)
     tail, finish, used = Tail(words.texts, request.stop, request.prompt), None, 0
-    while finish is None and used < len(tokens):
+    while finish is None and (used < len(tokens) or stop is not None):
+        if used == len(tokens):  # the stop string was cut off
+            tokens, stop = tokens + words.after((*request.prompt, *tokens), stop), None
+            continue
         finish = "end" if last and used == len(tokens) - 1 else tail.add(tokens[used])
         used += 1
-        if finish is None and used == len(tokens) and stop is not None:  # it was cut from the ids
-            tokens, stop = tokens + words.after((*request.prompt, *tokens), stop), None
     if finish is None and ends:
         finish, end = "end", getattr(words.tokenizer, "eos_token_id", None)
         tokens = tokens if end is None else [*tokens, int(end)]
@@ -79,7 +80,7 @@ def generated(request: Generate, reply: dict[str, Any], dialect: Dialect, words:
         mine[: len(log_probs)] = log_probs[:used]
     whole = request.temperature == 1 and request.top_p >= 1 and not request.top_k and not request.min_p
     sampled = mine.copy() if whole else np.full(used, 0.0 if request.temperature == 0 else np.nan, np.float32)
-    return Generated(tuple(tokens[:used]), tail.text, mine, sampled, float("nan"), finish or "length")
+    return Generated(tuple(tokens[:used]), tail.text, mine, sampled, float("nan"), finish or reason)
 
 
 def _stop(request: Generate, text: str, mark: Any, dialect: Dialect) -> str | None:
@@ -91,7 +92,7 @@ def _stop(request: Generate, text: str, mark: Any, dialect: Dialect) -> str | No
     return request.stop[0] if request.stop else None
 
 
-def _tokens(request: Generate, text: str, told: Told, stop: str | None, words: Words) -> tuple[list[int], list[float]]:
+def _tokens(request: Generate, text: str, told: Told, words: Words) -> tuple[list[int], list[float]]:
     """Tokens, and the log-probs of the first of them."""
     if told.ids is not None:
         return words.known(list(told.ids)), told.log_probs or []
@@ -100,8 +101,7 @@ def _tokens(request: Generate, text: str, told: Told, stop: str | None, words: W
         tokens = words.after(request.prompt, joined)
         if told.log_probs is not None and len(tokens) == len(told.log_probs):
             return tokens, told.log_probs
-    found = any(one in text for one in request.stop)
-    return words.after(request.prompt, text + ("" if stop is None or found else stop)), []
+    return words.after(request.prompt, text), []
 
 
 def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:

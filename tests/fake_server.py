@@ -25,7 +25,8 @@ class FakeServer:
     """A server of `MODEL` with the tokenizer of `tiny`; use it in a `with` block.
 
     say      (prompt, seed) -> the text that the model would write; it then ends its text
-    ids      takes prompts as ids;  extras: takes fields beyond OpenAI's (else 422);  told_ids: answers with token ids
+    ids      takes prompts as ids ("spelled": takes the list for a text)
+    extras   takes fields beyond OpenAI's (else 422);  told_ids: answers with token ids
     log_probs: tells them; "content": as llama.cpp does;  tempered: of the distribution after temperature
     marks    the field that tells the stop string, None: there is none;  keeps: the stop string stays in the text
     seeded   heeds the seed (else every answer is another one);  models: status of /models;  key: the key that it wants
@@ -39,7 +40,7 @@ class FakeServer:
         self,
         say: Callable[[str, int], str] = echoes,
         *,
-        ids: bool = True,
+        ids: bool | str = True,
         extras: bool = True,
         told_ids: bool = True,
         log_probs: bool | str = True,
@@ -174,6 +175,8 @@ class FakeServer:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         if not isinstance(prompt, str) and not self.ids:
             return 400, {"detail": "prompt must be a string."}
+        if self.ids == "spelled":
+            prompt = str(prompt)
         if not self.extras and set(body) - OPENAI:
             return 422, {"detail": f"Unexpected fields in the request: {sorted(set(body) - OPENAI)}"}
         read = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt

@@ -147,12 +147,15 @@ def test_more_tokens_than_the_stop_are_cut(serve):
     more = {"token_ids": list(encode("one\ntwo")), "logprobs": None, "text": "one"}
     less = {"token_ids": list(encode("one")), "logprobs": None, "text": "one", "stop_reason": "\n"}
     other = {"token_ids": [*encode("one"), 257], "logprobs": None, "text": "one", "stop_reason": 257}
-    _, backend = serve(fault=lambda number, body: {0: more, 1: less, 2: other}.get(number))
-    got = [result(backend, ask()) for _ in range(3)]
+    server, backend = serve()
+    at_once = {"token_ids": [], "logprobs": None, "text": "", "stop_reason": "\n"}
+    server.fault = lambda number, body: [more, less, other, at_once][number]
+    got = [result(backend, ask()) for _ in range(4)]
     assert [(r.text, r.tokens, r.finish) for r in got] == [
         ("one", encode("one\n"), "stop"),
         ("one", encode("one\n"), "stop"),
         ("one", (*encode("one"), 257), "end"),
+        ("", encode("\n"), "stop"),
     ]
 
 
@@ -249,6 +252,11 @@ def test_the_door_asks_little():
         with FakeServer(**DIALECTS[name]) as server:
             Server(server.url, MODEL, TOKENIZER).close()
             assert len(server.bodies) <= 6 and all(body["max_tokens"] <= 4 for body in server.bodies), name
+
+
+def test_a_server_that_spells_ids_out_gets_text(serve):
+    server, backend = serve(ids="spelled")
+    assert not backend.dialect.ids and result(backend, ask(seed=5)).text == echoes("hello\n", 5).split("\n")[0]
 
 
 def test_the_door_is_patient():
