@@ -610,7 +610,7 @@ def test_the_key_is_written_nowhere(monkeypatch, tmp_path, caplog, capsys):
     written = "\n".join([*map(str, seen), caplog.text, out, err]).encode() + b"".join(
         p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()
     )
-    assert b"vllm" not in written and len(written) > 2000
+    assert len(written) > 2000
     for part in (KEY.encode(), KEY[:12].encode(), KEY[-12:].encode()):
         assert part not in written
 
