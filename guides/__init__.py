@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
-    "loading": ("load", "settings"),
+    "loading": ("load", "connect", "settings", "served_settings"),
     "lm": ("LM",),
     "prm": ("PRM",),
     "rollout": ("Rollout", "Mixture"),
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from guides.board import Board, board_guide, load_board
     from guides.learn import prepare, train_guide
     from guides.lm import LM
-    from guides.loading import load, settings
+    from guides.loading import connect, load, served_settings, settings
     from guides.prm import PRM
     from guides.rollout import Mixture, Rollout
 

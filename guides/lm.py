@@ -7,16 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from guides.loading import Loaded, load_engine
+from guides.loading import Loaded, loaded_of
 from guides.prompts import prompt_tokens
 from search.asks import Asks, ask, parallel
 from search.guide import PRECISION, Proposal, normalise
 from search.problem import IllegalStep, Problem, State, Step, TextStep, apply
 from search.requests import Avoided, Backend, Generate, Generated, NothingLeft, RequestFailed
+
+if TYPE_CHECKING:
+    from models.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +27,18 @@ log = logging.getLogger(__name__)
 class LM:
     """Policy: samples steps from a causal language model.
 
-    path         folder or hub id of a checkpoint, "builtin", or what `load_engine` gave
+    path         folder or hub id of a checkpoint, "builtin", what `load_engine` gave, or a `models.Server`
     delimiter    ends a step;  step_tokens: the most tokens of one;  max_steps: the most steps of a chain
     prompt       template with `{problem}`; None: the checkpoint's own, else its chat template, else the plain statement
     instruction  what a chat model is told after the statement
     temperature, top_k, top_p, min_p   of sampling; temperature 0 is greedy. Priors are of the model itself, at temperature 1
     values       give the head's value with each step (`guides.load` does); without a head the step's mean token probability
-                 stands in: exp(mean log-prob), in [0, 1]
+                 stands in: exp(mean log-prob), in [0, 1], of the tokens whose log-prob is known
     """
 
     def __init__(
         self,
-        path: str | Path | Loaded,
+        path: str | Path | Loaded | Server,
         *,
         device: str = "auto",
         dtype: str = "auto",
@@ -51,7 +54,7 @@ class LM:
         min_p: float = 0.0,
         values: bool = False,
     ):
-        self._loaded = loaded = path if isinstance(path, Loaded) else load_engine(path, device, dtype, slots)
+        self._loaded = loaded = loaded_of(path, device, dtype, slots)
         settings = loaded.settings
         self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
         self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)
@@ -81,7 +84,7 @@ class LM:
     def propose(
         self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
     ) -> Asks[list[Proposal]]:
-        """Up to `n` distinct steps: `n` samples, none of them among `avoid`, equal ones once.
+        """Up to `n` distinct steps: `n` samples, equal ones once; none of them among `avoid`, but from a server, which cannot avoid.
 
         [] at `max_steps` and where the model has nothing beside `avoid`. Raises RequestFailed if all requests failed.
         """
@@ -147,8 +150,9 @@ class LM:
         if not self._values:
             return math.nan
         value = result.value
-        if not self._loaded.has_head and len(result.log_probs):
-            value = math.exp(float(result.log_probs.mean()))
+        told = result.log_probs[np.isfinite(result.log_probs)]
+        if not self._loaded.has_head and len(told):
+            value = math.exp(float(told.mean()))
         return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
 
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a guide. Engines are shared: loading the same checkpoint twice gives the same one."""
+"""From a checkpoint or a server to a guide. Engines are shared: loading the same checkpoint twice gives the same one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.budget import Budget
-from search.guide import Guide, Known
+from search.guide import Guide, Known, Policy, ValueFunction
 
 if TYPE_CHECKING:
     from models.engine import Engine
+    from models.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +24,9 @@ SMALL = 50_000_000  #: parameters up to which a model is small
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint in an engine. `settings` is what its `guide.json` says, {} without one."""
+    """A checkpoint in an engine, or a model behind a server. `settings` is what its `guide.json` says, {} without one."""
 
-    engine: Engine
+    engine: Engine | Server
     tokenizer: Any
     settings: dict[str, Any]
     version: str
@@ -79,6 +80,38 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
         return _cache[key]
 
 
+def load_server(url: str, model: str, tokenizer: str | Path | None = None, connections: int = 64) -> Loaded:
+    """The model that an OpenAI-compatible server serves. Raises ValueError as `models.Server` does.
+
+    tokenizer  folder or hub id of the model's tokenizer; None: `model` is one. A folder's `guide.json` counts
+    """
+    from models.server import Server
+
+    known = served_settings(model if tokenizer is None else tokenizer)
+    key = (url, model, str(tokenizer), connections)
+    with _lock:
+        if key not in _cache:
+            _cache[key] = of_server(Server(url, model, tokenizer, connections=connections), known)
+        return _cache[key]
+
+
+def of_server(server: Server, settings: dict[str, Any] | None = None) -> Loaded:
+    """A server as guides take it. Its version names the model: what stands behind the name is the server's affair."""
+    return Loaded(server, server.tokenizer, settings or {}, f"server:{server.model}", False)
+
+
+def loaded_of(given: str | Path | Loaded | Server, device: str, dtype: str, slots: int) -> Loaded:
+    """What a guide is made from: a checkpoint, one that is loaded already, or a server."""
+    if isinstance(given, Loaded):
+        return given
+    return load_engine(given, device, dtype, slots) if isinstance(given, (str, Path)) else of_server(given)
+
+
+def served_settings(place: str | Path) -> dict[str, Any]:
+    """The settings of a served model: of its folder, if it stands here with a `guide.json`; else {}."""
+    return settings(place) if (Path(place) / "guide.json").exists() else {}
+
+
 def unload(path: str | Path) -> None:
     """Forget the checkpoint's engines: their memory is free once no guide uses them."""
     import torch
@@ -124,12 +157,38 @@ def load(
     lm = LM(loaded, values=True, **policy)
     if not loaded.has_head:
         log.warning("%s has no value head: each step's mean token probability guides mcts and beam instead; sample has no values", path)
-    budget = Budget(**loaded.settings["budget"]) if loaded.settings.get("budget") else Budget(tokens=20_000, seconds=120)
-    kinds = loaded.settings.get("kinds")
-    return Guide(
-        policy=lm,
-        value=PRM(loaded, policy=lm) if loaded.has_head else Known(),
-        budget=budget,
-        kinds=tuple(kinds) if kinds else None,
-        answer=answer or loaded.settings.get("answer"),
-    )
+    return _guide(lm, PRM(loaded, policy=lm) if loaded.has_head else Known(), loaded.settings, answer)
+
+
+def connect(
+    url: str,
+    model: str,
+    *,
+    tokenizer: str | Path | None = None,
+    connections: int = 64,
+    value: ValueFunction | None = None,
+    answer: str | None = None,
+    **policy: Any,
+) -> Guide:
+    """A guide whose policy is a model behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp, `transformers serve`).
+
+    url, model   as vLLM prints them: http://host:8000/v1, and the name that is served
+    tokenizer    folder or hub id of its tokenizer, where `model` is none;  connections: requests under way at once
+    value        judges the steps, for example `guides.PRM(folder)`; None: their mean token probability, where the server tells log-probs
+    answer, policy   as in `load`
+
+    A key is read from the environment variable OPENAI_API_KEY. Raises ValueError where nobody answers, or not as this model.
+    """
+    from guides.lm import LM
+
+    loaded = load_server(url, model, tokenizer, connections)
+    if value is None:
+        what = "each step's mean token probability guides" if loaded.engine.dialect.log_probs else "it tells no log-probs: nothing guides"
+        log.warning("a server has no value head, and %s mcts and beam; give a value function of your own", what)
+    return _guide(LM(loaded, values=value is None, **policy), value or Known(), loaded.settings, answer)
+
+
+def _guide(policy: Policy, value: ValueFunction, settings: dict[str, Any], answer: str | None) -> Guide:
+    budget = Budget(**settings["budget"]) if settings.get("budget") else Budget(tokens=20_000, seconds=120)
+    kinds = settings.get("kinds")
+    return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from guides.lm import LM
-from guides.loading import Loaded, load_engine
+from guides.loading import Loaded, loaded_of
 from guides.prompts import prompt_tokens
 from search.asks import Asks, ask, parallel
 from search.problem import Problem, State
@@ -39,7 +39,7 @@ class PRM:
         delimiter: str | None = None,
         prompt: str | None = None,
     ):
-        self._loaded = loaded = path if isinstance(path, Loaded) else load_engine(path, device, dtype, slots)
+        self._loaded = loaded = loaded_of(path, device, dtype, slots)
         if not loaded.has_head:
             raise ValueError(f"{path} has no value head (value_head.safetensors): train one, or use it as a policy only with guides.LM")
         self._policy = policy

@@ -10,6 +10,7 @@ _WHERE = {
     "text_tokens": "scripted",
     "token_text": "scripted",
     "Engine": "engine",
+    "Server": "server",
     "BoardNet": "boardnet",
     "Boards": "boardnet",
     "ValueHead": "heads",

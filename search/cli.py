@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli_bench import bench
+from search.cli_bench import Server, Tokenizer, bench
 from search.cli_train import tell, train
 from search.flags import Model, check_use, search_arguments, unescape
 from search.shadow import Shadowed
@@ -71,7 +71,9 @@ def solve(
             "Default: the guide's own: tokens=2000,seconds=120 for the built-in model, tokens=20000,seconds=120 for others."
         ),
     ] = None,
-    guide: Annotated[str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin.")] = "builtin",
+    guide: Annotated[
+        str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin; with --server its name there.")
+    ] = "builtin",
     value: Annotated[str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")] = None,
     choose: Annotated[Choice | None, typer.Option(help="Which answer to give. Default: a verified one, else the weighted vote.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same tree; with --input, the same for each id.")] = 0,
@@ -105,9 +107,13 @@ def solve(
     answer: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
     ] = None,
+    server: Server = None,
+    tokenizer: Tokenizer = None,
     device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16, ...")] = "auto",
-    slots: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once.")] = 64,
+    slots: Annotated[
+        int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once; requests that a server has at once.")
+    ] = 64,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what is done.")] = False,
 ) -> None:
     """Solve a problem: print the chain of thought, the answer and what it cost. With --input, solve a file of them."""
@@ -117,7 +123,9 @@ def solve(
     language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
-    model = Model(guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language).checked()
+    model = Model(
+        guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language, server=server, tokenizer=tokenizer
+    ).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:

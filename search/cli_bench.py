@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 MODEL = "The model"  # a panel of the help
 INTERRUPTED = 130
 
+Server = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        metavar="URL",
+        help="Ask an OpenAI-compatible server for the model, such as http://localhost:8000/v1; its key is read from OPENAI_API_KEY.",
+    ),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=MODEL, metavar="DIR", help="Of the model behind --server, a folder or a hub id. Default: --guide."),
+]
+
 
 def bench(
     input: Annotated[
@@ -33,7 +46,9 @@ def bench(
     ] = "greedy,sample,mcts",
     budgets: Annotated[str, typer.Option(help="Budgets of one kind: of tokens, calls, simulations or seconds.")] = "tokens=500,2000",
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each problem with each method and budget.")] = 1,
-    guide: Annotated[str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin.")] = "builtin",
+    guide: Annotated[
+        str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin; with --server its name there.")
+    ] = "builtin",
     value: Annotated[str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")] = None,
     delimiter: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step of the model; \n is a line's end.")
@@ -45,15 +60,21 @@ def bench(
     answer: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
     ] = None,
+    server: Server = None,
+    tokenizer: Tokenizer = None,
     device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16, ...")] = "auto",
-    slots: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once.")] = 64,
+    slots: Annotated[
+        int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once; requests that a server has at once.")
+    ] = 64,
 ) -> None:
     """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure of accuracy against compute."""
     language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
-    model = Model(guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language).checked()
+    model = Model(
+        guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language, server=server, tokenizer=tokenizer
+    ).checked()
     plan, reports = import_ours("benchmarks.plan"), import_ours("benchmarks.report")
     task = plan.task_of_file(input, model.answer, model.check)
     runs, limits = plan.read_runs(methods.split(","), task), plan.read_budgets(budgets)

@@ -74,6 +74,7 @@ class Model:
     answer    marks the answer of open text, of the flag or else of the checkpoint
     engine    device, dtype, slots;  language: the options of `guides.LM` that were given
     settings  what the checkpoint says of itself (`guides.settings`)
+    server    address of one that serves the model `guide`, None: it is loaded here;  tokenizer: of that model, None: `guide` is one
     """
 
     guide: str
@@ -82,6 +83,8 @@ class Model:
     engine: dict[str, Any]
     language: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
+    server: str | None = None
+    tokenizer: str | None = None
 
     def checked(self) -> Model:
         """This with the settings of its checkpoints, which are looked at but not loaded. Raises ValueError."""
@@ -89,8 +92,12 @@ class Model:
         if prompt is not None and "{problem}" not in prompt:
             raise ValueError(f"the prompt {prompt!r} has no place for the problem: write {{problem}} where it goes")
         _check_pattern(self.answer)
+        if self.server is None and self.tokenizer is not None:
+            raise ValueError("--tokenizer is of a model behind a server: give --server too, or leave it out")
+        if self.server is not None and self.guide == "builtin":
+            raise ValueError("--server needs the name of the model that it serves: give it with --guide")
         guides = import_ours("guides")
-        settings = guides.settings(self.guide)
+        settings = guides.settings(self.guide) if self.server is None else guides.served_settings(self.tokenizer or self.guide)
         if self.value is not None:
             guides.settings(self.value)
         return replace(self, settings=settings, answer=self.answer or settings.get("answer"))
@@ -114,8 +121,16 @@ class Model:
             ) from None
 
     def load(self) -> Guide:
-        """One model for both parts of the guide, or a model and the judge of --value. Raises ValueError for a broken checkpoint."""
+        """One model for both parts of the guide, or a model and the judge of --value.
+
+        Raises ValueError for a broken checkpoint, and for a server that is not there or serves another model.
+        """
         guides = import_ours("guides")
+        if self.server is not None:
+            import_ours("guides.loading").load_server(self.server, self.guide, self.tokenizer, self.engine["slots"])  # before the judge
+            judge = None if self.value is None else guides.PRM(self.value, **self.engine)
+            many = {"tokenizer": self.tokenizer, "connections": self.engine["slots"], "answer": self.answer}
+            return guides.connect(self.server, self.guide, value=judge, **many, **self.language)  # type: ignore[no-any-return]
         if self.value is None:
             return guides.load(self.guide, answer=self.answer, **self.engine, **self.language)  # type: ignore[no-any-return]
         from search.budget import Budget

@@ -86,9 +86,10 @@ def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> N
 
     from search.cli import app
 
-    parts = [section(name) for name in ("On the command line", "Training on your own problems", "Benchmarks on your own problems")]
+    names = ("On the command line", "Your own server", "Training on your own problems", "Benchmarks on your own problems")
+    parts = [section(name) for name in names]
     commands = [line.split("   #")[0] for part in parts for block in blocks("sh", part) for line in block.splitlines()]
-    assert len(commands) >= 11
+    assert len(commands) >= 13
     for line in commands:
         words = shlex.split(line)
         assert words.pop(0) == "copse"

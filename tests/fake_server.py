@@ -1,0 +1,252 @@
+"""An OpenAI-compatible server in a thread of its own, which speaks a script's words and can misbehave in every way that servers do."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import tiny
+
+MODEL = "fake/model"
+END = 256  # the tiny tokenizer's end of text
+OPENAI = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "echo"}
+
+
+def echoes(prompt: str, seed: int) -> str:
+    """A model that writes a line about what it reads."""
+    return f"line {(len(prompt) * 7 + seed) % 97} of\n" * 3
+
+
+class FakeServer:
+    """A server of `MODEL` with the tokenizer of `tiny`; use it in a `with` block.
+
+    say      (prompt, seed) -> the text that the model would write; it then ends its text
+    ids      takes prompts as ids ("spelled": takes the list for a text)
+    extras   takes fields beyond OpenAI's (else 422);  told_ids: answers with token ids
+    log_probs: tells them; "content": as llama.cpp does;  tempered: of the distribution after temperature
+    marks    the field that tells the stop string, None: there is none;  keeps: the stop string stays in the text
+    seeded   heeds the seed (else every answer is another one);  models: status of /models;  key: the key that it wants
+    context  tokens of prompt and answer at most
+    fault    (number of the completion from 0, body) -> what goes wrong, None nothing: "refuse" (429), ("refuse", "2"), "error" (500),
+             "drop", "half", "leave" (after the answer), "hold" (until the client hangs up), "drip", "garbage", "empty", "list",
+             ("slow", seconds), ("status", 400, text), or a dict that replaces parts of reply and choice
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str, int], str] = echoes,
+        *,
+        ids: bool | str = True,
+        extras: bool = True,
+        told_ids: bool = True,
+        log_probs: bool | str = True,
+        tempered: bool = False,
+        marks: str | None = "stop_reason",
+        keeps: bool = False,
+        seeded: bool = True,
+        models: int = 200,
+        key: str | None = None,
+        context: int = 4096,
+        fault: Callable[[int, dict[str, Any]], Any] = lambda number, body: None,
+    ):
+        self.say, self.ids, self.extras, self.told_ids, self.log_probs, self.tempered = say, ids, extras, told_ids, log_probs, tempered
+        self.marks, self.keeps, self.seeded, self.models, self.key, self.context, self.fault = (
+            marks,
+            keeps,
+            seeded,
+            models,
+            key,
+            context,
+            fault,
+        )
+        self.tokenizer = tiny.tokenizer()
+        self.bodies: list[dict[str, Any]] = []
+        self.seen: list[list[int]] = []  # prompts whose keys and values it has
+        self.connections = self.running = self.most = self.broken = 0
+        self.change = threading.Condition()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def setup(self) -> None:
+                super().setup()
+                with fake.change:
+                    fake.connections += 1
+
+            def do_GET(self) -> None:
+                fake.list_models(self)
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with fake.change:
+                    number = len(fake.bodies)
+                    fake.bodies.append(body)
+                    fake.running += 1
+                    fake.most = max(fake.most, fake.running)
+                    fake.change.notify_all()
+                try:
+                    fake.complete(self, body, number)
+                except OSError:
+                    with fake.change:
+                        fake.broken += 1
+                        fake.change.notify_all()
+                    self.close_connection = True
+                finally:
+                    with fake.change:
+                        fake.running -= 1
+                        fake.change.notify_all()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        class Quiet(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 128
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+    def __enter__(self) -> FakeServer:
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Wait until something is so."""
+        with self.change:
+            assert self.change.wait_for(condition, seconds), "it never came to that"
+
+    # -- answers
+
+    def list_models(self, handler: Any) -> None:
+        data = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
+        answer(handler, self.models, data if self.models == 200 else {"detail": "offline"})
+
+    def complete(self, handler: Any, body: dict[str, Any], number: int) -> None:
+        told = handler.headers.get("Authorization")
+        if self.key is not None and told != f"Bearer {self.key}":
+            return answer(handler, 401, {"error": {"message": f"no entry with {told}"}})
+        fault = self.fault(number, body)
+        name = fault[0] if isinstance(fault, tuple) else fault
+        if name == "refuse":
+            return answer(handler, 429, {"error": {"message": "too many"}}, {"Retry-After": fault[1]} if isinstance(fault, tuple) else {})
+        if name == "error":
+            return answer(handler, 500, {"detail": "out of luck"})
+        if name == "status":
+            return answer(handler, fault[1], {"error": {"message": fault[2]}})
+        if name == "slow":
+            time.sleep(fault[1])
+        if name == "hold":
+            handler.connection.recv(1)
+            raise ConnectionAbortedError
+        if name == "drip":
+            return drip(handler)
+        if name == "drop":
+            handler.close_connection = True
+            return None
+        raw = {"garbage": b"<html>what?</html>", "empty": b"", "list": b"[1, 2]"}.get(name) if isinstance(name, str) else None
+        if raw is not None:
+            return answer(handler, 200, raw)
+        status, reply = self.reply(body)
+        if isinstance(fault, dict):
+            reply["choices"][0].update(fault)
+            reply.update({k: v for k, v in fault.items() if k in ("choices", "usage")})
+        if name == "leave":
+            handler.close_connection = True
+        if name == "half":
+            handler.close_connection = True
+            return answer(handler, status, reply, cut=True)
+        return answer(handler, status, reply)
+
+    def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        prompt = body["prompt"]
+        if body["model"] != MODEL:
+            return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
+        if not isinstance(prompt, str) and not self.ids:
+            return 400, {"detail": "prompt must be a string."}
+        if self.ids == "spelled":
+            prompt = str(prompt)
+        if not self.extras and set(body) - OPENAI:
+            return 422, {"detail": f"Unexpected fields in the request: {sorted(set(body) - OPENAI)}"}
+        read = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if len(read) + body["max_tokens"] > self.context:
+            return 400, {"error": {"message": f"This model's maximum context length is {self.context} tokens, you asked for more"}}
+        wrote, reason, mark = self.write(self.tokenizer.decode(read), body)
+        cached = max((common(read, old) for old in self.seen), default=0)
+        self.seen.append(read + wrote)
+        shown = self.tokenizer.decode([t for t in wrote if t != END])
+        if isinstance(mark, str) and not self.keeps:
+            shown = shown[: shown.index(mark)]
+        choice: dict[str, Any] = {"index": 0, "text": shown, "finish_reason": reason, "logprobs": None}
+        if self.marks:
+            choice[self.marks] = mark
+        ids = self.told_ids and body.get("return_token_ids")
+        if ids:
+            choice |= {"token_ids": wrote, "prompt_token_ids": read}
+        if self.log_probs and body.get("logprobs"):
+            choice["logprobs"] = self.told(read if body.get("echo") else [], wrote, body)
+        usage = {"prompt_tokens": len(read), "completion_tokens": len(wrote), "prompt_tokens_details": {"cached_tokens": cached}}
+        return 200, {"id": "cmpl-1", "object": "text_completion", "model": MODEL, "choices": [choice], "usage": usage}
+
+    def write(self, prompt: str, body: dict[str, Any]) -> tuple[list[int], str, str | None]:
+        """Tokens, finish reason and the stop string."""
+        seed = body.get("seed", 0) if self.seeded else len(self.seen)
+        text = self.say(prompt, seed if body["temperature"] else 0)
+        stops = [(text.index(stop) + len(stop), stop) for stop in body.get("stop", ()) if stop in text]
+        end, mark = min(stops, default=(len(text), None))
+        tokens = self.tokenizer.encode(text[:end]) + ([] if mark else [END])
+        cut = len(tokens) > body["max_tokens"]
+        return tokens[: body["max_tokens"]], "length" if cut else "stop", None if cut else mark
+
+    def told(self, read: list[int], wrote: list[int], body: dict[str, Any]) -> dict[str, Any]:
+        scale = 1.0 if not self.tempered or body["temperature"] in (0, 1) else 1 / body["temperature"]
+        spell = (lambda t: f"token_id:{t}") if body.get("return_tokens_as_token_ids") and self.told_ids else self.tokenizer.decode
+        if self.log_probs == "content":
+            tops = [{"token": self.tokenizer.decode(t), "logprob": log_prob(t) * scale} for t in wrote]
+            return {"content": [{"id": t, "top_logprobs": [top], **top} for t, top in zip(wrote, tops, strict=True)]}
+        numbers = [*([None] if read else []), *(log_prob(t) for t in read[1:]), *(log_prob(t) * scale for t in wrote)]
+        likely = {spell(t): log_prob(t) * scale for t in range(97, 97 + body["logprobs"])}
+        tops = [None if n is None else {spell(t): n, **likely} for t, n in zip([*read, *wrote], numbers, strict=True)]
+        return {"tokens": [spell(t) for t in [*read, *wrote]], "token_logprobs": numbers, "top_logprobs": tops}
+
+
+def log_prob(token: int) -> float:
+    """What the fake tells of a token."""
+    return -(token % 7 + 1) / 8
+
+
+def drip(handler: Any) -> None:
+    """An answer that never ends."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+        time.sleep(0.01)
+
+
+def common(a: list[int], b: list[int]) -> int:
+    """Length of what two lists begin with."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def answer(handler: Any, status: int, data: Any, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+    raw = data if isinstance(data, bytes) else json.dumps(data).encode()
+    handler.send_response(status)
+    for name, value in {**(headers or {}), "Content-Type": "application/json", "Content-Length": str(len(raw))}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(raw[: len(raw) // 2] if cut else raw)
+    handler.wfile.flush()
