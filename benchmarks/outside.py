@@ -31,12 +31,12 @@ PARTS = {  # of a file's path below the project
 
 
 def share(checkpoint: str, count: int, rounds: int, tokens: int, method: str) -> None:
-    """Wall time of `solve_many`, and of it that of the model's own calls (transformer and output layer), medians of `rounds`."""
+    """Wall time of `solve_many`, and of it that of the model's forward pass and output layer, medians of `rounds`."""
     guide, problems = guides.load(checkpoint), game24()[-count:]
     engine = next(iter(guide.backends.values()))
     spent, engines = _Timer(), _Timer()
-    spent.watch(engine._pass._backbone, "forward")
-    spent.watch(engine._pass, "_head")
+    spent.watch(engine._pass, "forward")
+    spent.watch(engine._pass, "logits")
     engines.watch(engine, "poll")
     engines.watch(engine, "submit")
     shares, rest = [], []

@@ -43,6 +43,7 @@ class LM:
         device: str = "auto",
         dtype: str = "auto",
         slots: int = 64,
+        pool_tokens: int | None = None,
         delimiter: str | None = None,
         step_tokens: int | None = None,
         max_steps: int | None = None,
@@ -54,7 +55,7 @@ class LM:
         min_p: float = 0.0,
         values: bool = False,
     ):
-        self._loaded = loaded = loaded_of(path, device, dtype, slots)
+        self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
         settings = loaded.settings
         self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
         self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)

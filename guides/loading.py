@@ -59,8 +59,8 @@ def settings(path: str | Path) -> dict[str, Any]:
     return describe(locate(path))
 
 
-def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slots: int = 64) -> Loaded:
-    """The checkpoint in an engine with `slots` rows. Raises ValueError for a missing or broken one.
+def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slots: int = 64, pool_tokens: int | None = None) -> Loaded:
+    """The checkpoint in an engine with `slots` rows (and other `Engine` options). Raises ValueError for a missing or broken one.
 
     A small model on a CPU sets torch to one thread, unless OMP_NUM_THREADS is set.
     """
@@ -70,12 +70,12 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
     place = locate(path)
     known = settings(place)
     digest = version(place)
-    key = (digest, device, dtype, slots)
+    key = (digest, device, dtype, slots, pool_tokens)
     with _lock:
         if key not in _cache:
             model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype)
             _one_thread(model)
-            engine = Engine(model, tokenizer, head=head, slots=slots)
+            engine = Engine(model, tokenizer, head=head, slots=slots, pool_tokens=pool_tokens)
             _cache[key] = Loaded(engine, tokenizer, known, digest, head is not None)
         return _cache[key]
 
@@ -100,11 +100,11 @@ def of_server(server: Server, settings: dict[str, Any] | None = None) -> Loaded:
     return Loaded(server, server.tokenizer, settings or {}, f"server:{server.model}", False)
 
 
-def loaded_of(given: str | Path | Loaded | Server, device: str, dtype: str, slots: int) -> Loaded:
+def loaded_of(given: str | Path | Loaded | Server, device: str, dtype: str, slots: int, pool_tokens: int | None) -> Loaded:
     """What a guide is made from: a checkpoint, one that is loaded already, or a server."""
     if isinstance(given, Loaded):
         return given
-    return load_engine(given, device, dtype, slots) if isinstance(given, (str, Path)) else of_server(given)
+    return load_engine(given, device, dtype, slots, pool_tokens) if isinstance(given, (str, Path)) else of_server(given)
 
 
 def served_settings(place: str | Path) -> dict[str, Any]:
@@ -139,12 +139,21 @@ def _one_thread(model: Any) -> None:
 
 
 def load(
-    path: str | Path, *, device: str = "auto", dtype: str = "auto", slots: int = 64, answer: str | None = None, **policy: Any
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    slots: int = 64,
+    pool_tokens: int | None = None,
+    answer: str | None = None,
+    **policy: Any,
 ) -> Guide:
     """A guide from one checkpoint: its language model as policy, its value head as value function.
 
     path    folder or hub id of a causal language model that transformers loads, or "builtin"
     device  "auto" (cuda where there is one), "cpu", "cuda", ...;  dtype: "auto" (bfloat16 on cuda, float32 on the CPU), ...
+    slots   rows that the model computes at once
+    pool_tokens  tokens whose keys and values have room; None: 1 GiB of them on a CPU, a quarter of a GPU's free memory
     answer  regular expression with one group that marks the final answer in open text
     policy  further options of `guides.LM`: delimiter, step_tokens, max_steps, prompt, instruction, temperature, ...
 
@@ -153,7 +162,7 @@ def load(
     from guides.lm import LM
     from guides.prm import PRM
 
-    loaded = load_engine(path, device, dtype, slots)
+    loaded = load_engine(path, device, dtype, slots, pool_tokens)
     lm = LM(loaded, values=True, **policy)
     if not loaded.has_head:
         log.warning("%s has no value head: each step's mean token probability guides mcts and beam instead; sample has no values", path)

@@ -36,10 +36,11 @@ class PRM:
         device: str = "auto",
         dtype: str = "auto",
         slots: int = 64,
+        pool_tokens: int | None = None,
         delimiter: str | None = None,
         prompt: str | None = None,
     ):
-        self._loaded = loaded = loaded_of(path, device, dtype, slots)
+        self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
         if not loaded.has_head:
             raise ValueError(f"{path} has no value head (value_head.safetensors): train one, or use it as a policy only with guides.LM")
         self._policy = policy

@@ -134,6 +134,10 @@ class Engine:
             self._reset(self.slots)
         self._store.tree.clear()
 
+    def report(self) -> str:
+        """What was done so far, in a line."""
+        return f"{self.name}: {self.counts.told(self.slots, self.kv_bytes_per_token)}"
+
     def _reset(self, slots: int) -> None:
         self.slots = slots
         self._store = Store(self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype)

@@ -35,6 +35,14 @@ class Counts:
     stored: int = 0
     peak: int = 0
 
+    def told(self, slots: int, each: int) -> str:
+        """In words, for an engine of `slots` rows whose tokens take `each` bytes."""
+        ratio, rows = self.read / max(1, self.stored), self.rows / max(1, self.passes)
+        return (
+            f"{self.read:,} tokens read for {self.stored:,} stored ones (ratio {ratio:.2f}), {self.passes:,} passes of {rows:.1f} rows "
+            f"({100 * rows / slots:.0f} % of the slots), at most {self.peak:,} tokens at once ({self.peak * each / 2**20:.1f} MiB)"
+        )
+
 
 @dataclass(eq=False, slots=True)
 class Row:

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli_bench import Server, Tokenizer, bench
+from search.cli_bench import Pool, Server, Tokenizer, bench
 from search.cli_train import tell, train
 from search.flags import Model, check_use, search_arguments, unescape
 from search.shadow import Shadowed
 
 if TYPE_CHECKING:
+    from search.guide import Guide
     from search.solution import Solution
     from search.trace import TraceWriter
 
@@ -114,6 +115,8 @@ def solve(
     slots: Annotated[
         int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once; requests that a server has at once.")
     ] = 64,
+    pool_tokens: Pool = None,
+    usage: Annotated[bool, typer.Option("--usage", help="Tell on stderr what the engine did: tokens read and stored.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what is done.")] = False,
 ) -> None:
     """Solve a problem: print the chain of thought, the answer and what it cost. With --input, solve a file of them."""
@@ -123,15 +126,14 @@ def solve(
     language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
-    model = Model(
-        guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language, server=server, tokenizer=tokenizer
-    ).checked()
+    engine = {"device": device, "dtype": dtype, "slots": slots, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
+    model = Model(guide, value, answer, engine, language, server=server, tokenizer=tokenizer).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
-        code = _solve_file(input, output, model, arguments, writer)
+        code = _solve_file(input, output, model, arguments, writer, usage)
     else:
-        solution = _solve_one(problem or "", model, arguments, writer)
+        solution = _solve_one(problem or "", model, arguments, writer, usage)
         if as_json:
             from search.jobs import to_json
 
@@ -165,22 +167,25 @@ def view(
     views.show(found[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
 
 
-def _solve_one(text: str, model: Model, arguments: dict[str, Any], writer: TraceWriter | None) -> Solution:
+def _solve_one(text: str, model: Model, arguments: dict[str, Any], writer: TraceWriter | None, usage: bool) -> Solution:
     import search
     from search.problems import parse
 
     problem = parse(text, answer=model.answer)
     model.check(problem)
+    guide = model.load()
     try:
-        solution = search.solve(problem, model.load(), **arguments)
+        solution = search.solve(problem, guide, **arguments)
     except search.RequestFailed as error:
         solution = search.Solution(problem, error=error)
+    if usage:
+        _tell_usage(guide)
     if writer is not None and solution.trace is not None:
         writer.write(solution.trace)
     return solution
 
 
-def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[str, Any], writer: TraceWriter | None) -> int:
+def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[str, Any], writer: TraceWriter | None, usage: bool) -> int:
     """Solve what is not in `output` yet; the exit code speaks of all problems of the file."""
     import search
     from search.jobs import Finisher, Results, read_jobs
@@ -198,11 +203,20 @@ def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[
         with suppress(KeyboardInterrupt):  # a second Ctrl-C, or one after the last search: the results tell what is left
             search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, keep_trees=False, **own)
         interrupted = sum(str(job.id) not in results.done for job in waiting)
+        if usage:
+            _tell_usage(guide)
     results.close()
     good = sum(results.done.get(str(job.id), False) for job in jobs)
     note = f"{good} of {len(jobs)} problems answered" + (f", {len(before)} had been searched before" if before else "")
     typer.echo(note + (f"; {interrupted} interrupted: give the same command again to go on" if interrupted else ""), err=True)
     return INTERRUPTED if interrupted else OK if good == len(jobs) else NONE
+
+
+def _tell_usage(guide: Guide) -> None:
+    """What the engines of a guide say of themselves; servers and workers say nothing."""
+    for backend in {id(b): b for b in guide.backends.values()}.values():
+        if hasattr(backend, "report"):
+            typer.echo(backend.report(), err=True)
 
 
 def _succeeded(solution: Solution) -> bool:

@@ -25,6 +25,16 @@ Server = Annotated[
         help="Ask an OpenAI-compatible server for the model, such as http://localhost:8000/v1; its key is read from OPENAI_API_KEY.",
     ),
 ]
+Pool = Annotated[
+    int | None,
+    typer.Option(
+        "--pool-tokens",
+        rich_help_panel=MODEL,
+        min=1,
+        show_default=False,
+        help="Tokens whose keys and values have room. Default: 1 GiB of them on a CPU, a quarter of a GPU's free memory.",
+    ),
+]
 Tokenizer = Annotated[
     str | None,
     typer.Option(rich_help_panel=MODEL, metavar="DIR", help="Of the model behind --server, a folder or a hub id. Default: --guide."),
@@ -67,14 +77,14 @@ def bench(
     slots: Annotated[
         int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once; requests that a server has at once.")
     ] = 64,
+    pool_tokens: Pool = None,
 ) -> None:
     """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure of accuracy against compute."""
     language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
-    model = Model(
-        guide, value, answer, {"device": device, "dtype": dtype, "slots": slots}, language, server=server, tokenizer=tokenizer
-    ).checked()
+    engine = {"device": device, "dtype": dtype, "slots": slots, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
+    model = Model(guide, value, answer, engine, language, server=server, tokenizer=tokenizer).checked()
     plan, reports = import_ours("benchmarks.plan"), import_ours("benchmarks.report")
     task = plan.task_of_file(input, model.answer, model.check)
     runs, limits = plan.read_runs(methods.split(","), task), plan.read_budgets(budgets)

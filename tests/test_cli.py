@@ -16,6 +16,7 @@ import pytest
 from fakes import generated, scripted_guide
 
 import guides
+import guides.loading
 from search import Trace
 from search.cli import main
 
@@ -126,6 +127,15 @@ def test_flags_reach_the_search_and_the_guide(capsys, scripted, monkeypatch):
     }  # fmt: skip
     language = {"delimiter": "\n", "step_tokens": 9, "max_steps": 3, "temperature": 0.5, "prompt": "Q: {problem}\n", "answer": "= (.*)"}
     assert scripted == [("some/model", {**language, "device": "cpu", "dtype": "float32", "slots": 8})]
+
+
+def test_usage_and_the_size_of_the_pool(capsys, monkeypatch):
+    monkeypatch.setattr(guides, "load", guides.loading.load)
+    code, _, err = run(capsys, "solve", PUZZLE, "--usage", "--pool-tokens", "400")
+    assert code == 0 and re.search(r"^policy: (\d+) tokens read for \1 stored ones \(ratio 1.00\), \d+ passes", err, re.MULTILINE), err
+    code, out, _ = run(capsys, "solve", PUZZLE, "--pool-tokens", "10")
+    assert code == 1 and "the context takes 9 (pool 10): shorten the text or enlarge the pool" in out
+    assert run(capsys, "solve", PUZZLE, "--pool-tokens", "0")[0] == 2
 
 
 def test_a_judge_of_its_own(capsys, monkeypatch):
