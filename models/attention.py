@@ -42,11 +42,28 @@ class Plan:
         self.kernel = _Kernel(self) if store.device.type == "cpu" and store.dtype == torch.float32 else None
         self._gathered: _Gathered | None = None
 
+    @classmethod
+    def fixed(cls, store: Store, numbers: torch.Tensor) -> Plan:
+        """A pass whose numbers stand in a tensor on the device, int64 [rows, 3 + longest]: token, position, slot, slots of the text."""
+        plan = cls.__new__(cls)
+        plan.store, plan.kernel, plan.calls = store, None, 0
+        places = torch.arange(numbers.shape[1] - 3, device=numbers.device)
+        plan._gathered = _Gathered(len(numbers), numbers[:, 3:], numbers[:, 1:2], places, numbers[:, 2], [])
+        return plan
+
     @property
     def gathered(self) -> _Gathered:
         """What the path without kernels needs, made at the first layer."""
         if self._gathered is None:
-            self._gathered = _Gathered(self)
+            store = self.store
+            length = min(-(-int(self.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
+            chunks = [
+                _Chunk(_sent(store.table[row, : past + new].astype(np.int64), store.device), start, start + new, past)
+                for row, start, past, new in self.chunks.tolist()
+            ]
+            index = _sent(store.table[self.rows, :length].astype(np.int64), store.device)
+            places, at = torch.arange(length, device=store.device), _sent(self.ends - 1, store.device)[:, None]
+            self._gathered = _Gathered(len(self.rows), index, at, places, _sent(self.write, store.device), chunks)
         return self._gathered
 
 
@@ -88,21 +105,16 @@ class _Chunk:
     past: int
 
 
+@dataclass(slots=True)
 class _Gathered:
     """A pass for plain torch: the slots of each row's text as indices. Keys and values are gathered anew in every layer."""
 
-    def __init__(self, plan: Plan):
-        store = plan.store
-        self.steps = len(plan.rows)
-        length = min(-(-int(plan.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
-        self.index = _sent(store.table[plan.rows, :length].astype(np.int64), store.device)
-        self.ends = _sent(plan.ends, store.device)[:, None]
-        self.places = torch.arange(length, device=store.device)
-        self.write = _sent(plan.write, store.device)
-        self.chunks = [
-            _Chunk(_sent(store.table[row, : past + new].astype(np.int64), store.device), start, start + new, past)
-            for row, start, past, new in plan.chunks.tolist()
-        ]
+    steps: int
+    index: torch.Tensor  # int64 [steps, longest]: slots of the texts of rows that read one token
+    at: torch.Tensor  # int64 [steps, 1]: positions of those tokens
+    places: torch.Tensor  # int64 [longest]: 0, 1, ...
+    write: torch.Tensor  # int64 [tokens]
+    chunks: list[_Chunk]
 
 
 def _sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -155,9 +167,9 @@ def _plain(
     pool[1, :, :, :dim].index_copy_(0, plan.write, value[0].transpose(0, 1))
     out = query.new_zeros(query.shape[2], query.shape[1], dim)
     if plan.steps:
-        seen = plan.places < plan.ends
+        seen = plan.places <= plan.at
         if window:
-            seen &= plan.places >= plan.ends - window
+            seen &= plan.places > plan.at - window
         keys, values = (side[:, :, :dim][plan.index].transpose(1, 2) for side in pool)
         out[: plan.steps] = _attention(
             query[0, :, : plan.steps].transpose(0, 1)[:, :, None], keys, values, seen[:, None, None], scale, cap, groups

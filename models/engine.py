@@ -172,7 +172,7 @@ class Engine:
             return
         ends = torch.from_numpy(self._store.table[rows, self._rows.length[rows] - 1]).to(self._store.device)
         logits = self._pass.logits(self._store.hidden.index_select(0, ends), rows)
-        drawn = self._pick(logits.float().cpu().numpy(), rows)
+        drawn = self._pick(logits.float().numpy() if logits.device.type == "cpu" else logits.float(), rows)
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
@@ -190,8 +190,8 @@ class Engine:
                 row.finish = "length"
                 self._leave(row, row.generated(float("nan")))
 
-    def _pick(self, logits: np.ndarray, rows: np.ndarray) -> Drawn:
-        """Draw a token for each of the rows in slots `rows`. logits: float32 [rows, vocabulary]."""
+    def _pick(self, logits: Any, rows: np.ndarray) -> Drawn:
+        """Draw a token for each of the rows in slots `rows`. logits: float32 [rows, vocabulary], on a GPU where the model is there."""
         return draw(logits, *self._rows.parameters(rows), self._rows.thinned(rows))
 
     def _forward(self) -> None:
@@ -288,8 +288,8 @@ class Engine:
             raise MemoryError(f"{name} does not fit: {sizes}: give a smaller pool_tokens or context, or use another device")
         logger.warning("out of memory at %d slots: going on with %d", self.slots, self.slots // 2)
         self._queue.extendleft(reversed(self._rows.running))
-        del self._store, self._pass.store
+        self._store = self._pass.store = None  # type: ignore[assignment]  # its memory is wanted for the next one
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         self._reset(self.slots // 2)
-        self._pass.store = self._store
+        self._pass.renew(self._store)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from models import attention
 from models.attention import Plan, Unsupported
+from models.graphs import Graphs
 from models.kvstore import Store
 from models.lean import Lean
 
@@ -66,10 +67,10 @@ class Modules:
     def refresh(self) -> None:
         """The weights are the model's: nothing is to be done."""
 
-    def __call__(self, ids: torch.Tensor, positions: np.ndarray, plan: Plan) -> torch.Tensor:
-        """The hidden states after the final norm, [tokens, hidden]. ids: int64 [tokens]."""
+    def __call__(self, ids: torch.Tensor, positions: np.ndarray | torch.Tensor, plan: Plan) -> torch.Tensor:
+        """The hidden states after the final norm, [tokens, hidden]. ids, positions: int64 [tokens]."""
+        where = torch.as_tensor(positions, device=ids.device)[None]
         with attention_of(self._backbone):
-            where = torch.from_numpy(positions)[None].to(ids.device)
             out = self._backbone(input_ids=ids[None], position_ids=where, use_cache=False, plan=plan)
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
 
@@ -85,8 +86,14 @@ class Packed:
     shares = True
 
     def __init__(self, model: Any, store: Store, forward: Modules | Lean):
-        self.store, self.inner, self.path = store, forward, forward.name
+        self.inner, self.path = forward, forward.name
         self._work = Work(model, store)
+        self.renew(store)
+
+    def renew(self, store: Store) -> None:
+        """Go on with another store."""
+        self.store = store
+        self._graphs = Graphs(self.inner, store) if store.device.type == "cuda" else None
 
     def refresh(self) -> None:
         """The model's weights have changed."""
@@ -98,6 +105,8 @@ class Packed:
         Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the rows.
         """
         store, steps = self.store, len(rows)
+        if self._graphs is not None and steps and not chunks:
+            return self._graphs(rows, last, ends)
         counts = [len(chunk.tokens) for chunk in chunks]
         total = steps + sum(counts)
         size = self.inner.size(total)
@@ -141,6 +150,10 @@ class Plain:
 
     def refresh(self) -> None:
         """The weights are the model's: nothing is to be done."""
+
+    def renew(self, store: Store) -> None:
+        """Go on with another store."""
+        self.store = store
 
     def forward(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]) -> torch.Tensor:
         """As `Packed.forward`."""

@@ -9,7 +9,7 @@ change of the logits changes the draw only where two tokens run neck and neck.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Thinned(NamedTuple):
 
 
 def draw(
-    logits: np.ndarray,
+    logits: Any,
     seed: np.ndarray,
     index: np.ndarray,
     temperature: np.ndarray,
@@ -58,12 +58,15 @@ def draw(
     min_p: np.ndarray,
     thinned: Thinned | None = None,
 ) -> Drawn:
-    """Draw one token a row. logits: float32 [rows, vocabulary]; the rest [rows].
+    """Draw one token a row. logits: float32 [rows, vocabulary], an array or a tensor on a GPU; the rest [rows].
 
     What is `thinned` loses its share first. Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all);
     of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
     Temperature 0 is greedy, ties go to the lowest id.
     """
+    cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
+    if not isinstance(logits, np.ndarray):
+        return _draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned, cut)
     rows, logits = np.arange(len(logits)), np.ascontiguousarray(logits)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         keys, cold = _keys(seed, index), np.where(temperature > 0, 1 / temperature, 0).astype(np.float32)
@@ -75,7 +78,7 @@ def draw(
             thin[thinned.rows, thinned.tokens] += np.log(thinned.keep).astype(np.float32)
             tokens[some], sampled[some], tops[some], norms[some] = _race(thin[some], keys[some], cold[some])
             left[some] = np.exp(tops[some] - own_tops[some] + norms[some] - own_norms[some]) >= LEAST
-        part = np.flatnonzero(finite & left & (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0)))
+        part = np.flatnonzero(finite & left & cut)
         if len(part):
             cooled = (thin[part] - tops[part, None]) * cold[part, None]
             ids, w = survivors(cooled, top_k[part], top_p[part], min_p[part])
@@ -87,6 +90,25 @@ def draw(
             sampled[part] = np.log(w[at, winners] / w.sum(1))
         log_probs = logits[rows, tokens] - own_tops - own_norms
     return Drawn(tokens, log_probs.astype(np.float32), sampled, finite, left)
+
+
+def _draw_on(logits: Any, seed: np.ndarray, index: np.ndarray, temperature: np.ndarray, *others: Any) -> Drawn:
+    """`draw` of a tensor on a GPU: the race is run there; rows with a truncation or thinned tokens come to the processor."""
+    top_k, top_p, min_p, thinned, cut = others
+    cold = np.where(temperature > 0, 1 / np.where(temperature > 0, temperature, 1), 0).astype(np.float32)
+    tokens, log_probs, sampled = race.race_on(logits, _keys(seed, index), cold)
+    drawn = Drawn(tokens, log_probs, sampled, np.isfinite(log_probs), np.ones(len(tokens), bool))
+    here = cut.copy()
+    if thinned is not None:
+        here[thinned.rows] = True
+    some = np.flatnonzero(here)
+    if len(some):
+        if thinned is not None:
+            thinned = thinned._replace(rows=np.searchsorted(some, thinned.rows))
+        own = draw(logits[some].cpu().numpy(), *(a[some] for a in (seed, index, temperature, top_k, top_p, min_p)), thinned)
+        for name in ("tokens", "log_probs", "sampled_log_probs", "finite", "left"):
+            getattr(drawn, name)[some] = getattr(own, name)
+    return drawn
 
 
 def _race(logits: np.ndarray, keys: np.ndarray, cold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from models.engine import Engine
+from models.graphs import Graphs
 from models.kvtree import Tree
 from search.requests import Avoided, Cancelled, Generate, NothingLeft, RequestFailed, Score, check_backend
 
@@ -395,6 +396,18 @@ def test_examiner_passes_the_engine_and_catches_a_cheat():
     cheat._rows.join = by_slot
     with pytest.raises(AssertionError, match="another result alone"):
         check_backend(cheat, lambda i: Generate((i, 7), max_tokens=6, seed=i))
+
+
+def test_passes_of_fixed_shapes_are_the_same_passes(monkeypatch):
+    """What a GPU records and replays, here run on the processor in float64, without recording."""
+    requests = [Generate(p, max_tokens=20, seed=i) for i, p in enumerate(prompts(30))]
+    wanted = [r.result.tokens for r in answers(Engine(tiny.model().double(), tiny.tokenizer(), slots=20), requests)]
+    backend = Engine(tiny.model().double(), tiny.tokenizer(), slots=20)
+    backend._pass._graphs = graphs = Graphs(backend._pass.inner, backend._store, record=False)
+    monkeypatch.setattr("models.graphs.LENGTH", 16)
+    assert [r.result.tokens for r in answers(backend, [dataclasses.replace(r) for r in requests])] == wanted
+    assert len(graphs._shapes) > 2 and {rows for rows, _ in graphs._shapes} <= {16, 32}
+    check_pool(backend)
 
 
 def test_an_engine_works_beside_the_models_own_generate():

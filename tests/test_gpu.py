@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
@@ -31,6 +33,22 @@ def test_float32_gives_the_tokens_of_the_cpu():
 def test_bfloat16_is_near():
     for ours, theirs in zip(results("cuda", torch.bfloat16), results("cpu", torch.float32), strict=True):
         assert abs(float(ours.log_probs[0]) - float(theirs.log_probs[0])) < 0.5
+
+
+def test_recorded_passes_are_replayed():
+    engine = Engine(tiny.model("llama"), tiny.tokenizer(), head=tiny.head(), device="cuda", pool_tokens=4096)
+    first = [reply.result.tokens for reply in tiny.answers(engine, REQUESTS)]
+    recorded = len(engine._pass._graphs._shapes)
+    engine.clear()
+    again = [reply.result.tokens for reply in tiny.answers(engine, [dataclasses.replace(r) for r in REQUESTS])]
+    assert again == first and recorded and len(engine._pass._graphs._shapes) == recorded
+
+
+def test_seeds_draw_on_the_device_what_they_draw_on_the_processor():
+    requests = [dataclasses.replace(r, temperature=1.0, top_p=0.9 if i % 3 == 0 else 1.0) for i, r in enumerate(REQUESTS)]
+    made = [Engine(tiny.model("llama"), tiny.tokenizer(), device=device, pool_tokens=4096) for device in ("cuda", "cpu")]
+    ours, theirs = ([r.result.tokens for r in tiny.answers(engine, [dataclasses.replace(q) for q in requests])] for engine in made)
+    assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= len(requests) - 1
 
 
 def test_the_built_in_model_solves_puzzles():
