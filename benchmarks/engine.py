@@ -45,6 +45,7 @@ def decode(model: Any, ids: torch.Tensor, new: int) -> torch.Tensor:
     if key not in _engines:
         _engines.clear()
         _engines[key] = ByEngine(model, new, len(ids))
+    _engines[key].forget()
     return _engines[key](ids)
 
 
@@ -71,7 +72,7 @@ def speeds(batches: Sequence[int], prompt: int, new: int, rounds: int, **options
             "continuous batching": by_continuous_batching(small_model(**options), new),
             "copse": ours,
         }
-        medians, first = interleaved({name: lambda run=run: run(ids) for name, run in ways.items()}, rounds)  # type: ignore[misc]
+        medians, first = interleaved({name: lambda run=run: run(ids) for name, run in ways.items()}, rounds, {"copse": ours.forget})  # type: ignore[misc]
         base, made = medians["generate"], batch * new
         used = sum(r.usage.rows for r in ours.replies), sum(r.usage.slots for r in ours.replies)
         for name, found in medians.items():
@@ -101,7 +102,7 @@ def expand(
 def expansions(trees: int, leaves: int, shared: int, own: int, kids: int, new: int, rounds: int, **options: Any) -> list[dict[str, Any]]:
     """A row a forest and way; `options` of the model.
 
-    distinct  tokens of all contexts, shared ones once;  bytes: of keys and values
+    distinct  tokens of all contexts, shared ones once;  bytes: of keys and values, and of ours hidden states
     read      tokens that went through our model until the first expansion's end, to distinct ones among them
     same      tokens as by the gather; `generate` draws by itself
     """
@@ -116,11 +117,15 @@ def expansions(trees: int, leaves: int, shared: int, own: int, kids: int, new: i
                 "gather": lambda g=gather, n=noise: g(n),
                 "copse": ours,
             }
-            medians, first = interleaved(ways, rounds)
-        each, longest = ours.engine.kv_bytes_per_token, max(map(len, contexts))
+            medians, first = interleaved(ways, rounds, {"copse": ours.forget})
+        each, longest = gather.pool[:, :, 0].nbytes, max(map(len, contexts))
         texts = [text + tuple(tokens[:-1]) for text, tokens in zip(ours.contexts, first["copse"].tolist(), strict=True)]
         for way, found in medians.items():
-            size = {"generate": sequences * (longest + new) * each, "gather": gather.bytes, "copse": ours.peak * each}[way]
+            size = {
+                "generate": sequences * (longest + new) * each,
+                "gather": gather.bytes,
+                "copse": ours.peak * ours.engine.kv_bytes_per_token,
+            }[way]
             row = {"forest": name, "distinct": distinct(contexts), "way": way, "bytes": size, **found}
             row |= {kind + "times": medians["generate"][of] / found[of] for kind, of in (("", "seconds"), ("cpu_", "cpu"))}
             row["read"] = ours.read / distinct(texts) if way == "copse" else None

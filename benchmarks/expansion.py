@@ -17,6 +17,7 @@ from models.sampling import Drawn
 from search.requests import Generate, Reply
 
 Text = tuple[int, ...]
+READY = 6  # engines that `tree_expand` makes
 
 
 def forest(levels: Sequence[tuple[int, int]], trees: int, spread: float = 0.0, seed: int = 1) -> list[Text]:
@@ -76,9 +77,8 @@ class Noisy(Engine):
     places  which sequence each running request is
     """
 
-    def __init__(self, model: Any, slots: int, noise: np.ndarray):
-        super().__init__(model, tokenizer(), slots=slots)
-        self.noise, self.places = noise, dict[Any, int]()
+    noise: np.ndarray
+    places: dict[Any, int]
 
     def _pick(self, logits: np.ndarray, rows: np.ndarray) -> Drawn:
         found = [self._rows[slot] for slot in rows.tolist()]
@@ -92,16 +92,25 @@ class Expansion:
     """Our engine, which has read every context when it is made; a call continues each of them `kids` times.
 
     replies  of the last call;  read, stored, peak: what the engine counted until the first call had ended
+
+    Before another call `forget`, else it finds what the last one read.
     """
 
     def __init__(self, model: Any, contexts: Sequence[Text], kids: int, noise: torch.Tensor):
-        self.contexts = [tuple(text) for text in contexts for _ in range(kids)]
+        self.contexts, self.kids = [tuple(text) for text in contexts for _ in range(kids)], kids
         self.new, self.replies = len(noise), list[Reply]()
-        self.engine = Noisy(model, len(self.contexts), noise.numpy())
-        reading = [Generate(text, max_tokens=1) for text in self.contexts[::kids]]
+        room = distinct(contexts) + len(self.contexts) * self.new
+        self.engine = Noisy(model, tokenizer(), slots=len(self.contexts), pool_tokens=room)
+        self.engine.noise = noise.numpy()
+        self.read = self.stored = self.peak = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin again with the contexts alone."""
+        self.engine.clear()
+        reading = [Generate(text, max_tokens=1) for text in self.contexts[:: self.kids]]
         self.engine.places = dict.fromkeys(reading, 0)
         drained(self.engine, reading)
-        self.read = self.stored = self.peak = 0
 
     def __call__(self) -> torch.Tensor:
         """int64 [sequences, new]."""
@@ -116,14 +125,27 @@ class Expansion:
 
 
 def tree_expand(d: dict[str, Any]) -> torch.Tensor:
-    """What `tree_kv_bench.py --engine benchmarks.engine:tree_expand` calls: int64 [sequences, new]. The first call makes the engine.
+    """What `tree_kv_bench.py --engine benchmarks.engine:tree_expand` calls: int64 [sequences, new].
 
     d  model; ids, int64 [leaves, context]; kids; gumbel, float32 [new, sequences, vocabulary]; state, a dictionary kept between calls
+
+    The first call makes engines that have read the contexts, warmed up; each of the next calls takes another one, so that none finds what
+    an earlier call generated. When all are used up, a call reads the contexts too, which makes it slower.
     """
     state = d["state"]
-    if "expansion" not in state:
-        state["expansion"] = Expansion(d["model"], [tuple(row) for row in d["ids"].tolist()], d["kids"], d["gumbel"])
-    return state["expansion"]()
+    if not state:
+        state["ready"], state["used"] = [], []
+        for _ in range(READY):
+            made = Expansion(d["model"], [tuple(row) for row in d["ids"].tolist()], d["kids"], d["gumbel"])
+            found = made()
+            made.forget()
+            state["ready"].append(made)
+        return found
+    if not state["ready"]:
+        state["used"][0].forget()
+        state["ready"].append(state["used"].pop(0))
+    state["used"].append(state["ready"].pop())
+    return state["used"][-1]()  # type: ignore[no-any-return]
 
 
 def by_generate(model: Any, contexts: Sequence[Text], kids: int, new: int) -> torch.Tensor:

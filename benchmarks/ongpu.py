@@ -58,9 +58,9 @@ def shared_and_not(
 ) -> list[dict[str, Any]]:
     """A row a batch and sharing. Contexts are read before; the last token of each is not passed.
 
-    step      seconds of a pass, median;  rate: new tokens a second
+    step      seconds of a pass, median of rounds;  rate: new tokens a second
     least     seconds in which the device's memory can read all weights, and each distinct key and value once
-    share     least / step;  peak: most bytes of keys and values in the pool
+    share     least / step;  peak: most bytes of the pool
     """
     device = str(model.device)
     fast, weights = bandwidth(device), model.num_parameters() * model.dtype.itemsize
@@ -72,9 +72,10 @@ def shared_and_not(
                 raise ValueError(f"batch {batch} is no multiple of {group}: give groups that divide it")
             contexts = forest([(1, shared), (leaves, context - shared)], trees)
             engine = Engine(model, tokenizer(), slots=batch)
-            drained(engine, [Generate(text, max_tokens=1) for text in contexts])
             steps = []
-            for _ in range(rounds + 1):
+            for _ in range(rounds + 1):  # the first warms up
+                engine.clear()
+                drained(engine, [Generate(text, max_tokens=1) for text in contexts])
                 before = engine.counts.passes
                 _wait(device)
                 start = time.perf_counter()

@@ -91,21 +91,26 @@ def by_continuous_batching(model: Any, new: int) -> Continue:
 
 
 class ByEngine:
-    """Our engine, one slot a sequence. Nothing that an earlier call read is there for the next one."""
+    """Our engine, one slot a sequence. Before another call `forget`, else it finds all texts read."""
 
     def __init__(self, model: Any, new: int, slots: int):
         self.new, self.engine = new, Engine(model, tokenizer(), slots=slots)
         self.replies: list[Reply] = []
 
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+    def forget(self) -> None:
+        """Nothing that was read stays."""
         self.engine.clear()
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         requests = [Generate(tuple(prompt), max_tokens=self.new, temperature=0) for prompt in ids.tolist()]
         self.replies = drained(self.engine, requests)
         return torch.tensor([reply.result.tokens for reply in self.replies])
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Each run once to warm up, then all of them in turn.
+def interleaved(
+    runs: dict[str, Callable[[], Any]], rounds: int, before: dict[str, Callable[[], None]]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Each run once to warm up, then all of them in turn. before: what is done before a run of that name, untimed.
 
     Returns the medians of `seconds` and `cpu` by name, with all that was measured in `each`; and what the first calls returned.
     """
@@ -113,6 +118,8 @@ def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[s
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            if name in before:
+                before[name]()
             watch = Watch()
             run()
             taken[name].append(watch.read())

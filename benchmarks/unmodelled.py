@@ -12,7 +12,7 @@ from benchmarks.served import VOCABULARY, tokenizer
 from models import Engine
 from search.requests import Generate, Usage
 
-PASSES = ("forward", "next_logits")  # what of the engine's passes is the model: transformer and output layer
+PASSES = ("forward", "logits")  # what of the engine's passes is the model: transformer and output layer
 
 
 class Inside:

@@ -41,11 +41,15 @@ ROPES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
     "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0},
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0, "original_max_position_embeddings": 64}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 12, "long_factor": [3.0] * 12}
+LONG |= {"original_max_position_embeddings": 20}
 FAMILIES = {
     "llama": Family("lean", "Llama", FOURS),
     "llama tied": Family("lean", "Llama", FOURS | {"head_dim": 64, "tie_word_embeddings": True}, 0.1),
     "llama biased": Family("lean", "Llama", PAIRS | {"attention_bias": True, "mlp_bias": True}),
-    "llama scaled": Family("lean", "Llama", PAIRS | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}}),
+    "llama linear": Family("lean", "Llama", PAIRS | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}}),
+    "llama yarn": Family("lean", "Llama", PAIRS | {"rope_parameters": YARN}),
     "qwen2": Family("lean", "Qwen2", FOURS),
     "qwen2 tied": Family("lean", "Qwen2", PAIRS | {"tie_word_embeddings": True}, 0.1),
     "qwen2 window": Family("lean", "Qwen2", FOURS | {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}),
@@ -72,7 +76,8 @@ FAMILIES = {
     ),
     "phi": Family("modules", "Phi", FOURS | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
     "phi norms": Family("modules", "Phi", PAIRS | {"qk_layernorm": True}),
-    "gpt2": Family("plain", "GPT2", {"n_embd": 96, "n_head": 4, "n_layer": LAYERS, "n_positions": LONGEST}),
+    "gpt2": Family("modules", "GPT2", {"n_embd": 96, "n_head": 4, "n_layer": LAYERS, "n_positions": LONGEST}),
+    "cohere": Family("plain", "Cohere", PAIRS | {"pad_token_id": 0}),  # scales its logits, which the engine does not know
 }
 CLASSES = {"GPT2": ("GPT2Config", "GPT2LMHeadModel"), "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM")}
 

@@ -81,21 +81,31 @@ def test_gather_and_engine_say_what_full_passes_say(spread):
     gather, ours = Gather(model, contexts, kids, 5), Expansion(model, contexts, kids, noise)
     with torch.inference_mode():
         expected = [said(model, text, noise[:, place]) for place, text in enumerate(ours.contexts)]
-        for _ in range(2):  # the second time finds what the first left behind
+        for _ in range(2):
             assert [tuple(row) for row in gather(noise).tolist()] == expected
             assert [tuple(row) for row in ours().tolist()] == expected
+            before = ours.engine.counts.read
+            ours.forget()
+            assert ours.engine.counts.read - before == distinct(contexts)
     assert gather.bytes > distinct(contexts) * ours.engine.kv_bytes_per_token
     texts = [text + tokens[:-1] for text, tokens in zip(ours.contexts, expected, strict=True)]
-    assert ours.read >= distinct(texts) and ours.stored >= distinct(contexts)
+    assert ours.read == ours.stored == distinct(texts)
     assert sum(reply.usage.prefilled for reply in ours.replies) == 0
 
 
-def test_the_adapters_of_the_yardsticks():
+def test_the_adapters_of_the_yardsticks(monkeypatch):
+    monkeypatch.setattr(expansion, "READY", 2)
     model, ids, noise = served.small_model(), served.prompts(3, 6), gumbel(4, 6)
     d = {"model": model, "ids": ids, "kids": 2, "gumbel": noise, "state": {}}
     first = engine.tree_expand(d)
-    assert first.shape == (6, 4) and torch.equal(first, engine.tree_expand(d)) and list(d["state"]) == ["expansion"]
-    assert tuple(first[3].tolist()) == said(model, tuple(ids[1].tolist()), noise[:, 3])
+    assert first.shape == (6, 4) and tuple(first[3].tolist()) == said(model, tuple(ids[1].tolist()), noise[:, 3])
+    made, grown = list(d["state"]["ready"]), []
+    for _ in range(4):
+        before = sum(one.engine.counts.read for one in made)
+        assert torch.equal(first, engine.tree_expand(d))
+        grown.append(sum(one.engine.counts.read for one in made) - before)
+    whole = distinct([text + tuple(tokens[:-1]) for text, tokens in zip(made[0].contexts, first.tolist(), strict=True)])
+    assert grown == [whole - 18, whole - 18, whole, whole]  # all that is generated is read every time, and in the end the contexts too
     expected = served.by_generate(model, 5)(ids)
     assert torch.equal(engine.decode(model, ids, 5), expected) and torch.equal(engine.decode(model, ids, 5), expected)
 
@@ -132,7 +142,7 @@ def test_the_gpu_rows_on_a_tiny_model(monkeypatch):
     assert model.num_parameters() < 30_000 and model.dtype == torch.float32
     rows = ongpu.shared_and_not(model, [4], context=20, shared=12, group=2, new=3, rounds=1)
     assert [row["shared"] for row in rows] == ["nothing", "12 by 2"]
-    size = 2 * 2 * 8 * 4  # layers, keys and values, a head's size, bytes
+    size = (2 * 2 * 16 + 32) * 4  # layers, keys and values, a head's size padded to 16; the hidden state; bytes
     tokens = [4 * 20 + 4 * 1.5, 2 * 12 + 4 * 8 + 4 * 1.5]
     for row, there in zip(rows, tokens, strict=True):
         assert row["least"] == pytest.approx((model.num_parameters() * 4 + there * size) / 1e9)
