@@ -1,7 +1,8 @@
-"""What batching buys, and what it changes: searches side by side against one after another, and trees under 1, 16 and 64 slots.
+"""What batching buys, and what it changes: searches side by side against one after another; trees under few slots; a small pool.
 
 python -m benchmarks.batching speed --problems 64
 python -m benchmarks.batching trees --problems 1000
+python -m benchmarks.batching pool --problems 256
 """
 
 from __future__ import annotations
@@ -51,10 +52,25 @@ def trees(checkpoint: str, count: int, tokens: int) -> None:
         log.info("%d slots against 64: %d of %d trees differ", slots, differing, count)
 
 
+def pool(checkpoint: str, count: int, tokens: int) -> None:
+    """How many of `count` searches grow another tree in a pool of a tenth of the tokens that they store, and how much slower."""
+    problems, grown, wanted = game24()[-count:], [], None
+    for _ in range(2):
+        guide = guides.load(checkpoint, pool_tokens=wanted)
+        engine = next(iter(guide.backends.values()))
+        start = time.perf_counter()
+        solutions = search.solve_many(problems, guide, budget=search.Budget(tokens=tokens), progress=False)
+        seconds = time.perf_counter() - start
+        grown.append([(s.tree.steps, s.tree.edges.tobytes()) for s in solutions if s.tree is not None])
+        log.info("a pool of %d tokens: %.1f s; %s", engine.pool_tokens, seconds, engine.report())
+        wanted = engine.counts.peak // 10
+    log.info("%d of %d trees differ", sum(a != b for a, b in zip(*grown, strict=True)), count)
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "trees"))
+    parser.add_argument("what", choices=("speed", "trees", "pool"))
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=400)
@@ -65,6 +81,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.what == "speed":
         speed(args.guide, args.problems, args.rounds, args.tokens)
+    elif args.what == "pool":
+        pool(args.guide, args.problems, args.tokens)
     else:
         trees(args.guide, args.problems, args.tokens)
 
