@@ -316,6 +316,7 @@ def test_other_architectures(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sliding_windows_and_soft_caps(name, options, dtype):
     made = architecture(name, **options).to(dtype)
+    made.set_attn_implementation("eager")  # sdpa of transformers 5.17 leaves soft caps out
     backend = Engine(made, tiny.tokenizer(), slots=3)
     assert backend.path == ("lean" if name == "Mistral" and dtype == torch.float32 else "modules")
     for reply in answers(backend, [Generate(p, max_tokens=16, temperature=0) for p in prompts(9)]):
