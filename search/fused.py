@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.jit import bare, bind, cut, digest, kernel
+from search.jit import bare, bind, copy_row, cut, digest, kernel
 from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, block, descend, grow, move_at, settle, walk
 from search.rounds import backup, select
 from search.rules import Rule, _arena
@@ -46,8 +46,7 @@ def reach(nodes, words, i4, positions, leaf, filled):
     """Write the position of a node that was made just now: its number is not below `filled`."""
     if leaf >= filled:
         record = nodes[leaf]
-        for i in range(SIZE):
-            positions[leaf, np.uint64(i)] = positions[np.uint64(record.parent), np.uint64(i)]
+        copy_row(positions, leaf, np.uint64(record.parent), np.uint64(SIZE))
         place = block(nodes[np.uint64(record.parent)])
         play(positions[leaf], np.int64(move_at(i4, place, np.uint64(record.slot))))
 

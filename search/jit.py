@@ -79,6 +79,19 @@ def cut(context, array, length):
     return array(array, numba.int64), build
 
 
+@intrinsic
+def copy_row(context, rows, to, source, size):
+    """Copy one row of a contiguous uint8 array [rows, size] over another; to, source: uint64."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        target, origin = (builder.gep(data, [builder.mul(place, args[3])]) for place in args[1:3])
+        cgutils.raw_memcpy(builder, target, origin, args[3], 1)
+        return context.get_dummy_value()
+
+    return numba.void(rows, numba.uint64, numba.uint64, numba.uint64), build
+
+
 _told = False
 
 
