@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from search.kernels import EDGE_BYTES, MOST_EDGES, NODE, ROOM, STALE, UNKNOWN
+from search.kernels import EDGE_BYTES, MOST_EDGES, NODE, STALE, UNKNOWN
 from search.replant import gather, sow
 from search.rules import Rule
 
 #: An edge as a record, as `Arena.edges` gives it
 EDGE = np.dtype([("sum", "f8"), ("prior", "f4"), ("value", "f4"), ("visits", "i4"), ("child", "i4")])
-assert EDGE.itemsize == EDGE_BYTES
-_FIELDS = {"sum": (0, 8), "prior": (8, 4), "value": (12, 4), "visits": (16, 4), "child": (20, 4)}  # bytes before it a slot, its own
+#: Four edges as they stand in `words`
+GROUP = np.dtype([("sum", "f8", 4), ("prior", "f4", 4), ("value", "f4", 4), ("visits", "i4", 4), ("child", "i4", 4)])
+assert EDGE.itemsize == EDGE_BYTES and GROUP.itemsize == 4 * EDGE_BYTES
 _LIMIT = 2**31 - 2**20
 
 
@@ -30,7 +31,7 @@ class Arena:
         if not 0.0 < discount <= 1.0:
             raise ValueError(f"discount={discount} must lie in (0, 1]")
         self.players, self.discount, self.keeps_notes = players, discount, notes or rule.name == "gumbel"
-        self._nodes, self._words = np.empty(max(nodes, 16), NODE), np.empty(3 * max(edges, 64))
+        self._nodes, self._words = _vacant(max(nodes, 16), NODE), _vacant(3 * max(edges, 64), np.dtype(np.float64))
         self._notes = np.zeros(len(self._nodes) if self.keeps_notes else 1, np.float32)
         self._sizes = np.zeros(2, np.int64)
         self.rule, self._widen = rule, 0.0
@@ -51,11 +52,11 @@ class Arena:
         for node in range(int(self._sizes[0])):
             first, count = int(self._nodes[node]["first"]), int(self._nodes[node]["count"])
             if count:
-                for name in _FIELDS:
+                for name in EDGE.names or ():
                     table[name][first : first + count] = self.field(node, name)
                 table["prior"][first : first + count] = np.abs(table["prior"][first : first + count])
             if self._nodes[node]["parent"] < 0:
-                for name in _FIELDS:
+                for name in EDGE.names or ():
                     table[name][-2 - int(self._nodes[node]["parent"])] = self.own(node, name)
         return table
 
@@ -65,14 +66,18 @@ class Arena:
         return self._nodes.nbytes + self._words.nbytes + self._notes.nbytes
 
     def field(self, node: int, name: str) -> np.ndarray:
-        """A view of one field of the edges of `node` that are looked at, [count]: sum, prior, value, visits or child."""
+        """A copy of one field of the edges of `node` that are looked at, [count]: sum, prior, value, visits or child."""
         record = self._nodes[node]
-        return self._slots(int(record["first"]), int(record["room"] & ROOM) * 4, name)[: record["count"]]
+        return self._get(np.arange(int(record["count"])) + int(record["first"]), name)
+
+    def edge_to(self, node: int) -> int:
+        """The edge that leads to `node`; a root's own."""
+        parent = int(self._nodes[node]["parent"])
+        return -2 - parent if parent < 0 else int(self._nodes[parent]["first"]) + int(self._nodes[node]["slot"])
 
     def own(self, node: int, name: str) -> Any:
         """The same of the edge that leads to `node`."""
-        cells, slot = self._cell(node, name)
-        return cells[slot]
+        return self._get(self.edge_to(node), name)
 
     def note(self, node: int) -> float:
         """What the rule was told of `node`."""
@@ -87,20 +92,12 @@ class Arena:
         """Let the next descent that comes to `node` take this edge of its block."""
         self._nodes["best"][node] = slot
 
-    def _cell(self, node: int, name: str) -> tuple[np.ndarray, int]:
-        record = self._nodes[node]
-        parent = int(record["parent"])
-        if parent < 0:
-            return self._slots(-2 - parent, 4, name), 0
-        above = self._nodes[parent]
-        return self._slots(int(above["first"]), int(above["room"] & ROOM) * 4, name), int(record["slot"])
+    def _get(self, edges: Any, name: str) -> Any:
+        """A field of one edge or several, by number."""
+        return self._words[: 3 * self._sizes[1]].view(GROUP)[name][edges >> 2, edges & 3]
 
-    def _slots(self, first: int, room: int, name: str) -> np.ndarray:
-        before, width = _FIELDS[name]
-        words = self._words[3 * first : 3 * (first + room)]
-        view = words.view(np.float64 if width == 8 else np.int32 if name in ("visits", "child") else np.float32)
-        start = before * room // width
-        return view[start : start + room]
+    def _put(self, edges: Any, name: str, what: Any) -> None:
+        self._words[: 3 * self._sizes[1]].view(GROUP)[name][edges >> 2, edges & 3] = what
 
     # -- room
 
@@ -151,7 +148,7 @@ class Arena:
 
     def gather(self, roots: np.ndarray) -> np.ndarray:
         """Keep only what stands below `roots` (int32 [trees], changed in place). int32 [nodes]: the old number of each node."""
-        nodes, words = np.empty_like(self._nodes), np.empty_like(self._words)
+        nodes, words = (_vacant(len(array), array.dtype) for array in (self._nodes, self._words))
         kept, sizes = np.empty(int(self._sizes[0]), np.int32), np.zeros(2, np.int64)
         gather(self._nodes, self._words, nodes, words, roots, kept, sizes)
         kept = kept[: sizes[0]].copy()
@@ -179,9 +176,15 @@ class Arena:
         self._sizes[:] = snapshot["sizes"]
 
 
+def _vacant(length: int, dtype: np.dtype) -> np.ndarray:
+    """An array that begins with a cache line: two of them hold four edges, and none of a group's vectors lies in both."""
+    array = np.empty(length + 64 // dtype.itemsize, dtype)
+    return array[-array.ctypes.data % 64 // dtype.itemsize :][:length]
+
+
 def _larger(array: np.ndarray, used: int, more: int) -> np.ndarray:
     """Half as large again at least. The room is untouched memory until it is used."""
-    larger = np.empty(max(used + more, len(array) + len(array) // 2), array.dtype)
+    larger = _vacant(max(used + more, len(array) + len(array) // 2), array.dtype)
     larger[:used] = array[:used]
     return larger
 

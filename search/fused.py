@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.jit import bare, bind, copy_row, cut, digest, kernel
-from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, block, descend, grow, move_at, settle, walk
+from search.jit import bare, bind, copy_row, cut, digest, inner, kernel
+from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, descend, entry, grow, move_at, rise, walk
 from search.rounds import backup, select
 from search.rules import Rule, _arena
 
@@ -47,8 +47,8 @@ def reach(nodes, words, i4, positions, leaf, filled):
     if leaf >= filled:
         record = nodes[leaf]
         copy_row(positions, leaf, np.uint64(record.parent), np.uint64(SIZE))
-        place = block(nodes[np.uint64(record.parent)])
-        play(positions[leaf], np.int64(move_at(i4, place, np.uint64(record.slot))))
+        edge, _ = entry(nodes, record)
+        play(positions[leaf], np.int64(move_at(i4, edge, record.slot)))
 
 
 def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params):
@@ -107,8 +107,7 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
                     state, value = judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params)
                     if state != OK:
                         return state, t
-                    walk(nodes, words, f4, i4, leaf, 1, value, True, params)
-                    settle(nodes, words, f4, i4, notes, leaf, params)
+                    rise(nodes, words, f4, i4, notes, leaf, value, True, params)
                 else:
                     found = select(nodes, words, notes, sizes, roots[t : t + 1], many, False, params, leaves)
                     wrong = OK
@@ -197,8 +196,8 @@ def fuse(rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any],
         names[part] = rule if hasattr(rule, "py_func") else numba.njit(error_model="numpy")(rule)
     names |= {"MOVES": game.moves, "ROOM": (game.moves + 3) // 4 * 4, "SIZE": game.size}  # constants, so that loops over them unroll
     name = f"{rule_name}_{game.moves}_{game.size}_{digest(prepare, score, reach, select, *SOURCES, *game[:4])}"
-    for inner in (reach, judge):
-        names[inner.__name__] = numba.njit(error_model="numpy", forceinline=True)(bind(inner, names, f"{inner.__name__}_{name}"))
+    for template in (reach, judge):
+        names[template.__name__] = inner(bind(template, names, f"{template.__name__}_{name}"))
     compiled = {}
     for outer, signature in SIGNATURES.items():
         compiled[outer] = kernel(signature, cache=all(map(_importable, game[:4])))(

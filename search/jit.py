@@ -95,6 +95,10 @@ def copy_row(context, rows, to, source, size):
 _told = False
 
 
+#: A function for use in kernels alone, compiled where it is called
+inner = functools.partial(numba.njit, error_model="numpy", forceinline=True)
+
+
 def kernel(signature: Any, cache: bool = True) -> Callable[[Callable[..., Any]], Any]:
     """Compile a kernel at definition (explicit signature, GIL released), from the cache where it is there.
 

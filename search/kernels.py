@@ -5,8 +5,9 @@ set of them (`prepare` and `score` are the rule's), `search.fused` one more for 
 
 nodes  NODE [capacity];  sizes: int64 [2], how many nodes and edges are in use
 words  float64 [3 x capacity of edges], 24 bytes an edge. The edges of a node stand in one contiguous block of `room` slots (a multiple of
-       four), field after field, so that one load takes in several of them: sums f8 [room], priors f4 [room], values f4 [room], visits i4
-       [room], children i4 [room]. `block` tells the places; f4 and i4 are `words` seen as 32-bit numbers
+       four), in groups of four, field after field, so that one load takes in the four: sums f8 [4], priors f4 [4], values f4 [4], visits
+       i4 [4], children i4 [4]. An edge's number is the start of its block + its slot, which tells all places (`f8_of`, `f4_of`); f4 and i4
+       are `words` seen as 32-bit numbers
 notes  float32 [nodes], what the rule needs to know of each node: the probability of the steps not proposed yet (PUCT, where the tree may
        be widened), the node's own value (Gumbel). Never read by the other rules
 params float64 [PARAMS], of the rule
@@ -21,61 +22,66 @@ only follows pointers. STALE: not known; HERE: the node itself is the leaf.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from search.jit import bind
-from search.lanes import count_up, fetch, first, highest, known, lanes, load, over, positive, spread, store, together
+from search.jit import bind, inner
+from search.lanes import add, count_up, fetch, highest, known, lanes, load, over, pick, ranked, spread, store, together
 
 #: 16 bytes: start of the block (-1: none), parent (-2 - edge: a root, whose own edge is that one), edges to be looked at, slot of its own
 #: edge in the parent's block, slot it takes next, room of the block in fours together with two flags
 NODE = np.dtype([("first", "i4"), ("parent", "i4"), ("count", "u2"), ("slot", "u2"), ("best", "u2"), ("room", "u2")])
 EDGE_BYTES = 24
+PRIOR, VALUE, VISITS, CHILD = 8, 12, 16, 20  #: fields of a group, in 32-bit numbers from its start
 STALE, HERE = 65_535, 65_534  #: values of `best`
 SECOND, IN_FLIGHT, ROOM = 32_768, 16_384, 16_383  #: of `room`: the second player moves here; reached in this round; the room itself
 MOST_EDGES = 65_520  #: of a node
 UNKNOWN = 0x7FC00000  #: bits of a value that is not known: nan, the move (place among the proposals) in its low 16 bits
 C, BASE, REDUCTION, WIDEN, SCALE, FLOOR, PLAYERS, DISCOUNT, PARAMS = range(9)  #: places in `params`
-BITS = np.array([i.bit_count() for i in range(16)], np.uint8)  # of four lanes: how many are set
-LAST = np.array([i.bit_length() for i in range(16)], np.uint8)  # and the place behind the last of them
 OK, NOT_ONE, NO_VALUE, FULL = range(4)  #: what a kernel came to: done; priors that do not sum to 1; a value out of range; no room
 
 
-def places(first, room):
-    """(sums in f8, priors in f4, values in f4, visits in i4, children in i4, room) of a block that begins at edge `first`. All uint64."""
-    sums = np.uint64(3) * first
-    priors = np.uint64(2) * (sums + room)
-    return sums, priors, priors + room, priors + np.uint64(2) * room, priors + np.uint64(3) * room, room
+@inner
+def f8_of(edge):
+    """The place of an edge's sum in `words`. All uint64."""
+    return edge + np.uint64(2) * (edge & ~np.uint64(3))
 
 
-def block(record):
-    """`places` of a node's block."""
-    return places(np.uint64(record.first), np.uint64((record.room & ROOM) * 4))
+@inner
+def f4_of(edge, field):
+    """The place of another field in f4 and i4: PRIOR, VALUE, VISITS or CHILD."""
+    return edge + np.uint64(5) * (edge & ~np.uint64(3)) + np.uint64(field)
+
+
+@inner
+def four_of(edge, field):
+    """`f4_of` for the first edge of a group, where it is one multiplication; its sum is at half of that for field 0."""
+    return np.uint64(6) * edge + np.uint64(field)
 
 
 def entry(nodes, record):
-    """(sum in f8, visits in i4, whether the node's mover is another than who chose it) of the edge that leads to a node."""
+    """(edge that leads to a node, whether the node's mover is another than who chose it)."""
     if record.parent < 0:
-        own = np.uint64(-2 - record.parent)
-        return np.uint64(3) * own, np.uint64(6) * own + np.uint64(16), False
+        return np.uint64(-2 - record.parent), False
     above = nodes[np.uint64(record.parent)]
-    sums, _, _, visits, _, _ = block(above)
-    slot = np.uint64(record.slot)
-    return sums + slot, visits + slot, ((above.room ^ record.room) & SECOND) != 0
+    return np.uint64(above.first) + np.uint64(record.slot), ((above.room ^ record.room) & SECOND) != 0
 
 
-def rate(words, f4, i4, place, slot, n, first_play, look, params):
-    """(highest score, its slot) of four slots. An untaken edge has its own value as Q if known, else `first_play`."""
-    sums, priors, values, visits, _, _ = place
-    taken, prior = load(i4, visits + slot), load(f4, priors + slot)
-    other = known(load(f4, values + slot), lanes(first_play))
-    q = over(taken, load(words, sums + slot), other) / over(taken, taken, lanes(1.0))
-    points, lane = highest(score(q, prior, taken, n, look, params), prior)
-    return points, slot + lane
+def rate(words, f4, i4, edge, n, own, turned, look, params):
+    """(highest score, its place) of the four edges from `edge` on. An untaken one has its own value as Q if known, else the node's mean in
+    the chooser's view, less the reduction. own: sum of the node's values. Both means are one division.
+    """
+    taken, prior = load(i4, four_of(edge, VISITS)), load(f4, four_of(edge, PRIOR))
+    mean = over(taken, load(words, np.uint64(3) * edge), lanes(own)) / over(taken, taken, lanes(float(max(n, 1))))
+    first_play = (lanes(1.0) - mean if turned else mean) - params[REDUCTION]
+    q = over(taken, mean, known(load(f4, four_of(edge, VALUE)), first_play))
+    return highest(score(q, prior, taken, n, look, params), prior)
 
 
-def move_at(i4, place, slot):
-    """The move of a slot: its place among the proposals."""
-    bits = i4[place[2] + slot]
+def move_at(i4, edge, slot):
+    """The move of an edge in this slot: its place among the proposals."""
+    bits = i4[f4_of(edge, VALUE)]
     return bits & 65_535 if (bits & UNKNOWN) == UNKNOWN else np.int32(slot)
 
 
@@ -86,52 +92,58 @@ def refresh(nodes, words, f4, i4, notes, node, way, params):
     if count == 0:
         record.best = HERE
         return
-    ws, vs, turned = way
-    n = i4[vs]
-    mean = words[ws] / max(n, 1)
+    edge, turned = way
+    start = np.uint64(record.first)
+    n, own = i4[f4_of(edge, VISITS)], words[f8_of(edge)]
+    mean = own / max(n, 1)
     mean = 1.0 - mean if turned else mean
-    first_play = mean - params[REDUCTION]
-    place = block(record)
-    look = prepare(words, f4, i4, place, count, n, mean, notes, node, params)
-    high, best = -1e300, np.uint64(HERE)
-    for e in range(np.uint64(0), count, np.uint64(4)):
-        points, slot = rate(words, f4, i4, place, np.uint64(e), n, first_play, look, params)
-        best, high = (slot if points > high else best), (points if points > high else high)
+    look = prepare(words, f4, i4, start, count, n, mean, notes, node, params)
+    high, best = rate(words, f4, i4, start, n, own, turned, look, params)
+    for e in range(np.uint64(4), count, np.uint64(4)):
+        e = np.uint64(e)
+        points, lane = rate(words, f4, i4, start + e, n, own, turned, look, params)
+        best, high = (e + lane if points > high else best), (points if points > high else high)
+    best = best if high > -math.inf else np.uint64(HERE)
     if params[WIDEN] > 0.0 and best != HERE:  # the steps not proposed yet are one more untaken edge
         more = params[WIDEN] * notes[node] / (1 + record.count)
-        points = score(lanes(first_play), lanes(more), lanes(0.0), n, look, params)
-        if more > 0.0 and first(points) > high:
+        points = score(lanes(mean - params[REDUCTION]), lanes(more), lanes(0.0), n, look, params)
+        if more > 0.0 and pick(points, np.uint64(0)) > high:
             best = np.uint64(HERE)
     record.best = best
 
 
-def clear(words, i4, place, slot):
-    """Four slots from `slot` on that nothing was taken of."""
-    sums, _, _, visits, children, _ = place
-    for e in range(slot, slot + np.uint64(4)):
-        e = np.uint64(e)
-        words[sums + e] = 0.0
-        i4[visits + e] = 0
-        i4[children + e] = -1
+def clear(words, i4, edge):
+    """Four edges from `edge` on that nothing was taken of."""
+    store(words, np.uint64(3) * edge, lanes(0.0))
+    store(i4, four_of(edge, VISITS), lanes(0.0))
+    store(i4, four_of(edge, CHILD), lanes(-1.0))
 
 
-def advance(words, i4, place, slot):
-    """Bring the best of the slots from `slot` on to `slot`, of equals that of the lowest move; whether there is one."""
-    _, priors, values, _, _, room = place
+def swap(i4, one, other):
+    """Exchange two edges that nothing was taken of."""
+    for field in (PRIOR, VALUE):
+        a, b = f4_of(one, field), f4_of(other, field)
+        i4[a], i4[b] = i4[b], i4[a]
+
+
+def advance(words, f4, i4, start, slot, room):
+    """Bring the best of a block's slots from `slot` on to `slot`, of equals that of the lowest move; whether there is one."""
     if slot >= room:
         return False
-    key = np.int64(-1)
-    for e in range(slot, room):  # the bits of floats >= 0 are ordered like the floats, those of -1 are below 0
-        e = np.uint64(e)
-        bits = (np.int64(i4[priors + e]) << 32) | ((65_535 - np.int64(i4[values + e] & 65_535)) << 16) | np.int64(e)
-        key = max(key, bits)
-    if key < 0:
+    edge = start + (slot & ~np.uint64(3))
+    top = ranked(f4, four_of(edge, PRIOR), i4, four_of(edge, VALUE), slot & np.uint64(3))
+    place, now = lanes(0.0), lanes(0.0)
+    for four in range(edge + np.uint64(4), start + room, np.uint64(4)):
+        four = np.uint64(four)
+        keys = ranked(f4, four_of(four, PRIOR), i4, four_of(four, VALUE), np.uint64(0))
+        better, now = keys - top, now + 4.0
+        top, place = over(better, keys, top), over(better, now, place)
+    high, lane = highest(top, top)
+    if high < 0.0:
         return False
     if (slot & np.uint64(3)) == 0:
-        clear(words, i4, place, slot)
-    found = np.uint64(key & 65_535)
-    i4[priors + slot], i4[priors + found] = i4[priors + found], i4[priors + slot]
-    i4[values + slot], i4[values + found] = i4[values + found], i4[values + slot]
+        clear(words, i4, start + slot)
+    swap(i4, start + slot, edge + np.uint64(pick(place, lane)) + lane)
     return True
 
 
@@ -145,10 +157,9 @@ def descend(nodes, words, f4, i4, notes, sizes, root, params):
             if nodes[node].best == HERE:
                 return node
         record = nodes[node]
-        children = np.uint64(record.first) * np.uint64(6) + np.uint64(5) * np.uint64((record.room & ROOM) * 4)  # as `block` has it
-        child = i4[children + np.uint64(record.best)]
-        fetch(words, np.uint64(record.first) * np.uint64(3))  # the way back up comes here
-        fetch(i4, children - np.uint64(1))
+        edge = np.uint64(record.first) + np.uint64(record.best)
+        child = i4[f4_of(edge, CHILD)]
+        fetch(words, np.uint64(3) * (edge & ~np.uint64(3)))  # the way back up comes here
         if child < 0:
             return open_(nodes, words, f4, i4, sizes, node, np.uint64(record.best), params)
         node = np.uint64(child)
@@ -157,15 +168,15 @@ def descend(nodes, words, f4, i4, notes, sizes, root, params):
 def open_(nodes, words, f4, i4, sizes, node, slot, params):
     """Make the node behind an edge that was never taken; in an ordered block the best of the others comes up."""
     record = nodes[node]
-    place = block(record)
+    start = np.uint64(record.first)
     child = np.uint64(sizes[0])
     sizes[0] += 1
     fresh = nodes[child]
     fresh.first, fresh.parent, fresh.count, fresh.slot, fresh.best = -1, np.int32(node), 0, slot, HERE
     mover = record.room & SECOND
     fresh.room = mover ^ SECOND if params[PLAYERS] == 2.0 else mover
-    i4[place[4] + slot] = np.int32(child)
-    if slot + np.uint64(1) == record.count and advance(words, i4, place, slot + np.uint64(1)):
+    i4[f4_of(start + slot, CHILD)] = np.int32(child)
+    if slot + np.uint64(1) == record.count and advance(words, f4, i4, start, slot + np.uint64(1), np.uint64((record.room & ROOM) * 4)):
         record.count += 1
     return child
 
@@ -180,26 +191,45 @@ def above(nodes, node, value, params):
     return 0.5 + params[DISCOUNT] * (value - 0.5)
 
 
+def count_at(words, i4, edge, visits, value):
+    """Add visits and, unless it is nan, a value to an edge, as whole groups: the next load of four need not wait for the cache then."""
+    lane = edge & np.uint64(3)
+    add(words, np.uint64(3) * (edge - lane), lane, value if value == value else 0.0)
+    add(i4, four_of(edge - lane, VISITS), lane, visits)
+
+
 def walk(nodes, words, f4, i4, leaf, visits, value, fresh, params):
     """Add visits and, unless it is nan, a value along the path to `leaf`. What its nodes take next is not known then.
 
     fresh  the leaf was expanded just now: it still takes the likeliest of its edges
     """
-    plain = params[PLAYERS] == 1.0 and params[DISCOUNT] == 1.0
-    leaf = np.uint64(leaf)
-    node = leaf
-    while True:
-        ws, vs, _ = entry(nodes, nodes[node])
-        if value == value:
-            words[ws] += value
-        i4[vs] += visits
-        if node != leaf or (not fresh and nodes[node].count > 0):
-            nodes[node].best = STALE
-        if nodes[node].parent < 0:
-            return
-        if not plain:
-            value = above(nodes, node, value, params)
+    node = forget(nodes, leaf, fresh)
+    count_at(words, i4, entry(nodes, nodes[node])[0], visits, value)
+    while nodes[node].parent >= 0:
+        value = above(nodes, node, value, params)
         node = np.uint64(nodes[node].parent)
+        count_at(words, i4, entry(nodes, nodes[node])[0], visits, value)
+        nodes[node].best = STALE
+
+
+def rise(nodes, words, f4, i4, notes, leaf, value, fresh, params):
+    """`walk` with one visit that finds anew at once what the nodes before the leaf take next."""
+    node = forget(nodes, leaf, fresh)
+    count_at(words, i4, entry(nodes, nodes[node])[0], 1, value)
+    while nodes[node].parent >= 0:
+        value = above(nodes, node, value, params)
+        node = np.uint64(nodes[node].parent)
+        way = entry(nodes, nodes[node])
+        count_at(words, i4, way[0], 1, value)
+        refresh(nodes, words, f4, i4, notes, node, way, params)
+
+
+def forget(nodes, leaf, fresh):
+    """The leaf of a path. What it takes next is not known any more, unless it has no edges or was expanded just now."""
+    node = np.uint64(leaf)
+    if not fresh and nodes[node].count > 0:
+        nodes[node].best = STALE
+    return node
 
 
 def settle(nodes, words, f4, i4, notes, leaf, params):
@@ -214,16 +244,6 @@ def settle(nodes, words, f4, i4, notes, leaf, params):
         node = np.uint64(nodes[node].parent)
 
 
-def foresee(nodes, words, f4, i4, notes, leaf, params):
-    """Of the path to `leaf` the root and the node below it, which the next descents of a round are likely to come to."""
-    node, below = np.uint64(leaf), np.uint64(leaf)
-    while nodes[node].parent >= 0:
-        below, node = node, np.uint64(nodes[node].parent)
-    refresh(nodes, words, f4, i4, notes, node, entry(nodes, nodes[node]), params)
-    if below != node and nodes[below].best == STALE:
-        refresh(nodes, words, f4, i4, notes, below, entry(nodes, nodes[below]), params)
-
-
 def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
     """Give `node`, which has none, an edge for each move of prior > 0. OK or NOT_ONE.
 
@@ -231,52 +251,42 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
     """
     record = nodes[node]
     start, room = np.uint64(sizes[1]), np.uint64(len(priors))
-    place = places(start, room)
-    total, high, best = lanes(0.0), 0.0, np.uint64(0)
-    legal, last = np.uint64(0), np.uint64(0)
+    total, positive, high, best = lanes(0.0), lanes(0.0), 0.0, np.uint64(0)
     for a in range(np.uint64(0), room, np.uint64(4)):
         a = np.uint64(a)
         four = load(priors, a)
-        total = total + four
-        store(f4, place[1] + a, over(four, four, lanes(-1.0)))
-        count_up(i4, place[2] + a, np.int32(UNKNOWN + a))
-        top, slot = highest(four, four)
-        best, high = (a + slot if top > high else best), (top if top > high else high)
-        bits = positive(four)
-        legal += np.uint64(BITS[bits])
-        last = a + np.uint64(LAST[bits]) if bits else last
+        total, positive = total + four, positive + over(four, lanes(1.0), lanes(0.0))
+        store(f4, four_of(start + a, PRIOR), over(four, four, lanes(-1.0)))
+        count_up(i4, four_of(start + a, VALUE), np.int32(UNKNOWN + a))
+        top, lane = highest(four, four)
+        best, high = (a + lane if top > high else best), (top if top > high else high)
     if not abs(together(total) - 1.0) <= 1e-3:
         return NOT_ONE
-    if legal < room:
+    legal = np.uint64(together(positive))
+    if legal < room:  # close the gaps
+        end = start
         for a in range(room):
-            if not priors[np.uint64(a)] >= 0.0:
+            prior = priors[np.uint64(a)]
+            if not prior >= 0.0:
                 return NOT_ONE
-    if legal < last:  # close the gaps
+            if prior > 0.0:
+                best = end - start if np.uint64(a) == best else best
+                f4[f4_of(end, PRIOR)] = prior
+                i4[f4_of(end, VALUE)] = UNKNOWN | a
+                end += np.uint64(1)
         room = (legal + np.uint64(3)) & ~np.uint64(3)
-        place = places(start, room)
-        e = np.uint64(0)
-        for a in range(len(priors)):
-            if priors[np.uint64(a)] > 0:
-                best = e if np.uint64(a) == best else best
-                f4[place[1] + e] = priors[np.uint64(a)]
-                i4[place[2] + e] = UNKNOWN | a
-                e += np.uint64(1)
-        for e in range(legal, room):
-            f4[place[1] + np.uint64(e)] = -1.0
-            i4[place[2] + np.uint64(e)] = UNKNOWN
+        for e in range(end, start + room):
+            f4[f4_of(np.uint64(e), PRIOR)] = -1.0
+            i4[f4_of(np.uint64(e), VALUE)] = UNKNOWN
     sizes[1] += np.int64(room)
     record.first, record.room = np.int32(start), (record.room & SECOND) | (record.room & IN_FLIGHT) | (room >> np.uint64(2))
+    for e in range(np.uint64(0), np.uint64(4) if ordered else room, np.uint64(4)):
+        clear(words, i4, start + np.uint64(e))
     if ordered:
-        clear(words, i4, place, np.uint64(0))
-        i4[place[1]], i4[place[1] + best] = i4[place[1] + best], i4[place[1]]
-        i4[place[2]], i4[place[2] + best] = i4[place[2] + best], i4[place[2]]
-        record.count, record.best = 1, 0
-    else:
-        for e in range(np.uint64(0), room, np.uint64(4)):
-            clear(words, i4, place, np.uint64(e))
-        record.count, record.best = legal, best
+        swap(i4, start, start + best)
+    record.count, record.best = (np.uint64(1), np.uint64(0)) if ordered else (legal, best)
     return OK
 
 
 #: Functions whose files all compiled code depends on, for its stamp
-SOURCES = (block, bind, spread)
+SOURCES = (f8_of, bind, spread)

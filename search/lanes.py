@@ -41,8 +41,9 @@ def _constant(number: float) -> ir.Constant:
 
 def spread(builder: Any, number: Any) -> Any:
     """Instructions for the same number four times."""
-    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
+    nothing = ir.Constant(ir.VectorType(number.type, 4), ir.Undefined)
+    one = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
 
 
 @intrinsic
@@ -112,16 +113,41 @@ def known(context, x, other):
 
 @intrinsic
 def store(context, array, place, four):
-    """Write four neighbours of a float32 array from `place` (uint64) on."""
+    """Write four neighbours of an array of float64, float32 or int32 from `place` (uint64) on."""
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        kind = ir.VectorType(ir.FloatType(), 4)
-        start = builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
-        builder.store(builder.fptrunc(args[2], kind), start).align = 4
+        element, four = context.get_data_type(signature.args[0].dtype), args[2]
+        kind = ir.VectorType(element, 4)
+        if signature.args[0].dtype != types.float64:
+            four = (builder.fptosi if signature.args[0].dtype == types.int32 else builder.fptrunc)(four, kind)
+        builder.store(four, builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())).align = context.get_abi_alignment(element)
         return context.get_dummy_value()
 
     return types.void(array, types.uint64, LANES), build
+
+
+@intrinsic
+def add(context, array, place, lane, number):
+    """Add a number to one of four neighbours of an array of float64 or int32 from `place` (uint64) on; lane (uint64): to which.
+
+    The four are written as one, so that a processor can hand them to the next load of four before they are in the cache.
+    """
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        element = context.get_data_type(signature.args[0].dtype)
+        kind, places = ir.VectorType(element, 4), ir.VectorType(ir.IntType(64), 4)
+        target = builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
+        four = builder.load(target)
+        here = builder.icmp_unsigned("==", spread(builder, args[2]), ir.Constant(places, [0, 1, 2, 3]))
+        more = builder.select(here, spread(builder, args[3]), ir.Constant(kind, [0] * 4))
+        four.align = context.get_abi_alignment(element)
+        total = builder.fadd(four, more) if signature.args[0].dtype == types.float64 else builder.add(four, more)
+        builder.store(total, target).align = four.align
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, types.uint64, array.dtype), build
 
 
 @intrinsic
@@ -147,24 +173,34 @@ def count_up(context, array, place, start):
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         kind = ir.VectorType(ir.IntType(32), 4)
-        one = builder.insert_element(ir.Constant(kind, ir.Undefined), args[2], ir.Constant(ir.IntType(32), 0))
-        same = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * 4))
         target = builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
-        builder.store(builder.add(same, ir.Constant(kind, [0, 1, 2, 3])), target).align = 4
+        builder.store(builder.add(spread(builder, args[2]), ir.Constant(kind, [0, 1, 2, 3])), target).align = 4
         return context.get_dummy_value()
 
     return types.void(array, types.uint64, types.int32), build
 
 
 @intrinsic
-def positive(context, x):
-    """Which of the four are above 0: four bits, the first the lowest."""
+def ranked(context, f4, prior, i4, value, skip):
+    """Numbers ordered like the priors of four neighbours, of equals the one of the lowest move first; below 0 where the prior is, and for
+    the first `skip` (uint64). prior, value: where they begin.
+    """
 
     def build(context, builder, signature, args):
-        bits = builder.bitcast(builder.fcmp_ordered(">", args[0], _constant(0.0)), ir.IntType(4))
-        return builder.zext(bits, ir.IntType(64))
+        whole, half = ir.VectorType(ir.IntType(64), 4), ir.VectorType(ir.IntType(32), 4)
+        wide = []
+        for kind, array, place in zip((ir.VectorType(ir.FloatType(), 4), half), args[::2], args[1::2], strict=False):
+            data = context.make_array(signature.args[0 if array is args[0] else 2])(context, builder, array).data
+            four = builder.load(builder.bitcast(builder.gep(data, [place]), kind.as_pointer()))
+            four.align = 4
+            wide.append(four)
+        moves = builder.xor(builder.and_(wide[1], ir.Constant(half, [65_535] * 4)), ir.Constant(half, [65_535] * 4))
+        low = builder.shl(builder.zext(moves, whole), ir.Constant(whole, [13] * 4))  # of the 29 bits that a float32 leaves of a float64
+        keys = builder.bitcast(builder.or_(builder.bitcast(builder.fpext(wide[0], _VECTOR), whole), low), _VECTOR)
+        seen = builder.icmp_unsigned("<", ir.Constant(whole, [0, 1, 2, 3]), spread(builder, args[4]))
+        return builder.select(seen, _constant(-1.0), keys)
 
-    return types.uint64(LANES), build
+    return LANES(f4, types.uint64, i4, types.uint64, types.uint64), build
 
 
 @intrinsic
@@ -194,9 +230,9 @@ root, power = _function("sqrt"), _function("exp")  # square root; e to the power
 
 
 @intrinsic
-def first(context, x):
-    """The first of the four."""
-    return types.float64(LANES), lambda context, builder, signature, args: builder.extract_element(args[0], ir.Constant(ir.IntType(32), 0))
+def pick(context, x, lane):
+    """One of the four; lane: uint64."""
+    return types.float64(LANES, types.uint64), lambda context, builder, signature, args: builder.extract_element(*args)
 
 
 @intrinsic

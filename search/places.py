@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from search.arena import Arena
 from search.kernels import ROOM, SECOND
@@ -12,20 +11,14 @@ from search.kernels import ROOM, SECOND
 class Places(Arena):
     """What can be asked of a tree without knowing its states and steps. The root is node 0, its own edge 0."""
 
-    _owner: list[int]  # the node of each edge
-
     def at(self, edge: int, name: str) -> float:
         """A number of an edge: its sum, prior, value (the policy's own, nan unknown), visits or child (-1: never taken)."""
-        node = self._owner[edge]
-        number = self.own(0, name) if edge < 4 else self._of(node, edge, name)  # the root's own stands first
+        number = self._get(edge, name)
         return abs(float(number)) if name == "prior" else number.item()
-
-    def _of(self, node: int, edge: int, name: str) -> Any:
-        return self.field(node, name)[edge - int(self._nodes[node]["first"])]
 
     def child(self, edge: int) -> int:
         """The node behind `edge`, closed ones included; -1 if it was never taken."""
-        return int(self._of(self._owner[edge], edge, "child"))
+        return int(self._get(edge, "child"))
 
     def block(self, node: int) -> range:
         """The edges of `node`."""
@@ -33,12 +26,7 @@ class Places(Arena):
         return range(first, first + count) if count else range(0)
 
     def is_open(self, edge: int) -> bool:
-        return bool(self._of(self._owner[edge], edge, "prior") >= 0)
-
-    def edge_to(self, node: int) -> int:
-        """The edge that leads to `node`; the root's own."""
-        parent = int(self._nodes[node]["parent"])
-        return -2 - parent if parent < 0 else int(self._nodes[parent]["first"]) + int(self._nodes[node]["slot"])
+        return bool(self._get(edge, "prior") >= 0)
 
     def path(self, node: int) -> list[int]:
         """Edges from the root to `node`."""

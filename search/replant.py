@@ -8,13 +8,13 @@ import numba
 import numpy as np
 
 from search import kernels
-from search.jit import bind, digest, kernel
-from search.kernels import HERE, NODE, ROOM, SECOND, STALE
+from search.jit import bind, digest, inner, kernel
+from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, SECOND, STALE, VALUE, VISITS, f4_of, f8_of
 
 _names = dict(vars(kernels))
-for _name in ("places", "block", "entry", "move_at", "clear", "advance"):
-    _names[_name] = numba.njit(error_model="numpy", forceinline=True)(bind(getattr(kernels, _name), _names, f"{_name}_plain"))
-block, entry, move_at, advance = (_names[_name] for _name in ("block", "entry", "move_at", "advance"))
+for _name in ("entry", "move_at", "clear", "swap", "advance"):
+    _names[_name] = inner(bind(getattr(kernels, _name), _names, f"{_name}_plain"))
+entry, move_at, advance = (_names[_name] for _name in ("entry", "move_at", "advance"))
 _nodes, _words, _i4, _i8 = numba.from_dtype(NODE)[::1], numba.float64[::1], numba.int32[::1], numba.int64
 
 
@@ -37,10 +37,10 @@ def sow(nodes, words, sizes, roots, second, visits):
         record.room = SECOND if second else 0
         for i in range(np.uint64(12)):
             words[np.uint64(3) * own + np.uint64(i)] = 0.0
-        f4[np.uint64(6) * own + np.uint64(8)] = 1.0
-        f4[np.uint64(6) * own + np.uint64(12)] = np.nan
-        i4[np.uint64(6) * own + np.uint64(16)] = visits
-        i4[np.uint64(6) * own + np.uint64(20)] = np.int32(node)
+        f4[f4_of(own, PRIOR)] = 1.0
+        f4[f4_of(own, VALUE)] = np.nan
+        i4[f4_of(own, VISITS)] = visits
+        i4[f4_of(own, CHILD)] = np.int32(node)
         roots[t] = np.int32(node)
 
 
@@ -68,15 +68,15 @@ def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
             for i in range(3 * room):
                 new_words[3 * sizes[1] + i] = words[start + i]
             sizes[1] += room
-            children = block(record)[4]
-            for slot in range(np.uint64(record.count)):
-                child = new_i4[children + np.uint64(slot)]
+            for slot in range(record.count):
+                at_child = f4_of(np.uint64(record.first) + np.uint64(slot), CHILD)
+                child = new_i4[at_child]
                 if child >= 0:
                     node = np.int64(sizes[0])
                     kept[node] = child
                     new_nodes[node] = nodes[child]
                     new_nodes[node].parent = np.int32(at)
-                    new_i4[children + np.uint64(slot)] = np.int32(node)
+                    new_i4[at_child] = np.int32(node)
                     sizes[0] += 1
         at += 1
 
@@ -86,19 +86,18 @@ def uproot(nodes, words, sizes, node):
     """Make `node` a root: it gets an edge of its own with what its edge knew, now in the view of the player who moves there."""
     f4, i4 = words.view(np.float32), words.view(np.int32)
     record = nodes[np.uint64(node)]
-    ws, vs, turned = entry(nodes, record)
-    place = block(nodes[np.uint64(record.parent)])
-    slot = np.uint64(record.slot)
-    own = np.int64(sizes[1])
+    edge, turned = entry(nodes, record)
+    own = np.uint64(sizes[1])
     sizes[1] += 4
-    for i in range(12):
-        words[3 * own + i] = 0.0
-    words[3 * own] = i4[vs] - words[ws] if turned else words[ws]
-    f4[6 * own + 8] = 1.0
-    f4[6 * own + 12] = f4[place[2] + slot]
-    i4[6 * own + 16] = i4[vs]
-    i4[6 * own + 20] = np.int32(node)
-    record.parent = np.int32(-2 - own)
+    for i in range(np.uint64(12)):
+        words[np.uint64(3) * own + np.uint64(i)] = 0.0
+    visits, total = i4[f4_of(edge, VISITS)], words[f8_of(edge)]
+    words[f8_of(own)] = visits - total if turned else total
+    f4[f4_of(own, PRIOR)] = 1.0
+    i4[f4_of(own, VALUE)] = i4[f4_of(edge, VALUE)]
+    i4[f4_of(own, VISITS)] = visits
+    i4[f4_of(own, CHILD)] = np.int32(node)
+    record.parent = np.int32(-2 - np.int64(own))
     if record.best != HERE:
         record.best = STALE
 
@@ -111,16 +110,15 @@ def read(nodes, words, roots, visits, sums, priors):
         record = nodes[np.uint64(roots[t])]
         if record.first < 0:
             continue
-        place = block(record)
-        for slot in range(place[5]):
-            slot = np.uint64(slot)
-            if f4[place[1] + slot] < 0:
+        for slot in range(np.int64(record.room & ROOM) * 4):
+            edge = np.uint64(record.first) + np.uint64(slot)
+            if f4[f4_of(edge, PRIOR)] < 0:
                 continue
-            move = move_at(i4, place, slot)
-            priors[t, move] = f4[place[1] + slot]
+            move = move_at(i4, edge, slot)
+            priors[t, move] = f4[f4_of(edge, PRIOR)]
             if slot < record.count:
-                visits[t, move] = i4[place[3] + slot]
-                sums[t, move] = words[place[0] + slot]
+                visits[t, move] = i4[f4_of(edge, VISITS)]
+                sums[t, move] = words[f8_of(edge)]
 
 
 @_kernel(numba.void(_nodes, _words, _i8, numba.float32[::1]))
@@ -128,12 +126,11 @@ def reprior(nodes, words, node, priors):
     """Give the edges of `node` other priors, by move; in an ordered block the best of those not taken comes up again."""
     f4, i4 = words.view(np.float32), words.view(np.int32)
     record = nodes[np.uint64(node)]
-    place = block(record)
-    for slot in range(place[5]):
-        slot = np.uint64(slot)
-        if f4[place[1] + slot] >= 0:
-            f4[place[1] + slot] = priors[move_at(i4, place, slot)]
-    last = np.uint64(record.count - 1)
-    if i4[place[4] + last] < 0:
-        advance(words, i4, place, last)
+    start, room, last = np.uint64(record.first), np.uint64((record.room & ROOM) * 4), np.uint64(record.count - 1)
+    for slot in range(room):
+        edge = start + np.uint64(slot)
+        if f4[f4_of(edge, PRIOR)] >= 0:
+            f4[f4_of(edge, PRIOR)] = priors[move_at(i4, edge, slot)]
+    if i4[f4_of(start + last, CHILD)] < 0:
+        advance(words, f4, i4, start, last, room)
     record.best = STALE

@@ -67,7 +67,7 @@ class Roots(Arena):
         record = self._nodes[node]
         if record["first"] < 0:
             return None
-        first, room = int(record["first"]), int(record["room"] & ROOM) * 4
-        there = self._slots(first, room, "prior") >= 0
-        found = np.flatnonzero(there & (self._slots(first, room, "value").view(np.int32) & 65_535 == move))
+        edges = np.arange(int(record["room"] & ROOM) * 4) + int(record["first"])
+        there = self._get(edges, "prior") >= 0
+        found = np.flatnonzero(there & (self._get(edges, "value").view(np.int32) & 65_535 == move))
         return int(found[0]) if len(found) else None

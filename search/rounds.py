@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from search.jit import bare
-from search.kernels import IN_FLIGHT, NO_VALUE, NOT_ONE, OK, descend, foresee, grow, settle, walk
+from search.kernels import IN_FLIGHT, NO_VALUE, NOT_ONE, OK, descend, grow, rise, settle, walk
 
 
 def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leaves):
@@ -26,9 +26,10 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
             if stop_at_collision and (nodes[leaf].room & IN_FLIGHT) != 0:
                 break
             nodes[leaf].room |= IN_FLIGHT
-            walk(nodes, words, f4, i4, leaf, 1, math.nan, False, params)
             if j + 1 < k:
-                foresee(nodes, words, f4, i4, notes, leaf, params)
+                rise(nodes, words, f4, i4, notes, leaf, math.nan, False, params)
+            else:
+                walk(nodes, words, f4, i4, leaf, 1, math.nan, False, params)
             leaves[done] = np.int32(leaf)
             done += 1
     return done

@@ -1,10 +1,11 @@
 """Selection rules: which edge a search takes next. A rule is a pair of small functions, given to the one set of kernels.
 
-    look = prepare(words, f4, i4, place, count, n, mean, notes, node, params)   once a node: four numbers of its block
+    look = prepare(words, f4, i4, start, count, n, mean, notes, node, params)   once a node: four numbers of its block
     score(q, prior, taken, n, look, params)                                     once an edge; the highest is taken
 
-n: visits of the node, at least 1;  mean: of its values in the chooser's view;  q: mean value of the edge, its own value or the
-first-play urgency where it was not taken;  taken: its visits, pending ones included. Where `taken` is 0 the score must grow with the prior.
+start, count: the first edge of the node's block, and how many there are;  n: visits of the node, at least 1;  mean: of its values in the
+chooser's view;  q: mean value of the edge, its own value or the first-play urgency where it was not taken;  taken: its visits, pending
+ones included. Where `taken` is 0 the score must grow with the prior.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import numba
 import numpy as np
 
 from search import kernels, rounds
-from search.jit import bind, digest, kernel
-from search.kernels import BASE, DISCOUNT, FLOOR, NODE, PARAMS, PLAYERS, REDUCTION, SCALE, WIDEN, C
+from search.jit import bind, digest, inner, kernel
+from search.kernels import BASE, DISCOUNT, FLOOR, NODE, PARAMS, PLAYERS, PRIOR, REDUCTION, SCALE, VISITS, WIDEN, C, f4_of, f8_of
 from search.lanes import lanes, over, power, root
 
 
-def _plain(words, f4, i4, place, count, n, mean, notes, node, params):
+def _plain(words, f4, i4, start, count, n, mean, notes, node, params):
     return params[C] * math.sqrt(n), 0.0, 0.0, 0.0
 
 
@@ -32,11 +33,11 @@ def _puct(q, prior, taken, n, look, params):
     return q + look[0] * (prior / (1.0 + taken))
 
 
-def _growing(words, f4, i4, place, count, n, mean, notes, node, params):
+def _growing(words, f4, i4, start, count, n, mean, notes, node, params):
     return (params[C] + math.log((1.0 + n + params[BASE]) / params[BASE])) * math.sqrt(n), 0.0, 0.0, 0.0
 
 
-def _log(words, f4, i4, place, count, n, mean, notes, node, params):
+def _log(words, f4, i4, start, count, n, mean, notes, node, params):
     return math.log(n), 0.0, 0.0, 0.0
 
 
@@ -44,13 +45,13 @@ def _ucb1(q, prior, taken, n, look, params):
     return over(taken, q + params[C] * root(look[0] / taken), 1e6 + prior)
 
 
-def _between(words, f4, i4, place, count, n, mean, notes, node, params):
+def _between(words, f4, i4, start, count, n, mean, notes, node, params):
     """The lowest and the highest of the node's mean and the means of its taken edges."""
     low = high = mean
     for e in range(np.uint64(0), count):
-        taken = i4[place[3] + np.uint64(e)]
+        taken = i4[f4_of(start + np.uint64(e), VISITS)]
         if taken > 0:
-            q = words[place[0] + np.uint64(e)] / taken
+            q = words[f8_of(start + np.uint64(e))] / taken
             low, high = min(low, q), max(high, q)
     scale = (params[C] + math.log((1.0 + n + params[BASE]) / params[BASE])) * math.sqrt(n)
     return scale, low, max(high - low, 1e-8), 0.0
@@ -60,18 +61,18 @@ def _normalised(q, prior, taken, n, look, params):
     return over(taken, (q - look[1]) / look[2], lanes(0.0)) + look[0] * (prior / (1.0 + taken))
 
 
-def _completed(words, f4, i4, place, count, n, mean, notes, node, params):
+def _completed(words, f4, i4, start, count, n, mean, notes, node, params):
     """(scale of Q, lowest completed Q, value of untaken edges, log of the sum of exp(logit + sigma)); Danihelka et al. 2022, eq. 11, 33."""
     most, total, taken_prior, weighed, listed = 0, 0, 0.0, 0.0, 0.0
     low, high = math.inf, -math.inf
     for e in range(np.uint64(0), count):
-        e = np.uint64(e)
-        visits, prior = i4[place[3] + e], float(f4[place[1] + e])
+        e = start + np.uint64(e)
+        visits, prior = i4[f4_of(e, VISITS)], float(f4[f4_of(e, PRIOR)])
         if prior < 0.0:
             continue
         listed += prior
         if visits > 0:
-            q = words[place[0] + e] / visits
+            q = words[f8_of(e)] / visits
             most, total = max(most, visits), total + visits
             taken_prior, weighed = taken_prior + prior, weighed + prior * q
             low, high = min(low, q), max(high, q)
@@ -84,10 +85,10 @@ def _completed(words, f4, i4, place, count, n, mean, notes, node, params):
     scale = params[SCALE] * (params[FLOOR] + most) / max(high - low, 1e-8)
     mass = rest * math.exp(scale * (mixed - low)) if rest > 0.0 else 0.0
     for e in range(np.uint64(0), count):
-        e = np.uint64(e)
-        visits, prior = i4[place[3] + e], float(f4[place[1] + e])
+        e = start + np.uint64(e)
+        visits, prior = i4[f4_of(e, VISITS)], float(f4[f4_of(e, PRIOR)])
         if visits > 0 and prior >= 0.0:
-            mass += prior * math.exp(scale * (words[place[0] + e] / visits - low))
+            mass += prior * math.exp(scale * (words[f8_of(e)] / visits - low))
     return scale, low, mixed, math.log(max(mass, 1e-300))
 
 
@@ -108,20 +109,21 @@ class Kernels(NamedTuple):
 
 
 _INNER = (
-    "places",
-    "block",
     "entry",
     "rate",
     "move_at",
     "refresh",
     "clear",
+    "swap",
     "advance",
     "open_",
     "descend",
     "above",
+    "count_at",
+    "forget",
     "walk",
+    "rise",
     "settle",
-    "foresee",
     "grow",
 )
 _nodes, _f8, _i8, _bool = numba.from_dtype(NODE)[::1], numba.float64[::1], numba.int64, numba.boolean
@@ -168,8 +170,8 @@ def _compiled(name: str, prepare: Callable[..., Any], score: Callable[..., Any])
     name = f"{name}_{digest(prepare, score, rounds.select, *kernels.SOURCES)}"
     for part, function in (("prepare", prepare), ("score", score)):
         names[part] = numba.njit(inline="always", error_model="numpy")(function)
-    for inner in _INNER:
-        names[inner] = numba.njit(error_model="numpy", forceinline=True)(bind(getattr(kernels, inner), names, f"{inner}_{name}"))
+    for part in _INNER:
+        names[part] = inner(bind(getattr(kernels, part), names, f"{part}_{name}"))
     for outer in SIGNATURES:
         names[outer] = kernel(SIGNATURES[outer])(bind(getattr(rounds, outer), names, f"{outer}_{name}"))
     return Kernels(*(names[outer] for outer in SIGNATURES), names)

@@ -51,7 +51,6 @@ class Tree(Places):
         self.exhausted = False
         self.proposed = self.unusable = 0
         self.example: Any = None
-        self._owner = [0] * 4
         self._next: dict[int, tuple[Any, int]] = {}  # edge -> state and player behind it, until its node is made
         self._full: dict[int, float] = {}  # nodes never to be widened, and what else would be their unseen probability
 
@@ -86,9 +85,9 @@ class Tree(Places):
         first = self._block(node, count)
         self._priors(node, first, count, priors)
         for name, fresh in (("sum", 0.0), ("visits", 0), ("child", -1)):
-            self._slots(first, self._room_of(node), name)[old:count] = fresh
+            self._put(first + np.arange(old, count), name, fresh)
         told = np.where(np.isnan(own), unknown(np.arange(old, count)), own.astype(np.float32))
-        self._slots(first, self._room_of(node), "value").view(np.int32)[old:count] = told.astype(np.float32, copy=False).view(np.int32)
+        self._put(first + np.arange(old, count), "value", told.astype(np.float32, copy=False))
         self._nodes[node]["count"] = count
         self.steps[first + old : first + count] = steps
         self.log_probs[first + old : first + count] = [math.nan] * len(steps) if log_probs is None else log_probs
@@ -118,10 +117,10 @@ class Tree(Places):
 
     def _priors(self, node: int, first: int, count: int, priors: np.ndarray) -> None:
         """Write priors; closed edges stay closed."""
-        mine = self._slots(first, self._room_of(node), "prior")[:count]
-        closed = mine < 0
+        edges = first + np.arange(count)
+        closed = self._get(edges, "prior") < 0
         closed[int(self._nodes[node]["count"]) :] = False
-        mine[:] = np.where(closed, -np.maximum(priors, _CLOSED), priors)
+        self._put(edges, "prior", np.where(closed, -np.maximum(priors, _CLOSED), priors))
 
     def _block(self, node: int, count: int) -> int:
         """Start of a block with room for `count` edges at `node`; an existing block is moved to a larger place if need be."""
@@ -135,15 +134,10 @@ class Tree(Places):
         self._sizes[1] += size
         self.steps.extend([None] * size)
         self.log_probs.extend([math.nan] * size)
-        self._owner.extend([node] * size)
         for name in ("sum", "prior", "value", "visits", "child"):
-            moved = self._slots(start, size, name)
-            moved[:] = -1 if name in ("prior", "child") else 0
+            self._put(start + np.arange(size), name, -1 if name in ("prior", "child") else 0)
             if first >= 0:
-                here, there = self._slots(first, room, name)[:old], moved[:old]
-                if name == "value":  # the bits
-                    here, there = here.view(np.int32), there.view(np.int32)
-                there[:] = here
+                self._put(start + np.arange(old), name, self._get(first + np.arange(old), name))
         if first >= 0:
             self.steps[start : start + old] = self.steps[first : first + old]
             self.log_probs[start : start + old] = self.log_probs[first : first + old]
@@ -165,7 +159,7 @@ class Tree(Places):
             slot = edge - int(self._nodes[node]["first"])
             self._nodes[child] = (-1, node, 0, slot, HERE, 0)
             self._notes[child] = 0.0
-            self.field(node, "child")[slot] = child
+            self._put(edge, "child", child)
             self._fill()
         return child
 
@@ -180,8 +174,8 @@ class Tree(Places):
     def close(self, node: int) -> None:
         """Never descend to `node` again: its subtree has nothing more to tell. Its statistics stay."""
         if node > 0:
-            priors, slot = self._cell(node, "prior")
-            priors[slot] = -max(abs(float(priors[slot])), _CLOSED)
+            edge = self.edge_to(node)
+            self._put(edge, "prior", -max(abs(float(self._get(edge, "prior"))), _CLOSED))
             self.forget(self.parent(node))
 
     def fill_up(self, node: int) -> None:
@@ -194,8 +188,8 @@ class Tree(Places):
         """Open every closed node that is not finished, and let all be widened again."""
         for node in range(1, len(self.states)):
             if node not in self.finished:
-                priors, slot = self._cell(node, "prior")
-                priors[slot] = abs(float(priors[slot]))
+                edge = self.edge_to(node)
+                self._put(edge, "prior", abs(float(self._get(edge, "prior"))))
         for node, probability in self._full.items():
             self._notes[node] = probability
         self._full.clear()
@@ -228,8 +222,8 @@ class Tree(Places):
         """One visit of `node` without a descent: counts along its path and adds `value`."""
         place = node
         while place >= 0:
-            visits, slot = self._cell(place, "visits")
-            visits[slot] += 1
+            edge = self.edge_to(place)
+            self._put(edge, "visits", self._get(edge, "visits") + 1)
             place = int(self._nodes[place]["parent"])
         self.backup([node], [value])
 
@@ -246,11 +240,9 @@ class Tree(Places):
         kept = [int(old) for old in self.gather(np.array([node], np.int32))]
         new = {old: i for i, old in enumerate(kept)}
         size = int(self._sizes[1])
-        self.steps, self.log_probs, self._owner, self._next = [None] * size, [math.nan] * size, [0] * size, {}
+        self.steps, self.log_probs, self._next = [None] * size, [math.nan] * size, {}
         for i, old in enumerate(kept):
-            first, room = int(self._nodes[i]["first"]), self._room_of(i)
-            if first >= 0:
-                self._owner[first : first + room] = [i] * room
+            first = int(self._nodes[i]["first"])
             for slot, edge in enumerate(before[old]):
                 self.steps[first + slot], self.log_probs[first + slot] = steps[edge], log_probs[edge]
                 if edge in waiting:
