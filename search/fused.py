@@ -13,11 +13,8 @@ import numpy as np
 
 from search.jit import bare, bind, copy_row, cut, digest, inner, kernel
 from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, descend, entry, grow, move_at, rise, walk
-from search.rounds import backup, select
+from search.rounds import TOGETHER, backup, select
 from search.rules import Rule, _arena
-
-#: Trees that take turns in one call: while what one takes next is worked out, the other's descent is under way (1.1 times faster)
-TOGETHER = 2
 
 
 class Game(NamedTuple):
