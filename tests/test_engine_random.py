@@ -208,3 +208,26 @@ def test_while_the_pool_suffices_nothing_is_read_twice(name, levels, slots, seed
         if not above:
             break
     assert backend.counts.read == backend.counts.stored == len(known)
+
+
+def test_a_long_prompt_takes_several_passes_which_may_be_left_in_the_middle():
+    made = tiny.model(max_position_embeddings=8192)
+    head = tiny.head().requires_grad_(False)
+    backend, text = Engine(made, tiny.tokenizer(), head, slots=4), tuple(np.random.default_rng(0).integers(0, 256, 4_500).tolist())
+    left = Generate(text[:4_300], max_tokens=5)
+    backend.submit(left)
+    backend.poll(0)
+    backend.cancel(left)
+    assert 0 < tiny.drain(backend, 1)[0].usage.prefilled < 4_300
+    asked = [Generate(text[:n] + (7,), max_tokens=5, temperature=0) for n in (3, 2_500, 4_300)]
+    replies = tiny.answers(backend, [*asked, Score(text, (0, 2_047, 2_048, 4_499), (1, 2))])
+    logits, hidden = families.forward(made, text)
+    table, at = torch.log_softmax(torch.from_numpy(logits), -1).numpy(), [0, 2_047, 2_048, 4_499]
+    scored = replies.pop().result
+    np.testing.assert_allclose(scored.log_probs[1:], table[np.arange(4_499), text[1:]], atol=5e-5)
+    np.testing.assert_allclose(scored.reads, table[at][:, [1, 2]], atol=5e-5)
+    np.testing.assert_allclose(scored.values, head(hidden[at]), atol=5e-5)
+    for request, reply in zip(asked, replies, strict=True):
+        logits, _ = families.forward(made, request.prompt + reply.result.tokens)
+        assert tuple(logits[len(request.prompt) - 1 : -1].argmax(1).tolist()) == reply.result.tokens
+    assert backend.counts.read < 4_500 + 100
