@@ -231,3 +231,25 @@ def test_a_long_prompt_takes_several_passes_which_may_be_left_in_the_middle():
         logits, _ = families.forward(made, request.prompt + reply.result.tokens)
         assert tuple(logits[len(request.prompt) - 1 : -1].argmax(1).tolist()) == reply.result.tokens
     assert backend.counts.read < 4_500 + 100
+
+
+@pytest.mark.parametrize("polls", [0, 3])
+def test_after_a_pass_that_was_interrupted_nothing_half_read_is_taken_for_read(polls, monkeypatch):
+    """Ctrl-C, or any error of the model, in the middle of a prompt (polls=0) or of a step; then the same request again."""
+    made, head = MODELS["llama"], HEADS["llama"]
+    backend, tokens = Engine(made, tiny.tokenizer(), head, slots=4, context=CONTEXT), tuple(range(1, 9))
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    first = Generate(tokens, max_tokens=20, temperature=0)
+    backend.submit(first)
+    for _ in range(polls):
+        assert not backend.poll(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._pass, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            backend.poll(0)
+    backend.cancel(first)
+    assert isinstance(tiny.drain(backend, 1)[0].error, Cancelled)
+    check_reply(made, head, tiny.answers(backend, [Generate(tokens, max_tokens=20, temperature=0)])[0], set())
