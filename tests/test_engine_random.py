@@ -149,10 +149,11 @@ def check_answers(name, events, slots, pool):
     for reply in replies:
         check_reply(made, head, reply, cancelled)
     backend.clear()
-    again = Generate((5, 6, 7), max_tokens=3, temperature=0)
-    reply = tiny.answers(backend, [again])[0]
-    check_reply(made, head, reply, set())
-    assert reply.usage.reused == 0
+    for reply in replies[:1]:
+        tokens = getattr(reply.request, "prompt", None) or reply.request.tokens
+        again = tiny.answers(backend, [Generate(tokens[: CONTEXT - 1], max_tokens=3, temperature=0)])[0]
+        check_reply(made, head, again, set())
+        assert again.usage.reused == 0
 
 
 GIVEN = given(events=EVENTS, slots=st.integers(1, 20), pool=st.one_of(st.none(), st.integers(CONTEXT, 400)))
