@@ -215,9 +215,14 @@ class Engine:
         store.tree.ready[ends] = 1
         chunks = self._chunks()
         if len(steps) or chunks:
-            hidden = self._pass.forward(steps, rows.last[steps], rows.length[steps], chunks)
-            places = [ends[fresh], *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks)]
-            store.hidden.index_copy_(0, torch.from_numpy(np.concatenate(places, dtype=np.int64)).to(store.device), hidden)
+            parts = [ends[fresh], *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks)]
+            places = np.concatenate(parts, dtype=np.int64)
+            try:
+                hidden = self._pass.forward(steps, rows.last[steps], rows.length[steps], chunks)
+            except BaseException:  # Ctrl-C, too: nobody may take for read what was not
+                store.tree.ready[places] = 0
+                raise
+            store.hidden.index_copy_(0, torch.from_numpy(places).to(store.device), hidden)
             rows.flops[steps] += self._pass.cost(rows.length[steps] - 1, rows.length[steps])
             self.counts.passes += 1
             self.counts.rows += len(rows.running)
@@ -233,7 +238,7 @@ class Engine:
         rows, store, chunks, room = self._rows, self._store, [], CHUNK
         for row in rows.to_read:
             places = store.table[row.slot, : len(row.prompt)]
-            unread = np.flatnonzero(store.tree.ready[places[:]] == 0)
+            unread = np.flatnonzero(store.tree.ready[places] == 0)
             if not room or not len(unread):
                 continue
             done = int(unread[0])
