@@ -130,15 +130,18 @@ def leave(nodes, used, heads, counts, places):  # type: ignore[no-untyped-def]
 
 @kernel(_n(*_tree, _i8, _n))
 def evict(nodes, used, heads, counts, order, wanted):  # type: ignore[no-untyped-def]
-    """Forget leaves that nobody holds, in the order given (longest unused first), until `wanted` slots are free; how many are then."""
-    nodes, heads, counts, order = bare(nodes), bare(heads), bare(counts), bare(order)
-    before = np.int64(-1)
-    while counts[FREE_COUNT] < wanted and counts[FREE_COUNT] > before:
-        before = counts[FREE_COUNT]
-        for i in range(len(order)):
-            slot = order[i]
+    """Forget leaves that nobody holds, in the order given (longest unused first), until `wanted` slots are free; how many are then.
+
+    A token whose last continuation goes is a leaf, too: it goes next where it is unused for as long.
+    """
+    nodes, used, heads, counts, order = bare(nodes), bare(used), bare(heads), bare(counts), bare(order)
+    for i in range(len(order)):
+        slot = np.int64(order[i])
+        since = used[slot]
+        while slot >= 0 and nodes[LIVE, slot] and nodes[HOLDS, slot] == 0 and nodes[KIDS, slot] == 0 and used[slot] <= since:
             if counts[FREE_COUNT] >= wanted:
-                break
-            if nodes[LIVE, slot] and nodes[HOLDS, slot] == 0 and nodes[KIDS, slot] == 0:
-                _forget(nodes, heads, counts, slot)
+                return counts[FREE_COUNT]
+            parent = np.int64(nodes[PARENT, slot])
+            _forget(nodes, heads, counts, slot)
+            slot = parent
     return counts[FREE_COUNT]

@@ -564,3 +564,18 @@ def test_a_token_that_must_follow_is_the_end_where_it_is_avoided():
 def test_what_to_avoid_needs_its_log_probs(bad):
     with pytest.raises(ValueError, match="log-prob of each"):
         engine().submit(Generate((5,), avoid=(bad,)))
+
+
+def test_the_longest_unused_text_is_forgotten_first_from_its_end():
+    """Whole ends of old texts go, not a token of each; what several texts share stays as long as the latest of them."""
+    tree = Tree(64)
+    texts = [np.array([7, 8, *range(10 * i, 10 * i + 10)]) for i in (1, 2, 3)]  # 2 shared tokens, then 10 of its own each
+    for text in texts:
+        places = np.empty(len(text), np.int32)
+        tree.join(text, tree.look(text)[0], places)
+        tree.ready[places] = 1
+        tree.leave(places)
+    for left in ([12, 12, 12], [5, 12, 12], [2, 8, 12], [2, 2, 11], [2, 2, 4], [0, 0, 0]):
+        assert [tree.look(text)[0] for text in texts] == left
+        tree._make_room(tree.capacity - tree.stored + min(7, tree.stored))
+    tree.check([])
