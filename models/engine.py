@@ -176,12 +176,12 @@ class Engine:
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
-        good, looks = drawn.finite & drawn.left, self.texts.watched[self._rows.watch[rows], drawn.tokens]
-        lists = (rows, good, drawn.left, looks, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs)
-        for slot, fine, left, look, *what in zip(*(a.tolist() for a in lists), strict=True):
+        both, looks = drawn.finite & drawn.left, self.texts.watched[self._rows.watch[rows], drawn.tokens]
+        lists = (rows, both, drawn.finite, looks, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs)
+        for slot, good, finite, look, *what in zip(*(a.tolist() for a in lists), strict=True):
             row = self._rows[slot]
-            if not fine:
-                self._leave(row, error=RequestFailed(NOT_NUMBERS) if left else NothingLeft(ALL_GIVEN))
+            if not good:
+                self._leave(row, error=NothingLeft(ALL_GIVEN) if finite else RequestFailed(NOT_NUMBERS))
                 continue
             row.add(*what)
             if look and (finish := row.look()) is not None:

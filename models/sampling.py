@@ -16,6 +16,7 @@ import numpy as np
 from models import race
 
 _U32 = np.uint32
+COLDEST, WARMEST = 1e-38, 1e38  # temperatures; beyond, one over them is no float32
 LEAST = 1e-6  #: a smaller share of the model's probability counts as nothing: float32 log-probs cannot tell it from 0
 
 
@@ -69,7 +70,7 @@ def draw(
         return _draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned, cut)
     rows, logits = np.arange(len(logits)), np.ascontiguousarray(logits)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        keys, cold = _keys(seed, index), np.where(temperature > 0, 1 / temperature, 0).astype(np.float32)
+        keys, cold = _keys(seed, index), _cold(temperature)
         tokens, sampled, tops, norms = _race(logits, keys, cold)
         finite, left, thin = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool), logits
         own_tops, own_norms = tops.copy(), norms.copy()
@@ -95,8 +96,7 @@ def draw(
 def _draw_on(logits: Any, seed: np.ndarray, index: np.ndarray, temperature: np.ndarray, *others: Any) -> Drawn:
     """`draw` of a tensor on a GPU: the race is run there; rows with a truncation or thinned tokens come to the processor."""
     top_k, top_p, min_p, thinned, cut = others
-    cold = np.where(temperature > 0, 1 / np.where(temperature > 0, temperature, 1), 0).astype(np.float32)
-    tokens, log_probs, sampled = race.race_on(logits, _keys(seed, index), cold)
+    tokens, log_probs, sampled = race.race_on(logits, _keys(seed, index), _cold(temperature))
     drawn = Drawn(tokens, log_probs, sampled, np.isfinite(log_probs), np.ones(len(tokens), bool))
     here = cut.copy()
     if thinned is not None:
@@ -109,6 +109,11 @@ def _draw_on(logits: Any, seed: np.ndarray, index: np.ndarray, temperature: np.n
         for name in ("tokens", "log_probs", "sampled_log_probs", "finite", "left"):
             getattr(drawn, name)[some] = getattr(own, name)
     return drawn
+
+
+def _cold(temperature: np.ndarray) -> np.ndarray:
+    """One over the temperature, float32 [rows], above 0 and finite; 0 where that is 0."""
+    return np.where(temperature > 0, 1 / np.clip(temperature, COLDEST, WARMEST), 0).astype(np.float32)
 
 
 def _race(logits: np.ndarray, keys: np.ndarray, cold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import math
 import threading
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
@@ -149,8 +150,9 @@ class Server:
             raise ValueError(
                 f"token ids {min(tokens)} to {max(tokens)}, the tokenizer knows 0 to {self._words.size - 1}: use this server's"
             )
-        if isinstance(request, Generate) and (request.max_tokens < 1 or request.temperature < 0):
-            raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: give at least 1 and 0")
+        if isinstance(request, Generate) and (request.max_tokens < 1 or not 0 <= request.temperature < math.inf):
+            how = "give at least 1, and 0 or a finite number above"
+            raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: {how}")
         if isinstance(request, Score) and any(not 0 <= p < len(tokens) for p in request.positions):
             raise ValueError(f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens")
 

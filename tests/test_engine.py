@@ -219,7 +219,8 @@ def test_what_can_never_fit_and_what_cannot_be_read():
     replies = answers(backend, [long, good])
     assert isinstance(replies[0].error, RequestFailed) and "40" in str(replies[0].error)
     assert len(replies[1].result.tokens) <= 2 and replies[1].result.finish in ("length", "end")
-    for bad in (Generate(()), Generate((300,)), Generate((1,), max_tokens=0), Score((1, 2), (2,))):
+    hot = [Generate((1,), temperature=number) for number in (-1, float("inf"), float("nan"))]
+    for bad in (Generate(()), Generate((300,)), Generate((1,), max_tokens=0), Score((1, 2), (2,)), *hot):
         with pytest.raises(ValueError, match=":"):
             backend.submit(bad)
     with pytest.raises(TypeError, match="Generate or Score"):
@@ -231,6 +232,8 @@ def test_logits_that_are_not_numbers_fail_only_their_own_request():
     with torch.no_grad():
         backend.model.model.embed_tokens.weight[77] = float("nan")
     requests = [Generate((77, 3) if i % 3 == 0 else (i, 4), max_tokens=6, temperature=0) for i in range(12)]
+    avoiding = answers(backend, [Generate((77, 3), avoid=(Avoided((1,), (-1.0,)),))])[0]
+    assert type(avoiding.error) is RequestFailed and "finite" in str(avoiding.error)  # not that nothing would be left
     replies = answers(backend, [*requests, Score((77, 1), (1,))])
     for i, reply in enumerate(replies[:-1]):
         if i % 3 == 0:

@@ -218,3 +218,16 @@ def test_the_race_on_a_device_is_the_same(rows, vocabulary):
     bad[-1] = -float("inf")
     found = draw(bad, *(part[:rows] for part in options[:-1])).finite
     assert not found[0] and not found[-1] and found[1:-1].all()
+
+
+@pytest.mark.parametrize("top_k", [0, 2])
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_temperatures_beyond_what_float32_can_invert_are_still_cold_or_warm(kind, top_k):
+    rows = np.tile(np.array([0, 1, 3, 3, -np.inf], np.float32), (400, 1))
+    cold = drawn(kind(rows), range(400), temperature=1e-320, top_k=top_k)
+    np.testing.assert_allclose(cold.sampled_log_probs, np.log(0.5), atol=1e-6)
+    share = np.isin(np.arange(5), [2, 3]) / 2
+    assert chi_square(np.bincount(cold.tokens, minlength=5), 400 * share) < 4
+    warm = drawn(kind(rows), range(400), temperature=1e300)
+    np.testing.assert_allclose(warm.sampled_log_probs, np.log(0.25), atol=1e-6)
+    assert chi_square(np.bincount(warm.tokens, minlength=5), np.array([100, 100, 100, 100, 0])) < 4
