@@ -182,8 +182,11 @@ def _plain(
         seen = places <= at
         if window:
             seen &= places > at - window
-        found = _attention(query[:, :, chunk.start : chunk.stop], keys, values, seen, scale, cap, groups)
-        out[chunk.start : chunk.stop] = found[0].transpose(0, 1)
+        # a number that is not finite would reach tokens before it: 0 times nan is nan
+        bad = ~(keys.isfinite() & values.isfinite()).all(-1).all(1)[0]
+        keys, values = (side.masked_fill(bad[:, None], 0) for side in (keys, values))
+        found = _attention(query[:, :, chunk.start : chunk.stop], keys, values, seen, scale, cap, groups)[0].transpose(0, 1)
+        out[chunk.start : chunk.stop] = found.masked_fill((seen & bad).any(-1)[:, None, None], torch.nan)
     return out[None]
 
 

@@ -11,6 +11,7 @@ import heapq
 import logging
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,12 @@ class Engine:
         self.model = model.eval() if device is None else model.to(device).eval()
         self.tokenizer, self.slots, self.name = tokenizer, slots, name
         self.head = None if head is None else head.to(self.model.device).eval()
-        self.lock = threading.Lock()
         self.texts = Texts(tokenizer, model)
         text = self.model.config.get_text_config()
         self.vocab, self.parameters = int(text.vocab_size), int(self.model.num_parameters())
         self.pool_tokens = default_pool(model.config, self.model.device, self.model.dtype) if pool_tokens is None else pool_tokens
         self.context = min(context or 1 << 30, getattr(text, "max_position_embeddings", None) or 1 << 30, self.pool_tokens)
-        self.counts = Counts()
+        self.lock, self.counts = threading.Lock(), Counts()
         self._queue: deque[Any] = deque()
         self._ready: list[Reply] = []
         self._closed, self._alone = False, ROOT
@@ -89,22 +89,23 @@ class Engine:
             raise RuntimeError(f"engine {self.name!r} is closed: make a new one")
         tokens = check_request(request, self.vocab)
         error = unanswerable(request, len(tokens), self.context, self.pool_tokens)
-        if error is not None:
+        if error is None:
+            self._queue.append(request)
+        else:
             self._ready.append(Reply(request, error=error))
-            return
-        self._queue.append(request)
 
     def poll(self, seconds: float = 0.0) -> list[Reply]:
         """One forward pass over all rows; the replies of those that ended. Returns at once where nothing is to be done."""
         if self._queue or self._rows.running:
             if self.model.training:
                 self.model.eval()
-            try:
-                with torch.inference_mode():
-                    self._admit()
-                    self._draw()
-                    self._forward()
-            except torch.OutOfMemoryError:
+            fits = False
+            with torch.inference_mode(), suppress(torch.OutOfMemoryError):
+                self._admit()
+                self._draw()
+                self._forward()
+                fits = True
+            if not fits:  # out here, as an error holds on to its pass, and so to the pool
                 self._shrink()
         replies, self._ready = self._ready, []
         return replies
@@ -119,7 +120,9 @@ class Engine:
             self._ready.append(Reply(request, error=Cancelled("cancelled before it began")))
 
     def clear(self) -> None:
-        """Forget all keys and values: the weights have changed. Raises RuntimeError while rows run."""
+        """Forget all keys and values: the weights have changed. Raises RuntimeError while rows run, and when closed."""
+        if self._closed:
+            raise RuntimeError(f"engine {self.name!r} is closed: make a new one")
         if self._rows.running:
             raise RuntimeError(f"{len(self._rows.running)} rows still run: clear the engine when all replies are there")
         self._store.tree.clear()
@@ -130,9 +133,8 @@ class Engine:
         self._closed = True
         self._queue.clear()
         self._ready.clear()
-        if self._rows.running:
-            self._reset(self.slots)
-        self._store.tree.clear()
+        self._rows, self._store = Rows(self.slots), None
+        self._pass.renew(None)
 
     def report(self) -> str:
         """What was done so far, in a line."""
@@ -140,7 +142,7 @@ class Engine:
 
     def _reset(self, slots: int) -> None:
         self.slots = slots
-        self._store = Store(self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype)
+        self._store: Any = Store(self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype)
         self._rows = Rows(slots)
         self._reserved = 0  # slots of the pool that running rows may still take
 
@@ -157,8 +159,7 @@ class Engine:
             known, fresh = tree.look(tokens, root)
             if tree.held + fresh + self._reserved + limit > tree.capacity:
                 break
-            self._queue.popleft()
-            row = Row(request, prompt, heapq.heappop(self._rows.free), self.counts.passes, self.counts.rows, limit)
+            row = Row(self._queue.popleft(), prompt, heapq.heappop(self._rows.free), self.counts.passes, self.counts.rows, limit)
             self._store.reserve(len(prompt) + limit)
             tree.join(tokens, known, self._store.table[row.slot, : len(prompt)], root)
             self._reserved += limit
@@ -215,22 +216,21 @@ class Engine:
         store.tree.ready[ends] = 1
         chunks = self._chunks()
         if len(steps) or chunks:
-            parts = [ends[fresh], *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks)]
-            places = np.concatenate(parts, dtype=np.int64)
+            new = np.concatenate([ends[fresh], *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks)], dtype=np.int64)
             try:
                 hidden = self._pass.forward(steps, rows.last[steps], rows.length[steps], chunks)
+                store.hidden.index_copy_(0, torch.from_numpy(new).to(store.device), hidden)
             except BaseException:  # Ctrl-C, too: nobody may take for read what was not
-                store.tree.ready[places] = 0
+                store.tree.ready[new] = 0
                 raise
-            store.hidden.index_copy_(0, torch.from_numpy(places).to(store.device), hidden)
             rows.flops[steps] += self._pass.cost(rows.length[steps] - 1, rows.length[steps])
             self.counts.passes += 1
             self.counts.rows += len(rows.running)
         self.counts.read += len(steps) + sum(len(c.tokens) for c in chunks)
-        self.counts.peak = max(self.counts.peak, store.tree.stored)
-        self.counts.stored = store.tree.ever
+        self.counts.peak, self.counts.stored = max(self.counts.peak, store.tree.stored), store.tree.ever
         rows.stage[drawn] = DRAW
-        self._close_steps([row for slot in drawn.tolist() if (row := rows[slot]).finish])
+        if ended := [row for slot in drawn.tolist() if (row := rows[slot]).finish]:
+            self._close_steps(ended)
         self._close_prompts()
 
     def _chunks(self) -> list[Chunk]:
@@ -267,8 +267,6 @@ class Engine:
 
     def _close_steps(self, ended: list[Row]) -> None:
         """Reply to rows whose last token has been passed."""
-        if not ended:
-            return
         slots = np.array([row.slot for row in ended])
         ends = torch.from_numpy(self._store.table[slots, self._rows.length[slots] - 1]).to(self._store.device)
         hidden = self._store.hidden.index_select(0, ends)
@@ -280,7 +278,9 @@ class Engine:
         """Free the slot and reply. What was read stays in the pool until its room is wanted."""
         slot, passes = row.slot, self.counts.passes - row.passes
         usage = row.usage(passes, self.counts.rows - row.row_passes, passes * self.slots, float(self._rows.flops[slot]))
-        self._store.tree.leave(self._store.table[slot, : self._rows.length[slot]])
+        places = self._store.table[slot, : self._rows.length[slot]]
+        self._store.tree.leave(places)
+        places[:] = self._store.trash  # else who comes next into this slot would gather them, with numbers that may not be finite
         self._reserved -= int(self._rows.reserve[slot])
         self._rows.leave(row)
         self._ready.append(Reply(row.request, result, error, usage))
@@ -288,12 +288,12 @@ class Engine:
     def _shrink(self) -> None:
         """The device is out of memory: begin again with half the slots; every request draws what it would have drawn."""
         if self.slots == 1:
-            name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
             sizes = f"{self.model.get_memory_footprint()} bytes of weights, {self._store.pool.nbytes} of pool"
-            raise MemoryError(f"{name} does not fit: {sizes}: give a smaller pool_tokens or context, or use another device")
+            raise MemoryError(f"{self.name} does not fit: {sizes}: give a smaller pool_tokens or context, or use another device")
         logger.warning("out of memory at %d slots: going on with %d", self.slots, self.slots // 2)
         self._queue.extendleft(reversed(self._rows.running))
-        self._store = self._pass.store = None  # type: ignore[assignment]  # its memory is wanted for the next one
+        self._store = None  # its memory is wanted for the next one
+        self._pass.renew(None)
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         self._reset(self.slots // 2)

@@ -24,7 +24,7 @@ class Store:
     tree    which token of which text is in which slot
     pool    [layers, 2, pool_tokens + 1, kv_heads, padded]: keys and values; the last slot takes what padding writes
     hidden  [pool_tokens + 1, hidden]: of each token, after the final norm: from it the next token is drawn and a value read, at any time
-    table   int32 [rows, longest]: slots of the text of each running row; longest grows
+    table   int32 [rows, longest]: slots of the text of each running row, then the last slot of the pool; longest grows
     """
 
     def __init__(self, config: Any, slots: int, pool_tokens: int, device: torch.device, dtype: torch.dtype):
@@ -38,7 +38,7 @@ class Store:
         self.trash = pool_tokens
         self.pool = torch.empty(self.layers, 2, pool_tokens + 1, self.kv_heads, self.padded, device=device, dtype=dtype)
         self.hidden = torch.empty(pool_tokens + 1, width, device=device, dtype=dtype)
-        self.hidden[self.trash] = 0
+        self.pool[:, :, self.trash] = self.hidden[self.trash] = 0  # it is read where a text is shorter than another: it must be finite
         self.table = np.full((slots, 64), self.trash, np.int32)
 
     def reserve(self, length: int) -> None:

@@ -76,7 +76,7 @@ class Lean:
             raise Unsupported(f"{type(model).__name__} with {config.hidden_act} and {rope} positions has another shape")
         if model.get_memory_footprint() > memory_left() // 2:
             raise Unsupported("no room for its weights in a second order")
-        self._model, self._store, self._sizes = model, store, np.array([store.heads, store.kv_heads, store.dim, store.padded])
+        self._model, self._dim, self._sizes = model, store.dim, np.array([store.heads, store.kv_heads, store.dim, store.padded])
         self._cosines = self._sines = np.empty((0, store.dim), np.float32)
         self.refresh()
 
@@ -95,7 +95,7 @@ class Lean:
 
     def __call__(self, ids: torch.Tensor, positions: np.ndarray, plan: Plan) -> torch.Tensor:
         """The hidden states after the final norm, float32 [tokens, hidden]. ids: int64 [tokens]."""
-        store, kernel, count = self._store, plan.kernel, len(ids)
+        store, kernel, count = plan.store, plan.kernel, len(ids)
         assert kernel is not None
         self._turn(int(positions.max()) + 1)
         x = F.embedding(ids, self._model.get_input_embeddings().weight)
@@ -132,7 +132,7 @@ class Lean:
         rotary = self._model.model.rotary_emb
         cosines, sines = rotary(torch.zeros(1, dtype=torch.float32), torch.arange(count)[None])
         self._cosines, self._sines = (np.ascontiguousarray(side[0].numpy()) for side in (cosines, sines))
-        if self._cosines.shape[1] != self._store.dim:
+        if self._cosines.shape[1] != self._dim:
             raise Unsupported("only a part of each head is rotated")
 
 

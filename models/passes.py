@@ -54,7 +54,7 @@ class Modules:
     name = "modules"
 
     def __init__(self, model: Any, store: Store):
-        self._store, self._backbone, self._head = store, model.base_model, model.get_output_embeddings()
+        self._backbone, self._head = model.base_model, model.get_output_embeddings()
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         if self._head is None or self._backbone is model:
             raise Unsupported("no separate backbone and output embeddings")
@@ -90,10 +90,10 @@ class Packed:
         self._work = Work(model, store)
         self.renew(store)
 
-    def renew(self, store: Store) -> None:
-        """Go on with another store."""
-        self.store = store
-        self._graphs = Graphs(self.inner, store) if store.device.type == "cuda" else None
+    def renew(self, store: Store | None) -> None:
+        """Go on with another store; with none, let go of all that belongs to this one."""
+        self.store: Any = store
+        self._graphs = Graphs(self.inner, store) if store is not None and store.device.type == "cuda" else None
 
     def refresh(self) -> None:
         """The model's weights have changed."""
@@ -144,16 +144,16 @@ class Plain:
     shares, path = False, "plain"
 
     def __init__(self, model: Any, store: Store):
-        self.model, self.store = model, store
+        self.model, self.store = model, store  # type: Any, Any
         self._logits: dict[int, torch.Tensor] = {}
         self._work = Work(model, store)
 
     def refresh(self) -> None:
         """The weights are the model's: nothing is to be done."""
 
-    def renew(self, store: Store) -> None:
-        """Go on with another store."""
-        self.store = store
+    def renew(self, store: Store | None) -> None:
+        """As `Packed.renew`."""
+        self.store, self._logits = store, {}
 
     def forward(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]) -> torch.Tensor:
         """As `Packed.forward`."""

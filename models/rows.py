@@ -175,7 +175,8 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
         raise ValueError(f"token ids {min(tokens)} to {max(tokens)}, the model knows 0 to {vocab - 1}: use its tokenizer")
     if isinstance(request, Generate):
         if request.max_tokens < 1 or not 0 <= request.temperature < math.inf:
-            raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: give at least 1, and 0 or a finite number above")
+            how = "give at least 1, and 0 or a finite number above"
+            raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: {how}")
         if not all(s.tokens and len(s.tokens) == len(s.log_probs) and math.isfinite(sum(s.log_probs)) for s in request.avoid):
             raise ValueError("a continuation to avoid without tokens or without a finite log-prob of each: give both as Generated has them")
     elif any(not 0 <= p < len(tokens) for p in request.positions):

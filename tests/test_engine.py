@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 
 import numpy as np
 import pytest
@@ -244,6 +245,27 @@ def test_logits_that_are_not_numbers_fail_only_their_own_request():
     check_pool(backend)
 
 
+def test_numbers_that_are_not_finite_reach_no_other_text_where_torch_attends():
+    """Not through what is gathered beyond the end of a shorter text, nor from the end of a text to its beginning."""
+    made = tiny.model().double()
+    with torch.no_grad():
+        made.model.embed_tokens.weight[77] = float("nan")
+    backend = Engine(made, tiny.tokenizer(), slots=2)
+    backend.texts.ends = frozenset()
+    beside = Generate((5,) * 10, max_tokens=60, temperature=0)
+    backend.submit(beside)
+    failed = Generate((*range(20), 77, 77), max_tokens=3)
+    backend.submit(failed)
+    assert isinstance(tiny.drain(backend, 1)[0].error, RequestFailed)
+    after = Generate((9, 8, 7), max_tokens=5, temperature=0)  # in the slot of the failed one
+    backend.submit(after)
+    for reply in tiny.drain(backend, 2):
+        assert reply.result.tokens == expected(made, reply.request.prompt, reply.request.max_tokens)
+    bad, good = (Generate((1, 2, 3, 4, last), max_tokens=2, temperature=0) for last in (77, 6))
+    replies = answers(backend, [bad, good])
+    assert isinstance(replies[0].error, RequestFailed) and replies[1].result.tokens == expected(made, good.prompt, 2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_score_reads_log_probs_and_values(kind, monkeypatch):
     monkeypatch.setattr("models.engine.CHUNK", 16)  # long texts take several passes
@@ -356,6 +378,54 @@ def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
     backend.submit(Generate((1,)))
     with pytest.raises(MemoryError, match="pool"):
         backend.poll(0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "cohere"])
+def test_the_pool_is_let_go_before_another_is_made_and_by_close(kind, monkeypatch):
+    backend = engine(kind, slots=4)
+    first, make = weakref.ref(backend._store.pool), type(backend._store)
+
+    def made(*args):
+        assert first() is None
+        return make(*args)
+
+    def full(*args):
+        monkeypatch.undo()
+        monkeypatch.setattr("models.engine.Store", made)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(backend._pass, "forward", full)
+    reply = answers(backend, [Generate((1, 2, 3), max_tokens=3)])[0]
+    assert reply.error is None and backend.slots == 2
+    second = weakref.ref(backend._store.pool)
+    backend.submit(Generate((1, 2, 3), max_tokens=3))
+    backend.poll(0)
+    backend.close()
+    assert second() is None and not backend.poll(0)
+    with pytest.raises(RuntimeError, match="closed: make a new one"):
+        backend.clear()
+
+
+def test_nobody_finds_what_an_interrupted_pass_has_not_read(monkeypatch):
+    backend, text = engine(), prompts(1)[0]
+    whole = Generate(text, max_tokens=3, temperature=0)
+    for passes in (0, 2):  # while the prompt is read; while a token is passed
+        backend.submit(whole)
+        for _ in range(passes):
+            backend.poll(0)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(backend._pass, "forward", interrupted)
+            backend.poll(0)
+        backend.cancel(whole)
+        assert isinstance(tiny.drain(backend, 1)[0].error, Cancelled)
+        check_pool(backend)
+        again = answers(backend, [Generate(text, max_tokens=5, temperature=0)])[0]
+        assert again.result.tokens == expected(backend.model, text, 5) and again.usage.prefilled == (0 if passes else len(text))
+        backend.clear()
+
+
+def interrupted(*args):
+    raise KeyboardInterrupt
 
 
 def test_a_pool_beyond_the_memory_is_refused(monkeypatch):
