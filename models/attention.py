@@ -142,6 +142,8 @@ def attend(
     if attention_mask is not None or kwargs.get("s_aux") is not None or key.shape != value.shape:
         raise Unsupported("attention with a mask of its own, sinks or unequal key and value sizes")
     store, layer = plan.store, module.layer_idx
+    if not sliding_window and _sees_less(getattr(module, "config", None), layer):
+        raise Unsupported(f"layer {layer} sees a part of the text and does not say which")
     if (query.shape[1], key.shape[1], key.shape[3]) != (store.heads, store.kv_heads, store.dim):
         raise Unsupported(f"layer {layer} has other heads than its config says")
     plan.calls += 1
@@ -151,6 +153,12 @@ def attend(
         plan.kernel.attend(layer, _flat(query), scale, softcap or 0.0, sliding_window or 0)
         return torch.from_numpy(plan.kernel.out).view(1, tokens, store.heads, store.dim), None
     return _plain(plan.gathered, store.pool[layer], query, key, value, scale, softcap or 0.0, sliding_window or 0), None
+
+
+def _sees_less(config: Any, layer: int) -> bool:
+    """Whether the config says that a layer does not see the whole text: it may be longer than those that `passes.choose` tries."""
+    kinds = getattr(config, "layer_types", None)
+    return bool(kinds[layer] != "full_attention" if kinds else getattr(config, "sliding_window", None))
 
 
 def _flat(heads: torch.Tensor) -> np.ndarray:

@@ -200,9 +200,10 @@ def choose(model: Any, store: Store, limit: int) -> Packed | Plain:
     trial, reason = Store(model.config, 2, TRIAL + 1, store.device, store.dtype), ""
     for kind in (Lean, Modules):
         try:
+            _check_positions(model.config.get_text_config(), limit)
             forward = kind(model, store)
             worst, size = _difference(model, Packed(model, trial, forward), min(limit, TRIAL))
-            if worst <= (1e-4 if store.dtype == torch.float32 else 0.05) * (1 + size):
+            if worst <= (1e-4 if store.dtype in (torch.float32, torch.float64) else 0.05) * (1 + size):
                 return Packed(model, store, forward)
             reason = f"its logits would differ by {worst:.2g}"
         except (Unsupported, RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
@@ -211,6 +212,15 @@ def choose(model: Any, store: Store, limit: int) -> Packed | Plain:
             reason = str(error) or type(error).__name__
     logger.warning("%s is read anew in every pass, which is slow: %s", type(model).__name__, reason)
     return Plain(model, store)
+
+
+def _check_positions(config: Any, limit: int) -> None:
+    """Raises Unsupported where a position means something else in a longer text, and so keys of a shorter one cannot be used again."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    for kind in [rope] if "rope_type" in rope else [one for one in rope.values() if isinstance(one, dict)]:
+        own = kind.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None) or 0
+        if kind.get("rope_type") == "longrope" and limit > own:
+            raise Unsupported(f"its positions change in texts of more than {own} tokens: give context={own} where that is enough")
 
 
 def _difference(model: Any, passes: Packed, limit: int) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from families import FAMILIES, WINDOW, forward
+from families import FAMILIES, FOURS, LONG, WINDOW, Family, forward
 
 from models import Engine
 from models.sampling import draw
@@ -157,3 +157,49 @@ def test_scores_are_those_of_the_model(name):
         np.testing.assert_allclose(got.reads, table[at][:, list(request.read)], atol=NEAR)
         np.testing.assert_allclose(got.values, head(hidden[at]), atol=2e-5)
         assert reply.usage.prefilled + reply.usage.reused == count and reply.usage.generated == 0
+
+
+def test_positions_that_change_with_the_length_of_the_text_are_not_kept(monkeypatch, caplog):
+    """One angle for short texts, another for long ones: keys of one are no keys of the other, nor may both stand in one pass."""
+    few = LONG["original_max_position_embeddings"]
+    options = {"pad_token_id": 0, "rope_parameters": dict(LONG), "original_max_position_embeddings": few}
+    monkeypatch.setitem(FAMILIES, "phi3 long", Family("plain", "Phi3", FOURS | options))
+    made = families.model("phi3 long")
+    asked = [Score(text, ()) for text in (*texts(6)[-4:], (1, 2, 3), texts(1)[0], texts(1)[0][:8])]
+    assert {len(request.tokens) > few for request in asked} == {True, False}
+    backend = Engine(made, tiny.tokenizer(), slots=9)
+    assert backend.path == "plain" and f"give context={few}" in caplog.text
+    for path in ("plain", "modules"):
+        for request, reply in zip(asked, joining(backend, asked), strict=True):
+            logits, _ = forward(made, request.tokens)
+            table = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
+            at = np.arange(len(request.tokens) - 1)
+            np.testing.assert_allclose(reply.result.log_probs[1:], table[at, request.tokens[1:]], atol=NEAR)
+        assert backend.path == path
+        backend = Engine(made, tiny.tokenizer(), slots=9, context=few)
+        asked = [dataclasses.replace(request, tokens=request.tokens[:few]) for request in asked]
+
+
+@pytest.mark.parametrize("options", [{"sliding_window": 40}, {"layer_types": ["full_attention", "chunked_attention", "full_attention"]}])
+def test_a_layer_that_sees_less_than_it_says_is_refused(options, caplog, monkeypatch):
+    """Even where the few tokens that the engine tries are too few to tell."""
+    made = model("phi3")
+    for key, value in options.items():
+        monkeypatch.setattr(made.config, key, value, raising=False)
+    for layer in made.model.layers:
+        own = layer.self_attn.forward
+        monkeypatch.setattr(layer.self_attn, "forward", functools.partial(forgetful, own))
+    assert Engine(made, tiny.tokenizer()).path == "plain" and "does not say which" in caplog.text
+
+
+def forgetful(own, *args, **kwargs):
+    """The attention of a model that leaves its window to the mask."""
+    from models import attention
+
+    whole = attention.attend
+    function = lambda *args, sliding_window=None, **kwargs: whole(*args, **kwargs)  # noqa: E731
+    attention.AttentionInterface.register(attention.NAME, function)
+    try:
+        return own(*args, **kwargs)
+    finally:
+        attention.AttentionInterface.register(attention.NAME, whole)
