@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict
 from contextlib import suppress
 from typing import Any
 
@@ -75,7 +75,7 @@ class Engine:
         self.pool_tokens = default_pool(model.config, self.model.device, self.model.dtype) if pool_tokens is None else pool_tokens
         self.context = min(context or 1 << 30, getattr(text, "max_position_embeddings", None) or 1 << 30, self.pool_tokens)
         self.lock, self.counts = threading.Lock(), Counts()
-        self._queue: deque[Any] = deque()
+        self._queue: OrderedDict[Request, None] = OrderedDict()  # any can be taken out at once
         self._ready: list[Reply] = []
         self._closed, self._alone = False, ROOT
         self._reset(slots)
@@ -90,7 +90,7 @@ class Engine:
         tokens = check_request(request, self.vocab)
         error = unanswerable(request, len(tokens), self.context, self.pool_tokens)
         if error is None:
-            self._queue.append(request)
+            self._queue[request] = None
         else:
             self._ready.append(Reply(request, error=error))
 
@@ -116,7 +116,7 @@ class Engine:
         if row is not None:
             self._leave(row, error=Cancelled("cancelled"))
         elif request in self._queue:
-            self._queue.remove(request)
+            del self._queue[request]
             self._ready.append(Reply(request, error=Cancelled("cancelled before it began")))
 
     def clear(self) -> None:
@@ -149,7 +149,7 @@ class Engine:
     def _admit(self) -> None:
         """Give requests rows, in order, as long as the pool can promise that these come to their ends."""
         while self._queue and self._rows.free:
-            request = self._queue[0]
+            request: Any = next(iter(self._queue))
             generate, tree = isinstance(request, Generate), self._store.tree
             prompt = tuple(request.prompt if generate else request.tokens)
             limit = min(request.max_tokens, self.context - len(prompt)) if generate else 0
@@ -159,7 +159,9 @@ class Engine:
             known, fresh = tree.look(tokens, root)
             if tree.held + fresh + self._reserved + limit > tree.capacity:
                 break
-            row = Row(self._queue.popleft(), prompt, heapq.heappop(self._rows.free), self.counts.passes, self.counts.rows, limit)
+            row = Row(
+                self._queue.popitem(last=False)[0], prompt, heapq.heappop(self._rows.free), self.counts.passes, self.counts.rows, limit
+            )
             self._store.reserve(len(prompt) + limit)
             tree.join(tokens, known, self._store.table[row.slot, : len(prompt)], root)
             self._reserved += limit
@@ -291,7 +293,7 @@ class Engine:
             sizes = f"{self.model.get_memory_footprint()} bytes of weights, {self._store.pool.nbytes} of pool"
             raise MemoryError(f"{self.name} does not fit: {sizes}: give a smaller pool_tokens or context, or use another device")
         logger.warning("out of memory at %d slots: going on with %d", self.slots, self.slots // 2)
-        self._queue.extendleft(reversed(self._rows.running))
+        self._queue = OrderedDict.fromkeys([*self._rows.running, *self._queue])
         self._store = None  # its memory is wanted for the next one
         self._pass.renew(None)
         if self.model.device.type == "cuda":

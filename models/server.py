@@ -69,7 +69,7 @@ class Server:
         self.model, self.connections = model, connections
         self._address, self._timeout, self._retries = Address(url, key_variable), timeout, retries
         self._change = threading.Condition()  # guards all that follows
-        self._queue: collections.deque[_Job] = collections.deque()
+        self._queue: collections.OrderedDict[_Job, None] = collections.OrderedDict()
         self._jobs: dict[Request, _Job] = {}  # not answered yet
         self._answers: list[Reply | tuple[Request, dict[str, Any]]] = []  # replies, and what the server said
         self._threads: list[threading.Thread] = []
@@ -96,7 +96,7 @@ class Server:
             return
         with self._change:
             self._jobs[request] = job = _Job(request, body)
-            self._queue.append(job)
+            self._queue[job] = None
             if self._idle < len(self._queue) and len(self._threads) < self.connections:
                 self._threads.append(threading.Thread(target=self._serve, name="copse-server", daemon=True))
                 self._threads[-1].start()
@@ -117,7 +117,7 @@ class Server:
                 return
             reply = Reply(request, error=Cancelled("cancelled"), usage=Usage(calls=int(job.line is not None)))
             if job.line is None:
-                self._queue.remove(job)
+                del self._queue[job]
             self._give_up(job)
             del self._jobs[request]
         self._keep(reply)
@@ -228,7 +228,7 @@ class Server:
                 self._idle -= 1
                 if self._closed:
                     break
-                job = self._queue.popleft()
+                job = self._queue.popitem(last=False)[0]
                 job.line, line.wanted = line, True
             answer = self._ask(job, line)
             with self._change:

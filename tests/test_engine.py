@@ -203,6 +203,23 @@ def test_cancel_is_answered_once_and_keeps_what_was_read():
     check_pool(backend)
 
 
+def test_cancelling_one_of_many_looks_at_no_other():
+    class Compared(Generate):
+        def __eq__(self, other):
+            raise AssertionError
+
+        __hash__ = Generate.__hash__
+
+    backend = engine(slots=1)
+    requests = [Compared((1, 2), max_tokens=2) for _ in range(50)]
+    for request in requests:
+        backend.submit(request)
+    for request in reversed(requests[10:]):
+        backend.cancel(request)
+    assert [reply.request for reply in backend.poll(0)] == requests[:9:-1]
+    assert sum(reply.error is None for reply in tiny.drain(backend, 10)) == 10
+
+
 def test_a_tiny_pool_evicts_and_draws_the_same():
     requests = [Generate(p, max_tokens=15, seed=i, stop=("q",)) for i, p in enumerate(prompts(60, own=10))]
     small, large = engine(pool_tokens=100, slots=16), engine(slots=16)
@@ -370,8 +387,13 @@ def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
         return forward(last, length, active, chunks)
 
     monkeypatch.setattr(backend._pass, "forward", scarce)
-    replies = answers(backend, requests)
-    assert backend.slots == 4
+    for request in requests:
+        backend.submit(request)
+    replies = []
+    while backend.slots == 8:
+        replies += backend.poll(0)
+    assert backend.slots == 4 and list(backend._queue) == [r for r in requests if all(r is not reply.request for reply in replies)]
+    replies = sorted(replies + tiny.drain(backend, 8 - len(replies)), key=lambda reply: reply.request.seed)
     for a, b in zip(replies, answers(engine(), [dataclasses.replace(r) for r in requests]), strict=True):
         assert a.result.tokens == b.result.tokens
     backend.slots = 1
