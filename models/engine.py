@@ -47,7 +47,7 @@ class Engine:
     counts  what was done so far
 
     A request longer than the context gets RequestFailed; one that reaches it ends with finish "length". Logits that are not finite
-    fail their own request only. After a change of the weights call `clear`. Raises ValueError for slots or a pool that are impossible.
+    fail their own request only. After a change of the weights call `clear`. Raises ValueError for numbers that are impossible.
     """
 
     computes = True
@@ -64,8 +64,8 @@ class Engine:
         name: str = "policy",
         context: int | None = None,
     ):
-        if slots < 1:
-            raise ValueError(f"slots={slots} is impossible: give at least 1")
+        if slots < 1 or (context is not None and context < 1):
+            raise ValueError(f"slots={slots}, context={context} are impossible: give at least 1")
         self.model = model.eval() if device is None else model.to(device).eval()
         self.tokenizer, self.slots, self.name = tokenizer, slots, name
         self.head = None if head is None else head.to(self.model.device).eval()
@@ -130,10 +130,9 @@ class Engine:
 
     def close(self) -> None:
         """Drop what is queued or running and free the storage. Idempotent."""
-        self._closed = True
+        self._closed, self._rows, self._store = True, Rows(self.slots), None
         self._queue.clear()
         self._ready.clear()
-        self._rows, self._store = Rows(self.slots), None
         self._pass.renew(None)
 
     def report(self) -> str:
@@ -143,8 +142,7 @@ class Engine:
     def _reset(self, slots: int) -> None:
         self.slots = slots
         self._store: Any = Store(self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype)
-        self._rows = Rows(slots)
-        self._reserved = 0  # slots of the pool that running rows may still take
+        self._rows, self._reserved = Rows(slots), 0  # the latter: slots of the pool that running rows may still take
 
     def _admit(self) -> None:
         """Give requests rows, in order, as long as the pool can promise that these come to their ends."""

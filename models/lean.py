@@ -28,9 +28,12 @@ class Linear:
 
     A row's result is the same to the last bit beside any others. One row alone is a kernel of ours where that adds in oneDNN's order, which
     is tried out here, and where the product is small: preparing a call of oneDNN takes 10 us, as long as the product itself.
+    Raises Unsupported for modules that do more than a product, as adapters do.
     """
 
     def __init__(self, *modules: Any):
+        if any(type(module) is not torch.nn.Linear for module in modules):
+            raise Unsupported("its products are not plain ones: adapters or quantised weights")
         weight = torch.cat([m.weight.detach() for m in modules])
         biases = [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias.detach() for m in modules]
         self._bias = torch.cat(biases) if any(m.bias is not None for m in modules) else None

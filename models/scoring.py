@@ -26,8 +26,9 @@ def score(request: Score, hidden: torch.Tensor, read: Callable[[Any], torch.Tens
         table = torch.log_softmax(read(slice(a, a + len(following))).float(), -1)
         log_probs[a + 1 : a + 1 + len(following)] = table.gather(1, following[:, None])[:, 0].cpu().numpy()
     reads = np.full((len(positions), len(request.read)), np.nan, np.float32)
-    if positions and request.read:
-        reads[:] = torch.log_softmax(read(positions).float(), -1)[:, list(request.read)].cpu().numpy()
+    for a in range(0, len(positions), BLOCK) if request.read else ():
+        table = torch.log_softmax(read(positions[a : a + BLOCK]).float(), -1)
+        reads[a : a + BLOCK] = table[:, list(request.read)].cpu().numpy()
     if not hidden[[*positions, -1]].isfinite().all() or (request.log_probs and np.isnan(log_probs[1:]).any()) or np.isnan(reads).any():
         return None
     return Scored(log_probs, reads, values(head, hidden[positions]))

@@ -148,3 +148,17 @@ def test_an_engine_gives_a_text_the_same_numbers_in_any_company(kind):
         for ours, theirs in zip(replies(slots, pool, requests), wanted, strict=True):
             assert ours.tokens == theirs.tokens and ours.log_probs.tobytes() == theirs.log_probs.tobytes()
             assert ours.value == theirs.value or np.isnan([ours.value, theirs.value]).all()
+
+
+def test_products_that_are_more_than_their_weights_are_left_to_the_model():
+    """An adapter that does nothing yet would pass every trial and be left out once it is trained."""
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + x.sum() * self.more
+
+    made = tiny.model()
+    for layer in made.model.layers:
+        layer.self_attn.q_proj.__class__ = Adapted
+        layer.self_attn.q_proj.more = 0.0
+    assert Engine(made, tiny.tokenizer()).path == "modules"

@@ -286,11 +286,15 @@ def test_numbers_that_are_not_finite_reach_no_other_text_where_torch_attends():
 @pytest.mark.parametrize("kind", KINDS)
 def test_score_reads_log_probs_and_values(kind, monkeypatch):
     monkeypatch.setattr("models.engine.CHUNK", 16)  # long texts take several passes
+    monkeypatch.setattr("models.scoring.BLOCK", 2)  # and their logits several products
     head = tiny.head().requires_grad_(False)
     backend = engine(kind, head)
     text = tuple(np.random.default_rng(3).integers(0, 256, 50).tolist())
     requests = [Score(text, (49, 3, 20), (7, 8)), Score(text[:9], (0,)), Generate(text, max_tokens=3), Score((5,), (), ())]
+    logits, taken = backend._pass.logits, []
+    monkeypatch.setattr(backend._pass, "logits", lambda states, rows=None: taken.append(len(states)) or logits(states, rows))
     replies = answers(backend, requests)
+    assert max(taken) == 2
     log_probs, hidden = forward(backend.model, text)
     got = replies[0].result
     assert np.isnan(got.log_probs[0]) and got.log_probs.shape == (50,)
@@ -448,6 +452,12 @@ def test_nobody_finds_what_an_interrupted_pass_has_not_read(monkeypatch):
 
 def interrupted(*args):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("options", [{"slots": 0}, {"context": 0}, {"context": -3}])
+def test_slots_and_contexts_that_are_impossible_are_refused(options):
+    with pytest.raises(ValueError, match="impossible: give at least 1"):
+        engine(**options)
 
 
 def test_a_pool_beyond_the_memory_is_refused(monkeypatch):
@@ -670,7 +680,20 @@ def test_the_longest_unused_text_is_forgotten_first_from_its_end():
         tree.join(text, tree.look(text)[0], places)
         tree.ready[places] = 1
         tree.leave(places)
+    assert tree.look(texts[0]) == (12, 12)  # all there, none held
     for left in ([12, 12, 12], [5, 12, 12], [2, 8, 12], [2, 2, 11], [2, 2, 4], [0, 0, 0]):
         assert [tree.look(text)[0] for text in texts] == left
         tree._make_room(tree.capacity - tree.stored + min(7, tree.stored))
     tree.check([])
+
+
+def test_what_is_held_stays_when_all_that_follows_it_is_forgotten():
+    tree, held, more = Tree(32), np.empty(4, np.int32), np.empty(9, np.int32)
+    tree.join(np.arange(9), 0, more)
+    tree.join(np.arange(4), 4, held)
+    tree.ready[more] = 1
+    tree.leave(more)
+    assert tree.look(np.arange(9)) == (9, 5)  # five of nine would be held newly
+    tree._make_room(28)
+    tree.check([held])
+    assert tree.stored == 4 and tree.look(np.arange(9)) == (4, 5)
