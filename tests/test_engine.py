@@ -340,6 +340,7 @@ def test_what_is_not_known_is_read_anew_and_right(caplog):
         assert reply.result.tokens == expected_until(model, reply.request)
         assert reply.usage.prefilled == len(reply.request.prompt)
     scored = answers(backend, [Score(tuple(range(20)), (5,), (1,))])[0].result
+    assert all(len(logits) == 1 for logits in backend._pass._logits.values())  # those of a whole text are not kept
     log_probs, _ = forward(model, tuple(range(20)))
     np.testing.assert_allclose(scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5)
 
