@@ -695,6 +695,7 @@ def test_what_is_held_stays_when_all_that_follows_it_is_forgotten():
     tree.ready[more] = 1
     tree.leave(more)
     assert tree.look(np.arange(9)) == (9, 5)  # five of nine would be held newly
-    tree._make_room(28)
+    with pytest.raises(MemoryError, match="29 slots are wanted and 28 of 32 are free, 4 held"):
+        tree._make_room(29)
     tree.check([held])
     assert tree.stored == 4 and tree.look(np.arange(9)) == (4, 5)
