@@ -68,7 +68,7 @@ class Plan:
 
 
 class _Kernel:
-    """A pass for `kernels.attend`: float32 on a processor."""
+    """A pass for the kernel of `cascade.attention`: float32 on a processor."""
 
     def __init__(self, plan: Plan):
         store = plan.store

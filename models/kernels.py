@@ -22,7 +22,7 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
     chunks   int64 [chunks, 4]: row, first token in the pass, keys before it, tokens: consecutive queries of one row
     group    query heads that share one head of keys
     order    int64 [steps], scratch
-    spans, parts  int32 [queries, 4], [2 * queries, 4]: as in `attend`
+    spans, parts  int32 [queries, 4], [2 * queries, 4]: as in `cascade.attention`
     """
     table, rows, ends, chunks, order, spans, parts = (
         bare(table),

@@ -73,7 +73,7 @@ def bytes_per_token(config: Any, device: torch.device, dtype: torch.dtype) -> in
 
 
 def default_pool(config: Any, device: torch.device, dtype: torch.dtype) -> int:
-    """Tokens that a pool holds by default: 1 GiB on a CPU, a quarter of the free memory on a GPU; 1,024 at the least."""
+    """Tokens that a pool holds by default: 1 GiB on a CPU, a quarter of the free memory on a GPU; 1,024 to 1,048,576."""
     each = bytes_per_token(config, device, dtype)
     room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 1 << 30
     return int(min(max(1024, room // each), 1 << 20))

@@ -174,8 +174,9 @@ class Plain:
         return torch.cat([self._logits[row][-1:] for row in rows.tolist()])
 
     def reader(self, row: int, hidden: torch.Tensor) -> Callable[[Any], torch.Tensor]:
-        """As `Packed.reader`, of a row whose chunks were `whole`."""
-        return lambda at: self._logits[row][at]
+        """As `Packed.reader`, of a row whose chunks were `whole`, once: many logits are not kept."""
+        logits = self._logits.pop(row)
+        return lambda at: logits[at]
 
     def cost(self, start: Any, stop: Any) -> Any:
         """As `Packed.cost`: the whole text is read anew."""

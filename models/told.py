@@ -34,7 +34,7 @@ class Told:
             if told.ids is None and ids is not None:
                 told = cls([int(i) for i in ids], told.words, told.log_probs, told.tops)
             lengths = {len(part) for part in (told.ids, told.words, told.log_probs, told.tops) if part is not None}
-        except (TypeError, ValueError, AttributeError, KeyError):
+        except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
             raise RequestFailed("the server tells tokens and log-probs in a shape that is not OpenAI's") from None
         if len(lengths) > 1:
             raise RequestFailed(f"the server tells tokens and log-probs of different lengths {sorted(lengths)}")

@@ -340,6 +340,7 @@ def test_what_is_not_known_is_read_anew_and_right(caplog):
         assert reply.result.tokens == expected_until(model, reply.request)
         assert reply.usage.prefilled == len(reply.request.prompt)
     scored = answers(backend, [Score(tuple(range(20)), (5,), (1,))])[0].result
+    assert all(len(logits) == 1 for logits in backend._pass._logits.values())  # those of a whole text are not kept
     log_probs, _ = forward(model, tuple(range(20)))
     np.testing.assert_allclose(scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5)
 
@@ -381,7 +382,7 @@ def test_bfloat16_is_near():
 
 
 def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
-    backend, requests = engine(slots=8), [Generate(p, max_tokens=9, seed=i) for i, p in enumerate(prompts(8))]
+    backend, requests = engine(slots=8), [Generate(p, max_tokens=9, seed=i) for i, p in enumerate(prompts(12))]
     forward, calls = backend._pass.forward, []
 
     def scarce(last, length, active, chunks):
@@ -397,7 +398,7 @@ def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
     while backend.slots == 8:
         replies += backend.poll(0)
     assert backend.slots == 4 and list(backend._queue) == [r for r in requests if all(r is not reply.request for reply in replies)]
-    replies = sorted(replies + tiny.drain(backend, 8 - len(replies)), key=lambda reply: reply.request.seed)
+    replies = sorted(replies + tiny.drain(backend, 12 - len(replies)), key=lambda reply: reply.request.seed)
     for a, b in zip(replies, answers(engine(), [dataclasses.replace(r) for r in requests]), strict=True):
         assert a.result.tokens == b.result.tokens
     backend.slots = 1
@@ -689,11 +690,12 @@ def test_the_longest_unused_text_is_forgotten_first_from_its_end():
 
 def test_what_is_held_stays_when_all_that_follows_it_is_forgotten():
     tree, held, more = Tree(32), np.empty(4, np.int32), np.empty(9, np.int32)
-    tree.join(np.arange(9), 0, more)
-    tree.join(np.arange(4), 4, held)
+    tree.join(np.arange(4), 0, held)
+    tree.join(np.arange(9), 4, more)  # uses what is held, too
     tree.ready[more] = 1
     tree.leave(more)
     assert tree.look(np.arange(9)) == (9, 5)  # five of nine would be held newly
-    tree._make_room(28)
+    with pytest.raises(MemoryError, match="29 slots are wanted and 28 of 32 are free, 4 held"):
+        tree._make_room(29)
     tree.check([held])
     assert tree.stored == 4 and tree.look(np.arange(9)) == (4, 5)

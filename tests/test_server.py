@@ -355,6 +355,7 @@ def test_a_slow_answer_times_out(serve, fault):
         ({"text": None}, "no choice with a text"),
         ({"token_ids": ["a"], "logprobs": None}, "shape"),
         ({"token_ids": 7, "logprobs": None}, "shape"),
+        ({"token_ids": [float("inf")], "logprobs": None}, "shape"),
         ({"token_ids": [1, 5000], "logprobs": None}, "tokens 1 to 5000, the tokenizer has 258"),
         ({"token_ids": [-1], "logprobs": None}, "give the tokenizer of the model"),
         ({"token_ids": [], "logprobs": None, "text": "", "finish_reason": "length"}, "empty text"),
