@@ -22,7 +22,7 @@ from models.heads import ValueHead, values
 from models.kvstore import Store, bytes_per_token, default_pool
 from models.kvtree import ROOT
 from models.passes import Chunk, choose
-from models.rows import ALL_GIVEN, DRAW, STEP, Counts, Row, Rows, check_request, unanswerable
+from models.rows import ALL_GIVEN, DRAW, NOT_NUMBERS, STEP, Counts, Row, Rows, check_request, unanswerable
 from models.sampling import Drawn, draw
 from models.text import Texts
 from search.requests import Cancelled, Generate, NothingLeft, Reply, Request, RequestFailed, Score
@@ -30,7 +30,6 @@ from search.requests import Cancelled, Generate, NothingLeft, Reply, Request, Re
 logger = logging.getLogger(__name__)
 
 CHUNK = 2048  # prompt tokens read in one pass at most
-NOT_NUMBERS = "the model's numbers are not finite for this text"
 
 
 class Engine:
@@ -84,9 +83,11 @@ class Engine:
         self.kv_bytes_per_token = bytes_per_token(model.config, self.model.device, self.model.dtype)
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises TypeError or ValueError for one that no language model can answer."""
+        """Queue a request. Raises TypeError or ValueError for one that no language model can answer, or that is under way."""
         if self._closed:
             raise RuntimeError(f"engine {self.name!r} is closed: make a new one")
+        if request in self._queue or request in self._rows.running:
+            raise ValueError("this very request is under way: make another one of the same kind")
         tokens = check_request(request, self.vocab)
         error = unanswerable(request, len(tokens), self.context, self.pool_tokens)
         if error is None:
@@ -294,7 +295,6 @@ class Engine:
         self._queue = OrderedDict.fromkeys([*self._rows.running, *self._queue])
         self._store = None  # its memory is wanted for the next one
         self._pass.renew(None)
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # nothing without CUDA
         self._reset(self.slots // 2)
         self._pass.renew(self._store)

@@ -49,16 +49,17 @@ class Store:
 
 
 def shapes(config: Any) -> tuple[int, int, int, int, int]:
-    """layers, heads, kv_heads, dim of a head, hidden size of a text model's config."""
+    """layers, heads, kv_heads, dim of a head, hidden size of a text model's config; 1 for what it does not have, or one for each layer."""
     text = config.get_text_config()
-    heads = text.num_attention_heads
-    return (
-        text.num_hidden_layers,
-        heads,
-        getattr(text, "num_key_value_heads", None) or heads,
-        getattr(text, "head_dim", None) or text.hidden_size // heads,
-        text.hidden_size,
-    )
+
+    def of(name: str, otherwise: int) -> int:
+        try:
+            return getattr(text, name, None) or otherwise
+        except Exception:  # where layers differ, some configs refuse to name one number
+            return otherwise
+
+    heads = of("num_attention_heads", 1)
+    return of("num_hidden_layers", 1), heads, of("num_key_value_heads", heads), of("head_dim", text.hidden_size // heads), text.hidden_size
 
 
 def padded(dim: int, device: torch.device) -> int:

@@ -42,7 +42,7 @@ class Work:
 
     def __init__(self, model: Any, store: Store):
         self._token = 2.0 * model.num_parameters()
-        self._pair = 4.0 * store.layers * model.config.get_text_config().num_attention_heads * store.dim
+        self._pair = 4.0 * store.layers * store.heads * store.dim
 
     def __call__(self, start: int, stop: int) -> float:
         return self._token * (stop - start) + self._pair * (stop * (stop + 1) - start * (start + 1)) / 2

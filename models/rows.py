@@ -18,6 +18,7 @@ from search.budget import Usage
 from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score
 
 FREE, READ, DRAW, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
+NOT_NUMBERS = "the model's numbers are not finite for this text"
 ALL_GIVEN = "the model has no continuation left beside those to avoid"
 
 

@@ -345,6 +345,31 @@ def test_what_is_not_known_is_read_anew_and_right(caplog):
     np.testing.assert_allclose(scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5)
 
 
+def test_a_model_without_attention_is_read_anew_and_right():
+    torch.manual_seed(0)
+    config = transformers.MambaConfig(vocab_size=258, hidden_size=32, num_hidden_layers=2, state_size=4, eos_token_id=256, pad_token_id=0)
+    made = transformers.MambaForCausalLM(config).eval()
+    backend = Engine(made, tiny.tokenizer(), slots=3)
+    assert backend.path == "plain"
+    for reply in answers(backend, [Generate(p, max_tokens=6, temperature=0) for p in prompts(4)]):
+        text = reply.request.prompt
+        for token in reply.result.tokens:
+            assert token == int(made(torch.tensor([text])).logits[0, -1].argmax())
+            text += (token,)
+
+
+def test_a_request_is_not_taken_twice_while_it_is_under_way():
+    backend, request = engine(slots=1), Generate((1, 2), max_tokens=2)
+    backend.submit(request)
+    with pytest.raises(ValueError, match="under way"):
+        backend.submit(request)
+    backend.poll(0)
+    with pytest.raises(ValueError, match="under way"):
+        backend.submit(request)
+    tiny.drain(backend, 1)
+    answers(backend, [request])
+
+
 ARCHITECTURES = {"Qwen3": "lean", "Mistral": "lean", "Mixtral": "modules", "GPT2": "modules", "Gemma2": "modules", "Cohere": "plain"}
 
 
