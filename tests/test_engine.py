@@ -220,6 +220,19 @@ def test_cancelling_one_of_many_looks_at_no_other():
     assert sum(reply.error is None for reply in tiny.drain(backend, 10)) == 10
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "cohere"])
+@pytest.mark.parametrize("given", [1, 15, 19])
+def test_a_text_goes_up_to_the_context_and_no_further(kind, given):
+    backend, text = engine(kind, context=20, pool_tokens=20), prompts(1, stem=20)[0]
+    backend.texts.ends = frozenset()
+    got = answers(backend, [Generate(text[:given], max_tokens=50, seed=1)])[0].result
+    assert got.finish == "length" and len(got.tokens) == 20 - given
+    assert len(answers(backend, [Score(text, (19,))])[0].result.log_probs) == 20
+    for request in (Generate(text), Score((*text, 1), ())):
+        assert isinstance(answers(backend, [request])[0].error, RequestFailed)
+    check_pool(backend)
+
+
 def test_a_tiny_pool_evicts_and_draws_the_same():
     requests = [Generate(p, max_tokens=15, seed=i, stop=("q",)) for i, p in enumerate(prompts(60, own=10))]
     small, large = engine(pool_tokens=100, slots=16), engine(slots=16)
@@ -271,7 +284,7 @@ def test_numbers_that_are_not_finite_reach_no_other_text_where_torch_attends():
     backend.texts.ends = frozenset()
     beside = Generate((5,) * 10, max_tokens=60, temperature=0)
     backend.submit(beside)
-    failed = Generate((*range(20), 77, 77), max_tokens=3)
+    failed = Generate((*range(20, 30), 77, 77), max_tokens=3)
     backend.submit(failed)
     assert isinstance(tiny.drain(backend, 1)[0].error, RequestFailed)
     after = Generate((9, 8, 7), max_tokens=5, temperature=0)  # in the slot of the failed one
