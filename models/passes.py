@@ -98,6 +98,7 @@ class Packed:
     def refresh(self) -> None:
         """The model's weights have changed."""
         self.inner.refresh()
+        self.renew(self.store)
 
     def forward(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]) -> torch.Tensor:
         """Read token `last` in each of `rows` and all chunks, whose slots stand in the table. All int64 [rows]; ends: `Plan`.

@@ -135,7 +135,7 @@ class Rows:
         self.to_read.append(row)
         if isinstance(request, Generate):
             row.tail = Tail(texts, request.stop, row.prompt)
-            self.watch[slot] = texts.watch(request.stop)
+            self.watch[slot] = texts.watch(tuple(request.stop))
             row.avoid = [(s.tokens, _after(s)) for s in request.avoid]
             if row.avoid:
                 self._avoiding.add(slot)
@@ -178,6 +178,8 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
         if request.max_tokens < 1 or not 0 <= request.temperature < math.inf:
             how = "give at least 1, and 0 or a finite number above"
             raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: {how}")
+        if isinstance(request.stop, str) or not all(isinstance(stop, str) for stop in request.stop):
+            raise ValueError(f"stop={request.stop!r}: give a tuple of strings")
         if not all(s.tokens and len(s.tokens) == len(s.log_probs) and math.isfinite(sum(s.log_probs)) for s in request.avoid):
             raise ValueError("a continuation to avoid without tokens or without a finite log-prob of each: give both as Generated has them")
     elif any(not 0 <= p < len(tokens) for p in request.positions):

@@ -251,7 +251,15 @@ def test_what_can_never_fit_and_what_cannot_be_read():
     assert isinstance(replies[0].error, RequestFailed) and "40" in str(replies[0].error)
     assert len(replies[1].result.tokens) <= 2 and replies[1].result.finish in ("length", "end")
     hot = [Generate((1,), temperature=number) for number in (-1, float("inf"), float("nan"))]
-    for bad in (Generate(()), Generate((300,)), Generate((1,), max_tokens=0), Score((1, 2), (2,)), *hot):
+    for bad in (
+        Generate(()),
+        Generate((1,), stop="q"),
+        Generate((1,), stop=(5,)),
+        Generate((300,)),
+        Generate((1,), max_tokens=0),
+        Score((1, 2), (2,)),
+        *hot,
+    ):
         with pytest.raises(ValueError, match=":"):
             backend.submit(bad)
     with pytest.raises(TypeError, match="Generate or Score"):
