@@ -70,7 +70,7 @@ class Engine:
         self.head = None if head is None else head.to(self.model.device).eval()
         self.texts = Texts(tokenizer, model)
         text = self.model.config.get_text_config()
-        self.vocab, self.parameters = int(text.vocab_size), int(self.model.num_parameters())
+        self.vocab = int(text.vocab_size)
         self.pool_tokens = default_pool(model.config, self.model.device, self.model.dtype) if pool_tokens is None else pool_tokens
         self.context = min(context or 1 << 30, getattr(text, "max_position_embeddings", None) or 1 << 30, self.pool_tokens)
         self.lock, self.counts = threading.Lock(), Counts()

@@ -335,7 +335,7 @@ def test_usage_counts_passes_rows_and_work():
     assert rows / passes > 60 and sum(r.usage.slots for r in replies) == passes * 64
     one = answers(engine(), [Generate((1, 2, 3), max_tokens=4)])[0].usage
     tokens = 3 + 3  # the last token drawn is not passed
-    parameters = backend.parameters
+    parameters = backend.model.num_parameters()
     assert one.flops == 2 * parameters * tokens + 4 * 2 * 32 * (tokens * (tokens + 1) / 2)
     assert one.passes == 4 and one.rows == 4 and one.slots == 4 * 64 or one.passes == one.rows
 
