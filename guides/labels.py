@@ -34,7 +34,7 @@ class Labels(NamedTuple):
 
     @property
     def hard(self) -> np.ndarray:
-        """float64 [nodes], 0 or 1: could any outcome be right (Math-Shepherd, Wang et al. 2023, eq. 3)? An exact one: is it 1? nan: no label."""
+        """float64 [nodes], 0 or 1: was any outcome right (Math-Shepherd, Wang et al. 2023, eq. 3)? Exact: is it 1? nan: no label."""
         found = np.where(np.isinf(self.n), self.k == 1.0, self.k > 0).astype(np.float64)
         return np.where(self.n > 0, found, math.nan)
 
@@ -48,8 +48,8 @@ def line_of(trace: Trace, labels: Labels, how: Mapping[str, Any] | None = None) 
 def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
     """Trace id -> labels, of those `traces` that the file has a line for.
 
-    A last line that a kill cut short is left out. Raises ValueError that names the line for anything else that is not as above: a wrong number of
-    labels, k beyond n, numbers that are not finite, two lines for one trace; and where no line belongs to the traces.
+    A last line that a kill cut short is left out. Raises ValueError that names the line for anything else that is not as above: a wrong
+    number of labels, k beyond n, numbers that are not finite, two lines for one trace; and where no line belongs to the traces.
     """
     known = {trace.id: len(trace.node_parent) for trace in traces}
     lines = Path(path).read_bytes().split(b"\n")
