@@ -17,8 +17,8 @@ Node = tuple
 DEEPEST = 40  #: brackets within brackets
 MOST = 400  #: tokens
 GREEK = frozenset(
-    ("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma",
-     "tau", "phi", "varphi", "chi", "psi", "omega")
+    ("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "rho",
+     "sigma", "tau", "phi", "varphi", "chi", "psi", "omega")
 )  # fmt: skip
 FUNCTIONS = frozenset(
     ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "exp", "ln")

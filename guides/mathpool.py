@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from search.workers import Workers
 log = logging.getLogger(__name__)
 
 PROCESSES = 2
+_ROUNDED = re.compile(r"\.|\d{9}|\^\{?-?\d{2}|!")  # decimals, long numbers, high powers, factorials
 MEMORY = 4 << 30  #: bytes of address space of a process
 
 
@@ -150,19 +152,23 @@ def _sympy(node: Node) -> Any:
 
 
 def math_verify_equal(answer: str, target: str) -> bool | None:
-    """What math-verify says of two tidy texts; None where it reads one of them not, or is known to err.
+    """What math-verify says of two tidy texts; None where it does not read both, or is known to err.
 
-    It takes an interval for an inequality in one order only, so both are tried. It rounds decimals, so it is not believed where it
-    finds decimals equal; nor where it finds different what is not two matrices or two sets: it may lack an idea.
+    It takes an interval for an inequality in one order only, so both are tried. It takes x + 1 = 5 for 5, so things must be of one kind.
+    It rounds, so it is not believed where that may hide a difference (`_ROUNDED`). Two sets differ where sympy finds what is in one of
+    them only; else what it finds different stays open: it may lack an idea.
     """
     from math_verify import verify
 
     a, b = _parsed(answer), _parsed(target)
-    if a is None or b is None:
+    kinds = {_kind(a), _kind(b)}
+    if "" in kinds or (len(kinds) > 1 and kinds != {"set", "relation"}):
         return None
-    if verify(b, a, raise_on_error=True) or (_ranges(a, b) and verify(a, b, raise_on_error=True)):
-        return None if "." in answer + target else True
-    return _different(a, b)
+    if verify(b, a, raise_on_error=True) or (len(kinds) > 1 and verify(a, b, raise_on_error=True)):
+        return None if _ROUNDED.search(answer) or _ROUNDED.search(target) else True
+    if kinds == {"set"} and not a.free_symbols | b.free_symbols:
+        return False if a.symmetric_difference(b).is_empty is False else None
+    return None
 
 
 @lru_cache(512)
@@ -173,23 +179,14 @@ def _parsed(text: str) -> Any:
     return next((one for one in found if not isinstance(one, str)), None)
 
 
-def _ranges(a: Any, b: Any) -> bool:
-    """Whether one is a set and the other a relation."""
-    from sympy import And, Or, Set
+def _kind(thing: Any) -> str:
+    """ "set", "relation" or "equation"; "" for what is none of them, and for nothing."""
+    from sympy import And, Eq, Or, Set
     from sympy.core.relational import Relational
 
-    return any(isinstance(x, Set) and isinstance(y, (Relational, And, Or)) for x, y in ((a, b), (b, a)))
-
-
-def _different(a: Any, b: Any) -> bool | None:
-    """False where two matrices or two sets surely differ, else None."""
-    from sympy import MatrixBase, Set
-
-    if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
-        return False if a.shape != b.shape or (a - b).is_zero_matrix is False else None
-    if isinstance(a, Set) and isinstance(b, Set) and not a.free_symbols | b.free_symbols:
-        return False if a.symmetric_difference(b).is_empty is False else None
-    return None
+    if isinstance(thing, Eq):
+        return "" if any(isinstance(side, Set) for side in thing.args) else "equation"
+    return "set" if isinstance(thing, Set) else "relation" if isinstance(thing, (Relational, And, Or)) else ""
 
 
 def results(futures: Sequence[Future[Any]]) -> list[Any]:

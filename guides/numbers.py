@@ -26,8 +26,8 @@ _LONGEST = 1_000  # characters of a quantity
 
 _TABLE = {  # dimension -> names and what one of them is
     "length": "mm 1/1000, millimeter 1/1000, millimetre 1/1000, cm 1/100, centimeter 1/100, centimetre 1/100, m 1, meter 1, metre 1,"
-    "km 1000, kilometer 1000, kilometre 1000, in 127/5000, inch 127/5000, inche 127/5000, ft 381/1250, foot 381/1250, feet 381/1250, yd 1143/1250,"
-    "yard 1143/1250, mi 1609344/1000, mile 1609344/1000",
+    "km 1000, kilometer 1000, kilometre 1000, in 127/5000, inch 127/5000, inche 127/5000, ft 381/1250, foot 381/1250, feet 381/1250,"
+    "yd 1143/1250, yard 1143/1250, mi 1609344/1000, mile 1609344/1000",
     "mass": "mg 1/1000, milligram 1/1000, g 1, gram 1, kg 1000, kilogram 1000, oz 45359237/1600000, ounce 45359237/1600000,"
     "lb 45359237/100000",
     "time": "s 1, sec 1, second 1, min 60, minute 60, h 3600, hr 3600, hour 3600, day 86400, week 604800",

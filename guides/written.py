@@ -17,7 +17,7 @@ from guides.expressions import Node
 from guides.latex import LONGEST, parts
 from guides.mathpool import installed, math_verify_equal, prove_equal
 
-_NAMED = re.compile(r"([a-zA-Z](?:_\w|_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+) ?= ?([^=<>]+)", re.ASCII)
+_NAMED = re.compile(r"([a-zA-Z](?:_\w|_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+) ?(?:=|\\in(?![a-z])) ?([^=<>]+)", re.ASCII)
 _CHOICE = re.compile(r"(\()?([A-Za-z])(?(1)\))")
 _CHOSEN = re.compile(r"\(([A-Z])\).*|([A-Z])[).:] .+")
 _WORDS = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
@@ -27,11 +27,12 @@ _CONJUNCTION = re.compile(r",? (?:or|and) ")
 _BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"))
 _DIGITS = re.compile(r"[-\d.,]+", re.ASCII)
 _FOR_MATH_VERIFY = re.compile(
-    r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|mathbb\{[RZQNC]\}|"
-    r"(?:begin|end)\{[pbv]?matrix\})(?![a-zA-Z])|\\[\\{}]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[-+*/^=<>()\[\]{}|,;.!&_ ]|\d)+",
+    r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|"
+    r"mathbb\{[RZQNC]\})(?![a-zA-Z])|\\[\\{}]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[-+*/^=<>()\[\]{}|,;.!&_ ]|\d)+",
     re.ASCII,
 )
-_RELATES = re.compile(r"[=<>&]|\\(?:le|ge|ne|in|cup|cap|setminus|begin|pm|emptyset|mathbb)(?![a-zA-Z])")
+_RELATES = re.compile(r"[=<>]|\\(?:le|ge|ne|in|cup|cap|setminus|pm|emptyset|mathbb)(?![a-zA-Z])")
+_MATRIX = re.compile(r"\\begin\{([pbv]?)matrix\}((?:(?!\\begin|\\end).)*)\\end\{\1matrix\}")
 _DEEPEST = 4  # lists in lists
 
 
@@ -65,17 +66,19 @@ def _decide(answer: str, target: str, depth: int) -> tuple[Decision, str]:
         return said, "text"
     name, value = named(answer)
     wanted, worth = named(target)
-    if name or wanted:
-        if name and wanted and name != wanted:
-            return _relation(answer, target)
+    if name == wanted != "" or (name and not _RELATES.search(target)) or (wanted and not _RELATES.search(answer)):
         return _decide(value, worth, depth)
+    if name or wanted:
+        return _relation(answer, target)
+    if (said := _by_cells(answer, target, depth)) is not NotImplemented:
+        return said, "grammar"
     if (said := _by_parts(answer, target, depth)) is not NotImplemented:
         return said, "grammar"
     return _by_grammar(answer, target, b)
 
 
 def named(text: str) -> tuple[str, str]:
-    """("x", "5") of x = 5; ("", text) where no name stands before the answer."""
+    """("x", "5") of x = 5, ("x", "[1, 2]") of x in [1, 2]; ("", text) where no name stands before the answer."""
     match = _NAMED.fullmatch(text)
     if match is None or (match[1].isalpha() and re.search(rf"(?<![a-zA-Z\\]){match[1]}(?![a-zA-Z])", match[2])):
         return "", text
@@ -133,6 +136,20 @@ def _by_parts(answer: str, target: str, depth: int) -> bool | None:
     if brackets == others == "":  # an enumeration: its order may count or not
         return in_order or (None if in_order is None or _matched(told, len(b)) is not False or _unclear(answer, target) else False)
     return None if in_order is not False else _matched(told, len(b)) and None
+
+
+def _by_cells(answer: str, target: str, depth: int) -> bool | None:
+    """Matrices, cell by cell; NotImplemented where neither is one."""
+    mine, other = _MATRIX.fullmatch(answer), _MATRIX.fullmatch(target)
+    if mine is None and other is None:
+        return NotImplemented
+    if depth >= _DEEPEST or mine is None or other is None or ("v" in (mine[1], other[1]) and mine[1] != other[1]):
+        return None
+    a, b = ([row.split("&") for row in found[2].strip().removesuffix("\\\\").split("\\\\")] for found in (mine, other))
+    if [len(row) for row in a] != [len(row) for row in b]:
+        return False
+    cells = [(x.strip(), y.strip()) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True)]
+    return _all(_plainly(x, y, depth + 1) for x, y in cells) if len(cells) <= 40 else None
 
 
 def _list_against_one(answer: str, target: str, found: tuple[str, list[str]] | None, mine_is_one: bool, depth: int) -> bool | None:
@@ -225,4 +242,6 @@ def _relation(answer: str, target: str) -> tuple[Decision, str]:
     texts = (answer, target)
     if not all(len(text) <= 400 and _FOR_MATH_VERIFY.fullmatch(text) for text in texts) or not any(map(_RELATES.search, texts)):
         return None, "text"
-    return (Asked(math_verify_equal, texts) if installed() else None), "math-verify"
+    return (
+        Asked(math_verify_equal, tuple(named(text)[1] if "\\in" in text else text for text in texts)) if installed() else None
+    ), "math-verify"
