@@ -12,11 +12,13 @@ _WHERE = {
     "rollout": ("Rollout", "Mixture"),
     "board": ("Board", "board_guide", "load_board"),
     "learn": ("prepare", "train_guide"),
+    "answers": ("Verdict", "check", "check_many", "classes"),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = list(_MODULE)
 
 if TYPE_CHECKING:
+    from guides.answers import Verdict, check, check_many, classes
     from guides.board import Board, board_guide, load_board
     from guides.learn import prepare, train_guide
     from guides.lm import LM

@@ -1,7 +1,7 @@
 r"""A small grammar of algebra: numbers, letters, + - * / ^, \frac, \sqrt[n], functions, |x|, n!, products without a sign.
 
 A recursive descent over tokens, with limits on length and depth. It makes tuples and evaluates nothing; `guides.values` tells what they
-are worth. What has two readings, such as 1/2x or 2 3, is not read at all.
+are worth. What has two readings, such as 1/2x, 1/2/3 or 2 3, is not read at all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<num>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<sign>[-+*/^(){}\[\]|!_°]))",
     re.ASCII,
 )
-_PROSE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]{2,} +[a-zA-Z\d]|[a-zA-Z\d] +[a-zA-Z]{2,}(?![a-zA-Z])", re.ASCII)
+_PROSE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]{2,} +[a-zA-Z\d]|[a-zA-Z\d})] +[a-zA-Z]{2,}(?![a-zA-Z])", re.ASCII)
 _NAMES = re.compile(rf"\\[a-zA-Z]+|\b(?:{'|'.join(sorted(FUNCTIONS))}|sqrt|log|pi)\b")
 
 
@@ -105,7 +105,7 @@ class _Parser:
         return node
 
     def term(self, depth: int) -> Node:
-        """Signs, then factors with * or / or nothing between them. After a / nothing may follow without a sign: 1/2x has two readings."""
+        """Signs, then factors with * or / or nothing between them. 1/2x and 1/2/2 have two readings."""
         minus = False
         while self.peek() in (("sign", "+"), ("sign", "-")):
             minus ^= self.take()[1] == "-"
@@ -113,7 +113,7 @@ class _Parser:
         while True:
             if self.accept("*"):
                 node, divided = ("mul", node, self.signed(depth)), False
-            elif self.accept("/"):
+            elif not divided and self.accept("/"):
                 node, divided = ("div", node, self.signed(depth)), True
             elif self.starts():
                 if divided or self.peek()[0] == "num":

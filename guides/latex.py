@@ -41,11 +41,13 @@ _RULES = [
         (r"\\(?:rbrace)(?![a-zA-Z])", r"\\}"),
         (r"\\([%$#&_])", r"\1"),
         (r"\*\*", "^"),
-        (r"\s*([-+*/^=()\[\]{}<>|])\s*", r"\1"),
+        (r"\s*([-+*/^=<>|])\s*", r"\1"),
+        (r"([(\[{])\s+", r"\1"),
+        (r"\s+(\\?[)\]}])", r"\1"),
         (r"\s+", " "),
     )
 ]
-_FRAMES = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"))
+_FRAMES = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("\\boxed{", "}"))
 _ROOT = re.compile(r"√ ?(\d+)", re.ASCII)
 
 
@@ -73,10 +75,10 @@ def unframed(text: str) -> str:
             return text
 
 
-def parts(text: str) -> list[str] | None:
+def parts(text: str, thousands: bool) -> list[str] | None:
     r"""What stands between the commas (and semicolons) of a tidy `text` outside its brackets; None where brackets do not match.
 
-    A comma between groups of three digits, as in 1,234, belongs to a number.
+    thousands: a comma between groups of three digits, as in 1,234, belongs to a number
     """
     found, stack, start, i = [], [], 0, 0
     while i < len(text):
@@ -86,7 +88,7 @@ def parts(text: str) -> list[str] | None:
         elif mark in (")", "]", "}", "\\}"):
             if not stack or mark not in stack.pop():
                 return None
-        elif mark in ",;" and not stack and not _THOUSANDS.match(text, max(0, i - 1)):
+        elif mark in ",;" and not stack and not (thousands and _THOUSANDS.match(text, max(0, i - 1))):
             found.append(text[start:i].strip())
             start = i + 1
         i += len(mark)

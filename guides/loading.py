@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guides.answers import classes
 from search.budget import Budget
 from search.guide import Guide, Known, Policy, ValueFunction
 
@@ -200,4 +201,4 @@ def connect(
 def _guide(policy: Policy, value: ValueFunction, settings: dict[str, Any], answer: str | None) -> Guide:
     budget = Budget(**settings["budget"]) if settings.get("budget") else Budget(tokens=20_000, seconds=120)
     kinds = settings.get("kinds")
-    return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"))
+    return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"), classes)

@@ -24,8 +24,8 @@ _WORDS = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
 _OPPOSITES = (("yes", "no"), ("true", "false"))
 _INFINITY = re.compile(r"[-+]?\\infty")
 _CONJUNCTION = re.compile(r",? (?:or|and) ")
+_COMMAS = re.compile(r"[-\d.,]+", re.ASCII)  # 2,5 is a number to many
 _BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"))
-_DIGITS = re.compile(r"[-\d.,]+", re.ASCII)
 _FOR_MATH_VERIFY = re.compile(
     r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|"
     r"mathbb\{[RZQNC]\})(?![a-zA-Z])|\\[\\{}]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[-+*/^=<>()\[\]{}|,;.!&_ ]|\d)+",
@@ -110,10 +110,10 @@ def structure(text: str) -> tuple[str, list[str]] | None:
     r"""The brackets around a list ("()", "[)", "\{\}", "" for none) and what stands between its commas; None where it is no list."""
     for left, right in _BRACKETS:
         if text.startswith(left) and text.endswith(right) and len(text) >= len(left + right):
-            inside = parts(text[len(left) : len(text) - len(right)])
+            inside = parts(text[len(left) : len(text) - len(right)], thousands=False)
             if inside is not None and (len(inside) > 1 or left == "\\{"):
                 return left + right, inside if inside != [""] else []
-    found = parts(_CONJUNCTION.sub(", ", text))
+    found = parts(_CONJUNCTION.sub(", ", text), thousands=True)
     return ("", found) if found is not None and len(found) > 1 and all(found) else None
 
 
@@ -156,7 +156,7 @@ def _list_against_one(answer: str, target: str, found: tuple[str, list[str]] | N
     """One answer is no list of several, but what looks like a list may be a number in another country's writing, or a set."""
     assert found is not None
     one = answer if mine_is_one else target
-    if depth >= _DEEPEST or len(found[1]) > 40 or _DIGITS.fullmatch(answer if not mine_is_one else target):
+    if depth >= _DEEPEST or len(found[1]) > 40 or _unclear(answer, target) or _COMMAS.fullmatch(answer if not mine_is_one else target):
         return None
     if found[0] == "\\{\\}" and len(found[1]) == 1:
         return None
@@ -167,7 +167,7 @@ def _list_against_one(answer: str, target: str, found: tuple[str, list[str]] | N
 
 def _unclear(answer: str, target: str) -> bool:
     """Whether a comma may be part of a number."""
-    return re.search(r"\d,\d{3}(?!\d)", answer + " " + target) is not None
+    return re.search(r"\d, ?\d{3}(?!\d)", answer + " " + target, re.ASCII) is not None
 
 
 def _plainly(a: str, b: str, depth: int) -> bool | None:

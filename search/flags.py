@@ -137,7 +137,7 @@ class Model:
         from search.guide import Guide
 
         policy, value = guides.LM(self.guide, **self.engine, **self.language), guides.PRM(self.value, **self.engine)
-        guide = Guide(policy, value, kinds=self.kinds, answer=self.answer)
+        guide = Guide(policy, value, kinds=self.kinds, answer=self.answer, classes=guides.classes)
         return replace(guide, budget=Budget(**self.settings["budget"])) if self.settings.get("budget") else guide
 
 
