@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
-_PLAIN = re.compile(r"\s*([-+]?)(\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.(\d*))?\s*", re.ASCII)
+_PLAIN = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.(\d*))?", re.ASCII)
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
 _QUANTITY = re.compile(
     rf"""(?P<sign>[-+]?)\ ?(?P<money>US\$|[$€£¥]|)\ ?(?P<sign2>[-+]?)
@@ -70,7 +70,7 @@ def plain(text: str) -> tuple[bool, str, str] | None:
 
     Equal numbers have equal readings, and no digit string is turned into a number, so millions of digits cost what reading them costs.
     """
-    match = _PLAIN.fullmatch(text)
+    match = _PLAIN.fullmatch(text.strip())
     if match is None:
         return None
     sign, whole, fraction = match.groups()
