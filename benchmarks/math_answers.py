@@ -13,7 +13,6 @@ TWICE = r"""
 10,080 ~ 10080
 1{,}000{,}000 ~ 10^6
 0.125 ~ \tfrac18
-12.5\% ~ \frac{1}{8}
 \$36.50 ~ 36.5
 120^\circ ~ 120
 72\text{ cm}^2 ~ 72
@@ -23,7 +22,6 @@ TWICE = r"""
 \frac{1}{\sqrt{3}} ~ \frac{\sqrt{3}}{3}
 3\sqrt{2}+2\sqrt{3} ~ 2\sqrt3+3\sqrt2
 \frac{4+\sqrt{7}}{3} ~ \frac{\sqrt{7}}{3}+\frac{4}{3}
-\frac{-1+\sqrt{5}}{2} ~ \frac{\sqrt{5}-1}{2}
 \frac{2}{1+\sqrt{5}} ~ \frac{\sqrt{5}-1}{2}
 \sqrt{7+4\sqrt{3}} ~ 2+\sqrt{3}
 \sqrt[3]{54} ~ 3\sqrt[3]{2}
@@ -62,6 +60,8 @@ y = 3x - 4 ~ 3x-4
 y=\frac{1}{2}x+5 ~ y = 0.5x+5
 f(x) = x^2-1 ~ (x-1)(x+1)
 x = 11 ~ 11
+\frac{-1+\sqrt{5}}{2} ~ \frac{\sqrt{5}-1}{2}
+12.5\% ~ \frac{1}{8}
 a_1 + 3d ~ 3d + a_1
 \frac{b-a}{2} ~ -\frac{a-b}{2}
 mx+b ~ b+xm

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from guides import equal, expressions, numbers
+from guides import equal, expressions, numbers, regions
 from guides.expressions import Node
 from guides.latex import LONGEST, parts
 from guides.mathpool import installed, math_verify_equal, prove_equal
@@ -33,6 +33,9 @@ _FOR_MATH_VERIFY = re.compile(
 )
 _RELATES = re.compile(r"[=<>]|\\(?:le|ge|ne|in|cup|cap|setminus|pm|emptyset|mathbb)(?![a-zA-Z])")
 _MATRIX = re.compile(r"\\begin\{([pbv]?)matrix\}((?:(?!\\begin|\\end).)*)\\end\{\1matrix\}")
+_MEMBER = re.compile(r"^([a-zA-Z]) ?\\in(?![a-z]) ?", re.ASCII)
+_BARE = re.compile(r"\\(?:mathbb\{.\}|[a-zA-Z]+)")
+_LETTER = re.compile(r"[a-zA-Z]")
 _DEEPEST = 4  # lists in lists
 
 
@@ -64,14 +67,15 @@ def _decide(answer: str, target: str, depth: int) -> tuple[Decision, str]:
         return numbers.compare(a, b), "numbers"
     if (said := _by_words(answer, target)) is not NotImplemented:
         return said, "text"
+    for reader in (_by_cells, _by_regions):
+        if (said := reader(answer, target, depth)) is not NotImplemented:
+            return said, "grammar"
     name, value = named(answer)
     wanted, worth = named(target)
     if name == wanted != "" or (name and not _RELATES.search(target)) or (wanted and not _RELATES.search(answer)):
         return _decide(value, worth, depth)
     if name or wanted:
         return _relation(answer, target)
-    if (said := _by_cells(answer, target, depth)) is not NotImplemented:
-        return said, "grammar"
     if (said := _by_parts(answer, target, depth)) is not NotImplemented:
         return said, "grammar"
     return _by_grammar(answer, target, b)
@@ -113,6 +117,8 @@ def structure(text: str) -> tuple[str, list[str]] | None:
             inside = parts(text[len(left) : len(text) - len(right)], thousands=False)
             if inside is not None and (len(inside) > 1 or left == "\\{"):
                 return left + right, inside if inside != [""] else []
+    if text.count("\\pm") == 1 and "," not in text:
+        return "\\{\\}", [re.sub(r" ?\\pm ?", sign, text) for sign in "+-"]
     found = parts(_CONJUNCTION.sub(", ", text), thousands=True)
     return ("", found) if found is not None and len(found) > 1 and all(found) else None
 
@@ -150,6 +156,28 @@ def _by_cells(answer: str, target: str, depth: int) -> bool | None:
         return False
     cells = [(x.strip(), y.strip()) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True)]
     return _all(_plainly(x, y, depth + 1) for x, y in cells) if len(cells) <= 40 else None
+
+
+def _by_regions(answer: str, target: str, depth: int) -> bool | None:
+    """Intervals and inequalities where one is more than a pair; NotImplemented where they are none, or unions of other pieces."""
+    if not _RELATES.search(answer) and not _RELATES.search(target):
+        return NotImplemented
+    if (equation := regions.same_equation(answer, target)) is not None:
+        return equation
+    mine, other = regions.region(answer), regions.region(target)
+    if mine is None or other is None or depth >= _DEEPEST:
+        return NotImplemented
+    if mine[0] and other[0] and mine[0] != other[0]:
+        return None
+    if (said := regions.same_points(mine[1], other[1])) is not None:
+        return said
+    said = _matched([[_same_interval(a, b, depth + 1) for b in other[1]] for a in mine[1]], len(other[1]))
+    return said if said or len(mine[1]) == len(other[1]) == 1 else NotImplemented
+
+
+def _same_interval(a: regions.Interval, b: regions.Interval, depth: int) -> bool | None:
+    ends = (_plainly(a.low, b.low, depth), _plainly(a.high, b.high, depth))
+    return _all((a.with_low == b.with_low, a.with_high == b.with_high, *ends))
 
 
 def _list_against_one(answer: str, target: str, found: tuple[str, list[str]] | None, mine_is_one: bool, depth: int) -> bool | None:
@@ -238,10 +266,18 @@ def _has_operation(node: Node) -> bool:
 
 
 def _relation(answer: str, target: str) -> tuple[Decision, str]:
-    """What our grammar does not read, for math-verify: only mathematics, nothing with words or units, of which it drops some."""
+    asked = for_math_verify(answer, target)
+    if asked is None:
+        return None, "text"
+    return (asked if installed() else None), "math-verify"
+
+
+def for_math_verify(answer: str, target: str) -> Asked | None:
+    """The question for math-verify; None where it is none for it: words and units, of which it drops some, and what relates nothing."""
     texts = (answer, target)
     if not all(len(text) <= 400 and _FOR_MATH_VERIFY.fullmatch(text) for text in texts) or not any(map(_RELATES.search, texts)):
-        return None, "text"
-    return (
-        Asked(math_verify_equal, tuple(named(text)[1] if "\\in" in text else text for text in texts)) if installed() else None
-    ), "math-verify"
+        return None
+    members = [_MEMBER.match(text) for text in texts]
+    if any(member and member[1] not in _BARE.sub("", other) for member, other in zip(members, texts[::-1], strict=True)):
+        texts = tuple(text for text in texts if not _LETTER.search(_BARE.sub("", _MEMBER.sub("", text))))  # of another letter
+    return Asked(math_verify_equal, tuple(_MEMBER.sub("", text) for text in texts)) if len(texts) == 2 else None
