@@ -156,7 +156,7 @@ def math_verify_equal(answer: str, target: str) -> bool | None:
 
     It takes an interval for an inequality in one order only, so both are tried. It takes x + 1 = 5 for 5, so things must be of one kind.
     It rounds, so it is not believed where that may hide a difference (`_ROUNDED`). Two sets differ where sympy finds what is in one of
-    them only; else what it finds different stays open: it may lack an idea.
+    them only; all else that it finds different stays open: it may lack an idea.
     """
     from math_verify import verify
 
@@ -164,10 +164,11 @@ def math_verify_equal(answer: str, target: str) -> bool | None:
     kinds = {_kind(a), _kind(b)}
     if "" in kinds or (len(kinds) > 1 and kinds != {"set", "relation"}):
         return None
+    sure = not _ROUNDED.search(answer) and not _ROUNDED.search(target)
+    if kinds == {"set"} and not a.free_symbols | b.free_symbols and (alike := a.symmetric_difference(b).is_empty) is not None:
+        return None if alike and not sure else alike
     if verify(b, a, raise_on_error=True) or (len(kinds) > 1 and verify(a, b, raise_on_error=True)):
-        return None if _ROUNDED.search(answer) or _ROUNDED.search(target) else True
-    if kinds == {"set"} and not a.free_symbols | b.free_symbols:
-        return False if a.symmetric_difference(b).is_empty is False else None
+        return True if sure else None
     return None
 
 
