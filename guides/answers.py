@@ -5,8 +5,9 @@ r"""Is this answer the target? RIGHT and WRONG are said only where they are know
     check("1/2x", "x/2")                                UNDECIDED: it has two readings
 
 What is read, in this order: equal text; numbers (exactly: nothing is rounded), units, percents and money; choices such as (B), yes and
-no, equal words; lists, tuples, sets and intervals; algebra, by values at drawn points; then sets, inequalities, equations and matrices by
-math-verify, in a process that can be killed. A unit on one side only is taken as understood. Text is never evaluated.
+no, equal words; matrices, intervals, inequalities and equations; lists, tuples and sets; algebra, by values at drawn points; then other
+sets and inequalities by math-verify, in a process that can be killed. A unit on one side only is taken as understood. What an expression
+is worth counts, not its form. Text is never evaluated.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class _Parser:
 
     def number(self, said: str, depth: int) -> Node:
         value = Fraction(said.replace(",", "").rstrip(".")) if len(said) <= 400 else None
-        if value is None:
+        if value is None or ("." in said and self.peek() == ("sign", "(")):  # 0.(3) is a third
             raise Unreadable
         if self.peek() == ("command", "frac") and said.isdigit():  # a mixed number, where it can be one
             self.take()

@@ -75,7 +75,7 @@ def installed() -> bool:
     """Whether math-verify is there; a warning says once what to install where it is not."""
     there = importlib.util.find_spec("math_verify") is not None
     if not there:
-        log.warning("sets, matrices, inequalities and equations stay undecided without math-verify: pip install 'copse[math]'")
+        log.warning("some sets and inequalities stay undecided without math-verify: pip install 'copse[math]'")
     return there
 
 
@@ -154,7 +154,8 @@ def _sympy(node: Node) -> Any:
 def math_verify_equal(answer: str, target: str) -> bool | None:
     """What math-verify says of two tidy texts; None where it does not read both, or is known to err.
 
-    It takes an interval for an inequality in one order only, so both are tried. It takes x + 1 = 5 for 5, so things must be of one kind.
+    It takes an interval for an inequality in one order only, so both are tried. It takes x + 1 = 5 for 5 and x^2 = -1 for x^2 = -2, so
+    it is asked about sets and inequalities only.
     It rounds, so it is not believed where that may hide a difference (`_ROUNDED`). Two sets differ where sympy finds what is in one of
     them only; all else that it finds different stays open: it may lack an idea.
     """
@@ -181,13 +182,13 @@ def _parsed(text: str) -> Any:
 
 
 def _kind(thing: Any) -> str:
-    """ "set", "relation" or "equation"; "" for what is none of them, and for nothing."""
+    """ "set" or "relation" (an inequality, or several); "" for what is neither, and for nothing."""
     from sympy import And, Eq, Or, Set
     from sympy.core.relational import Relational
 
-    if isinstance(thing, Eq):
-        return "" if any(isinstance(side, Set) for side in thing.args) else "equation"
-    return "set" if isinstance(thing, Set) else "relation" if isinstance(thing, (Relational, And, Or)) else ""
+    if isinstance(thing, Set):
+        return "set"
+    return "relation" if isinstance(thing, (Relational, And, Or)) and not thing.has(Eq) else ""
 
 
 def results(futures: Sequence[Future[Any]]) -> list[Any]:

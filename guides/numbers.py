@@ -113,8 +113,9 @@ def _value(match: re.Match[str]) -> Fraction | None:
 def _unit(money: str, text: str) -> tuple | None | Literal[False]:
     """The unit that stands around a number, None where there is none; False where it may be something else than a unit."""
     if not money:
-        attached = len(text.rstrip("0123456789^{}")) == 1 and text[0].isalpha()  # 5m: five times m
-        return False if attached else unit_of(text.strip())
+        unit = unit_of(text.strip())
+        product = text[:1].isalpha() and (len(text.rstrip("0123456789^{}")) == 1 or not unit or unit[0] == "word")  # 5m, 2abc
+        return False if product else unit
     if text.strip() and unit_of(text.strip()) != unit_of(money.lower()):
         return False
     return unit_of(money.lower())
@@ -135,7 +136,10 @@ def unit_of(text: str) -> tuple | None | Literal[False]:
         size = 2 if prefix and prefix[0] == "s" else 3 if prefix else int(power or 1)
         return (known[0], size, known[1] ** size)
     words = [word.removesuffix("s") for word in text.split()]
-    if len(words) > 5 or not re.fullmatch(r"(?:[A-Za-z]{3,20}|of|in|a|an|per|cm|km|mph)(?: (?:[A-Za-z]{2,20}|a))*", text):
+    if len(words) > 5 or not re.fullmatch(r"[A-Za-z]{3,20}(?: (?:[A-Za-z]{2,20}|a))*", text):
+        return False
+    first = text.split()[0]
+    if len(first) == 3 and list(first) == sorted(set(first)):  # abc, xyz: a product of letters
         return False
     if any(_CHANGES.fullmatch(word.lower()) for word in text.split()) or any(_CHANGES.fullmatch(word.lower()) for word in words):
         return False

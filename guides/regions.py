@@ -117,7 +117,7 @@ def same_equation(answer: str, target: str) -> bool | None:
     letter, does not solve the other.
     """
     a, b = (_zero(text) for text in (answer, target))
-    if a is None or b is None or equal.opaque(a) or equal.opaque(b):
+    if a is None or b is None or not letters(a) or not letters(b) or equal.opaque(a) or equal.opaque(b):
         return None
     try:
         factor = exact(a, 0) / exact(b, 0)

@@ -19,13 +19,13 @@ from guides.mathpool import installed, math_verify_equal, prove_equal
 
 _NAMED = re.compile(r"([a-zA-Z](?:_\w|_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+) ?(?:=|\\in(?![a-z])) ?([^=<>]+)", re.ASCII)
 _CHOICE = re.compile(r"(\()?([A-Za-z])(?(1)\))")
-_CHOSEN = re.compile(r"\(([A-Z])\).*|([A-Z])[).:] .+")
+_CHOSEN = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:] )(?!.*\b(?:[A-Z]|or|and|not|n't|nor|wrong|incorrect|false)\b).*")
 _WORDS = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
 _OPPOSITES = (("yes", "no"), ("true", "false"))
 _INFINITY = re.compile(r"[-+]?\\infty")
 _CONJUNCTION = re.compile(r",? (?:or|and) ")
 _COMMAS = re.compile(r"[-\d.,]+", re.ASCII)  # 2,5 is a number to many
-_BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"))
+_BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"), ("{", "}"))
 _FOR_MATH_VERIFY = re.compile(
     r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|"
     r"mathbb\{[RZQNC]\})(?![a-zA-Z])|\\[\\{}]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[-+*/^=<>()\[\]{}|,;.!&_ ]|\d)+",
@@ -33,6 +33,7 @@ _FOR_MATH_VERIFY = re.compile(
 )
 _RELATES = re.compile(r"[=<>]|\\(?:le|ge|ne|in|cup|cap|setminus|pm|emptyset|mathbb)(?![a-zA-Z])")
 _MATRIX = re.compile(r"\\begin\{([pbv]?)matrix\}((?:(?!\\begin|\\end).)*)\\end\{\1matrix\}")
+_COMPARES = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
 _MEMBER = re.compile(r"^([a-zA-Z]) ?\\in(?![a-z]) ?", re.ASCII)
 _BARE = re.compile(r"\\(?:mathbb\{.\}|[a-zA-Z]+)")
 _LETTER = re.compile(r"[a-zA-Z]")
@@ -78,6 +79,8 @@ def _decide(answer: str, target: str, depth: int) -> tuple[Decision, str]:
         return _relation(answer, target)
     if (said := _by_parts(answer, target, depth)) is not NotImplemented:
         return said, "grammar"
+    if any(one is not None and one.unit is not None and one.unit[0] != "angle" for one in (a, b)) and (a or b) is not None:
+        return None, "text"  # a quantity, and what is none: 2cm is not 2mc
     return _by_grammar(answer, target, b)
 
 
@@ -116,7 +119,7 @@ def structure(text: str) -> tuple[str, list[str]] | None:
         if text.startswith(left) and text.endswith(right) and len(text) >= len(left + right):
             inside = parts(text[len(left) : len(text) - len(right)], thousands=False)
             if inside is not None and (len(inside) > 1 or left == "\\{"):
-                return left + right, inside if inside != [""] else []
+                return ("\\{\\}" if left == "{" else left + right), inside if inside != [""] else []
     if text.count("\\pm") == 1 and "," not in text:
         return "\\{\\}", [re.sub(r" ?\\pm ?", sign, text) for sign in "+-"]
     found = parts(_CONJUNCTION.sub(", ", text), thousands=True)
@@ -277,6 +280,8 @@ def for_math_verify(answer: str, target: str) -> Asked | None:
     texts = (answer, target)
     if not all(len(text) <= 400 and _FOR_MATH_VERIFY.fullmatch(text) for text in texts) or not any(map(_RELATES.search, texts)):
         return None
+    if any("=" in text or (_COMPARES.search(text) and not _LETTER.search(_BARE.sub("", text))) for text in texts):
+        return None  # equations, of which it thinks too well, and 1 < 2
     members = [_MEMBER.match(text) for text in texts]
     if any(member and member[1] not in _BARE.sub("", other) for member, other in zip(members, texts[::-1], strict=True)):
         texts = tuple(text for text in texts if not _LETTER.search(_BARE.sub("", _MEMBER.sub("", text))))  # of another letter

@@ -49,12 +49,13 @@ UNITS = [
     ("$18", "18 euros", W), ("$0.50", "50 cents", R), ("50 cents", "0.50", U), ("50 cents", "51", W), ("£5", "5 pounds", U),
     ("-$5", "-5", R), ("$-5", "-5", R), ("$1,200.50", "1200.5", R), ("**18**", "18", R), ("$$18$$", "18", R), (r"\(18\)", "18", R),
     ("18 eggs", "18", R), ("18 eggs", "18 eggs", R), ("18 egg", "18 eggs", R), ("18 eggs", "18 ducks", U), ("17 eggs", "18", W),
-    ("18 eggs per day", "18", R), ("5 m", "5 s", W), ("5m", "5", W), ("5x", "5", W), ("5 squared", "5", U), ("5 million", "5", U),
-    ("2 dozen", "2", U), ("3 tenths", "3", U), ("5 factorial", "5", U), ("$5 million", "5", U), ("$5M", "5", U), ("5k", "5", W),
-    ("5 or 6", "5", U), ("5 not", "5", U), ("5 is wrong", "5", U), ("not 5", "5", U), ("5 pi", "5", W), ("at least 5", "5", U),
-    ("5 or more", "5", U), ("5 isn't it", "5", U), ("five hundred", "500", U), ("5 hundred", "5", U), ("50%", "0.5", R), ("50%", "1/2", R),
-    (r"50\%", "50%", R), ("50 percent", "50%", R), ("50%", "50", R), ("50", "50%", R), ("0.5%", "0.5", U), ("0.5%", "0.005", R),
-    ("1%", "1", U), ("5%", "50%", W), ("25%", "75", W), ("30°", "30", R), (r"30^\circ", "30 degrees", R), (r"30^{\circ}", "31", W),
+    ("18 eggs per day", "18", R), ("5 m", "5 s", W), ("5m", "5", W), ("2mc", "2cm", U), ("2abc", "2", W), ("2 abc", "2", U),
+    ("3cm", "3", R), ("0.(3)", "0", U), ("5x", "5", W), ("5 squared", "5", U), ("5 million", "5", U), ("2 dozen", "2", U),
+    ("3 tenths", "3", U), ("5 factorial", "5", U), ("$5 million", "5", U), ("$5M", "5", U), ("5k", "5", W), ("5 or 6", "5", U),
+    ("5 not", "5", U), ("5 is wrong", "5", U), ("not 5", "5", U), ("5 pi", "5", W), ("at least 5", "5", U), ("5 or more", "5", U),
+    ("5 isn't it", "5", U), ("five hundred", "500", U), ("5 hundred", "5", U), ("50%", "0.5", R), ("50%", "1/2", R), (r"50\%", "50%", R),
+    ("50 percent", "50%", R), ("50%", "50", R), ("50", "50%", R), ("0.5%", "0.5", U), ("0.5%", "0.005", R), ("1%", "1", U),
+    ("5%", "50%", W), ("25%", "75", W), ("30°", "30", R), (r"30^\circ", "30 degrees", R), (r"30^{\circ}", "31", W),
     ("30°", r"\frac{\pi}{6}", R), ("20 °C", "20 °F", W), (r"2\sqrt{3} cm", r"\sqrt{12}", R), (r"2\sqrt{3} cm", r"\sqrt{12} m", U),
     (r"2\sqrt{3}\text{ cm}", r"2\sqrt{3}\text{ min}", W), ("18 apples and 3 pears", "18", U),
 ]  # fmt: skip
@@ -102,8 +103,9 @@ RELATIONS = [  # math-verify's errors among them
     (r"(1,2)\cup(3,4)", r"(3,4)\cup(1,2)", R), (r"(1,2)\cup(3,4)", r"(1,2)\cup(3,5)", W), (r"\mathbb{R}", r"(-\infty,\infty)", R),
     (r"\emptyset", r"\{\}", R), ("y=2x+1", "2x+1=y", R), ("2x-y+1=0", "y = 2x + 1", R), ("y=2x+1", "y=2x+2", W),
     ("x^2+y^2=4", "y^2+x^2=5", U), (r"1\pm\sqrt2", r"1-\sqrt2, 1+\sqrt2", R), ("x<0.3333333333", "x<1/3", W), ("y=2x", "y=2x+1", W),
-    ("y=2x", "2y=4x", R), ("y-2x=0", "y-3x=0", W), ("x^2+y^2=4", "x^2+y^2=4x", U), ("f(x)=x", "fx=x", U),
-    (r"x\ne 0", r"(-\infty,0)\cup(0,\infty)", R), (r"(1,2)\cup(2,3)", "(1,3)", W), (r"(1,2]\cup(2,3)", "(1,3)", R),
+    ("x^2=-1", "x^2=-2", U), ("0=1", "1=2", U), ("1<2", "3<4", U), ("x^2=4", "x=2", U), ("x^2<4", "(-2,2)", R),
+    (r"\{1\}\cup\{2\}", r"\{1,2\}", R), ("y=2x", "2y=4x", R), ("y-2x=0", "y-3x=0", W), ("x^2+y^2=4", "x^2+y^2=4x", U),
+    ("f(x)=x", "fx=x", U), (r"x\ne 0", r"(-\infty,0)\cup(0,\infty)", R), (r"(1,2)\cup(2,3)", "(1,3)", W), (r"(1,2]\cup(2,3)", "(1,3)", R),
     (r"(1,2)\cup(2,\sqrt{9}]", r"(2,3]\cup(1,2)", R), ("2<x<6", "(2,6)", R), ("x<y", "y<x", U), (r"2 < x \le 5", "(2,5]", R),
     ("5 > x > 2", "(2,5)", R), ("x<y", "y>x", R), ("x>3", "x<3", W), (r"x\in(1,2)", "1<y<2", U), (r"\pm 3", "3, -3", R),
     (r"2\pm\sqrt3", r"\{2-\sqrt3, 2+\sqrt3\}", R), (r"\pm 3", "3", U), (r"(1,2)\cup(2,3)", r"(1,2)\cup[2,3)", W),
@@ -111,12 +113,12 @@ RELATIONS = [  # math-verify's errors among them
 ]  # fmt: skip
 
 WORDS = [
-    ("(B)", "B", R), ("B", "(B)", R), ("(b)", "B", R), ("B", "A", W), ("(C)", "(B)", W), ("B) 12 cm", "B", R), ("(B) 12", "(A)", W),
-    ("B.", "B", R), ("5", "B", U), ("11", "B", U), ("yes", "Yes", R), ("Yes.", "yes", R), ("no", "Yes", W), ("True", "false", W),
-    ("yes", "true", U), (r"\text{Yes}", "yes", R), ("Red", "red", R), ("the red car", "Red car", R), ("red", "blue", U),
-    ("Saturn", "the planet Saturn", U), ("not red", "red", U), ("__import__('os').system('false')", "5", U),
-    ("().__class__.__base__", "5", U), ("5; import os", "5", U), ("{{5}}", "5", R), ("eval(5)", "5", U), ("${jndi:x}", "5", U),
-    (r"\input{x}", "5", U), ("5<!-- -->", "5", U), ("5\u200b", "5", U), ("5\u202e", "5", U),
+    ("(B)", "B", R), ("(B)(C)", "B", U), ("(B) or (C)", "B", U), ("{1,2}", r"\{2,1\}", R), ("B", "(B)", R), ("(b)", "B", R), ("B", "A", W),
+    ("(C)", "(B)", W), ("B) 12 cm", "B", R), ("(B) 12", "(A)", W), ("B.", "B", R), ("5", "B", U), ("11", "B", U), ("yes", "Yes", R),
+    ("Yes.", "yes", R), ("no", "Yes", W), ("True", "false", W), ("yes", "true", U), (r"\text{Yes}", "yes", R), ("Red", "red", R),
+    ("the red car", "Red car", R), ("red", "blue", U), ("Saturn", "the planet Saturn", U), ("not red", "red", U),
+    ("__import__('os').system('false')", "5", U), ("().__class__.__base__", "5", U), ("5; import os", "5", U), ("{{5}}", "5", R),
+    ("eval(5)", "5", U), ("${jndi:x}", "5", U), (r"\input{x}", "5", U), ("5<!-- -->", "5", U), ("5\u200b", "5", U), ("5\u202e", "5", U),
 ]  # fmt: skip
 
 SOLUTIONS = [
@@ -379,7 +381,7 @@ def test_without_math_verify_it_is_undecided_and_said_once(monkeypatch: pytest.M
     monkeypatch.setattr(mathpool.importlib.util, "find_spec", lambda name: None)
     mathpool.installed.cache_clear()
     try:
-        assert check_many([("x^2+y=1", "y+x^2=1.0"), ("x^2+y^2=1", "x^2+y^2-1+x=0"), ("1/2", "0.5")]) == [R, U, R]
+        assert check_many([("x^2<4", "(-2,2)"), ("x^2<4", "(-2,3)"), ("1/2", "0.5"), ("x<2", r"(-\infty,2)")]) == [U, U, R, R]
     finally:
         mathpool.installed.cache_clear()
     assert [record.message.count("copse[math]") for record in caplog.records] == [1]
