@@ -39,8 +39,7 @@ def extract(text: str) -> str | None:
 
     Not for sure are a box or a `<think>` that is not closed, an empty mark, and two boxes with different contents.
     """
-    found = _marked(text)
-    return found or None
+    return _marked(text) or None
 
 
 def check(text: str, target: str, *, seconds: float = 5.0) -> Verdict:
@@ -51,7 +50,7 @@ def check(text: str, target: str, *, seconds: float = 5.0) -> Verdict:
     A text that marks no answer is the answer itself if it is short; a long one is UNDECIDED, whatever numbers stand in it. An empty
     one is WRONG. The target may be a solution with a marked answer too. Raises ValueError for an empty target.
     """
-    said, way = _decide(text, target)
+    said, _ = _decide(text, target)
     return _VERDICTS[said] if not isinstance(said, written.Asked) else _ask([said], seconds)[0]
 
 

@@ -79,7 +79,7 @@ def _decide(answer: str, target: str, depth: int) -> tuple[Decision, str]:
         return _relation(answer, target)
     if (said := _by_parts(answer, target, depth)) is not NotImplemented:
         return said, "grammar"
-    if any(one is not None and one.unit is not None and one.unit[0] != "angle" for one in (a, b)) and (a or b) is not None:
+    if any(one is not None and one.unit is not None and one.unit[0] != "angle" for one in (a, b)):
         return None, "text"  # a quantity, and what is none: 2cm is not 2mc
     return _by_grammar(answer, target, b)
 
@@ -106,7 +106,7 @@ def _by_words(answer: str, target: str) -> bool | None:
         return NotImplemented
     mine, other = (re.sub(r"^(?:the|a|an) ", "", text.lower()) for text in (answer, target))
     if mine == other:
-        return True
+        return True if len(mine) > 2 or mine == "no" else None  # AB may not be ab
     return False if any(mine in pair and other in pair for pair in _OPPOSITES) else None
 
 

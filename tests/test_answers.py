@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import cmath
+import contextlib
+import itertools
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -116,9 +122,10 @@ WORDS = [
     ("(B)", "B", R), ("(B)(C)", "B", U), ("(B) or (C)", "B", U), ("{1,2}", r"\{2,1\}", R), ("B", "(B)", R), ("(b)", "B", R), ("B", "A", W),
     ("(C)", "(B)", W), ("B) 12 cm", "B", R), ("(B) 12", "(A)", W), ("B.", "B", R), ("5", "B", U), ("11", "B", U), ("yes", "Yes", R),
     ("Yes.", "yes", R), ("no", "Yes", W), ("True", "false", W), ("yes", "true", U), (r"\text{Yes}", "yes", R), ("Red", "red", R),
-    ("the red car", "Red car", R), ("red", "blue", U), ("Saturn", "the planet Saturn", U), ("not red", "red", U),
-    ("__import__('os').system('false')", "5", U), ("().__class__.__base__", "5", U), ("5; import os", "5", U), ("{{5}}", "5", R),
-    ("eval(5)", "5", U), ("${jndi:x}", "5", U), (r"\input{x}", "5", U), ("5<!-- -->", "5", U), ("5\u200b", "5", U), ("5\u202e", "5", U),
+    ("AB", "ab", U), ("AB", "AB", R), ("NO", "no", R), ("the red car", "Red car", R), ("red", "blue", U),
+    ("Saturn", "the planet Saturn", U), ("not red", "red", U), ("__import__('os').system('false')", "5", U),
+    ("().__class__.__base__", "5", U), ("5; import os", "5", U), ("{{5}}", "5", R), ("eval(5)", "5", U), ("${jndi:x}", "5", U),
+    (r"\input{x}", "5", U), ("5<!-- -->", "5", U), ("5\u200b", "5", U), ("5\u202e", "5", U),
 ]  # fmt: skip
 
 SOLUTIONS = [
@@ -227,6 +234,42 @@ def test_products_against_polynomials(roots: list[int], other: int) -> None:
     factors = "".join(f"(x-{root})".replace("--", "+") for root in roots)
     powers = " + ".join(f"{c}x^{{{len(roots) - i}}}" for i, c in enumerate(coefficients)).replace("+ -", "- ")
     assert check(factors, powers) is R and check(f"{factors} + {other}", powers) is (R if other == 0 else W)
+
+
+def grown(rng: random.Random, depth: int) -> tuple[str, Callable[[complex, complex], complex]]:
+    """A random expression: as LaTeX, and as a function of x and y in Python's complex numbers."""
+    kind = rng.randrange(10 if depth else 5)
+    if kind < 5:
+        leaves = [
+            ("2", lambda x, y: 2),
+            ("3", lambda x, y: 3),
+            ("x", lambda x, y: x),
+            ("y", lambda x, y: y),
+            (r"\pi", lambda x, y: cmath.pi),
+        ]
+        return leaves[kind]
+    (a, f), (b, g) = grown(rng, depth - 1), grown(rng, depth - 1)
+    return [
+        (f"({a}+{b})", lambda x, y: f(x, y) + g(x, y)), (f"({a}-{b})", lambda x, y: f(x, y) - g(x, y)),
+        (f"({a})({b})", lambda x, y: f(x, y) * g(x, y)), (rf"\frac{{{a}}}{{{b}}}", lambda x, y: f(x, y) / g(x, y)),
+        (rf"\sqrt{{{a}}}", lambda x, y: cmath.sqrt(f(x, y))),
+    ][kind - 5]  # fmt: skip
+
+
+def test_random_expressions_against_complex_numbers() -> None:
+    """Every pair of many: RIGHT and WRONG are what floating point shows at points of all signs."""
+    rng = random.Random(7)
+    made = dict([grown(rng, 1) for _ in range(120)] + [grown(rng, 2) for _ in range(50)])
+    verdicts: Counter[Verdict] = Counter()
+    for (a, f), (b, g) in itertools.combinations(made.items(), 2):
+        alike = []
+        for x, y in ((1.37, 0.71), (2.9, 5.3), (-1.3, 2.2), (-0.7, -3.1)):
+            with contextlib.suppress(ZeroDivisionError):
+                alike.append(abs(f(x, y) - g(x, y)) < 1e-9)
+        verdict = check(a, b)
+        verdicts[verdict] += 1
+        assert verdict is U or not alike or (verdict is R) == all(alike), (a, b)
+    assert verdicts[R] > 20 and verdicts[U] < sum(verdicts.values()) / 10
 
 
 @given(st.text(max_size=40), st.sampled_from(["5", r"\frac{1}{2}", "x<3", "(1,2)", "B", "12 cm"]))
