@@ -238,22 +238,15 @@ def test_products_against_polynomials(roots: list[int], other: int) -> None:
 
 def grown(rng: random.Random, depth: int) -> tuple[str, Callable[[complex, complex], complex]]:
     """A random expression: as LaTeX, and as a function of x and y in Python's complex numbers."""
-    kind = rng.randrange(10 if depth else 5)
-    if kind < 5:
-        leaves = [
-            ("2", lambda x, y: 2),
-            ("3", lambda x, y: 3),
-            ("x", lambda x, y: x),
-            ("y", lambda x, y: y),
-            (r"\pi", lambda x, y: cmath.pi),
-        ]
-        return leaves[kind]
+    kind = rng.randrange(8 if depth else 3)
+    if kind < 3:
+        return [("2", lambda x, y: 2), ("x", lambda x, y: x), (r"\pi", lambda x, y: cmath.pi)][kind]
     (a, f), (b, g) = grown(rng, depth - 1), grown(rng, depth - 1)
     return [
         (f"({a}+{b})", lambda x, y: f(x, y) + g(x, y)), (f"({a}-{b})", lambda x, y: f(x, y) - g(x, y)),
         (f"({a})({b})", lambda x, y: f(x, y) * g(x, y)), (rf"\frac{{{a}}}{{{b}}}", lambda x, y: f(x, y) / g(x, y)),
         (rf"\sqrt{{{a}}}", lambda x, y: cmath.sqrt(f(x, y))),
-    ][kind - 5]  # fmt: skip
+    ][kind - 3]  # fmt: skip
 
 
 def test_random_expressions_against_complex_numbers() -> None:
@@ -269,7 +262,7 @@ def test_random_expressions_against_complex_numbers() -> None:
         verdict = check(a, b)
         verdicts[verdict] += 1
         assert verdict is U or not alike or (verdict is R) == all(alike), (a, b)
-    assert verdicts[R] > 20 and verdicts[U] < sum(verdicts.values()) / 10
+    assert verdicts[R] > 10 and verdicts[U] < sum(verdicts.values()) / 10
 
 
 @given(st.text(max_size=40), st.sampled_from(["5", r"\frac{1}{2}", "x<3", "(1,2)", "B", "12 cm"]))
