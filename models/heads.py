@@ -19,6 +19,8 @@ from torch import nn
 
 from models.layouts import HEAD, LAYOUTS, files_of
 
+GRID = 2.0**16
+
 
 class ValueHead(nn.Module):
     """Linear and sigmoid. `weight` float32 [1, hidden], `bias` float32 [1], both 0 at birth (value 1/2 everywhere)."""
@@ -56,13 +58,18 @@ class DeepHead(ValueHead):
 
 
 def values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
-    """float32 [rows], in [0, 1], of [rows, hidden]: the head's values; nan without a head.
+    """float32 [rows], in [0, 1], of [rows, hidden]: the head's values, rounded to 2^-16 as all that enters a tree; nan without a head.
 
-    Computed in float64, so that the number of rows does not show. Whoever puts one into a tree rounds it first (`search.guide.PRECISION`).
+    After the rounding the number of rows does not show.
     """
+    return (np.rint(exact_values(head, hidden) * GRID) / GRID).astype(np.float32)
+
+
+def exact_values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
+    """float64 [rows], in [0, 1], of [rows, hidden]: the values before they are rounded, to make one of several; nan without a head."""
     if head is None or not len(hidden):
-        return np.full(len(hidden), np.nan, np.float32)
-    return torch.sigmoid(head.odds(hidden.double())).float().cpu().numpy()  # type: ignore[no-any-return]
+        return np.full(len(hidden), np.nan)
+    return torch.sigmoid(head.odds(hidden.double())).cpu().numpy()  # type: ignore[no-any-return]
 
 
 def load_head(folder: str | Path, hidden: int) -> ValueHead | None:
