@@ -128,7 +128,10 @@ def save_qwen(folder: Path) -> Path:
 
 
 def save_skywork(folder: Path) -> Path:
-    tokenizer = bytes_tokenizer(bos_token="<bos>")
+    """A full stop and a line's end are one token, as in Qwen's vocabulary: so it matters that lines are made into tokens apart."""
+    tokenizer = tiny.tokenizer(((".", "\u010a"),))
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
     model = tiny.model("qwen2", vocab=264, seed=2, max_position_embeddings=512)
     torch.manual_seed(5)
     tensors = model.state_dict() | {"v_head.summary.weight": torch.randn(1, 32) * 0.15, "v_head.summary.bias": torch.ones(1)}
@@ -427,17 +430,22 @@ def test_a_chain_beyond_the_context_has_no_value(folders, caplog):
 
 def test_the_policys_own_head_aggregates_its_steps(folders):
     last, least = guides.load(folders["copse"]), guides.load(folders["copse"], aggregate="min")
-    problem, rng = search.TextProblem("hm"), np.random.default_rng(0)
-    state, seen = (), []
+    model, head = AutoModelForCausalLM.from_pretrained(folders["copse"]), load_file(folders["copse"] / "value_head.safetensors")
+    problem, rng, engine = search.TextProblem("hm"), np.random.default_rng(0), next(iter(least.backends.values()))
+    state, ends = (), []
     for _ in range(3):
-        proposal = run(last.policy.propose(problem, state, 1, rng), last.backends)[0]
-        state = (*state, proposal.step)
-        seen.append(run(last.value.evaluate(problem, [state], np.full(1, np.nan, np.float32), rng), last.backends)[0])
-        engine = next(iter(least.backends.values()))
-        before = engine.counts.read
-        known = np.full(1, 0.123, np.float32)
-        assert run(least.value.evaluate(problem, [state], known, rng), least.backends)[0] == pytest.approx(min(seen), abs=1e-6)
-        assert engine.counts.read == before, "all ends of steps are stored"
+        state = (*state, run(last.policy.propose(problem, state, 1, rng), last.backends)[0].step)
+        tokens = [*b"Q: hm\n", *(token for step in state for token in step.tokens)]
+        assert tuple(tokens[6:]) == last.policy.tokens(problem, state)[6:]
+        ends.append(len(tokens) - 1)
+        with torch.inference_mode():
+            hidden = model(torch.tensor([last.policy.tokens(problem, state)]), output_hidden_states=True).hidden_states[-1][0, ends]
+        reference = torch.sigmoid(hidden @ head["weight"][0] + head["bias"]).tolist()
+        for guide, known, wanted in ((last, math.nan, reference[-1]), (last, 0.125, 0.125), (least, 0.125, min(reference))):
+            before = engine.counts.read
+            asks = guide.value.evaluate(problem, [state], np.full(1, known, np.float32), rng)
+            assert run(asks, guide.backends)[0] == pytest.approx(wanted, abs=1e-5)
+        assert engine.counts.read == before, "the ends of all steps are stored"
     proposals = run(least.policy.propose(problem, (), 4, rng), least.backends)
     assert all(math.isnan(proposal.value) for proposal in proposals), "a step's own value is not the minimum of the chain"
     assert last.version == last.policy.version != least.version and least.value.version.endswith(" min")
@@ -525,6 +533,9 @@ def test_markers_that_the_tokenizer_lacks_are_named(folders, tmp_path):
     bytes_tokenizer("<|start|>", "<|end|>", "<|eot|>", template=CHAT).save_pretrained(folder)
     with pytest.raises(ValueError, match=r"'<extra_0>' is not one token of this tokenizer \(9 tokens\)"):
         judge(folder, "qwen")
+    unknown = Format("text", "tokens", "{problem} ", step="{step} §", marker="§", good="+", bad="-")
+    with pytest.raises(ValueError, match="'§' is not one token of this tokenizer"):  # but <unk>, as all else that it does not know
+        guides.PRM(folders["math-shepherd"], format=unknown)
 
 
 def test_a_chat_template_that_begins_replies_otherwise_is_refused(folders, tmp_path):
