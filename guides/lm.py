@@ -56,6 +56,10 @@ class LM:
         values: bool = False,
     ):
         self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
+        if loaded.published:
+            raise ValueError(
+                f"{path} is a reward model ({loaded.architecture}), which judges and does not write: give it as value function"
+            )
         settings = loaded.settings
         self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
         self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)

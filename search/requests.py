@@ -146,7 +146,7 @@ class Scored:
 
     log_probs  float32 [tokens]; of each token given those before it; the first is nan, and all are where they were not wanted
     reads      float32 [positions, read]; log-probs of the `read` ids as the next token
-    values     float32 [positions]; the head's value there, in [0, 1]; nan without a head
+    values     float32 [positions]; the head's value there, in [0, 1]; nan without a head. Not rounded, as several may become one
     """
 
     log_probs: np.ndarray

@@ -93,7 +93,7 @@ def solution_of(
         else meter.halted or ("exhausted" if tree.exhausted else meter.stopped)
     )
     steps = tuple(tree.chain(node))
-    trace = Trace.of(tree, problem, _path(method), options, seed, guide.version, usage)
+    trace = Trace.of(tree, problem, _path(method), options, seed, guide.version, usage, guide.value.version)
     return Solution(
         problem=problem,
         answer=chosen.answer if chosen else None,
