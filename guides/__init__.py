@@ -9,6 +9,8 @@ _WHERE = {
     "loading": ("load", "connect", "settings", "served_settings"),
     "lm": ("LM",),
     "prm": ("PRM",),
+    "judge": ("Judge",),
+    "likelihood": ("Likelihood",),
     "rollout": ("Rollout", "Mixture"),
     "board": ("Board", "board_guide", "load_board"),
     "learn": ("prepare", "train_guide"),
@@ -18,7 +20,9 @@ __all__ = list(_MODULE)
 
 if TYPE_CHECKING:
     from guides.board import Board, board_guide, load_board
+    from guides.judge import Judge
     from guides.learn import prepare, train_guide
+    from guides.likelihood import Likelihood
     from guides.lm import LM
     from guides.loading import connect, load, served_settings, settings
     from guides.prm import PRM
