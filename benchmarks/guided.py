@@ -182,16 +182,21 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def loader(guide: str, value: str | None, judge: str | None, critiques: int, slots: int) -> Callable[..., Guide]:
-    """`load(**policy)` for `benchmarks.sweep`: one checkpoint, or a policy with another one's head or verdicts as verifier."""
+    """`load(**policy)` for `benchmarks.sweep`: one checkpoint, or a policy with another one's head or verdicts as verifier.
+
+    Raises ValueError for critiques of nobody.
+    """
     import guides
 
+    if critiques and judge is None:
+        raise ValueError("--critiques are those of a --judge: give one, or leave them out")
+    more = {"slots": slots + 1}  # an engine of its own, even of the same checkpoint: else it would find all read already
+
     def load(**policy: Any) -> Guide:
-        own = guides.load(guide, slots=slots, **policy)
         if value is None and judge is None:
-            return own
-        more = {"slots": slots + 1}  # an engine of its own, even of the same checkpoint: else it would find all read already
+            return guides.load(guide, slots=slots, **policy)
         verifier = guides.PRM(value, **more) if value is not None else guides.Judge(judge, critiques, **more)
-        return replace(own, policy=guides.LM(guide, slots=slots, **policy), value=verifier)
+        return Guide(guides.LM(guide, slots=slots, **policy), verifier)
 
     return load
 

@@ -12,6 +12,7 @@ import pytest
 import tiny
 from fakes import Characters, scripted_guide
 from test_benchmarks import QUESTIONS, SELF, ask, guesser, load
+from test_judge import chat_tokenizer
 
 import guides
 import search
@@ -210,3 +211,12 @@ def test_a_verifier_has_an_engine_of_its_own_even_of_the_same_checkpoint(tmp_pat
     problem = next(iter(QUESTIONS.problems.values()))
     sampled = [search.solve(problem, guide, "beam", "tokens=60", seed=2) for guide in (alone, both)]
     assert sampled[1].usage.prefilled > sampled[0].usage.prefilled
+
+
+def test_a_generative_judge_can_be_the_verifier(tmp_path):
+    tokenizer = chat_tokenizer()
+    save_model(tmp_path / "m", tiny.model(vocab=len(tokenizer), max_position_embeddings=1024), tokenizer, None, {"format": 1})
+    guide = guided.loader(str(tmp_path / "m"), None, str(tmp_path / "m"), 2, 4)()
+    assert guide.value.version.startswith("judge2-") and guide.value.tokens > 0 and len(guide.backends) == 2
+    with pytest.raises(ValueError, match="--critiques are those of a --judge"):
+        guided.loader("builtin", None, None, 2, 4)
