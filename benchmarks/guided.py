@@ -7,7 +7,7 @@ Without --value the policy's own head judges, whose values come with the pass th
 its own and reads every chain and prefix that it judges. Tokens are those generated and those read (`generated` and `prefilled` of
 `benchmarks.rows`), by policy and verifier; each search starts with empty caches, and what its own cache has is not read again. Searches
 whose text has a place for N ({n}, its {root}, a {quarter} of it) run to their end, once for each size; the others have, for each size,
-as many tokens to generate as N chains took.
+as many tokens to generate as N chains took, and where their verifier then read more, so many fewer that the sums come near each other.
 
 Methods are compared at the tokens that best-of-N took on the mean. What a method reaches there lies on the line between two of its own
 sizes: whoever tosses a coin between the two searches spends and solves just that on the mean. Intervals are paired, over problems. Problems
@@ -88,29 +88,29 @@ def measure(
 
     if not swept(ended, ENOUGH):
         return None
-    if anytime:
-        chains = next(iter(bases(task).values()))
-        took = [_mean(_rows(rows.read(out), task, written(chains, n), ENOUGH), "generated") for n in sizes]
-        amounts = [*(took[0] * n / sizes[0] for n in half), *took]
-        budgets = [Limit("tokens", max(1, round(amount))) for amount in amounts]
-        if not all(swept(anytime, budget) for budget in budgets):
-            return None
-        ladders |= {text: [(text, budget) for budget in budgets] for text in anytime}
+    bests = [_rung(rows.read(out), task, *step) for step in next(iter(ladders.values()))] if anytime else []
+    for text in anytime:
+        ladder = []
+        for share, best in [*((n / sizes[0], bests[0]) for n in half), *((1.0, best) for best in bests)]:
+            first = Limit("tokens", max(1, round(share * _mean(best.found, "generated"))))
+            if not swept([text], first):
+                return None
+            excess = max(1.0, _rung(rows.read(out), task, text, first).tokens / (share * best.tokens))
+            nearer = Limit("tokens", max(1, round(first.amount / excess)))
+            if not swept([text], nearer):
+                return None
+            ladder += [(text, first), (text, nearer)]
+        ladders[text] = ladder
     found = rows.read(out)
-    return {text: _ladder([_rows(found, task, *rung) for rung in dict.fromkeys(own)]) for text, own in ladders.items()}
+    made = {text: [_rung(found, task, *step) for step in dict.fromkeys(own)] for text, own in ladders.items()}
+    return {text: sorted(own, key=lambda rung: rung.tokens) for text, own in made.items()}
 
 
-def _rows(found: Iterable[rows.Row], task: Task, method: str, budget: Limit) -> list[rows.Row]:
+def _rung(found: Iterable[rows.Row], task: Task, method: str, budget: Limit) -> Rung:
     wanted = task.name, method, str(budget)
-    return [row for row in found if (row["task"], row["method"], row["budget"]) == wanted and row["problem"] in task.problems]
-
-
-def _ladder(rungs: Iterable[list[rows.Row]]) -> list[Rung]:
-    made = []
-    for own in rungs:
-        right = report.table(own, lambda one: float(one[0]["correct"]))
-        made.append(Rung(_mean(own, "generated") + _mean(own, "prefilled"), dict(sorted(right.items())), own))
-    return sorted(made, key=lambda rung: rung.tokens)
+    own = [row for row in found if (row["task"], row["method"], row["budget"]) == wanted and row["problem"] in task.problems]
+    right = report.table(own, lambda one: float(one[0]["correct"]))
+    return Rung(_mean(own, "generated") + _mean(own, "prefilled"), dict(sorted(right.items())), own)
 
 
 def _mean(found: Sequence[rows.Row], column: str) -> float:
