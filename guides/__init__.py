@@ -10,6 +10,8 @@ _WHERE = {
     "lm": ("LM",),
     "formats": ("Format", "check_judge"),
     "prm": ("PRM", "ORM"),
+    "judge": ("Judge",),
+    "likelihood": ("Likelihood",),
     "rollout": ("Rollout", "Mixture"),
     "board": ("Board", "board_guide", "load_board"),
     "learn": ("prepare", "train_guide"),
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from guides.answers import Verdict, check, check_many, classes
     from guides.board import Board, board_guide, load_board
     from guides.formats import Format, check_judge
+    from guides.judge import Judge
     from guides.learn import prepare, train_guide
+    from guides.likelihood import Likelihood
     from guides.lm import LM
     from guides.loading import connect, load, served_settings, settings
     from guides.prm import ORM, PRM

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from guides.likelihood import mean_probability
 from guides.loading import Loaded, loaded_of
 from guides.prompts import prompt_tokens
 from search.asks import Asks, ask, parallel
@@ -154,10 +155,7 @@ class LM:
     def _value(self, result: Generated) -> float:
         if not self._values:
             return math.nan
-        value = result.value
-        told = result.log_probs[np.isfinite(result.log_probs)]
-        if not self._loaded.has_head and len(told):
-            value = math.exp(float(told.mean()))
+        value = result.value if self._loaded.has_head else mean_probability(result.log_probs)
         return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
 
 
