@@ -92,8 +92,13 @@ class Words:
 
     def split(self) -> str:
         """ "train" (90 %), "validation" (5 %) or "test" (5 %), by a hash of the canonical form."""
-        bucket = int.from_bytes(blake2b(self.canonical().encode(), digest_size=8).digest()) % 20
-        return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
+        return split_of(self.canonical())
+
+
+def split_of(canonical: str) -> str:
+    """The split of the problem with this canonical form."""
+    bucket = int.from_bytes(blake2b(canonical.encode(), digest_size=8).digest()) % 20
+    return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
 
 
 def plain_number(text: str) -> str:
@@ -159,13 +164,14 @@ def generate(
         )
     rng, seen = random.Random(seed), set[str]()
     while len(seen) < count:
-        problem = draw(rng, operations, distractors, limit, shuffle)
-        if problem is not None and problem.canonical() not in seen and split in (None, problem.split()):
-            seen.add(problem.canonical())
-            yield problem
+        story = draw(rng, operations, distractors, limit)
+        form = "" if story is None else story.canonical()
+        if story is not None and form not in seen and split in (None, split_of(form)):
+            seen.add(form)
+            yield Words(tell(story, rng, shuffle))
 
 
-def draw(rng: random.Random, operations: int, distractors: int, limit: int = LIMIT, shuffle: bool = True) -> Words | None:
+def draw(rng: random.Random, operations: int, distractors: int, limit: int = LIMIT) -> Story | None:
     """A random story, or None: draw again. One in which some count needs exactly `operations` definitions, its own included."""
     leaves = max(2, operations // 2 + 1)
     names = rng.sample(NAMES, leaves + operations + distractors)
@@ -184,7 +190,7 @@ def draw(rng: random.Random, operations: int, distractors: int, limit: int = LIM
     queries = [name for name in names if len(needs[name]) == operations]
     if not queries:
         return None
-    return Words(tell(Story(given, defined, rng.choice(queries)), rng, shuffle))
+    return Story(given, defined, rng.choice(queries))
 
 
 def _define(rng: random.Random, names: list[str]) -> Definition:

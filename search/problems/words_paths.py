@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
-from search.problems.words import AMOUNTS, LIMIT, PAIRS, Words, draw
-from search.problems.words_story import NAMES, PHRASES, Definition, Line, Story
+from search.problems.words import AMOUNTS, LIMIT, PAIRS, draw, split_of
+from search.problems.words_story import NAMES, PHRASES, Definition, Line, Story, tell
 
 OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}  #: definitions to compute: how often
 EARLY = 0.3  #: until this share of the training only up to `EASY` operations are drawn
@@ -30,7 +30,7 @@ def examples(
     """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
 
     progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some size must be up to `EASY`
-    operations  definitions to compute: how often they are tried; the numbers, or their texts as JSON has them
+    operations  definitions to compute: how often; the numbers, or their texts as JSON has them
 
     Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
     earlier segment; -1 for the prompt). The texts have no end token: a chain ends with its answer.
@@ -40,17 +40,17 @@ def examples(
     rng, made = random.Random(f"words {seed} {shard}"), 0
     sizes = {int(k): p for k, p in operations.items() if progress >= EARLY or int(k) <= EASY}
     while made < count:
-        size = rng.choices(list(sizes), list(sizes.values()))[0]
-        problem = draw(rng, size, rng.randint(0, DISTRACTORS))
-        if problem is not None and problem.split() == "train":
-            yield _tree(problem, rng)
+        size, distractors = rng.choices(list(sizes), list(sizes.values()))[0], rng.randint(0, DISTRACTORS)
+        story = None
+        while story is None:
+            story = draw(rng, size, distractors)
+        if split_of(story.canonical()) == "train":
+            yield _tree(story, rng)
             made += 1
 
 
-def solution(problem: Words) -> list[str]:
-    """The lines that solve a story: the notes, the counts, of each moment's computable ones the last noted, and the answer."""
-    story = problem.story
-    assert story is not None, "only stories have a solution here"
+def solution(story: Story) -> list[str]:
+    """The lines that solve it: the notes, the counts, of each moment's computable ones the last noted, and the answer."""
     plan, known = story.needed(), dict(story.given)
     notes = [str(Line(name, story.defined[name])) for name in plan]
     return [*notes, *(_count(story.defined[name], name, known) for name in _order(story, plan)), f"#### {known[story.query]}"]
@@ -77,14 +77,12 @@ def _count(definition: Definition, name: str, known: dict[str, int], result: int
     return str(Line(name, definition, tuple((who, known[who]) for who in (*operands, name))))
 
 
-def _tree(problem: Words, rng: random.Random) -> list[Segment]:
-    """The solution, and `BRANCHES` branches that leave it by a wrong line."""
-    story = problem.story
-    assert story is not None
+def _tree(story: Story, rng: random.Random) -> list[Segment]:
+    """The story told, its solution, and `BRANCHES` branches that leave that by a wrong line."""
     plan = story.needed()
     order = _order(story, plan)
-    segments: list[Segment] = [(problem.statement + "\n", 0.0, 1.0, -1)]
-    segments += [(text + "\n", 1.0, 1.0, i) for i, text in enumerate(solution(problem))]
+    segments: list[Segment] = [(tell(story, rng) + "\n", 0.0, 1.0, -1)]
+    segments += [(text + "\n", 1.0, 1.0, i) for i, text in enumerate(solution(story))]
     for _ in range(BRANCHES):
         at = rng.randrange(2 * len(plan) + 1)
         computed = max(0, at - len(plan))
