@@ -95,11 +95,13 @@ def chains_validation() -> tuple[Chains, ...]:
     return tuple(chains.generate(202, 200, OPERATIONS, 2, split="validation"))
 
 
+@cache
 def words_test() -> tuple[Words, ...]:
     """300 word problems of the test split, a third of each of `STORIES`."""
     return tuple(problem for size in STORIES for problem in words.generate(300 + size, 100, size, 2, split="test"))
 
 
+@cache
 def words_validation() -> tuple[Words, ...]:
     """210 word problems of the validation split, a third of each of `STORIES`, for choosing options."""
     return tuple(problem for size in STORIES for problem in words.generate(310 + size, 70, size, 2, split="validation"))

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Any
 
 from search.problem import IllegalStep, TextStep
@@ -24,6 +25,7 @@ TRIES = 20  #: definitions tried for one count
 KINDS = {"more": 0.2, "fewer": 0.2, "times": 0.15, "half": 0.1, "sum": 0.2, "difference": 0.15}  #: of definitions: how often
 PAIRS = ("sum", "difference")  #: kinds with two operands
 AMOUNTS = {"more": range(2, 21), "fewer": range(2, 21), "times": range(2, 6)}  #: kinds with an amount: what it may be
+_CUMULATED = tuple(accumulate(KINDS.values()))
 _NUMBER = r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
 _ANSWER = re.compile(rf"####[ ]*\$?({_NUMBER})")
 
@@ -195,7 +197,7 @@ def draw(rng: random.Random, operations: int, distractors: int, limit: int = LIM
 
 def _define(rng: random.Random, names: list[str]) -> Definition:
     """A definition from one or two of `names`, one of them among the last `WINDOW`."""
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    kind = rng.choices(tuple(KINDS), cum_weights=_CUMULATED)[0]
     operands = [rng.choice(names[-WINDOW:])]
     if kind in PAIRS:
         operands.append(rng.choice([name for name in names if name not in operands]))
