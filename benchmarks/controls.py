@@ -66,9 +66,9 @@ def fresh_paths(tokenizer: Any, tokens: int, stage: str | None = None, seed: int
             examples += (more := list(encode(tokenizer, made)))
             count += sum(len(segment.tokens) for example in more for segment in example)
         shard += 1
-    kept = np.cumsum([sum(len(segment.tokens) for segment in example) for example in examples]) - tokens
+    lengths = np.array([sum(len(segment.tokens) for segment in example) for example in examples])
     order = np.random.default_rng(seed).permutation(len(examples))  # what is left out is of all kinds alike
-    return [examples[i] for i in order[: len(examples) - int((kept > 0).sum())]]
+    return [examples[i] for i in order[np.cumsum(lengths[order]) <= tokens]]
 
 
 def train_on_paths(start: Path, tokens: int, options: dict[str, Any], out: Path) -> Path:

@@ -4,8 +4,8 @@
     python -m benchmarks.tasks gate --count 400 > gate.jsonl
 
 The first is of the split "train", two Countdown puzzles to a chain, because a puzzle costs a tenth of the tokens; the second of
-"validation", as many of both. No problem in them is one of a task, no puzzle has the target 24, 36 or 50. The task "chains" is of the
-split "test".
+"validation", as many of both; `--stories` adds word problems, so many to a chain. No problem in them is one of a task, no puzzle has the
+target 24, 36 or 50. The tasks "chains" and "words" are of the split "test".
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from search.problem import Problem
-from search.problems import chains
+from search.problems import chains, words
 from search.problems.chains import Chains
 from search.problems.countdown import Countdown, generate
+from search.problems.words import Words
 
 
 @cache
@@ -80,6 +81,7 @@ def countdown_hard() -> tuple[Countdown, ...]:
 
 OPERATIONS = 7  #: of the chains that methods are compared on: more than half of one model's single samples go wrong there
 SIZES = (5, 6, 7)  #: operations of the chains that are trained on; the generator's own paths have up to 6
+STORIES = (3, 4, 5)  #: operations of the word problems of tasks and files
 UNSEEN = frozenset({24, 36, 50})  #: targets that no problem of a file for training has
 
 
@@ -93,23 +95,41 @@ def chains_validation() -> tuple[Chains, ...]:
     return tuple(chains.generate(202, 200, OPERATIONS, 2, split="validation"))
 
 
+@cache
+def words_test() -> tuple[Words, ...]:
+    """300 word problems of the test split, a third of each of `STORIES`."""
+    return tuple(problem for size in STORIES for problem in words.generate(300 + size, 100, size, 2, split="test"))
+
+
+@cache
+def words_validation() -> tuple[Words, ...]:
+    """210 word problems of the validation split, a third of each of `STORIES`, for choosing options."""
+    return tuple(problem for size in STORIES for problem in words.generate(310 + size, 70, size, 2, split="validation"))
+
+
 TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
     "game24": game24,
     "countdown-validation": countdown_validation,
     "countdown-hard": countdown_hard,
     "chains": chains_test,
     "chains-validation": chains_validation,
+    "words": words_test,
+    "words-validation": words_validation,
 }
 
 
 def target_of(problem: Problem) -> str | None:
-    """The right answer; None where the problem verifies itself."""
+    """The right answer; None where the problem verifies itself, or nobody has told."""
+    if isinstance(problem, Words):
+        return words.target(problem)
     return str(problem.values[problem.query]) if isinstance(problem, Chains) else None
 
 
 def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
     """Whether every step of a chain of thought is right; None where nobody knows."""
-    return not any(chains.mistakes(problem, tuple(steps))) if isinstance(problem, Chains) else None
+    module = chains if isinstance(problem, Chains) else words if isinstance(problem, Words) else None
+    wrong = module.mistakes(problem, tuple(steps)) if module else None
+    return None if wrong is None else not any(wrong)
 
 
 def state_right(problem: Problem, state: Sequence[Any]) -> float | None:
@@ -117,10 +137,9 @@ def state_right(problem: Problem, state: Sequence[Any]) -> float | None:
 
     As a checker: copse train iterate --checker benchmarks.tasks:state_right ...
     """
-    if isinstance(problem, Chains):
-        return float(not any(chains.mistakes(problem, tuple(state))))
     if not isinstance(problem, Countdown):
-        return None
+        right = steps_right(problem, state)
+        return None if right is None else float(right)
     left = problem.left(tuple(state))
     if any(number < 0 or number.denominator > 1 for number in left):
         return None
@@ -133,15 +152,19 @@ def identity(problem: Problem) -> str:
     return canonical() if canonical else problem.prompt(problem.initial())
 
 
-def training(seed: int, split: str = "train", puzzles_each: int = 2) -> Iterator[Problem]:
-    """`puzzles_each` Countdown puzzles of four numbers up to 13, then a chain of one of the `SIZES`, and again, without end, none twice."""
+def training(seed: int, split: str = "train", puzzles_each: int = 2, stories_each: int = 0) -> Iterator[Problem]:
+    """`puzzles_each` Countdown puzzles of four numbers up to 13, a chain of one of the `SIZES`, `stories_each` word problems of one of
+    `STORIES`, and again, without end, none twice.
+    """
     targets = set(range(1, 101)) - UNSEEN
     puzzles = generate(seed, sys.maxsize, targets=targets, split=split)
     sizes = [chains.generate(seed + size, sys.maxsize, size, 2, split=split) for size in SIZES]
+    stories = [words.generate(seed + size, sys.maxsize, size, 2, split=split) for size in STORIES]
     while True:
-        for size in sizes:
+        for size, story in zip(sizes, stories, strict=True):
             yield from islice(puzzles, puzzles_each)
             yield next(size)
+            yield from islice(story, stories_each)
 
 
 def main() -> None:
@@ -149,8 +172,10 @@ def main() -> None:
     parser.add_argument("file", choices=["training", "gate"])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stories", type=int, default=0, metavar="N", help="word problems to a chain")
     args = parser.parse_args()
-    problems = training(args.seed) if args.file == "training" else training(args.seed, "validation", puzzles_each=1)
+    split, puzzles = ("train", 2) if args.file == "training" else ("validation", 1)
+    problems = training(args.seed, split, puzzles, args.stories)
     measured = {identity(problem) for task in TASKS.values() for problem in task()}
     problems = (problem for problem in problems if identity(problem) not in measured)
     for number, problem in enumerate(islice(problems, args.count)):

@@ -75,10 +75,12 @@ def train_builtin(
     out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the checkpoint. A run that was killed goes on.")],
     size: Annotated[str, typer.Option(help="small (one night on two CPU cores at the most) or full (minutes on a GPU).")] = "small",
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data. Default: the recipe's.")] = None,
+    stage: Annotated[str | None, typer.Option(help="The first stage of the recipe that is run. Default: all are.")] = None,
+    base: Annotated[str | None, typer.Option(metavar="DIR", help="The model that it begins with. Default: new weights.")] = None,
 ) -> None:
-    """Train the built-in model from scratch, by its recipe."""
+    """Train the built-in model by its recipe, from scratch or from a stage on."""
     tell()
-    _done(import_ours("guides.builtin").train_builtin(size=size, out=out, seed=seed))
+    _done(import_ours("guides.builtin").train_builtin(size=size, out=out, seed=seed, stage=stage, base=base))
 
 
 @train.command("guide")

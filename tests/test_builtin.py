@@ -22,9 +22,10 @@ from guides.examples import ExampleFile, Shards, collate, write_examples  # noqa
 from guides.train import Options  # noqa: E402
 from models.heads import ValueHead, load_head  # noqa: E402
 from search.problem import TextStep  # noqa: E402
-from search.problems import chains_paths, countdown_paths, parse  # noqa: E402
+from search.problems import chains_paths, countdown_paths, parse, words_paths  # noqa: E402
 from search.problems.chains import Chains  # noqa: E402
 from search.problems.countdown import Countdown  # noqa: E402
+from search.problems.words import Words  # noqa: E402
 
 SHIPPED = builtin.RECIPE.parent
 ASCII = st.text(st.sampled_from([chr(code) for code in range(32, 127)] + ["\n"]), max_size=60)
@@ -42,7 +43,11 @@ def one_thread() -> Any:
 
 
 def tokenizer() -> Any:
-    return builtin.build_tokenizer(**builtin.read_recipe()["tokenizer"])
+    recipe = builtin.read_recipe()
+    return builtin.build_tokenizer(**recipe["tokenizer"], more=recipe["stages"][-1]["words"])
+
+
+GROWN, MORE = tokenizer(), builtin.read_recipe()["stages"][-1]["words"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -54,10 +59,66 @@ def test_any_ascii_text_survives(text: str, numbers: int) -> None:
     assert tok.decode(ids, skip_special_tokens=True) == text, "no ASCII text holds a special token"
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(MORE), st.sampled_from([*"a'Z0 .;\n", "and", "17", "1234"]), ASCII), max_size=12).map("".join))
+def test_any_text_survives_more_words(text: str) -> None:
+    ids = GROWN.encode(text, add_special_tokens=False)
+    assert GROWN.decode(ids, skip_special_tokens=False) == text == GROWN.decode(ids, skip_special_tokens=True)
+    assert "".join(GROWN.tokenize(text)) == text
+
+
+def test_more_words_come_last_and_the_longest_counts() -> None:
+    few = builtin.build_tokenizer(**builtin.read_recipe()["tokenizer"])
+    before, after = few.get_vocab(), GROWN.get_vocab()
+    assert before.items() <= after.items() and {after[word] for word in MORE} == set(range(len(before), len(before) + len(MORE)))
+    assert GROWN.tokenize("Now Ann's bag, Anna has 12, Max has 7.") == [
+        *("Now", " Ann's", " bag", ",", " ", "A", "n", "n", "a", " has ", "12", ",", " Max", " has ", "7", "."),
+    ]
+    assert GROWN.tokenize("How is 5Now") == ["H", "o", "w", " is", " ", "5", "N", "o", "w"]
+    for twice in ("make", "a", "17", " Ann"):
+        with pytest.raises(ValueError, match="twice"):
+            builtin.build_tokenizer(["make"], 99, [" Ann", twice])
+
+
+@pytest.mark.parametrize("module", [countdown_paths, chains_paths])
+def test_what_was_learnt_before_is_read_as_before(module: Any) -> None:
+    few = builtin.build_tokenizer(**builtin.read_recipe()["tokenizer"])
+    texts = {text for example in module.examples(5, 0, 60, 0.9) for text, *_ in example if text}
+    assert len(texts) > 500 and all(few.encode(text) == GROWN.encode(text) for text in texts)
+
+
+def test_stories_are_words_and_numbers() -> None:
+    """None of their words falls into letters, and every line is short enough for the guide's settings."""
+    lengths = []
+    for example in words_paths.examples(5, 0, 300, 0.9, dict.fromkeys(range(1, 9), 1)):
+        for i, (text, *_) in enumerate(example):
+            tokens = GROWN.tokenize(text)
+            assert not any(len(token) == 1 and token.isalpha() for token in tokens), text
+            lengths.append((i == 0, len(tokens)))
+    assert max(n for statement, n in lengths if statement) <= 192
+    assert max(n for statement, n in lengths if not statement) <= builtin.read_recipe()["guide"]["step_tokens"]
+
+
+def test_a_model_grows_and_keeps_what_it_knows() -> None:
+    few = builtin.build_tokenizer(["make"], 9)
+    model, _ = builtin.build_model({"hidden": 32, "layers": 1, "heads": 2, "inner": 64, "context": 64}, few, 0)
+    ids = torch.tensor([few.encode("8-7=1\nmake 3")])
+    with torch.no_grad():
+        before, table = model(input_ids=ids).logits, model.get_input_embeddings().weight.clone()
+        builtin.grow(model, len(few) + 20, seed=3)
+        after, grown = model(input_ids=ids).logits, model.get_input_embeddings().weight
+    assert model.config.vocab_size == len(grown) == -(-(len(few) + 20) // 8) * 8 and model.lm_head.weight is grown
+    torch.testing.assert_close(after[..., : len(table)], before)
+    assert torch.equal(grown[: len(table)], table)
+    assert abs(float((grown[len(table) :].std() / table.std()).detach()) - 1) < 0.2
+    builtin.grow(model, len(few), seed=4)
+    assert model.get_input_embeddings().weight is grown, "nothing is there to add"
+
+
 def test_no_token_is_longer_than_a_number_word_or_symbol() -> None:
     tok = tokenizer()
     for token in tok.get_vocab():
-        assert len(token) == 1 or token.isalpha() or token.isdigit()
+        assert len(token) == 1 or token.strip().removesuffix("'s").isalpha() or token.isdigit() or token == "#### "
     sentence = ["Use", " ", "4", ",", " ", "17", " ", "and", " ", "100", " ", "to", " ", "make", " ", "24", ".", "\n"]
     assert tok.tokenize("".join(sentence)) == sentence
     with pytest.raises(ValueError, match="9, 99 or 999"):
@@ -123,36 +184,44 @@ def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(builtin, "SHARD", 400)
     recipe, tok = builtin.read_recipe(), tokenizer()
     sizes: dict[tuple[str, bool], list[int]] = {}
+    told: dict[tuple[str, bool], list[int]] = {}
     for stage in recipe["stages"]:
         shards = builtin._shards(tmp_path, recipe, stage)
         for shard in (0, shards.count - 1):
             rows = ExampleFile(shards.ensure(shard))
             texts = [tok.decode(rows[i]["tokens"]) for i in range(len(rows))]
-            assert all(text.count("make") + text.count("mod") == 1 for text in texts), "one prompt an example"
+            assert all(text.count("make") + text.count("mod") + text.count("How many") == 1 for text in texts), "one prompt an example"
             problems = [parse(text[: text.index("\n") + 1]) for text in texts]
-            puzzles, chains = ([p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains))
-            assert [len(puzzles), len(chains)] == {"countdown": [400, 0], "both": [160, 240]}[stage["name"]]
+            puzzles, chains, words = ([p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains, Words))
+            shares = {"countdown": [400, 0, 0], "both": [160, 240, 0], "words": [100, 100, 200]}
+            assert [len(puzzles), len(chains), len(words)] == shares[stage["name"]]
             assert all(p.split() == "train" for p in problems)
             assert not {p.target for p in puzzles} & set(countdown_paths.HELD_OUT)
             assert not {p.values[p.query] for p in chains} & set(countdown_paths.HELD_OUT)
             sizes[stage["name"], shard > 0] = [len(p.needed()) for p in chains]
+            told["words", shard > 0] = [len(p.story.needed()) for p in words if p.story]
     assert set(sizes["both", False]) == {1, 2, 3} and set(sizes["both", True]) == {1, 2, 3, 4, 5, 6}
+    assert set(sizes["words", False]) == set(sizes["words", True]) == {2, 3, 4, 5, 6, 7}
+    assert set(told["words", False]) == {1, 2, 3} and set(told["words", True]) == {1, 2, 3, 4, 5, 6}
 
 
 def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fifth file of every stage: module, seed, shard, count and the rest, written out by hand."""
     asked: list[Any] = []
-    for module in (countdown_paths, chains_paths):
+    for module in (countdown_paths, chains_paths, words_paths):
         told = functools.partial(lambda *a, **k: asked.append((*a, k)) or iter(()), module)
         monkeypatch.setattr(module, "examples", told)
     recipe = builtin.read_recipe()
     shards = [builtin._shards(tmp_path, recipe, stage) for stage in recipe["stages"]]
-    assert [list(one.make(4)) for one in shards] == [[]] * 2
-    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192)]
+    assert [list(one.make(4)) for one in shards] == [[]] * 3
+    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (15, 8192)]
     assert asked == [
         (countdown_paths, 1, 4, 8192, {"progress": 4 / 30}),
         (countdown_paths, 2, 4, 3277, {"progress": 0.8}),
         (chains_paths, 2, 4, 4915, {"progress": 4 / 17}),
+        (countdown_paths, 3, 4, 2048, {"progress": 0.8}),
+        (chains_paths, 3, 4, 2048, {"progress": 0.8, "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63}}),
+        (words_paths, 3, 4, 4096, {"progress": 4 / 15}),
     ]
 
 
@@ -265,3 +334,15 @@ def test_shipped_model_solves_short_chains() -> None:
     problems = list(generate(55, 8, 3, 1, split="test"))
     solutions = search.solve_many(problems, guide, "sample", "tokens=200", progress=False, chains=1)
     assert sum(s.answer == str(p.values[p.query]) for p, s in zip(problems, solutions, strict=True)) >= 6
+
+
+@needs_weights
+def test_shipped_model_solves_short_stories() -> None:
+    """Greedily, without a search: word problems of two and three operations that it never saw."""
+    import search
+    from search.problems.words import generate, target
+
+    guide = guides.load(SHIPPED, temperature=0.0)
+    problems = [problem for size in (2, 3) for problem in generate(55, 6, size, 1, split="test")]
+    solutions = search.solve_many(problems, guide, "sample", "tokens=300", progress=False, chains=1)
+    assert sum(s.answer == target(p) for p, s in zip(problems, solutions, strict=True)) >= 8

@@ -243,7 +243,12 @@ def test_train_builtin_hands_its_flags_over(capsys, monkeypatch, tmp_path):
     fake = types.SimpleNamespace(train_builtin=lambda **arguments: calls.append(arguments) or arguments["out"])
     monkeypatch.setattr("search.cli_train.import_ours", lambda name: {"guides.builtin": fake}[name])
     code, out, _ = run(capsys, "train", "builtin", "--size", "full", "--out", tmp_path / "m", "--seed", 4)
-    assert code == 0 and calls == [{"size": "full", "out": tmp_path / "m", "seed": 4}] and str(tmp_path / "m") in out
+    assert code == 0 and str(tmp_path / "m") in out
+    assert run(capsys, "train", "builtin", "--out", tmp_path / "n", "--stage", "words", "--base", "builtin")[0] == 0
+    assert calls == [
+        {"size": "full", "out": tmp_path / "m", "seed": 4, "stage": None, "base": None},
+        {"size": "small", "out": tmp_path / "n", "seed": None, "stage": "words", "base": "builtin"},
+    ]
 
 
 def test_train_guide_hands_its_flags_over(capsys, monkeypatch, tmp_path):

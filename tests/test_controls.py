@@ -40,8 +40,8 @@ def test_what_accepted_rounds_read_is_counted(tmp_path):
         controls.accepted(tmp_path / "nothing")
 
 
-def test_fresh_paths_are_as_long_as_asked_and_of_both_kinds():
-    tokenizer = build_tokenizer(**read_recipe()["tokenizer"])
+def test_fresh_paths_are_as_long_as_asked_and_of_all_kinds():
+    tokenizer = build_tokenizer(**read_recipe()["tokenizer"], more=read_recipe()["stages"][-1]["words"])
     found = controls.fresh_paths(tokenizer, 150_000)
     count = sum(len(segment.tokens) for example in found for segment in example)
     assert 145_000 < count < 155_000

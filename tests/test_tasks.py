@@ -15,6 +15,7 @@ from search.problem import TextStep
 from search.problems.chains import Chains
 from search.problems.chains_paths import solution
 from search.problems.countdown import Countdown
+from search.problems.words import Words
 
 
 def test_the_tasks_of_chains_are_of_their_split_and_have_answers() -> None:
@@ -59,12 +60,15 @@ def test_the_checker_knows_dead_ends_and_mistakes() -> None:
 def test_a_file_can_be_read_as_jobs_with_targets(tmp_path: Path) -> None:
     file = tmp_path / "gate.jsonl"
     with file.open("w") as out:
-        subprocess.run([sys.executable, "-m", "benchmarks.tasks", "gate", "--count", "200", "--seed", "12"], stdout=out, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.tasks", "gate", "--count", "200", "--seed", "12", "--stories", "1"], stdout=out, check=True
+        )
     jobs, targets = read_jobs(file), read_targets(file)
     assert len(jobs) == 200 == len(file.read_text().splitlines())
     measured = {identity(problem) for task in TASKS.values() for problem in task()}
-    assert {identity(p) for p in islice(training(12, "validation", 1), 200)} & measured, "some would be, if they were not left out"
+    assert {identity(p) for p in islice(training(12, "validation", 1, 1), 200)} & measured, "some would be, if they were not left out"
     assert not {identity(job.problem) for job in jobs} & measured
-    chains = [job.problem for job in jobs if isinstance(job.problem, Chains)]
-    assert {key_of(p): target_of(p) for p in chains} == targets and all(p.split() == "validation" for p in chains)
+    told = [job.problem for job in jobs if isinstance(job.problem, (Chains, Words))]
+    assert {key_of(p): target_of(p) for p in told} == targets and all(p.split() == "validation" for p in told)
+    assert {type(p) for p in told} == {Chains, Words}
     assert all("target" not in json.loads(line) for line in file.read_text().splitlines() if '"countdown"' in line)

@@ -111,7 +111,8 @@ def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
 
 
 OPTIONS = {"steps": 40, "batch": 4, "save_steps": 4, "warmup": 5, "compile": False, "precision": "float32"}
-STAGES = ("countdown", "both", "third")
+STAGES = ("countdown", "both", "words")
+ROWS = 1096  #: of the embeddings before the last stage, which adds some
 CHILD = """
 import sys, torch
 torch.set_num_threads(1)
@@ -125,14 +126,12 @@ def stamps(folder: Path, pattern: str) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob(pattern) if p.is_file()}
 
 
-def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
-    """The recipe that is shipped and a third stage, with a tiny model and few steps, killed in its first and in its second stage."""
+def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe that is shipped, with a tiny model and few steps, killed in its first and in its second stage."""
     recipe, out = tmp_path / "recipe.json", tmp_path / "killed"
     shape = {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 512}
     tiny_size = {"small": {"model": shape, "options": dict.fromkeys(STAGES, OPTIONS)}}
-    shipped = json.loads(builtin.RECIPE.read_text())
-    stages = [*shipped["stages"], {**shipped["stages"][-1], "name": STAGES[-1], "seed": 3}]
-    recipe.write_text(json.dumps({**shipped, "stages": stages, "sizes": tiny_size}))
+    recipe.write_text(json.dumps({**json.loads(builtin.RECIPE.read_text()), "sizes": tiny_size}))
     rng = random.Random(0)
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -169,7 +168,7 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
             ours, truth = (load_file(folder / place / name) for folder in (out, tmp_path / "whole"))
             for key, tensor in truth.items():
                 torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-4)
-        weights.append(torch.cat([tensor.flatten() for tensor in load_file(out / place / "model.safetensors").values()]))
+        weights.append(torch.cat([tensor[:ROWS].flatten() for tensor in load_file(out / place / "model.safetensors").values()]))
     one, two, three = weights
     for before, after in ((one, two), (two, three)):
         assert 0 < (after - before).norm() < 0.5 * before.norm(), "a stage begins with weights that are there"
@@ -180,6 +179,26 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path) -> None:
     done = stamps(out, "*")
     builtin.train_builtin("small", out, recipe=recipe)
     assert done == stamps(out, "*"), "a finished run is left alone"
+
+    monkeypatch.setattr(builtin, "SHARD", 120)
+    alone = builtin.train_builtin("small", tmp_path / "alone", recipe=recipe, stage="words", base=out / "work" / "both")
+    again, truth = (load_file(folder / "model.safetensors") for folder in (alone, out))
+    torch.testing.assert_close(again, truth, atol=1e-5, rtol=1e-4)  # the last stage, by itself
+    assert json.loads((alone / "training.json").read_text())["stages"].keys() == set(STAGES)
+    with pytest.raises(ValueError, match="tokens that the recipe does not know"):
+        builtin.train_builtin("small", tmp_path / "back", recipe=recipe, stage="both", base=out)
+    with pytest.raises(ValueError, match="other settings"):
+        builtin.train_builtin("small", tmp_path / "back", recipe=recipe, stage="both", base=out / "work" / "both")
+
+
+def test_a_stage_that_cannot_begin_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown stage 'third'; choose one of countdown, both, words"):
+        builtin.train_builtin(out=tmp_path / "a", stage="third")
+    with pytest.raises(ValueError, match="goes on from trained weights"):
+        builtin.train_builtin(out=tmp_path / "a", stage="words")
+    with pytest.raises(ValueError, match="no folder"):
+        builtin.train_builtin(out=tmp_path / "a", stage="words", base=tmp_path / "none")
+    assert not (tmp_path / "a").exists()
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from search.problem import Problem, TextProblem, build
 
 __all__ = ["MODULES", "build", "parse"]
 
-MODULES = ("search.problems.countdown", "search.problems.chains")
+MODULES = ("search.problems.countdown", "search.problems.chains", "search.problems.words")
 
 
 def parse(text: str, answer: str | None = None) -> Problem:
