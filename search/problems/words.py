@@ -1,6 +1,6 @@
 """Word problems: a question in English, a chain of thought in free lines, and a number in the last one ("#### 18").
 
-Any line that is not empty is a legal step. One answer is right, and nothing but an answer key can tell which: `verify` never does.
+Any line that is not empty is a legal step, once. One answer is right, and nothing but an answer key can tell which: `verify` never does.
 A problem may be any question; `parse` takes only the stories of `search.problems.words_story`, whose lines `mistakes` can judge, for
 labels and reports; no search calls it.
 """
@@ -57,11 +57,13 @@ class Words:
         return None
 
     def apply(self, state: State, step: TextStep) -> State:
-        """`state` with `step` added. Raises IllegalStep for an empty line and one that was cut off."""
+        """`state` with `step` added. Raises IllegalStep for a line that is empty, was cut off, or stands there already."""
         if step.finish == "length":
             raise IllegalStep(f"the line {step.text[:80]!r} was cut off; allow more tokens a step")
         if not step.text.strip():
             raise IllegalStep("an empty line leads nowhere")
+        if step.text.strip() in (line.text.strip() for line in state):
+            raise IllegalStep(f"the line {step.text[:80]!r} stands there already; go on from it")
         return (*state, step)
 
     def is_terminal(self, state: State) -> bool:
