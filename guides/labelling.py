@@ -129,7 +129,7 @@ class _Rolls:
         self._problem = problem_of(trace, answer)
         self._states = trace.states(self._problem)
         self._finished = trace.node_finished
-        self._rollout = Rollout(policy, count, judge=_Target(target))
+        self._rollout = Rollout(policy, count, judge=Target(target))
         self._seed = seed_of(trace.id, seed)
         self._made: dict[int, np.ndarray] = {}
 
@@ -155,7 +155,7 @@ class _Rolls:
         return RolledOut(Labels(k, n), sum(map(len, self._made.values())) - failed, failed, errors)
 
 
-class _Target:
+class Target:
     """A value function that knows the target: 1 where the answer of a finished state is right, else 0; nan without a target."""
 
     tokens = calls = 0
@@ -167,10 +167,10 @@ class _Target:
 
     def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
         """float32 [states]."""
-        yield from ()
         if self._target is None:
             return np.full(len(states), np.nan, np.float32)
         return np.array([same(problem.answer(state), self._target) for state in states], np.float32)
+        yield  # a generator that asks for nothing
 
 
 def _above(trace: Trace, marked: np.ndarray) -> np.ndarray:
