@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from guides.labelling import above
 from guides.labels import Labels
 from search.trace import Trace
 
@@ -26,28 +29,26 @@ def prm_rows(trace: Trace, labels: Labels, *, soft: bool = False) -> Iterator[di
 
     soft  labels are k / n, float in [0, 1]; else bool: was any outcome right?
 
-    A hard label that is missing follows from the chain where its meaning says so: a step before a right one is right (a completion
-    of it was), one behind a wrong one is wrong. So chains that were bisected have all their labels.
+    A hard label that is missing follows from the others where its meaning says so: a step is right if one below it in the tree is (some
+    completion of it was), and else wrong if one before it is. So chains that were bisected have all their labels.
     """
-    problem = trace.problem()
+    problem, known = trace.problem(), labels.soft if soft else _filled(trace, labels.hard)
     prompt = problem.prompt(problem.initial())
     for end in trace.node_finished.nonzero()[0]:
         edges = trace.path(int(end))
-        nodes = [int(trace.edge_child[edge]) for edge in edges]
-        told = labels.soft[nodes].tolist() if soft else _filled(labels.hard[nodes].tolist())
-        known = next((i for i, label in enumerate(told) if math.isnan(label)), len(told))
-        if known:
-            steps = [trace.steps[edge].text for edge in edges[:known]]
-            yield {"prompt": prompt, "completions": steps, "labels": [label if soft else label == 1.0 for label in told[:known]]}
+        told = known[trace.edge_child[edges]].tolist()
+        told = told[: next((i for i, label in enumerate(told) if math.isnan(label)), len(told))]
+        if told:
+            steps = [trace.steps[edge].text for edge in edges[: len(told)]]
+            yield {"prompt": prompt, "completions": steps, "labels": told if soft else [label == 1.0 for label in told]}
 
 
-def _filled(hard: list[float]) -> list[float]:
-    """Hard labels of a chain with what follows from them; nan where nothing does."""
-    filled = []
-    for i, label in enumerate(hard):
-        follows = 1.0 if 1.0 in hard[i + 1 :] else 0.0 if 0.0 in hard[:i] else math.nan
-        filled.append(follows if math.isnan(label) else label)
-    return filled
+def _filled(trace: Trace, hard: np.ndarray) -> np.ndarray:
+    """float64 [nodes], 0 or 1: hard labels with what follows from them; nan where nothing does."""
+    right, wrong = above(trace, hard == 1.0), hard == 0.0
+    for node in range(1, len(hard)):  # a child stands behind its parent
+        wrong[node] |= wrong[trace.node_parent[node]]
+    return np.where(np.isnan(hard), np.where(right, 1.0, np.where(wrong, 0.0, math.nan)), hard)
 
 
 def export_prm(traces: Sequence[Trace], labels: Mapping[str, Labels], out: str | Path, *, soft: bool = False) -> int:

@@ -65,7 +65,7 @@ def by_rollouts(
     A finished node is not rolled out: its own outcome is exact.
     """
     rolls = _Rolls(trace, target, policy, count, seed, answer)
-    wanted = _above(trace, trace.node_finished) if finished else np.ones(len(trace.node_parent), bool)
+    wanted = above(trace, trace.node_finished) if finished else np.ones(len(trace.node_parent), bool)
     yield from rolls.roll(np.flatnonzero(wanted).tolist())
     return rolls.result({})
 
@@ -81,7 +81,7 @@ def by_bisection(trace: Trace, target: str | None, policy: Policy, count: int, s
     Where a policy finds its way back from errors, the first error is found too late. A chain whose roll-outs failed has none.
     """
     rolls = _Rolls(trace, target, policy, count, seed, answer)
-    right = _above(trace, rolls.outcomes > 0)
+    right = above(trace, rolls.outcomes > 0)
     chains = [_Chain.of(trace, int(end), right) for end in np.flatnonzero(rolls.outcomes == 0)]
     while under_way := [chain for chain in chains if chain.middle is not None]:
         yield from rolls.roll(dict.fromkeys(chain.nodes[chain.middle - 1] for chain in under_way if chain.middle))
@@ -173,7 +173,7 @@ class Target:
         yield  # a generator that asks for nothing
 
 
-def _above(trace: Trace, marked: np.ndarray) -> np.ndarray:
+def above(trace: Trace, marked: np.ndarray) -> np.ndarray:
     """bool [nodes]: is a marked node at or below it?"""
     found = marked.copy()
     for node in range(len(found) - 1, 0, -1):  # a child stands behind its parent
