@@ -24,7 +24,7 @@ import numpy as np
 
 import search
 from benchmarks import stats
-from benchmarks.tasks import target_of
+from benchmarks.tasks import identity, target_of
 from guides.labelling import Target, by_bisection, by_rollouts
 from guides.rollout import Rollout
 from search.asks import Asks, parallel, run
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LABEL, PILOT, REFERENCE = 32, 24, 2_000  #: roll-outs of a label, of the choice of prefixes, of a reference value
+LATE = (1, 2, 3)  #: so many steps before the end of its chain a prefix ends: roll-outs from there are short
 DRAWS = 4  #: labels of a prefix: 32 roll-outs each
 SIZES = (1, 4, 16, 64)  #: roll-outs of a hard label
 SCREEN = 32  #: roll-outs that tell whether a problem is neither too easy nor too hard
@@ -59,18 +60,18 @@ def side_by_side(guide: Guide, asks: Iterator[Asks[T]], limit: int = 64) -> list
 def outcomes(guide: Guide, prefixes: Sequence[Prefix], count: int, seed: int) -> np.ndarray:
     """float64 [prefixes, count], 0 or 1: was each roll-out right? Other roll-outs for another seed."""
 
-    def one(place: int, prefix: Prefix) -> Asks[np.ndarray]:
-        rng = np.random.default_rng([seed, place])
+    def one(prefix: Prefix) -> Asks[np.ndarray]:
+        rng = np.random.default_rng(seed_of(f"{identity(prefix.problem)} {len(prefix.state)}", seed))
         judge = Target(target_of(prefix.problem))
         return (yield from Rollout(guide.policy, count, judge).outcomes(prefix.problem, prefix.state, rng))
 
     width = max(1, 512 // count)  # enough to fill the engine, not more
-    return np.array(side_by_side(guide, (one(place, prefix) for place, prefix in enumerate(prefixes)), width)).reshape(-1, count)
+    return np.array(side_by_side(guide, map(one, prefixes), width)).reshape(-1, count)
 
 
 def chains_of(guide: Guide, problems: Sequence[Chains], seed: int) -> list[Trace]:
     """The trace of one sampled chain of each problem."""
-    seeds = [seed_of(str(place), seed) for place in range(len(problems))]
+    seeds = [seed_of(identity(problem), seed) for problem in problems]
     found = search.solve_many(problems, guide, "sample", search.Budget(simulations=1), seeds, chains=1, progress=False)
     return [solution.trace for solution in found if solution.trace is not None]
 
@@ -112,9 +113,7 @@ def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: 
         if not batch:
             break
         ends = [last(trace) for trace in chains_of(guide, batch, seed)]
-        begun = [Prefix(end.problem, end.state[:-1]) for end in ends if len(end.state) > 1]
-        share = outcomes(guide, begun, PILOT, seed + 1).mean(axis=1)
-        late += [prefix for prefix, value in zip(begun, share, strict=True) if 0.05 < value < 0.95]
+        late += _middling(guide, ends, seed + 1)
         mistaken += [prefix for end in ends if (prefix := _first_mistake(end)) is not None]
         log.info("%d prefixes of middling value, %d with a mistake", len(late), len(mistaken))
     late, mistaken = late[:prefixes], mistaken[:wrong]
@@ -135,6 +134,17 @@ def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: 
         rise = stats.bootstrap(told[:, place] - told[:, place - 1]).signed if place else "–"
         lines.append(f"| {size} | {stats.bootstrap(told[:, place])} | {rise} |")
     return "\n".join(lines)
+
+
+def _middling(guide: Guide, ends: Sequence[Prefix], seed: int) -> list[Prefix]:
+    """Of each chain the longest of three late prefixes whose value seems neither high nor low, if there is one."""
+    found = dict[int, Prefix]()
+    for back in LATE:
+        left = [place for place, end in enumerate(ends) if len(end.state) > back and place not in found]
+        begun = [Prefix(ends[place].problem, ends[place].state[:-back]) for place in left]
+        share = outcomes(guide, begun, PILOT, seed).mean(axis=1)
+        found |= {place: prefix for place, prefix, value in zip(left, begun, share, strict=True) if 0.1 <= value <= 0.9}
+    return list(found.values())
 
 
 def _first_mistake(end: Prefix) -> Prefix | None:
@@ -226,7 +236,7 @@ def main() -> None:
     parser.add_argument("what", choices=["calibration", "first-error"])
     parser.add_argument("--guide", default="builtin")
     parser.add_argument("--operations", type=int, default=5, help="of the chains")
-    parser.add_argument("--prefixes", type=int, default=550, help="of middling value")
+    parser.add_argument("--prefixes", type=int, default=600, help="of middling value")
     parser.add_argument("--wrong", type=int, default=500, help="prefixes with a mistake")
     parser.add_argument("--chains", type=int, default=500, help="wrong chains")
     parser.add_argument("--count", type=int, nargs="+", default=[4, 8, 16], help="roll-outs of a step")
