@@ -118,19 +118,32 @@ def by_method(rows: Iterable[Row], hard: set[str] = frozenset()) -> dict[str, di
 
 
 def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: ignore[assignment]
-    """Markdown: a table a task, a method a line, per cent right within each budget with its interval, and what it cost."""
+    """Markdown: a table a task, a method a line, per cent right within each budget with its interval, and what it cost.
+
+    mean tokens  generated, by policy and guide;  mean read: those of prompts, a verifier's included, that no cache had
+    """
     parts = []
     for task, methods in by_method(rows, hard).items():
         columns = levels([row for own in methods.values() for row in own])
         extra = [name for name in ("steps right", "median to solve", "errors") if any(_extra(own)[name] for own in methods.values())]
-        head = ["method", "searches", *(_label(level) for level in columns), "mean tokens", "mean FLOPs", "rows a pass", *extra]
+        head = [
+            "method",
+            "searches",
+            *(_label(level) for level in columns),
+            "mean tokens",
+            "mean read",
+            "mean FLOPs",
+            "rows a pass",
+            *extra,
+        ]
         lines = [f"{task}, per cent right within each budget [95 % interval over problems]", "", _line(head), "|---" * len(head) + "|"]
         for method, own in methods.items():
             told = levels(own)  # a budget that this method was not given and cannot be read off stays empty
             rates = [stats.bootstrap(means(table(own, within(level)) if level in told else {})) * 100 for level in columns]
             most = max(limit_of(row).amount for row in own)
             last = [row for row in own if limit_of(row).amount == most]
-            cost = [f"{_mean(last, 'generated'):,.0f}", f"{_mean(last, 'flops'):.3g}", f"{_mean(last, 'rows'):.0f}"]
+            counts = [f"{_mean(last, column):,.0f}" for column in ("generated", "prefilled")]
+            cost = [*counts, f"{_mean(last, 'flops'):.3g}", f"{_mean(last, 'rows'):.0f}"]
             cells = ["-" if math.isnan(rate.mean) else str(rate) for rate in rates]
             lines.append(_line([method, str(len(own)), *cells, *cost, *(_extra(own)[name] or "-" for name in extra)]))
         parts.append("\n".join(lines))

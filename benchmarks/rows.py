@@ -5,7 +5,7 @@ correct       1 or 0: verified, or where nobody could verify, the answer equals 
 steps_right   1 or 0: whether every step of the chain is right, too; empty where the task cannot tell
 verified      1 or 0: what the problem's own verifier said of the answer; empty where it has none or found nothing to judge
 answer        the chosen one, empty without;  value: what the search thinks of it, in [0, 1], empty where unknown
-generated     tokens, by policy and guide;  prefilled, reused: prompt tokens read, and those whose keys were there already
+generated     tokens, by policy and guide;  prefilled, reused: prompt tokens read by either, and those whose keys were there already
 flops         2 x parameters x tokens that passed through a model, plus attention: guide and re-reading included
 simulations, calls, seconds (of the search, among its neighbours), rows (of the passes it took part in, mean)
 stopped       why the search ended;  guide: version of its checkpoint

@@ -113,11 +113,19 @@ def _search(task: Task, job: Job, left: list[str], guide: Guide, version: str, r
 
     problems = [task.problems[name] for name in left]
     seeds = [seed_of(name, seed) for name in left]
+    _forget(guide)
     search.solve_many(
         problems, guide, runs[0].method, budget.budget, seeds, limit=limit, on_finish=finish, progress=False, keep_trees=False,
         **runs[0].options,
     )  # fmt: skip
     return not interrupted
+
+
+def _forget(guide: Guide) -> None:
+    """Empty the caches: what an earlier search of the same seed has read and written there would cost this one nothing."""
+    for backend in guide.backends.values():
+        if hasattr(backend, "clear"):
+            backend.clear()
 
 
 def _cost(solution: Solution) -> dict[str, Any]:

@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "loading": ("load", "connect", "settings", "served_settings"),
     "lm": ("LM",),
-    "prm": ("PRM",),
+    "formats": ("Format", "check_judge"),
+    "prm": ("PRM", "ORM"),
+    "judge": ("Judge",),
+    "likelihood": ("Likelihood",),
     "rollout": ("Rollout", "Mixture"),
     "board": ("Board", "board_guide", "load_board"),
     "learn": ("prepare", "train_guide"),
+    "answers": ("Verdict", "check", "check_many", "classes"),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = list(_MODULE)
 
 if TYPE_CHECKING:
+    from guides.answers import Verdict, check, check_many, classes
     from guides.board import Board, board_guide, load_board
+    from guides.formats import Format, check_judge
+    from guides.judge import Judge
     from guides.learn import prepare, train_guide
+    from guides.likelihood import Likelihood
     from guides.lm import LM
     from guides.loading import connect, load, served_settings, settings
-    from guides.prm import PRM
+    from guides.prm import ORM, PRM
     from guides.rollout import Mixture, Rollout
 
 

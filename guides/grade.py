@@ -9,20 +9,19 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import re
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from guides.answers import Verdict, check, check_many
 from search.jobs import read_jobs
 from search.problem import Problem, TextProblem
 from search.trace import Trace
 
-_NUMBER = re.compile(r"([-+]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,400})?(?:\.[0-9]{0,400})?)(?: ?/ ?([0-9]{1,400}))?")
 _TEXT = f"{TextProblem.__module__}:{TextProblem.__qualname__}"
+_OUTCOMES = {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.UNDECIDED: math.nan}
 
 Checker = Callable[[Problem, Any], float | None]  #: (problem, state) -> probability of success in [0, 1], exact; None: cannot tell
 
@@ -58,24 +57,13 @@ def read_targets(path: str | Path) -> dict[str, str]:
 
 
 def same(answer: str | None, target: str) -> bool:
-    """Whether an answer is the target: equal text but for spaces around it, or equal numbers, compared exactly.
-
-    Numbers are written as 12, -3, 1,200, 0.5, or 1/2. Nothing is evaluated.
-    """
-    if answer is None:
-        return False
-    if answer.strip() == target.strip():
-        return True
-    number = _number(answer)
-    return number is not None and number == _number(target)
+    """Whether an answer is surely the target: `answers.check` says RIGHT. Nothing is evaluated."""
+    return answer is not None and check(answer, target) is Verdict.RIGHT
 
 
-def _number(text: str) -> Fraction | None:
-    match = _NUMBER.fullmatch(text.strip())
-    if match is None or not any(c.isdigit() for c in match[2]) or (match[3] and not int(match[3])):
-        return None
-    value = Fraction(match[2].replace(",", "").rstrip(".")) / int(match[3] or 1)
-    return -value if match[1] == "-" else value
+def outcome(answer: str | None, target: str) -> float:
+    """1.0 or 0.0: is an answer the target? nan where `answers.check` cannot decide. No answer is 0.0."""
+    return _OUTCOMES[check(answer or "", target)]
 
 
 def problem_of(trace: Trace, answer: str | None = None) -> Problem:
@@ -86,7 +74,8 @@ def problem_of(trace: Trace, answer: str | None = None) -> Problem:
 def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.ndarray:
     """float64 [nodes], in [0, 1]: the outcome of each finished node; nan where unfinished, or where nobody can tell.
 
-    The outcome is the node's reward where the problem verified itself, else 1.0 or 0.0: is its answer the `target`?
+    The outcome is the node's reward where the problem verified itself, else whether its answer is the `target`: 1.0, 0.0, or nan where
+    `answers.check` cannot decide. Without an answer it is 0.0.
 
     target  None: only rewards count
     answer  the regular expression that marked the answer of open text in the search; None: the problem knows
@@ -97,7 +86,9 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
     if target is not None and len(open_ended):
         problem = problem_of(trace, answer)
         states = trace.states(problem)
-        outcomes[open_ended] = [float(same(problem.answer(states[node]), target)) for node in open_ended]
+        said = [problem.answer(states[node]) for node in open_ended]
+        verdicts = check_many((answer or "", target) for answer in said)
+        outcomes[open_ended] = [_OUTCOMES[verdict] for verdict in verdicts]
     return outcomes
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from guides.distill import counts
-from guides.grade import Checker, checked, grade, problem_of, same
+from guides.grade import Checker, checked, grade, outcome, problem_of
 from guides.labels import Labels
 from guides.rollout import Rollout
 from search.asks import Asks, parallel
@@ -42,7 +42,7 @@ def from_checker(trace: Trace, checker: Checker) -> Labels:
 
 
 class RolledOut(NamedTuple):
-    """Labels from roll-outs, and how many there were. A failed one (a time-out, a server) counts in no label.
+    """Labels from roll-outs, and how many there were. A failed one (a time-out, an answer of which nobody can tell) counts in no label.
 
     errors  finished node -> which of its steps is the first wrong one, from 1 on (`by_bisection`)
     """
@@ -156,7 +156,8 @@ class _Rolls:
 
 
 class Target:
-    """A value function that knows the target: 1 where the answer of a finished state is right, else 0; nan without a target."""
+    """A value function that knows the target: 1 where the answer of a finished state is right, 0 where it is wrong, nan where nobody can
+    tell, and everywhere without a target."""
 
     tokens = calls = 0
     version = "target"
@@ -164,13 +165,19 @@ class Target:
 
     def __init__(self, target: str | None):
         self._target = target
+        self._told: dict[str | None, float] = {}  # of answers that roll-outs gave before: most give one of a few
 
     def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
         """float32 [states]."""
-        if self._target is None:
-            return np.full(len(states), np.nan, np.float32)
-        return np.array([same(problem.answer(state), self._target) for state in states], np.float32)
+        return np.array([self._outcome(problem.answer(state)) for state in states], np.float32)
         yield  # a generator that asks for nothing
+
+    def _outcome(self, answer: str | None) -> float:
+        if self._target is None:
+            return math.nan
+        if answer not in self._told:
+            self._told[answer] = outcome(answer, self._target)
+        return self._told[answer]
 
 
 def above(trace: Trace, marked: np.ndarray) -> np.ndarray:

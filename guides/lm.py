@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from guides.likelihood import mean_probability
 from guides.loading import Loaded, loaded_of
 from guides.prompts import prompt_tokens
 from search.asks import Asks, ask, parallel
@@ -56,6 +57,10 @@ class LM:
         values: bool = False,
     ):
         self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
+        if loaded.published:
+            raise ValueError(
+                f"{path} is a reward model ({loaded.architecture}), which judges and does not write: give it as value function"
+            )
         settings = loaded.settings
         self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
         self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)
@@ -150,10 +155,7 @@ class LM:
     def _value(self, result: Generated) -> float:
         if not self._values:
             return math.nan
-        value = result.value
-        told = result.log_probs[np.isfinite(result.log_probs)]
-        if not self._loaded.has_head and len(told):
-            value = math.exp(float(told.mean()))
+        value = result.value if self._loaded.has_head else mean_probability(result.log_probs)
         return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from guides.answers import classes
+from models.layouts import LAYOUTS, OWN, architecture, head_layout
 from search.budget import Budget
 from search.guide import Guide, Known, Policy, ValueFunction
 
@@ -24,13 +26,25 @@ SMALL = 50_000_000  #: parameters up to which a model is small
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint in an engine, or a model behind a server. `settings` is what its `guide.json` says, {} without one."""
+    """A checkpoint in an engine, or a model behind a server.
+
+    settings   what its `guide.json` says, {} without one
+    published  the kind of head of a published reward model (`models.layouts`), "" for all else
+    architecture  its class, as config.json says
+    """
 
     engine: Engine | Server
     tokenizer: Any
     settings: dict[str, Any]
     version: str
     has_head: bool
+    published: str = ""
+    architecture: str = ""
+
+    @property
+    def head(self) -> str | None:
+        """The kind of its value head, None without one."""
+        return (self.published or OWN) if self.has_head else None
 
     @property
     def name(self) -> str:
@@ -64,7 +78,7 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
 
     A small model on a CPU sets torch to one thread, unless OMP_NUM_THREADS is set.
     """
-    from models.checkpoint import load_model, version
+    from models.checkpoint import load_model, resolve, version
     from models.engine import Engine
 
     place = locate(path)
@@ -76,7 +90,10 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
             model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype)
             _one_thread(model)
             engine = Engine(model, tokenizer, head=head, slots=slots, pool_tokens=pool_tokens)
-            _cache[key] = Loaded(engine, tokenizer, known, digest, head is not None)
+            folder = resolve(place)
+            layout = head_layout(folder) or ""
+            published = layout if layout in LAYOUTS else ""
+            _cache[key] = Loaded(engine, tokenizer, known, digest, head is not None, published, architecture(folder))
         return _cache[key]
 
 
@@ -146,6 +163,7 @@ def load(
     slots: int = 64,
     pool_tokens: int | None = None,
     answer: str | None = None,
+    aggregate: str | None = None,
     **policy: Any,
 ) -> Guide:
     """A guide from one checkpoint: its language model as policy, its value head as value function.
@@ -155,6 +173,8 @@ def load(
     slots   rows that the model computes at once
     pool_tokens  tokens whose keys and values have room; None: 1 GiB of them on a CPU, a quarter of a GPU's free memory
     answer  regular expression with one group that marks the final answer in open text
+    aggregate  what the value of a chain is of its steps' values: "last", "min", "prod" or "mean"; None: what the checkpoint says, else the
+            last, which comes with the pass that writes the step
     policy  further options of `guides.LM`: delimiter, step_tokens, max_steps, prompt, instruction, temperature, ...
 
     Without a value head the steps' mean token probability judges, and a warning says so. Raises ValueError for a bad checkpoint.
@@ -163,10 +183,13 @@ def load(
     from guides.prm import PRM
 
     loaded = load_engine(path, device, dtype, slots, pool_tokens)
-    lm = LM(loaded, values=True, **policy)
+    if not loaded.has_head and aggregate is not None:
+        raise ValueError(f"{path} has no value head whose values {aggregate!r} could aggregate: leave aggregate out, or give another model")
+    last = (aggregate or loaded.settings.get("aggregate") or "last") == "last"
+    lm = LM(loaded, values=last or not loaded.has_head, **policy)  # a step's own value is no value of the chain
     if not loaded.has_head:
         log.warning("%s has no value head: each step's mean token probability guides mcts and beam instead; sample has no values", path)
-    return _guide(lm, PRM(loaded, policy=lm) if loaded.has_head else Known(), loaded.settings, answer)
+    return _guide(lm, PRM(loaded, policy=lm, aggregate=aggregate) if loaded.has_head else Known(), loaded.settings, answer)
 
 
 def connect(
@@ -200,4 +223,4 @@ def connect(
 def _guide(policy: Policy, value: ValueFunction, settings: dict[str, Any], answer: str | None) -> Guide:
     budget = Budget(**settings["budget"]) if settings.get("budget") else Budget(tokens=20_000, seconds=120)
     kinds = settings.get("kinds")
-    return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"))
+    return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"), classes)

@@ -16,15 +16,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from models.layouts import HEAD, LAYOUTS, head_layout, tensor_names
 from search.budget import Budget
 
 logger = logging.getLogger(__name__)
 
-GUIDE, HEAD = "guide.json", "value_head.safetensors"
+GUIDE = "guide.json"
 CONTENT = (
     "config.json",
     "generation_config.json",
     "*.safetensors",
+    "pytorch_model*.bin",
     "*.safetensors.index.json",
     "*token*",
     "vocab*",
@@ -44,7 +46,11 @@ SETTINGS = {
     "max_steps": "whole number, steps of a solution at most",
     "value_head": "true or false, whether value_head.safetensors must be there",
     "answer": "regular expression with one group that finds the answer; null: the problem knows",
+    "prm": "name of a format of process reward models, or an object that describes one (guides.formats): how it reads a chain",
+    "aggregate": "last, min, prod or mean: what the value of a chain is of the scores of its steps",
+    "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the same problem, measured at training",
 }
+AGGREGATES = ("last", "min", "prod", "mean")
 _versions: dict[tuple[Any, ...], str] = {}
 
 
@@ -95,6 +101,12 @@ def _allowed(name: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
     if name == "value_head":
         return isinstance(value, bool)
+    if name == "prm":
+        return isinstance(value, (str, dict)) and bool(value)
+    if name == "aggregate":
+        return value in AGGREGATES
+    if name == "within":
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if name == "answer":
         try:
             return isinstance(value, str) and re.compile(value).groups == 1
@@ -129,44 +141,58 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
     device  "auto": cuda where there is one, else cpu; or what torch.device takes
     dtype   "auto": bfloat16 on cuda, else float32; or one of DTYPES
 
+    A published reward model loads by its own head (`models.layouts`); where it has no output layer, that is its embedding, which nobody
+    reads. Code in the checkpoint's folder (`auto_map`) is never run.
+
     Raises ValueError that says what to do: a missing folder, a tensor that is missing, unexpected or misshapen (by name), a broken head.
     """
     settings = describe(path)
     folder = resolve(path)
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as bar
 
-    from models.heads import load_head
+    from models.heads import load_head, published_head
 
     place, kind = _place(device, dtype)
+    layout = head_layout(folder)
+    published = LAYOUTS.get(layout or "")
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = bar.is_progress_bar_enabled() and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
+    told = bar.get_verbosity()
     try:
+        bar.set_verbosity_error()  # what it would say of surplus tensors is said below, or they are a head's
         if bars:  # nobody needs to see a small model load
             bar.disable_progress_bar()
+        config = AutoConfig.from_pretrained(folder, **local)
+        if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
+            config.get_text_config().tie_word_embeddings = True  # else the output layer would be random numbers
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, kind), output_loading_info=True, local_files_only=True
+            folder, config=config, dtype=getattr(torch, kind), output_loading_info=True, **local
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:300]
         raise ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another") from error
     finally:
+        bar.set_verbosity(told)
         if bars:
             bar.enable_progress_bar()
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(str(k[0] if isinstance(k, tuple) else k) for k in info.get(what, ()))
+        found = {str(k[0] if isinstance(k, tuple) else k) for k in info.get(what, ())}
+        names = sorted(name for name in found if not (published and name.startswith(published.prefix)))
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(
                 f"{folder}: {what.removesuffix('_keys')} tensors {', '.join(names[:3])}{more}: its weights are not those of a "
                 f"{type(model).__name__}; copy the checkpoint again, or correct config.json"
             )
-    head = load_head(folder, model.config.get_text_config().hidden_size)
+    hidden = model.config.get_text_config().hidden_size
+    head = published_head(folder, str(layout), hidden) if published else load_head(folder, hidden)
     model = model.to(place).eval().requires_grad_(False)
     head = None if head is None else head.to(place)
-    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, head is not None)
+    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
     return model, tokenizer, head, settings
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.heads import ValueHead, values
+from models.heads import ValueHead, exact_values
 from search.requests import Score, Scored
 
 BLOCK = 256  # tokens whose logits are computed at once
@@ -31,4 +31,4 @@ def score(request: Score, hidden: torch.Tensor, read: Callable[[Any], torch.Tens
         reads[a : a + BLOCK] = table[:, list(request.read)].cpu().numpy()
     if not hidden[[*positions, -1]].isfinite().all() or (request.log_probs and np.isnan(log_probs[1:]).any()) or np.isnan(reads).any():
         return None
-    return Scored(log_probs, reads, values(head, hidden[positions]))
+    return Scored(log_probs, reads, exact_values(head, hidden[positions]).astype(np.float32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from search.problem import Problem
 from search.tree import Tree
@@ -48,6 +48,13 @@ def finishes(tree: Tree, problem: Problem) -> list[Finish]:
             mean = tree.mean(node)
             found.append(Finish(node, answer, reward, tree.value(node) if math.isnan(mean) else mean, tree.visits(node)))
     return found
+
+
+def united(found: Sequence[Finish], classes: Callable[[Sequence[str]], Sequence[int]]) -> list[Finish]:
+    """The same with one writing for equal answers, so that they vote together: the one that was found first of each class."""
+    kinds = classes([finish.answer for finish in found])
+    firsts: dict[int, str] = {}
+    return [replace(finish, answer=firsts.setdefault(kind, finish.answer)) for finish, kind in zip(found, kinds, strict=True)]
 
 
 def _vote(found: Sequence[Finish], weight: Callable[[Finish], float]) -> Finish:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli_bench import Pool, Server, Tokenizer, bench
+from search.cli_bench import Aggregate, Pool, Server, Tokenizer, ValueFormat, bench
 from search.cli_label import export, label
 from search.cli_train import tell, train
 from search.flags import Model, check_use, search_arguments, unescape
@@ -78,7 +78,9 @@ def solve(
     guide: Annotated[
         str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin; with --server its name there.")
     ] = "builtin",
-    value: Annotated[str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")] = None,
+    value: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Another model that judges the steps: one with a value head, or a reward model.")
+    ] = None,
     choose: Annotated[Choice | None, typer.Option(help="Which answer to give. Default: a verified one, else the weighted vote.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same tree; with --input, the same for each id.")] = 0,
     option: Annotated[
@@ -119,6 +121,8 @@ def solve(
         int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once; requests that a server has at once.")
     ] = 64,
     pool_tokens: Pool = None,
+    value_format: ValueFormat = None,
+    aggregate: Aggregate = None,
     usage: Annotated[bool, typer.Option("--usage", help="Tell on stderr what the engine did: tokens read and stored.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tell on stderr what is done.")] = False,
 ) -> None:
@@ -130,7 +134,8 @@ def solve(
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
     engine = {"device": device, "dtype": dtype, "slots": slots, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
-    model = Model(guide, value, answer, engine, language, server=server, tokenizer=tokenizer).checked()
+    judging: dict[str, Any] = {"value_format": value_format, "aggregate": aggregate}
+    model = Model(guide, value, answer, engine, language, server=server, tokenizer=tokenizer, **judging).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:

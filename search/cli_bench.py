@@ -39,6 +39,22 @@ Tokenizer = Annotated[
     str | None,
     typer.Option(rich_help_panel=MODEL, metavar="DIR", help="Of the model behind --server, a folder or a hub id. Default: --guide."),
 ]
+ValueFormat = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        metavar="NAME|FILE",
+        help="How --value reads a chain: copse, math-shepherd, rlhflow, qwen, skywork, trl, or a JSON file. Default: as it says itself.",
+    ),
+]
+Aggregate = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        metavar="last|min|prod|mean",
+        help="The value of a chain from those of its steps. Default: as the judge says itself.",
+    ),
+]
 
 
 def bench(
@@ -59,7 +75,9 @@ def bench(
     guide: Annotated[
         str, typer.Option(help="The model that proposes steps: a folder, a hub id, or builtin; with --server its name there.")
     ] = "builtin",
-    value: Annotated[str | None, typer.Option(metavar="DIR", help="Another model, with a value head, that judges the steps.")] = None,
+    value: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Another model that judges the steps: one with a value head, or a reward model.")
+    ] = None,
     delimiter: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step of the model; \n is a line's end.")
     ] = None,
@@ -78,17 +96,21 @@ def bench(
         int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once; requests that a server has at once.")
     ] = 64,
     pool_tokens: Pool = None,
+    value_format: ValueFormat = None,
+    aggregate: Aggregate = None,
 ) -> None:
     """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure of accuracy against compute."""
     language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
     engine = {"device": device, "dtype": dtype, "slots": slots, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
-    model = Model(guide, value, answer, engine, language, server=server, tokenizer=tokenizer).checked()
+    model = Model(
+        guide, value, answer, engine, language, server=server, tokenizer=tokenizer, value_format=value_format, aggregate=aggregate
+    ).checked()
     plan, reports = import_ours("benchmarks.plan"), import_ours("benchmarks.report")
     task = plan.task_of_file(input, model.answer, model.check)
     runs, limits = plan.read_runs(methods.split(","), task), plan.read_budgets(budgets)
-    plan.claim(out, task, {"value": value, "answer": model.answer, **language})
+    plan.claim(out, task, {"value": value, **model.judging, "answer": model.answer, **language})
     results = out / "results.csv"
 
     def load(**policy: Any) -> Guide:

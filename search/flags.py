@@ -71,6 +71,7 @@ def add_working_folder() -> None:
 class Model:
     """The flags that describe the guide.
 
+    value     another model that judges;  value_format: how it reads a chain, a name or a JSON file;  aggregate: of the steps' values
     answer    marks the answer of open text, of the flag or else of the checkpoint
     engine    device, dtype, slots;  language: the options of `guides.LM` that were given
     settings  what the checkpoint says of itself (`guides.settings`)
@@ -85,6 +86,8 @@ class Model:
     settings: dict[str, Any] = field(default_factory=dict)
     server: str | None = None
     tokenizer: str | None = None
+    value_format: str | None = None
+    aggregate: str | None = None
 
     def checked(self) -> Model:
         """This with the settings of its checkpoints, which are looked at but not loaded. Raises ValueError."""
@@ -98,8 +101,14 @@ class Model:
             raise ValueError("--server needs the name of the model that it serves: give it with --guide")
         guides = import_ours("guides")
         settings = guides.settings(self.guide) if self.server is None else guides.served_settings(self.tokenizer or self.guide)
+        if self.value is None and self.value_format is not None:
+            raise ValueError("--value-format says how the model of --value reads a chain of thought: give --value too, or leave it out")
+        if self.value is None and self.aggregate is not None and self.server is not None:
+            raise ValueError("--aggregate is of the values of a head, which a server has not: give a model that judges with --value")
         if self.value is not None:
-            guides.settings(self.value)
+            guides.check_judge(self.value, self.value_format, self.aggregate)
+        elif self.aggregate is not None:
+            guides.check_judge(self.guide, None, self.aggregate)
         return replace(self, settings=settings, answer=self.answer or settings.get("answer"))
 
     @property
@@ -128,17 +137,26 @@ class Model:
         guides = import_ours("guides")
         if self.server is not None:
             import_ours("guides.loading").load_server(self.server, self.guide, self.tokenizer, self.engine["slots"])  # before the judge
-            judge = None if self.value is None else guides.PRM(self.value, **self.engine)
+            judge = None if self.value is None else self._judge()
             many = {"tokenizer": self.tokenizer, "connections": self.engine["slots"], "answer": self.answer}
             return guides.connect(self.server, self.guide, value=judge, **many, **self.language)  # type: ignore[no-any-return]
         if self.value is None:
-            return guides.load(self.guide, answer=self.answer, **self.engine, **self.language)  # type: ignore[no-any-return]
+            return guides.load(self.guide, answer=self.answer, **self.judging, **self.engine, **self.language)  # type: ignore[no-any-return]
         from search.budget import Budget
         from search.guide import Guide
 
-        policy, value = guides.LM(self.guide, **self.engine, **self.language), guides.PRM(self.value, **self.engine)
-        guide = Guide(policy, value, kinds=self.kinds, answer=self.answer)
+        policy, value = guides.LM(self.guide, **self.engine, **self.language), self._judge()
+        guide = Guide(policy, value, kinds=self.kinds, answer=self.answer, classes=guides.classes)
         return replace(guide, budget=Budget(**self.settings["budget"])) if self.settings.get("budget") else guide
+
+    @property
+    def judging(self) -> dict[str, str]:
+        """What the flags say of how chains are judged, {} if nothing: format and aggregate."""
+        said = {"format": self.value_format, "aggregate": self.aggregate}
+        return {name: what for name, what in said.items() if what is not None}
+
+    def _judge(self) -> Any:
+        return import_ours("guides").PRM(self.value, **self.judging, **self.engine)
 
 
 def _check_pattern(pattern: str | None) -> None:

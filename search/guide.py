@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -143,6 +143,7 @@ class Guide:
     budget    the default budget of a search with it
     kinds     classes of problem ("module:Class") it was trained on; None: any
     answer    regular expression with one group that marks the answer in free text; None: `problem.final_answer`
+    classes   tells which answers in free text are equal: the class of each, so that 1/2 and 0.5 vote together; None: equal texts are
     """
 
     policy: Policy
@@ -150,6 +151,7 @@ class Guide:
     budget: Budget = Budget(tokens=20_000, seconds=120)
     kinds: tuple[str, ...] | None = None
     answer: str | None = None
+    classes: Callable[[Sequence[str]], Sequence[int]] | None = None
 
     @property
     def backends(self) -> dict[str, Backend]:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from search.asks import Asks, ask
+from search.final import final_answer
 from search.requests import Call
 
 State = Any
@@ -67,8 +68,8 @@ class TextProblem:
 
     statement  what the model is asked
     verify     function of the chain's text: a reward in [0, 1] (or a bool), None where it cannot tell; no function: never
-    answer     function of the chain's text: the final answer, or None while there is none. Default: `\boxed{...}`, `#### ...` or
-               "the answer is ...", read after `</think>` where there is one; a string is a regular expression with one group
+    answer     function of the chain's text: the final answer, or None while there is none. Default: `final_answer`; a string is
+               a regular expression with one group
     inline     False: `verify` runs in a worker process (it must then be importable: module and name), at most `seconds` long
 
     A chain is finished when its answer is there or its last step ended the text (`TextStep.finish == "end"`).
@@ -141,30 +142,6 @@ def chain_text(state: Sequence[TextStep]) -> str:
 def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
     found = list(pattern.finditer(text))
     return (found[-1].group(1).strip() or None) if found else None
-
-
-_ANSWER = re.compile(r"####\s*([^\n]+)|\b(?:final )?answer(?: is|:)\s*\$?([^\n]+)", re.IGNORECASE)
-
-
-def final_answer(text: str) -> str | None:
-    r"""The last `\boxed{...}` in `text`, else the last `#### x`, "the answer is x" or "Answer: x"; None without any.
-
-    Only what stands after `</think>` counts where there is one; an unfinished `<think>` has no answer yet.
-    """
-    if "</think>" in text:
-        text = text.rsplit("</think>", 1)[1]
-    elif "<think>" in text:
-        return None
-    boxed = text.rfind("\\boxed{")
-    if boxed >= 0:
-        depth = 0
-        for end in range(boxed + 6, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[boxed + 7 : end].strip() or None
-        return None
-    found = list(_ANSWER.finditer(text))
-    return (found[-1].group(1) or found[-1].group(2)).strip().rstrip(".$ ").strip() or None if found else None
 
 
 def build(kind: str, arguments: dict) -> Problem:

@@ -146,7 +146,7 @@ class Scored:
 
     log_probs  float32 [tokens]; of each token given those before it; the first is nan, and all are where they were not wanted
     reads      float32 [positions, read]; log-probs of the `read` ids as the next token
-    values     float32 [positions]; the head's value there, in [0, 1]; nan without a head
+    values     float32 [positions]; the head's value there, in [0, 1]; nan without a head. Not rounded, as several may become one
     """
 
     log_probs: np.ndarray
@@ -177,7 +177,7 @@ class Usage:
     simulations  finished select-expand-evaluate-backup cycles (mcts), expanded states (beam) or chains (sample)
     calls        requests sent to a language model or a value network
     generated    tokens sampled, by policy and guide together
-    prefilled    prompt tokens read by a model;  reused: prompt tokens whose keys were already there
+    prefilled    prompt tokens read, by policy and value function;  reused: prompt tokens whose keys were already there
     seconds      wall-clock time of the search
     flops        2 x parameters x tokens that passed through a model, plus attention
     passes, rows, slots  forward passes that this search's rows took part in, and the rows and slots of those passes, summed

@@ -11,7 +11,7 @@ from search import choose as choosers
 from search.budget import Meter
 from search.choose import Chooser
 from search.guide import Guide
-from search.problem import Problem, chain_text
+from search.problem import Problem, TextProblem, chain_text
 from search.requests import Usage
 from search.trace import Trace
 from search.tree import Tree
@@ -21,7 +21,7 @@ from search.tree import Tree
 class Solution:
     """What a search found.
 
-    answer      the chosen answer in canonical form; None: no finished state with an answer
+    answer      the chosen answer in canonical form (in free text: as it was first written); None: no finished state with an answer
     text, steps the chain of thought that leads to it (to the best unfinished state where there is no answer)
     value       of that chain in [0, 1]: its reward, else what the search or the guide thinks of it; nan unknown
     verified    True, False, or None where only the label could tell
@@ -77,6 +77,8 @@ def solution_of(
     choose: Chooser | None,
 ) -> Solution:
     found = choosers.finishes(tree, problem)
+    if guide.classes is not None and isinstance(problem, TextProblem) and len(found) > 1:  # other problems' answers are canonical
+        found = choosers.united(found, guide.classes)
     alone = problem.players == 1
     verified = [finish for finish in found if finish.reward == 1.0] if alone else []  # in a game it may be the opponent who won
     proof = tree.verified if alone else None
@@ -91,7 +93,7 @@ def solution_of(
         else meter.halted or ("exhausted" if tree.exhausted else meter.stopped)
     )
     steps = tuple(tree.chain(node))
-    trace = Trace.of(tree, problem, _path(method), options, seed, guide.version, usage)
+    trace = Trace.of(tree, problem, _path(method), options, seed, guide.version, usage, guide.value.version)
     return Solution(
         problem=problem,
         answer=chosen.answer if chosen else None,

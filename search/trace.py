@@ -37,7 +37,7 @@ _COLUMNS = {  # list columns, in numpy's terms
     "edge_value": "float32", "edge_log_prob": "float64",
 }  # fmt: skip
 FIELDS = ("sum", "prior", "value", "visits", "child")
-_TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage")
+_TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage", "judge")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +48,7 @@ class Trace:
     node_*  [nodes]: parent (-1: root), edge that leads here (-1: root), finished, reward in [0, 1] (nan: only the label could tell)
     edge_*  [edges]: node it leaves, child (-1: never taken), visits, sum of values, prior, the policy's own value, log-prob (nan unknown)
     steps   one an edge: TextStep with text and tokens; a step of another kind stands as its JSON text
+    judge   version of the value function alone, for a reward model with its format and aggregation; "" in shards from before it was kept
     """
 
     id: str
@@ -70,9 +71,12 @@ class Trace:
     edge_value: np.ndarray
     edge_log_prob: np.ndarray
     steps: tuple[TextStep, ...]
+    judge: str = ""
 
     @classmethod
-    def of(cls, tree: Tree, problem: Problem, method: str, options: dict[str, Any], seed: int, version: str, usage: Usage) -> Trace:
+    def of(
+        cls, tree: Tree, problem: Problem, method: str, options: dict[str, Any], seed: int, version: str, usage: Usage, judge: str = ""
+    ) -> Trace:
         """The trace of a tree as it stands; edges in the order of their nodes."""
         owner = [(node, edge) for node in range(len(tree.nodes)) for edge in tree.block(node)]
         place = {edge: i for i, (_, edge) in enumerate(owner)}
@@ -102,6 +106,7 @@ class Trace:
             edge_value=(live["value"] + np.float32(0)).astype(np.float32),
             edge_log_prob=np.array([tree.log_probs[edge] for _, edge in owner], np.float64),
             steps=tuple(_text_step(tree.steps[edge]) for _, edge in owner),
+            judge=judge,
         )
 
     def path(self, node: int) -> list[int]:
@@ -259,6 +264,7 @@ def _read(shard: Path) -> list[Trace]:
                 options=json.loads(row["options"]),
                 usage=Usage(**json.loads(row["usage"])),
                 steps=tuple(TextStep(text, tuple(tokens), finish) for text, tokens, finish in steps),
+                judge=row.get("judge") or "",
             )
         )
     return traces

@@ -87,7 +87,8 @@ def origin(trace: Trace) -> str:
     """How a trace came about, in one line."""
     options = "".join(f" {name}={setting}" for name, setting in trace.options.items())
     cost = f"{trace.usage.generated:,} tokens, {trace.usage.simulations:,} simulations, {trace.usage.seconds:.2f} s"
-    return f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}; {cost}"
+    judge = f", judged by {trace.judge}" if trace.judge not in ("", "known", trace.version) else ""
+    return f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}{judge}; {cost}"
 
 
 def pick(texts: Sequence[str], wanted: str | None) -> int:

@@ -140,11 +140,16 @@ def test_usage_and_the_size_of_the_pool(capsys, monkeypatch):
 
 def test_a_judge_of_its_own(capsys, monkeypatch):
     whole, made = scripted_guide(), []
+    monkeypatch.setattr(guides, "check_judge", lambda *given: made.append(given), raising=False)
     monkeypatch.setattr(guides, "LM", lambda path, **options: made.append((path, options)) or whole.policy, raising=False)
     monkeypatch.setattr(guides, "PRM", lambda path, **options: made.append((path, options)) or whole.value, raising=False)
     assert run(capsys, "solve", PUZZLE, "--guide", "a", "--value", "b", "--max-steps", "9", "--budget", "tokens=5000")[0] == 0
     engine = {"device": "auto", "dtype": "auto", "slots": 64}
-    assert made == [("a", {**engine, "max_steps": 9}), ("b", engine)]
+    assert made == [("b", None, None), ("a", {**engine, "max_steps": 9}), ("b", engine)]
+    made.clear()
+    flags = ["--value-format", "trl", "--aggregate", "min"]
+    assert run(capsys, "solve", PUZZLE, "--guide", "a", "--value", "b", *flags, "--budget", "tokens=5000")[0] == 0
+    assert made == [("b", "trl", "min"), ("a", engine), ("b", {**engine, "format": "trl", "aggregate": "min"})]
 
 
 @pytest.mark.parametrize("method", ["mcts", "beam", "sample"])
@@ -202,6 +207,10 @@ BAD = {
     "broken answer": [PUZZLE, "--guide", "x", "--answer", "("],
     "missing problems file": ["--input", "/no/such/file.jsonl"],
     "traces in a file": [PUZZLE, "--traces", __file__],
+    "a format of nothing": [PUZZLE, "--value-format", "trl"],
+    "unknown format": [PUZZLE, "--value", "builtin", "--value-format", "openr"],
+    "unknown aggregation": [PUZZLE, "--aggregate", "max"],
+    "aggregation of no head": [PUZZLE, "--guide", "x", "--server", "http://localhost:1/v1", "--aggregate", "min"],
 }
 
 

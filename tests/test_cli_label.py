@@ -25,7 +25,7 @@ SETTINGS = {
     "delimiter": "\n",
     "step_tokens": 50,
     "max_steps": 3,
-    "answer": "([!-Z])$",
+    "answer": "([0-9])",
     "value_head": True,
 }
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, a problems file and traces of its searches."""
     folder = tmp_path_factory.mktemp("labels")
     save_model(folder / "model", tiny.model(max_position_embeddings=512, spread=0.1), tiny.tokenizer(), tiny.head(), SETTINGS)
-    rows = [{"problem": f"problem {i}", "target": "!"} for i in range(4)]
+    rows = [{"problem": f"problem {i}", "target": "1"} for i in range(4)]
     (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [
         "solve",
@@ -64,7 +64,7 @@ def test_from_traces_to_labels_to_rows(folder: Path, tmp_path: Path, capsys: pyt
     traces = Trace.load(folder / "t")
     labels = read_labels(tmp_path / "l", traces)
     for trace in traces:
-        outcomes = grade(trace, "!", SETTINGS["answer"])
+        outcomes = grade(trace, "1", SETTINGS["answer"])
         assert np.isinf(labels[trace.id].n).tolist() == trace.node_finished.tolist()
         assert labels[trace.id].k[trace.node_finished].tolist() == outcomes[trace.node_finished].tolist()
         assert (labels[trace.id].n[~trace.node_finished] == 3).all()

@@ -24,6 +24,7 @@ from search.problems import parse
     [
         ("5", "5"), (" 5 ", "5"), ("5.0", "5"), ("05", "5"), ("+5", "5"), ("1/2", "0.5"), ("2/4", "1/2"), ("-3", "-3.00"), (".5", "0.5"),
         ("1,200", "1200"), ("1,234,567.5", "2469135/2"), ("x + 1", " x + 1"), ("5.", "5"), ("0.1", "1/10"), ("-0", "0"),
+        ("5e0", "5"), ("$5", "5"),
         ("9" * 300, "9" * 300 + ".0"),
     ],
 )  # fmt: skip
@@ -35,7 +36,7 @@ def test_the_same(answer: str, target: str) -> None:
     ("answer", "target"),
     [
         (None, "5"), ("", "5"), ("5", "6"), ("0.3333", "1/3"), ("2+3", "5"), ("1/0", "1/0.0"), ("1/0", "5"), ("12,00", "1200"), (".", "0"),
-        ("5e0", "5"), ("٥", "5"), ("__import__('os')", "5"), ("1/2/2", "1/4"), ("x", "X"), ("- 5", "-5"), ("", "0"),
+        ("5e", "5"), ("٥", "5"), ("__import__('os')", "5"), ("1/2/2", "1/4"), ("x", "X"), ("- 5", "-5"), ("", "0"),
         ("9" * 5000, "9" * 4999 + "8"),
     ],
 )  # fmt: skip
@@ -98,12 +99,13 @@ def told(*texts: str) -> tuple[TextStep, ...]:
 
 
 def test_outcomes_of_open_text() -> None:
-    """Right, wrong and no answer; what is not finished, and the way there, has none."""
+    """Right, wrong, undecided and no answer; what is not finished, and the way there, has none."""
     trace = replace(
         make([0, 0, 0, 0], [1] * 4, [True, True, True, False]), steps=told("It is \\boxed{0.50}", "It is \\boxed{2}", "Hm.", "So")
     )
     np.testing.assert_array_equal(grade(trace, "1/2"), [math.nan, 1, 0, 0, math.nan])
     assert np.isnan(grade(trace, None)).all(), "nobody can tell"
+    np.testing.assert_array_equal(grade(trace, "x or so"), [math.nan, math.nan, math.nan, 0, math.nan])
     np.testing.assert_array_equal(grade(trace, "Hm", answer=r"(Hm)"), [math.nan, 0, 0, 1, math.nan])
 
 

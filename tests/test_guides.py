@@ -77,7 +77,7 @@ def test_two_checkpoints_combine(folders):
     node = next(n for n in range(1, len(solution.tree.nodes)) if solution.tree.visits(n))
     assert np.isnan(solution.tree.value(node)), "the policy's own head is not asked when another one judges"
     state = (TextStep("x", (120, 10)),)
-    policy_tokens = guides.PRM(folders["b"])._own_tokens(PROBLEM, state)
+    policy_tokens, _ = guides.PRM(folders["b"])._read(PROBLEM, state)
     assert tiny.tokenizer().decode(policy_tokens) == "say something\nx\n"
 
 

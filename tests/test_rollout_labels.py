@@ -43,7 +43,7 @@ Z = 4.5  # standard errors that a mean may be off: 7 in a million
 
 @dataclass(frozen=True)
 class Walk:
-    """A walk of `length` steps; its answer is "good" if no step was "b". From a good prefix of t steps a policy that writes "g" with
+    """A walk of `length` steps; its answer is "1" if no step was "b". From a good prefix of t steps a policy that writes "g" with
     probability p gets there with p ** (length - t), from another one never."""
 
     length: int
@@ -66,7 +66,7 @@ class Walk:
         return None
 
     def answer(self, state: Any) -> str | None:
-        return "bad" if any(step.text == "b" for step in state) else "good"
+        return "0" if any(step.text == "b" for step in state) else "1"
 
     def prompt(self, state: Any) -> str:
         return "walk"
@@ -103,7 +103,7 @@ def texts_of(trace: Trace) -> list[str]:
 
 
 def rolled(trace: Trace, policy: LM, count: int, seed: int = 0, labeller: Any = by_rollouts, **options: Any) -> Any:
-    return run(labeller(trace, "good", policy, count, seed, **options), policy.backends)
+    return run(labeller(trace, "1", policy, count, seed, **options), policy.backends)
 
 
 # -- roll-outs
@@ -157,6 +157,20 @@ def test_failed_roll_outs_count_in_no_label() -> None:
     found = rolled(walks("g", length=2), walker(function=function), 64)
     assert 0 < found.labels.n[1] < 64 and 0 < found.labels.n[0] < found.labels.n[1], "one more step, one more chance to fail"
     assert found.labels.k.tolist() == found.labels.n.tolist() and found.failed + found.made == 128
+
+
+def test_an_answer_of_which_nobody_can_tell_counts_in_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undecided is neither right nor wrong; equal answers are checked once."""
+    asked = Counter[str | None]()
+
+    def outcome(answer: str | None, target: str) -> float:
+        asked[answer] += 1
+        return math.nan if answer == "0" else 1.0
+
+    monkeypatch.setattr(guides.labelling, "outcome", outcome)
+    found = rolled(walks("g", length=2), walker(0.5), 64)
+    assert found.labels.k.tolist() == found.labels.n.tolist() and 0 < found.labels.n[0] < found.labels.n[1] < 64
+    assert found.failed == 128 - found.made and asked == {"0": 1, "1": 1}
 
 
 def test_a_chain_that_never_ends_is_a_failure_not_unknown() -> None:
@@ -227,7 +241,7 @@ def test_a_chain_whose_roll_outs_fail_has_no_first_error() -> None:
 def test_labels_of_the_trace_and_of_a_checker() -> None:
     trace = walks("gg", "gb", "bb")
     texts = texts_of(trace)
-    labels = from_trace(trace, grade(trace, "good"))
+    labels = from_trace(trace, grade(trace, "1"))
     below = [[chain for chain in ("gg", "gb", "bb") if chain.startswith(text)] for text in texts]
     assert labels.n.tolist() == [len(chains) for chains in below] and labels.k.tolist() == [chains.count("gg") for chains in below]
     labels = from_checker(trace, lambda problem, state: None if not state else 0.25 if state[-1].text == "b" else 1.0)
@@ -240,7 +254,7 @@ def test_labels_of_the_trace_and_of_a_checker() -> None:
 
 
 def good(*traces: Trace) -> dict[str, str]:
-    return {key_of(trace): "good" for trace in traces}
+    return {key_of(trace): "1" for trace in traces}
 
 
 def many(count: int = 12) -> list[Trace]:
