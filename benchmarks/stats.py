@@ -60,6 +60,16 @@ def bootstrap(values: np.ndarray, *, two_level: bool = False, resamples: int = R
     return Interval(float(table.mean()), float(low), float(high))
 
 
+def wilson(right: float, n: int, z: float = 1.959964) -> Interval:
+    """The share `right` / `n` of a binomial count with its 95 % score interval (Wilson 1927), which lies in [0, 1]. n: from 1 on."""
+    if n < 1 or not 0 <= right <= n:
+        raise ValueError(f"{right} right of {n} is no share: give 0 <= right <= n and n from 1 on")
+    share = right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
 def bands(values: np.ndarray, *, resamples: int = 2_000) -> np.ndarray:
     """Means over problems of many measurements at once, with their intervals. float64 [3, points]: mean, low, high.
 

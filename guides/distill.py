@@ -47,7 +47,7 @@ def distill(
     once.
     """
     check(policy, keep)
-    k, n = _counts(trace, outcomes)
+    k, n = counts(trace, outcomes)
     weights = _visit_shares(trace) if policy == "visits" else _chain_shares(trace, outcomes, policy == "all", keep, rng)
     if exact is not None:
         told = ~np.isnan(exact)
@@ -75,7 +75,7 @@ def _label(k: float, n: float, parent: int) -> tuple[float, int, float]:
     return (float(k if math.isinf(n) else k / n), parent, float(n)) if n else (math.nan, parent, 0.0)
 
 
-def _counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float64 [nodes] each: the sum of the outcomes at or below each node, and how many they are."""
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)

@@ -61,6 +61,16 @@ def same(answer: str | None, target: str) -> bool:
     return answer is not None and check(answer, target) is Verdict.RIGHT
 
 
+def outcome(answer: str | None, target: str) -> float:
+    """1.0 or 0.0: is an answer the target? nan where `answers.check` cannot decide. No answer is 0.0."""
+    return _OUTCOMES[check(answer or "", target)]
+
+
+def problem_of(trace: Trace, answer: str | None = None) -> Problem:
+    """The problem of a trace; open text with the regular expression that marked its answer. Raises ValueError where its class is gone."""
+    return TextProblem(**trace.arguments, answer=answer) if trace.kind == _TEXT else trace.problem()
+
+
 def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.ndarray:
     """float64 [nodes], in [0, 1]: the outcome of each finished node; nan where unfinished, or where nobody can tell.
 
@@ -74,7 +84,7 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
     outcomes = np.where(trace.node_finished, trace.node_reward, math.nan)
     open_ended = np.flatnonzero(trace.node_finished & np.isnan(outcomes))
     if target is not None and len(open_ended):
-        problem = TextProblem(**trace.arguments, answer=answer) if trace.kind == _TEXT else trace.problem()
+        problem = problem_of(trace, answer)
         states = trace.states(problem)
         said = [problem.answer(states[node]) for node in open_ended]
         verdicts = check_many((answer or "", target) for answer in said)

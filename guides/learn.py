@@ -16,20 +16,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from guides.distill import check, distill, split
 from guides.examples import Segment, write_examples
 from guides.grade import checked, checker_of, grade, key_of
 from guides.loading import locate
-from guides.prompts import prompt_tokens
+from guides.reader import Reader
 from guides.train import FULL, INTERRUPTED, MISUSE, REPORT, Options, check_installed
 from models.checkpoint import check_settings, describe, resolve, version
-from models.text import BEFORE, Tail, Texts
 from search.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -73,7 +70,7 @@ def prepare(
     known = describe(folder) | dict(settings or {})
     if not off_policy:
         _check_version(found, version(folder))
-    reader = _Reader(folder, known)
+    reader = Reader(folder, known)
     for trace in found:
         reader.check(trace)
     _warn_of_unused(targets, found)
@@ -173,45 +170,6 @@ def run_training(config: str | Path) -> None:
     if code:
         how = f"was killed by signal {-code}, perhaps for want of memory: give a smaller batch" if code < 0 else "failed: see what it said"
         raise ChildProcessError(f"the training of {config} {how}; start again and it goes on from its last checkpoint")
-
-
-class _Reader:
-    """Reads traces as the engine of a checkpoint wrote them."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]):
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
-        self._texts = Texts(self._tokenizer, SimpleNamespace(config=AutoConfig.from_pretrained(folder), generation_config=generation))
-        self._delimiter, self._template = settings.get("delimiter") or "\n\n", settings.get("prompt")
-        self._right: set[tuple[Any, ...]] = set()
-
-    def prompt(self, trace: Trace) -> tuple[int, ...]:
-        """The tokens that the policy read before the first step."""
-        problem = trace.problem()
-        return prompt_tokens(self._tokenizer, problem.prompt(problem.initial()), self._template, None)
-
-    def check(self, trace: Trace) -> None:
-        """Raises ValueError for a step whose tokens, followed one by one, do not end as a step and with its text."""
-        ends = [() if self._texts.independent else self.prompt(trace)[-BEFORE:]]  # of each node: what its steps' texts depend on
-        for node in range(1, len(trace.node_parent)):
-            step, before = trace.steps[int(trace.node_edge[node])], ends[int(trace.node_parent[node])]
-            key = (before, step.tokens, step.text, step.finish)
-            ends.append(() if self._texts.independent else (*before, *step.tokens)[-BEFORE:])
-            if key in self._right:
-                continue
-            tail = Tail(self._texts, (self._delimiter,), before)
-            finishes = [self._add(tail, token) for token in step.tokens]
-            ended = [i for i, finish in enumerate(finishes) if finish is not None]
-            expected = [] if step.finish == "length" else [len(finishes) - 1]
-            if tail.text != step.text or ended != expected or not finishes:
-                raise ValueError(
-                    f"the trace {trace.id} has a step {step.text[:60]!r} whose tokens are {tail.text[:60]!r} to this model, with the "
-                    f"delimiter {self._delimiter!r}: it was made with another tokenizer or delimiter; give model and flags of the search"
-                )
-            self._right.add(key)
-
-    def _add(self, tail: Tail, token: int) -> str | None:
-        return tail.add(token) if token < len(self._tokenizer) else None
 
 
 def _check_version(traces: Sequence[Trace], ours: str) -> None:
