@@ -591,6 +591,13 @@ def test_a_format_of_ones_own(folders, tmp_path):
     assert values(prm, STEPS) == pytest.approx([min(scores)], abs=1e-5)
 
 
+def test_ours_with_another_aggregation_still_ends_steps_as_its_settings_say(folders, tmp_path):
+    folder = copy(folders["copse"], tmp_path / "mine")
+    settings = json.loads((folder / "guide.json").read_text())
+    (folder / "guide.json").write_text(json.dumps({**settings, "prm": {"like": "copse", "aggregate": "min"}}))
+    assert values(guides.PRM(folder), STEPS) == pytest.approx([min(own_scores(folder, QUESTION, STEPS))], abs=1e-5)
+
+
 MARKED = {"layout": "text", "score": "tokens", "prompt": "{problem}", "step": "{step}#", "marker": "#", "good": "y", "bad": "n"}
 
 
