@@ -53,7 +53,7 @@ _CHANGES = re.compile(  # words that make another number of the one before them,
     r"pi|root|power|log|base|pair|couple|gross|double|triple|if|unless|without|instead|never|maybe|probably|about|approximately|around|"
     r"almost|nearly|roughly|between|least|most|equal|less|more|fewer|greater|divided|multiplied|sin|cos|tan|exp|sqrt|"
     r"choose|false|guess|error|invalid|unknown|unsure|remainder|reject|rejected|except|negative|binary|hex|octal|lakh|crore|kilo|mega|giga|"
-    r"grand|inverse|prime|recurring|repeating|bar|conjugate|infinity|twice|thrice|zero|one|two|three|four|five|six|seven|eight|nine|ten|"
+    r"mil|bil|tril|m[il]n|bln|thou|doz|pct|(?:per|pro)?mille|hmm|wait|actually|sorry|grand|inverse|prime|recurring|repeating|bar|conjugate|infinity|twice|thrice|zero|one|two|three|four|five|six|seven|eight|nine|ten|"
     r"eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)s?",
 )
 

@@ -208,8 +208,8 @@ def _list_against_one(answer: str, target: str, found: tuple[str, list[str]] | N
 
 
 def _unclear(answer: str, target: str) -> bool:
-    """Whether a comma may be part of a number."""
-    return re.search(r"\d, ?\d{3}(?!\d)", answer + " " + target, re.ASCII) is not None
+    """Whether a comma, or an and, may be part of a number: 1, 234 or 2 and 1/2."""
+    return re.search(r"\d, ?\d{3}(?!\d)|\d and (?:\d+/\d|\\frac)", answer + " " + target, re.ASCII) is not None
 
 
 def _plainly(a: str, b: str, depth: int) -> bool | None:
