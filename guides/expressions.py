@@ -16,6 +16,7 @@ Node = tuple
 
 DEEPEST = 40  #: brackets within brackets
 MOST = 400  #: tokens
+TALLEST = 150  #: operations upon operations: who walks the tree stays far from Python's own limit
 GREEK = frozenset(
     ("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "rho",
      "sigma", "tau", "phi", "varphi", "chi", "psi", "omega")
@@ -27,7 +28,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<num>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<sign>[-+*/^(){}\[\]|!_°]))",
     re.ASCII,
 )
-_PROSE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]{2,} +[a-zA-Z\d]|[a-zA-Z\d})] +[a-zA-Z]{2,}(?![a-zA-Z])", re.ASCII)
+_PROSE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]{2,} +[a-zA-Z\d]|[a-zA-Z\d})] +[a-zA-Z]{2,}(?![a-zA-Z])|\d(?:st|nd|rd|th)(?![a-zA-Z])", re.ASCII)
 _NAMES = re.compile(rf"\\[a-zA-Z]+|\b(?:{'|'.join(sorted(FUNCTIONS))}|sqrt|log|pi)\b")
 
 
@@ -44,9 +45,17 @@ def read(text: str) -> Node | None:
     try:
         parser = _Parser(_tokens(text))
         node = parser.sum(0)
-        return node if parser.at == len(parser.tokens) else None
+        return node if parser.at == len(parser.tokens) and not _taller(node, TALLEST) else None
     except Unreadable:
         return None
+
+
+def _taller(node: Node, levels: int) -> bool:
+    """Whether an expression has more levels than that. Without recursion."""
+    level = [node]
+    for _ in range(levels):
+        level = [part for one in level for part in one[1:] if isinstance(part, tuple)]
+    return bool(level)
 
 
 def letters(node: Node) -> frozenset[str]:
@@ -136,6 +145,8 @@ class _Parser:
         node = self.primary(depth)
         while True:
             if self.accept("!"):
+                if self.peek() == ("sign", "!"):  # 5!! is 15 to most
+                    raise Unreadable
                 node = ("fact", node)
             elif self.accept("°"):
                 node = ("div", ("mul", node, ("pi",)), ("num", Fraction(180)))
@@ -214,6 +225,8 @@ class _Parser:
         return ("num", value)
 
     def variable(self, name: str) -> Node:
+        if name in ("f", "g", "h", "phi", "varphi") and self.peek() == ("sign", "("):  # f(2x) is hardly f times 2x
+            raise Unreadable
         if self.accept("_"):
             if self.accept("{"):
                 while not self.accept("}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -146,7 +147,9 @@ class Judge:
         except RequestFailed:
             return math.nan
         text = spoken.text.lower().lstrip(" \n*\"'")
-        return next((worth for word, worth in zip(self._words, (1.0, 0.0), strict=True) if text.startswith(word)), math.nan)
+        return next(
+            (worth for word, worth in zip(self._words, (1.0, 0.0), strict=True) if re.match(rf"{re.escape(word)}(?!\w)", text)), math.nan
+        )
 
     def _prompt(self, problem: Problem, state: State) -> tuple[int, ...]:
         texts = {"problem": problem.prompt(state), "solution": chain_text(state)}

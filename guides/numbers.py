@@ -45,6 +45,7 @@ _UNITS = {
     (words := entry.strip().rsplit(" ", 1))[0]: (dimension, Fraction(words[1]))
     for dimension, entries in _TABLE.items() for entry in entries.split(",")
 }  # fmt: skip
+_PERHAPS = ({"angle", "temperature"}, {"angle", "heat"}, {"time", "year"})  # 20 degrees may be 20 °C, and a year 365 days
 _POWERED = re.compile(r"(square |sq\.? ?|cubic |cu\.? ?)?(.+?)(?:\^\{?([23])\}?)?")
 _CHANGES = re.compile(  # words that make another number of the one before them, or take it back
     r"(?:hundred|thousand|[mbtr]+illion|dozen|score|half|halve|quarter|tenth|third|fourth|fifth|sixth|seventh|eighth|ninth|\w+th|squared?|"
@@ -52,7 +53,7 @@ _CHANGES = re.compile(  # words that make another number of the one before them,
     r"pi|root|power|log|base|pair|couple|gross|double|triple|if|unless|without|instead|never|maybe|probably|about|approximately|around|"
     r"almost|nearly|roughly|between|least|most|equal|less|more|fewer|greater|divided|multiplied|sin|cos|tan|exp|sqrt|"
     r"choose|false|guess|error|invalid|unknown|unsure|remainder|reject|rejected|except|negative|binary|hex|octal|lakh|crore|kilo|mega|giga|"
-    r"grand|inverse|prime|recurring|repeating|bar|conjugate|infinity|twice|thrice|zero|one|two|three|four|five|six|seven|eight|nine|ten|"
+    r"mil|bil|tril|m[il]n|bln|thou|doz|pct|(?:per|pro)?mille|hmm|wait|actually|sorry|grand|inverse|prime|recurring|repeating|bar|conjugate|infinity|twice|thrice|zero|one|two|three|four|five|six|seven|eight|nine|ten|"
     r"eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)s?",
 )
 
@@ -134,6 +135,8 @@ def unit_of(text: str) -> tuple | None | Literal[False]:
     known = _known(name)
     if known and not (prefix and power):
         size = 2 if prefix and prefix[0] == "s" else 3 if prefix else int(power or 1)
+        if known[0] == "volume" and size == 1:
+            return ("length", 3, known[1] / 1000)
         return (known[0], size, known[1] ** size)
     words = [word.removesuffix("s") for word in text.split()]
     if len(words) > 5 or not re.fullmatch(r"[A-Za-z]{3,20}(?: (?:[A-Za-z]{2,20}|a))*", text):
@@ -168,8 +171,11 @@ def compare(answer: Quantity, target: Quantity) -> bool | None:
         return _percent(answer, target)
     if a is None or b is None:
         return True if same else _converted(answer.value, target.value, a or b)
-    if a[0] == "word" or b[0] == "word":
+    if a[0] == "word" or b[0] == "word" or {a[0], b[0]} in _PERHAPS:
         return None
+    if {a[0], b[0]} == {"temperature", "heat"}:
+        celsius, fahrenheit = (answer, target) if a[0] == "temperature" else (target, answer)
+        return fahrenheit.value == celsius.value * 9 / 5 + 32
     return a[:2] == b[:2] and answer.value * a[2] == target.value * b[2]
 
 

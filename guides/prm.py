@@ -62,7 +62,7 @@ class PRM:
         self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
         settings, where = loaded.settings, loaded.version if isinstance(path, Loaded) else str(path)
         chosen = choose_format(format, settings, loaded.head, loaded.architecture, where)
-        own = chosen == FORMATS["copse"]
+        own = replace(chosen, name="copse", aggregate="last") == FORMATS["copse"]
         if own:
             chosen = replace(chosen, step="{step}" + (delimiter or settings.get("delimiter") or "\n\n"))
         elif policy is not None or delimiter is not None or prompt is not None:

@@ -91,8 +91,9 @@ def _merged(intervals: Sequence[Interval]) -> list[list[Any]] | None:
         low, high = _end(interval.low), _end(interval.high)
         if low is None or high is None:
             return None
-        if low < high or (low == high and interval.with_low and interval.with_high):
-            pieces.append([low, not interval.with_low, high, interval.with_high])
+        if not (low < high or (low == high and interval.with_low and interval.with_high)):
+            return None  # (5, 3) is a slip, not the empty set
+        pieces.append([low, not interval.with_low, high, interval.with_high])
     merged: list[list[Any]] = []
     for piece in sorted(pieces):
         last = merged[-1] if merged else None

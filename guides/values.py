@@ -33,6 +33,19 @@ def constant(node: Node) -> bool:
     return node[0] == "num" or (node[0] in ("add", "mul", "div", "neg") and all(constant(part) for part in node[1:]))
 
 
+def calculation(node: Node) -> bool:
+    """Whether an expression of numbers alone is a sum or a product that nobody has worked out."""
+    return _rational(node) and _has_operation(node)
+
+
+def _rational(node: Node) -> bool:
+    return node[0] not in ("var", "pi", "e", "i", "root", "call", "log") and all(_rational(p) for p in node[1:] if isinstance(p, tuple))
+
+
+def _has_operation(node: Node) -> bool:
+    return node[0] in ("add", "mul") or any(_has_operation(part) for part in node[1:] if isinstance(part, tuple))
+
+
 @lru_cache(4096)
 def draw(name: str, index: int) -> Fraction:
     """The value of a letter at a point; positive at the first two."""

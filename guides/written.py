@@ -16,14 +16,19 @@ from guides import equal, expressions, numbers, regions
 from guides.expressions import Node
 from guides.latex import LONGEST, parts
 from guides.mathpool import installed, math_verify_equal, prove_equal
+from guides.values import calculation
 
 _NAMED = re.compile(r"([a-zA-Z](?:_\w|_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+) ?(?:=|\\in(?![a-z])) ?([^=<>]+)", re.ASCII)
 _CHOICE = re.compile(r"(\()?([A-Za-z])(?(1)\))")
-_CHOSEN = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:] )(?!.*\b(?:[A-Z]|or|and|not|n't|nor|wrong|incorrect|false)\b).*")
+_CHOSEN = re.compile(
+    r"(?:\(([A-Z])\)|([A-Z])[).:] )(?!.*(?:n['’]t\b|\b(?:[A-Z]|(?i:or|and|not?|nor|none|neither|never|cannot|impossible|ruled|"
+    r"excluded|eliminated|except|wrong|incorrect|false))\b)).*"
+)
 _WORDS = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
 _OPPOSITES = (("yes", "no"), ("true", "false"))
 _INFINITY = re.compile(r"[-+]?\\infty")
 _CONJUNCTION = re.compile(r",? (?:or|and) ")
+_EITHER_SIGN = re.compile(r" ?\\pm(?![a-zA-Z]) ?")
 _COMMAS = re.compile(r"[-\d.,]+", re.ASCII)  # 2,5 is a number to many
 _BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"), ("{", "}"))
 _FOR_MATH_VERIFY = re.compile(
@@ -38,6 +43,8 @@ _MEMBER = re.compile(r"^([a-zA-Z]) ?\\in(?![a-z]) ?", re.ASCII)
 _BARE = re.compile(r"\\(?:mathbb\{.\}|[a-zA-Z]+)")
 _LETTER = re.compile(r"[a-zA-Z]")
 _DEEPEST = 4  # lists in lists
+_PAIRS = 400  # of members of two sets, at most, those of sets in sets included
+_TAIL = re.compile(r" (?!pi(?![a-zA-Z]))[a-zA-Z]+(?:\^\{?\d\}?)?(?:/[a-zA-Z]+(?:\^\{?\d\}?)?)?$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,8 @@ def _by_words(answer: str, target: str) -> bool | None:
         return NotImplemented
     mine, other = (re.sub(r"^(?:the|a|an) ", "", text.lower()) for text in (answer, target))
     if mine == other:
+        if {answer.isupper(), target.isupper()} == {True, False} and len(mine) == 3 and list(mine) == sorted(set(mine)):
+            return None  # ABC may be a product, and abc another
         return True if len(mine) > 2 or mine == "no" else None  # AB may not be ab
     return False if any(mine in pair and other in pair for pair in _OPPOSITES) else None
 
@@ -120,8 +129,8 @@ def structure(text: str) -> tuple[str, list[str]] | None:
             inside = parts(text[len(left) : len(text) - len(right)], thousands=False)
             if inside is not None and (len(inside) > 1 or left == "\\{"):
                 return ("\\{\\}" if left == "{" else left + right), inside if inside != [""] else []
-    if text.count("\\pm") == 1 and "," not in text:
-        return "\\{\\}", [re.sub(r" ?\\pm ?", sign, text) for sign in "+-"]
+    if len(_EITHER_SIGN.findall(text)) == 1 and "," not in text:
+        return "\\{\\}", [_EITHER_SIGN.sub(sign, text) for sign in "+-"]
     found = parts(_CONJUNCTION.sub(", ", text), thousands=True)
     return ("", found) if found is not None and len(found) > 1 and all(found) else None
 
@@ -134,14 +143,16 @@ def _by_parts(answer: str, target: str, depth: int) -> bool | None:
         return _list_against_one(answer, target, mine or other, mine is None, depth)
     (brackets, a), (others, b) = mine, other
     sets = [kind == "\\{\\}" for kind in (brackets, others)]
-    if len(a) > 40 or len(b) > 40:
+    if len(a) > 40 or len(b) > 40 or (_COMPARES.search(answer + target) and (" or " in answer) != (" or " in target)):
+        return None  # too many; or x > 1 and x < 3, perhaps
+    if brackets == others and brackets and not any(sets):
+        return _all(_plainly(x, y, depth + 1) for x, y in zip(a, b, strict=True)) if len(a) == len(b) else False
+    if answer.count(",") * target.count(",") > _PAIRS:
         return None
     told = [[_plainly(x, y, depth + 1) for y in b] for x in a]
     in_order = _all(told[i][i] for i in range(len(a))) if len(a) == len(b) else False
     if any(sets):
         return _matched(told, len(b)) if brackets in ("", "\\{\\}") and others in ("", "\\{\\}") else None
-    if brackets == others and brackets:
-        return in_order
     if brackets == others == "":  # an enumeration: its order may count or not
         return in_order or (None if in_order is None or _matched(told, len(b)) is not False or _unclear(answer, target) else False)
     return None if in_order is not False else _matched(told, len(b)) and None
@@ -197,8 +208,8 @@ def _list_against_one(answer: str, target: str, found: tuple[str, list[str]] | N
 
 
 def _unclear(answer: str, target: str) -> bool:
-    """Whether a comma may be part of a number."""
-    return re.search(r"\d, ?\d{3}(?!\d)", answer + " " + target, re.ASCII) is not None
+    """Whether a comma, or an and, may be part of a number: 1, 234 or 2 and 1/2."""
+    return re.search(r"\d, ?\d{3}(?!\d)|\d and (?:\d+/\d|\\frac)", answer + " " + target, re.ASCII) is not None
 
 
 def _plainly(a: str, b: str, depth: int) -> bool | None:
@@ -237,11 +248,17 @@ def _by_grammar(answer: str, target: str, number: numbers.Quantity | None) -> tu
         said = equal.compare(a, b)
     except equal.Unproven:
         return Asked(prove_equal, (a, b)), "pool"
-    if said and number is not None and _calculation(a):
+    if said and number is not None and calculation(a):
         said = None  # 2 + 3 is not yet 5
-    if said is False and bool(unit) != bool(other):
+    if said is False and (bool(unit) != bool(other) or _unit_perhaps(answer, target)):
         said = None
     return said, "grammar"
+
+
+def _unit_perhaps(answer: str, target: str) -> bool:
+    """Whether letters at the end of one of the two, which make them differ, may be a unit, as in 3 m/s or 5 N."""
+    a, b = _TAIL.sub("", answer), _TAIL.sub("", target)
+    return (a == answer) != (b == target) and _plainly(a, b, _DEEPEST) is not False
 
 
 @lru_cache(2048)
@@ -249,23 +266,10 @@ def measured(text: str) -> tuple[Node | None, tuple | None]:
     """The expression of a text, and the unit after it where there is one that we know, as in 2\\sqrt{3} cm."""
     node = expressions.read(text)
     body, _, tail = text.rpartition(" ")
-    if node is None and body and (unit := numbers.unit_of(tail)) and unit[0] not in ("%", "word"):
+    if (node is None or tail[1:2].isalpha()) and body and (unit := numbers.unit_of(tail)) and unit[0] not in ("%", "word"):
         return expressions.read(body.strip()), unit
     quantity = numbers.quantity(text) if node is None else None
     return (("num", quantity.value), None) if quantity is not None and quantity.unit is None else (node, None)
-
-
-def _calculation(node: Node) -> bool:
-    """Whether an expression of numbers alone is a sum or a product that nobody has worked out."""
-    return _rational(node) and _has_operation(node)
-
-
-def _rational(node: Node) -> bool:
-    return node[0] not in ("var", "pi", "e", "i", "root", "call", "log") and all(_rational(p) for p in node[1:] if isinstance(p, tuple))
-
-
-def _has_operation(node: Node) -> bool:
-    return node[0] in ("add", "mul") or any(_has_operation(part) for part in node[1:] if isinstance(part, tuple))
 
 
 def _relation(answer: str, target: str) -> tuple[Decision, str]:
@@ -283,6 +287,8 @@ def for_math_verify(answer: str, target: str) -> Asked | None:
     if any("=" in text or (_COMPARES.search(text) and not _LETTER.search(_BARE.sub("", text))) for text in texts):
         return None  # equations, of which it thinks too well, and 1 < 2
     members = [_MEMBER.match(text) for text in texts]
+    if all(members) and len({member[1] for member in members if member}) > 1:
+        return None
     if any(member and member[1] not in _BARE.sub("", other) for member, other in zip(members, texts[::-1], strict=True)):
         texts = tuple(text for text in texts if not _LETTER.search(_BARE.sub("", _MEMBER.sub("", text))))  # of another letter
     return Asked(math_verify_equal, tuple(_MEMBER.sub("", text) for text in texts)) if len(texts) == 2 else None

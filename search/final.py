@@ -6,7 +6,8 @@ import re
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[^a-zA-Z]|[{}]")
 _MARKS = re.compile(
-    r"####\s*([^\n]+)|\b(?:final )?answer\**(?: is\b\s*:?|\s*:)\**\s*([^\n]+)|^[ \t]*\**A:\**[ \t]*([^\n]+)", re.IGNORECASE | re.MULTILINE
+    r"####\s*([^\n]+)|\b(?:final )?answer\**(?: is\b(?:\s*:)?|\s*:)\**\s*([^\n]+)|^[ \t]*\**A:\**[ \t]*([^\n]+)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _OTHER_CHOICE = re.compile(r"^[ \t]*\**B:", re.MULTILINE)  # beside it "A: 5" is one of several choices
 _SENTENCE = re.compile(r"\.\s+(?=[A-Z])")  # "18 dollars. She has ..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cmath
 import contextlib
 import itertools
+import math
 import os
 import random
 import signal
@@ -23,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search
-from guides import answers, mathpool
+from guides import answers, expressions, mathpool, precise
 from guides.answers import Verdict, check, check_many, classes, examine, extract
 from search.choose import Finish, majority, united
 from search.final import final_answers
@@ -64,6 +65,12 @@ UNITS = [
     ("5%", "50%", W), ("25%", "75", W), ("30°", "30", R), (r"30^\circ", "30 degrees", R), (r"30^{\circ}", "31", W),
     ("30°", r"\frac{\pi}{6}", R), ("20 °C", "20 °F", W), (r"2\sqrt{3} cm", r"\sqrt{12}", R), (r"2\sqrt{3} cm", r"\sqrt{12} m", U),
     (r"2\sqrt{3}\text{ cm}", r"2\sqrt{3}\text{ min}", W), ("18 apples and 3 pears", "18", U),
+    ("20 degrees", "20 °C", U), ("68 °F", "20 °C", R), ("-40 °C", "-40 °F", R), ("1 year", "365 days", U), ("1 liter", "1000 cm^3", R),
+    ("2 mL", "2 cm^3", R), ("1 liter", "1 m^3", W), ("3 m/s", "3", U), ("4 m/s", "3", W), (r"100\text{ N}", "100", U), ("5 y", "6", W),
+    (r"12\pi \text{ cm}^2", r"12\pi", R), (r"12\pi\text{ cm}^2", "12", U), (r"12\pi\text{ cm}", r"12\pi\text{ mm}", W), ("18th", "18", U),
+    ("5 mil", "5", U), ("18 hmm wait", "18", U), ("2 and 1/2", "2.5", U),
+    (r"5 \pmod{7}", "5", U), ("101_2", "101_{2}", R), ("101_2", "5", U), ("3:30", "3:31", U), ("3:4", "6:8", U), ("5 PM", "5 AM", U),
+    (r"0.\overline{3}", "0.3", U), ("0.333...", "0.333", U), ("1 234", "1234", U), ("6.02e23", r"6.02 \times 10^{22}", W),
 ]  # fmt: skip
 
 ALGEBRA = [
@@ -85,6 +92,10 @@ ALGEBRA = [
     (r"\frac{1}{0}", "x", U), ("((((((1))))))", "1", R), ("(" * 500 + "1" + ")" * 500, "1", U), ("x" * 500, "x", U),
     ("+".join(["1"] * 1500), "1500", U), ("(1+1", "2", U), ("1+", "1", U), ("^2", "2", U), ("()", "0", U), (r"\frac{}{}", "1", U),
     ("no", "on", U), (r"\sqrt{x}\sqrt{y}", r"\sqrt{xy}", U), ("a+b", "b+a", R), ("5 no", "5 on", U),
+    ("f(2x)", "2f(x)", U), ("f(-x)", "-f(x)", U), ("x(x+1)", "x^2+x", R), (r"\sqrt{-4}", "-2", W), (r"\sqrt{-4}", "2i", R),
+     ("5!!", "15", U), ("7!!", "(7!)!", U), ("abc", "ABC", U),
+    ("x" + "°" * 390, "y", U), (" ".join("x" * 390), "y", U), ("+".join("x" * 120), "120x", R), (r"2\pi rh", r"2hr\pi", R),
+    (r"x_{1}y", "x_1y", R), (r"\lfloor x\rfloor", r"\lceil x\rceil", U), (r"k\in\mathbb{Z}", r"n\in\mathbb{Z}", U),
 ]  # fmt: skip
 
 LISTS = [
@@ -116,11 +127,16 @@ RELATIONS = [  # math-verify's errors among them
     ("5 > x > 2", "(2,5)", R), ("x<y", "y>x", R), ("x>3", "x<3", W), (r"x\in(1,2)", "1<y<2", U), (r"\pm 3", "3, -3", R),
     (r"2\pm\sqrt3", r"\{2-\sqrt3, 2+\sqrt3\}", R), (r"\pm 3", "3", U), (r"(1,2)\cup(2,3)", r"(1,2)\cup[2,3)", W),
     (r"\{10^{-30}\}\cup(1,2)", r"\{0\}\cup(1,2)", W), ("x=3=5", "5", U),
+    ("x^2<10^{-30}", "x^2<0", U), ("x+y<3", "y+x<3", R), (r"\{x,5\}", r"\{|x|,5\}", U), (r"\{1,1,2\}", r"\{1,2\}", U),
+    ("x>1 and x<3", "x>1 or x<3", U),
+    ("x<1 or x>3", "x<1 or x>3.0", R), (r"x\in(5,3)", r"x\in(7,2)", W),
+    ("3<x<1", "5<x<2", W), (r"x\in[2,2]", "2<x<2", W), (r"\varnothing", r"\emptyset", R), ("|x|<1", "-1<x<1", U),
 ]  # fmt: skip
 
 WORDS = [
     ("(B)", "B", R), ("(B)(C)", "B", U), ("(B) or (C)", "B", U), ("{1,2}", r"\{2,1\}", R), ("B", "(B)", R), ("(b)", "B", R), ("B", "A", W),
-    ("(C)", "(B)", W), ("B) 12 cm", "B", R), ("(B) 12", "(A)", W), ("B.", "B", R), ("5", "B", U), ("11", "B", U), ("yes", "Yes", R),
+    ("(C)", "(B)", W), ("B) 12 cm", "B", R), ("B. It isn't this", "B", U), ("B. No", "B", U), ("B) is impossible", "B", U),
+    ("ABC", "ABC", R), ("RED", "red", R), ("(B) 12", "(A)", W), ("B.", "B", R), ("5", "B", U), ("11", "B", U), ("yes", "Yes", R),
     ("Yes.", "yes", R), ("no", "Yes", W), ("True", "false", W), ("yes", "true", U), (r"\text{Yes}", "yes", R), ("Red", "red", R),
     ("AB", "ab", U), ("AB", "AB", R), ("NO", "no", R), ("the red car", "Red car", R), ("red", "blue", U),
     ("Saturn", "the planet Saturn", U), ("not red", "red", U), ("__import__('os').system('false')", "5", U),
@@ -139,6 +155,7 @@ SOLUTIONS = [
     ("He has 18 eggs and sells them all to 5 neighbours.", "18", U), ("18 + 3 = 21, he said, and left", "21", U),
     (r"<think>\boxed{1}</think> \boxed{2}", "2", R), (r"<think>\boxed{2}", "2", U), ("", "0", W), (" \n", "0", W),
     ("x\n" * 5000 + "18", "18", U), ("What is 18?\n" * 5000 + "#### 18", "18", R), (r"\boxed{" * 2000, "1", U),
+    ("The answer is" + "\n" * 100_000, "5", U),
     (r"\boxed{" + "{" * 100_000, "1", U), (r"\boxed{12\text{ cm}}", "12 m", W),
 ]  # fmt: skip
 
@@ -172,6 +189,17 @@ def test_no_false_accepts_either_way(said: dict[tuple[str, str], tuple[Verdict, 
     pairs = [(target, text) for text, target, verdict in TABLE if verdict is not R and text.strip() and len(text) < 500]
     told = [pair for pair, verdict in zip(pairs, check_many(pairs), strict=True) if verdict is R]
     assert set(told) <= {("5", "2+3"), ("6", "2*3"), ("-5", "- 5")}
+
+
+@pytest.mark.parametrize(
+    "text", [r"\sqrt{5/3}", r"\sqrt[3]{7/2}", r"\sqrt{1/3}", r"\sqrt{\sqrt{9/8}+1/7}", r"\frac{\sqrt{7/2}}{\sqrt[5]{3/4}}", "(9/4)^{-1/3}"]
+)
+def test_the_separation_bound_bounds_the_value(text: str) -> None:
+    """A positive expression is itself its largest conjugate, so u / l is no less than its value, and no more but for its sums."""
+    node = expressions.read(text)
+    over, under, _ = precise.bound(node, 0)
+    true = float(precise.approximate(node, 0, precise.context(100), False))
+    assert math.log2(true) - 1e-9 <= over - under <= math.log2(true) + text.count("+") + 1e-9
 
 
 def test_all_ways_are_taken(said: dict[tuple[str, str], tuple[Verdict, str]]) -> None:

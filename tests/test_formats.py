@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -589,6 +589,34 @@ def test_a_format_of_ones_own(folders, tmp_path):
         good, bad = (math.exp(logits[tokenizer.encode(letter)[0]]) for letter in "yn")
         scores.append(good / (good + bad))
     assert values(prm, STEPS) == pytest.approx([min(scores)], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "like, change",
+    [
+        ("math-shepherd", {"lead": ""}),
+        ("math-shepherd", {"prompt": "{problem}\n"}),
+        ("math-shepherd", {"good": "y"}),
+        ("math-shepherd", {"bad": "n"}),
+        ("math-shepherd", {"step": "{step} ки"}),
+        ("qwen", {"system": None}),
+        ("qwen", {"score": "score"}),
+        ("skywork", {"cut": ""}),
+        ("copse", {"opening": False}),
+    ],
+)
+def test_labels_tell_readings_apart(like, change):
+    """Of a search's version: all that changes a score is in the digest, and neither name nor aggregation is."""
+    format = FORMATS[like]
+    assert replace(format, **change).label != format.label
+    assert replace(format, name="other", aggregate="prod").label.split("#")[1] == format.label.split("#")[1]
+
+
+def test_ours_with_another_aggregation_still_ends_steps_as_its_settings_say(folders, tmp_path):
+    folder = copy(folders["copse"], tmp_path / "mine")
+    settings = json.loads((folder / "guide.json").read_text())
+    (folder / "guide.json").write_text(json.dumps({**settings, "prm": {"like": "copse", "aggregate": "min"}}))
+    assert values(guides.PRM(folder), STEPS) == pytest.approx([min(own_scores(folder, QUESTION, STEPS))], abs=1e-5)
 
 
 MARKED = {"layout": "text", "score": "tokens", "prompt": "{problem}", "step": "{step}#", "marker": "#", "good": "y", "bad": "n"}

@@ -218,6 +218,8 @@ def test_a_server_that_tells_nothing_has_the_share_of_its_verdicts():
         assert value(judge, seed=seed) == pytest.approx((votes < 2).sum() / (votes < 3).sum(), abs=1e-6)
     mute = scripted(lambda request: generated("who knows", finish="end"), dialect=False)
     assert math.isnan(value(mute)), "no verdict is no value"
+    vague = scripted(lambda request: generated("Nothing yet", finish="end"), dialect=False)
+    assert math.isnan(value(vague)), "a word that only begins like a verdict is none"
 
 
 def test_a_server_that_tells_log_probs_is_read_and_asked_only_where_that_fails():
