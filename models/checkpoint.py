@@ -44,6 +44,7 @@ SETTINGS = {
     "max_steps": "whole number, steps of a solution at most",
     "value_head": "true or false, whether value_head.safetensors must be there",
     "answer": "regular expression with one group that finds the answer; null: the problem knows",
+    "within": "number in [0, 1]: AUROC of its values within a problem, held out; null: not known",
 }
 _versions: dict[tuple[Any, ...], str] = {}
 
@@ -95,6 +96,8 @@ def _allowed(name: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
     if name == "value_head":
         return isinstance(value, bool)
+    if name == "within":
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if name == "answer":
         try:
             return isinstance(value, str) and re.compile(value).groups == 1
