@@ -35,7 +35,7 @@ def distill(
 
     outcomes  float64 [nodes], in [0, 1], nan: not graded (`guides.grade`)
     prompt    the tokens that the policy read before the first step
-    labels    of the nodes; None: those of `outcome_labels`
+    labels    of the nodes, k of n; None: `counts`
     every_token  a step's label stands at each of its tokens, not only at its end; the prompt's at its end
     policy    what is imitated, the weights:
         "solutions"  up to `keep` different right chains (outcome 1), drawn by `rng`; the weight of a step is the share of them that go
@@ -47,7 +47,7 @@ def distill(
     What is neither imitated nor labelled, nor followed by what is, is left out.
     """
     check(policy, keep)
-    k, n = labels or outcome_labels(trace, outcomes)
+    k, n = labels or counts(trace, outcomes)
     weights = np.zeros(len(trace.steps))
     if policy != "none":
         weights = _visit_shares(trace) if policy == "visits" else _chain_shares(trace, outcomes, policy == "all", keep, rng)
@@ -65,17 +65,6 @@ def distill(
     return segments if len(segments) > 1 else []
 
 
-def outcome_labels(trace: Trace, outcomes: np.ndarray) -> Labels:
-    """The label of every node is k / n over the graded finished nodes at or below it, k the sum of their outcomes.
-
-    A node that the method `sample` reached several times counts as often, because those were as many chains, and a chain of
-    it that ended unfinished (by an illegal step, too many of them, or the budget's end) is a failure, unless nobody could grade one that
-    finished, beside which failures alone would say too much; a tree search comes back to what it likes, so there a finished node counts
-    once.
-    """
-    return Labels(*_counts(trace, outcomes))
-
-
 def check(policy: str, keep: int) -> None:
     """Raises ValueError for what `distill` does not know."""
     if policy not in POLICIES:
@@ -89,8 +78,14 @@ def _label(k: float, n: float, parent: int) -> tuple[float, int, float]:
     return (float(k if math.isinf(n) else k / n), parent, float(n)) if n else (math.nan, parent, 0.0)
 
 
-def _counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [nodes] each: the sum of the outcomes at or below each node, and how many they are."""
+def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [nodes] each: the sum of the outcomes of the graded finished nodes at or below each node, and how many they are.
+
+    A node that the method `sample` reached several times counts as often, because those were as many chains, and a chain of
+    it that ended unfinished (by an illegal step, too many of them, or the budget's end) is a failure, unless nobody could grade one that
+    finished, beside which failures alone would say too much; a tree search comes back to what it likes, so there a finished node counts
+    once.
+    """
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)
     if trace.method == CHAINS:

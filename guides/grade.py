@@ -78,6 +78,11 @@ def _number(text: str) -> Fraction | None:
     return -value if match[1] == "-" else value
 
 
+def problem_of(trace: Trace, answer: str | None = None) -> Problem:
+    """The problem of a trace; open text with the regular expression that marked its answer. Raises ValueError where its class is gone."""
+    return TextProblem(**trace.arguments, answer=answer) if trace.kind == _TEXT else trace.problem()
+
+
 def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.ndarray:
     """float64 [nodes], in [0, 1]: the outcome of each finished node; nan where unfinished, or where nobody can tell.
 
@@ -90,7 +95,7 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
     outcomes = np.where(trace.node_finished, trace.node_reward, math.nan)
     open_ended = np.flatnonzero(trace.node_finished & np.isnan(outcomes))
     if target is not None and len(open_ended):
-        problem = TextProblem(**trace.arguments, answer=answer) if trace.kind == _TEXT else trace.problem()
+        problem = problem_of(trace, answer)
         states = trace.states(problem)
         outcomes[open_ended] = [float(same(problem.answer(states[node]), target)) for node in open_ended]
     return outcomes

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from guides.distill import check, distill, outcome_labels, split
+from guides.distill import check, counts, distill, split
 from guides.examples import Segment, write_examples
 from guides.grade import Checker, checked, checker_of, grade, key_of
 from guides.held import held_of, held_out
@@ -137,7 +137,7 @@ def _labels(
         exact = np.full(len(graded), np.nan) if judge is None else checked(trace, judge)
         known = ~np.isnan(exact)
         np.copyto(graded, exact, where=trace.node_finished & known)
-        k, n = outcome_labels(trace, graded)
+        k, n = counts(trace, graded)
         learnt.append(Labels(np.where(known, exact, k), np.where(known, np.inf, n)))
     return learnt
 

@@ -1,4 +1,4 @@
-"""Reads the steps of traces with a checkpoint's tokenizer, as its engine wrote them."""
+"""Reading traces as the engine of a checkpoint wrote them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search.trace import Trace
 
 
 class Reader:
-    """Reads traces as the engine of a checkpoint wrote them."""
+    """Reads traces as the engine of the checkpoint in `folder` wrote them, with `settings` of its guide.json or of the search."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -33,11 +33,15 @@ class Rollout:
 
     def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
         """float32 [states] in [0, 1]; nan where no roll-out could be made."""
-        jobs = [self._one(problem, state, child) for state in states for child in rng.spawn(self._count)]
-        rewards = np.array((yield from parallel(jobs)), np.float32).reshape(len(states), self._count)
+        found = yield from parallel([self.outcomes(problem, state, rng) for state in states])
+        rewards = np.array(found, np.float32).reshape(len(states), self._count)
         there = ~np.isnan(rewards)
         sums = np.where(there, rewards, 0).sum(axis=1)
         return np.where(there.any(axis=1), sums / np.maximum(there.sum(axis=1), 1), np.float32(np.nan)).astype(np.float32)
+
+    def outcomes(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[np.ndarray]:
+        """float64 [count], in [0, 1]: the reward of each completion, 0 where it never finished; nan where it could not be made."""
+        return np.array((yield from parallel(self._one(problem, state, child) for child in rng.spawn(self._count))), np.float64)
 
     def _one(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[float]:
         try:

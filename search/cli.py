@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.cli_bench import Pool, Server, Tokenizer, bench
+from search.cli_label import export, label
 from search.cli_train import tell, train
 from search.flags import Model, check_use, search_arguments, unescape
 from search.shadow import Shadowed
@@ -32,6 +33,8 @@ OK, NONE, MISUSE, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
 app = typer.Typer(help="Solve problems by tree search over the steps of a language model.", add_completion=False)
 app.add_typer(train, name="train")
+app.command()(label)
+app.command()(export)
 app.command()(bench)
 
 

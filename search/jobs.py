@@ -7,28 +7,22 @@ Whatever else stands in the line, `target` included, is never read.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import importlib
 import json
-import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from search.flags import add_working_folder
+from search.lines import Lines
 from search.problem import Problem, build
 from search.problems import MODULES, parse
 from search.solution import Solution
 from search.trace import Trace, TraceWriter
-
-log = logging.getLogger(__name__)
 
 _EXAMPLE = '{"id": "first", "problem": "the text of the problem"}'
 
@@ -176,63 +170,25 @@ class Results:
     def __init__(self, path: Path | None):
         self.path = path
         self.done: dict[str, bool] = {}
-        self._file: FileIO | None = None
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = FileIO(path, "a")
-            self._lock(path)
-            self._resume(path, path.read_bytes())
-        except OSError as error:
-            raise ValueError(f"cannot write the results to {path} ({error.strerror}): choose another --output") from None
+        self._lines = None if path is None else Lines(path, self._known, first="id", what="result of copse solve", flag="--output")
 
-    def _lock(self, path: Path) -> None:
-        """Keep other runs away until this process ends, however it ends."""
-        assert self._file is not None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another run is writing to {path}: wait for its end, or choose another --output") from None
-        except OSError as error:  # a file system without locks
-            log.info("%s cannot be locked (%s): let only one run write to it", path, error.strerror)
-
-    def _resume(self, path: Path, data: bytes) -> None:
-        """Take up the lines of an earlier run."""
-        whole, newline, rest = data.rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if newline else [], 1):
-            try:
-                row = json.loads(line)
-                self.done[str(row["id"])] = answered(row)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                raise ValueError(f"{path}, line {number} is no result of copse solve: choose another --output") from None
-        if rest:
-            beginning = b'{"id": '
-            if not rest.startswith(beginning[: len(rest)]):
-                raise ValueError(f"the last line of {path} is no result of copse solve: choose another --output")
-            log.info("removed the last line of %s, which was cut off", path)
-            os.truncate(path, len(data) - len(rest))
+    def _known(self, row: Any) -> None:
+        self.done[str(row["id"])] = answered(row)
 
     def write(self, name: str | int, solution: Solution) -> None:
         """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the line."""
         row = {"id": name, **result_of(solution)}
         text = json.dumps(plain(row), allow_nan=False) + "\n"
-        if self._file is None:
+        if self._lines is None:
             sys.stdout.write(text)
             sys.stdout.flush()
         else:
-            size, data = os.fstat(self._file.fileno()).st_size, text.encode()
-            try:
-                if self._file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-            except OSError:
-                self._file.truncate(size)
-                raise
+            self._lines.append(text)
         self.done[str(name)] = answered(row)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._lines is not None:
+            self._lines.close()
 
 
 class Finisher:

@@ -115,7 +115,7 @@ def _solve(
     spend = budget or guide.budget
     check_budget(spend, guide)
     backends = dict(guide.backends)
-    workers = _workers(ready, backends)
+    workers = workers_of(ready, backends)
     interrupt = threading.Event()
     unusable = _Unusable()
 
@@ -184,7 +184,8 @@ def _ctrl_c(interrupt: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _workers(problems: Sequence[Problem], backends: dict[str, Backend]) -> contextlib.AbstractContextManager[Any]:
+def workers_of(problems: Sequence[Problem], backends: dict[str, Backend]) -> contextlib.AbstractContextManager[Any]:
+    """Worker processes for problems that want them, added to `backends`; open them as a context."""
     if all(problem.inline for problem in problems) or "workers" in backends:
         return contextlib.nullcontext()
     from search.workers import Workers

@@ -231,9 +231,9 @@ def test_one_run_at_a_time_writes(capsys, tmp_path, scripted):
 
 def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
     """The disk takes 100 bytes of the second line; the next run does the rest."""
-    from search import jobs
+    from search import lines
 
-    class Full(jobs.FileIO):
+    class Full(lines.FileIO):
         room = 600
 
         def write(self, data):
@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
 
     path, output = written(tmp_path / "p", {"id": "a", "problem": PUZZLE}, {"id": "b", "problem": PUZZLE}), tmp_path / "o"
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "FileIO", Full)
+        patch.setattr(lines, "FileIO", Full)
         code, _, err = run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")
     assert code == 1 and os.strerror(errno.ENOSPC) in err and "Traceback" not in err
     assert len(results(output)) == 1

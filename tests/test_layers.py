@@ -25,7 +25,7 @@ SEARCH = (
     ("problem", "jit", "lanes", "kernels", "rounds", "rules", "fused", "replant", "arena", "places", "roots", "tree", "forest", "halving"),
     ("guide", "choose", "trace"),
     ("methods", "problems"),
-    ("worker", "workers", "solution", "door", "solver", "flags", "jobs", "view", "cli_bench", "cli_train", "cli"),
+    ("worker", "workers", "solution", "door", "solver", "flags", "lines", "jobs", "view", "cli_bench", "cli_train", "cli_label", "cli"),
 )
 #: Side by side: neither imports the other.
 PAIRS = {("tree", "problem"), ("trace", "choose"), ("problems", "methods"), ("methods", "problems")}
@@ -37,6 +37,7 @@ SANCTIONED = {
     "search.cli": {"models", "guides", "benchmarks"},
     "search.cli_bench": {"benchmarks"},
     "search.cli_train": {"guides"},
+    "search.cli_label": {"guides"},
 }
 
 KERNELS = {
@@ -54,6 +55,7 @@ TERMINAL = {  # but for what these are made of
     "search.cli": {"typer", "rich"},
     "search.cli_bench": {"typer"},
     "search.cli_train": {"typer"},
+    "search.cli_label": {"typer"},
     "search.view": {"rich"},
 }
 TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "benchmarks/tasks.py")  # where the built-in kinds of problem may be named

@@ -24,10 +24,11 @@ torch = pytest.importorskip("torch")
 
 import tiny  # noqa: E402
 
-from guides import learn, reader, train  # noqa: E402
+from guides import learn, train  # noqa: E402
 from guides.examples import ExampleFile  # noqa: E402
 from guides.grade import grade, key_of, read_targets  # noqa: E402
 from guides.learn import prepare, run_training, train_guide  # noqa: E402
+from guides.reader import Reader  # noqa: E402
 from models.checkpoint import describe, save_model, version  # noqa: E402
 from search import cli  # noqa: E402
 from search.problem import TextProblem, TextStep  # noqa: E402
@@ -312,7 +313,7 @@ def test_traces_are_read_as_the_engine_wrote_them(merges: tuple[tuple[str, str],
     assert solution.trace is not None
     finishes = {solution.trace.steps[edge].finish for edge in solution.trace.node_edge[1:]}
     assert finishes == {"stop", "length", "end"} and any("\ufffd" in step.text for step in solution.trace.steps)
-    known = reader.Reader(folder, {"delimiter": "\n"})
+    known = Reader(folder, {"delimiter": "\n"})
     known.check(solution.trace)
     node = int(np.flatnonzero([len(step.text) > 3 for step in solution.trace.steps])[0])
     steps = list(solution.trace.steps)
