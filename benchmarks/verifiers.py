@@ -4,11 +4,18 @@
     python -m benchmarks.verifiers pool --split test          256 chains of each of 1,000 problems that no model was trained on
     python -m benchmarks.verifiers pool --split validation    64 of each of 300, for every choice that is made
     python -m benchmarks.verifiers pool --split train         8 of each of 3,000, which are labelled
+    python -m benchmarks.verifiers label                      their steps, by 8 roll-outs of each
+    python -m benchmarks.verifiers train --kind orm --seed 0  and kinds exact, rollouts; seeds 0, 1, 2: each from the generator's weights
+    python -m benchmarks.verifiers report                     the values of all verifiers at all chains, and what they select
 
 Every command has --out DIR (default: verifiers), where it leaves what it made; one that was killed goes on when it is given again.
 
     generator/         the checkpoint, by the recipe benchmarks/verifiers.json
     chains/SPLIT/      traces of the method `sample`: equal chains stand once, with their number as visits
+    rollouts.jsonl     labels of chains/train (`guides.labels`)
+    KIND-SEED/         a verifier, with its report.json on a tenth of the problems of chains/train
+    values/            of each verifier at each chain of chains/validation and chains/test
+    report.md
 """
 
 from __future__ import annotations
@@ -17,6 +24,9 @@ import argparse
 import contextlib
 import logging
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.plan import Task
 from benchmarks.tasks import steps_right, target_of
@@ -69,25 +79,84 @@ def sample_chains(folder: Path, generator: Path, problems: list[Problem], count:
     log.info("%s: %d chains of each of %d problems, %d of them made now", folder, count, len(problems), len(left))
 
 
+def label_chains(out: Path, count: int = 8, slots: int = 256) -> None:
+    """Label every step of chains/train by `count` roll-outs of the generator (Math-Shepherd, Wang et al. 2023)."""
+    from guides.label_traces import Plan, label_traces
+    from guides.lm import LM
+
+    traces, task = Trace.load(out / "chains" / "train"), task_of(problems_of("train", SPLITS["train"][0]))
+    policy = LM(out / "generator", slots=slots)
+    log.info("%s", label_traces(traces, task.targets, out / "rollouts.jsonl", Plan(count=count), policy))
+
+
+#: what the labels of each kind come from, as `guides.train_guide` takes it: the same chains, equally many for each
+KINDS: dict[str, dict[str, Any]] = {
+    "orm": {"every_token": True},  # the outcomes, at each token (Cobbe et al. 2021)
+    "exact": {"checker": "benchmarks.tasks:state_right"},  # no mistake so far (Lightman et al. 2023)
+    "rollouts": {"labels": "rollouts.jsonl"},
+}
+TRAINING = {"optimizer": "muon", "lr": 1e-3, "batch": 32, "epochs": 2}  #: muon made the generator's weights
+
+
+def train_verifier(out: Path, kind: str, seed: int) -> Path:
+    """A verifier of one kind, its weights those of the generator before, with the value loss alone."""
+    from guides.learn import train_guide
+
+    source = {name: out / value if name == "labels" else value for name, value in KINDS[kind].items()}
+    targets = task_of(problems_of("train", SPLITS["train"][0])).targets
+    folder = out / f"{kind}-{seed}"
+    return train_guide(out / "chains" / "train", targets, out / "generator", folder, TRAINING, policy="none", seed=seed, **source)
+
+
+def report(out: Path) -> str:
+    """The table of all verifiers that are trained; it is in report.md, too. Raises ValueError where there is none."""
+    from benchmarks import judged
+
+    folders = {kind: found for kind in KINDS if (found := judged.seeds_of(out, kind))}
+    if not folders:
+        raise ValueError(f"there is no verifier in {out}: train one first")
+    checker, pools, values = "benchmarks.tasks:state_right", {}, dict[str, dict[str, np.ndarray]]()
+    for split in ("validation", "test"):
+        targets = task_of(problems_of(split, SPLITS[split][0])).targets
+        held = judged.chains_of(out / "chains" / split, targets, out / "generator", checker, out / "values" / f"{split}.npz")
+        pools[split] = judged.Pool(held)
+        values[split] = {
+            kind: np.array([judged.values_of(held, verifier, out / "values" / split / f"{verifier.name}.npy") for verifier in found])
+            for kind, found in folders.items()
+        }
+    chosen = judged.choices(pools["validation"], values["validation"])
+    text = judged.report(pools["test"], values["test"], chosen)
+    (out / "report.md").write_text(text)
+    return text
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["generator", "pool"])
+    parser.add_argument("command", choices=["generator", "pool", "label", "train", "report"])
     parser.add_argument("--out", type=Path, default=Path("verifiers"))
     parser.add_argument("--split", choices=list(SPLITS), default="test")
     parser.add_argument("--problems", type=int, help="default: those of the split")
     parser.add_argument("--chains", type=int, help="default: those of the split")
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--kind", choices=list(KINDS), default="exact")
+    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     from guides.builtin import train_builtin
 
     if args.command == "generator":
         train_builtin("small", args.out / "generator", recipe=RECIPE)
-    else:
+    elif args.command == "pool":
         problems, count = SPLITS[args.split]
         folder = args.out / "chains" / args.split
         wanted = problems_of(args.split, args.problems or problems)
         sample_chains(folder, args.out / "generator", wanted, args.chains or count, args.temperature)
+    elif args.command == "label":
+        label_chains(args.out)
+    elif args.command == "train":
+        train_verifier(args.out, args.kind, args.seed)
+    else:
+        log.info("\n%s", report(args.out))
 
 
 if __name__ == "__main__":
