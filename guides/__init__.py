@@ -11,14 +11,16 @@ _WHERE = {
     "prm": ("PRM",),
     "rollout": ("Rollout", "Mixture"),
     "board": ("Board", "board_guide", "load_board"),
-    "learn": ("prepare", "train_guide"),
+    "learn": ("train_guide",),
+    "lessons": ("prepare",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = list(_MODULE)
 
 if TYPE_CHECKING:
     from guides.board import Board, board_guide, load_board
-    from guides.learn import prepare, train_guide
+    from guides.learn import train_guide
+    from guides.lessons import prepare
     from guides.lm import LM
     from guides.loading import connect, load, served_settings, settings
     from guides.prm import PRM

@@ -53,12 +53,12 @@ def prepare(
 
     targets     the target of each problem by its key (`guides.grade`); problems that verify themselves need none
     base        the checkpoint that is to be trained: its tokenizer and prompt made the traces
-                a problem that was searched several times weighs as much as one that was searched once
+    every_token, policy, keep   as in `guides.distill`; a problem that was searched several times weighs as much as one that was
+                searched once
     off_policy  take traces of another guide with the same tokenizer, too (ReST-EM trains the base again on samples of later guides)
     checker     "module:function" of a problem and a state that labels every state exactly (`guides.grade.Checker`)
     labels      a label file (`guides.labels`), whose labels alone are learnt; not beside a checker
     hard        labels are 0 or 1: is any outcome at or below right?
-    every_token, policy, keep   as in `guides.distill`
     held_file   where the chains of the `held_share` of the problems that is held out go (`guides.held`), which are in no example
     settings    prompt, delimiter and answer of the search where they were not those of the base's guide.json
 
@@ -69,40 +69,34 @@ def prepare(
     check(policy, keep)
     judge = checker_of(checker)
     check_sources(checker, labels, held_share)
-    found = Trace.load(traces)
-    if not found:
-        raise ValueError(f"there is no readable trace in {traces}: give a folder that copse solve --traces wrote")
     folder = resolve(locate(base))
     known = describe(folder) | dict(settings or {})
-    if not off_policy:
-        _check_version(found, version(folder))
-    reader = Reader(folder, known)
-    for trace in found:
-        reader.check(trace)
+    found, reader = _read(traces, folder, known, off_policy)
     _warn_of_unused(targets, found)
 
-    outcomes = [grade(trace, targets.get(key_of(trace)), known.get("answer")) for trace in found]
-    answered = [outcome.copy() for outcome in outcomes]
-    learnt = _labels(found, outcomes, judge, None if labels is None else read_labels(labels, found))
+    answered = [grade(trace, targets.get(key_of(trace)), known.get("answer")) for trace in found]
+    outcomes, learnt = _labels(found, answered, judge, None if labels is None else read_labels(labels, found))
     if hard:
         learnt = [hardened(label) for label in learnt]
-    held = held_out(found, held_share)
-    report = {"held": len({key_of(trace) for trace in found if trace.id in held})}
-    if held and held_file is not None:
-        chosen = [i for i, trace in enumerate(found) if trace.id in held]
-        prompts = [reader.prompt(found[i]) for i in chosen]
-        right = [np.where(np.isnan(answered[i]), outcomes[i], answered[i]) for i in chosen]
-        held_of([found[i] for i in chosen], right, [learnt[i] for i in chosen], prompts, known.get("answer")).save(Path(held_file))
-    kept = [i for i, trace in enumerate(found) if trace.id not in held]
-    found, outcomes, learnt = ([one[i] for i in kept] for one in (found, outcomes, learnt))
+    prompts = [reader.prompt(trace) for trace in found]
+    away = held_out(found, held_share)
+    held = [i for i, trace in enumerate(found) if trace.id in away]
+    kept = [i for i, trace in enumerate(found) if trace.id not in away]
 
-    report = _count(found, outcomes, keep) | report
-    examples, rng = [], np.random.default_rng(seed)
-    for trace, graded, label, child in zip(found, outcomes, learnt, rng.spawn(len(found)), strict=True):
-        prompt = reader.prompt(trace)
-        examples.append(distill(trace, graded, prompt, policy=policy, keep=keep, rng=child, labels=label, every_token=every_token))
-    examples = [part for example in _even(found, examples) if example for part in split(example, LONGEST)]
+    report = _count([found[i] for i in kept], [outcomes[i] for i in kept], keep)
+    report["held"] = len({key_of(found[i]) for i in held})
+    examples = [
+        distill(found[i], outcomes[i], prompts[i], policy=policy, keep=keep, rng=child, labels=learnt[i], every_token=every_token)
+        for i, child in zip(kept, np.random.default_rng(seed).spawn(len(kept)), strict=True)
+    ]
+    examples = [part for example in _even([found[i] for i in kept], examples) if example for part in split(example, LONGEST)]
+    if not examples:
+        raise ValueError(f"no step of the {len(kept)} traces has a label, and nothing is imitated: label them, or choose another --policy")
     write_examples(out_file, examples, seed=seed)
+    if held and held_file is not None:
+        right = [np.where(np.isnan(answered[i]), outcomes[i], answered[i]) for i in held]  # an answer counts, where it can be graded
+        told = held_of([found[i] for i in held], right, [learnt[i] for i in held], [prompts[i] for i in held], known.get("answer"))
+        told.save(Path(held_file))
     flat = [segment for example in examples for segment in example]
     return report | {
         "examples": len(examples),
@@ -121,25 +115,38 @@ def check_sources(checker: str | None, labels: str | Path | None, held_share: fl
         raise ValueError(f"held out is a share of the problems in [0, 1), not {held_share}: give 0.1, or 0 for none")
 
 
+def _read(traces: str | Path, folder: Path, known: Mapping[str, Any], off_policy: bool) -> tuple[list[Trace], Reader]:
+    """All traces of a folder, and who can read them. Raises ValueError where there is none, or one that the checkpoint did not make."""
+    found = Trace.load(traces)
+    if not found:
+        raise ValueError(f"there is no readable trace in {traces}: give a folder that copse solve --traces wrote")
+    if not off_policy:
+        _check_version(found, version(folder))
+    reader = Reader(folder, known)
+    for trace in found:
+        reader.check(trace)
+    return found, reader
+
+
 def _labels(
-    traces: Sequence[Trace], outcomes: Sequence[np.ndarray], judge: Checker | None, told: Mapping[str, Labels] | None
-) -> list[Labels]:
-    """The labels of each trace, from the one source that there is. What a source says of finished nodes is written into `outcomes`: a
-    checker's word stands before the grade, a label file's where there is no grade."""
-    if told is not None:
-        none = {len(trace.node_parent): Labels(*np.zeros((2, len(trace.node_parent)))) for trace in traces}
-        learnt = [told.get(trace.id, none[len(trace.node_parent)]) for trace in traces]
-        for trace, graded, label in zip(traces, outcomes, learnt, strict=True):
-            np.copyto(graded, label.soft, where=trace.node_finished & np.isnan(graded))
-        return learnt
-    learnt = []
-    for trace, graded in zip(traces, outcomes, strict=True):
-        exact = np.full(len(graded), np.nan) if judge is None else checked(trace, judge)
-        known = ~np.isnan(exact)
-        np.copyto(graded, exact, where=trace.node_finished & known)
-        k, n = counts(trace, graded)
-        learnt.append(Labels(np.where(known, exact, k), np.where(known, np.inf, n)))
-    return learnt
+    traces: Sequence[Trace], answered: Sequence[np.ndarray], judge: Checker | None, told: Mapping[str, Labels] | None
+) -> tuple[list[np.ndarray], list[Labels]]:
+    """Outcomes and labels of each trace, from the one source that there is. Of finished nodes a checker's word stands before the grade,
+    what a label file says where there is no grade."""
+    outcomes, labels = [], []
+    for trace, graded in zip(traces, answered, strict=True):
+        if told is not None:
+            label = told.get(trace.id) or Labels(*np.zeros((2, len(graded))))
+            outcome = np.where(trace.node_finished & np.isnan(graded), label.soft, graded)
+        else:
+            exact = np.full(len(graded), np.nan) if judge is None else checked(trace, judge)
+            known = ~np.isnan(exact)
+            outcome = np.where(trace.node_finished & known, exact, graded)
+            k, n = counts(trace, outcome)
+            label = Labels(np.where(known, exact, k), np.where(known, np.inf, n))
+        outcomes.append(outcome)
+        labels.append(label)
+    return outcomes, labels
 
 
 def _check_version(traces: Sequence[Trace], ours: str) -> None:

@@ -223,6 +223,8 @@ def test_wrong_sources_of_labels_are_refused(base: Path, folder: Path, traces: l
     assert "line 2" in refused(lines[0], {**lines[1], "k": [2.0] * len(lines[1]["k"])})
     assert "line 3" in refused(*lines[:2], {**lines[2], "n": lines[2]["n"][1:]})
     assert "line 1" in refused({"trace": "trace0"})
+    none = [{**row, "n": [0] * len(row["n"]), "k": [0] * len(row["k"])} for row in lines]
+    assert "no step of the 40 traces has a label" in refused(*none, policy="none")
     assert "not from both" in refused(*lines, checker=CHECKER)
     assert "no label file" in refused(*lines, labels=tmp_path / "none.jsonl")
     assert "[0, 1)" in refused(*lines, held_share=1.0)
@@ -254,7 +256,7 @@ def test_a_temperature_is_found_in_coins_and_kept_where_it_helps() -> None:
     line, told = guides.report.calibrate(held, values)
     assert told["kept"] and told["after"] < told["before"] and line.scale == pytest.approx(0.5, abs=0.05) and abs(line.shift) < 0.1
     right = 1 / (1 + np.exp(-truth))
-    fine = np.where(held.parents >= 0, 0.5, 0.5)
+    fine = values.copy()
     fine[held.parents >= 0] = right
     assert guides.report.calibrate(held, fine)[0].scale == pytest.approx(1.0, abs=0.1)
     spoilt = held._replace(k=np.where((held.problems % 2 == 0) & (held.parents >= 0), 1 - held.k, held.k))
