@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -203,7 +202,13 @@ def _interval(table: np.ndarray) -> stats.Interval:
     return stats.bootstrap(table, two_level=table.ndim == 2 and table.shape[1] > 1, resamples=2_000) * 100
 
 
-def seeds_of(out: Path, kind: str) -> list[Path]:
-    """The verifiers of a kind that are complete, by seed."""
-    folders = [path for path in out.glob(f"{kind}-*") if re.fullmatch(rf"{kind}-[0-9]+", path.name) and (path / "training.json").exists()]
-    return sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]))
+def complete(out: Path, kinds: Sequence[str]) -> dict[str, list[Path]]:
+    """The verifiers KIND-SEED in `out` that are complete, kind -> by seed; only seeds that all kinds with any have."""
+    found: dict[str, dict[int, Path]] = {kind: {} for kind in kinds}
+    for path in out.glob("*-*/training.json"):
+        kind, _, seed = path.parent.name.rpartition("-")
+        if kind in found and seed.isdigit():
+            found[kind][int(seed)] = path.parent
+    some = {kind: own for kind, own in found.items() if own}
+    shared = sorted(set.intersection(*map(set, some.values()))) if some else []
+    return {kind: [own[seed] for seed in shared] for kind, own in some.items() if shared}

@@ -112,9 +112,9 @@ def report(out: Path) -> str:
     """The table of all verifiers that are trained; it is in report.md, too. Raises ValueError where there is none."""
     from benchmarks import judged
 
-    folders = {kind: found for kind in KINDS if (found := judged.seeds_of(out, kind))}
+    folders = judged.complete(out, list(KINDS))
     if not folders:
-        raise ValueError(f"there is no verifier in {out}: train one first")
+        raise ValueError(f"no seed in {out} has a verifier of each kind that was begun: train one first")
     checker, pools, values = "benchmarks.tasks:state_right", {}, dict[str, dict[str, np.ndarray]]()
     for split in ("validation", "test"):
         targets = task_of(problems_of(split, SPLITS[split][0])).targets

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 import tiny  # noqa: E402
 
 import guides.report  # noqa: E402
-from benchmarks import selection, stats, verifiers  # noqa: E402
+from benchmarks import judged, selection, stats, verifiers  # noqa: E402
 from guides import learn, train  # noqa: E402
 from guides.calibrate import Line, cross_entropy, fit, log_odds  # noqa: E402
 from guides.estimators import auroc, best_of_k  # noqa: E402
@@ -426,6 +426,10 @@ def test_splits_share_no_problem_and_a_report_needs_a_verifier(tmp_path: Path) -
     }
     with pytest.raises(ValueError, match="train one first"):
         verifiers.report(tmp_path)
+    for name in ("orm-0", "orm-1", "exact-1", "exact-2", "other-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training.json").touch()
+    assert judged.complete(tmp_path, ["orm", "exact", "rollouts"]) == {kind: [tmp_path / f"{kind}-1"] for kind in ("orm", "exact")}
 
 
 def test_the_area_is_that_of_all_pairs() -> None:
