@@ -123,19 +123,19 @@ class Pool:
         return np.array([right for right, _ in found]), np.array([wrong for _, wrong in found])
 
 
-def choices(pool: Pool, values: Mapping[str, np.ndarray]) -> dict[tuple[str, str], str]:
-    """(kind, chooser) -> the aggregate that is best for it at `AT` samples of the validation problems, over all seeds.
+def choices(pool: Pool, values: Mapping[str, np.ndarray]) -> tuple[dict[tuple[str, str], str], str]:
+    """(kind, chooser) -> the aggregate that is best for it at `AT` samples of the validation problems, over all seeds; the table of them.
 
     values  kind -> float64 [seeds, aggregates, chains] of the validation split
     """
     chosen, at, names = {}, pool.sizes.index(AT), list(AGGREGATES)
+    lines = [f"| validation, per cent at N = {AT} | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
     for kind, table in values.items():
         rates = pool.rates(table.reshape(-1, table.shape[-1]))[..., at].mean(axis=-1).reshape(len(CHOOSERS), *table.shape[:2])
         for chooser, rate in zip(CHOOSERS, rates.mean(axis=1), strict=True):
             chosen[kind, chooser] = names[int(rate.argmax())]
-            told = ", ".join(f"{name} {100 * share:.1f}" for name, share in zip(names, rate, strict=True))
-            log.info("validation, %s %s at %d: %s", kind, chooser, AT, told)
-    return chosen
+            lines.append(f"| {kind} {chooser} | " + " | ".join(f"{100 * share:.1f}" for share in rate) + " |")
+    return chosen, "\n".join(lines) + "\n"
 
 
 def report(pool: Pool, values: Mapping[str, np.ndarray], chosen: Mapping[tuple[str, str], str]) -> str:

@@ -124,8 +124,8 @@ def report(out: Path) -> str:
             kind: np.array([judged.values_of(held, verifier, out / "values" / split / f"{verifier.name}.npy") for verifier in found])
             for kind, found in folders.items()
         }
-    chosen = judged.choices(pools["validation"], values["validation"])
-    text = judged.report(pools["test"], values["test"], chosen)
+    chosen, table = judged.choices(pools["validation"], values["validation"])
+    text = judged.report(pools["test"], values["test"], chosen) + "\n" + table
     (out / "report.md").write_text(text)
     return text
 
