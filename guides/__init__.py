@@ -14,8 +14,9 @@ _WHERE = {
     "likelihood": ("Likelihood",),
     "rollout": ("Rollout", "Mixture"),
     "board": ("Board", "board_guide", "load_board"),
-    "learn": ("prepare", "train_guide"),
     "answers": ("Verdict", "check", "check_many", "classes"),
+    "learn": ("train_guide",),
+    "lessons": ("prepare",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = list(_MODULE)
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from guides.board import Board, board_guide, load_board
     from guides.formats import Format, check_judge
     from guides.judge import Judge
-    from guides.learn import prepare, train_guide
+    from guides.learn import train_guide
+    from guides.lessons import prepare
     from guides.likelihood import Likelihood
     from guides.lm import LM
     from guides.loading import connect, load, served_settings, settings

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from guides.examples import Segment
+from guides.labels import Labels
 from search.trace import Trace
 
-POLICIES = ("solutions", "visits", "all")
+POLICIES = ("solutions", "visits", "all", "none")
 CHAINS = "search.methods.sample:sample"  #: the method whose every visit of a finished node is one more chain drawn from the policy
 
 
@@ -27,38 +28,40 @@ def distill(
     policy: str = "solutions",
     keep: int = 10,
     rng: np.random.Generator,
-    exact: np.ndarray | None = None,
+    labels: Labels | None = None,
+    every_token: bool = False,
 ) -> list[Segment]:
     """One example of one trace; [] where there is nothing to learn from it.
 
     outcomes  float64 [nodes], in [0, 1], nan: not graded (`guides.grade`)
     prompt    the tokens that the policy read before the first step
-    exact     float64 [nodes], in [0, 1]: labels of a checker (`guides.grade`), which stand instead of the following; nan: none
+    labels    of the nodes, k of n; None: `counts`
+    every_token  a step's label stands at each of its tokens, not only at its end; the prompt's at its end
     policy    what is imitated, the weights:
         "solutions"  up to `keep` different right chains (outcome 1), drawn by `rng`; the weight of a step is the share of them that go
                      through it, so every solved problem weighs the same (ReST-EM, Singh et al. 2023, keeps 10 a problem)
         "visits"     the share of its node's visits that each step got, at nodes with two or more (AlphaZero, Silver et al. 2017)
         "all"        as "solutions", of all finished chains: self-training without a filter, the control of the first
+        "none"       nothing: only the value labels are learnt
 
-    The value label of a segment is k / n over the graded finished nodes at or below its end, k the sum of their outcomes; its count is
-    n. A node that the method `sample` reached several times counts as often, because those were as many chains, and a chain of
-    it that ended unfinished (by an illegal step, too many of them, or the budget's end) is a failure, unless nobody could grade one that
-    finished, beside which failures alone would say too much; a tree search comes back to what it likes, so there a finished node counts
-    once.
+    What is neither imitated nor labelled, nor followed by what is, is left out.
     """
     check(policy, keep)
-    k, n = counts(trace, outcomes)
-    weights = _visit_shares(trace) if policy == "visits" else _chain_shares(trace, outcomes, policy == "all", keep, rng)
-    if exact is not None:
-        told = ~np.isnan(exact)
-        k, n = np.where(told, exact, k), np.where(told, math.inf, n)
+    k, n = labels or counts(trace, outcomes)
+    weights = np.zeros(len(trace.steps))
+    if policy != "none":
+        weights = _visit_shares(trace) if policy == "visits" else _chain_shares(trace, outcomes, policy == "all", keep, rng)
+    kept = n > 0
+    kept[1:] |= weights[trace.node_edge[1:]] > 0
+    for node in range(len(kept) - 1, 0, -1):  # a child stands behind its parent
+        kept[trace.node_parent[node]] |= kept[node]
     place = {0: 0}  # node -> the segment that ends there
     segments = [Segment(tuple(prompt), 0.0, *_label(k[0], n[0], parent=-1))]
     for node in range(1, len(trace.node_parent)):
         edge, parent = int(trace.node_edge[node]), int(trace.node_parent[node])
-        if weights[edge] > 0 or n[node] > 0:
+        if kept[node]:
             place[node] = len(segments)
-            segments.append(Segment(trace.steps[edge].tokens, float(weights[edge]), *_label(k[node], n[node], place[parent])))
+            segments.append(Segment(trace.steps[edge].tokens, float(weights[edge]), *_label(k[node], n[node], place[parent]), every_token))
     return segments if len(segments) > 1 else []
 
 
@@ -76,7 +79,13 @@ def _label(k: float, n: float, parent: int) -> tuple[float, int, float]:
 
 
 def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [nodes] each: the sum of the outcomes at or below each node, and how many they are."""
+    """float64 [nodes] each: the sum of the outcomes of the graded finished nodes at or below each node, and how many they are.
+
+    A node that the method `sample` reached several times counts as often, because those were as many chains, and a chain of
+    it that ended unfinished (by an illegal step, too many of them, or the budget's end) is a failure, unless nobody could grade one that
+    finished, beside which failures alone would say too much; a tree search comes back to what it likes, so there a finished node counts
+    once.
+    """
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)
     if trace.method == CHAINS:

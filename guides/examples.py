@@ -9,6 +9,7 @@ A file is an uncompressed `.npz`, written under another name and renamed when co
     lengths   uint16 [segments]            tokens of each segment, at least 1
     weights   float32 [segments]           weight of its tokens' negative log-likelihood, at least 0
     values    float32 [segments]           value label in [0, 1] at its last token, nan: none
+    spread    bool [segments]              the label stands at each of its tokens, not only at the last; older files: nowhere
     counts    float32 [segments]           outcomes that the label is the mean of; inf: the label is exact; without a label 0
     parents   int16 [segments]             index, within the example, of an earlier segment; -1: it begins the text
     segments  uint16 [examples]            segments of each example
@@ -28,13 +29,17 @@ from torch.utils.data import Dataset
 
 
 class Segment(NamedTuple):
-    """value nan: no label; parent -1: none; count: outcomes that the value is the mean of, inf where it is exact."""
+    """value nan: no label; parent -1: none; count: outcomes that the value is the mean of, inf where it is exact.
+
+    spread  the label stands at every token (Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems"), not only at the last
+    """
 
     tokens: Sequence[int]
     weight: float
     value: float
     parent: int
     count: float = math.inf
+    spread: bool = False
 
 
 Row = dict[str, np.ndarray]
@@ -58,6 +63,7 @@ def write_examples(path: str | Path, examples: Iterable[Sequence[tuple]], block:
         "weights": np.array([segment.weight for segment in flat], np.float32),
         "values": np.array([segment.value for segment in flat], np.float32),
         "counts": np.array([0.0 if math.isnan(segment.value) else segment.count for segment in flat], np.float32),
+        "spread": np.array([segment.spread for segment in flat], bool),
         "parents": np.array([segment.parent for segment in flat], np.int16),
         "segments": np.array([len(example) for example in examples], np.uint16),
     }
@@ -88,6 +94,7 @@ class ExampleFile(Dataset[Row]):
         try:
             with np.load(path) as file:
                 arrays = {name: file[name] for name in ("tokens", "lengths", "weights", "values", "counts", "parents", "segments")}
+                self.spread = file["spread"] if "spread" in file else np.zeros(len(arrays["lengths"]), bool)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(f"{path} holds no training examples ({error}): write it again with write_examples") from None
         self.tokens, self.weights = arrays["tokens"].astype(np.int64), arrays["weights"]
@@ -112,13 +119,13 @@ class ExampleFile(Dataset[Row]):
         owner = np.repeat(np.arange(count), lengths)
         previous = np.arange(n) - 1
         previous[firsts] = np.where(parents >= 0, (firsts + lengths)[parents] - 1, -1)
-        values, counts = np.full(n, np.nan, np.float32), np.zeros(n, np.float32)
-        values[firsts + lengths - 1], counts[firsts + lengths - 1] = self.values[part], self.counts[part]
+        told = np.repeat(self.spread[part], lengths)
+        told[firsts + lengths - 1] = True
         return {
             "tokens": self.tokens[self.starts[part.start] : self.starts[part.stop]],
             "weights": np.repeat(self.weights[part], lengths),
-            "values": values,
-            "counts": counts,
+            "values": np.where(told, np.repeat(self.values[part], lengths), np.float32(np.nan)),
+            "counts": np.where(told, np.repeat(self.counts[part], lengths), np.float32(0)),
             "previous": previous,
             "positions": np.arange(n) + (depths - firsts)[owner],
             "visible": above[owner][:, owner] & np.tri(n, dtype=bool),

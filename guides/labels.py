@@ -39,6 +39,12 @@ class Labels(NamedTuple):
         return np.where(self.n > 0, found, math.nan)
 
 
+def hardened(labels: Labels) -> Labels:
+    """The same with hard labels: k is 0 or n."""
+    exact = np.isinf(labels.n)
+    return Labels(np.where(labels.n > 0, np.nan_to_num(labels.hard) * np.where(exact, 1.0, labels.n), 0.0), labels.n)
+
+
 def line_of(trace: Trace, labels: Labels, how: Mapping[str, Any] | None = None) -> str:
     """The line of a label file for `trace`, with its newline."""
     n = [None if math.isinf(count) else _plain(count) for count in labels.n.tolist()]

@@ -1,10 +1,10 @@
 """Training a policy with a value head, in this process or as a child: python -m guides.train config.json, where the config holds
 
-    {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"epochs": 2, ...}, "guide": {...}, "data": {...}}
+    {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"epochs": 2, ...}, "guide": {...}, "data": {...}, "held": FILE}
 
 with "options" over those of `fine_tuning`, "guide" what `guide.json` of the new checkpoint shall say beside what the old one says,
-and "data" whatever its `training.json` shall keep of where the examples come from; these two may be missing. The loss is that of
-`guides.trainer`.
+"data" whatever its `training.json` shall keep of where the examples come from, and "held" chains to calibrate the value head on and to
+judge it by (`guides.report`); these three may be missing. The loss is that of `guides.trainer`.
 
 Checkpoints and resuming are the Trainer's; a checkpoint counts once the file `complete` stands in it, so one cut short by a
 kill is ignored and removed. Works with causal language models of the Llama and Qwen type.
@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from guides.examples import ExampleFile, collate
+from guides.held import Held
 from guides.trainer import Order, PolicyValueTrainer, Progress
 from models.checkpoint import load_model, version
 from models.heads import ValueHead, save_head
@@ -37,6 +38,7 @@ from models.heads import ValueHead, save_head
 log = logging.getLogger(__name__)
 
 REPORT = "training.json"  #: the last file of a checkpoint to appear
+JUDGED = "report.json"  #: of a checkpoint whose value head was judged on problems that were held out
 TUNES, OPTIMIZERS = ("full", "lora", "head"), ("muon", "adamw")
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  #: Hu et al. 2022; on all matrices, Dettmers et al. 2023
 MISUSE, FULL, INTERRUPTED = 2, 3, 130  #: exit codes of the child process; the last line of its stdout says what is wrong
@@ -246,8 +248,15 @@ def main(config: str | Path, parent: int | None = None) -> None:
     before = json.loads(history.read_text()) if history.exists() else {}
     report |= {"base": version(base), "ancestors": [*before.get("ancestors", []), *([before["base"]] if "base" in before else [])]}
     guide = {"format": 1, **guide, **settings.get("guide", {}), "value_head": True}
-    model = model.to(device="cpu", dtype=AutoConfig.from_pretrained(base).dtype or torch.float32)
-    export(model, head.cpu(), tokenizer, out, guide=guide, training=report | {"data": settings.get("data", {})})
+    model = model.to(dtype=AutoConfig.from_pretrained(base).dtype or torch.float32)
+    guide.pop("within", None)  # it told of the old head
+    judged = {}
+    if "held" in settings:
+        from guides.report import judge
+
+        judged["report"] = told = judge(model, tokenizer, head, Held.load(settings["held"]))
+        guide |= {} if told["within"] is None else {"within": round(told["within"], 4)}
+    export(model.cpu(), head.cpu(), tokenizer, out, guide=guide, **judged, training=report | {"data": settings.get("data", {})})
     shutil.rmtree(out / "work", ignore_errors=True)
 
 

@@ -31,6 +31,7 @@ class Policy(StrEnum):
     solutions = "solutions"
     visits = "visits"
     all = "all"
+    none = "none"
 
 
 class Optimizer(StrEnum):
@@ -42,7 +43,9 @@ class Optimizer(StrEnum):
 
 # flags that both commands have
 Tuned = Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")]
-Imitated = Annotated[Policy, typer.Option(help="Imitate right solutions, the visits of a tree search, or all that was finished.")]
+Imitated = Annotated[
+    Policy, typer.Option(help="Imitate right solutions, a tree search's visits, all that was finished, or none (a verifier).")
+]
 Kept = Annotated[int, typer.Option(min=1, help="Most solutions of a search that are imitated.")]
 Checked = Annotated[
     str | None,
@@ -96,6 +99,17 @@ def train_guide(
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
     checker: Checked = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Labels of the traces' steps, as copse label writes them, instead of counted ones.")
+    ] = None,
+    hard: Annotated[bool, typer.Option("--hard", help="Labels are 0 or 1: was any outcome right?")] = False,
+    every_token: Annotated[
+        bool, typer.Option("--every-token", help="Label each token of a step, not only its last: an outcome verifier.")
+    ] = False,
+    held_out: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Of the problems, on which the values are calibrated and judged instead. 0: none."),
+    ] = 0.1,
     epochs: Epochs = 2.0,
     steps: Steps = None,
     batch: Batch = 8,
@@ -130,6 +144,10 @@ def train_guide(
             policy=policy.value,
             keep=keep,
             checker=checker,
+            labels=labels,
+            hard=hard,
+            every_token=every_token,
+            held_out=held_out,
             seed=seed,
             off_policy=off_policy,
             settings=settings,

@@ -268,6 +268,7 @@ def test_train_guide_hands_its_flags_over(capsys, monkeypatch, tmp_path):
     training = {"tune": "full", "optimizer": "adamw", "epochs": 2.0, "batch": 8, "accumulation": 1}
     assert run(capsys, *needed)[0] == 0
     distilling = {"policy": "solutions", "keep": 10, "checker": None, "seed": 0, "off_policy": False, "settings": {}}
+    distilling |= {"labels": None, "hard": False, "every_token": False, "held_out": 0.1}
     assert calls.pop() == ((tmp_path / "t", {}, "b", tmp_path / "g", training), distilling)
     more = [
         "--targets",

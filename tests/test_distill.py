@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 
 from guides.distill import CHAINS, distill, split
 from guides.examples import Segment
+from guides.labels import Labels
 from search.methods.sample import sample
 from search.problem import TextStep
 from search.requests import Usage
@@ -22,7 +23,7 @@ from search.solution import _path
 from search.trace import Trace
 
 PROMPT = (1, 2, 3)
-POLICIES = ("solutions", "visits", "all")
+POLICIES = ("solutions", "visits", "all", "none")
 
 
 def make(parents: list[int], visits: list[int], finished: list[bool], method: str = "my:tree", spare: int = 0, lost: int = 0) -> Trace:
@@ -85,6 +86,7 @@ def test_labels_and_weights_are_those_of_all_chains(tree: tuple[Trace, np.ndarra
             went_on = sum(visits[child] for child in range(1, len(outcomes)) if trace.node_parent[child] == node)
             chains += [(int(node), 0.0)] * (reached[int(node)] - went_on)
     ends = [node for node in range(1, len(outcomes)) if (trace.node_finished[node] if policy == "all" else outcomes[node] == 1)]
+    ends = [] if policy == "none" else ends
     arrivals: Counter[int] = Counter()
     for parent, count in zip(trace.node_parent[1:], (visits[node] for node in range(1, len(outcomes))), strict=True):
         arrivals[int(parent)] += count
@@ -148,11 +150,14 @@ def test_failures_count_where_nothing_finished_and_not_beside_what_nobody_graded
         assert [(segment.value, segment.count) for segment in example[:2]] == labels
 
 
-def test_exact_labels_stand_instead_of_counts() -> None:
-    outcomes, exact = np.array([math.nan, math.nan, 1.0, 0.0]), np.array([1.0, 0.0, math.nan, 1.0])
+def test_given_labels_stand_instead_of_counts() -> None:
+    """What leads to a labelled step is read, even without a label of its own; a soft label stays a float."""
+    outcomes = np.array([math.nan, math.nan, 1.0, 0.0])
+    labels = Labels(np.array([1.0, 0.0, 9.0, 0.7]), np.array([math.inf, 0.0, 10.0, math.inf]))
     trace = make([0, 1, 1], [2, 1, 1], [False, True, True], CHAINS)
-    example = distill(trace, outcomes, PROMPT, rng=np.random.default_rng(0), exact=exact)
-    assert [(segment.value, segment.count) for segment in example] == [(1.0, math.inf), (0.0, math.inf), (1.0, 1.0), (1.0, math.inf)]
+    example = distill(trace, outcomes, PROMPT, policy="none", rng=np.random.default_rng(0), labels=labels)
+    assert [(segment.count, segment.weight) for segment in example] == [(math.inf, 0), (0, 0), (10, 0), (math.inf, 0)]
+    assert [segment.value for segment in example] == pytest.approx([1.0, math.nan, 0.9, 0.7], nan_ok=True)
 
 
 def test_sampled_chains_count_each_and_a_tree_search_counts_leaves() -> None:

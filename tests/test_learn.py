@@ -97,6 +97,7 @@ def test_the_whole_loop_by_the_commands(base: Path, file: Path, traces: Path, tm
     """After training on its own right chains the model is mostly right, and its fresh value head tells right from wrong."""
     out = tmp_path / "guide"
     command = ["train", "guide", "--from", traces, "--targets", file, "--base", base, "--out", out, "--lr", 0.003, "--epochs", 20]
+    command += ["--held-out", 0]
     assert cli.main([*map(str, command), *FLAGS]) == 0
     assert f"copse solve --guide {out}" in capsys.readouterr().out
     assert describe(out) == {"format": 1, "value_head": True, **SETTINGS}, "the next search needs no flags"
@@ -213,7 +214,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kinds_grow_only_where_the_base_has_some(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
     narrow = shutil.copytree(base, tmp_path / "narrow")
     (narrow / "guide.json").write_text(json.dumps({"format": 1, "kinds": ["my:Kind"], **SETTINGS}))
-    out = train_guide(traces, read_targets(file), narrow, tmp_path / "new", {"steps": 1}, off_policy=True)
+    out = train_guide(traces, read_targets(file), narrow, tmp_path / "new", {"steps": 1}, off_policy=True, held_out=0)
     assert describe(out) == {"format": 1, "kinds": ["my:Kind", "search.problem:TextProblem"], "value_head": True, **SETTINGS}
 
 
@@ -312,10 +313,10 @@ def test_traces_are_read_as_the_engine_wrote_them(merges: tuple[tuple[str, str],
     assert solution.trace is not None
     finishes = {solution.trace.steps[edge].finish for edge in solution.trace.node_edge[1:]}
     assert finishes == {"stop", "length", "end"} and any("\ufffd" in step.text for step in solution.trace.steps)
-    reader = Reader(folder, {"delimiter": "\n"})
-    reader.check(solution.trace)
+    known = Reader(folder, {"delimiter": "\n"})
+    known.check(solution.trace)
     node = int(np.flatnonzero([len(step.text) > 3 for step in solution.trace.steps])[0])
     steps = list(solution.trace.steps)
     steps[node] = replace(steps[node], tokens=steps[node].tokens[:-1])
     with pytest.raises(ValueError, match="another tokenizer"):
-        reader.check(replace(solution.trace, steps=tuple(steps)))
+        known.check(replace(solution.trace, steps=tuple(steps)))
