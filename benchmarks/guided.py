@@ -10,9 +10,9 @@ whose text has a place for N ({n}, its {root}, a {quarter} of it) run to their e
 as many tokens to generate as N chains took, and where their verifier then read more, so many fewer that the sums come near each other.
 
 Methods are compared at the tokens that best-of-N took on the mean. What a method reaches there lies on the line between two of its own
-sizes: whoever tosses a coin between the two searches spends and solves just that on the mean; beyond its largest size it keeps what that one
-reached (a majority asks no verifier, so it ends below the tokens of best-of-N). Intervals are paired, over problems. Problems
-that verify themselves have no best-of-N: there N chains end with the first that is right, and so do the searches.
+sizes: whoever tosses a coin between the two searches spends and solves just that on the mean. Beyond its largest size it keeps what that
+one reached: a majority asks no verifier, so it ends below the tokens of best-of-N. Intervals are paired, over problems. Problems that
+verify themselves have no best-of-N: there N chains end with the first that is right, and so do the searches.
 
 A second start does what is missing, and prints the tables again.
 """
