@@ -14,7 +14,7 @@ from search.problems.words import AMOUNTS, LIMIT, PAIRS, draw, split_of
 from search.problems.words_story import NAMES, PHRASES, Definition, Line, Story, tell
 
 OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}  #: definitions to compute: how often
-EARLY = 0.25  #: until this share of the training only up to `EASY` operations are drawn
+EARLY = 0.3  #: until this share of the training only up to `EASY` operations are drawn
 EASY = 3
 DISTRACTORS = 3  #: up to this many, evenly
 BRANCHES = 4  #: wrong lines in an example
