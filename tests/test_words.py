@@ -177,9 +177,23 @@ def test_only_stories_can_be_judged() -> None:
 
 
 @pytest.mark.parametrize("line", ["Note Ben's is 9 more than Zoe's.", "So what?", "#### 12", "####", "  2 + 2 = 5 "])
-def test_any_line_is_legal(line: str) -> None:
-    assert len(PROBLEM.apply((), TextStep(line))) == 1
-    assert PROBLEM.verify(state(line)) is None
+def test_any_line_is_legal_but_below_stories(line: str) -> None:
+    other = Words("Janet's ducks lay 16 eggs a day. She eats 3. How many are left?")
+    assert len(other.apply((), TextStep(line))) == 1
+    assert other.verify(state(line)) is None
+
+
+def test_below_a_story_false_lines_are_legal_and_other_words_are_not() -> None:
+    for line in ("Note Ben's is 9 more than Zoe's.", "Now Ben's is 9 more than Zoe's; Zoe has 1, so Ben has 7.", "#### 12"):
+        assert len(PROBLEM.apply((), TextStep(line))) == 1
+    for line in ("So what?", "####", "#### #### 8", "Note Ben's is 9 more than Zoe's. So?"):
+        with pytest.raises(IllegalStep, match="no line of a story"):
+            PROBLEM.apply((), TextStep(line))
+
+
+def test_no_line_stands_twice() -> None:
+    with pytest.raises(IllegalStep, match="already"):
+        PROBLEM.apply(state("Note Ben's is 9 more than Zoe's."), TextStep(" Note Ben's is 9 more than Zoe's."))
 
 
 def test_empty_lines_and_lines_cut_off_are_not() -> None:

@@ -1,6 +1,7 @@
 """Word problems: a question in English, a chain of thought in free lines, and a number in the last one ("#### 18").
 
-Any line that is not empty is a legal step, once. One answer is right, and nothing but an answer key can tell which: `verify` never does.
+Any line that is not empty is a legal step, once; below our own stories, any line that could be theirs. One answer is right, and
+nothing but an answer key can tell which: `verify` never does.
 A problem may be any question; `parse` takes only the stories of `search.problems.words_story`, whose lines `mistakes` can judge, for
 labels and reports; no search calls it.
 """
@@ -50,6 +51,11 @@ class Words:
         """What the statement says, if it is one of our stories. It knows the answer: nothing that a search calls may read it."""
         return read_story(self.statement)
 
+    @cached_property
+    def ours(self) -> bool:
+        """Whether the statement is one of our stories."""
+        return read_story(self.statement) is not None
+
     def initial(self) -> State:
         return ()
 
@@ -57,13 +63,18 @@ class Words:
         return None
 
     def apply(self, state: State, step: TextStep) -> State:
-        """`state` with `step` added. Raises IllegalStep for a line that is empty, was cut off, or stands there already."""
+        """`state` with `step` added. Raises IllegalStep for a line that is empty, was cut off, or stands there already.
+
+        Below one of our stories also for what is no line of theirs (`words_story.read_line`, or an answer); false ones are legal.
+        """
         if step.finish == "length":
             raise IllegalStep(f"the line {step.text[:80]!r} was cut off; allow more tokens a step")
         if not step.text.strip():
             raise IllegalStep("an empty line leads nowhere")
         if step.text.strip() in (line.text.strip() for line in state):
             raise IllegalStep(f"the line {step.text[:80]!r} stands there already; go on from it")
+        if self.ours and read_line(step.text) is None and not _ANSWER.fullmatch(step.text.strip()):
+            raise IllegalStep(f"{step.text[:80]!r} is no line of a story; write it like: Note Ann's is twice Ben's., or: #### 8")
         return (*state, step)
 
     def is_terminal(self, state: State) -> bool:
