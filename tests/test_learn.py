@@ -236,6 +236,14 @@ def test_a_finished_run_is_left_alone_and_another_refused(base: Path, file: Path
             train_guide(traces, targets, base, wrong, {"steps": 1}, settings=SETTINGS)
 
 
+def test_a_verifier_is_named_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What imitated nothing is no model to solve with."""
+    monkeypatch.setattr(learn, "train_guide", lambda *args, **options: args[3])
+    for policy, said in (("none", "--guide mine --value new"), ("visits", "--guide new")):
+        assert cli.main(["train", "guide", "--from", "traces", "--base", "mine", "--out", "new", "--policy", policy]) == 0
+        assert f"copse solve {said} PROBLEM" in capsys.readouterr().out
+
+
 def test_a_reward_model_of_others_is_no_base(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
     """By its class, or by the name of a tensor, before anything is read or written."""
     for name in ("class", "tensor"):

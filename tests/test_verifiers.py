@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 
 import tiny  # noqa: E402
 
+import guides.held  # noqa: E402
 import guides.report  # noqa: E402
 from benchmarks import judged, selection, stats, verifiers  # noqa: E402
 from guides import learn, train  # noqa: E402
@@ -24,8 +25,8 @@ from guides.calibrate import Line, cross_entropy, fit, log_odds  # noqa: E402
 from guides.estimators import auroc, best_of_k  # noqa: E402
 from guides.examples import ExampleFile, Segment, collate, write_examples  # noqa: E402
 from guides.grade import key_of  # noqa: E402
-from guides.held import Held, held_out, place_of  # noqa: E402
-from guides.labels import Labels, hardened, line_of  # noqa: E402
+from guides.held import Held, held_of, held_out, place_of  # noqa: E402
+from guides.labels import Labels, hardened, line_of, read_labels  # noqa: E402
 from guides.lessons import prepare  # noqa: E402
 from guides.report import calibration_error, report_of, step_report  # noqa: E402
 from guides.report import selection as curve  # noqa: E402
@@ -223,11 +224,33 @@ def test_wrong_sources_of_labels_are_refused(base: Path, folder: Path, traces: l
     assert "line 2" in refused(lines[0], {**lines[1], "k": [2.0] * len(lines[1]["k"])})
     assert "line 3" in refused(*lines[:2], {**lines[2], "n": lines[2]["n"][1:]})
     assert "line 1" in refused({"trace": "trace0"})
+    for row in ({**lines[0], "k": [str(k) for k in lines[0]["k"]]}, {**lines[0], "n": [True, *lines[0]["n"][1:]]}):
+        assert "line 2" in (said := refused(lines[1], row)) and "no number" in said
+    assert "no number" in refused({**lines[0], "k": [10**400, *lines[0]["k"][1:]]})
+    assert "line 1" in refused({**lines[0], "trace": ["trace0"]})
     none = [{**row, "n": [0] * len(row["n"]), "k": [0] * len(row["k"])} for row in lines]
     assert "no step of the 40 traces has a label" in refused(*none, policy="none")
     assert "not from both" in refused(*lines, checker=CHECKER)
     assert "no label file" in refused(*lines, labels=tmp_path / "none.jsonl")
     assert "[0, 1)" in refused(*lines, held_share=1.0)
+    assert "all problems are held out" in refused(*lines, held_share=0.9999)
+    with pytest.raises(ValueError, match="cannot read the labels"):
+        read_labels(tmp_path, traces)
+
+
+def test_it_is_told_that_nothing_is_held_out(base: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for share in (0.0, 1e-6):
+        assert prepare(folder, {}, base, tmp_path / "e.npz", held_file=tmp_path / "held.npz", held_share=share)["held"] == 0
+        assert ("none of the problems is held out" in caplog.text) == (share > 0)
+
+
+def test_problems_of_one_form_are_one_in_the_report(traces: list[Trace], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one of them would be in the half that values are calibrated on, its twin in the half that decides."""
+    monkeypatch.setattr(guides.held, "form_of", lambda problem: problem.statement[-1])
+    bare = [Labels(*np.zeros((2, len(trace.node_parent)))) for trace in traces]
+    held = held_of(traces, [trace.node_reward for trace in traces], bare, [(1,)] * len(traces))
+    pairs = {(trace.arguments["statement"][-1], int(n)) for trace, n in zip(traces, held.problems[held.parents < 0], strict=True)}
+    assert len(held.lost) == len(pairs) == 10, "the forms are the last digits"
 
 
 # -- calibration
@@ -326,7 +349,7 @@ def test_the_report_counts_samples_as_brute_force_does(rows: list[tuple[float, b
     for place, (value, right, times) in zip(places, flat, strict=True):
         chains.append((place, times, right, 0))
         values[place] = value
-    told = report_of(forest(problems, chains), values)
+    told = report_of(forest(problems, chains), values, np.ones(2, bool))
     samples = [(value, right) for value, right, times in flat for _ in range(times)]
     pairs = [[(a, b) for (a, good), (b, bad) in itertools.product(own, own) if good and not bad] for own in (samples, *halves(rows))]
     areas = [np.mean([(a > b) + (a == b) / 2 for a, b in pair]) if pair else None for pair in pairs]
@@ -342,13 +365,22 @@ def test_the_report_counts_samples_as_brute_force_does(rows: list[tuple[float, b
     assert told["steps"] is None and told["chains"] == len(samples)
 
 
+def test_a_calibration_is_told_by_problems_that_it_has_not_seen() -> None:
+    """How good the probabilities are is of the second problem alone, who is above whom of both."""
+    nodes = [(-1, math.nan, 0), (0, math.nan, 0), (0, math.nan, 0)]
+    held = forest([nodes, nodes], [(1, 1, True, 0), (2, 1, False, 1), (4, 1, True, 0), (5, 1, False, 1)])
+    told = report_of(held, np.array([0.5, 0.9, 0.1, 0.5, 0.4, 0.6]), np.array([False, True]))
+    assert told["chains"] == 4 and told["within"] == 0.5 and told["auroc"] == 0.75
+    assert told["brier"] == pytest.approx(0.36) and told["calibration_error"] == pytest.approx(0.6)
+
+
 def halves(rows: list[tuple[float, bool, int]]) -> list[list[tuple[float, bool]]]:
     return [[(value, right) for value, right, times in rows[i::2] for _ in range(times)] for i in (0, 1)]
 
 
 def test_values_that_are_not_known_are_left_out() -> None:
     held = forest([[(-1, math.nan, 0), (0, math.nan, 0), (0, math.nan, 0)]], [(1, 1, True, 0), (2, 1, False, 1)])
-    told = report_of(held, np.array([math.nan, 0.7, math.nan]))
+    told = report_of(held, np.array([math.nan, 0.7, math.nan]), np.ones(1, bool))
     assert told["chains"] == 1 and told["auroc"] is told["within"] is None and told["brier"] == pytest.approx(0.09)
     assert math.isnan(calibration_error(np.zeros(0), np.zeros(0)))
 
@@ -414,6 +446,14 @@ def test_a_flawed_chain_is_chosen_where_it_is_scored_best() -> None:
     assert selection.flawed(samples, np.array([0, 0, 0, 1.0]), ones, 4, 0) == (0.0, 0.0)
     nobody = selection.Samples(np.full(4, -1), np.zeros(4, bool), np.zeros(4, bool))
     assert selection.flawed(nobody, ones, ones, 2, 0) == (0.0, 0.0) and not selection.votes(nobody, ones[None], [2], 0).any()
+
+
+def test_a_pool_gives_no_vote_to_a_chain_without_an_answer() -> None:
+    nodes = [(-1, 1.0, math.inf), *[(0, 1.0, math.inf)] * 3]
+    pool = judged.Pool(forest([nodes], [(1, 1, True, 7), (2, 3, False, -1), (3, 1, False, 9)], lost=[2]))
+    assert pool.samples[0].answers.tolist() == [0, -1, -1, -1, 1, -1, -1]
+    assert pool.samples[0].right.tolist() == [True, *[False] * 6]
+    assert pool.sizes == [1, 2, 4] and pool.plain()["majority"].shape == (1, 3)
 
 
 def test_splits_share_no_problem_and_a_report_needs_a_verifier(tmp_path: Path) -> None:
