@@ -120,6 +120,12 @@ def test_labels_are_unbiased() -> None:
         assert abs(share - value) <= Z * math.sqrt(value * (1 - value) / count), text
 
 
+def test_nodes_are_rolled_out_from_random_numbers_of_their_own() -> None:
+    """Twelve steps of the same worth, 32 roll-outs each: as far apart as binomials are, not equal."""
+    k = rolled(walks(*"cdefghijklmn", length=2), walker(0.5), 32).labels.k[1:]
+    assert 1.5 < np.std(k) < 5, "the standard deviation is 2.8"
+
+
 def test_hard_labels_are_right_as_often_as_m_roll_outs_hit() -> None:
     """1 - (1 - V) ** M, over many labels of one node."""
     trace, p, policy = walks("g", length=3), 0.5, walker(0.5)
