@@ -121,9 +121,15 @@ def test_labels_are_unbiased() -> None:
 
 
 def test_nodes_are_rolled_out_from_random_numbers_of_their_own() -> None:
-    """Twelve steps of the same worth, 32 roll-outs each: as far apart as binomials are, not equal."""
-    k = rolled(walks(*"cdefghijklmn", length=2), walker(0.5), 32).labels.k[1:]
-    assert 1.5 < np.std(k) < 5, "the standard deviation is 2.8"
+    """An engine draws equal tokens from equal seeds, so labels of siblings that shared some would err together."""
+    seeds = list[int]()
+
+    def function(request: Any) -> Any:
+        seeds.append(request.seed)
+        return "g\n"
+
+    rolled(walks(*"cdef", length=2), walker(function=function), 8)
+    assert len(seeds) == len(set(seeds)) == 8 * 2 + 4 * 8, "two steps from the root, one from each node"
 
 
 def test_hard_labels_are_right_as_often_as_m_roll_outs_hit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +191,15 @@ def test_a_run_that_was_killed_while_it_was_judged_goes_on(
 
 @pytest.mark.usefixtures("at_once")
 def test_a_soft_label_is_learnt_as_it_is(base: Path, folder: Path, traces: list[Trace], tmp_path: Path) -> None:
-    """Every node is labelled 0.9: a head that saw it rounded would say 1."""
+    """Every node is labelled 0.9: a head that saw it rounded would say 1. What the base's guide.json tells of its own head is not kept."""
+    told = Path(shutil.copytree(base, tmp_path / "told"))
+    (told / "guide.json").write_text(json.dumps({**describe(base), "within": 0.9}))
     nodes = len(traces[0].node_parent)
     soft = Labels(np.full(nodes, 9.0), np.full(nodes, 10.0))
     (tmp_path / "labels.jsonl").write_text("".join(line_of(trace, soft) for trace in traces))
-    arguments: dict[str, Any] = {"policy": "none", "held_out": 0.0, "labels": tmp_path / "labels.jsonl"}
+    arguments: dict[str, Any] = {"policy": "none", "held_out": 0.0, "labels": tmp_path / "labels.jsonl", "off_policy": True}
     for hard, wanted in ((False, 0.9), (True, 0.98)):
-        out = learn.train_guide(folder, {}, base, tmp_path / f"new-{hard}", {**TRAINING, "epochs": 10}, hard=hard, **arguments)
+        out = learn.train_guide(folder, {}, told, tmp_path / f"new-{hard}", {**TRAINING, "epochs": 10}, hard=hard, **arguments)
         model, tok, head, _ = load_model(out)
         ids = torch.tensor([tok.encode("7:g\ng\n", add_special_tokens=False)])
         value = float(head(model.model(ids).last_hidden_state[0, -1]))
