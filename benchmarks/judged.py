@@ -68,7 +68,8 @@ class Pool:
         for problem, lost in enumerate(held.lost.tolist()):
             own = np.flatnonzero(owner == problem)
             chains = np.repeat(own, held.times[own])
-            answers = np.unique(held.answers[chains], return_inverse=True)[1]
+            said = held.answers[chains]
+            answers = np.where(said < 0, -1, np.searchsorted(np.unique(said[said >= 0]), said))
             none = np.zeros(lost, bool)
             self.rows.append((chains, lost))
             self.samples.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -34,7 +35,8 @@ def best_of_k(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
 def majority_at_k(
     answers: Sequence[Hashable], right: Sequence[bool], k: int, draws: int = 200, seed: int = 0, weights: Sequence[float] | None = None
 ) -> float:
-    """Share of `draws` sub-samples of k (without replacement) whose answer with the most votes is right. In [0, 1].
+    """Share of `draws` sub-samples of k (without replacement) whose answer with the most votes is right, exactly where there are no more
+    than these. In [0, 1].
 
     answers  None for a sample without one, which has no vote;  right: of each sample, of equal answers the share
     weights  of each sample's vote, from 0 on; None: all the same
@@ -52,7 +54,10 @@ def majority_at_k(
     ballots = np.array([[answer == candidate for candidate in known] for answer in answers], np.float64)  # [samples, candidates]
     verdict = np.asarray(right, np.float64) @ ballots / ballots.sum(axis=0)
     ballots *= 1.0 if weights is None else np.asarray(weights, np.float64)[:, None]
-    order = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[:, :k]
+    if math.comb(n, k) <= draws:
+        order = np.array(list(combinations(range(n), k)))
+    else:
+        order = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[:, :k]
     votes = ballots[order].sum(axis=1)  # [draws, candidates]
     tied = np.isclose(votes, votes.max(axis=1, keepdims=True), rtol=1e-9, atol=0) & (votes > 0)
     return float(((tied @ verdict) / np.maximum(tied.sum(axis=1), 1)).mean())

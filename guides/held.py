@@ -42,7 +42,7 @@ class Held(NamedTuple):
 
     tokens    [N]: of the step that leads to the node; of a root, the prompt
     parents   int64 [N], index of an earlier node; -1: a root
-    problems  int64 [N], a number for each problem, in the order of `place_of`
+    problems  int64 [N], a number for each problem, in the order of `place_of`; problems of one form have one number
     k, n      float64 [N], the label (`guides.labels.Labels`)
     ends      int64 [C], the node at which the chain ends
     times     int64 [C], at least 1: of how many samples it is
@@ -100,14 +100,14 @@ def held_of(
     answer: str | None = None,
 ) -> Held:
     """The chains of `traces`. Arguments one a trace, as `guides.distill` takes them; `answer`: as `guides.grade.grade`."""
-    keys = sorted({key_of(trace): place_of(trace) for trace in traces}.items(), key=lambda pair: (pair[1], pair[0]))
-    numbers = {key: i for i, (key, _) in enumerate(keys)}
+    places = [place_of(trace) for trace in traces]
+    numbers = {place: i for i, place in enumerate(sorted(set(places)))}
     tokens: list[tuple[int, ...]] = []
     nodes: list[np.ndarray] = []
     chains: list[np.ndarray] = []
-    lost, known = np.zeros(len(keys), np.int64), dict[tuple[int, str], int]()
-    for trace, graded, label, prompt in zip(traces, outcomes, labels, prompts, strict=True):
-        first, number, count = len(tokens), numbers[key_of(trace)], len(trace.node_parent)
+    lost, known = np.zeros(len(numbers), np.int64), dict[tuple[int, str], int]()
+    for trace, place, graded, label, prompt in zip(traces, places, outcomes, labels, prompts, strict=True):
+        first, number, count = len(tokens), numbers[place], len(trace.node_parent)
         tokens += [tuple(prompt), *(trace.steps[edge].tokens for edge in trace.node_edge[1:])]
         parents = np.where(trace.node_parent >= 0, trace.node_parent + first, -1)
         nodes.append(np.stack([parents, np.full(count, number), label.k, label.n], axis=1))

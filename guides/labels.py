@@ -55,10 +55,14 @@ def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
     """Trace id -> labels, of those `traces` that the file has a line for.
 
     A last line that a kill cut short is left out. Raises ValueError that names the line for anything else that is not as above: a wrong
-    number of labels, k beyond n, numbers that are not finite, two lines for one trace; and where no line belongs to the traces.
+    number of labels, k beyond n, numbers that are not finite, two lines for one trace; where no line belongs to the traces, and where the
+    file cannot be read.
     """
     known = {trace.id: len(trace.node_parent) for trace in traces}
-    lines = Path(path).read_bytes().split(b"\n")
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"cannot read the labels in {path} ({error.strerror}): give the file that copse label wrote") from None
     found: dict[str, Labels] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or number == len(lines):  # what stands behind the last newline was cut short
@@ -67,7 +71,9 @@ def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
         try:
             row = json.loads(line)
             name, k, n = row["trace"], row["k"], row["n"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(name, str):
+                raise TypeError("the trace's id is no text")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f'{where} is no line of labels ({error!r}): write {{"trace": ID, "k": [...], "n": [...]}}') from None
         if name not in known:
             continue
@@ -86,8 +92,10 @@ def _checked(k: Any, n: Any, nodes: int, where: str) -> Labels:
             f"{where} has {sizes} labels, its trace has {nodes} nodes: give one k and one n for each node, in the trace's order"
         )
     try:
+        if not all(type(number) in (int, float) for number in (*k, *(count for count in n if count is not None))):
+            raise TypeError
         labels = Labels(np.array(k, np.float64), np.array([math.inf if count is None else count for count in n], np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, OverflowError):
         raise ValueError(f"{where} has a label that is no number: write numbers, and null for the n of an exact label") from None
     top = np.where(np.isinf(labels.n), 1.0, labels.n)
     bad = ~(np.isfinite(labels.k) & (labels.k >= 0) & (labels.k <= top)) | np.isnan(labels.n)

@@ -18,6 +18,7 @@ from guides.loading import locate
 from guides.report import table_of
 from guides.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT, Options, check_installed
 from models.checkpoint import check_settings, describe, resolve, version
+from models.layouts import LAYOUTS, architecture, head_layout
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +49,14 @@ def train_guide(
     The others are those of `prepare`; `settings` stand in the new guide.json, so the next search needs no flags.
 
     A run that was killed goes on when it is started again; one that is complete is left alone. Raises what `prepare` and
-    `run_training` raise, and ValueError where `out` holds another run.
+    `run_training` raise, and ValueError where `out` holds another run, and for a published reward model as base, which has made no trace.
     """
     out, folder, settings = Path(out), resolve(locate(base)), dict(settings or {})
     check_settings({"format": 1, **settings}, "the settings of the new guide")
+    if head_layout(folder) in LAYOUTS:
+        raise ValueError(
+            f"{base} is a reward model ({architecture(folder)}), which judges and does not write: give the model that made the traces"
+        )
     options = {"seed": seed, **(options or {})}
     check_installed(Options(**options))
     checker_of(checker)

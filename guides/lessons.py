@@ -82,6 +82,10 @@ def prepare(
     away = held_out(found, held_share)
     held = [i for i, trace in enumerate(found) if trace.id in away]
     kept = [i for i, trace in enumerate(found) if trace.id not in away]
+    if not kept:
+        raise ValueError(f"all problems are held out, and none is left to learn from: give a share below {held_share}, or traces of more")
+    if held_share and not held:
+        log.warning("none of the problems is held out, so nothing is calibrated or judged: give a larger share, or traces of more problems")
 
     report = _count([found[i] for i in kept], [outcomes[i] for i in kept], keep)
     report["held"] = len({key_of(found[i]) for i in held})

@@ -27,7 +27,8 @@ def judge(model: Any, tokenizer: Any, head: ValueHead, held: Held) -> dict[str, 
 
     problems, chains     how many; chains as often as they were sampled
     auroc, within        of the finished chains' values: over all, and the mean over problems with right and wrong ones
-    brier, calibration_error   of the values of finished chains, for the chance that they are right
+    brier, calibration_error   of the values of finished chains, for the chance that they are right; of the problems alone that a
+                         calibration that was kept was not fitted on
     steps                `step_report`, where the labels are exact
     best_of              `selection`
     calibration          `calibrate`
@@ -40,7 +41,8 @@ def judge(model: Any, tokenizer: Any, head: ValueHead, held: Held) -> dict[str, 
     line, told = calibrate(held, values)
     head.weight.data *= line.scale
     head.bias.data.mul_(line.scale).add_(line.shift)
-    return report_of(held, line(values)) | {"calibration": told}
+    fresh = np.arange(len(held.lost)) % 2 >= told["kept"]
+    return report_of(held, line(values), fresh) | {"calibration": told}
 
 
 def calibrate(held: Held, values: np.ndarray) -> tuple[Line, dict[str, Any]]:
@@ -60,20 +62,20 @@ def calibrate(held: Held, values: np.ndarray) -> tuple[Line, dict[str, Any]]:
     return (line if after < before else Line()), told
 
 
-def report_of(held: Held, values: np.ndarray) -> dict[str, Any]:
-    """What `judge` says, of values float64 [N] in [0, 1], but for the calibration."""
+def report_of(held: Held, values: np.ndarray, fresh: np.ndarray) -> dict[str, Any]:
+    """What `judge` says, of values float64 [N] in [0, 1], but for the calibration. fresh: bool [problems], it has not seen them."""
     rows = np.repeat(np.flatnonzero(~np.isnan(values[held.ends])), held.times[~np.isnan(values[held.ends])])  # a row a sample
     scores, right, problems = values[held.ends[rows]], held.right[rows], held.problems[held.ends[rows]]
     inside = np.array([auroc(scores[problems == one], right[problems == one]) for one in np.unique(problems)])
-    told_apart = inside[~np.isnan(inside)]
+    told_apart, new = inside[~np.isnan(inside)], fresh[problems]
     return {
         "problems": len(held.lost),
         "chains": len(rows),
         "auroc": _known(auroc(scores, right)),
         "within": _known(told_apart.mean() if len(told_apart) else math.nan),
         "within_problems": len(told_apart),
-        "brier": _known(((scores - right) ** 2).mean() if len(rows) else math.nan),
-        "calibration_error": _known(calibration_error(scores, right)),
+        "brier": _known(((scores - right)[new] ** 2).mean() if new.any() else math.nan),
+        "calibration_error": _known(calibration_error(scores[new], right[new])),
         "steps": step_report(held, values),
         "best_of": selection(held, values),
     }

@@ -151,7 +151,8 @@ def train_guide(
             seed=seed,
             off_policy=off_policy,
             settings=settings,
-        )
+        ),
+        base if policy == Policy.none else None,
     )
 
 
@@ -273,8 +274,12 @@ def train_hex(
     typer.echo(f"the network is in {best}; search with it in Python: search.solve(Hex({size}), guides.load_board({str(best)!r}))")
 
 
-def _done(folder: Path) -> None:
-    typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
+def _done(folder: Path, policy: str | None = None) -> None:
+    """Say how to go on. policy: the model that a verifier, which imitated nothing, is to judge."""
+    if policy is None:
+        typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
+    else:
+        typer.echo(f"the verifier is in {folder}; let it judge: copse solve --guide {policy} --value {folder} PROBLEM")
 
 
 def _given(**flags: Any) -> dict[str, Any]:

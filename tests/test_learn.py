@@ -23,6 +23,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import tiny  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 from guides import learn, train  # noqa: E402
 from guides.examples import ExampleFile  # noqa: E402
@@ -233,6 +234,27 @@ def test_a_finished_run_is_left_alone_and_another_refused(base: Path, file: Path
     for wrong, said in ((base, "checkpoint to start from"), (tmp_path / "full", "holds something else")):
         with pytest.raises(ValueError, match=said):
             train_guide(traces, targets, base, wrong, {"steps": 1}, settings=SETTINGS)
+
+
+def test_a_verifier_is_named_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What imitated nothing is no model to solve with."""
+    monkeypatch.setattr(learn, "train_guide", lambda *args, **options: args[3])
+    for policy, said in (("none", "--guide mine --value new"), ("visits", "--guide new")):
+        assert cli.main(["train", "guide", "--from", "traces", "--base", "mine", "--out", "new", "--policy", policy]) == 0
+        assert f"copse solve {said} PROBLEM" in capsys.readouterr().out
+
+
+def test_a_reward_model_of_others_is_no_base(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+    """By its class, or by the name of a tensor, before anything is read or written."""
+    for name in ("class", "tensor"):
+        shutil.copytree(base, tmp_path / name, ignore=shutil.ignore_patterns("value_head*", "guide.json"))
+    config = json.loads((tmp_path / "class" / "config.json").read_text()) | {"architectures": ["LlamaForTokenClassification"]}
+    (tmp_path / "class" / "config.json").write_text(json.dumps(config))
+    save_file({"v_head.summary.weight": torch.zeros(1, 8)}, tmp_path / "tensor" / "head.safetensors")
+    for name in ("class", "tensor"):
+        with pytest.raises(ValueError, match="is a reward model .* give the model that made the traces"):
+            train_guide(traces, read_targets(file), tmp_path / name, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_bad_use_of_the_command_is_one_line(

@@ -120,6 +120,18 @@ def test_labels_are_unbiased() -> None:
         assert abs(share - value) <= Z * math.sqrt(value * (1 - value) / count), text
 
 
+def test_nodes_are_rolled_out_from_random_numbers_of_their_own() -> None:
+    """An engine draws equal tokens from equal seeds, so labels of siblings that shared some would err together."""
+    seeds = list[int]()
+
+    def function(request: Any) -> Any:
+        seeds.append(request.seed)
+        return "g\n"
+
+    rolled(walks(*"cdef", length=2), walker(function=function), 8)
+    assert len(seeds) == len(set(seeds)) == 8 * 2 + 4 * 8, "two steps from the root, one from each node"
+
+
 def test_hard_labels_are_right_as_often_as_m_roll_outs_hit() -> None:
     """1 - (1 - V) ** M, over many labels of one node."""
     trace, p, policy = walks("g", length=3), 0.5, walker(0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ torch = pytest.importorskip("torch")
 
 import tiny  # noqa: E402
 
+import guides.held  # noqa: E402
 import guides.report  # noqa: E402
 from benchmarks import judged, selection, stats, verifiers  # noqa: E402
 from guides import learn, train  # noqa: E402
 from guides.calibrate import Line, cross_entropy, fit, log_odds  # noqa: E402
+from guides.distill import CHAINS  # noqa: E402
 from guides.estimators import auroc, best_of_k  # noqa: E402
 from guides.examples import ExampleFile, Segment, collate, write_examples  # noqa: E402
 from guides.grade import key_of  # noqa: E402
-from guides.held import Held, held_out, place_of  # noqa: E402
-from guides.labels import Labels, hardened, line_of  # noqa: E402
+from guides.held import Held, held_of, held_out, place_of  # noqa: E402
+from guides.labels import Labels, hardened, line_of, read_labels  # noqa: E402
 from guides.lessons import prepare  # noqa: E402
 from guides.report import calibration_error, report_of, step_report  # noqa: E402
 from guides.report import selection as curve  # noqa: E402
@@ -65,6 +68,18 @@ def test_files_from_before_the_spread_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ExampleFile(tmp_path / "old.npz")[0]["values"], np.array([math.nan, 0.5], np.float32))
 
 
+def test_an_outcome_verifier_has_labels_at_all_tokens_but_those_of_the_prompt(base: Path, folder: Path, tmp_path: Path) -> None:
+    """From traces to the tokens: "g" and a newline each, the prompt of two or three; without the flag only the last of each."""
+    for every in (True, False):
+        prepare(folder, {}, base, tmp_path / "e.npz", policy="none", every_token=every)
+        rows = ExampleFile(tmp_path / "e.npz")
+        for row, segments in zip(map(rows.__getitem__, range(len(rows))), np.diff(rows.segments), strict=True):
+            prompt, told = len(row["tokens"]) - 2 * (segments - 1), ~np.isnan(row["values"])
+            assert told[:prompt].tolist() == [False] * (prompt - 1) + [True]
+            assert told[prompt:].tolist() == [every, True] * (segments - 1)
+            assert (row["values"][prompt:][told[prompt:]].reshape(segments - 1, -1).std(axis=1) == 0).all()
+
+
 def test_hard_labels_ask_whether_anything_was_right() -> None:
     labels = hardened(Labels(np.array([0.0, 1.0, 8.0, 0.0, 1.0, 0.6]), np.array([8.0, 8.0, 8.0, 0.0, math.inf, math.inf])))
     np.testing.assert_array_equal(labels.soft, [0.0, 1.0, 1.0, math.nan, 1.0, 0.0])
@@ -101,6 +116,11 @@ def planted(number: int, rng: np.random.Generator, version: str, chains: int = 6
 
 def no_mistake(problem: Any, state: Any) -> float:
     return float(all(step.text == "g" for step in state))
+
+
+def half_wrong(problem: Any, state: Any) -> float:
+    """No chain of an even problem is right."""
+    return float(int(problem.statement) % 2)
 
 
 @pytest.fixture(scope="module")
@@ -171,13 +191,15 @@ def test_a_run_that_was_killed_while_it_was_judged_goes_on(
 
 @pytest.mark.usefixtures("at_once")
 def test_a_soft_label_is_learnt_as_it_is(base: Path, folder: Path, traces: list[Trace], tmp_path: Path) -> None:
-    """Every node is labelled 0.9: a head that saw it rounded would say 1."""
+    """Every node is labelled 0.9: a head that saw it rounded would say 1. What the base's guide.json tells of its own head is not kept."""
+    told = Path(shutil.copytree(base, tmp_path / "told"))
+    (told / "guide.json").write_text(json.dumps({**describe(base), "within": 0.9}))
     nodes = len(traces[0].node_parent)
     soft = Labels(np.full(nodes, 9.0), np.full(nodes, 10.0))
     (tmp_path / "labels.jsonl").write_text("".join(line_of(trace, soft) for trace in traces))
-    arguments: dict[str, Any] = {"policy": "none", "held_out": 0.0, "labels": tmp_path / "labels.jsonl"}
+    arguments: dict[str, Any] = {"policy": "none", "held_out": 0.0, "labels": tmp_path / "labels.jsonl", "off_policy": True}
     for hard, wanted in ((False, 0.9), (True, 0.98)):
-        out = learn.train_guide(folder, {}, base, tmp_path / f"new-{hard}", {**TRAINING, "epochs": 10}, hard=hard, **arguments)
+        out = learn.train_guide(folder, {}, told, tmp_path / f"new-{hard}", {**TRAINING, "epochs": 10}, hard=hard, **arguments)
         model, tok, head, _ = load_model(out)
         ids = torch.tensor([tok.encode("7:g\ng\n", add_special_tokens=False)])
         value = float(head(model.model(ids).last_hidden_state[0, -1]))
@@ -223,11 +245,54 @@ def test_wrong_sources_of_labels_are_refused(base: Path, folder: Path, traces: l
     assert "line 2" in refused(lines[0], {**lines[1], "k": [2.0] * len(lines[1]["k"])})
     assert "line 3" in refused(*lines[:2], {**lines[2], "n": lines[2]["n"][1:]})
     assert "line 1" in refused({"trace": "trace0"})
+    for row in ({**lines[0], "k": [str(k) for k in lines[0]["k"]]}, {**lines[0], "n": [True, *lines[0]["n"][1:]]}):
+        assert "line 2" in (said := refused(lines[1], row)) and "no number" in said
+    assert "no number" in refused({**lines[0], "k": [10**400, *lines[0]["k"][1:]]})
+    assert "line 1" in refused({**lines[0], "trace": ["trace0"]})
     none = [{**row, "n": [0] * len(row["n"]), "k": [0] * len(row["k"])} for row in lines]
     assert "no step of the 40 traces has a label" in refused(*none, policy="none")
     assert "not from both" in refused(*lines, checker=CHECKER)
     assert "no label file" in refused(*lines, labels=tmp_path / "none.jsonl")
     assert "[0, 1)" in refused(*lines, held_share=1.0)
+    assert "all problems are held out" in refused(*lines, held_share=0.9999)
+    with pytest.raises(ValueError, match="cannot read the labels"):
+        read_labels(tmp_path, traces)
+
+
+def test_samples_that_ended_unfinished_are_counted(traces: list[Trace]) -> None:
+    """Of 15 samples each of six chains was drawn twice; the tree of a search knows no samples."""
+    trace = traces[0]
+    drawn = Trace(
+        **{**vars(trace), "method": CHAINS, "usage": Usage(simulations=15), "edge_visits": np.full(len(trace.steps), 2, np.int32)}
+    )
+    bare = Labels(*np.zeros((2, len(trace.node_parent))))
+    for one, times, lost in ((drawn, 2, 3), (trace, 1, 0)):
+        held = held_of([one], [trace.node_reward], [bare], [(1,)])
+        assert held.times.tolist() == [times] * 6 and held.lost.tolist() == [lost]
+
+
+def test_what_an_answer_is_worth_stands_before_the_checker_s_word(base: Path, folder: Path, traces: list[Trace], tmp_path: Path) -> None:
+    """A checker calls whole problems right or wrong: the chains that are held out are as right as their rewards, their labels are its."""
+    path = tmp_path / "held.npz"
+    prepare(folder, {}, base, tmp_path / "e.npz", held_file=path, held_share=0.4, checker=f"{__name__}:half_wrong")
+    held, away = Held.load(path), held_out(traces, 0.4)
+    assert held.right.sum() == sum((trace.node_reward == 1.0).sum() for trace in traces if trace.id in away)
+    assert ((held.k[held.ends] == 0.0) & held.right).any() and ((held.k[held.ends] == 1.0) & ~held.right).any()
+
+
+def test_it_is_told_that_nothing_is_held_out(base: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for share in (0.0, 1e-6):
+        assert prepare(folder, {}, base, tmp_path / "e.npz", held_file=tmp_path / "held.npz", held_share=share)["held"] == 0
+        assert ("none of the problems is held out" in caplog.text) == (share > 0)
+
+
+def test_problems_of_one_form_are_one_in_the_report(traces: list[Trace], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one of them would be in the half that values are calibrated on, its twin in the half that decides."""
+    monkeypatch.setattr(guides.held, "form_of", lambda problem: problem.statement[-1])
+    bare = [Labels(*np.zeros((2, len(trace.node_parent)))) for trace in traces]
+    held = held_of(traces, [trace.node_reward for trace in traces], bare, [(1,)] * len(traces))
+    pairs = {(trace.arguments["statement"][-1], int(n)) for trace, n in zip(traces, held.problems[held.parents < 0], strict=True)}
+    assert len(held.lost) == len(pairs) == 10, "the forms are the last digits"
 
 
 # -- calibration
@@ -261,6 +326,15 @@ def test_a_temperature_is_found_in_coins_and_kept_where_it_helps() -> None:
     assert guides.report.calibrate(held, fine)[0].scale == pytest.approx(1.0, abs=0.1)
     spoilt = held._replace(k=np.where((held.problems % 2 == 0) & (held.parents >= 0), 1 - held.k, held.k))
     assert guides.report.calibrate(spoilt, fine)[0] == Line(), "a line that the other half does not confirm is left out"
+
+
+def test_a_label_counts_in_the_calibration_as_in_the_training() -> None:
+    """n / (n + 4): 1/5 of one outcome, 4/5 of sixteen, all of an exact one."""
+    nodes = [(-1, 1.0, 1.0), (0, 4.0, 16.0), (1, 0.0, math.inf), (2, math.nan, 0.0)]
+    held, values = forest([nodes, nodes]), np.array([0.5, 0.25, 0.2, 0.9] * 2)
+    _, told = guides.report.calibrate(held, values)
+    quarter = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert told["before"] == pytest.approx((0.2 * math.log(2) + 0.8 * quarter - math.log(0.8)) / 2.0)
 
 
 @pytest.mark.parametrize(("values", "labels"), [([], []), ([0.5, 0.5], [0.0, 1.0]), ([0.2, 0.8], [1.0, 1.0]), ([0.8, 0.2], [0.0, 1.0])])
@@ -326,7 +400,7 @@ def test_the_report_counts_samples_as_brute_force_does(rows: list[tuple[float, b
     for place, (value, right, times) in zip(places, flat, strict=True):
         chains.append((place, times, right, 0))
         values[place] = value
-    told = report_of(forest(problems, chains), values)
+    told = report_of(forest(problems, chains), values, np.ones(2, bool))
     samples = [(value, right) for value, right, times in flat for _ in range(times)]
     pairs = [[(a, b) for (a, good), (b, bad) in itertools.product(own, own) if good and not bad] for own in (samples, *halves(rows))]
     areas = [np.mean([(a > b) + (a == b) / 2 for a, b in pair]) if pair else None for pair in pairs]
@@ -342,13 +416,37 @@ def test_the_report_counts_samples_as_brute_force_does(rows: list[tuple[float, b
     assert told["steps"] is None and told["chains"] == len(samples)
 
 
+def test_a_calibration_is_told_by_problems_that_it_has_not_seen() -> None:
+    """How good the probabilities are is of the second problem alone, who is above whom of both."""
+    nodes = [(-1, math.nan, 0), (0, math.nan, 0), (0, math.nan, 0)]
+    held = forest([nodes, nodes], [(1, 1, True, 0), (2, 1, False, 1), (4, 1, True, 0), (5, 1, False, 1)])
+    told = report_of(held, np.array([0.5, 0.9, 0.1, 0.5, 0.4, 0.6]), np.array([False, True]))
+    assert told["chains"] == 4 and told["within"] == 0.5 and told["auroc"] == 0.75
+    assert told["brier"] == pytest.approx(0.36) and told["calibration_error"] == pytest.approx(0.6)
+
+
+def test_the_line_is_folded_into_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-odds are `scale` x the old + `shift`, the old bias included; how good they are is told of the second problem."""
+    line, model, head = Line(0.5, 0.7), tiny.model(), tiny.head()
+    head.bias.data.fill_(0.4)
+    monkeypatch.setattr(guides.report, "calibrate", lambda held, values: (line, {"kept": True}))
+    nodes = [(-1, math.nan, 0), (0, math.nan, 0), (0, math.nan, 0)]
+    held = forest([nodes, nodes], [(1, 1, True, 0), (2, 1, True, 0), (4, 1, True, 0), (5, 1, False, 1)])
+    hidden = model.model(torch.tensor([[1, 1]])).last_hidden_state[0, -1].detach()
+    before = head.logits(hidden).item()
+    told = guides.report.judge(model, tiny.tokenizer(), head, held)
+    assert head.logits(hidden).item() == pytest.approx(0.5 * before + 0.7, abs=1e-5)
+    value = head(hidden).item()
+    assert told["brier"] == pytest.approx(((1 - value) ** 2 + value**2) / 2, abs=1e-3)
+
+
 def halves(rows: list[tuple[float, bool, int]]) -> list[list[tuple[float, bool]]]:
     return [[(value, right) for value, right, times in rows[i::2] for _ in range(times)] for i in (0, 1)]
 
 
 def test_values_that_are_not_known_are_left_out() -> None:
     held = forest([[(-1, math.nan, 0), (0, math.nan, 0), (0, math.nan, 0)]], [(1, 1, True, 0), (2, 1, False, 1)])
-    told = report_of(held, np.array([math.nan, 0.7, math.nan]))
+    told = report_of(held, np.array([math.nan, 0.7, math.nan]), np.ones(1, bool))
     assert told["chains"] == 1 and told["auroc"] is told["within"] is None and told["brier"] == pytest.approx(0.09)
     assert math.isnan(calibration_error(np.zeros(0), np.zeros(0)))
 
@@ -412,8 +510,41 @@ def test_a_flawed_chain_is_chosen_where_it_is_scored_best() -> None:
     assert selection.flawed(samples, ones, np.array([0.1, 0.9, 0.2, 1.0]), 4, 0) == (1.0, 1.0)
     assert selection.flawed(samples, ones, np.array([0.9, 0.1, 0.2, 1.0]), 4, 0) == (1.0, 0.0)
     assert selection.flawed(samples, np.array([0, 0, 0, 1.0]), ones, 4, 0) == (0.0, 0.0)
+    alike = selection.Samples(np.zeros(4, int), np.ones(4, bool), np.array([True, False, True, True]))
+    right, wrong = selection.flawed(alike, ones, np.array([0.1, 0.9, 0.2, 0.3]), 2, 0)
+    assert right == 1.0 and abs(wrong - 0.5) < 4 * 0.5 / math.sqrt(selection.DRAWS), "it is among two of four in half of the draws"
     nobody = selection.Samples(np.full(4, -1), np.zeros(4, bool), np.zeros(4, bool))
     assert selection.flawed(nobody, ones, ones, 2, 0) == (0.0, 0.0) and not selection.votes(nobody, ones[None], [2], 0).any()
+
+
+def test_a_pool_gives_no_vote_to_a_chain_without_an_answer() -> None:
+    nodes = [(-1, 1.0, math.inf), *[(0, 1.0, math.inf)] * 3]
+    pool = judged.Pool(forest([nodes], [(1, 1, True, 7), (2, 3, False, -1), (3, 1, False, 9)], lost=[2]))
+    assert pool.samples[0].answers.tolist() == [0, -1, -1, -1, 1, -1, -1]
+    assert pool.samples[0].right.tolist() == [True, *[False] * 6]
+    assert pool.sizes == [1, 2, 4] and pool.plain()["majority"].shape == (1, 3)
+
+
+def test_an_unfinished_sample_is_neither_the_best_nor_has_a_vote() -> None:
+    """One right chain of value 0 and two unfinished: it is chosen whenever it is drawn, unless votes weigh nothing."""
+    pool = judged.Pool(forest([[(-1, 1.0, math.inf), (0, 1.0, math.inf)]], [(1, 1, True, 0)], lost=[2]))
+    best, weighted = pool.rates(np.array([[0.0], [0.3]]))[:, :, 0]
+    np.testing.assert_allclose(best, [[1 / 3, 2 / 3]] * 2)
+    assert weighted[0].tolist() == [0, 0] and np.abs(weighted[1] - best[1]).max() < 4 * 0.5 / math.sqrt(selection.DRAWS)
+
+
+def test_differences_are_of_the_same_chooser_at_the_same_size() -> None:
+    sizes, rng = [1, 2, 4, 8, 16, 32, 64], np.random.default_rng(0)
+    rates = {(kind, how): rng.random((3, 2, 7)) for kind in ("orm", "exact", "rollouts") for how in judged.CHOOSERS}
+    majority = rng.random((3, 7))
+    told = judged._differences(sizes, majority, rates)
+    for how in judged.CHOOSERS:
+        orm, exact, rolled = (rates[kind, how] for kind in ("orm", "exact", "rollouts"))
+        gap = exact - orm
+        np.testing.assert_allclose(told[f"exact - orm, {how}"], gap[:, :, 6])
+        np.testing.assert_allclose(told[f"exact - orm, {how}, gap(64) - gap(4)"], gap[:, :, 6] - gap[:, :, 2])
+        np.testing.assert_allclose(told[f"rollouts - exact, {how}"], (rolled - exact)[:, :, 6])
+        np.testing.assert_allclose(told[f"orm {how} - majority"], orm[:, :, 6] - majority[:, 6:])
 
 
 def test_splits_share_no_problem_and_a_report_needs_a_verifier(tmp_path: Path) -> None:

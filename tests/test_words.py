@@ -132,6 +132,23 @@ def test_the_split_sees_through_names_wording_order_and_distractors(seed: int, d
     assert changed.canonical() != problem.canonical()
 
 
+def test_the_form_keeps_all_that_is_computed() -> None:
+    """Kind, amount, operands and their order, the given counts and the question; else problems that differ would count as one."""
+    given, more = {"Ann": 5, "Ben": 8}, Definition("more", 3, ("Ann",))
+    last = Definition("difference", 0, ("Ben", "Cal"))
+    stories = [
+        Story(given, {"Cal": more, "Dan": last}, "Dan"),
+        Story(given, {"Cal": more, "Dan": last}, "Cal"),
+        Story(given, {"Cal": more._replace(amount=2), "Dan": last}, "Dan"),
+        Story(given, {"Cal": more._replace(kind="fewer"), "Dan": last}, "Dan"),
+        Story(given, {"Cal": more, "Dan": last._replace(kind="sum")}, "Dan"),
+        Story(given, {"Cal": more, "Dan": last._replace(operands=("Cal", "Ben"))}, "Dan"),
+        Story(given, {"Cal": more, "Dan": last._replace(operands=("Cal", "Ann"))}, "Dan"),
+        Story({**given, "Ben": 9}, {"Cal": more, "Dan": last}, "Dan"),
+    ]
+    assert len({story.canonical() for story in stories}) == len(stories)
+
+
 def test_splits_do_not_meet_and_have_their_shares() -> None:
     counts = dict.fromkeys(("train", "validation", "test"), 0)
     for problem in generate(5, 2000, 3, 1):
