@@ -214,14 +214,14 @@ def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch:
     recipe = builtin.read_recipe()
     shards = [builtin._shards(tmp_path, recipe, stage) for stage in recipe["stages"]]
     assert [list(one.make(4)) for one in shards] == [[]] * 3
-    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (15, 8192)]
+    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (10, 8192)]
     assert asked == [
         (countdown_paths, 1, 4, 8192, {"progress": 4 / 30}),
         (countdown_paths, 2, 4, 3277, {"progress": 0.8}),
         (chains_paths, 2, 4, 4915, {"progress": 4 / 17}),
         (countdown_paths, 3, 4, 2048, {"progress": 0.8}),
-        (chains_paths, 3, 4, 2048, {"progress": 0.8, "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63}}),
-        (words_paths, 3, 4, 4096, {"progress": 4 / 15}),
+        (chains_paths, 3, 4, 2048, {"progress": 0.8, "operations": {"2": 0.05, "3": 0.1, "4": 0.15, "5": 0.2, "6": 0.25, "7": 0.25}}),
+        (words_paths, 3, 4, 4096, {"progress": 4 / 10}),
     ]
 
 
