@@ -26,6 +26,7 @@ class Graphs:
     def __init__(self, forward: Callable[..., torch.Tensor], store: Store, record: bool = True):
         self._forward, self._store, self._record = forward, store, record
         self._shapes: dict[tuple[int, int], tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
+        self._read: list[Plan] = []  # a recording reads their tensors where they lie, so they live as long as it does
         self._memory = torch.cuda.graph_pool_handle() if record else None
 
     def __call__(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray) -> torch.Tensor:
@@ -69,6 +70,7 @@ class Graphs:
             graph.replay()
             return hidden
 
+        self._read.append(plan)
         return numbers, replay
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gc
 import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ import transformers
 
 from models.engine import Engine
 from models.graphs import Graphs
+from models.kvstore import Store
 from models.kvtree import Tree
 from search.requests import Avoided, Cancelled, Generate, NothingLeft, RequestFailed, Score, check_backend
 
@@ -561,6 +565,29 @@ def test_passes_of_fixed_shapes_are_the_same_passes(monkeypatch):
     assert [r.result.tokens for r in answers(backend, [dataclasses.replace(r) for r in requests])] == wanted
     assert len(graphs._shapes) > 2 and {rows for rows, _ in graphs._shapes} <= {16, 32}
     check_pool(backend)
+
+
+def test_what_a_recorded_pass_reads_lives_as_long_as_the_recording(monkeypatch):
+    """A GPU replays kernels on the memory of the tensors that they were recorded with, whether those are still there or not."""
+    calls = {"stream": contextlib.nullcontext, "graph": lambda graph, pool: contextlib.nullcontext()}
+    for name in ("graph_pool_handle", "Stream", "current_stream", "CUDAGraph"):
+        calls[name] = mock.MagicMock()
+    for name, call in calls.items():
+        monkeypatch.setattr(torch.cuda, name, call)
+    plans = []
+
+    def forward(ids, positions, plan):
+        plans.append(weakref.ref(plan))
+        return torch.zeros(len(ids), 4)
+
+    graphs = Graphs(forward, Store(tiny.model().config, 2, 64, torch.device("cpu"), torch.float32))
+    for _ in range(2):
+        assert graphs(np.array([0, 1]), np.array([5, 6]), np.array([1, 1])).shape == (2, 4)
+    gc.collect()
+    assert len(plans) == 3 and all(plan() is not None for plan in plans), "two warm it up, one is recorded, none is needed again"
+    del graphs
+    gc.collect()
+    assert all(plan() is None for plan in plans)
 
 
 def test_an_engine_works_beside_the_models_own_generate():
