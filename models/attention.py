@@ -170,7 +170,7 @@ def _plain(
     plan: _Gathered, pool: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, cap: float, window: int
 ) -> torch.Tensor:
     """The same in torch, on any device. pool: [2, slots, kv_heads, padded]."""
-    dim, groups = query.shape[3], query.shape[1] // key.shape[1]
+    dim, pairs = query.shape[3], query[0].unflatten(0, (key.shape[1], -1))  # pairs: [kv_heads, heads of each, tokens, dim]
     pool[0, :, :, :dim].index_copy_(0, plan.write, key[0].transpose(0, 1))
     pool[1, :, :, :dim].index_copy_(0, plan.write, value[0].transpose(0, 1))
     out = query.new_zeros(query.shape[2], query.shape[1], dim)
@@ -179,9 +179,8 @@ def _plain(
         if window:
             seen &= plan.places > plan.at - window
         keys, values = (side[:, :, :dim][plan.index].transpose(1, 2) for side in pool)
-        out[: plan.steps] = _attention(
-            query[0, :, : plan.steps].transpose(0, 1)[:, :, None], keys, values, seen[:, None, None], scale, cap, groups
-        )[:, :, 0]
+        found = _attention(pairs[:, :, : plan.steps].permute(2, 0, 1, 3), keys, values, seen[:, None, None], scale, cap)
+        out[: plan.steps] = found.flatten(1, 2)
     for chunk in plan.chunks:
         keys, values = (side[:, :, :dim][chunk.row].transpose(0, 1)[None] for side in pool)
         length = chunk.past + chunk.stop - chunk.start
@@ -193,18 +192,21 @@ def _plain(
         # a number that is not finite would reach tokens before it: 0 times nan is nan
         bad = ~(keys.isfinite() & values.isfinite()).all(-1).all(1)[0]
         keys, values = (side.masked_fill(bad[:, None], 0) for side in (keys, values))
-        found = _attention(query[:, :, chunk.start : chunk.stop], keys, values, seen, scale, cap, groups)[0].transpose(0, 1)
+        asked = pairs[:, :, chunk.start : chunk.stop].flatten(1, 2)[None]
+        found = _attention(asked, keys, values, seen.repeat(pairs.shape[1], 1), scale, cap)[0]
+        found = found.unflatten(1, (pairs.shape[1], -1)).flatten(0, 1).transpose(0, 1)
         out[chunk.start : chunk.stop] = found.masked_fill((seen & bad).any(-1)[:, None, None], torch.nan)
     return out[None]
 
 
-def _attention(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor, scale: float, cap: float, groups: int
-) -> torch.Tensor:
-    """[rows, heads, queries, dim] of queries and what they see: bool, True where allowed."""
+def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor, scale: float, cap: float) -> torch.Tensor:
+    """[rows, kv_heads, queries, dim] of queries and what they see: bool, True where allowed.
+
+    The queries are those of all heads that share keys, side by side, so keys and values are never repeated, and torch's
+    fused kernels, which know no groups, serve.
+    """
     if not cap:
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, scale=scale, enable_gqa=groups > 1)
-    keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, scale=scale)
     scores = cap * torch.tanh(query @ keys.transpose(2, 3) * scale / cap)
     return torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32).to(values.dtype) @ values
 
