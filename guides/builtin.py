@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 RECIPE = Path(__file__).parent.parent / "models" / "builtin" / "recipe.json"
 SHARD = 8192  #: examples in a shard
+BLOCK = 32  #: examples that are about as long, and so mostly of one kind, side by side; a larger batch has several such blocks
 PAD, BOS, EOS, UNKNOWN = "\u2400", "\u2402", "\u2403", "\ufffd"  #: one symbol each, none of them ASCII
 
 
@@ -100,7 +101,7 @@ def _train_stage(settings: dict[str, Any], index: int, out: Path, folder: Path, 
         if (base / REPORT).exists():
             stages = json.loads((base / REPORT).read_text()).get("stages", {})
     log.info("stage %s: %.2f M parameters, %d examples", stage["name"], model.num_parameters() / 1e6, len(rows))
-    if (os.cpu_count() or 1) >= 8:
+    if (os.cpu_count() or 1) >= 8 and not all(rows.path(shard).exists() for shard in range(rows.count)):
         _make_shards(out, index, os.cpu_count() or 1)
     report = train(model, head.train(), rows, out / "work" / stage["name"], _options(stage))
     stages[stage["name"]] = report | {"seconds": round(time.time() - started)}
@@ -134,7 +135,7 @@ def _shards(out: Path, settings: dict[str, Any], stage: dict[str, Any]) -> Shard
             del given["share"]
             yield from encode(tokenizer, importlib.import_module(name).examples(stage["seed"], shard, counts[name], **given))
 
-    return Shards(out / "work" / stage["name"] / "shards", files, sum(counts.values()), make, block=options.batch)
+    return Shards(out / "work" / stage["name"] / "shards", files, sum(counts.values()), make, block=min(BLOCK, options.batch))
 
 
 def _make_shards(out: Path, stage: int, jobs: int) -> None:

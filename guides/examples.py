@@ -151,9 +151,12 @@ class Shards(Dataset[Row]):
             self._open = shard, ExampleFile(self.ensure(shard))
         return self._open[1][row]
 
+    def path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.npz"
+
     def ensure(self, shard: int) -> Path:
         """The file of a shard, made if it is missing."""
-        path = self.folder / f"shard-{shard:05d}.npz"
+        path = self.path(shard)
         if not path.exists():
             write_examples(path, self.make(shard), self.block, seed=shard)
         return path

@@ -147,7 +147,7 @@ def train(
         use_cpu=not accelerated,
         dataloader_drop_last=True,
         dataloader_pin_memory=accelerated,
-        dataloader_num_workers=4 if accelerated else 0,
+        dataloader_num_workers=min(12, max(1, (os.cpu_count() or 1) - 2)) if accelerated else 0,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",

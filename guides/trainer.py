@@ -74,11 +74,12 @@ class PolicyValueTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], torch.Tensor]:
         """The batches of one step, and float32 [2]: how many of their tokens have a weight, and the sum of c over their labels."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.zeros(2)
+        counts = torch.zeros(2, device=device)
         for batch in batches:
+            batch = {name: array.to(device) for name, array in batch.items()}  # most loaders have put it there
             counts += torch.stack([self._imitated(batch).sum(), _trust(batch["counts"]).sum()])
             self.state.num_input_tokens_seen += int(batch["visible"].diagonal(dim1=1, dim2=2).sum())
-        return batches, torch.where(counts > 0, counts, 1.0).to(device)
+        return batches, torch.where(counts > 0, counts, 1.0)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
@@ -112,8 +113,12 @@ class PolicyValueTrainer(Trainer):
         return (batch["weights"] > 0) & (batch["previous"] >= 0) & (self.options.tune != "head")
 
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are computed in."""
+        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are computed in.
+
+        Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0 times infinity.
+        """
         dtype = torch.bfloat16 if _half(self.options.precision, self.args.device) else torch.float32
+        visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
         return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -1e9)[:, None]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -189,7 +194,8 @@ class Progress(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any) -> None:
         assert model is not None
-        if not all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():  # one look at the device, not one a parameter
             raise ValueError(
                 f"the loss or its gradient is not a finite number at step {state.global_step + 1}: give a smaller learning rate, or look "
                 "for broken examples; the last complete checkpoint is kept"

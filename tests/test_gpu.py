@@ -11,6 +11,8 @@ import torch
 
 import guides
 import search
+from guides.examples import ExampleFile, Segment, collate, write_examples
+from guides.train import Options, train
 from models import Engine
 from search.requests import Generate
 
@@ -55,3 +57,25 @@ def test_the_built_in_model_solves_puzzles():
     puzzles = ["Use 4, 7, 8 and 8 to make 24.", "Use 1, 2, 4 and 7 to make 24.", "Use 6, 8, 9 and 13 to make 24."]
     solutions = search.solve_many(puzzles, guides.load("builtin", device="cuda"), budget="tokens=4000")
     assert sum(bool(s.verified) for s in solutions) >= 2
+
+
+def test_training_there_is_training_here(tmp_path):
+    """Texts of unequal lengths, so that there is padding; float32, so that the losses are those of the CPU."""
+    rng = np.random.default_rng(0)
+    texts = [[tuple(rng.integers(*part).tolist()) for part in ((0, 50, 5), (0, 25, rng.integers(1, 40)), (25, 50, 7))] for _ in range(64)]
+    chains = [[Segment(a, 0.0, np.nan, -1), Segment(b, 1.0, 1.0, 0), Segment(c, 0.0, 0.0, 0)] for a, b, c in texts]
+    write_examples(tmp_path / "examples.npz", chains)
+    rows = ExampleFile(tmp_path / "examples.npz")
+    report = {}
+    for precision in ("float32", "bfloat16"):
+        model, head = tiny.model("llama"), tiny.head()
+        options = Options(steps=30, batch=16, lr=3e-3, warmup=3, compile=False, precision=precision)
+        train(model, head, rows, tmp_path / precision, options)
+        model, head = model.cpu().eval(), head.cpu()
+        batch = collate([rows[i] for i in range(16)])
+        mask = torch.zeros(batch["visible"].shape).masked_fill(~batch["visible"], -1e9)[:, None]
+        with torch.no_grad():
+            hidden = model.get_decoder()(batch["tokens"], position_ids=batch["positions"], attention_mask=mask).last_hidden_state
+        told = ~batch["values"].isnan()
+        report[precision] = float(((head(hidden[told]) > 0.5) == (batch["values"][told] > 0.5)).float().mean())
+    assert min(report.values()) > 0.9, report

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
         torch.testing.assert_close(parts[name], expected, atol=1e-6, rtol=1e-3)
 
 
+def test_no_row_of_the_mask_hides_everything() -> None:
+    """Where a token sees nothing at all, fused attention on a GPU gives gradients that are no numbers: padding sees itself."""
+    rows = [{"tokens": np.zeros(n, np.int64), "visible": np.tri(n, dtype=bool)} for n in (2, 5)]
+    visible = collate(rows)["visible"]
+    of = types.SimpleNamespace(options=Options(precision="float32"), args=types.SimpleNamespace(device=torch.device("cpu")))
+    mask = PolicyValueTrainer._mask(of, visible)  # type: ignore[arg-type]
+    assert mask.shape == (2, 1, 5, 5) and (mask == 0).any(-1).all()
+    assert (mask[1, 0] == 0).equal(visible[1]) and (mask[0, 0, :2] == 0).equal(visible[0, :2]), "what is no padding sees what it saw"
+
+
 OPTIONS = {"steps": 40, "batch": 4, "save_steps": 4, "warmup": 5, "compile": False, "precision": "float32"}
 STAGES = ("countdown", "both", "words")
 ROWS = 1096  #: of the embeddings before the last stage, which adds some
@@ -127,11 +138,12 @@ def stamps(folder: Path, pattern: str) -> dict[str, int]:
 
 
 def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe that is shipped, with a tiny model and few steps, killed in its first and in its second stage."""
+    """Three stages of the recipe that is shipped, with a tiny model and few steps, killed in the first and in the second."""
     recipe, out = tmp_path / "recipe.json", tmp_path / "killed"
     shape = {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 512}
     tiny_size = {"small": {"model": shape, "options": dict.fromkeys(STAGES, OPTIONS)}}
-    recipe.write_text(json.dumps({**json.loads(builtin.RECIPE.read_text()), "sizes": tiny_size}))
+    shipped = json.loads(builtin.RECIPE.read_text())
+    recipe.write_text(json.dumps({**shipped, "stages": shipped["stages"][: len(STAGES)], "sizes": tiny_size}))
     rng = random.Random(0)
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -192,7 +204,7 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path, monkeypat
 
 
 def test_a_stage_that_cannot_begin_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown stage 'third'; choose one of countdown, both, words"):
+    with pytest.raises(ValueError, match="unknown stage 'third'; choose one of countdown, both, words, more"):
         builtin.train_builtin(out=tmp_path / "a", stage="third")
     with pytest.raises(ValueError, match="goes on from trained weights"):
         builtin.train_builtin(out=tmp_path / "a", stage="words")
