@@ -90,6 +90,11 @@ def chains_test() -> tuple[Chains, ...]:
     return tuple(chains.generate(201, 300, OPERATIONS, 2, split="test"))
 
 
+def chains_short() -> tuple[Chains, ...]:
+    """200 chains of 5 operations of the test split, for the small generator of `benchmarks.verifiers`."""
+    return tuple(chains.generate(203, 200, 5, 2, split="test"))
+
+
 def chains_validation() -> tuple[Chains, ...]:
     """200 chains of `OPERATIONS` operations of the validation split, for choosing options."""
     return tuple(chains.generate(202, 200, OPERATIONS, 2, split="validation"))
@@ -112,6 +117,7 @@ TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
     "countdown-validation": countdown_validation,
     "countdown-hard": countdown_hard,
     "chains": chains_test,
+    "chains-short": chains_short,
     "chains-validation": chains_validation,
     "words": words_test,
     "words-validation": words_validation,

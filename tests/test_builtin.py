@@ -193,16 +193,17 @@ def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.Mo
             assert all(text.count("make") + text.count("mod") + text.count("How many") == 1 for text in texts), "one prompt an example"
             problems = [parse(text[: text.index("\n") + 1]) for text in texts]
             puzzles, chains, words = ([p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains, Words))
-            shares = {"countdown": [400, 0, 0], "both": [160, 240, 0], "words": [100, 100, 200]}
+            shares = {"countdown": [400, 0, 0], "both": [160, 240, 0], "words": [100, 100, 200], "more": [140, 120, 140]}
             assert [len(puzzles), len(chains), len(words)] == shares[stage["name"]]
             assert all(p.split() == "train" for p in problems)
             assert not {p.target for p in puzzles} & set(countdown_paths.HELD_OUT)
             assert not {p.values[p.query] for p in chains} & set(countdown_paths.HELD_OUT)
             sizes[stage["name"], shard > 0] = [len(p.needed()) for p in chains]
-            told["words", shard > 0] = [len(p.story.needed()) for p in words if p.story]
+            told[stage["name"], shard > 0] = [len(p.story.needed()) for p in words if p.story]
     assert set(sizes["both", False]) == {1, 2, 3} and set(sizes["both", True]) == {1, 2, 3, 4, 5, 6}
     assert set(sizes["words", False]) == set(sizes["words", True]) == {2, 3, 4, 5, 6, 7}
     assert set(told["words", False]) == {1, 2, 3} and set(told["words", True]) == {1, 2, 3, 4, 5, 6}
+    assert set(told["more", False]) == {1, 2, 3, 4, 5, 6} and sizes["more", True].count(7) > 30, "the last stage has long ones throughout"
 
 
 def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,8 +214,8 @@ def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(module, "examples", told)
     recipe = builtin.read_recipe()
     shards = [builtin._shards(tmp_path, recipe, stage) for stage in recipe["stages"]]
-    assert [list(one.make(4)) for one in shards] == [[]] * 3
-    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (10, 8192)]
+    assert [list(one.make(4)) for one in shards] == [[]] * 4
+    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (10, 8192), (37, 8192)]
     assert asked == [
         (countdown_paths, 1, 4, 8192, {"progress": 4 / 30}),
         (countdown_paths, 2, 4, 3277, {"progress": 0.8}),
@@ -222,6 +223,9 @@ def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch:
         (countdown_paths, 3, 4, 2048, {"progress": 0.8}),
         (chains_paths, 3, 4, 2048, {"progress": 0.8, "operations": {"2": 0.05, "3": 0.1, "4": 0.15, "5": 0.2, "6": 0.25, "7": 0.25}}),
         (words_paths, 3, 4, 4096, {"progress": 4 / 10}),
+        (countdown_paths, 4, 4, 2867, {"progress": 0.9}),
+        (chains_paths, 4, 4, 2458, {"progress": 0.9, "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63}}),
+        (words_paths, 4, 4, 2867, {"progress": 0.9, "operations": {"1": 0.05, "2": 0.1, "3": 0.2, "4": 0.25, "5": 0.25, "6": 0.15}}),
     ]
 
 
