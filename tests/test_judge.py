@@ -130,12 +130,14 @@ def test_the_value_is_the_mean_over_critiques(critiques):
         assert value(scripted(critic(), critiques=critiques), seed=seed) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_failed_critique_leaves_the_others_and_all_failed_is_nan():
+def test_a_failed_critique_leaves_the_others_and_all_failed_is_nan(caplog):
     for seed in range(5):
         told = [0.8 if s % 2 else 0.2 for s in seeds_of(seed, 6) if s % 3]
         expected = np.mean(told) if told else math.nan
         assert value(scripted(critic(fails=(0,)), critiques=6), seed=seed) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    caplog.clear()
     assert math.isnan(value(scripted(critic(fails=(0, 1, 2)), critiques=6)))
+    assert [record.getMessage() for record in caplog.records] == ["a verdict could not be had and counts in no mean: time-out"], "once"
 
 
 def test_critiques_are_read_as_they_were_sampled_without_their_end():
