@@ -90,7 +90,7 @@ def label_traces(
 
     targets   the target of each problem by its key (`guides.grade`); problems that verify themselves need none
     policy    completes the chains; it need not be the one that searched, but must read its tokens (`guides.reader.Reader.check`)
-    settings  of the policy, which the labels depend on: they stand in each line, and a file with others is refused
+    settings  of the policy, which the labels depend on: they stand in each line, as the target does, and a file with others is refused
 
     A trace that nobody can grade gets no line, and none whose roll-outs all failed: the next run tries these again.
     Raises ValueError before anything is written for what cannot be labelled, OSError for a full disk with all finished lines kept.
@@ -102,7 +102,8 @@ def label_traces(
         log.warning("%d traces get no labels: their problems have no target and do not verify themselves", len(traces) - len(told))
     settings = json.loads(json.dumps(_settings(plan, policy) | dict(settings or {})))
     done: set[str] = set()
-    lines = Lines(Path(out), lambda row: done.add(_known(row, settings)), first="trace", what="line of labels", flag="--out")
+    wanted = {trace.id: _target(trace, targets, plan) for trace in told}
+    lines = Lines(Path(out), lambda row: done.add(_known(row, settings, wanted)), first="trace", what="line of labels", flag="--out")
     waiting = [trace for trace in told if trace.id not in done]
     counts = Counts(before=len(told) - len(waiting), ungraded=len(traces) - len(told))
     labeller = _Labeller(targets, plan, policy, settings, lines, counts)
@@ -146,7 +147,7 @@ class _Labeller:
             cost = {"calls": usage.calls, "generated": usage.generated, **cost}
             self.counts.generated += usage.generated
             self.counts.rollouts += cost["rollouts"]
-        self.lines.append(line_of(trace, labels, {**self.settings, **cost}))
+        self.lines.append(line_of(trace, labels, {**self.settings, **_target(trace, self.targets, self.plan), **cost}))
         self.counts.labelled += 1
 
     def _most(self, trace: Trace) -> int:
@@ -214,14 +215,22 @@ def _settings(plan: Plan, policy: Policy | None) -> dict[str, Any]:
     return chosen | ({"finished": plan.finished} if plan.by == "rollouts" else {})
 
 
-def _known(row: Any, settings: Mapping[str, Any]) -> str:
+def _target(trace: Trace, targets: Mapping[str, str], plan: Plan) -> dict[str, str]:
+    """The target as a line tells it; nothing where labels depend on none."""
+    target = None if plan.by == "checker" else targets.get(key_of(trace))
+    return {} if target is None else {"target": target}
+
+
+def _known(row: Any, settings: Mapping[str, Any], wanted: Mapping[str, Mapping[str, str]]) -> str:
     """The trace of a line that is there. Raises Mixed for labels that were made otherwise."""
     if not isinstance(row["k"], list) or not isinstance(row["n"], list):
         raise TypeError
-    made = {name: value for name, value in row["how"].items() if name not in COST}
-    if made != settings:
-        raise Mixed(f"has labels of another run ({_said(made)} instead of {_said(settings)})")
-    return str(row["trace"])
+    trace, made = str(row["trace"]), {name: value for name, value in row["how"].items() if name not in COST}
+    target = wanted.get(trace, {name: value for name, value in made.items() if name == "target"})  # of a trace that is not asked for: any
+    expected = {**settings, **target}
+    if made != expected:
+        raise Mixed(f"has labels of another run ({_said(made)} instead of {_said(expected)})")
+    return trace
 
 
 def _said(settings: Mapping[str, Any]) -> str:

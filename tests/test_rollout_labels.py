@@ -292,8 +292,8 @@ def test_a_line_tells_what_it_took(tmp_path: Path) -> None:
     counts = label_traces([trace], good(trace), tmp_path / "l", Plan(count=3, seed=7), walker(), settings={"temperature": 0.5})
     row = json.loads((tmp_path / "l").read_text())
     assert row["how"] == {
-        "by": "rollouts", "policy": "w", "count": 3, "seed": 7, "finished": False, "temperature": 0.5, "calls": 12, "generated": 24,
-        "rollouts": 9, "failed": 0,
+        "by": "rollouts", "policy": "w", "count": 3, "seed": 7, "finished": False, "temperature": 0.5, "target": "1", "calls": 12,
+        "generated": 24, "rollouts": 9, "failed": 0,
     }  # fmt: skip
     assert (counts.labelled, counts.rollouts, counts.generated) == (1, 9, 24)
 
@@ -315,6 +315,19 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(whole)
     asked.clear()
     assert label_traces(traces, good(*traces), out, plan, walker(function=function)).before == 12 and not asked
+
+
+def test_labels_for_another_target_are_not_taken_up(tmp_path: Path) -> None:
+    """Targets were corrected after a run that was cut off: its lines are labels for the old ones."""
+    traces, plan, out = many(3), Plan("trace"), tmp_path / "l"
+    label_traces(traces[:2], good(*traces), out, plan)
+    before = out.read_bytes()
+    corrected = dict.fromkeys(good(*traces), "0")
+    with pytest.raises(ValueError, match="line 1 has labels of another run .*target 1 instead of .*target 0"):
+        label_traces(traces, corrected, out, plan)
+    assert out.read_bytes() == before
+    assert label_traces(traces[2:], corrected, out, plan).labelled == 1, "what other traces were labelled for is not asked"
+    assert label_traces(traces[:2], good(*traces), out, plan).before == 2
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
