@@ -146,9 +146,10 @@ def test_malformed_statements_are_refused(text: str, words: str) -> None:
         parse(text)
 
 
-def test_training_labels_are_what_the_checker_says() -> None:
-    examples = list(chains_paths.examples(3, 0, 120, 0.9))
-    assert examples == list(chains_paths.examples(3, 0, 120, 0.9)) != list(chains_paths.examples(3, 1, 120, 0.9))
+@pytest.mark.parametrize("ends", [0.0, 1.0])
+def test_training_labels_are_what_the_checker_says(ends: float) -> None:
+    examples = list(chains_paths.examples(3, 0, 120, 0.9, ends=ends))
+    assert examples == list(chains_paths.examples(3, 0, 120, 0.9, ends=ends)) != list(chains_paths.examples(3, 1, 120, 0.9, ends=ends))
     longest, labels = 0, {0.0: 0, 1.0: 0}
     for segments in examples:
         problem = parse(segments[0][0])
@@ -164,6 +165,22 @@ def test_training_labels_are_what_the_checker_says() -> None:
     assert longest == max(chains_paths.OPERATIONS) and min(labels.values()) > 400
     easy = [parse(segments[0][0]) for segments in chains_paths.examples(3, 0, 100, 0.0)]
     assert max(len(p.needed()) for p in easy if isinstance(p, Chains)) == chains_paths.EASY
+
+
+def test_wrong_branches_go_on_to_answers() -> None:
+    """Most end with a value of the variable that is asked for, some at once; none has a line behind that."""
+    ended = early = branches = 0
+    for segments in chains_paths.examples(3, 0, 200, 0.9, {3: 1.0}, ends=1.0):
+        problem = parse(segments[0][0])
+        assert isinstance(problem, Chains)
+        parents = {parent for *_, parent in segments}
+        answers = {i for i in range(1, len(segments)) if problem.answer(state(segments[i][0].removesuffix("\n"))) is not None}
+        assert not answers & parents
+        right = 2 * len(problem.needed())
+        branches += sum(parent <= right for *_, parent in segments[right + 1 :])
+        ended += len([i for i in answers if i > right])
+        early += len([i for i in answers if i > right and len(problem.needed()) <= segments[i][3] < right - 1])
+    assert branches == 800 and 600 < ended <= 800 and 40 < early < 200
 
 
 def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:

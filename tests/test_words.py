@@ -320,9 +320,10 @@ def test_any_text_can_be_asked(text: str) -> None:
 # the training data
 
 
-def test_training_labels_are_what_the_checker_says() -> None:
-    examples = list(words_paths.examples(3, 0, 150, 0.9))
-    assert examples == list(words_paths.examples(3, 0, 150, 0.9)) != list(words_paths.examples(3, 1, 150, 0.9))
+@pytest.mark.parametrize("ends", [0.0, 1.0])
+def test_training_labels_are_what_the_checker_says(ends: float) -> None:
+    examples = list(words_paths.examples(3, 0, 150, 0.9, ends=ends))
+    assert examples == list(words_paths.examples(3, 0, 150, 0.9, ends=ends)) != list(words_paths.examples(3, 1, 150, 0.9, ends=ends))
     longest, labels = 0, {0.0: 0, 1.0: 0}
     for segments in examples:
         problem = parse(segments[0][0])
@@ -341,6 +342,23 @@ def test_training_labels_are_what_the_checker_says() -> None:
     assert longest == max(words_paths.OPERATIONS) and min(labels.values()) > 500
     easy = [parse(segments[0][0]) for segments in words_paths.examples(3, 0, 100, 0.0)]
     assert max(len(p.story.needed()) for p in easy if isinstance(p, Words) and p.story) == words_paths.EASY
+
+
+def test_wrong_branches_go_on_to_answers() -> None:
+    """Most end in an answer, some before all is counted; some give even the right one, below a mistake."""
+    ended = early = lucky = branches = 0
+    for segments in words_paths.examples(3, 0, 200, 0.9, {"3": 1.0}, ends=1.0):
+        right = len(words_paths.solution(Words(segments[0][0]).story))  # type: ignore[arg-type]
+        parents = {parent for *_, parent in segments}
+        for i in range(right + 1, len(segments)):
+            text, _, value, parent = segments[i]
+            assert value == 0.0
+            branches += parent <= right
+            ended += i not in parents and text.startswith("####")
+            early += parent < right - 1 and text.startswith("####")
+            lucky += text == segments[right][0]
+        assert all(not segments[i][0].startswith("####") for i in parents if i > 0), "nothing stands behind an answer"
+    assert branches == 800 and 600 < ended <= 800 and 40 < early < 160 and lucky > 10
 
 
 def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from search.problems.chains import LETTERS, OPERATORS, Chains, Definition, compute, draw
 
@@ -19,18 +20,21 @@ EASY = 3
 DISTRACTORS = 3  #: up to this many, evenly
 BRANCHES = 4  #: wrong lines in an example
 AFTER = 2  #: lines behind a wrong one, up to this many, evenly
+PREMATURE = 0.25  #: share of the branches that go on to an answer which give one at once, before all is computed
 
 Segment = tuple[str, float, float, int]
 
 
 def examples(
-    seed: int, shard: int, count: int, progress: float = 0.0, operations: Mapping[int | str, float] = OPERATIONS
+    seed: int, shard: int, count: int, progress: float = 0.0, operations: Mapping[int | str, float] = OPERATIONS, ends: float = 0.0
 ) -> Iterator[list[Segment]]:
     """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
 
     progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some size must be up to `EASY`
     operations  definitions to compute: how often they are tried (of many, most draws fail, and then another number is tried); the
                 numbers, or their texts as JSON has them
+    ends        share of the wrong branches that go on to an answer, and some to one before all is computed: a search comes there, and a
+                value head that never saw an answer below a mistake takes any for right
 
     Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
     earlier segment; -1 for the prompt). The texts have no end token: a chain ends with its answer.
@@ -43,7 +47,7 @@ def examples(
         size = rng.choices(list(sizes), list(sizes.values()))[0]
         problem = draw(rng, size, rng.randint(0, DISTRACTORS), MODULUS)
         if problem is not None and problem.split() == "train":
-            yield _tree(problem, rng)
+            yield _tree(problem, rng, ends)
             made += 1
 
 
@@ -76,7 +80,7 @@ def _value(definition: Definition, name: str, known: dict[str, int], problem: Ch
     return f"{name}={a}{sign}{b} {a.upper()}{known[a]} {b.upper()}{known[b]} {name.upper()}{known[name]}"
 
 
-def _tree(problem: Chains, rng: random.Random) -> list[Segment]:
+def _tree(problem: Chains, rng: random.Random, ends: float) -> list[Segment]:
     """The solution, and `BRANCHES` branches that leave it by a wrong line."""
     plan = problem.needed()
     order = _order(problem, plan)
@@ -84,17 +88,31 @@ def _tree(problem: Chains, rng: random.Random) -> list[Segment]:
     segments += [(text + "\n", 1.0, 1.0, i) for i, text in enumerate(solution(problem))]
     for _ in range(BRANCHES):
         at = rng.randrange(2 * len(plan))
-        known = {**problem.given, **{name: problem.values[name] for name in order[: max(0, at - len(plan))]}}
-        text = _wrong_plan(problem, plan[at], rng) if at < len(plan) else _wrong_value(problem, order[at - len(plan)], known, rng)
-        segments.append((text + "\n", 0.0, 0.0, at))
-        for name in order[max(0, at + 1 - len(plan)) :][: rng.randint(0, AFTER)] if at >= len(plan) else ():
-            segments.append((_value(problem.defined[name], name, known, problem) + "\n", 0.0, 0.0, len(segments) - 1))
+        whole = bool(ends) and rng.random() < ends
+        for i, text in enumerate(_branch(problem, plan, order, at, whole, rng)):
+            segments.append((text + "\n", 0.0, 0.0, len(segments) - 1 if i else at))
     return segments
 
 
-def _wrong_plan(problem: Chains, name: str, rng: random.Random) -> str:
-    """A definition of `name` that is not in the statement."""
-    return f"{name}={''.join(_other(problem, problem.defined[name], rng))}"
+def _branch(problem: Chains, plan: list[str], order: list[str], at: int, whole: bool, rng: random.Random) -> Iterator[str]:
+    """A wrong line in place of the solution's line `at`, and some that follow from it; whole: all, to an answer."""
+    computed = max(0, at - len(plan))
+    known = {**problem.given, **{name: problem.values[name] for name in order[:computed]}}
+    if at < len(plan):
+        name = plan[at]
+        yield (text := f"{name}={''.join(_other(problem, problem.defined[name], rng))}")
+        if whole:
+            told = [text if line.startswith(f"{name}=") else line for line in problem.definitions]
+            try:
+                yield from solution(replace(problem, definitions=tuple(told)))[at + 1 :]
+            except ValueError:  # in a circle
+                return
+        return
+    early = whole and rng.random() < PREMATURE
+    yield _wrong_value(problem, problem.query if early else order[computed], known, rng)
+    left = order[computed + 1 :]
+    for name in () if early else left if whole else left[: rng.randint(0, AFTER)]:
+        yield _value(problem.defined[name], name, known, problem)
 
 
 def _wrong_value(problem: Chains, name: str, known: dict[str, int], rng: random.Random) -> str:

@@ -19,18 +19,21 @@ EASY = 3
 DISTRACTORS = 3  #: up to this many, evenly
 BRANCHES = 4  #: wrong lines in an example
 AFTER = 2  #: lines behind a wrong one, up to this many, evenly
+PREMATURE = 0.25  #: share of the branches that go on to an answer which give one at once, before all is counted
 NEAR = 10  #: a made-up number differs by up to this much
 
 Segment = tuple[str, float, float, int]
 
 
 def examples(
-    seed: int, shard: int, count: int, progress: float = 0.0, operations: Mapping[int | str, float] = OPERATIONS
+    seed: int, shard: int, count: int, progress: float = 0.0, operations: Mapping[int | str, float] = OPERATIONS, ends: float = 0.0
 ) -> Iterator[list[Segment]]:
     """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
 
     progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some size must be up to `EASY`
     operations  definitions to compute: how often; the numbers, or their texts as JSON has them
+    ends        share of the wrong branches that go on to an answer, and some to one before all is counted: a search comes there, and a
+                value head that never saw an answer below a mistake takes any for right
 
     Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
     earlier segment; -1 for the prompt). The texts have no end token: a chain ends with its answer.
@@ -45,7 +48,7 @@ def examples(
         while story is None:
             story = draw(rng, size, distractors)
         if split_of(story.canonical()) == "train":
-            yield _tree(story, rng)
+            yield _tree(story, rng, ends)
             made += 1
 
 
@@ -77,7 +80,7 @@ def _count(definition: Definition, name: str, known: dict[str, int], result: int
     return str(Line(name, definition, tuple((who, known[who]) for who in (*operands, name))))
 
 
-def _tree(story: Story, rng: random.Random) -> list[Segment]:
+def _tree(story: Story, rng: random.Random, ends: float) -> list[Segment]:
     """The story told, its solution, and `BRANCHES` branches that leave that by a wrong line."""
     plan = story.needed()
     order = _order(story, plan)
@@ -85,18 +88,37 @@ def _tree(story: Story, rng: random.Random) -> list[Segment]:
     segments += [(text + "\n", 1.0, 1.0, i) for i, text in enumerate(solution(story))]
     for _ in range(BRANCHES):
         at = rng.randrange(2 * len(plan) + 1)
-        computed = max(0, at - len(plan))
-        known = story.given | {name: story.values[name] for name in order[:computed]}
-        if at < len(plan):
-            text = str(Line(plan[at], _other(story, story.defined[plan[at]], rng)))
-        elif computed < len(plan):
-            text = _wrong_count(story, order[computed], known, rng)
-        else:
-            text = f"#### {_another(known[story.query], list(known.values()), rng)}"
-        segments.append((text + "\n", 0.0, 0.0, at))
-        for name in order[computed + 1 :][: rng.randint(0, AFTER)] if at >= len(plan) else ():
-            segments.append((_count(story.defined[name], name, known) + "\n", 0.0, 0.0, len(segments) - 1))
+        whole = bool(ends) and rng.random() < ends
+        for i, text in enumerate(_branch(story, plan, order, at, whole, rng)):
+            segments.append((text + "\n", 0.0, 0.0, len(segments) - 1 if i else at))
     return segments
+
+
+def _branch(story: Story, plan: list[str], order: list[str], at: int, whole: bool, rng: random.Random) -> Iterator[str]:
+    """A wrong line in place of the solution's line `at`, and some that follow from it; whole: all, to an answer."""
+    computed = max(0, at - len(plan))
+    known = story.given | {name: story.values[name] for name in order[:computed]}
+    if at < len(plan):
+        definition = _other(story, story.defined[plan[at]], rng)
+        yield str(Line(plan[at], definition))
+        if whole:
+            try:
+                yield from solution(Story(story.given, story.defined | {plan[at]: definition}, story.query))[at + 1 :]
+            except ValueError:  # in a circle, or counts that there are not
+                return
+        return
+    answers = computed == len(plan) or (whole and rng.random() < PREMATURE)
+    if answers:
+        yield f"#### {_another(known.get(story.query, -1), list(known.values()), rng)}"
+    else:
+        yield _wrong_count(story, order[computed], known, rng)
+    left = order[computed + 1 :]
+    if answers and whole:
+        return
+    for name in left if whole else left[: rng.randint(0, AFTER)]:
+        yield _count(story.defined[name], name, known)
+    if whole:
+        yield f"#### {known[story.query]}"
 
 
 def _wrong_count(story: Story, name: str, known: dict[str, int], rng: random.Random) -> str:
