@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from search.problem import Problem
 from search.tree import Tree
 
@@ -19,7 +21,8 @@ from search.tree import Tree
 class Finish:
     """A finished state with an answer.
 
-    reward  in [0, 1], None where only the label could tell;  value: the guide's in [0, 1], nan unknown;  visits >= 0
+    reward    in [0, 1], None where only the label could tell;  value: the guide's in [0, 1], nan unknown;  visits >= 0
+    log_prob  of its chain under the policy; nan: unknown, or the chains were sampled independently and visits tell how often
     """
 
     node: int
@@ -27,6 +30,7 @@ class Finish:
     reward: float | None
     value: float
     visits: int
+    log_prob: float = math.nan
 
     @property
     def score(self) -> float:
@@ -46,7 +50,8 @@ def finishes(tree: Tree, problem: Problem) -> list[Finish]:
         answer = problem.answer(tree.states[node])
         if answer is not None:
             mean = tree.mean(node)
-            found.append(Finish(node, answer, reward, tree.value(node) if math.isnan(mean) else mean, tree.visits(node)))
+            log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
+            found.append(Finish(node, answer, reward, tree.value(node) if math.isnan(mean) else mean, tree.visits(node), log_prob))
     return found
 
 
@@ -57,23 +62,52 @@ def united(found: Sequence[Finish], classes: Callable[[Sequence[str]], Sequence[
     return [replace(finish, answer=firsts.setdefault(kind, finish.answer)) for finish, kind in zip(found, kinds, strict=True)]
 
 
-def _vote(found: Sequence[Finish], weight: Callable[[Finish], float]) -> Finish:
+def shares(found: Sequence[Finish]) -> list[float]:
+    """For how much of what the policy would sample each finished state stands, in [0, 1]; they sum to 1.
+
+    Of independent samples, their shares. A tree has each chain once, however likely it is, and the longer it is searched, the less likely
+    are those that are found: each chain counts p / q there, q = 1 - exp(-m p) the probability to be among what sampling without replacement
+    finds in the time of m draws with it (Horvitz and Thompson 1952; Kool, van Hoof and Welling 2019, "Stochastic Beams and Where to Find
+    Them"), and m such that the shares sum to 1. Many unlikely chains count alike, as samples do; likely ones by their probability.
+    """
+    log_probs = np.array([finish.log_prob for finish in found])
+    if np.isnan(log_probs).any():
+        visits = [max(1, finish.visits) for finish in found]
+        return [own / sum(visits) for own in visits]
+    p = np.exp(np.minimum(log_probs, 0.0))
+    if p.sum() >= 1 - 1e-9:
+        return list((p / p.sum()).tolist())
+    low, high = float(len(p)), len(p) / (1 - float(p.sum()))  # of m: p / q lies between 1 / m and 1 / m + p
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _counted(p, middle).sum() > 1 else (low, middle)
+    weights = _counted(p, high)
+    return list((weights / weights.sum()).tolist())
+
+
+def _counted(p: np.ndarray, m: float) -> np.ndarray:
+    """p / (1 - exp(-m p)), and its limit 1 / m where p is 0."""
+    x = np.maximum(m * p, 1e-12)
+    return x / -np.expm1(-x) / m
+
+
+def _vote(found: Sequence[Finish], weights: Sequence[float]) -> Finish:
     """The best state of the answer with the largest summed weight; ties go to the answer found first."""
     votes: dict[str, float] = defaultdict(float)
-    for finish in found:
-        votes[finish.answer] += weight(finish)
+    for finish, weight in zip(found, weights, strict=True):
+        votes[finish.answer] += weight
     winner = max(votes, key=lambda answer: votes[answer])
     return best([finish for finish in found if finish.answer == winner])
 
 
 def majority(found: Sequence[Finish]) -> Finish:
-    """The answer that most samples reached (self-consistency; Wang et al. 2022). A state's visits are its samples."""
-    return _vote(found, lambda finish: max(1, finish.visits))
+    """The answer that the policy gives most often (self-consistency; Wang et al. 2022), by `shares`."""
+    return _vote(found, shares(found))
 
 
 def weighted(found: Sequence[Finish]) -> Finish:
-    """As `majority`, each sample weighed by its reward or value."""
-    return _vote(found, lambda finish: max(1, finish.visits) * finish.score)
+    """As `majority`, each state weighed by its reward or value, too."""
+    return _vote(found, [share * finish.score for share, finish in zip(shares(found), found, strict=True)])
 
 
 def best(found: Sequence[Finish]) -> Finish:
@@ -86,11 +120,10 @@ def most_visited(found: Sequence[Finish]) -> Finish:
     return max(found, key=lambda finish: (finish.visits, finish.score))
 
 
-def share(found: Sequence[Finish]) -> list[tuple[str, float, float]]:
-    """(answer, share of the votes, best value) of each distinct answer, most votes first; shares sum to 1."""
-    total = sum(max(1, finish.visits) for finish in found)
-    groups: dict[str, list[Finish]] = defaultdict(list)
-    for finish in found:
-        groups[finish.answer].append(finish)
-    rows = [(a, sum(max(1, f.visits) for f in fs) / total, max(f.score for f in fs)) for a, fs in groups.items()]
+def candidates(found: Sequence[Finish]) -> list[tuple[str, float, float]]:
+    """(answer, its share, best value) of each distinct answer, largest `shares` first; they sum to 1."""
+    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for finish, share in zip(found, shares(found), strict=True):
+        groups[finish.answer].append((share, finish.score))
+    rows = [(answer, math.fsum(s for s, _ in group), max(score for _, score in group)) for answer, group in groups.items()]
     return sorted(rows, key=lambda row: -row[1])

@@ -101,7 +101,7 @@ def solution_of(
         steps=steps,
         value=chosen.score if chosen else 1.0 if proof is not None else tree.mean(node),
         verified=True if proof is not None else None if chosen is None or chosen.reward is None or not alone else chosen.reward == 1.0,
-        candidates=tuple(choosers.share(found)) if found else (),
+        candidates=tuple(choosers.candidates(found)) if found else (),
         stopped=stopped or "finished",
         usage=usage,
         tree=tree,

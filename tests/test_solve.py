@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import signal
@@ -12,8 +13,11 @@ import textwrap
 import threading
 import time
 
+import numpy as np
 import pytest
 from fakes import Characters, generated, random_player, scripted_guide
+from hypothesis import given
+from hypothesis import strategies as st
 
 import search
 from guides.lm import LM
@@ -41,8 +45,65 @@ def test_choosers():
     assert choose.majority(split).answer == "c" and choose.weighted(split).answer == "a", "a: 1.8, b: 0.3, c was refuted: 0"
     assert choose.best(rows).node == 0
     assert choose.most_visited(rows).answer == "c"
-    assert choose.share(rows)[0] == ("b", 3 / 8, 0.4)
+    assert choose.candidates(rows)[0] == ("b", 3 / 8, 0.4)
     assert choose.best(found(("a", 0.2, 0.9, 5), ("b", None, math.nan, 1))).answer == "b", "a reward counts before a value"
+
+
+def likely(*rows):
+    return [Finish(i, answer, None, value, 1, math.log(p) if p else -2000.0) for i, (answer, value, p) in enumerate(rows)]
+
+
+def test_chains_of_a_tree_count_by_their_probability():
+    rows = likely(("a", 0.9, 0.95), *[("b", 0.9, 1e-6)] * 40)
+    assert choose.majority(rows).answer == choose.weighted(rows).answer == "a", "forty chains that nobody would sample are not forty votes"
+    assert choose.shares(rows) == pytest.approx([0.95, *[0.05 / 40] * 40], rel=1e-3), "what is left of the probability is theirs"
+    alike = likely(("a", 0.9, 0.0), ("b", 0.5, 1e-250), ("b", 0.5, 1e-30), ("c", 0.2, 1e-9))
+    assert choose.shares(alike) == pytest.approx([0.25] * 4), "chains that are all unlikely count as samples do"
+    assert choose.majority(alike).answer == "b" and choose.weighted(alike).answer == "b"
+    assert choose.shares(likely(("a", 1, 0.75), ("b", 1, 0.25))) == pytest.approx([0.75, 0.25]), "nothing is left"
+    unknown = [*rows[:3], Finish(9, "b", None, 0.9, 4)]
+    assert choose.shares(unknown) == pytest.approx([1 / 7, 1 / 7, 1 / 7, 4 / 7]), "one without a probability: visits are samples"
+
+
+@given(st.lists(st.floats(1e-300, 1.0), min_size=1, max_size=40))
+def test_shares_are_shares(p):
+    found = likely(*[("a", 1.0, share / max(1.0, sum(p))) for share in p])
+    given = choose.shares(found)
+    assert sum(given) == pytest.approx(1) and min(given) >= 0
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    assert all(given[i] <= given[j] * (1 + 1e-9) for i, j in itertools.pairwise(order)), "what is likelier counts no less"
+
+
+@pytest.mark.parametrize("n", [3, 8, 20])
+def test_shares_estimate_what_the_policy_answers(n):
+    """Chains drawn without replacement, from a policy that is known: the mean of an answer's shares is its probability."""
+    rng = np.random.default_rng(n)
+    p = rng.dirichlet(np.full(60, 0.15))
+    answers = rng.integers(3, size=60)
+    truth = [p[answers == answer].sum() for answer in range(3)]
+    sums = np.zeros(3)
+    for _ in range(1500):
+        drawn = np.argsort(np.log(p) + rng.gumbel(size=60))[-n:]  # Gumbel-top-k: sampling without replacement
+        for answer, share in zip(answers[drawn], choose.shares(likely(*[("", 1.0, p[i]) for i in drawn])), strict=True):
+            sums[answer] += share / 1500
+    assert sums == pytest.approx(truth, abs=0.03)
+    alike = np.zeros(3)
+    for _ in range(300):
+        drawn = np.argsort(np.log(p) + rng.gumbel(size=60))[-n:]
+        np.add.at(alike, answers[drawn], 1 / n / 300)
+    assert np.abs(alike - truth).max() > 2 * np.abs(sums - truth).max(), "which one vote a chain does not"
+
+
+def test_a_tree_tells_how_likely_its_chains_are():
+    """Different chains, so their probabilities sum to no more than 1; independent samples have none, and their visits count them."""
+    for method in ("mcts", "beam", "gumbel"):
+        solution = search.solve("Use 1, 1, 1 and 2 to make 90.", scripted_guide(), method=method, budget="tokens=3000")
+        found = choose.finishes(solution.tree, solution.problem)
+        assert len(found) > 3 and all(finish.log_prob < 0 for finish in found)
+        assert math.fsum(math.exp(finish.log_prob) for finish in found) <= 1 + 1e-9
+    solution = search.solve("Use 1, 1, 1 and 2 to make 90.", scripted_guide(), method="sample", budget="tokens=3000")
+    found = choose.finishes(solution.tree, solution.problem)
+    assert found and all(math.isnan(finish.log_prob) for finish in found)
 
 
 def test_a_puzzle_as_text():
