@@ -62,27 +62,25 @@ def united(found: Sequence[Finish], classes: Callable[[Sequence[str]], Sequence[
     return [replace(finish, answer=firsts.setdefault(kind, finish.answer)) for finish, kind in zip(found, kinds, strict=True)]
 
 
-def shares(found: Sequence[Finish]) -> list[float]:
-    """For how much of what the policy would sample each finished state stands, in [0, 1]; they sum to 1.
+def counts(found: Sequence[Finish]) -> list[float]:
+    """How often the policy would sample each finished state, up to a factor that is the same for all.
 
-    Of independent samples, their shares. A tree has each chain once, however likely it is, and the longer it is searched, the less likely
-    are those that are found: each chain counts p / q there, q = 1 - exp(-m p) the probability to be among what sampling without replacement
-    finds in the time of m draws with it (Horvitz and Thompson 1952; Kool, van Hoof and Welling 2019, "Stochastic Beams and Where to Find
-    Them"), and m such that the shares sum to 1. Many unlikely chains count alike, as samples do; likely ones by their probability.
+    Of independent samples, how often it did. A tree has each chain once, however likely it is, and the longer it is searched, the less
+    likely are those that are found: each chain counts p / q there, q = 1 - exp(-m p) the probability to be among what sampling without
+    replacement finds in the time of m draws with it (Horvitz and Thompson 1952; Kool, van Hoof and Welling 2019, "Stochastic Beams and
+    Where to Find Them"), and m such that these sum to 1. Many unlikely chains count alike, as samples do; likely ones by their probability.
     """
     log_probs = np.array([finish.log_prob for finish in found])
     if np.isnan(log_probs).any():
-        visits = [max(1, finish.visits) for finish in found]
-        return [own / sum(visits) for own in visits]
+        return [float(max(1, finish.visits)) for finish in found]
     p = np.exp(np.minimum(log_probs, 0.0))
     if p.sum() >= 1 - 1e-9:
-        return list((p / p.sum()).tolist())
+        return list(p.tolist())
     low, high = float(len(p)), len(p) / (1 - float(p.sum()))  # of m: p / q lies between 1 / m and 1 / m + p
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if _counted(p, middle).sum() > 1 else (low, middle)
-    weights = _counted(p, high)
-    return list((weights / weights.sum()).tolist())
+    return list(_counted(p, high).tolist())
 
 
 def _counted(p: np.ndarray, m: float) -> np.ndarray:
@@ -101,13 +99,13 @@ def _vote(found: Sequence[Finish], weights: Sequence[float]) -> Finish:
 
 
 def majority(found: Sequence[Finish]) -> Finish:
-    """The answer that the policy gives most often (self-consistency; Wang et al. 2022), by `shares`."""
-    return _vote(found, shares(found))
+    """The answer that the policy gives most often (self-consistency; Wang et al. 2022), by `counts`."""
+    return _vote(found, counts(found))
 
 
 def weighted(found: Sequence[Finish]) -> Finish:
     """As `majority`, each state weighed by its reward or value, too."""
-    return _vote(found, [share * finish.score for share, finish in zip(shares(found), found, strict=True)])
+    return _vote(found, [count * finish.score for count, finish in zip(counts(found), found, strict=True)])
 
 
 def best(found: Sequence[Finish]) -> Finish:
@@ -121,9 +119,10 @@ def most_visited(found: Sequence[Finish]) -> Finish:
 
 
 def candidates(found: Sequence[Finish]) -> list[tuple[str, float, float]]:
-    """(answer, its share, best value) of each distinct answer, largest `shares` first; they sum to 1."""
-    groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for finish, share in zip(found, shares(found), strict=True):
-        groups[finish.answer].append((share, finish.score))
-    rows = [(answer, math.fsum(s for s, _ in group), max(score for _, score in group)) for answer, group in groups.items()]
+    """(answer, share of the `counts`, best value) of each distinct answer, largest share first; shares sum to 1."""
+    own = counts(found)
+    total, groups = sum(own), defaultdict[str, list[tuple[float, float]]](list)
+    for finish, count in zip(found, own, strict=True):
+        groups[finish.answer].append((count, finish.score))
+    rows = [(answer, sum(count for count, _ in group) / total, max(score for _, score in group)) for answer, group in groups.items()]
     return sorted(rows, key=lambda row: -row[1])

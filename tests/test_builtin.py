@@ -193,7 +193,13 @@ def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.Mo
             assert all(text.count("make") + text.count("mod") + text.count("How many") == 1 for text in texts), "one prompt an example"
             problems = [parse(text[: text.index("\n") + 1]) for text in texts]
             puzzles, chains, words = ([p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains, Words))
-            shares = {"countdown": [400, 0, 0], "both": [160, 240, 0], "words": [100, 100, 200], "more": [140, 120, 140]}
+            shares = {
+                "countdown": [400, 0, 0],
+                "both": [160, 240, 0],
+                "words": [100, 100, 200],
+                "more": [140, 120, 140],
+                "ends": [140, 120, 140],
+            }
             assert [len(puzzles), len(chains), len(words)] == shares[stage["name"]]
             assert all(p.split() == "train" for p in problems)
             assert not {p.target for p in puzzles} & set(countdown_paths.HELD_OUT)
@@ -214,8 +220,8 @@ def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(module, "examples", told)
     recipe = builtin.read_recipe()
     shards = [builtin._shards(tmp_path, recipe, stage) for stage in recipe["stages"]]
-    assert [list(one.make(4)) for one in shards] == [[]] * 4
-    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (10, 8192), (37, 8192)]
+    assert [list(one.make(4)) for one in shards] == [[]] * 5
+    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (10, 8192), (37, 8192), (10, 8192)]
     assert asked == [
         (countdown_paths, 1, 4, 8192, {"progress": 4 / 30}),
         (countdown_paths, 2, 4, 3277, {"progress": 0.8}),
@@ -226,6 +232,21 @@ def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch:
         (countdown_paths, 4, 4, 2867, {"progress": 0.9}),
         (chains_paths, 4, 4, 2458, {"progress": 0.9, "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63}}),
         (words_paths, 4, 4, 2867, {"progress": 0.9, "operations": {"1": 0.05, "2": 0.1, "3": 0.2, "4": 0.25, "5": 0.25, "6": 0.15}}),
+        (countdown_paths, 5, 4, 2867, {"progress": 0.9}),
+        (
+            chains_paths,
+            5,
+            4,
+            2458,
+            {"progress": 0.9, "ends": 0.5, "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63}},
+        ),
+        (
+            words_paths,
+            5,
+            4,
+            2867,
+            {"progress": 0.9, "ends": 0.5, "operations": {"1": 0.05, "2": 0.1, "3": 0.2, "4": 0.25, "5": 0.25, "6": 0.15}},
+        ),
     ]
 
 

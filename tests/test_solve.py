@@ -53,23 +53,28 @@ def likely(*rows):
     return [Finish(i, answer, None, value, 1, math.log(p) if p else -2000.0) for i, (answer, value, p) in enumerate(rows)]
 
 
+def shares(rows):
+    own = choose.counts(rows)
+    return [count / sum(own) for count in own]
+
+
 def test_chains_of_a_tree_count_by_their_probability():
     rows = likely(("a", 0.9, 0.95), *[("b", 0.9, 1e-6)] * 40)
     assert choose.majority(rows).answer == choose.weighted(rows).answer == "a", "forty chains that nobody would sample are not forty votes"
-    assert choose.shares(rows) == pytest.approx([0.95, *[0.05 / 40] * 40], rel=1e-3), "what is left of the probability is theirs"
+    assert shares(rows) == pytest.approx([0.95, *[0.05 / 40] * 40], rel=1e-3), "what is left of the probability is theirs"
     alike = likely(("a", 0.9, 0.0), ("b", 0.5, 1e-250), ("b", 0.5, 1e-30), ("c", 0.2, 1e-9))
-    assert choose.shares(alike) == pytest.approx([0.25] * 4), "chains that are all unlikely count as samples do"
+    assert shares(alike) == pytest.approx([0.25] * 4), "chains that are all unlikely count as samples do"
     assert choose.majority(alike).answer == "b" and choose.weighted(alike).answer == "b"
-    assert choose.shares(likely(("a", 1, 0.75), ("b", 1, 0.25))) == pytest.approx([0.75, 0.25]), "nothing is left"
+    assert shares(likely(("a", 1, 0.75), ("b", 1, 0.25))) == pytest.approx([0.75, 0.25]), "nothing is left"
     unknown = [*rows[:3], Finish(9, "b", None, 0.9, 4)]
-    assert choose.shares(unknown) == pytest.approx([1 / 7, 1 / 7, 1 / 7, 4 / 7]), "one without a probability: visits are samples"
+    assert shares(unknown) == pytest.approx([1 / 7, 1 / 7, 1 / 7, 4 / 7]), "one without a probability: visits are samples"
 
 
 @given(st.lists(st.floats(1e-300, 1.0), min_size=1, max_size=40))
 def test_shares_are_shares(p):
     found = likely(*[("a", 1.0, share / max(1.0, sum(p))) for share in p])
-    given = choose.shares(found)
-    assert sum(given) == pytest.approx(1) and min(given) >= 0
+    given = choose.counts(found)
+    assert sum(given) == pytest.approx(1) and min(given) >= 0, "they sum to 1 by themselves"
     order = sorted(range(len(p)), key=lambda i: p[i])
     assert all(given[i] <= given[j] * (1 + 1e-9) for i, j in itertools.pairwise(order)), "what is likelier counts no less"
 
@@ -84,7 +89,7 @@ def test_shares_estimate_what_the_policy_answers(n):
     sums = np.zeros(3)
     for _ in range(1500):
         drawn = np.argsort(np.log(p) + rng.gumbel(size=60))[-n:]  # Gumbel-top-k: sampling without replacement
-        for answer, share in zip(answers[drawn], choose.shares(likely(*[("", 1.0, p[i]) for i in drawn])), strict=True):
+        for answer, share in zip(answers[drawn], shares(likely(*[("", 1.0, p[i]) for i in drawn])), strict=True):
             sums[answer] += share / 1500
     assert sums == pytest.approx(truth, abs=0.03)
     alike = np.zeros(3)

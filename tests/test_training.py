@@ -204,7 +204,7 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path, monkeypat
 
 
 def test_a_stage_that_cannot_begin_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown stage 'third'; choose one of countdown, both, words, more"):
+    with pytest.raises(ValueError, match="unknown stage 'third'; choose one of countdown, both, words, more, ends"):
         builtin.train_builtin(out=tmp_path / "a", stage="third")
     with pytest.raises(ValueError, match="goes on from trained weights"):
         builtin.train_builtin(out=tmp_path / "a", stage="words")
