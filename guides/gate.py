@@ -13,7 +13,7 @@ import numpy as np
 
 from guides.grade import key_of, same
 from search.jobs import Job
-from search.problem import Problem, TextProblem
+from search.problem import Problem
 
 RESAMPLES = 10_000  #: of the bootstrap
 
@@ -49,8 +49,8 @@ def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, s
 
 
 def gradable(job: Job, targets: Mapping[str, str]) -> bool:
-    """Whether a solution of it can be graded: it has a target, or is no plain text problem, which cannot verify itself."""
-    return key_of(job.problem) in targets or not isinstance(job.problem, TextProblem) or job.problem._verify is not None
+    """Whether a solution of it can be graded: it has a target, or its kind verifies itself."""
+    return key_of(job.problem) in targets or getattr(job.problem, "verifies", True)
 
 
 def outcomes(jobs: Sequence[Job], rows: Mapping[str, Mapping[str, Any]], targets: Mapping[str, str]) -> np.ndarray:

@@ -35,7 +35,10 @@ class TextStep:
 
 @runtime_checkable
 class Problem(Protocol):
-    """Rules of one problem. A problem never holds its label, so no search can peek at it."""
+    """Rules of one problem. A problem never holds its label, so no search can peek at it.
+
+    A kind whose `verify` can never tell says so with `verifies = False`: then nobody waits for it where results are to be graded.
+    """
 
     players: int  #: 1 or 2
     inline: bool  #: False: `apply` and `verify` run in worker processes
@@ -96,6 +99,10 @@ class TextProblem:
             self._answer: Callable[[str], str | None] = partial(_last_group, pattern)
         else:
             self._answer = answer or final_answer
+
+    @property
+    def verifies(self) -> bool:
+        return self._verify is not None
 
     def __repr__(self) -> str:
         return f"TextProblem({self.statement!r})"

@@ -38,6 +38,7 @@ from search.budget import Budget
 from search.cli import main
 from search.jobs import Job, Results
 from search.problem import TextProblem
+from search.problems import chains, words
 from search.problems.countdown import Countdown
 from search.solver import seed_of
 from search.trace import Trace
@@ -386,6 +387,17 @@ def test_outcomes_are_verdicts_and_targets():
 
 
 # -- what is refused
+
+
+@pytest.mark.parametrize("kind", [chains, words])
+def test_kinds_that_never_verify_themselves_want_targets(kind, tmp_path):
+    """At the door, and not where the first gate is to be judged."""
+    jobs = [Job(str(i), problem) for i, problem in enumerate(kind.generate(1, 6, 2))]
+    with pytest.raises(ValueError, match="nobody can grade 3 of 3 gate problems"):
+        check_gate(jobs[:3], jobs[3:], {})
+    with pytest.raises(ValueError, match="nobody can grade any of the 6 problems"):
+        expert_iteration(tmp_path / "base", jobs, {}, tmp_path / "out", rounds=1)
+    check_gate(jobs[:3], jobs[3:], {key_of(job.problem): "1" for job in jobs})
 
 
 def test_a_gate_that_overlaps_is_refused_with_the_count(tmp_path):

@@ -58,6 +58,7 @@ class Chains:
 
     players = 1
     inline = True
+    verifies = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "definitions", tuple(self.definitions))

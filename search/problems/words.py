@@ -41,6 +41,7 @@ class Words:
 
     players = 1
     inline = True
+    verifies = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.statement, str) or not self.statement.strip():
