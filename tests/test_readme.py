@@ -75,7 +75,7 @@ def test_the_two_commands_stand_alone() -> None:
     commands = [line for block in blocks("sh", section("Two commands")) for line in block.splitlines()]
     assert len(commands) == 2
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ") for command in commands)
-    assert "copse solve" in commands[0] and commands[1].endswith("-m pytest -q")
+    assert "copse solve" in commands[0] and commands[1].endswith("-m pytest -q -n 2")
 
 
 def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> None:
