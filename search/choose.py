@@ -1,7 +1,7 @@
 """Which answer a search gives: choosers over the finished states it found.
 
 A chooser is a function of a non-empty list of `Finish` that returns one of them; equal answers vote together, and of the winning
-answer the best state is given. Write your own the same way.
+answer a state that is likely and good is given. Write your own the same way.
 """
 
 from __future__ import annotations
@@ -89,23 +89,25 @@ def _counted(p: np.ndarray, m: float) -> np.ndarray:
     return x / -np.expm1(-x) / m
 
 
-def _vote(found: Sequence[Finish], weights: Sequence[float]) -> Finish:
-    """The best state of the answer with the largest summed weight; ties go to the answer found first."""
+def _vote(found: Sequence[Finish], scored: bool) -> Finish:
+    """Of the answer with the largest sum of counts, or of counts times scores, the state where that product is largest; ties: the first."""
+    own = counts(found)
+    products = [count * finish.score for count, finish in zip(own, found, strict=True)]
     votes: dict[str, float] = defaultdict(float)
-    for finish, weight in zip(found, weights, strict=True):
+    for finish, weight in zip(found, products if scored else own, strict=True):
         votes[finish.answer] += weight
     winner = max(votes, key=lambda answer: votes[answer])
-    return best([finish for finish in found if finish.answer == winner])
+    return found[max((i for i, finish in enumerate(found) if finish.answer == winner), key=lambda i: products[i])]
 
 
 def majority(found: Sequence[Finish]) -> Finish:
     """The answer that the policy gives most often (self-consistency; Wang et al. 2022), by `counts`."""
-    return _vote(found, counts(found))
+    return _vote(found, scored=False)
 
 
 def weighted(found: Sequence[Finish]) -> Finish:
     """As `majority`, each state weighed by its reward or value, too."""
-    return _vote(found, [count * finish.score for count, finish in zip(counts(found), found, strict=True)])
+    return _vote(found, scored=True)
 
 
 def best(found: Sequence[Finish]) -> Finish:

@@ -66,6 +66,8 @@ def test_chains_of_a_tree_count_by_their_probability():
     assert shares(alike) == pytest.approx([0.25] * 4), "chains that are all unlikely count as samples do"
     assert choose.majority(alike).answer == "b" and choose.weighted(alike).answer == "b"
     assert shares(likely(("a", 1, 0.75), ("b", 1, 0.25))) == pytest.approx([0.75, 0.25]), "nothing is left"
+    chosen = choose.weighted(likely(("a", 0.99, 1e-7), ("a", 0.9, 0.8), ("b", 1.0, 1e-6)))
+    assert (chosen.node, chosen.answer) == (1, "a"), "what is shown for an answer is no accident"
     unknown = [*rows[:3], Finish(9, "b", None, 0.9, 4)]
     assert shares(unknown) == pytest.approx([1 / 7, 1 / 7, 1 / 7, 4 / 7]), "one without a probability: visits are samples"
 
