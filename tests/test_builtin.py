@@ -265,6 +265,16 @@ def test_files_of_a_stage_can_be_made_ahead_by_several_processes(tmp_path: Path,
     assert all(alone.ensure(i).read_bytes() == (tmp_path / "work/both/shards" / f"shard-0000{i}.npz").read_bytes() for i in range(3))
 
 
+def test_a_large_batch_has_blocks_of_several_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be of one kind, and the next of another."""
+    monkeypatch.setattr(builtin, "SHARD", 256)
+    recipe = builtin.read_recipe()
+    stage = {**recipe["stages"][-1], "options": {"steps": 2, "batch": 128}}
+    rows = ExampleFile(builtin._shards(tmp_path, recipe, stage).ensure(0))
+    first, second = ([len(rows[i]["tokens"]) for i in part] for part in (range(128), range(128, len(rows))))
+    assert max(first) > min(second) and max(second) > min(first)
+
+
 def test_sizes_differ_in_model_and_options_alone() -> None:
     small, full = (builtin.read_recipe(size=size) for size in ("small", "full"))
     for stages in zip(small.pop("stages"), full.pop("stages"), strict=True):
