@@ -267,11 +267,11 @@ def test_files_of_a_stage_can_be_made_ahead_by_several_processes(tmp_path: Path,
 
 def test_a_large_batch_has_blocks_of_several_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would be of one kind, and the next of another."""
-    monkeypatch.setattr(builtin, "SHARD", 256)
+    monkeypatch.setattr(builtin, "SHARD", 260)
     recipe = builtin.read_recipe()
-    stage = {**recipe["stages"][-1], "options": {"steps": 2, "batch": 128}}
+    stage = {**recipe["stages"][-1], "options": {"steps": 2, "batch": 130}}
     rows = ExampleFile(builtin._shards(tmp_path, recipe, stage).ensure(0))
-    first, second = ([len(rows[i]["tokens"]) for i in part] for part in (range(128), range(128, len(rows))))
+    first, second = ([len(rows[i]["tokens"]) for i in part] for part in (range(130), range(130, 260)))
     assert max(first) > min(second) and max(second) > min(first)
 
 
