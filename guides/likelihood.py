@@ -35,8 +35,8 @@ class Likelihood:
     It tells how usual a chain is, not whether it is right: a yardstick for verifiers that have learned what is right.
 
     path    folder or hub id of a checkpoint, what `load_engine` gave, or a `models.Server` that tells the log-probs of a prompt
-    policy  the `LM` of the same checkpoint: the tokens it sampled are read, and without a value head its passes already gave the value
-            of each last step. None: each step's text is encoded anew with this model's tokenizer
+    policy  the `LM` of the same checkpoint: the tokens it sampled are read. None: each step's text is encoded anew with this
+            model's tokenizer
     part    "chain": all steps so far;  "step": the last one, given those before it
     """
 
@@ -62,7 +62,6 @@ class Likelihood:
         self._policy, self._part = policy, part
         self._delimiter: str = delimiter or loaded.settings.get("delimiter") or "\n\n"
         self._template = prompt or loaded.settings.get("prompt")
-        self._told = policy is not None and part == "step" and not loaded.has_head  # then the policy's value is this very number
         self.version = f"likelihood-{part}-{loaded.version}"
 
     @property
@@ -71,8 +70,8 @@ class Likelihood:
 
     def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
         """float32 [states] in [0, 1]; nan for a chain without steps, and where its request failed."""
-        values = known.astype(np.float32) if self._told else np.full(len(states), np.nan, np.float32)
-        unknown = [i for i, state in enumerate(states) if math.isnan(values[i]) and len(state)]
+        values = np.full(len(states), np.nan, np.float32)
+        unknown = [i for i, state in enumerate(states) if len(state)]
         values[unknown] = yield from parallel(self._read(problem, states[i]) for i in unknown)
         return values
 

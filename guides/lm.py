@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from guides.likelihood import mean_probability
 from guides.loading import Loaded, loaded_of
 from guides.prompts import prompt_tokens
 from search.asks import Asks, ask, parallel
-from search.guide import PRECISION, Proposal, normalise
+from search.guide import PRECISION, Proposal
 from search.problem import IllegalStep, Problem, State, Step, TextStep, apply
 from search.requests import Avoided, Backend, Generate, Generated, NothingLeft, RequestFailed
 
@@ -33,8 +32,7 @@ class LM:
     prompt       template with `{problem}`; None: the checkpoint's own, else its chat template, else the plain statement
     instruction  what a chat model is told after the statement
     temperature, top_k, top_p, min_p   of sampling; temperature 0 is greedy. Priors are of the model itself, at temperature 1
-    values       give the head's value with each step (`guides.load` does); without a head the step's mean token probability
-                 stands in: exp(mean log-prob), in [0, 1], of the tokens whose log-prob is known
+    values       give the value head's value with each step (`guides.load` does); nan without a head
     """
 
     def __init__(
@@ -113,8 +111,7 @@ class LM:
             distinct.setdefault(key, []).append(result)
         firsts = [same[0] for same in distinct.values()]
         log_probs = np.array([float(result.log_probs.sum(dtype=np.float64)) for result in firsts])
-        known = np.isfinite(log_probs).all()
-        priors = normalise(log_probs) if known else np.array([len(same) for same in distinct.values()]) / len(results)
+        priors = np.array([len(same) for same in distinct.values()]) / len(results)
         return [
             Proposal(_step(same[0]), float(log_prob), float(prior), self._value(same[0]), _drawn(same))
             for same, log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
@@ -155,7 +152,7 @@ class LM:
     def _value(self, result: Generated) -> float:
         if not self._values:
             return math.nan
-        value = result.value if self._loaded.has_head else mean_probability(result.log_probs)
+        value = result.value
         return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
 
 

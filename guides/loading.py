@@ -186,7 +186,7 @@ def load(
     if not loaded.has_head and aggregate is not None:
         raise ValueError(f"{path} has no value head whose values {aggregate!r} could aggregate: leave aggregate out, or give another model")
     last = (aggregate or loaded.settings.get("aggregate") or "last") == "last"
-    lm = LM(loaded, values=last or not loaded.has_head, **policy)  # a step's own value is no value of the chain
+    lm = LM(loaded, values=last and loaded.has_head, **policy)  # a step's own value is no value of the chain
     if not loaded.has_head:
         log.warning("%s has no value head: each step's mean token probability guides mcts and beam instead; sample has no values", path)
     return _guide(lm, PRM(loaded, policy=lm, aggregate=aggregate) if loaded.has_head else Known(), loaded.settings, answer)
@@ -217,7 +217,7 @@ def connect(
     if value is None:
         what = "each step's mean token probability guides" if loaded.engine.dialect.log_probs else "it tells no log-probs: nothing guides"
         log.warning("a server has no value head, and %s mcts and beam; give a value function of your own", what)
-    return _guide(LM(loaded, values=value is None, **policy), value or Known(), loaded.settings, answer)
+    return _guide(LM(loaded, **policy), value or Known(), loaded.settings, answer)
 
 
 def _guide(policy: Policy, value: ValueFunction, settings: dict[str, Any], answer: str | None) -> Guide:

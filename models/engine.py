@@ -120,6 +120,11 @@ class Engine:
             del self._queue[request]
             self._ready.append(Reply(request, error=Cancelled("cancelled before it began")))
 
+    def progress(self, request: Request) -> int:
+        """Tokens that a running request has generated so far; 0 for one that is not running."""
+        row = self._rows.running.get(request)
+        return 0 if row is None else len(row.tokens)
+
     def clear(self) -> None:
         """Forget all keys and values: the weights have changed. Raises RuntimeError while rows run, and when closed."""
         if self._closed:

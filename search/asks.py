@@ -11,10 +11,13 @@ import itertools
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from search.budget import Grant, Meter
-from search.requests import Backend, BudgetSpent, Cancel, Reply, Request, Timer
+from search.requests import Backend, BudgetSpent, Cancel, Progress, Reply, Request, Timer
+
+DRIVERS_OWN = (Cancel, Timer, Progress)  #: requests that the driver answers itself
 
 T = TypeVar("T")
 Asks = Generator[list[Request], list[Reply], T]
@@ -106,7 +109,7 @@ def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list
 
 def _abandon(outstanding: list[Request]) -> Asks[None]:
     """Cancel requests whose owner is gone and wait for their replies, so that whoever meters them counts their cost."""
-    left = {request for request in outstanding if not isinstance(request, (Cancel, Timer))}
+    left = {request for request in outstanding if not isinstance(request, DRIVERS_OWN)}
     orders: list[Request] = [Cancel(request) for request in outstanding]
     while left:
         replies = yield orders
@@ -126,13 +129,16 @@ def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
         requests = next(asks)
         while True:
             answers = []
+            share = meter.share(requests)
             for request in requests:
-                order = meter.admit(request)
+                order = meter.admit(request, share)
                 if order is None:
                     answers.append(Reply(request, error=BudgetSpent("the budget of this search is spent")))
                     continue
-                if isinstance(order, Cancel):
-                    order = Cancel(next((s for s, asked in sent.items() if asked is order.target), order.target))
+                if isinstance(order, (Cancel, Progress)):
+                    target = order.target
+                    target = next((s for s, asked in sent.items() if asked is target), target)
+                    order = replace(order, target=target)
                 sent[order] = request
                 orders.append(order)
             while not answers:
@@ -141,7 +147,7 @@ def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
                 for reply in replies:
                     meter.settle(reply)
                     if reply.request is alarm:
-                        orders = [Cancel(request) for request in sent if not isinstance(request, (Cancel, Timer))]
+                        orders = [Cancel(request) for request in sent if not isinstance(request, DRIVERS_OWN)]
                     elif reply.request in sent:
                         answers.append(Reply(sent.pop(reply.request), reply.result, reply.error, reply.usage))
             requests = asks.send(answers)
@@ -200,13 +206,14 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
             _drivers[id(backend)] = threading.get_ident()
             backend.wake = wake
         timers: list[tuple[float, int, Timer]] = []
+        watched: list[Progress] = []
         numbers = itertools.count()
         try:
             orders = next(asks)
             while True:
-                replies = _act(orders, backends, outstanding, timers, numbers)
+                replies = _act(orders, backends, outstanding, timers, watched, numbers)
                 while not replies:
-                    replies = _gather(outstanding, timers, wake)
+                    replies = _gather(outstanding, timers, watched, wake)
                 orders = asks.send(replies)
         except StopIteration as stop:
             return stop.value
@@ -226,6 +233,7 @@ def _act(
     backends: Mapping[str, Backend],
     outstanding: dict[Request, Backend],
     timers: list[tuple[float, int, Timer]],
+    watched: list[Progress],
     numbers: Iterable[int],
 ) -> list[Reply]:
     """Start what was ordered; the replies that are there at once (to Cancel)."""
@@ -233,6 +241,8 @@ def _act(
     for order in orders:
         if isinstance(order, Timer):
             heapq.heappush(timers, (order.at, next(numbers), order))  # type: ignore[call-overload]
+        elif isinstance(order, Progress):
+            watched.append(order)
         elif isinstance(order, Cancel):
             if isinstance(order.target, Timer):
                 timers[:] = [entry for entry in timers if entry[2] is not order.target]
@@ -249,7 +259,12 @@ def _act(
     return replies
 
 
-def _gather(outstanding: dict[Request, Backend], timers: list[tuple[float, int, Timer]], wake: threading.Event) -> list[Reply]:
+def _gather(
+    outstanding: dict[Request, Backend],
+    timers: list[tuple[float, int, Timer]],
+    watched: list[Progress],
+    wake: threading.Event,
+) -> list[Reply]:
     """Replies that are there now; waits on `wake` only if no backend computes in `poll`."""
     wake.clear()
     replies = []
@@ -258,6 +273,11 @@ def _gather(outstanding: dict[Request, Backend], timers: list[tuple[float, int, 
         for reply in backend.poll(0):
             if outstanding.pop(reply.request, None) is not None:
                 replies.append(reply)
+    if watched:
+        reached = [order for order in watched if _reached(order, outstanding)]
+        if reached:
+            watched[:] = [order for order in watched if order not in reached]
+            replies.extend(Reply(order) for order in reached)
     now = time.monotonic()
     fired = [entry for entry in timers if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())]
     if fired:
@@ -269,6 +289,14 @@ def _gather(outstanding: dict[Request, Backend], timers: list[tuple[float, int, 
             raise RuntimeError("a search waits for replies but has asked for nothing: a generator yielded [] too often")
         wake.wait(min(0.05, max(0.0, timers[0][0] - now)) if timers else 0.05)
     return replies
+
+
+def _reached(order: Progress, outstanding: Mapping[Request, Backend]) -> bool:
+    backend = outstanding.get(order.target)
+    if backend is None:
+        return True
+    progress = getattr(backend, "progress", None)
+    return progress is not None and progress(order.target) >= order.tokens
 
 
 def _collect(outstanding: dict[Request, Backend], seconds: float = 5.0) -> None:

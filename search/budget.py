@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from search.requests import Call, Cancel, Generate, Reply, Request, Timer, Usage
+from search.requests import Call, Cancel, Generate, Progress, Reply, Request, Timer, Usage
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Meter:
         self._usage = Usage()
         self._promised: dict[Request, int] = {}  # outstanding requests and the tokens kept back for them
         self._kept_back = 0  # sum of the above
+        self._texts = 0  # Generate requests that were answered with some tokens
+        self._floor = 1  # fewer tokens than this are of no use to a request that wants more
         self._begun = 0  # simulations begun, finished ones included
 
     @property
@@ -113,11 +116,22 @@ class Meter:
         left = {"tokens": self.tokens_left, "calls": self.calls_left, "simulations": self.simulations_left}
         return self.halted or next((name for name, amount in left.items() if amount <= 0), None)
 
+    @property
+    def typical(self) -> int:
+        """Tokens of a typical request so far and half as many again, at least 16; 64 before any was answered."""
+        if not self._texts:
+            return 64
+        return max(16, math.ceil(1.5 * self._usage.generated / self._texts))
+
     # -- for methods
 
     def begin(self, simulations: int) -> int:
         """Begin up to `simulations` of them; returns how many may begin, 0 when the search must end."""
-        begun = 0 if self.stopped else int(min(simulations, self.simulations_left))
+        return 0 if self.stopped else self.begin_promised(simulations)
+
+    def begin_promised(self, simulations: int) -> int:
+        """As `begin`, whatever of the tokens and calls is promised to requests: for a method that keeps its own count of them."""
+        begun = 0 if self.halted else int(min(simulations, self.simulations_left))
         self._begun += begun
         return begun
 
@@ -126,22 +140,36 @@ class Meter:
         self._begun -= begun - simulations
         self._usage += Usage(simulations=simulations)
 
-    def grant(self, children: int, tokens_each: int | None = None, calls_each: int | None = None) -> list[Grant]:
+    def grant(
+        self,
+        children: int,
+        tokens_each: int | None = None,
+        calls_each: int | None = None,
+        requests: int = 1,
+    ) -> list[Grant]:
         """Divide what is left among `children` in their order; fewer grants are returned when it does not suffice for all.
 
         tokens_each, calls_each  the most that one child can use; 0: it asks for none; None: an equal share of what is left
+        requests  that a child sends at once. Where the tokens do not last for the most that all can use, as many children
+                  as get a `typical` text for each of their requests share them alike
         What a child does not use stays here, because each reply is settled here too.
         """
         grants: list[Grant] = []
         tokens, calls = self.tokens_left, self.calls_left
         if self.halted:
             return grants
+        floor = 1
+        if tokens_each and tokens < children * tokens_each:
+            floor = min(self.typical, max(1, tokens_each // requests))
+            children = min(children, max(1, int(tokens // (floor * requests))))
+            tokens_each = min(tokens_each, int(tokens // children))
+            floor = min(floor, max(1, tokens_each // requests))
         for child in range(children):
             share = [_share(tokens, tokens_each, children - child), _share(calls, calls_each, children - child)]
             if (share[0] < 1 and tokens_each != 0) or (share[1] < 1 and calls_each != 0):
                 break
             tokens, calls = tokens - share[0], calls - share[1]
-            grants.append(Grant(self, *share))
+            grants.append(Grant(self, *share, floor=floor))
         return grants
 
     # -- for `metered`
@@ -150,9 +178,20 @@ class Meter:
         """The timer that ends this search, None where neither a deadline nor an interrupt can."""
         return None if self.deadline == math.inf and self.interrupt is None else Timer(self.deadline, self.interrupt)
 
-    def admit(self, request: Request) -> Request | None:
-        """What to send instead of `request`, its `max_tokens` within what is left; None: beyond it."""
-        if isinstance(request, (Cancel, Timer)):
+    def share(self, requests: Sequence[Request]) -> float:
+        """The most tokens that each of these requests of one turn gets, so that they share what is left alike; inf: all they want.
+
+        Where the share would be of no use, fewer of them get one; those behind are beyond the meter.
+        """
+        wanted = [request.max_tokens for request in requests if isinstance(request, Generate)]
+        if sum(wanted) <= self.tokens_left:
+            return math.inf
+        served = min(len(wanted), max(1, int(self.tokens_left // max(1, self._floor))))
+        return self.tokens_left // served
+
+    def admit(self, request: Request, share: float = math.inf) -> Request | None:
+        """What to send instead of `request`, its `max_tokens` within its `share` and what is left; None: beyond it."""
+        if isinstance(request, (Cancel, Timer, Progress)):
             return request
         if self.halted:
             return None
@@ -162,8 +201,8 @@ class Meter:
             return None
         tokens = 0
         if isinstance(request, Generate):
-            tokens = int(min(request.max_tokens, self.tokens_left))
-            if tokens < 1:
+            tokens = int(min(request.max_tokens, self.tokens_left, share))
+            if tokens < min(request.max_tokens, self._floor):
                 return None
             if tokens < request.max_tokens:
                 request = replace(request, max_tokens=tokens)
@@ -177,6 +216,7 @@ class Meter:
         if tokens is not None:
             self._kept_back -= tokens
             self._usage += reply.usage
+            self._texts += isinstance(reply.request, Generate) and reply.usage.generated > 0
 
 
 def _share(left: float, each: int | None, children: int) -> float:
@@ -188,10 +228,26 @@ def _share(left: float, each: int | None, children: int) -> float:
 class Grant(Meter):
     """The part of a search's meter that one child of a round may use (`search.asks.granted`)."""
 
-    def __init__(self, whole: Meter, tokens: float, calls: float):
+    def __init__(self, whole: Meter, tokens: float, calls: float, floor: int = 1):
         self.__dict__.update(whole.__dict__)
+        self.tokens = tokens
+        self.calls = calls
         self._limits = {"simulations": math.inf, "calls": calls, "tokens": tokens}
-        self._usage, self._promised, self._kept_back = Usage(), {}, 0
+        self._usage = Usage()
+        self._promised = {}
+        self._kept_back = 0
+        self._texts = 0
+        self._floor = floor
+
+    @property
+    def texts(self) -> int:
+        """Generating requests that were answered with some tokens."""
+        return self._texts
+
+    @property
+    def short(self) -> bool:
+        """Whether too little is left for one more request."""
+        return self.tokens_left < self._floor or self.calls_left < 1
 
     def alarm(self) -> None:
         """None: the search's own meter has the alarm."""

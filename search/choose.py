@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from search.guide import multiplicity
 from search.problem import Problem
 from search.tree import Tree
 
@@ -66,27 +67,12 @@ def counts(found: Sequence[Finish]) -> list[float]:
     """How often the policy would sample each finished state, up to a factor that is the same for all.
 
     Of independent samples, how often it did. A tree has each chain once, however likely it is, and the longer it is searched, the less
-    likely are those that are found: each chain counts p / q there, q = 1 - exp(-m p) the probability to be among what sampling without
-    replacement finds in the time of m draws with it (Horvitz and Thompson 1952; Kool, van Hoof and Welling 2019, "Stochastic Beams and
-    Where to Find Them"), and m such that these sum to 1. Many unlikely chains count alike, as samples do; likely ones by their probability.
+    likely are those that are found: there each counts by its `multiplicity`.
     """
     log_probs = np.array([finish.log_prob for finish in found])
     if np.isnan(log_probs).any():
         return [float(max(1, finish.visits)) for finish in found]
-    p = np.exp(np.minimum(log_probs, 0.0))
-    if p.sum() >= 1 - 1e-9:
-        return list(p.tolist())
-    low, high = float(len(p)), len(p) / (1 - float(p.sum()))  # of m: p / q lies between 1 / m and 1 / m + p
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _counted(p, middle).sum() > 1 else (low, middle)
-    return list(_counted(p, high).tolist())
-
-
-def _counted(p: np.ndarray, m: float) -> np.ndarray:
-    """p / (1 - exp(-m p)), and its limit 1 / m where p is 0."""
-    x = np.maximum(m * p, 1e-12)
-    return x / -np.expm1(-x) / m
+    return list(multiplicity(log_probs).tolist())
 
 
 def _vote(found: Sequence[Finish], scored: bool) -> Finish:

@@ -26,7 +26,7 @@ class Proposal:
     """A step that a policy proposes.
 
     log_prob  sum of the model's own token log-probs at temperature 1, untruncated, end of step included; nan where unknown
-    prior     probability among the distinct steps proposed; sums to 1
+    prior     share of the samples that were proposed together, among the distinct steps; sums to 1
     value     the value head's in [0, 1] if the same pass gave it, else nan
     drawn     the distinct continuations that were sampled and mean this step, for `propose` to avoid at this state from now on; empty
               where the policy cannot avoid
@@ -184,16 +184,50 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
         )
 
 
-def normalise(log_probs: np.ndarray, tau: float = 1.0) -> np.ndarray:
-    """Priors of distinct steps: softmax of log_prob / tau. float64 [steps], sums to 1; uniform where no log-prob is known."""
-    scores = np.asarray(log_probs, np.float64) / tau
-    if len(scores) == 0:
-        return scores
-    if not np.isfinite(scores).all():
-        return np.full(len(scores), 1.0 / len(scores))
-    weights = np.exp(scores - scores.max())
+def normalise(weights: np.ndarray, tau: float = 1.0) -> np.ndarray:
+    """Priors of the steps of one block: weight ** (1 / tau), scaled and rounded. float64 [steps], sums to 1.
+
+    weights: float [steps], each above 0
+    """
+    weights = np.asarray(weights, np.float64)
+    if len(weights) == 0:
+        return weights
+    weights = (weights / weights.max()) ** (1.0 / tau)
     weights = np.maximum(np.round(weights / weights.sum() / PRECISION) * PRECISION, PRECISION)
     return weights / weights.sum()
+
+
+def multiplicity(log_probs: np.ndarray) -> np.ndarray:
+    """How often each of these distinct samples would be drawn, as a share of all draws. float64 [samples], sums to 1.
+
+    log_probs: float [samples], of what was drawn from a policy without replacement. A sample of probability p counts p / q.
+    q = 1 - exp(-m p) is its probability to be among what is found in the time of m draws with replacement, and m is such
+    that the counts sum to 1 (Horvitz and Thompson 1952; Kool, van Hoof and Welling 2019, "Stochastic Beams and Where to Find
+    Them"). So unlikely samples count alike, as samples do, and likely ones by their probability: of long steps each is one
+    draw, whatever its length (the empirical prior of Sampled MuZero; Hubert et al. 2021, "Learning and Planning in Complex
+    Action Spaces"), and of short ones that are nearly all found the prior is the policy's own.
+    """
+    p = np.exp(np.minimum(np.asarray(log_probs, np.float64), 0.0))
+    if not len(p):
+        return p
+    total = float(p.sum())
+    if total >= 1 - 1e-9:
+        return p / total
+    low = float(len(p))  # of m, as p / q lies between 1 / m and 1 / m + p
+    high = len(p) / (1 - total)
+    for _ in range(100):
+        middle = (low + high) / 2
+        if _counted(p, middle).sum() > 1:
+            low = middle
+        else:
+            high = middle
+    return _counted(p, high)
+
+
+def _counted(p: np.ndarray, m: float) -> np.ndarray:
+    """p / (1 - exp(-m p)), and its limit 1 / m where p is 0."""
+    x = np.maximum(m * p, 1e-12)
+    return x / -np.expm1(-x) / m
 
 
 def _digest(text: str) -> str:

@@ -120,6 +120,18 @@ class Timer(Request):
     event: threading.Event | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Progress(Request):
+    """Be told when `target` has generated `tokens` tokens.
+
+    Answered by the driver then, or once `target` has been answered. A backend without a method
+    `progress(request) -> int` is never known to have generated any before it answers.
+    """
+
+    target: Request
+    tokens: int
+
+
 @dataclass(frozen=True)
 class Generated:
     """Result of `Generate`.
@@ -220,6 +232,8 @@ class Reply:
 
 class Backend(Protocol):
     """Performs requests. Every submitted request is answered exactly once, cancelled ones included.
+
+    `progress(request) -> int`, the tokens that a running request has so far, may be left out (`Progress`).
 
     lock      held by `run` from start to end: one driver at a time
     wake      set by a backend that works by itself (threads, processes, servers) when a reply is ready; `run` installs it

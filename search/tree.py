@@ -10,14 +10,14 @@ Sums and values of an edge are in the view of the player who chooses it; the roo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from search import replant
 from search.arena import check_count, unknown
-from search.kernels import HERE, ROOM, SECOND
+from search.kernels import HERE, IN_FLIGHT, ROOM, SECOND
 from search.places import Places
 from search.requests import Avoided
 from search.rules import Rule, puct
@@ -34,6 +34,7 @@ class Tree(Places):
     finished      node -> reward in [0, 1] of a finished state, None where only the label could tell
     log_probs     of each edge's step, nan where unknown
     drawn         of each node that was asked for steps, what was sampled there (`Proposal.drawn`), illegal steps included, by tokens
+    samples       of each node that was given steps, what was drawn of each step of its block: name -> (log-prob, share of the draws)
     exhausted     nothing is left to explore
     proposed, unusable, example   proposals seen, of them illegal or cut off, and one such step
     """
@@ -48,6 +49,7 @@ class Tree(Places):
         self.finished: dict[int, float | None] = {}
         self.log_probs: list[float] = [math.nan] * 4
         self.drawn: dict[int, dict[tuple[int, ...], Avoided]] = {}
+        self.samples: dict[int, list[dict[Hashable, tuple[float, float]]]] = {}
         self.exhausted = False
         self.proposed = self.unusable = 0
         self.example: Any = None
@@ -218,6 +220,14 @@ class Tree(Places):
         assert len(leaves) == len(values) and not ((values < 0) | (values > 1)).any(), "values must lie in [0, 1]"
         self.kernels.backup(self._nodes, self._words, self._notes, leaves, values, self._params)
 
+    def extend(self, node: int, edge: int) -> int:
+        """Take a pending visit of `node` on along `edge`; returns the node behind it, which must be given to `backup` instead."""
+        child = self.open(node, edge)
+        self._nodes[node]["room"] = int(self._nodes[node]["room"]) & ~IN_FLIGHT
+        self._put(edge, "visits", self._get(edge, "visits") + 1)
+        self.forget(node)
+        return child
+
     def visit(self, node: int, value: float) -> None:
         """One visit of `node` without a descent: counts along its path and adds `value`."""
         place = node
@@ -250,6 +260,7 @@ class Tree(Places):
         self.states = [self.states[old] for old in kept]
         self.finished = {new[old]: reward for old, reward in self.finished.items() if old in new}
         self.drawn = {new[old]: drawn for old, drawn in self.drawn.items() if old in new}
+        self.samples = {new[old]: drawn for old, drawn in self.samples.items() if old in new}
         self._full = {new[old]: unseen for old, unseen in self._full.items() if old in new}
 
     # -- reading

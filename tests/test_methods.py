@@ -18,12 +18,16 @@ from guides.rollout import Mixture, Rollout
 from models import Scripted
 from search.asks import run
 from search.budget import Budget
-from search.guide import Guide, Uniform, check_policy, check_value
+from search.guide import Guide, Proposal, Uniform, check_policy, check_value, multiplicity, normalise
+from search.methods.grow import Child, Growth, write
+from search.problem import TextStep
 from search.problems.countdown import Countdown
-from search.requests import RequestFailed
+from search.requests import Avoided, RequestFailed
+from search.tree import Tree
 
 PUZZLE = Countdown((4, 7, 8, 8), 24)
 HOPELESS = Countdown((1, 1, 1, 1), 99)
+OPEN = search.TextProblem("What is 6 times 7?")
 METHODS = {"mcts": {}, "gumbel": {}, "beam": {"width": 4, "branch": 3}, "sample": {}, "dvts": {"width": 4, "subtrees": 2}}
 
 
@@ -79,7 +83,7 @@ def test_same_seed_same_tree_beside_any_neighbours(name):
     assert other.tree.steps != alone.tree.steps
 
 
-def test_priors_are_the_softmax_of_the_distinct_steps():
+def test_proposals_share_the_samples():
     lines = {0: ("8-7=1", -0.1), 1: ("8-7=1", -0.1), 2: ("4+8=12", -0.3), 3: ("8+4=12", -0.2)}
 
     def function(request):
@@ -89,10 +93,44 @@ def test_priors_are_the_softmax_of_the_distinct_steps():
     counter = [3, 2, 1, 0]
     guide = scripted_guide(function)
     proposals = run(guide.policy.propose(PUZZLE, (), 4, np.random.default_rng(0)), guide.backends)
-    sums = np.array([-0.1 * 6, -0.3 * 7])
     assert [p.step.text for p in proposals] == ["8-7=1", "4+8=12"], "equal steps once, the first tokens kept"
-    assert [p.prior for p in proposals] == pytest.approx(np.exp(sums) / np.exp(sums).sum(), abs=1e-4)
+    assert [p.prior for p in proposals] == pytest.approx([0.5, 0.5]), "two samples of four are each"
     assert all(p.value == 0.25 for p in proposals)
+
+
+def test_long_steps_count_alike_and_likely_ones_by_their_probability():
+    """A step of -5 nats beside one of -300: both are one draw. Nearly all of the policy found: its own probabilities."""
+    alike = multiplicity(np.array([-5.0, -60.0, -300.0]))
+    assert alike == pytest.approx([1 / 3] * 3, abs=0.01)
+    p = np.array([0.6, 0.3, 0.099])
+    assert multiplicity(np.log(p)) == pytest.approx(p / p.sum(), abs=0.01)
+    assert multiplicity(np.log(p / p.sum())) == pytest.approx(p / p.sum(), abs=1e-6)
+    assert normalise(alike, tau=0.5).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sizes", [(0.5, 0.3, 0.2), (1e-9, 1e-12, 1e-7, 1e-9)])
+def test_priors_of_a_block_are_the_shares_of_all_that_was_drawn(sizes):
+    """Written in two goes, the block has the priors of one; a step that was written in two ways has both draws."""
+
+    def child(name, log_probs):
+        drawn = tuple(Avoided((ord(name), i), (log_prob,)) for i, log_prob in enumerate(log_probs))
+        proposal = Proposal(TextStep(name), log_probs[0], 1.0, drawn=drawn)
+        return Child(proposal, name, (TextStep(name),), False, None)
+
+    log_probs = np.log(np.array(sizes))
+    names = "abcd"[: len(sizes)]
+    for cut in (0, 1, 2):
+        tree = Tree(())
+        parts = [child(name, [log_prob]) for name, log_prob in zip(names, log_probs, strict=True)]
+        for part in (parts[:cut], parts[cut:]):
+            if part:
+                write(tree, OPEN, 0, Growth(part, proposed=len(part)))
+        priors = [tree.at(edge, "prior") for edge in tree.block(0)]
+        assert priors == pytest.approx(multiplicity(log_probs), abs=1e-4)
+    write(tree, OPEN, 0, Growth([child("a", [log_probs[0], log_probs[0] - 0.1])], proposed=1))
+    again = [tree.at(edge, "prior") for edge in tree.block(0)]
+    both = multiplicity(np.append(log_probs, log_probs[0] - 0.1))
+    assert again == pytest.approx([both[0] + both[-1], *both[1:-1]], abs=1e-4)
 
 
 def test_illegal_steps_are_counted_dead_ends_not_exceptions(caplog):
@@ -319,7 +357,7 @@ def test_a_leaf_backs_up_its_own_value_mixed_with_its_best_step():
 
     for lookahead, first, second in ((0.0, 0.5, 0.9), (0.5, 0.7, 0.45), (1.0, 0.9, 0.0)):
         guide = scripted_guide(function, value=False)
-        solution = search.solve(HOPELESS, guide, "mcts", "simulations=2", leaves=1, lookahead=lookahead, widen=0.0)
+        solution = search.solve(HOPELESS, guide, "mcts", "simulations=2", leaves=1, rollout=0.0, lookahead=lookahead, widen=0.0)
         tree = solution.tree
         one = tree.child(tree.block(0)[0])
         two = tree.child(tree.block(one)[0])

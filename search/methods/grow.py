@@ -14,7 +14,7 @@ import numpy as np
 
 from search.asks import Asks, granted, parallel
 from search.budget import Meter
-from search.guide import PRECISION, Guide, Proposal, normalise
+from search.guide import PRECISION, Guide, Proposal, multiplicity, normalise
 from search.problem import IllegalStep, Problem, State, apply, verify
 from search.requests import Avoided, RequestFailed
 from search.tree import Tree
@@ -66,7 +66,7 @@ def grow(
     proposer, judger = rng.spawn(2)
     tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, avoid, growth)]
     if judge:
-        tasks.append(_judge(problem, guide, state, known, judger))
+        tasks.append(judged(problem, guide, state, known, judger))
     results = yield from parallel(tasks)
     if judge:
         growth.value = results[1]
@@ -109,7 +109,8 @@ def child_of(problem: Problem, state: State, proposal: Proposal) -> Asks[Child |
     return Child(proposal, key, behind, finished, reward)
 
 
-def _judge(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> Asks[float]:
+def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> Asks[float]:
+    """The value of one state in [0, 1]; nan where it could not be told."""
     try:
         values = yield from guide.value.evaluate(problem, [state], np.array([known], np.float32), rng)
     except RequestFailed:
@@ -138,7 +139,7 @@ def round_of(
     calls = (most if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
     growths: list[Growth] = []
     spawned = rng.spawn(len(nodes))
-    while grants := meter.grant(len(nodes) - len(growths), tokens, calls):  # what the first did not use serves the next
+    while grants := meter.grant(len(nodes) - len(growths), tokens, calls, max(1, most)):  # what the first did not use serves the next
         at = len(growths)
         growths += yield from parallel(
             granted(
@@ -162,21 +163,39 @@ def round_of(
 def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 1.0) -> list[int]:
     """Add the new distinct children to `node`; returns their edges. Finished ones become nodes at once.
 
-    Priors are the softmax of log_prob / tau over the whole block, old edges included; where a log-prob is unknown, the proposals'
-    own priors, scaled to sum to 1. The node is told how probable the steps not proposed yet are.
+    The prior of a step is the share of its samples among all that were drawn at this node, those of earlier calls included and
+    each counted by its `multiplicity`, to the power of 1 / tau. Where a log-prob is unknown, equal shares of the samples. The
+    node is told how probable the steps not proposed yet are.
     """
     tree.proposed += growth.proposed
     tree.unusable += growth.unusable
     tree.example = growth.example if growth.example is not None else tree.example
     if growth.drawn:
         tree.drawn.setdefault(node, {}).update({sample.tokens: sample for sample in growth.drawn})
-    taken = {problem.key(tree.states[node], tree.steps[edge]) for edge in tree.block(node)}
-    fresh = []
+    state = tree.states[node]
+    place = {problem.key(state, tree.steps[edge]): slot for slot, edge in enumerate(tree.block(node))}
+    samples = tree.samples.setdefault(node, [])
+    fresh: list[Child] = []
     for child in growth.children:
-        if child.key not in taken:
-            taken.add(child.key)
+        if child.key not in place:
+            place[child.key] = len(samples)
+            samples.append({})
             fresh.append(child)
-    edges = _add(tree, problem, node, fresh, growth.proposed, tau) if fresh else range(0)
+        samples[place[child.key]].update(_samples(child, growth.proposed))
+    priors = _priors(samples, tau)
+    edges = range(0)
+    if fresh:
+        edges = tree.add(
+            node,
+            [child.proposal.step for child in fresh],
+            [child.state for child in fresh],
+            priors,
+            values=[child.proposal.value for child in fresh],
+            log_probs=[child.proposal.log_prob for child in fresh],
+            players=[mover(problem, child.state) for child in fresh],
+        )
+    elif growth.children:
+        tree.set_priors(node, priors)
     tree.set_unseen(node, _unseen(tree, node))
     for edge, child in zip(edges, fresh, strict=True):
         if child.finished:
@@ -184,23 +203,20 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     return list(edges)
 
 
-def _add(tree: Tree, problem: Problem, node: int, fresh: Sequence[Child], proposed: int, tau: float) -> range:
-    """Add the children that are new of so many proposed."""
-    block = tree.block(node)
-    log_probs = [child.proposal.log_prob for child in fresh]
-    scores = np.array([*(tree.log_probs[edge] for edge in block), *log_probs])
-    weights = np.array(  # 1 for a step that was as probable as the mean of those it was proposed with
-        [*(tree.at(edge, "prior") * len(block) for edge in block), *(child.proposal.prior * proposed for child in fresh)]
-    )
-    return tree.add(
-        node,
-        [child.proposal.step for child in fresh],
-        [child.state for child in fresh],
-        normalise(scores, tau) if np.isfinite(scores).all() else weights / weights.sum(),
-        values=[child.proposal.value for child in fresh],
-        log_probs=log_probs,
-        players=[mover(problem, child.state) for child in fresh],
-    )
+def _samples(child: Child, proposed: int) -> dict[Hashable, tuple[float, float]]:
+    """What was drawn and means this child: tokens -> (log-prob, share); a name of its own where nothing is known of that."""
+    proposal = child.proposal
+    if proposal.drawn:
+        return {sample.tokens: (math.fsum(sample.log_probs), 1.0) for sample in proposal.drawn}
+    return {object(): (proposal.log_prob, proposal.prior * proposed)}
+
+
+def _priors(samples: Sequence[Mapping[Hashable, tuple[float, float]]], tau: float) -> np.ndarray:
+    """Priors of the edges of one block, float64 [edges], from the samples of each."""
+    owners = np.array([slot for slot, drawn in enumerate(samples) for _ in drawn], np.int64)
+    known = np.array([pair for drawn in samples for pair in drawn.values()]).reshape(-1, 2)
+    counted = multiplicity(known[:, 0]) if np.isfinite(known).all() else known[:, 1]
+    return normalise(np.bincount(owners, counted, len(samples)), tau)
 
 
 def _unseen(tree: Tree, node: int) -> float:
@@ -238,7 +254,7 @@ def judge_all(
     while grants := meter.grant(len(states) - len(values), guide.value.tokens, guide.value.calls):
         at = len(values)
         values += yield from parallel(
-            granted(_judge(problem, guide, state, value, child), grant)
+            granted(judged(problem, guide, state, value, child), grant)
             for state, value, grant, child in zip(states[at:], known[at:], grants, spawned[at:], strict=False)
         )
     return [*values, *[math.nan] * (len(states) - len(values))]

@@ -9,7 +9,9 @@ import numpy as np
 from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide
-from search.methods.grow import plant, solved
+from search.methods.flight import Flight
+from search.methods.grow import plant
+from search.methods.inflight import InFlight
 from search.methods.simulate import Simulations
 from search.problem import Problem
 from search.rules import Rule, alphazero, puct, ucb1
@@ -32,6 +34,7 @@ def mcts(
     *,
     branch: int = 1,
     leaves: int = 8,
+    rollout: float = 1 / 3,
     c_puct: float = 1.5,
     fpu_reduction: float = 0.0,
     tau: float = 1.0,
@@ -45,7 +48,9 @@ def mcts(
 
     branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until no new one comes
                    anywhere in the tree, not even at a second asking
-    leaves         distinct leaves of one round, evaluated together
+    leaves         simulations in flight at once; the next begins as one ends, and sees those in flight as visits of value 0
+    rollout        how many chains are finished, at least, of those that sampling would finish with the same tokens: where they are
+                   fewer, a simulation goes on below its leaf to the end of its chain, whose value it backs up; so does the first. 0: never
     widen          the steps that the policy has not proposed yet are one more choice at every node, its Q the first-play urgency, its
                    prior widen * their probability / (1 + steps there): taking it asks for `branch` more. 0: never
     lookahead      weight of the best new step's value in what a leaf backs up; the rest is the leaf's own value
@@ -66,17 +71,6 @@ def mcts(
     tree = search.tree
     tree.use(chosen, widen)  # compiles, if ever, before anything is asked
     yield from search.root()
-    explored = 0  # edges when no new step came the last time
-    while not solved(problem, tree):
-        if tree.exhausted and len(tree.steps) > explored:  # ask every node once more
-            explored, tree.exhausted = len(tree.steps), False
-            tree.reopen()
-            search.barren.clear()
-        begun = 0 if tree.exhausted else meter.begin(leaves)
-        if not begun:
-            break
-        picked = tree.select(begun, chosen, stop_at_collision=True, widen=widen)
-        values = yield from search.simulate(picked)
-        tree.backup(picked, values)
-        meter.finish(int((~np.isnan(values)).sum()), begun)
+    flight = Flight(search, InFlight(meter, guide, leaves), chosen, widen, rollout)
+    yield from flight.all()
     return tree

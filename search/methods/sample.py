@@ -7,17 +7,22 @@ With a chooser this is chain of thought (one chain), majority vote (`choose.majo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from search.asks import Asks, granted, parallel
+from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide, Proposal
-from search.methods.grow import Child, child_of, judge_all, mover, plant, solved
-from search.problem import Problem, Step
-from search.requests import RequestFailed
+from search.methods.grow import Child, child_of, judged, mover, plant, solved
+from search.methods.inflight import InFlight, Lane
+from search.pool import Child as Ended
+from search.problem import Problem, State, Step
+from search.requests import BudgetSpent, RequestFailed
 from search.tree import Tree
+
+BARREN = 3  #: waves of chains in a row of which nothing came before a search gives up
 
 
 def sample(
@@ -32,88 +37,177 @@ def sample(
     """Sample chains until one is verified, `chains` are there, or the budget ends.
 
     chains  how many; None: as many as the budget allows
-    wave    chains sampled side by side; after each wave the search looks whether one is verified
+    wave    chains sampled side by side; a new one begins as one ends
 
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior there is its share of the samples.
     """
     tree = plant(problem)
     tree.visit(0, 0.5)
-    left = math.inf if chains is None else chains
-    barren = 0
-    while left > 0 and not solved(problem, tree):
-        begun = meter.begin(int(min(wave, left)))
-        grants = meter.grant(begun, guide.policy.chain_tokens, guide.policy.max_steps if guide.policy.backends else 0)
-        if not grants:
-            break
-        results = yield from parallel(
-            granted(_chain(problem, guide, child), grant) for grant, child in zip(grants, rng.spawn(len(grants)), strict=True)
-        )
-        failed = [result for result in results if isinstance(result, RequestFailed)]
-        barren = barren + 1 if len(failed) == len(results) else 0
-        if barren == 3 and not meter.stopped:
-            if len(tree.nodes) == 1:
-                raise failed[-1]
-            break
-        leaves = [leaf for chain in results if not isinstance(chain, RequestFailed) and (leaf := _write(tree, problem, chain))]
-        yield from _judge(problem, guide, meter, tree, leaves, rng)
-        _share_priors(tree)
-        meter.finish(len(results), begun)
-        left -= len(results)
+    run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave), rng)
+    yield from run.all(chains)
+    _share_priors(tree)
     return tree
 
 
 @dataclass
 class _Chain:
-    """A sampled chain: its legal steps with the states behind them, and the illegal one that ended it, if any."""
+    """A chain that is being sampled: its state, and the legal steps since it was last written into the tree."""
 
-    children: list[Child]
+    state: State
+    rng: np.random.Generator
+    children: list[Child] = field(default_factory=list)
     illegal: Step | None = None
 
 
-def _chain(problem: Problem, guide: Guide, rng: np.random.Generator) -> Asks[_Chain | RequestFailed]:
-    state, chain = problem.initial(), _Chain([])
+class _Samples:
+    """Chains under way.
+
+    values   of each finished node that was judged; None while it is being judged
+    arrivals chains that ended at a node before it was judged
+    """
+
+    def __init__(
+        self, problem: Problem, guide: Guide, meter: Meter, tree: Tree, flight: InFlight, rng: np.random.Generator
+    ):
+        self.problem = problem
+        self.guide = guide
+        self.meter = meter
+        self.tree = tree
+        self.flight = flight
+        self.rng = rng
+        self.failures = 0  # chains in a row of which nothing came
+        self.error: RequestFailed | None = None
+        self.values: dict[int, float | None] = {}
+        self.arrivals: Counter[int] = Counter()
+
+    def all(self, chains: int | None) -> Asks[None]:
+        """Sample until one is verified, `chains` have been, the budget ends or every request fails."""
+        left = math.inf if chains is None else chains
+        flight = self.flight
+        patience = BARREN * flight.width
+        while True:
+            while left > 0 and self.failures < patience and (lane := flight.new()) is not None:
+                left -= 1
+                lane.state = _Chain(self.problem.initial(), self.rng.spawn(1)[0])
+                self._go_on(lane)
+            child = yield from flight.next()
+            if child is None:
+                break
+            self._take(child)
+            if solved(self.problem, self.tree):
+                break
+        yield from flight.close()
+        for lane in list(flight.alive):  # cut off by the budget
+            if lane.job == "judge":
+                self._judged(lane, math.nan)
+            else:
+                self._end(lane, finished=False)
+        if self.error is not None and len(self.tree.nodes) == 1 and not self.meter.halted:
+            raise self.error
+
+    def _go_on(self, lane: Lane) -> None:
+        policy = self.guide.policy
+        lane.job = "write"
+        calls = policy.max_steps if policy.backends else 0
+        self.flight.start(lane, _piece(self.problem, self.guide, lane.state), policy.chain_tokens, calls)
+
+    def _take(self, child: Ended) -> None:
+        lane, chain = child.owner, child.owner.state
+        if lane.job == "judge":
+            self._judged(lane, child.result)
+            return
+        error = child.result
+        if error is not None and not chain.children:
+            beyond = isinstance(error, BudgetSpent)
+            if not beyond:
+                self.failures += 1
+                self.error = error
+            self._end(lane, finished=False, counts=not beyond or bool(lane.node))
+            return
+        self.failures = 0
+        more = error is None and chain.illegal is None and child.grant.short
+        before = lane.node
+        lane.node = self._write(lane.node, chain)
+        if lane.node in self.tree.finished:
+            self._finished(lane)
+        elif more and lane.node != before and len(chain.state) < self.guide.policy.max_steps:
+            self._go_on(lane)
+        else:
+            self._end(lane, finished=False)
+
+    def _write(self, node: int, chain: _Chain) -> int:
+        """Add what came of a chain below `node`; the node it has reached."""
+        tree, problem = self.tree, self.problem
+        for child in chain.children:
+            step, state = child.proposal.step, tree.states[node]
+            edge = next((e for e in tree.block(node) if problem.key(state, tree.steps[e]) == child.key), None)
+            if edge is None:
+                count = len(tree.block(node)) + 1
+                uniform = np.full(count, 1.0 / count)
+                edge = tree.add(node, [step], [child.state], uniform, players=[mover(problem, child.state)])[0]
+                if child.finished:
+                    tree.finished[tree.open(node, edge)] = child.reward
+            node = tree.open(node, edge)
+        steps = [child.proposal.step for child in chain.children]
+        bad = [step for step in steps if getattr(step, "finish", "stop") == "length"]
+        if chain.illegal is not None:
+            bad.append(chain.illegal)
+        tree.proposed += len(steps) + (chain.illegal is not None)
+        tree.unusable += len(bad)
+        tree.example = bad[-1] if bad else tree.example
+        chain.children = []
+        return node
+
+    def _finished(self, lane: Lane) -> None:
+        """Count a chain that has come to its end, once its value is known: the reward, or what the guide says of it."""
+        node = lane.node
+        self.values.setdefault(node, self.tree.finished[node])
+        if self.values[node] is not None:
+            self._end(lane, finished=True)
+        elif self.arrivals[node]:  # it is being judged for another chain
+            self.arrivals[node] += 1
+            self.flight.end(lane, finished=True)
+        else:
+            self.arrivals[node] += 1
+            lane.job = "judge"
+            value = self.guide.value
+            known = self.tree.value(node)
+            asks = judged(self.problem, self.guide, self.tree.states[node], known, lane.state.rng)
+            self.flight.start(lane, asks, value.tokens, value.calls, max(1, value.calls))
+
+    def _judged(self, lane: Lane, value: float) -> None:
+        node = lane.node
+        self.values[node] = value
+        for _ in range(self.arrivals.pop(node) - 1):
+            self._visit(node)
+        self._end(lane, finished=True)
+
+    def _end(self, lane: Lane, finished: bool, counts: bool = True) -> None:
+        if lane.node:
+            self._visit(lane.node)
+        self.flight.end(lane, finished, counts)
+
+    def _visit(self, node: int) -> None:
+        """One visit for a chain: its reward or value; 0 where it never finished."""
+        value = self.values.get(node, 0.0)
+        unknown = value is None or math.isnan(value)
+        self.tree.visit(node, 0.5 if unknown else value)  # type: ignore[arg-type]
+
+
+def _piece(problem: Problem, guide: Guide, chain: _Chain) -> Asks[RequestFailed | None]:
+    """Sample on as far as the grant lasts; the error where not even one step came."""
     try:
-        steps = yield from guide.policy.complete(problem, state, rng)
+        steps = yield from guide.policy.complete(problem, chain.state, chain.rng)
     except RequestFailed as error:
         return error
     for step in steps:
-        child = yield from child_of(problem, state, Proposal(step, math.nan, 1.0))
+        child = yield from child_of(problem, chain.state, Proposal(step, math.nan, 1.0))
         if child is None:
             chain.illegal = step
             break
         chain.children.append(child)
-        state = child.state
-    return chain
-
-
-def _write(tree: Tree, problem: Problem, chain: _Chain) -> int:
-    """Add one chain to the tree; the node it ends at, 0 if its first step is illegal."""
-    node = 0
-    for child in chain.children:
-        step, state = child.proposal.step, tree.states[node]
-        edge = next((e for e in tree.block(node) if problem.key(state, tree.steps[e]) == child.key), None)
-        if edge is None:
-            count = len(tree.block(node)) + 1
-            edge = tree.add(node, [step], [child.state], np.full(count, 1.0 / count), players=[mover(problem, child.state)])[0]
-            if child.finished:
-                tree.finished[tree.open(node, edge)] = child.reward
-        node = tree.open(node, edge)
-    cut = [child.proposal.step for child in chain.children if getattr(child.proposal.step, "finish", "stop") == "length"]
-    bad = cut if chain.illegal is None else [*cut, chain.illegal]
-    tree.proposed += len(chain.children) + (chain.illegal is not None)
-    tree.unusable += len(bad)
-    tree.example = bad[-1] if bad else tree.example
-    return node
-
-
-def _judge(problem: Problem, guide: Guide, meter: Meter, tree: Tree, leaves: list[int], rng: np.random.Generator) -> Asks[None]:
-    """One visit for each chain: the reward where there is one, the guide's value where only the label could tell, 0 if unfinished."""
-    unknown = [node for node in dict.fromkeys(leaves) if node in tree.finished and tree.finished[node] is None]
-    judged = yield from judge_all(problem, guide, meter, [tree.states[n] for n in unknown], [tree.value(n) for n in unknown], rng)
-    values = dict(zip(unknown, judged, strict=True))
-    for node in leaves:
-        value = values.get(node, tree.finished.get(node) or 0.0)
-        tree.visit(node, 0.5 if math.isnan(value) else value)
+        chain.state = child.state
+    return None
 
 
 def _share_priors(tree: Tree) -> None:

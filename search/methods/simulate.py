@@ -63,23 +63,24 @@ class Simulations:
         states, known = [tree.states[leaf] for leaf in unknown], [tree.value(leaf) for leaf in unknown]
         judged = yield from judge_all(problem, self.guide, self.meter, states, known, self.rng)
         values = dict(zip(unknown, judged, strict=True))
-        for leaf, value in values.items():
-            self.failures[leaf] += math.isnan(value)
-            if self.failures[leaf] > RETRIES:  # nobody can judge it
-                tree.close(leaf)
         values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
-        if problem.players == 1:
-            for leaf, value in values.items():
-                if not math.isnan(value):
-                    tree.close(leaf)
+        for leaf, value in values.items():
+            self.settle(leaf, value)
         for leaf, growth in growths.items():
-            values[leaf] = self._expand(leaf, growth)
+            values[leaf] = self.expand(leaf, growth)
         return np.array([values.get(int(leaf), math.nan) for leaf in picked])
 
     def _grow(self, nodes: list[int]) -> Asks[dict[int, Growth]]:
         return round_of(self.problem, self.guide, self.meter, self.tree, nodes, self.branch, self.rng)
 
-    def _expand(self, leaf: int, growth: Growth) -> float:
+    def settle(self, leaf: int, value: float) -> None:
+        """A finished leaf was judged `value`: for one player it need not be visited again, nor where nobody can judge it."""
+        self.failures[leaf] += math.isnan(value)
+        known = self.problem.players == 1 and not math.isnan(value)
+        if known or self.failures[leaf] > RETRIES:
+            self.tree.close(leaf)
+
+    def expand(self, leaf: int, growth: Growth) -> float:
         """Write what came for one leaf; its value to back up, nan to release it."""
         tree, before = self.tree, self.tree.block(leaf)
         widened = any(tree.is_open(edge) for edge in before)

@@ -1,0 +1,197 @@
+"""Chains that are written side by side: which goes on next, and what it may spend.
+
+Tokens are kept back for what a running request may use, not for the longest chain there could be. All decisions rest on
+children that have ended, in the order of their clocks (`search.pool`), so the same seed gives the same tree.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from search.asks import Asks
+from search.budget import Grant, Meter
+from search.guide import Guide
+from search.pool import Child, Pool
+
+FIRST = 2 / 3  #: share of the tokens that only the first chain may use until a chain has ended
+MARGIN = 1.25  #: what is kept back for a chain, in tokens of a mean one
+
+
+@dataclass(eq=False)
+class Lane:
+    """One chain or simulation under way.
+
+    number  in the order of beginning: older ones are served first
+    first   whether it may use all tokens, though no chain has ended yet
+    used    tokens that it has spent, as far as its ended pieces tell
+    since   clock at which its running piece began
+    node, state, job  for the method: where the lane is and what is done there
+    """
+
+    number: int
+    first: bool
+    used: int = 0
+    since: int = 0
+    node: int = 0
+    state: Any = None
+    job: str = ""
+
+
+@dataclass(eq=False)
+class _Piece:
+    """Something to do on a lane that waits for its grant."""
+
+    lane: Lane
+    asks: Asks[Any]
+    tokens: int
+    calls: int
+    requests: int
+
+
+class InFlight:
+    """Lanes of one search and their budget.
+
+    Whoever pays for one and a half chains is to get an answer: until a chain has ended, all lanes but the first together may
+    use no more than a third of the tokens.
+
+    width    lanes at once
+    alive    lanes that have begun and not ended
+    spent    tokens of all children that have been told of
+    """
+
+    def __init__(self, meter: Meter, guide: Guide, width: int):
+        self.meter = meter
+        self.width = width
+        self.alive: list[Lane] = []
+        self.spent = 0
+        self._pool = Pool(all(getattr(b, "ordered", True) for b in guide.backends.values()))
+        self._waiting: list[_Piece] = []
+        self._tokens = meter.tokens_left
+        self._calls = meter.calls_left
+        self._granted = 0  # tokens of grants in use
+        self._pot = math.inf
+        if math.isfinite(self._tokens):
+            self._pot = self._tokens - math.ceil(FIRST * self._tokens)
+        self._settled = False  # whether a chain has ended
+        self._texts = 0
+        self._begun = 0
+        self._ended = 0
+        self._used = 0  # tokens of lanes that have ended
+
+    def new(self) -> Lane | None:
+        """A new lane and simulation, where there is room for it and the tokens are likely to last; None otherwise.
+
+        A lane that only half fits still begins: it may be a short one, and tokens that nobody uses find nothing.
+        """
+        if len(self.alive) >= self.width or self._waiting or self._calls < 1:
+            return None
+        lane = Lane(self._begun, first=not self.alive and not self._settled)
+        if self._ended and math.isfinite(self._tokens):
+            mean = self._used / self._ended
+            now = self._pool.clock
+            rest = sum(max(mean - other.used - (now - other.since), mean / 4) for other in self.alive)
+            if self._tokens + self._granted - rest < mean / 2:
+                return None
+        least = 1 if self._ended or lane.first else self._floor()
+        if self._left(lane) < least or not self.meter.begin_promised(1):
+            return None
+        self._begun += 1
+        self.alive.append(lane)
+        return lane
+
+    def start(self, lane: Lane, asks: Asks[Any], tokens: int, calls: int, requests: int = 1) -> None:
+        """Let `asks` run on a lane as soon as it can be granted enough.
+
+        tokens, calls  the most that it can use, 0 for nothing;  requests: generating ones that it sends at once
+        """
+        self._waiting.append(_Piece(lane, asks, tokens, calls, requests))
+        self._waiting.sort(key=lambda piece: piece.lane.number)
+        self._serve()
+
+    def next(self) -> Asks[Child | None]:
+        """The next child that ends, its `owner` the lane; None: nothing runs, and nothing more can be granted."""
+        self._serve()
+        if not len(self._pool):
+            return None
+        child = yield from self._pool.next()
+        lane, grant = child.owner, child.grant
+        self._granted -= grant.tokens
+        self._tokens += grant.tokens - grant.usage.generated
+        self._calls += grant.calls - grant.usage.calls
+        if not lane.first and not self._settled:
+            self._pot += grant.tokens - grant.usage.generated
+        lane.used += grant.usage.generated
+        self.spent += grant.usage.generated
+        self._texts += grant.texts
+        return child
+
+    def end(self, lane: Lane, finished: bool, counts: bool = True) -> None:
+        """A lane is done.
+
+        finished  a chain has come to its end on it;  counts: it is a simulation, and not one to give back
+        """
+        self.alive.remove(lane)
+        self.meter.finish(int(counts), 1)
+        if lane.used:
+            self._ended += 1
+            self._used += lane.used
+        self._settled = self._settled or finished or (lane.first and lane.used > 0)
+
+    def close(self) -> Asks[None]:
+        """Give up what runs and what waits; `alive` tells which lanes have not ended."""
+        for piece in self._waiting:
+            piece.asks.close()
+        self._waiting.clear()
+        yield from self._pool.close()
+
+    def _left(self, lane: Lane) -> float:
+        """Tokens that a lane may have."""
+        return self._tokens if lane.first or self._settled else min(self._tokens, self._pot)
+
+    def _floor(self) -> int:
+        """Tokens that a typical request takes."""
+        return max(16, math.ceil(1.5 * self.spent / self._texts)) if self._texts else 64
+
+    def _serve(self) -> None:
+        """Start what waits, the oldest lane first, as far as there are grants."""
+        while self._waiting:
+            grant = None if self.meter.halted else self._grant(self._waiting[0])
+            if grant is None:
+                return
+            piece = self._waiting.pop(0)
+            piece.lane.since = self._pool.clock
+            self._pool.start(piece.asks, grant, piece.lane)
+
+    def _grant(self, piece: _Piece) -> Grant | None:
+        if piece.calls and self._calls < 1:
+            return None
+        tokens = floor = 0
+        if piece.tokens:
+            tokens, floor = self._share(piece)
+            if not tokens:
+                return None
+        calls = min(piece.calls, self._calls)
+        self._calls -= calls
+        self._tokens -= tokens
+        self._granted += tokens
+        if not piece.lane.first and not self._settled:
+            self._pot -= tokens
+        return Grant(self.meter, tokens, calls, floor)
+
+    def _share(self, piece: _Piece) -> tuple[int, int]:
+        """Tokens for a piece, and the fewest that are of use to one of its requests; (0, 0) where there is too little now."""
+        left = self._left(piece.lane)
+        floor = min(self._floor(), max(1, piece.tokens // piece.requests))
+        if left < floor * piece.requests:
+            if len(self._pool) or left < 1:
+                return 0, 0
+            floor = 1  # nothing will become free any more
+        if piece.tokens <= left and (piece.lane.first or not math.isfinite(left)):
+            return piece.tokens, floor
+        alike = left // max(1, self.width - len(self._pool))
+        wanted = max(floor * piece.requests, alike)
+        if self._ended:
+            wanted = max(wanted, MARGIN * self._used / self._ended - piece.lane.used)
+        return int(min(piece.tokens, wanted, left)), floor
