@@ -74,6 +74,11 @@ class LM:
         self._prompt = lru_cache(maxsize=4096)(self._encode_prompt)
 
     @property
+    def greedy(self) -> bool:
+        """Whether it has one step for each state, however often it is asked."""
+        return self._sampling["temperature"] == 0
+
+    @property
     def chain_tokens(self) -> int:
         return self.step_tokens * self.max_steps
 
@@ -94,7 +99,7 @@ class LM:
         """
         if len(state) >= self.max_steps:
             return []
-        count = 1 if self._sampling["temperature"] == 0 else n
+        count = 1 if self.greedy else n
         replies = yield from parallel(_attempt(self._request(problem, state, seed, avoid)) for seed in _seeds(rng, count))
         results = [reply for reply in replies if isinstance(reply, Generated)]
         if not results:

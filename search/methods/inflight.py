@@ -57,11 +57,12 @@ class InFlight:
     use no more than a third of the tokens.
 
     width    lanes at once
+    anytime  False: all lanes share the tokens alike from the start
     alive    lanes that have begun and not ended
     spent    tokens of all children that have been told of
     """
 
-    def __init__(self, meter: Meter, guide: Guide, width: int):
+    def __init__(self, meter: Meter, guide: Guide, width: int, anytime: bool = True):
         self.meter = meter
         self.width = width
         self.alive: list[Lane] = []
@@ -74,14 +75,14 @@ class InFlight:
         self._pot = math.inf
         if math.isfinite(self._tokens):
             self._pot = self._tokens - math.ceil(FIRST * self._tokens)
-        self._settled = False  # whether a chain has ended
+        self._settled = not anytime  # whether a chain has ended
         self._texts = 0
         self._begun = 0
         self._ended = 0
         self._used = 0  # tokens of lanes that have ended
 
-    def new(self) -> Lane | None:
-        """A new lane and simulation, where there is room for it and the tokens are likely to last; None otherwise.
+    def new(self, counts: bool = True) -> Lane | None:
+        """A new lane (and simulation, if it counts), where there is room for it and the tokens are likely to last; None otherwise.
 
         A lane that only half fits still begins: it may be a short one, and tokens that nobody uses find nothing.
         """
@@ -95,7 +96,7 @@ class InFlight:
             if self._tokens + self._granted - rest < mean / 2:
                 return None
         least = 1 if self._ended or lane.first else self._floor()
-        if self._left(lane) < least or not self.meter.begin_promised(1):
+        if self._left(lane) < least or (counts and not self.meter.begin_promised(1)):
             return None
         self._begun += 1
         self.alive.append(lane)
@@ -127,13 +128,15 @@ class InFlight:
         self._texts += grant.texts
         return child
 
-    def end(self, lane: Lane, finished: bool, counts: bool = True) -> None:
+    def end(self, lane: Lane, finished: bool, counts: bool | None = True) -> None:
         """A lane is done.
 
-        finished  a chain has come to its end on it;  counts: it is a simulation, and not one to give back
+        finished  a chain has come to its end on it
+        counts    it is a finished simulation; False: one to give back; None: none was begun with it
         """
         self.alive.remove(lane)
-        self.meter.finish(int(counts), 1)
+        if counts is not None:
+            self.meter.finish(int(counts), 1)
         if lane.used:
             self._ended += 1
             self._used += lane.used

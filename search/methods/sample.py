@@ -66,9 +66,7 @@ class _Samples:
     arrivals chains that ended at a node before it was judged
     """
 
-    def __init__(
-        self, problem: Problem, guide: Guide, meter: Meter, tree: Tree, flight: InFlight, rng: np.random.Generator
-    ):
+    def __init__(self, problem: Problem, guide: Guide, meter: Meter, tree: Tree, flight: InFlight, rng: np.random.Generator):
         self.problem = problem
         self.guide = guide
         self.meter = meter
