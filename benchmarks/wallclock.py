@@ -68,7 +68,10 @@ def at(line: Sequence[Point], seconds: float, problems: Sequence[str]) -> np.nda
 
 
 def report(rows: Sequence[Row], against: str) -> str:
-    """Two tables: every point, and every method less `against` at the seconds of its own points. Raises ValueError for an unknown method."""
+    """Two tables: every point, and every method less `against` at the seconds of its own points.
+
+    Raises ValueError for a method that is not in the rows.
+    """
     found = points(rows)
     if against not in found:
         raise ValueError(f"there is no method {against!r} in these rows: give one of {', '.join(found)}")
@@ -76,7 +79,7 @@ def report(rows: Sequence[Row], against: str) -> str:
     differences = [_line("method", "budget", "seconds", f"less {against} in as many seconds, points")]
     for method, line in found.items():
         for point in line:
-            share = stats.bootstrap(np.array(list(point.correct.values()))) * 100
+            share = stats.bootstrap(100 * np.array(list(point.correct.values())))
             cost = [f"{point.tokens:.0f}", f"{point.seconds:.1f}", f"{point.flops / 1e12:.2f}"]
             lines.append(_line(method, point.budget, str(share), *cost))
             if method == against:
@@ -86,7 +89,7 @@ def report(rows: Sequence[Row], against: str) -> str:
             told = "not known"
             if other is not None:
                 mine = np.array([point.correct[problem] for problem in shared])
-                told = (stats.bootstrap(mine - other) * 100).signed()
+                told = stats.bootstrap(100 * (mine - other)).signed
             differences.append(_line(method, point.budget, f"{point.seconds:.1f}", told))
     return f"{table(lines)}\n\n{table(differences)}"
 
