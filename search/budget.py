@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from search.clock import Clock
 from search.failures import Failures
@@ -86,6 +87,7 @@ class Meter:
         self._kept_back = 0  # sum of the above
         self._begun = 0  # simulations begun, finished ones included
         self.failures = Failures()
+        self.tree: Any = None  # what the method grows, for those who watch; None: it shows none
 
     @property
     def usage(self) -> Usage:

@@ -80,10 +80,7 @@ class Failures:
 
     def crashes(self) -> list[tuple[str, int, int, RequestFailed]]:
         """Functions that failed now and then: name, calls that failed, all calls, the last failure."""
-        return [
-            (name, crashes, self._calls[name], self._crash[name])
-            for name, crashes in self._crashed.items()
-        ]
+        return [(name, crashes, self._calls[name], self._crash[name]) for name, crashes in self._crashed.items()]
 
 
 def _told(what: str, last: RequestFailed) -> RequestFailed:

@@ -42,7 +42,7 @@ def beam(
         raise ValueError(f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a multiple of subtrees")
     if balance is not None and balance <= 0:
         raise ValueError(f"balance={balance} is no temperature: give a number above 0, or none")
-    tree = plant(problem)
+    tree = plant(problem, meter)
     steps: int | dict[int, int]
     dealt: dict[int, int] = {}
     beams = [[0]]

@@ -36,7 +36,7 @@ def sample(
 
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior there is its share of the samples.
     """
-    tree = plant(problem)
+    tree = plant(problem, meter)
     tree.visit(0, 0.5)
     left = math.inf if chains is None else chains
     barren = 0
@@ -57,8 +57,9 @@ def sample(
         leaves = [leaf for chain in results if not isinstance(chain, RequestFailed) and (leaf := _write(tree, problem, chain))]
         yield from _judge(problem, guide, meter, tree, leaves, rng)
         _share_priors(tree)
-        meter.finish(len(results), begun)
-        left -= len(results)
+        sampled = len(results) - len(failed)  # what failed is sampled again
+        meter.finish(sampled, begun)
+        left -= sampled
     return tree
 
 
