@@ -45,7 +45,7 @@ class Watch:
         self._bar: Any = None
         self._barred = watched(show)
         self._logged = show is not False and log.isEnabledFor(logging.INFO)
-        self._kind, self._limit = _limit_of(budget)
+        self._kind, self._spent, self._limit = _limit_of(budget)
         self._meters: dict[int, tuple[Meter, Problem]] = {}  # of the searches under way
         self._usage = Usage()  # of those that have ended
         self._ended = self._answered = 0
@@ -82,9 +82,10 @@ class Watch:
         pause = DELAY if self._barred else LOGGED
         while self._ended < self._total:
             yield from ask(Timer(time.monotonic() + pause, self._done))
+            first = self._bar is None
             began = time.perf_counter()
             self._look()
-            cost = time.perf_counter() - began
+            cost = 0.0 if first else time.perf_counter() - began  # the first look loads what draws
             pause = max(INTERVAL if self._barred else LOGGED, cost / SHARE)
 
     def _look(self) -> None:
@@ -97,7 +98,7 @@ class Watch:
         if self._bar is None and self._ended == self._total:
             return  # all was done before a bar appeared
         bar = self._bar = self._bar or self._drawn()
-        bar.n = self._ended if not self._alone else min(self._limit, getattr(usage, self._kind))
+        bar.n = self._ended if not self._alone else min(self._limit, getattr(usage, self._spent))
         bar.set_postfix_str(told)
 
     def _drawn(self) -> Any:
@@ -125,22 +126,18 @@ class Watch:
         """The answer that the search would give now; [] where it has none, or shows no tree."""
         from search.choose import finishes
         from search.solution import pick
-        from search.view import harmless
 
         for meter, problem in self._meters.values():
             found = [] if meter.tree is None else finishes(meter.tree, problem)
             chosen = pick(found, problem, self._choose)
             if chosen is not None:
-                return [" ".join(harmless(chosen.answer).split())[:_LONGEST]]
+                line = " ".join(chosen.answer.split())[:_LONGEST]
+                return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)]
         return []
 
 
-def _limit_of(budget: Budget) -> tuple[str, float]:
-    """The field of `Usage` that tells how much of a budget is spent, and its limit."""
-    kinds = {"tokens": "generated", "simulations": "simulations", "calls": "calls"}
-    for name, spent in kinds.items():
-        limit = getattr(budget, name)
-        if limit is not None:
-            return spent, limit
-    assert budget.seconds is not None
-    return "seconds", budget.seconds
+def _limit_of(budget: Budget) -> tuple[str, str, float]:
+    """The kind of a budget that a bar shows, the field of `Usage` that tells what is spent of it, and its limit."""
+    kinds = {"tokens": "generated", "simulations": "simulations", "calls": "calls", "seconds": "seconds"}
+    kind = next(name for name in kinds if getattr(budget, name) is not None)
+    return kind, kinds[kind], getattr(budget, kind)
