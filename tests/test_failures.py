@@ -332,3 +332,14 @@ def test_all_failed(tmp_path, capsys, served):
     command = ["bench", "--input", problems(tmp_path), "--out", tmp_path / "o", "--guide", "any", "--budgets", "tokens=60"]
     code, out, err = copse(capsys, *command)
     assert code == 1 and "| errors |" in out and "Traceback" not in err and not (tmp_path / "o" / "figure.png").exists()
+
+
+def test_what_a_value_is_worth_is_told_once(caplog):
+    from guides.loading import _guide
+    from search.guide import Known
+
+    policy, note = scripted_guide().policy, "nobody trained a value: the mean token probability stands in, which is worth little"
+    for _ in range(3):
+        _guide(policy, Known(note=note), {}, None)
+    _guide(policy, Known(), {}, None)
+    assert caplog.messages == [note]
