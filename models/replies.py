@@ -9,7 +9,7 @@ import numpy as np
 from models.dialect import Dialect
 from models.text import BEFORE, Tail, Texts
 from models.told import ID, Told, choice_of
-from search.requests import Generate, Generated, RequestFailed, Score, Scored, Untold
+from search.requests import Generate, Generated, RequestFailed, Score, Scored
 
 STRANGE = "give the tokenizer of the model that is served"
 
@@ -110,7 +110,7 @@ def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:
     length = len(request.tokens)
     whole = told.log_probs is not None and length <= len(told.log_probs) <= length + 1
     if not whole or (told.ids is not None and tuple(told.ids[:length]) != tuple(request.tokens)):
-        raise Untold("the server tells no log-probs of a prompt (echo): score with a model of your own")
+        raise RequestFailed("the server tells no log-probs of a prompt (echo): score with a model of your own")
     assert told.log_probs is not None
     log_probs = np.array(told.log_probs[:length], np.float32)
     log_probs[0] = np.nan
@@ -131,4 +131,4 @@ def _read(request: Score, told: Told, at: int, token: int, words: Words) -> floa
         if name in likeliest:
             return likeliest[name]
     few = f"the server tells the log-probs of its {len(likeliest)} likeliest tokens, and token {token} is none of them"
-    raise Untold(f"{few}: read likelier ones, or score with a model of your own")
+    raise RequestFailed(f"{few}: read likelier ones, or score with a model of your own")

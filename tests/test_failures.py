@@ -343,3 +343,36 @@ def test_what_a_value_is_worth_is_told_once(caplog):
         _guide(policy, Known(note=note), {}, None)
     _guide(policy, Known(), {}, None)
     assert caplog.messages == [note]
+
+
+def test_a_server_that_dies_in_mid_run_and_comes_back(tmp_path, capsys):
+    """As a user would: a file of problems, the server goes, the same command again when it is back. Nothing is lost or done twice."""
+    import tiny
+    from fake_server import MODEL, FakeServer
+
+    folder = tmp_path / "tokenizer"
+    tiny.tokenizer().save_pretrained(folder)
+    path, output = problems(tmp_path), tmp_path / "o"
+    flags = ["--guide", MODEL, "--tokenizer", folder, "--delimiter", r"\n", "--prompt", r"{problem}\n", "--step-tokens", 16]
+    flags += ["--max-steps", 2, "--slots", 2, "--method", "sample", "--option", "chains=2", "--option", "wave=2", "--budget", "tokens=200"]
+    asked, lives = [], 5
+
+    def fault(number, body):
+        asked.extend([number] * (body["max_tokens"] == 16))  # not what is asked at connection
+        return ("status", 400, "the model was unloaded") if len(asked) > lives else None
+
+    def say(prompt, seed):
+        return "The answer is " + prompt.split("\n")[0].split()[-1]
+
+    with FakeServer(say, fault=fault) as server:
+        command = ["solve", "--input", path, "--server", server.url, *flags, "--output", output]
+        code, _, err = copse(capsys, *command)
+        first = [json.loads(line) for line in output.read_text().splitlines()]
+        failed = {row["id"] for row in first if row["error"]}
+        assert code == 1 and 0 < len(failed) < len(first) == 6 and "the model was unloaded" in err and "to search them again" in err
+        lives = math.inf
+        code, _, err = copse(capsys, *command)
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert code == 0 and lines[:6] == first and {row["id"] for row in lines[6:]} == failed
+    assert {row["id"]: row["answer"] for row in lines[6:]} == {name: name[1:] for name in failed}
+    assert f"6 of 6 problems answered, 3 right, {6 - len(failed)} had been searched before" in err
