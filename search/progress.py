@@ -105,7 +105,7 @@ class Watch:
         from tqdm.auto import tqdm
 
         if self._alone:
-            form = "{percentage:3.0f}% of " + f"{self._limit:,g} {self._kind}" + " |{bar:20}| {elapsed}{postfix}"
+            form = "{percentage:3.0f}% of " + f"{self._limit:,g} {self._kind}" + " |{bar:10}| {elapsed}{postfix}"
             bar = tqdm(total=self._limit, bar_format=form, leave=False, dynamic_ncols=True)
         else:
             bar = tqdm(total=self._total, unit="problem", dynamic_ncols=True)
@@ -113,11 +113,13 @@ class Watch:
         return bar
 
     def _told(self, usage: Usage) -> str:
-        parts = [f"{usage.generated:,} tokens"]
+        parts = []
+        if not (self._barred and self._alone and self._kind == "tokens"):  # the bar itself tells of them
+            parts.append(f"{usage.generated:,} tokens")
         if usage.passes:
             parts.append(f"{usage.mean_rows:.1f} rows a pass")
         if self._alone:
-            parts += [f"best answer so far: {answer}" for answer in self._best()]
+            parts += [f"best so far: {answer}" for answer in self._best()]
         else:
             parts.append(f"{self._answered} answered")
         return ", ".join(parts)

@@ -236,7 +236,7 @@ def test_one_search_shows_what_it_has_spent_and_its_best_answer(monkeypatch, fas
     problem = search.TextProblem("Question 1", answer=r"on (\d+)")
     solution = search.solve(problem, delayed(slow), "mcts", "tokens=1500")
     shown = screen.getvalue()
-    assert solution.answer is not None and "of 1,500 tokens" in shown and "rows a pass" in shown and "best answer so far: " in shown
+    assert solution.answer is not None and "of 1,500 tokens" in shown and "rows a pass" in shown and "best so far: " in shown
     assert shown.count("\n") == 0, "one bar, which is gone in the end"
 
 
