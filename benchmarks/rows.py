@@ -9,7 +9,7 @@ verified      1 or 0: what the problem's own verifier said of the answer; empty 
 answer        the chosen one, empty without;  value: what the search thinks of it, in [0, 1], empty where unknown
 generated     tokens, by policy and guide;  prefilled, reused: prompt tokens read by either, and those whose keys were there already
 flops         2 x parameters x tokens that passed through a model, plus attention: guide and re-reading included
-simulations, calls, seconds (of the search, among its neighbours), rows (of the passes it took part in, mean)
+simulations, calls, seconds (its share of the time: all sum to that of the run), rows (of the passes it took part in, mean)
 stopped       why the search ended, "error" where it failed;  guide: version of its checkpoint
 """
 

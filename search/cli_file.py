@@ -1,4 +1,4 @@
-"""`copse solve --input`: a file of problems, its result lines, and what is said of all of them in the end."""
+"""`copse solve --input`: a file of problems, its result lines, and the summary in the end."""
 
 from __future__ import annotations
 

@@ -27,17 +27,20 @@ _LONGEST = 40  # characters of an answer that are shown
 
 
 def watched(show: bool | None) -> bool:
-    """Whether a bar is to be shown: `show`, or if that is None, whether somebody looks at a terminal or a notebook."""
+    """Whether to show a bar: `show`, or if that is None, whether a terminal or a notebook is there."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules if show is None else show
 
 
 class Watch:
     """The searches of one call, as a bar shows them; a context that removes or completes it.
 
-    total   searches;  alone: the call is of one problem, and its bar is of the budget
-    show    a bar; None: where somebody is looking. Without a bar the log tells of progress at level INFO, unless `show` is False
+    total  searches
+    alone  the call is of one problem, and its bar is of the budget
+    show   a bar; None: where somebody is looking. Without a bar the log tells of progress at level
+           INFO, unless `show` is False
 
-    It looks at the searches between two passes, by a timer that the driver answers: nothing is called in their way.
+    It looks at the searches between two passes, by a timer that the driver answers: nothing is
+    called in their way.
     """
 
     def __init__(self, total: int, budget: Budget, choose: Chooser | None, alone: bool, show: bool | None):
@@ -139,7 +142,7 @@ class Watch:
 
 
 def _limit_of(budget: Budget) -> tuple[str, str, float]:
-    """The kind of a budget that a bar shows, the field of `Usage` that tells what is spent of it, and its limit."""
+    """The kind of limit that a bar shows, the field of `Usage` that tells what is spent, the limit."""
     kinds = {"tokens": "generated", "simulations": "simulations", "calls": "calls", "seconds": "seconds"}
     kind = next(name for name in kinds if getattr(budget, name) is not None)
     return kind, kinds[kind], getattr(budget, kind)

@@ -18,7 +18,7 @@ FIRST = 3  #: failed searches that are told of at once; the others are counted
 
 
 class Remarks:
-    """Looks at every search that ends; says at once that one failed, and in the end what explains why answers are missing."""
+    """Looks at every search that ends: says at once that one failed, and in the end why answers are missing."""
 
     def __init__(self) -> None:
         self._searches = self._failed = 0

@@ -1,4 +1,4 @@
-"""The seconds of searches that run side by side, the limit of time for all of them, and what somebody sees who waits."""
+"""Seconds of searches side by side, the limit of time for all of them, scores, and what is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures are told: in solutions, traces, result lines and benches, and what failed is searched again."""
+"""Failures are told in solutions, traces, result lines and benches; what failed is searched again."""
 
 from __future__ import annotations
 
