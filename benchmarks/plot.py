@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks import stats
 from benchmarks.plan import Limit
 from benchmarks.report import by_method, levels, limit_of, means, readable, solved_after, table, within
-from benchmarks.rows import Row, read
+from benchmarks.rows import Row, failed, read
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def spent(rows: Sequence[Row], limit: Limit, column: str) -> float:
 
 def curves(rows: Sequence[Row], out: Path) -> None:
     """Write the figure of accuracy against generated tokens and FLOPs: two panels for each task. Raises ImportError without matplotlib."""
+    rows = [row for row in rows if not failed(row)]
     tasks = by_method(rows)
     columns = [column for column in AXES if any(float(row[column]) > 0 for row in rows)]
     figure, panels = _figure(len(tasks), len(columns))
@@ -109,7 +110,7 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
             name, training, results = (entry[column] for column in ("name", "training", "results"))
         except KeyError as error:
             raise ValueError(f"{path} has no column {error}: give name, training and results") from None
-        rows = [row for row in read(path.parent / results) if row["method"] == method and task in (None, row["task"])]
+        rows = [row for row in read(path.parent / results) if row["method"] == method and task in (None, row["task"]) and not failed(row)]
         if not rows:
             raise ValueError(f"{results} has no rows of {method!r}: sweep it with this checkpoint too")
         if len({row["task"] for row in rows}) > 1:

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import stats
 from benchmarks.plan import Limit
-from benchmarks.rows import Row, read
+from benchmarks.rows import Row, failed, read
 from benchmarks.tasks import ranked
 
 LEVELS = (100, 200, 400, 800, 2000)  #: budgets in tokens that are read off the largest
@@ -62,10 +62,11 @@ def solved_after(column: str) -> Score:
 
 
 def table(rows: Iterable[Row], score: Score) -> Table:
-    """The scores of one method's rows, where they are known."""
+    """The scores of one method's rows, where they are known: not of searches that failed."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["problem"], row["seed"]].append(row)
+        if not failed(row):
+            groups[row["problem"], row["seed"]].append(row)
     found: Table = defaultdict(dict)
     for (problem, seed), group in groups.items():
         if not math.isnan(value := score(group)):
@@ -121,6 +122,7 @@ def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: i
     """Markdown: a table a task, a method a line, per cent right within each budget with its interval, and what it cost.
 
     mean tokens  generated, by policy and guide;  mean read: those of prompts, a verifier's included, that no cache had
+    errors       searches that failed, which no rate and no mean counts
     """
     parts = []
     for task, methods in by_method(rows, hard).items():
@@ -141,7 +143,7 @@ def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: i
             told = levels(own)  # a budget that this method was not given and cannot be read off stays empty
             rates = [stats.bootstrap(means(table(own, within(level)) if level in told else {})) * 100 for level in columns]
             most = max(limit_of(row).amount for row in own)
-            last = [row for row in own if limit_of(row).amount == most]
+            last = [row for row in own if limit_of(row).amount == most and not failed(row)]
             counts = [f"{_mean(last, column):,.0f}" for column in ("generated", "prefilled")]
             cost = [*counts, f"{_mean(last, 'flops'):.3g}", f"{_mean(last, 'rows'):.0f}"]
             cells = ["-" if math.isnan(rate.mean) else str(rate) for rate in rates]
@@ -151,9 +153,10 @@ def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: i
 
 
 def _extra(rows: Sequence[Row]) -> dict[str, str]:
-    steps = [row["steps_right"] == "1" for row in rows if row["steps_right"] != ""]
-    solved = [int(row["generated"]) for row in rows if row["verified"] == "1"]
-    errors = sum(row["stopped"] == "error" for row in rows)
+    sound = [row for row in rows if not failed(row)]
+    steps = [row["steps_right"] == "1" for row in sound if row["steps_right"] != ""]
+    solved = [int(row["generated"]) for row in sound if row["verified"] == "1"]
+    errors = len(rows) - len(sound)
     return {
         "steps right": f"{100 * statistics.fmean(steps):.1f}" if steps else "",
         "median to solve": f"{statistics.median(solved):,.0f}" if solved else "",

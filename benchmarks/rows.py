@@ -1,14 +1,16 @@
 """The rows of a sweep: a CSV file that only grows, so that a killed run can go on.
 
+A search that failed has a row, too, but the next run does it again; of several rows of one search the last one counts.
+
 task, problem, method, budget, seed   which search; method and budget as text
-correct       1 or 0: verified, or where nobody could verify, the answer equals the target; an error counts as 0
+correct       1 or 0: verified, or where nobody could verify, the answer equals the target; of a failed search nobody counts it
 steps_right   1 or 0: whether every step of the chain is right, too; empty where the task cannot tell
 verified      1 or 0: what the problem's own verifier said of the answer; empty where it has none or found nothing to judge
 answer        the chosen one, empty without;  value: what the search thinks of it, in [0, 1], empty where unknown
 generated     tokens, by policy and guide;  prefilled, reused: prompt tokens read by either, and those whose keys were there already
 flops         2 x parameters x tokens that passed through a model, plus attention: guide and re-reading included
-simulations, calls, seconds (of the search, among its neighbours), rows (of the passes it took part in, mean)
-stopped       why the search ended;  guide: version of its checkpoint
+simulations, calls, seconds (its share of the time: all sum to that of the run), rows (of the passes it took part in, mean)
+stopped       why the search ended, "error" where it failed;  guide: version of its checkpoint
 """
 
 from __future__ import annotations
@@ -31,10 +33,16 @@ KEY = COLUMNS[:5]
 Row = dict[str, str]
 
 
+def failed(row: Row) -> bool:
+    """Whether the search of a row failed: what it had then is neither right nor wrong."""
+    return row["stopped"] == "error"
+
+
 def read(path: Path) -> list[Row]:
-    """The rows of a results file. Raises ValueError where it is none."""
+    """The rows of a results file, the last one of each search. Raises ValueError where it is none."""
     try:
-        return _parsed(path, path.read_bytes())
+        rows = _parsed(path, path.read_bytes())
+        return list({tuple(row[name] for name in KEY): row for row in rows}.values())
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}): give a file that a sweep wrote") from None
 
@@ -60,7 +68,8 @@ def clean(text: str) -> str:
 class Results:
     """A results file under way, locked against a second run until this process ends.
 
-    done  (task, problem, method, budget, seed) of every row that is there;  guides: the guide versions of those rows
+    done  (task, problem, method, budget, seed) of every row that is there and not of a failed search
+    guides  the guide versions of all rows
 
     A last line that was cut off is removed. Raises ValueError where the file holds something else or cannot be written.
     """
@@ -83,14 +92,14 @@ class Results:
                 self._append(header)
         except OSError as error:
             raise ValueError(f"cannot write results to {path} ({error.strerror}): choose another place") from None
-        self.done = {tuple(row[name] for name in KEY) for row in rows}
+        self.done = {tuple(row[name] for name in KEY) for row in rows if not failed(row)}
         self.guides = {row["guide"] for row in rows}
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows in one piece. Raises OSError (a full disk) and leaves no part of them."""
         rows = list(rows)
         self._append(b"".join(_line([row[name] for name in COLUMNS]) for row in rows))
-        self.done |= {tuple(str(row[name]) for name in KEY) for row in rows}
+        self.done |= {tuple(str(row[name]) for name in KEY) for row in rows if not failed(row)}
 
     def _append(self, data: bytes) -> None:
         size = os.fstat(self._file.fileno()).st_size

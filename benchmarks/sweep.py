@@ -52,7 +52,8 @@ def sweep(
     load      `load(**policy)` gives the guide with these options of its policy, such as temperature
     limit     searches that run at once;  progress: show a bar; None: where somebody is looking
 
-    A search whose requests failed is a row with correct=0 and stopped=error. False: Ctrl-C ended it, with all that was finished kept.
+    A search whose requests failed is a row with stopped=error, and a second start does it again.
+    False: Ctrl-C ended it, with all that was finished kept.
     Raises ValueError for what cannot be measured, before any search; whatever else a search raises.
     """
     results = rows.Results(out)

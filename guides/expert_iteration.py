@@ -185,14 +185,14 @@ class _Run:
         """Search what has no line in the file of results yet, each problem with a seed of its own; all its lines by id."""
         plan = self.plan
         with contextlib.closing(Results(path)) as results:
-            waiting = [job for job in jobs if str(job.id) not in results.done]
+            waiting = [job for job in jobs if not results.done(job.id)]
             if waiting:
                 finisher = Finisher(waiting, results, writer, {"seed": seed})
                 with _loaded(checkpoint, plan) as guide:
                     problems = [job.problem for job in waiting]
                     seeds = [seed_of(key_of(problem), seed) for problem in problems]
                     solve_many(problems, guide, plan.method, budget, seeds, on_finish=finisher, keep_trees=False, **plan.options)
-                if finisher.interrupted:
+                if len(finisher.written) < len(waiting):
                     raise KeyboardInterrupt
         return results_of(path)
 

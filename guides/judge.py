@@ -18,7 +18,7 @@ from guides.loading import Loaded, loaded_of
 from guides.prompts import frame, plain_tokens
 from search.asks import Asks, ask, parallel
 from search.problem import Problem, State, chain_text
-from search.requests import Backend, Generate, RequestFailed, Score
+from search.requests import Backend, Generate, RequestFailed, Score, failure
 
 if TYPE_CHECKING:
     from models.server import Server
@@ -126,7 +126,7 @@ class Judge:
                 prompt += yield from self._critique(prompt, int(seeds[0]))
             return (yield from self._verdict(prompt + self._question, seeds[1:]))
         except RequestFailed as error:  # the other opinions still tell something
-            if type(error) is RequestFailed and not self._warned:  # not for what was cancelled, or beyond the budget
+            if failure(error) is not None and not self._warned:
                 self._warned = True
                 log.warning("a verdict could not be had and counts in no mean: %s", error)
             return math.nan

@@ -52,6 +52,7 @@ class Loaded:
         return f"lm-{self.version}-{id(self.engine):x}"
 
 
+_told: set[str] = set()  # notes of value functions that were told already
 _cache: dict[tuple[Any, ...], Loaded] = {}
 _lock = threading.Lock()
 
@@ -187,9 +188,10 @@ def load(
         raise ValueError(f"{path} has no value head whose values {aggregate!r} could aggregate: leave aggregate out, or give another model")
     last = (aggregate or loaded.settings.get("aggregate") or "last") == "last"
     lm = LM(loaded, values=last and loaded.has_head, **policy)  # a step's own value is no value of the chain
-    if not loaded.has_head:
-        log.warning("%s has no value head: each step's mean token probability guides mcts and beam instead; sample has no values", path)
-    return _guide(lm, PRM(loaded, policy=lm, aggregate=aggregate) if loaded.has_head else Known(), loaded.settings, answer)
+    if loaded.has_head:
+        return _guide(lm, PRM(loaded, policy=lm, aggregate=aggregate), loaded.settings, answer)
+    note = f"{path} has no value head: nothing judges its steps, so beam keeps any, and mcts spreads its samples evenly and votes"
+    return _guide(lm, Known(note=note), loaded.settings, answer)
 
 
 def connect(
@@ -215,12 +217,15 @@ def connect(
 
     loaded = load_server(url, model, tokenizer, connections)
     if value is None:
-        what = "each step's mean token probability guides" if loaded.engine.dialect.log_probs else "it tells no log-probs: nothing guides"
-        log.warning("a server has no value head, and %s mcts and beam; give a value function of your own", what)
-    return _guide(LM(loaded, **policy), value or Known(), loaded.settings, answer)
+        value = Known(note="a server has no value head: nothing judges its steps; give a value function of your own")
+    return _guide(LM(loaded, **policy), value, loaded.settings, answer)
 
 
 def _guide(policy: Policy, value: ValueFunction, settings: dict[str, Any], answer: str | None) -> Guide:
+    note = getattr(value, "note", "")
+    if note and note not in _told:
+        _told.add(note)
+        log.warning(note)
     budget = Budget(**settings["budget"]) if settings.get("budget") else Budget(tokens=20_000, seconds=120)
     kinds = settings.get("kinds")
     return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"), classes)

@@ -17,7 +17,7 @@ from guides.loading import Loaded, loaded_of
 from guides.reading import Reader, Reading
 from search.asks import Asks, ask, parallel
 from search.problem import Problem, State
-from search.requests import Backend, RequestFailed, Score, Scored
+from search.requests import Backend, RequestFailed, Score, Scored, failure
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class PRM:
         try:
             scored = yield from ask(Score(tokens, positions, self._reader.read, log_probs=False, to=self._loaded.name))
         except RequestFailed as error:
-            if type(error) is RequestFailed and not self._warned:  # not for what was cancelled, or beyond the budget
+            if failure(error) is not None and not self._warned:
                 self._warned = True
                 log.warning("a chain could not be judged, its value is unknown: %s", error)
             return math.nan

@@ -15,7 +15,7 @@ import numpy as np
 from models.sampling import LEAST, Thinned
 from models.text import Tail, Texts
 from search.budget import Usage
-from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score
+from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score, TooLong
 
 FREE, READ, DRAW, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
 NOT_NUMBERS = "the model's numbers are not finite for this text"
@@ -193,7 +193,7 @@ def unanswerable(request: Request, length: int, context: int, pool_tokens: int) 
     """Why a request of `length` tokens cannot be answered by any pass, None if it can."""
     longest = context - isinstance(request, Generate)
     if length > longest:
-        return RequestFailed(f"{length} tokens, but the context takes {longest} (pool {pool_tokens}): shorten the text or enlarge the pool")
+        return TooLong(f"{length} tokens, but the context takes {longest} (pool {pool_tokens}): shorten the text or enlarge the pool")
     if isinstance(request, Generate) and math.fsum(s.probability for s in request.avoid) > 1 - LEAST:
         return NothingLeft(ALL_GIVEN)
     return None

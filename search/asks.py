@@ -146,7 +146,10 @@ def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
                 orders = []
                 for reply in replies:
                     meter.settle(reply)
-                    if reply.request is alarm:
+                    if reply.request is alarm and meter.halted is None:  # others have shared the time
+                        alarm = meter.alarm()
+                        orders = [] if alarm is None else [alarm]
+                    elif reply.request is alarm:
                         orders = [Cancel(request) for request in sent if not isinstance(request, DRIVERS_OWN)]
                     elif reply.request in sent:
                         answers.append(Reply(sent.pop(reply.request), reply.result, reply.error, reply.usage))

@@ -1,7 +1,8 @@
 """What a search may spend and what it has spent.
 
 Tokens, calls and simulations are promises: they are granted before anything is asked, so they are never exceeded. Seconds are a
-deadline: what is running then is cancelled. Everything else in `Usage` is reported, never limited.
+deadline: what is running then is cancelled. They count from the start of each search, and searches that run side by side share the
+time (`search.clock`). Everything else in `Usage` is reported, never limited.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
+from search.clock import Clock
+from search.failures import Failures
 from search.requests import Call, Cancel, Generate, Progress, Reply, Request, Timer, Usage
+
+TICK = 0.02  #: seconds between two looks at a clock that others share
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Budget:
     """Limits of one search; None is no limit, all None is refused.
 
     simulations, calls, tokens  never exceeded (`tokens` counts what policy and guide generate)
-    seconds                     a deadline, from the start of the search
+    seconds                     a deadline, from the start of the search; of n searches side by side each has 1/n of the time
     """
 
     simulations: int | None = None
@@ -66,13 +72,16 @@ class Meter:
 
     The method asks `begin` before simulations and `grant` before children; `search.asks.metered` calls `admit` for each request
     and `settle` for each reply.
+
+    clock  that of all searches which run side by side; who gives one calls its `leave` when the search has ended. None: a clock alone
     """
 
-    def __init__(self, budget: Budget, interrupt: threading.Event | None = None):
+    def __init__(self, budget: Budget, interrupt: threading.Event | None = None, clock: Clock | None = None):
         self.budget = budget
         self.interrupt = interrupt
         self.started = time.monotonic()
-        self.deadline = math.inf if budget.seconds is None else self.started + budget.seconds
+        self._clock = Clock() if clock is None else clock
+        self._start = self._clock.enter()
         self._limits = {n: math.inf if getattr(budget, n) is None else getattr(budget, n) for n in ("simulations", "calls", "tokens")}
         self._usage = Usage()
         self._promised: dict[Request, int] = {}  # outstanding requests and the tokens kept back for them
@@ -80,11 +89,13 @@ class Meter:
         self._texts = 0  # Generate requests that were answered with some tokens
         self._floor = 1  # fewer tokens than this are of no use to a request that wants more
         self._begun = 0  # simulations begun, finished ones included
+        self.failures = Failures()
+        self.tree: Any = None  # what the method grows, for those who watch; None: it shows none
 
     @property
     def usage(self) -> Usage:
-        """The usage so far, with the wall-clock seconds since the start."""
-        return replace(self._usage, seconds=time.monotonic() - self.started)
+        """The usage so far, with the search's own seconds since its start."""
+        return replace(self._usage, seconds=self._clock.seconds - self._start)
 
     # -- what is left
 
@@ -105,14 +116,22 @@ class Meter:
 
     @property
     def halted(self) -> str | None:
-        """ "interrupted" or "seconds" where nothing more may be sent, else None."""
+        """ "interrupted", "time_limit" (of all searches together) or "seconds" where nothing more may be sent, else None."""
         if self.interrupt is not None and self.interrupt.is_set():
             return "interrupted"
-        return "seconds" if time.monotonic() >= self.deadline else None
+        if self._clock.ended:
+            return "time_limit"
+        return "seconds" if self._seconds_left <= 0 else None
+
+    @property
+    def _seconds_left(self) -> float:
+        if self.budget.seconds is None:
+            return math.inf
+        return self.budget.seconds - (self._clock.seconds - self._start)
 
     @property
     def stopped(self) -> str | None:
-        """Why the search must end: "interrupted", "seconds", "tokens", "calls", "simulations"; None: it may go on."""
+        """Why the search must end: "interrupted", "time_limit", "seconds", "tokens", "calls", "simulations"; None: it may go on."""
         left = {"tokens": self.tokens_left, "calls": self.calls_left, "simulations": self.simulations_left}
         return self.halted or next((name for name, amount in left.items() if amount <= 0), None)
 
@@ -175,8 +194,12 @@ class Meter:
     # -- for `metered`
 
     def alarm(self) -> Timer | None:
-        """The timer that ends this search, None where neither a deadline nor an interrupt can."""
-        return None if self.deadline == math.inf and self.interrupt is None else Timer(self.deadline, self.interrupt)
+        """A timer for the first moment at which this search may have to end, None where no time and no interrupt can end it.
+
+        Where others have shared the time until then, `halted` is still None: then it wants another one.
+        """
+        at = min(self._clock.end, time.monotonic() + max(TICK, self._seconds_left))
+        return None if at == math.inf and self.interrupt is None else Timer(at, self.interrupt)
 
     def share(self, requests: Sequence[Request]) -> float:
         """The most tokens that each of these requests of one turn gets, so that they share what is left alike; inf: all they want.
@@ -208,10 +231,12 @@ class Meter:
                 request = replace(request, max_tokens=tokens)
         self._promised[request] = tokens
         self._kept_back += tokens
+        self.failures.admit(request)
         return request
 
     def settle(self, reply: Reply) -> None:
-        """Count what a reply cost and free what was kept back for it."""
+        """Count what a reply cost, free what was kept back for it, and note a failure."""
+        self.failures.settle(reply)
         tokens = self._promised.pop(reply.request, None)
         if tokens is not None:
             self._kept_back -= tokens
@@ -238,6 +263,7 @@ class Grant(Meter):
         self._kept_back = 0
         self._texts = 0
         self._floor = floor
+        self.failures = Failures()
 
     @property
     def texts(self) -> int:

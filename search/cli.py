@@ -1,7 +1,7 @@
 """The command `copse`. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 an answer came and was not refuted; 1 none (of a file: any without), or traces could not be written; 2 wrong use;
-130 after Ctrl-C, with all that was finished kept.
+Exit codes: 0 an answer came and was not refuted; 1 none (of a file: any without), a search failed, or traces could not be written;
+2 wrong use; 130 after Ctrl-C, with all that was finished kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,18 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.cli_bench import Aggregate, Pool, Server, Tokenizer, ValueFormat, bench
+from search.cli_file import INTERRUPTED, NONE, OK, solve_file, tell_usage
 from search.cli_label import export, label
 from search.cli_train import tell, train
 from search.flags import Model, check_use, search_arguments, unescape
 from search.shadow import Shadowed
 
 if TYPE_CHECKING:
-    from search.guide import Guide
     from search.solution import Solution
     from search.trace import TraceWriter
 
 MODEL = "The model"  # a panel of the help
-OK, NONE, MISUSE, INTERRUPTED = 0, 1, 2, 130  # exit codes
+MISUSE = 2  # the exit code of wrong use
 
 app = typer.Typer(help="Solve problems by tree search over the steps of a language model.", add_completion=False)
 app.add_typer(train, name="train")
@@ -103,6 +102,10 @@ def solve(
         Path | None,
         typer.Option("--output", metavar="FILE", help="Where the results of --input go; those that are there are not searched again."),
     ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="For all problems of --input together; what is not done by then the next run does."),
+    ] = None,
     delimiter: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step of the model; \n is a line's end.")
     ] = None,
@@ -129,7 +132,7 @@ def solve(
     """Solve a problem: print the chain of thought, the answer and what it cost. With --input, solve a file of them."""
     if verbose:
         tell()
-    check_use(problem, input, output, tree, depth is not None or width is not None, as_json)
+    check_use(problem, input, output, tree, depth is not None or width is not None, as_json, time_limit)
     language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
     language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
     language = {name: setting for name, setting in language.items() if setting is not None}
@@ -139,7 +142,7 @@ def solve(
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
-        code = _solve_file(input, output, model, arguments, writer, usage)
+        code = solve_file(input, output, model, arguments, writer, usage, time_limit)
     else:
         solution = _solve_one(problem or "", model, arguments, writer, usage)
         if as_json:
@@ -187,49 +190,14 @@ def _solve_one(text: str, model: Model, arguments: dict[str, Any], writer: Trace
     except search.RequestFailed as error:
         solution = search.Solution(problem, error=error)
     if usage:
-        _tell_usage(guide)
+        tell_usage(guide)
     if writer is not None and solution.trace is not None:
         writer.write(solution.trace)
     return solution
 
 
-def _solve_file(input: Path, output: Path | None, model: Model, arguments: dict[str, Any], writer: TraceWriter | None, usage: bool) -> int:
-    """Solve what is not in `output` yet; the exit code speaks of all problems of the file."""
-    import search
-    from search.jobs import Finisher, Results, read_jobs
-    from search.solver import seed_of
-
-    jobs = read_jobs(input, model.answer, model.check)
-    results = Results(output)
-    before = [job for job in jobs if str(job.id) in results.done]
-    waiting = [job for job in jobs if str(job.id) not in results.done]
-    interrupted = 0
-    if waiting:
-        guide = model.load()
-        finisher = Finisher(waiting, results, writer, {**arguments, **model.language, "guide": guide.version})
-        own = {**arguments, "seed": [seed_of(str(job.id), arguments["seed"]) for job in waiting]}
-        with suppress(KeyboardInterrupt):  # a second Ctrl-C, or one after the last search: the results tell what is left
-            search.solve_many([job.problem for job in waiting], guide, on_finish=finisher, keep_trees=False, **own)
-        interrupted = sum(str(job.id) not in results.done for job in waiting)
-        if usage:
-            _tell_usage(guide)
-    results.close()
-    good = sum(results.done.get(str(job.id), False) for job in jobs)
-    note = f"{good} of {len(jobs)} problems answered" + (f", {len(before)} had been searched before" if before else "")
-    typer.echo(note + (f"; {interrupted} interrupted: give the same command again to go on" if interrupted else ""), err=True)
-    return INTERRUPTED if interrupted else OK if good == len(jobs) else NONE
-
-
-def _tell_usage(guide: Guide) -> None:
-    """What the engines of a guide say of themselves; servers and workers say nothing."""
-    for backend in {id(b): b for b in guide.backends.values()}.values():
-        if hasattr(backend, "report"):
-            typer.echo(backend.report(), err=True)
-
-
 def _succeeded(solution: Solution) -> bool:
-    answered = solution.answer is not None and solution.verified is not False
-    return solution.error is None and (answered or solution.verified is True)
+    return solution.error is None and solution.answered
 
 
 def _print(solution: Solution, limits: tuple[int | None, int | None] | None) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from search.guide import Guide
 
 MODEL = "The model"  # a panel of the help
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130  # exit codes
 
 Server = Annotated[
     str | None,
@@ -117,13 +117,20 @@ def bench(
         return replace(model, language={**language, **policy}).load()
 
     whole = import_ours("benchmarks.sweep").sweep(task, runs, limits, seeds, results, load)
-    rows = import_ours("benchmarks.rows").read(results)
+    tables = import_ours("benchmarks.rows")
+    rows = tables.read(results)
+    failed = sum(map(tables.failed, rows))
     if rows:
         typer.echo(f"{reports.report(rows)}\n\n{reports.against_first(rows)}".rstrip())
+    if len(rows) > failed:
         _draw(rows, out / "figure.png")
     if not whole:
         typer.echo("interrupted: give the same command again to go on", err=True)
         raise typer.Exit(INTERRUPTED)
+    if failed:
+        what = f"{failed} of {len(rows)} rows are of searches that failed: no rate counts them, the column errors does"
+        typer.echo(f"copse: {what}; give the same command again to search them again", err=True)
+        raise typer.Exit(FAILED)
 
 
 def _draw(rows: Any, figure: Path) -> None:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from search.problem import Problem
 
 
-def check_use(problem: str | None, input: Path | None, output: Path | None, drawn: bool, limited: bool, as_json: bool) -> None:
+def check_use(
+    problem: str | None,
+    input: Path | None,
+    output: Path | None,
+    drawn: bool,
+    limited: bool,
+    as_json: bool,
+    time_limit: float | None,
+) -> None:
     """Raises ValueError for flags that do not go together. drawn: --tree; limited: --depth or --width."""
     if (problem is None) == (input is None):
         raise ValueError("give either one problem as text, or a file of problems with --input")
@@ -29,6 +37,10 @@ def check_use(problem: str | None, input: Path | None, output: Path | None, draw
         raise ValueError(f"{output} is the problems file: give another --output")
     if drawn and (as_json or input is not None):
         raise ValueError("--tree draws one tree for people to read: use --traces DIR and copse view DIR instead")
+    if time_limit is not None and input is None:
+        raise ValueError("--time-limit is of a file of problems: give one with --input, or limit one search with --budget seconds=10")
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"--time-limit {time_limit:g} lets no search run: give seconds above 0")
     if limited and not drawn:
         raise ValueError("--depth and --width are limits of the tree that is shown: give --tree too")
 

@@ -72,6 +72,9 @@ class ValueFunction(Protocol):
 
     tokens  the most tokens that judging one state can take; 0 where nothing is generated
     calls   the most requests that judging one state can take
+
+    One that nobody trained may have a `note`: a sentence on what it is and how much that is worth, which whoever makes a guide of it
+    is told once.
     """
 
     backends: Mapping[str, Backend]
@@ -121,15 +124,15 @@ def _actions(problem: Problem, state: State) -> Sequence[Step]:
 
 
 class Known:
-    """Value function that asks for nothing: the policy's value where it gave one, `default` elsewhere."""
+    """Value function that asks for nothing: the policy's value where it gave one, `default` elsewhere. `note`: see `ValueFunction`."""
 
     backends: Mapping[str, Backend] = {}
     tokens = 0
     calls = 0
     version = "known"
 
-    def __init__(self, default: float = 0.5):
-        self.default = default
+    def __init__(self, default: float = 0.5, note: str = ""):
+        self.default, self.note = default, note
 
     def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
         return np.where(np.isnan(known), np.float32(self.default), known)

@@ -1,5 +1,8 @@
 """A file of problems to solve: reading it, and writing a result line as each search ends, so that a killed run can go on.
 
+A result line is of one search; where a problem has several, the last one counts. A search that failed has a line too, but is not
+done: the next run asks again.
+
 A problem is a line of JSON with `problem` (text), an `id` (else the number of the line) and, for other problems than text, a `kind`:
 "module:Class", or the short name of a module in `search.problems`; `problem` then is an object with the arguments of the class.
 Whatever else stands in the line, `target` included, is never read.
@@ -132,7 +135,6 @@ def to_json(solution: Solution) -> dict[str, Any]:
     problem, trace = solution.problem, solution.trace
     whole = {
         "problem": problem.prompt(problem.initial()),
-        "text": solution.text,
         "candidates": [{"answer": answer, "share": share, "value": value} for answer, share, value in solution.candidates],
         **result_of(solution),
     }
@@ -147,6 +149,7 @@ def result_of(solution: Solution) -> dict[str, Any]:
         "answer": solution.answer,
         "verified": solution.verified,
         "value": solution.value,
+        "text": solution.text,
         "stopped": solution.stopped,
         "usage": {**asdict(solution.usage), "mean_rows": solution.usage.mean_rows, "slot_use": solution.usage.slot_use},
         "error": None if solution.error is None else f"{type(solution.error).__name__}: {solution.error}",
@@ -159,21 +162,41 @@ def answered(result: Mapping[str, Any]) -> bool:
     return result.get("error") is None and (good or result.get("verified") is True)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a result line says of its problem. good: it is answered and not refuted;  error: why the search failed, None if it did not."""
+
+    answer: str | None
+    verified: bool | None
+    good: bool
+    error: str | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Known:
+        """Raises KeyError for what is no result line."""
+        return cls(row["answer"], row["verified"], answered(row), row["error"])
+
+
 class Results:
     """The result lines, each on its way to the disk when `write` returns.
 
-    path  a file, added to if it is there (a last line that was cut off is removed); None: stdout
-    done  id as text -> whether that problem was answered and not refuted, of all lines that are there
+    path    a file, added to if it is there (a last line that was cut off is removed); None: stdout
+    known   id as text -> what the last line of that problem says
     Raises ValueError where the file holds something else or cannot be written.
     """
 
     def __init__(self, path: Path | None):
         self.path = path
-        self.done: dict[str, bool] = {}
-        self._lines = None if path is None else Lines(path, self._known, first="id", what="result of copse solve", flag="--output")
+        self.known: dict[str, Known] = {}
+        self._lines = None if path is None else Lines(path, self._know, first="id", what="result of copse solve", flag="--output")
 
-    def _known(self, row: Any) -> None:
-        self.done[str(row["id"])] = answered(row)
+    def _know(self, row: Any) -> None:
+        self.known[str(row["id"])] = Known.of(row)
+
+    def done(self, name: str | int) -> bool:
+        """Whether a problem was searched, and no failure makes it worth another search."""
+        known = self.known.get(str(name))
+        return known is not None and known.error is None
 
     def write(self, name: str | int, solution: Solution) -> None:
         """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the line."""
@@ -184,7 +207,7 @@ class Results:
             sys.stdout.flush()
         else:
             self._lines.append(text)
-        self.done[str(name)] = answered(row)
+        self._know(row)
 
     def close(self) -> None:
         if self._lines is not None:
@@ -194,25 +217,25 @@ class Results:
 class Finisher:
     """What happens as each search of a file ends (`on_finish` of `solve_many`): its trace is written, then its result line.
 
-    An interrupted search leaves neither, so that the next run does it again.
+    A search that was interrupted, or came to the end of the time for all, leaves neither, so that the next run does it again.
 
-    settings     all that a result depends on but its problem: a search that is done again replaces its trace instead of adding one
-    interrupted  searches that were
+    settings  all that a result depends on but its problem: a search that is done again replaces its trace instead of adding one
+    written   ids, as text, of the problems whose searches have ended
     """
 
     def __init__(self, jobs: Sequence[Job], results: Results, writer: TraceWriter | None, settings: Mapping[str, Any]):
         self._jobs, self._results, self._writer = jobs, results, writer
         self._settings = json.dumps(settings, sort_keys=True, default=str)
-        self.interrupted = 0
+        self.written: set[str] = set()
 
     def __call__(self, index: int, solution: Solution) -> None:
-        if solution.stopped == "interrupted":
-            self.interrupted += 1
+        if solution.stopped in ("interrupted", "time_limit"):
             return
         name = self._jobs[index].id
         if self._writer is not None and solution.trace is not None:
             self._writer.write(self._named(solution.trace, name))
         self._results.write(name, solution)
+        self.written.add(str(name))
 
     def _named(self, trace: Trace, name: str | int) -> Trace:
         """The trace with an id that is the same when its problem is done again in this file."""

@@ -170,16 +170,41 @@ class RequestFailed(Exception):
     """A backend could not answer this one request (time-out, server error, a row that is not a number)."""
 
 
+class TooLong(RequestFailed):
+    """The request does not fit into the model's context or pool: it fails whenever it is asked."""
+
+
+class Untold(RequestFailed):
+    """The backend answered, but cannot tell what was asked: a server names the likeliest tokens only."""
+
+
 class NothingLeft(RequestFailed):
     """All continuations that the model could give are among those to avoid."""
 
 
 class Cancelled(RequestFailed):
-    """The request was cancelled; the tokens spent until then are in the reply's usage."""
+    """The request was cancelled; the tokens spent until then are in the reply's usage.
+
+    `__cause__`: the `RequestFailed` after which it was being asked again, where there was one.
+    """
 
 
 class BudgetSpent(RequestFailed):
     """The request was not sent: the search that asked has no budget left for it."""
+
+
+def failure(error: Exception | None) -> RequestFailed | None:
+    """Where a reply's error is a failure of its backend, that failure, else None.
+
+    None for what the search itself did not want (cancelled, beyond its budget), for the answers that
+    `NothingLeft` and `Untold` are, and for exceptions of the user's functions. A request that was cancelled while it was asked again after
+    a failure counts as that failure: nobody answered it.
+    """
+    if isinstance(error, Cancelled):
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else None
+    if not isinstance(error, RequestFailed) or isinstance(error, (BudgetSpent, Cancelled, NothingLeft, Untold)):
+        return None
+    return error
 
 
 @dataclass(frozen=True)
@@ -190,7 +215,7 @@ class Usage:
     calls        requests sent to a language model or a value network
     generated    tokens sampled, by policy and guide together
     prefilled    prompt tokens read, by policy and value function;  reused: prompt tokens whose keys were already there
-    seconds      wall-clock time of the search
+    seconds      wall-clock time of the search; of searches that run side by side each has its even share
     flops        2 x parameters x tokens that passed through a model, plus attention
     passes, rows, slots  forward passes that this search's rows took part in, and the rows and slots of those passes, summed
     """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from search import choose as choosers
 from search.budget import Meter
-from search.choose import Chooser
+from search.choose import Chooser, Finish
 from search.guide import Guide
 from search.problem import Problem, TextProblem, chain_text
 from search.requests import Usage
@@ -27,9 +27,10 @@ class Solution:
     verified    True, False, or None where only the label could tell
     candidates  (answer, share of votes, value) of every distinct answer, most votes first
     stopped     "verified", "finished" (the method was done), "exhausted" (nothing left to explore), "tokens", "calls",
-                "simulations" or "seconds" (that budget ended), "interrupted", "error"
-    error       the exception of a search that failed, None otherwise
-    usage       what it cost;  tree: the search tree, None after an error
+                "simulations" or "seconds" (that budget ended), "interrupted", "time_limit" (of all searches together), "error"
+    error       why the search failed, as a whole or in requests that nobody answered: its answer, if there is one, may then be
+                another than it would have been. None otherwise, and where a solution was verified all the same
+    usage       what it cost;  tree: the search tree, None where the search failed as a whole
     """
 
     problem: Problem
@@ -45,18 +46,27 @@ class Solution:
     tree: Tree | None = None
     trace: Trace | None = None
 
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer that was not refuted, or a verified solution without one."""
+        return self.verified is True or (self.answer is not None and self.verified is not False)
+
     def __repr__(self) -> str:
         verdict = {True: "verified", False: "refuted", None: "unverified"}[self.verified]
-        outcome = f"error={self.error!r}" if self.error else f"answer={self.answer!r}, {verdict}, value={self.value:.2f}"
+        outcome = f"answer={self.answer!r}, {verdict}, value={self.value:.2f}"
+        if self.error is not None:
+            outcome = f"error={self.error!r}" if self.answer is None else f"{outcome}, error={self.error!r}"
         return f"Solution({outcome}, stopped={self.stopped!r}, {self.usage.generated} tokens, {self.usage.seconds:.1f} s)"
 
     def __str__(self) -> str:
         verdict = {True: "verified", False: "refuted", None: "not verified"}[self.verified]
         lines = [self.text] if self.text else []
+        if self.answer is not None:
+            lines.append(f"answer: {self.answer} ({verdict})")
+        elif self.error is None:
+            lines.append("no answer")
         if self.error is not None:
             lines.append(f"error: {self.error}")
-        else:
-            lines.append("no answer" if self.answer is None else f"answer: {self.answer} ({verdict})")
         u = self.usage
         rows = "" if math.isnan(u.mean_rows) else f", {u.mean_rows:.1f} rows a pass"
         lines.append(
@@ -64,6 +74,16 @@ class Solution:
             f"stopped: {self.stopped}"
         )
         return "\n".join(lines)
+
+
+def pick(found: Sequence[Finish], problem: Problem, choose: Chooser | None) -> Finish | None:
+    """The finished state whose answer is given: a verified one first, else what the chooser picks; None without any."""
+    if not found:
+        return None
+    if problem.players == 2:  # it may be the opponent who won
+        return (choose or choosers.most_visited)(found)
+    verified = [finish for finish in found if finish.reward == 1.0]
+    return (choose or choosers.weighted)(verified or found)
 
 
 def solution_of(
@@ -80,20 +100,16 @@ def solution_of(
     if guide.classes is not None and isinstance(problem, TextProblem) and len(found) > 1:  # other problems' answers are canonical
         found = choosers.united(found, guide.classes)
     alone = problem.players == 1
-    verified = [finish for finish in found if finish.reward == 1.0] if alone else []  # in a game it may be the opponent who won
     proof = tree.verified if alone else None
-    chosen = (choose or (choosers.weighted if alone else choosers.most_visited))(verified or found) if found else None
-    if proof is not None and not verified:  # what was verified has no answer to name, and is better than any that has
-        chosen = None
+    chosen = pick(found, problem, choose)
+    if proof is not None and chosen is not None and chosen.reward != 1.0:
+        chosen = None  # what was verified has no answer to name, and is better than any that has
     node = chosen.node if chosen else proof if proof is not None else _most_promising(tree)
     usage = meter.usage
-    stopped = (
-        "verified"
-        if problem.players == 1 and tree.verified is not None
-        else meter.halted or ("exhausted" if tree.exhausted else meter.stopped)
-    )
+    error = None if proof is not None else meter.failures.verdict(answered=chosen is not None)
     steps = tuple(tree.chain(node))
-    trace = Trace.of(tree, problem, _path(method), options, seed, guide.version, usage, guide.value.version)
+    told = "" if error is None else str(error)
+    trace = Trace.of(tree, problem, _path(method), options, seed, guide.version, usage, guide.value.version, told)
     return Solution(
         problem=problem,
         answer=chosen.answer if chosen else None,
@@ -102,11 +118,26 @@ def solution_of(
         value=chosen.score if chosen else 1.0 if proof is not None else tree.mean(node),
         verified=True if proof is not None else None if chosen is None or chosen.reward is None or not alone else chosen.reward == 1.0,
         candidates=tuple(choosers.candidates(found)) if found else (),
-        stopped=stopped or "finished",
+        stopped=_stopped(tree, meter, proof is not None, error),
+        error=error,
         usage=usage,
         tree=tree,
         trace=trace,
     )
+
+
+def _stopped(tree: Tree, meter: Meter, verified: bool, error: Exception | None) -> str:
+    """Why the search ended: the first of these that is so."""
+    if verified:
+        return "verified"
+    halted = meter.halted
+    if halted in ("interrupted", "time_limit"):
+        return halted
+    if error is not None:
+        return "error"
+    if halted is not None:
+        return halted
+    return "exhausted" if tree.exhausted else meter.stopped or "finished"
 
 
 def _path(method: Callable[..., Any]) -> str:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
+from search.clock import Clock
 from search.door import Method, all_options, check_arguments, check_budget, check_options, guide_of, method_of, problem_of
 from search.guide import Guide
 from search.problem import Problem
+from search.progress import Watch
+from search.remarks import Remarks
 from search.requests import Backend
 
 if TYPE_CHECKING:
     from search.choose import Chooser
     from search.solution import Solution
-    from search.tree import Tree
-
-log = logging.getLogger(__name__)
 
 
 def solve(
@@ -36,6 +34,8 @@ def solve(
     budget: Budget | str | None = None,
     seed: int = 0,
     choose: Chooser | None = None,
+    *,
+    progress: bool | None = None,
     **options: Any,
 ) -> Solution:
     """Search for a solution of one problem.
@@ -45,12 +45,15 @@ def solve(
     method   "mcts", "gumbel", "beam", "sample", "my.module:function", or a function like them
     budget   a Budget or text such as "tokens=2000,seconds=10"; None: the guide's own
     choose   a chooser of `search.choose`; None: a verified state first, else the weighted vote
+    progress show a bar if the search takes long; None: where somebody is looking (a terminal or a notebook)
     options  of the method, for example branch=8
 
     Raises ValueError for bad input, before any model is loaded; the backend's error where not even the root can be expanded.
+    Where later requests failed for good, what was found comes back with `Solution.error`.
     Ctrl-C ends the search and gives back what there is; a second one raises KeyboardInterrupt.
     """
-    return _solve([problem], guide, method, budget, seed, choose, options, limit=1, isolate=False)[0]
+    call = _Call(limit=1, alone=True, progress=progress)
+    return _solve([problem], guide, method, budget, seed, choose, options, call)[0]
 
 
 def solve_many(
@@ -63,6 +66,7 @@ def solve_many(
     *,
     on_finish: Callable[[int, Solution], None] | None = None,
     limit: int = 256,
+    time_limit: float | None = None,
     progress: bool | None = None,
     keep_trees: bool = True,
     **options: Any,
@@ -71,21 +75,39 @@ def solve_many(
 
     Each search is the one that `solve` with the same seed would make. One that fails becomes a Solution with its error.
 
+    budget     of each search. Its seconds count from the search's own start, and n searches side by side have 1/n of the time each:
+               none gets less than alone, and all together take at most their number times `seconds`
     seed       of all searches, or one for each: with the same random numbers, similar problems get similar chains, so that what is
                measured over problems wants `seed_of` each
     on_finish  called with (index, solution) as each search ends
     limit      searches that run at once
+    time_limit seconds for all searches together; what is not done by then ends with stopped="time_limit". None: no limit
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
     keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very many problems
     """
     if limit < 1:
         raise ValueError(f"limit={limit} lets no search run: give at least 1")
-    return _solve(list(problems), guide, method, budget, seed, choose, options, limit, True, on_finish, progress, keep_trees)
+    if time_limit is not None and not time_limit > 0:
+        raise ValueError(f"time_limit={time_limit} lets no search run: give seconds above 0, or None")
+    call = _Call(limit, False, progress, on_finish, keep_trees, time_limit)
+    return _solve(list(problems), guide, method, budget, seed, choose, options, call)
 
 
 def seed_of(name: str, seed: int) -> int:
     """The seed of one among many problems, whose random numbers then have nothing to do with those of the others."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class _Call:
+    """How the searches of one call run, as `solve_many` says. alone: the call of `solve`, which raises what one search raises."""
+
+    limit: int
+    alone: bool
+    progress: bool | None = None
+    on_finish: Callable[[int, Solution], None] | None = None
+    keep_trees: bool = True
+    time_limit: float | None = None
 
 
 def _solve(
@@ -96,11 +118,7 @@ def _solve(
     seed: int | Sequence[int],
     choose: Chooser | None,
     options: dict[str, Any],
-    limit: int,
-    isolate: bool,
-    on_finish: Callable[[int, Solution], None] | None = None,
-    progress: bool | None = False,
-    keep_trees: bool = True,
+    call: _Call,
 ) -> list[Solution]:
     check_arguments(guide, budget, seed, choose)
     seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(problems)
@@ -117,47 +135,56 @@ def _solve(
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
     interrupt = threading.Event()
-    unusable = _Unusable()
+    clock = Clock(call.time_limit)
+    remarks = Remarks()
 
     def job(index: int, problem: Problem) -> Asks[Solution]:
-        solution = yield from _search(problem, guide, search, spend, interrupt, seeds[index], choose, options, isolate)
-        bar.update()
-        if on_finish is not None:
-            on_finish(index, solution)
-        if solution.tree is not None and not solution.verified:
-            unusable.count(solution.tree)
-        return solution if keep_trees else replace(solution, tree=None, trace=None)
+        meter = Meter(spend, interrupt, clock)
+        watch.begin(index, meter, problem)
+        try:
+            solution = yield from _search(problem, guide, search, meter, seeds[index], choose, options, call.alone)
+        finally:
+            clock.leave()
+        watch.end(index, solution)
+        if call.on_finish is not None:
+            call.on_finish(index, solution)
+        remarks.add(solution, meter)
+        return solution if call.keep_trees else replace(solution, tree=None, trace=None)
 
-    with _bar(len(ready), progress) as bar, _ctrl_c(interrupt), workers:
-        solutions = run(parallel((job(i, p) for i, p in enumerate(ready)), limit), backends)
-    unusable.warn()
-    if interrupt.is_set() and on_finish is not None and not any(solution.stopped == "interrupted" for solution in solutions):
+    with Watch(len(ready), spend, choose, call.alone, call.progress) as watch, _ctrl_c(interrupt), workers:
+        searches = parallel((job(i, p) for i, p in enumerate(ready)), call.limit)
+        solutions = run(_beside(searches, watch.asks()) if watch.on else searches, backends)
+    remarks.tell()
+    if interrupt.is_set() and call.on_finish is not None and not any(solution.stopped == "interrupted" for solution in solutions):
         raise KeyboardInterrupt  # it came when all was done and handed over: the caller is to hear of it
     return solutions
+
+
+def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> Asks[list[Solution]]:
+    both: list[Asks[Any]] = [searches, watching]
+    solutions, _ = yield from parallel(both)
+    return cast("list[Solution]", solutions)
 
 
 def _search(
     problem: Problem,
     guide: Guide,
     method: Method,
-    budget: Budget,
-    interrupt: threading.Event,
+    meter: Meter,
     seed: int,
     choose: Chooser | None,
     options: dict[str, Any],
-    isolate: bool,
+    alone: bool,
 ) -> Asks[Solution]:
     from search.solution import Solution, solution_of  # loads the kernels
 
-    meter = Meter(budget, interrupt)
     try:
         tree = yield from metered(method(problem, guide, meter, np.random.default_rng(seed), **options), meter)
         return solution_of(problem, guide, tree, meter, method, options, seed, choose)
     except Exception as error:
-        if not isolate:
+        if alone:
             raise
-        log.warning("a search failed: %s: %s", type(error).__name__, error)
-        stopped = "interrupted" if meter.halted == "interrupted" else "error"
+        stopped = meter.halted if meter.halted in ("interrupted", "time_limit") else "error"
         return Solution(problem, stopped=stopped, error=error, usage=meter.usage)
 
 
@@ -192,32 +219,3 @@ def workers_of(problems: Sequence[Problem], backends: dict[str, Backend]) -> con
 
     backends["workers"] = workers = Workers()
     return contextlib.closing(workers)
-
-
-def _bar(total: int, progress: bool | None) -> Any:
-    from tqdm.auto import tqdm
-
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(total=total, unit="problem", disable=not (watched if progress is None else progress))
-
-
-class _Unusable:
-    """Counts proposed steps that were cut off or not understood, over all searches of one call that found no verified solution."""
-
-    def __init__(self) -> None:
-        self.proposed = self.unusable = 0
-        self.example: Any = None
-
-    def count(self, tree: Tree) -> None:
-        self.proposed += tree.proposed
-        self.unusable += tree.unusable
-        self.example = self.example if tree.example is None else tree.example
-
-    def warn(self) -> None:
-        """Say so if they are more than half."""
-        if self.unusable * 2 > self.proposed:
-            log.warning(
-                "%d of %d proposed steps were cut off or not understood, for example %r: check the guide's step delimiter, answer "
-                "pattern and tokens a step, or whether the model knows this kind of problem",
-                self.unusable, self.proposed, getattr(self.example, "text", self.example),
-            )  # fmt: skip

@@ -37,7 +37,7 @@ _COLUMNS = {  # list columns, in numpy's terms
     "edge_value": "float32", "edge_log_prob": "float64",
 }  # fmt: skip
 FIELDS = ("sum", "prior", "value", "visits", "child")
-_TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage", "judge")
+_TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage", "judge", "error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ class Trace:
     edge_*  [edges]: node it leaves, child (-1: never taken), visits, sum of values, prior, the policy's own value, log-prob (nan unknown)
     steps   one an edge: TextStep with text and tokens; a step of another kind stands as its JSON text
     judge   version of the value function alone, for a reward model with its format and aggregation; "" in shards from before it was kept
+    error   why the search failed, as a whole or in some of its requests; "" where it did not
     """
 
     id: str
@@ -72,10 +73,20 @@ class Trace:
     edge_log_prob: np.ndarray
     steps: tuple[TextStep, ...]
     judge: str = ""
+    error: str = ""
 
     @classmethod
     def of(
-        cls, tree: Tree, problem: Problem, method: str, options: dict[str, Any], seed: int, version: str, usage: Usage, judge: str = ""
+        cls,
+        tree: Tree,
+        problem: Problem,
+        method: str,
+        options: dict[str, Any],
+        seed: int,
+        version: str,
+        usage: Usage,
+        judge: str = "",
+        error: str = "",
     ) -> Trace:
         """The trace of a tree as it stands; edges in the order of their nodes."""
         owner = [(node, edge) for node in range(len(tree.nodes)) for edge in tree.block(node)]
@@ -107,6 +118,7 @@ class Trace:
             edge_log_prob=np.array([tree.log_probs[edge] for _, edge in owner], np.float64),
             steps=tuple(_text_step(tree.steps[edge]) for _, edge in owner),
             judge=judge,
+            error=error,
         )
 
     def path(self, node: int) -> list[int]:
@@ -265,6 +277,7 @@ def _read(shard: Path) -> list[Trace]:
                 usage=Usage(**json.loads(row["usage"])),
                 steps=tuple(TextStep(text, tuple(tokens), finish) for text, tokens, finish in steps),
                 judge=row.get("judge") or "",
+                error=row.get("error") or "",
             )
         )
     return traces

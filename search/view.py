@@ -88,7 +88,8 @@ def origin(trace: Trace) -> str:
     options = "".join(f" {name}={setting}" for name, setting in trace.options.items())
     cost = f"{trace.usage.generated:,} tokens, {trace.usage.simulations:,} simulations, {trace.usage.seconds:.2f} s"
     judge = f", judged by {trace.judge}" if trace.judge not in ("", "known", trace.version) else ""
-    return f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}{judge}; {cost}"
+    failed = f"; failed: {harmless(' '.join(trace.error.split()))}" if trace.error else ""
+    return f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}{judge}; {cost}{failed}"
 
 
 def pick(texts: Sequence[str], wanted: str | None) -> int:

@@ -100,7 +100,7 @@ def test_random_weights_end_in_no_answer_and_a_warning(random_model, method, cap
     guide = guides.load(random_model, step_tokens=12, max_steps=3)
     solution = search.solve(QUESTION, guide, method, "tokens=300,seconds=60")
     assert solution.answer is None and solution.usage.generated <= 300
-    assert "cut off or not understood" in caplog.text and "step delimiter" in caplog.text
+    assert "cut off or not understood" in caplog.text and "--delimiter" in caplog.text
 
 
 def test_the_same_commands(learned_model, tmp_path):

@@ -140,7 +140,7 @@ def test_results_of_a_file(capsys, tmp_path):
     assert code == 1 and out == "" and "1 of 2 problems answered" in err
     rows = {row["id"]: row for row in results(tmp_path / "new" / "o")}
     assert rows.keys() == {"a", 2}
-    assert rows["a"].keys() == {"id", "answer", "verified", "value", "stopped", "usage", "error"}
+    assert rows["a"].keys() == {"id", "answer", "verified", "value", "text", "stopped", "usage", "error"}
     assert rows["a"]["verified"] is True and rows[2]["verified"] is False and rows[2]["stopped"] == "exhausted"
     assert len(Trace.load(tmp_path / "t")) == 2
     for file in tmp_path.rglob("*"):
@@ -254,7 +254,7 @@ def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
     write = Results.write
 
     def checked(self, name, solution):
-        assert len(Trace.load(tmp_path / "t")) == len(self.done) + 1
+        assert len(Trace.load(tmp_path / "t")) == len(self.known) + 1
         write(self, name, solution)
 
     monkeypatch.setattr(Results, "write", checked)

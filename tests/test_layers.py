@@ -19,13 +19,14 @@ LONGEST = 400  # lines of a file
 
 #: Modules of `search` from the ground up. A module may import those of the rows above its own, and within its row those before it.
 SEARCH = (
-    ("shadow", "requests", "final"),
-    ("budget",),
+    ("shadow", "requests", "final", "clock"),
+    ("failures", "budget"),
     ("asks", "pool"),
     ("problem", "jit", "lanes", "kernels", "rounds", "rules", "fused", "replant", "arena", "places", "roots", "tree", "forest", "halving"),
     ("guide", "choose", "trace"),
     ("methods", "problems"),
-    ("worker", "workers", "solution", "door", "solver", "flags", "lines", "jobs", "view", "cli_bench", "cli_train", "cli_label", "cli"),
+    ("worker", "workers", "solution", "remarks", "door", "view", "progress", "solver"),
+    ("flags", "lines", "jobs", "cli_file", "cli_bench", "cli_train", "cli_label", "cli"),
 )
 #: Side by side: neither imports the other.
 PAIRS = {("tree", "problem"), ("trace", "choose"), ("problems", "methods"), ("methods", "problems")}
@@ -35,6 +36,7 @@ SANCTIONED = {
     "search.door": {"guides"},
     "search.flags": {"guides"},
     "search.cli": {"models", "guides", "benchmarks"},
+    "search.cli_file": {"guides"},
     "search.cli_bench": {"benchmarks"},
     "search.cli_train": {"guides"},
     "search.cli_label": {"guides"},
@@ -53,6 +55,7 @@ HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "pe
 LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}  # what `search` imports inside functions only,
 TERMINAL = {  # but for what these are made of
     "search.cli": {"typer", "rich"},
+    "search.cli_file": {"typer"},
     "search.cli_bench": {"typer"},
     "search.cli_train": {"typer"},
     "search.cli_label": {"typer"},

@@ -49,7 +49,7 @@ def beam(
         raise ValueError(f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a multiple of subtrees")
     if balance is not None and balance <= 0:
         raise ValueError(f"balance={balance} is no temperature: give a number above 0, or none")
-    search = _Beam(problem, guide, meter, rng, plant(problem), width, branch, subtrees, balance)
+    search = _Beam(problem, guide, meter, rng, plant(problem, meter), width, branch, subtrees, balance)
     yield from search.all()
     return search.tree
 

@@ -231,12 +231,15 @@ def _unseen(tree: Tree, node: int) -> float:
     return round(left / (there + left) / PRECISION) * PRECISION if left > 0 else 0.0
 
 
-def plant(problem: Problem) -> Tree:
-    """A tree of the problem's first state alone."""
+def plant(problem: Problem, meter: Meter | None = None) -> Tree:
+    """A tree of the problem's first state alone. `meter`: of the search, so that who watches it sees the tree."""
     state = problem.initial()
     if problem.is_terminal(state):
         raise ValueError("the problem is finished before its first step: there is nothing to search")
-    return Tree(state, player=mover(problem, state), players=problem.players)
+    tree = Tree(state, player=mover(problem, state), players=problem.players)
+    if meter is not None:
+        meter.tree = tree
+    return tree
 
 
 def mover(problem: Problem, state: State) -> int:

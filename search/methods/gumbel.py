@@ -48,7 +48,7 @@ def gumbel(
         raise ValueError(
             f"considered={considered}, simulations={simulations} and branch={branch} start at 1, tau={tau} above 0: correct them"
         )
-    tree = plant(problem)
+    tree = plant(problem, meter)
     tree.use(completed_q(value_scale, visit_floor))  # compiles, if ever, before anything is asked
     search = Simulations(problem, guide, meter, rng, tree, considered, tau)
     yield from search.root()

@@ -67,7 +67,7 @@ def mcts(
     if lookahead > 1 or tau <= 0:
         raise ValueError(f"lookahead={lookahead} must lie in [0, 1] and tau={tau} above 0: correct the options of mcts")
     chosen = RULES[rule](c_puct, fpu_reduction)
-    search = Simulations(problem, guide, meter, rng, plant(problem), branch, tau, lookahead, noise, concentration)
+    search = Simulations(problem, guide, meter, rng, plant(problem, meter), branch, tau, lookahead, noise, concentration)
     tree = search.tree
     tree.use(chosen, widen)  # compiles, if ever, before anything is asked
     yield from search.root()

@@ -41,7 +41,7 @@ def sample(
 
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior there is its share of the samples.
     """
-    tree = plant(problem)
+    tree = plant(problem, meter)
     tree.visit(0, 0.5)
     run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave), rng)
     yield from run.all(chains)
@@ -73,6 +73,7 @@ class _Samples:
         self.tree = tree
         self.flight = flight
         self.rng = rng
+        self.left = 0.0  # chains that are still to begin
         self.failures = 0  # chains in a row of which nothing came
         self.error: RequestFailed | None = None
         self.values: dict[int, float | None] = {}
@@ -80,12 +81,12 @@ class _Samples:
 
     def all(self, chains: int | None) -> Asks[None]:
         """Sample until one is verified, `chains` have been, the budget ends or every request fails."""
-        left = math.inf if chains is None else chains
+        self.left = math.inf if chains is None else chains
         flight = self.flight
         patience = BARREN * flight.width
         while True:
-            while left > 0 and self.failures < patience and (lane := flight.new()) is not None:
-                left -= 1
+            while self.left > 0 and self.failures < patience and (lane := flight.new()) is not None:
+                self.left -= 1
                 lane.state = _Chain(self.problem.initial(), self.rng.spawn(1)[0])
                 self._go_on(lane)
             child = yield from flight.next()
@@ -120,7 +121,8 @@ class _Samples:
             if not beyond:
                 self.failures += 1
                 self.error = error
-            self._end(lane, finished=False, counts=not beyond or bool(lane.node))
+                self.left += 1  # another chain is sampled in its place
+            self._end(lane, finished=False, counts=bool(lane.node))
             return
         self.failures = 0
         more = error is None and chain.illegal is None and child.grant.short

@@ -1,0 +1,72 @@
+"""What is said of the searches of one call that went wrong, once each."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from search.requests import RequestFailed
+
+if TYPE_CHECKING:
+    from search.budget import Meter
+    from search.solution import Solution
+
+log = logging.getLogger(__name__)
+
+FIRST = 3  #: failed searches that are told of at once; the others are counted
+
+
+class Remarks:
+    """Looks at every search that ends: says at once that one failed, and in the end why answers are missing."""
+
+    def __init__(self) -> None:
+        self._searches = self._failed = 0
+        self._last: Exception | None = None
+        self._proposed = self._unusable = 0
+        self._example: Any = None
+        self._calls: Counter[str] = Counter()
+        self._crashed: Counter[str] = Counter()
+        self._crash: dict[str, RequestFailed] = {}
+
+    def add(self, solution: Solution, meter: Meter) -> None:
+        """Take note of a search that has ended."""
+        self._searches += 1
+        if solution.error is not None:
+            self._failed += 1
+            self._last = solution.error
+            if self._failed <= FIRST:
+                log.warning("a search failed: %s: %s", type(solution.error).__name__, solution.error)
+            return
+        for name, crashed, calls, last in meter.failures.crashes():
+            self._crashed[name] += crashed
+            self._calls[name] += calls
+            self._crash[name] = last
+        if solution.tree is not None and not solution.answered:
+            self._proposed += solution.tree.proposed
+            self._unusable += solution.tree.unusable
+            self._example = self._example if solution.tree.example is None else solution.tree.example
+
+    def tell(self) -> None:
+        """Say what there is to say of all of them."""
+        if self._failed > FIRST:
+            log.warning("%d of %d searches failed, the last: %s", self._failed, self._searches, self._last)
+        for name, crashed in self._crashed.items():
+            log.warning("%d of %d calls of %s failed, each of which cost its step, the last: %s",
+                        crashed, self._calls[name], name, self._crash[name])  # fmt: skip
+        if self._unusable * 2 > self._proposed:
+            self._tell_unusable()
+
+    def _tell_unusable(self) -> None:
+        counts = f"{self._unusable} of {self._proposed} proposed steps"
+        text = getattr(self._example, "text", self._example)
+        if getattr(self._example, "finish", "stop") == "length":
+            log.warning(
+                "no answer was found, and %s were cut off or not understood, for example %r: allow longer ones with step_tokens "
+                "(--step-tokens), or name what ends a step of this model with delimiter (--delimiter)", counts, text,
+            )  # fmt: skip
+        else:
+            log.warning(
+                "no answer was found, and %s were cut off or not understood, for example %r: either the model does not know this kind "
+                "of problem, or it must be told how its steps are written with prompt (--prompt)", counts, text,
+            )  # fmt: skip
