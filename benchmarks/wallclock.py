@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--against", default="majority", help="the method that the others are compared with")
     arguments = parser.parse_args()
-    print(report(read(arguments.results), arguments.against))  # noqa: T201
+    sys.stdout.write(report(read(arguments.results), arguments.against) + "\n")
 
 
 if __name__ == "__main__":
