@@ -245,7 +245,10 @@ def _act(
         if isinstance(order, Timer):
             heapq.heappush(timers, (order.at, next(numbers), order))  # type: ignore[call-overload]
         elif isinstance(order, Progress):
-            watched.append(order)
+            if _reached(order, outstanding):
+                replies.append(Reply(order))
+            else:
+                watched.append(order)
         elif isinstance(order, Cancel):
             if isinstance(order.target, Timer):
                 timers[:] = [entry for entry in timers if entry[2] is not order.target]

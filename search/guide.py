@@ -187,15 +187,14 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
         )
 
 
-def normalise(weights: np.ndarray, tau: float = 1.0) -> np.ndarray:
-    """Priors of the steps of one block: weight ** (1 / tau), scaled and rounded. float64 [steps], sums to 1.
+def normalise(weights: np.ndarray) -> np.ndarray:
+    """Priors of the steps of one block: their weights, scaled and rounded. float64 [steps], sums to 1.
 
-    weights: float [steps], each above 0
+    weights: float [steps], each from 0 on, not all 0
     """
     weights = np.asarray(weights, np.float64)
     if len(weights) == 0:
         return weights
-    weights = (weights / weights.max()) ** (1.0 / tau)
     weights = np.maximum(np.round(weights / weights.sum() / PRECISION) * PRECISION, PRECISION)
     return weights / weights.sum()
 

@@ -19,7 +19,7 @@ from models import Scripted
 from search.asks import run
 from search.budget import Budget
 from search.guide import Guide, Proposal, Uniform, check_policy, check_value, multiplicity, normalise
-from search.methods.grow import Child, Growth, write
+from search.methods.grow import Child, Growth, similarity, write
 from search.problem import TextStep
 from search.problems.countdown import Countdown
 from search.requests import Avoided, RequestFailed
@@ -132,6 +132,23 @@ def test_priors_of_a_block_are_the_shares_of_all_that_was_drawn(sizes):
     again = [tree.at(edge, "prior") for edge in tree.block(0)]
     both = multiplicity(np.append(log_probs, log_probs[0] - 0.1))
     assert again == pytest.approx([both[0] + both[-1], *both[1:-1]], abs=1e-4)
+
+
+def test_steps_that_say_the_same_in_other_words_can_be_merged():
+    first, second, third = "So 6 times 7 is 42.", "so, 6 times 7 is 42", "So 6 times 7 is 48."
+    assert similarity(first, second) == 1.0 and similarity(first, third) == 0.0
+    assert similarity("Let us begin", "let us all begin") == pytest.approx(3 / 4)
+    children = []
+    for text in (first, second, third):
+        step = TextStep(text)
+        proposal = Proposal(step, -20.0, 1 / 3, drawn=(Avoided(tuple(map(ord, text)), (-20.0,)),))
+        children.append(Child(proposal, text, (step,), False, None))
+    for merge, texts, priors in ((1.0, [first, second, third], [1 / 3] * 3), (0.9, [first, third], [2 / 3, 1 / 3])):
+        tree = Tree(())
+        write(tree, OPEN, 0, Growth(children[:1], proposed=1), merge=merge)
+        write(tree, OPEN, 0, Growth(children[1:], proposed=2), merge=merge)
+        assert [tree.steps[edge].text for edge in tree.block(0)] == texts
+        assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(priors, abs=1e-4)
 
 
 def test_illegal_steps_are_counted_dead_ends_not_exceptions(caplog):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from search.asks import Asks
-from search.methods.grow import Growth, grow, judged, solved
+from search.guide import Known
+from search.methods.grow import Growth, at_once, grow, judged, solved
 from search.methods.inflight import InFlight, Lane
 from search.methods.simulate import Simulations
 from search.pool import Child
@@ -64,17 +65,28 @@ class Flight:
         return not tree.exhausted
 
     def _select(self, lane: Lane) -> bool:
-        """Choose the leaf of a new simulation and ask there; False: nothing can be asked before another simulation ends."""
+        """Choose the leaf of a new simulation and ask there; False: nothing can be asked before another simulation ends.
+
+        A leaf where others ask already is passed over: the visit stays on it for a moment, as a value of 0, and sends the next
+        descent elsewhere.
+        """
         tree = self.tree
-        picked = tree.select(1, self.rule, widen=self.widen)
-        if not len(picked):
+        passed: list[int] = []
+        chosen = -1
+        for _ in range(int(__import__("os").environ.get("TRIES", self.flight.width))):
+            picked = tree.select(1, self.rule, widen=self.widen)
+            if not len(picked):
+                break
+            if not self._crowded(int(picked[0])):
+                chosen = int(picked[0])
+                break
+            passed.append(int(picked[0]))
+        tree.backup(passed, [math.nan] * len(passed))
+        if chosen < 0:
             self.flight.end(lane, finished=False, counts=False)
             return False
-        lane.node = int(picked[0])
-        if self._crowded(lane.node):
-            self._end(lane, math.nan)
-            return False
-        lane.state = lane.node
+        lane.node = chosen
+        lane.state = chosen
         self._visit(lane)
         return True
 
@@ -101,7 +113,10 @@ class Flight:
                 return
             value = guide.value
             asks = judged(problem, guide, state, tree.value(node), rng)
-            self.flight.start(lane, asks, value.tokens, value.calls, max(1, value.calls))
+            if value.calls:
+                self.flight.start(lane, asks, value.tokens, value.calls, value.calls)
+            else:
+                self._judged(lane, at_once(asks))
             return
         lane.job = "grow"
         judge = lane.state == node and not tree.block(node)  # on the way to the end of a chain only the end is judged
@@ -124,19 +139,21 @@ class Flight:
         value = self.search.expand(node, growth)
         self._count_finished()
         fresh = [edge for edge in self.tree.block(node)[edges_before:] if self.tree.is_open(edge)]
-        if fresh and self._goes_on():
-            edge = max(fresh, key=self._promise)
+        edge = max(fresh, key=self._promise, default=-1)
+        if edge >= 0 and self._goes_on(edge):
             lane.node = self.tree.extend(node, edge)
             self._visit(lane)
             return
         self._end(lane, value)
 
-    def _goes_on(self) -> bool:
-        """Whether a simulation goes on below its leaf: too few chains are finished for the tokens that were spent."""
-        if not self.rollout or self.search.problem.players > 1:
+    def _goes_on(self, edge: int) -> bool:
+        """Whether a simulation goes on along a new edge below its leaf: too few chains are finished for the tokens that were spent."""
+        guide, problem = self.search.guide, self.search.problem
+        if not self.rollout or problem.players > 1 or not guide.policy.step_tokens:
             return False
-        if not self.search.guide.policy.step_tokens:
-            return False
+        judged = not isinstance(guide.value, Known) or not math.isnan(self.tree.at(edge, "value"))
+        if judged and getattr(problem, "verifies", True):
+            return False  # a chain that is not verified is no answer there, and the value tells where to look for one
         if not self._chains:
             return True
         spent = self._before + self.flight.spent

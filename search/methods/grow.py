@@ -6,19 +6,23 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from search.asks import Asks, granted, parallel
 from search.budget import Meter
-from search.guide import PRECISION, Guide, Proposal, multiplicity, normalise
+from search.guide import PRECISION, Guide, Proposal, normalise
 from search.problem import IllegalStep, Problem, State, apply, verify
 from search.requests import Avoided, RequestFailed
 from search.tree import Tree
 
+T = TypeVar("T")
+SHORT = int(__import__("os").environ.get("SHORT", 5))  #: tokens
 RETRIES = 2  #: what failed is asked again this often
 
 
@@ -119,6 +123,15 @@ def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.r
     return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
 
 
+def at_once(asks: Asks[T]) -> T:
+    """The result of a generator that asks for nothing."""
+    try:
+        next(asks)
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    raise RuntimeError("a part that says it makes no calls has asked for something: correct its `calls`")
+
+
 def round_of(
     problem: Problem,
     guide: Guide,
@@ -160,12 +173,13 @@ def round_of(
     return dict(zip(nodes, growths, strict=False))
 
 
-def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 1.0) -> list[int]:
+def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 1.0, merge: float = 1.0) -> list[int]:
     """Add the new distinct children to `node`; returns their edges. Finished ones become nodes at once.
 
-    The prior of a step is the share of its samples among all that were drawn at this node, those of earlier calls included and
-    each counted by its `multiplicity`, to the power of 1 / tau. Where a log-prob is unknown, equal shares of the samples. The
-    node is told how probable the steps not proposed yet are.
+    The prior of a step is the sum over its samples, those of earlier calls included, of exp(log-prob / tau). The log-prob of a
+    sample of more than `SHORT` tokens is first scaled to that length: else the shortest of the long steps would have it all.
+    Where a log-prob is unknown, the prior is the step's share of the samples. The node is told how probable the steps not proposed yet are. Below 1, `merge` is the `similarity` from which on a step counts
+    as one that is there already, in other words.
     """
     tree.proposed += growth.proposed
     tree.unusable += growth.unusable
@@ -176,11 +190,15 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     place = {problem.key(state, tree.steps[edge]): slot for slot, edge in enumerate(tree.block(node))}
     samples = tree.samples.setdefault(node, [])
     fresh: list[Child] = []
+    texts = [getattr(tree.steps[edge], "text", "") for edge in tree.block(node)] if merge < 1 else []
     for child in growth.children:
         if child.key not in place:
-            place[child.key] = len(samples)
-            samples.append({})
-            fresh.append(child)
+            slot = _alike(child, texts, merge) if merge < 1 else None
+            place[child.key] = len(samples) if slot is None else slot
+            if slot is None:
+                samples.append({})
+                fresh.append(child)
+                texts.append(getattr(child.proposal.step, "text", ""))
         samples[place[child.key]].update(_samples(child, growth.proposed))
     priors = _priors(samples, tau)
     edges = range(0)
@@ -203,20 +221,50 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     return list(edges)
 
 
+def _alike(child: Child, texts: Sequence[str], merge: float) -> int | None:
+    """The first of these texts that says what a child says in other words; None: none does. A finished child is like no other."""
+    if child.finished:
+        return None
+    text = getattr(child.proposal.step, "text", "")
+    return next((slot for slot, other in enumerate(texts) if text and similarity(text, other) >= merge), None)
+
+
+def similarity(first: str, second: str) -> float:
+    """Words that two texts share, of all their words (Jaccard index of the multisets), in [0, 1]; 0 where their numbers differ.
+
+    Case and punctuation do not count. Numbers are compared in order, since they are what a step works out.
+    """
+    numbers = [re.findall(r"\d+(?:[.,]\d+)*", text) for text in (first, second)]
+    if numbers[0] != numbers[1]:
+        return 0.0
+    one, two = (Counter(re.findall(r"\w+", text.lower())) for text in (first, second))
+    either = (one | two).total()
+    return (one & two).total() / either if either else 1.0
+
+
 def _samples(child: Child, proposed: int) -> dict[Hashable, tuple[float, float]]:
     """What was drawn and means this child: tokens -> (log-prob, share); a name of its own where nothing is known of that."""
     proposal = child.proposal
     if proposal.drawn:
-        return {sample.tokens: (math.fsum(sample.log_probs), 1.0) for sample in proposal.drawn}
-    return {object(): (proposal.log_prob, proposal.prior * proposed)}
+        drawn = {sample.tokens: math.fsum(sample.log_probs) for sample in proposal.drawn}
+        return {tokens: (_scaled(log_prob, len(tokens)), 1.0) for tokens, log_prob in drawn.items()}
+    length = len(getattr(proposal.step, "tokens", ()))
+    return {object(): (_scaled(proposal.log_prob, length), proposal.prior * proposed)}
+
+
+def _scaled(log_prob: float, length: int) -> float:
+    """The log-prob of a sample as if it had at most `SHORT` tokens (a length normalisation as of Wu et al. 2016, section 7)."""
+    return log_prob * min(1.0, SHORT / max(1, length))
 
 
 def _priors(samples: Sequence[Mapping[Hashable, tuple[float, float]]], tau: float) -> np.ndarray:
     """Priors of the edges of one block, float64 [edges], from the samples of each."""
     owners = np.array([slot for slot, drawn in enumerate(samples) for _ in drawn], np.int64)
     known = np.array([pair for drawn in samples for pair in drawn.values()]).reshape(-1, 2)
-    counted = multiplicity(known[:, 0]) if np.isfinite(known).all() else known[:, 1]
-    return normalise(np.bincount(owners, counted, len(samples)), tau)
+    weights = known[:, 1]
+    if len(known) and np.isfinite(known).all():
+        weights = np.exp((known[:, 0] - known[:, 0].max()) / tau)
+    return normalise(np.bincount(owners, weights, len(samples)))
 
 
 def _unseen(tree: Tree, node: int) -> float:

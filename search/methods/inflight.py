@@ -15,9 +15,6 @@ from search.budget import Grant, Meter
 from search.guide import Guide
 from search.pool import Child, Pool
 
-FIRST = 2 / 3  #: share of the tokens that only the first chain may use until a chain has ended
-MARGIN = 1.25  #: what is kept back for a chain, in tokens of a mean one
-
 
 @dataclass(eq=False)
 class Lane:
@@ -53,16 +50,14 @@ class _Piece:
 class InFlight:
     """Lanes of one search and their budget.
 
-    Whoever pays for one and a half chains is to get an answer: until a chain has ended, all lanes but the first together may
-    use no more than a third of the tokens.
-
     width    lanes at once
-    anytime  False: all lanes share the tokens alike from the start
+    first    share of the tokens that only the first lane may use until a chain has ended, in [0, 1): whoever pays for 1 / first
+             chains gets an answer. 0: all lanes share alike from the start
     alive    lanes that have begun and not ended
     spent    tokens of all children that have been told of
     """
 
-    def __init__(self, meter: Meter, guide: Guide, width: int, anytime: bool = True):
+    def __init__(self, meter: Meter, guide: Guide, width: int, first: float):
         self.meter = meter
         self.width = width
         self.alive: list[Lane] = []
@@ -74,8 +69,8 @@ class InFlight:
         self._granted = 0  # tokens of grants in use
         self._pot = math.inf
         if math.isfinite(self._tokens):
-            self._pot = self._tokens - math.ceil(FIRST * self._tokens)
-        self._settled = not anytime  # whether a chain has ended
+            self._pot = self._tokens - math.ceil(first * self._tokens)
+        self._settled = not first  # whether a chain has ended
         self._texts = 0
         self._begun = 0
         self._ended = 0
@@ -191,10 +186,11 @@ class InFlight:
             if len(self._pool) or left < 1:
                 return 0, 0
             floor = 1  # nothing will become free any more
-        if piece.tokens <= left and (piece.lane.first or not math.isfinite(left)):
+        if not math.isfinite(left):
             return piece.tokens, floor
-        alike = left // max(1, self.width - len(self._pool))
-        wanted = max(floor * piece.requests, alike)
-        if self._ended:
-            wanted = max(wanted, MARGIN * self._used / self._ended - piece.lane.used)
+        if self._ended:  # little at a time, so that others can begin with what this one may not need
+            wanted = max(2 * floor, left // (2 * self.width))
+        else:
+            wanted = left // max(1, self.width - len(self._pool))
+        wanted = max(floor * piece.requests, wanted)
         return int(min(piece.tokens, wanted, left)), floor

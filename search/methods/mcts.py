@@ -25,6 +25,8 @@ RULES: Mapping[str, Callable[[float, float], Rule]] = {
     "ucb1": lambda c, reduction: ucb1(c),
 }
 
+FIRST = 2 / 3  #: until a chain has ended, these of the tokens are kept for the first simulation
+
 
 def mcts(
     problem: Problem,
@@ -43,6 +45,7 @@ def mcts(
     rule: str = "puct",
     noise: float = 0.0,
     concentration: float = 0.3,
+    merge: float = 1.0,
 ) -> Asks[Tree]:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
 
@@ -50,7 +53,8 @@ def mcts(
                    anywhere in the tree, not even at a second asking
     leaves         simulations in flight at once; the next begins as one ends, and sees those in flight as visits of value 0
     rollout        how many chains are finished, at least, of those that sampling would finish with the same tokens: where they are
-                   fewer, a simulation goes on below its leaf to the end of its chain, whose value it backs up; so does the first. 0: never
+                   fewer, a simulation goes on below its leaf to the end of its chain, whose value it backs up; so does the first. 0: never.
+                   Nor does one where steps are judged and the problem verifies itself: no other chain is an answer there
     widen          the steps that the policy has not proposed yet are one more choice at every node, its Q the first-play urgency, its
                    prior widen * their probability / (1 + steps there): taking it asks for `branch` more. 0: never
     lookahead      weight of the best new step's value in what a leaf backs up; the rest is the leaf's own value
@@ -59,6 +63,7 @@ def mcts(
     rule           "puct" (c constant), "alphazero" (c grows with the visits), "normalised" (and Q is scaled between siblings, MuZero) or
                    "ucb1" (no priors): see `search.rules`
     noise          share of Dirichlet noise in the root's priors;  concentration: of the noise (AlphaZero: 0.25, and 0.3 in chess)
+    merge          share of common words from which on two steps of one node count as one (`grow.similarity`); 1: only equal steps do
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
@@ -67,10 +72,10 @@ def mcts(
     if lookahead > 1 or tau <= 0:
         raise ValueError(f"lookahead={lookahead} must lie in [0, 1] and tau={tau} above 0: correct the options of mcts")
     chosen = RULES[rule](c_puct, fpu_reduction)
-    search = Simulations(problem, guide, meter, rng, plant(problem, meter), branch, tau, lookahead, noise, concentration)
+    search = Simulations(problem, guide, meter, rng, plant(problem, meter), branch, tau, lookahead, noise, concentration, merge)
     tree = search.tree
     tree.use(chosen, widen)  # compiles, if ever, before anything is asked
     yield from search.root()
-    flight = Flight(search, InFlight(meter, guide, leaves), chosen, widen, rollout)
+    flight = Flight(search, InFlight(meter, guide, leaves, FIRST), chosen, widen, rollout)
     yield from flight.all()
     return tree

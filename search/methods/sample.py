@@ -15,13 +15,14 @@ import numpy as np
 from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide, Proposal
-from search.methods.grow import Child, child_of, judged, mover, plant, solved
+from search.methods.grow import Child, at_once, child_of, judged, mover, plant, solved
 from search.methods.inflight import InFlight, Lane
 from search.pool import Child as Ended
 from search.problem import Problem, State, Step
 from search.requests import BudgetSpent, RequestFailed
 from search.tree import Tree
 
+FIRST = 1 / 2  #: until a chain has ended, half of the tokens are kept for the first one
 BARREN = 3  #: waves of chains in a row of which nothing came before a search gives up
 
 
@@ -43,7 +44,7 @@ def sample(
     """
     tree = plant(problem, meter)
     tree.visit(0, 0.5)
-    run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave), rng)
+    run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave, FIRST), rng)
     yield from run.all(chains)
     _share_priors(tree)
     return tree
@@ -173,7 +174,10 @@ class _Samples:
             value = self.guide.value
             known = self.tree.value(node)
             asks = judged(self.problem, self.guide, self.tree.states[node], known, lane.state.rng)
-            self.flight.start(lane, asks, value.tokens, value.calls, max(1, value.calls))
+            if value.calls:
+                self.flight.start(lane, asks, value.tokens, value.calls, value.calls)
+            else:
+                self._judged(lane, at_once(asks))
 
     def _judged(self, lane: Lane, value: float) -> None:
         node = lane.node

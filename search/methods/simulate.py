@@ -36,6 +36,7 @@ class Simulations:
     lookahead: float = 0.0
     noise: float = 0.0
     concentration: float = 0.3
+    merge: float = 1.0
     failures: Counter[int] = field(default_factory=Counter)
     barren: Counter[int] = field(default_factory=Counter)
 
@@ -121,7 +122,7 @@ class Simulations:
     def _write(self, node: int, growth: Growth) -> list[int]:
         """Add the steps that came. Finished ones whose reward is 0 are refuted: closed at once, without a visit."""
         tree = self.tree
-        edges = write(tree, self.problem, node, growth, self.tau)
+        edges = write(tree, self.problem, node, growth, self.tau, self.merge)
         if node == 0 and self.noise and edges:
             block = tree.block(0)
             priors = np.array([tree.at(edge, "prior") for edge in block])
