@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from guides.answers import Verdict, check, check_many
-from search.jobs import read_jobs
+from search.jobs import half_character, read_jobs
 from search.problem import Problem, TextProblem
 from search.trace import Trace
 
@@ -48,11 +48,19 @@ def read_targets(path: str | Path) -> dict[str, str]:
         target = json.loads(line).get("target")
         if target is None:
             continue
-        if isinstance(target, bool) or not isinstance(target, (str, int, float)) or not str(target).strip():
-            raise ValueError(f"{path}, line {number}: the target is {json.dumps(target)[:60]}: write it as text or as a number")
+        text = isinstance(target, str) and target.strip() and not half_character(target)
+        numeric = isinstance(target, (int, float)) and not isinstance(target, bool) and math.isfinite(target)
+        if not text and not numeric:
+            raise ValueError(f"{path}, line {number}: the target is {json.dumps(target)[:60]}: write it as text or as a finite number")
         known = targets.setdefault(key_of(job.problem), str(target))
-        if not same(known, str(target)):
+        verdict = check(str(target), known)
+        if verdict is Verdict.WRONG:
             raise ValueError(f"{path}, line {number}: this problem has the target {known!r} in another line: keep the right one")
+        if verdict is Verdict.UNDECIDED:
+            raise ValueError(
+                f"{path}, line {number}: this problem has the target {known!r} in another line, and whether {str(target)!r} is the same "
+                "cannot be decided: write both alike"
+            )
     return targets
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from guides.loading import Loaded, loaded_of
-from guides.prompts import prompt_tokens
+from guides.prompts import Prompts, prompting
 from search.asks import Asks, ask, parallel
 from search.problem import Problem, State
 from search.requests import Backend, RequestFailed, Score
@@ -61,7 +61,7 @@ class Likelihood:
         self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
         self._policy, self._part = policy, part
         self._delimiter: str = delimiter or loaded.settings.get("delimiter") or "\n\n"
-        self._template = prompt or loaded.settings.get("prompt")
+        self._prompts = Prompts(loaded.tokenizer, *prompting(loaded.settings, prompt))
         self.version = f"likelihood-{part}-{loaded.version}"
 
     @property
@@ -87,7 +87,7 @@ class Likelihood:
         return mean_probability(scored.log_probs[len(scored.log_probs) - judged :])
 
     def _prompt(self, problem: Problem, state: State) -> tuple[int, ...]:
-        return prompt_tokens(self._loaded.tokenizer, problem.prompt(state), self._template, None)
+        return self._prompts(problem.prompt(state))
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._loaded.tokenizer.encode(text + self._delimiter, add_special_tokens=False))

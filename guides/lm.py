@@ -12,27 +12,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from guides.loading import Loaded, loaded_of
-from guides.prompts import prompt_tokens
+from guides.prompts import Prompts, prompting
+from guides.steps import blank_line, whole_step
 from search.asks import Asks, ask, parallel
+from search.final import thinking
 from search.guide import PRECISION, Proposal
-from search.problem import IllegalStep, Problem, State, Step, TextStep, apply
-from search.requests import Avoided, Backend, Generate, Generated, NothingLeft, RequestFailed
+from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
+from search.requests import Avoided, Backend, Generate, Generated, NothingLeft, RequestFailed, check_sampling
 
 if TYPE_CHECKING:
     from models.server import Server
 
 log = logging.getLogger(__name__)
 
+NO_LIMIT = 1 << 30  #: tokens of a context that nobody tells
+
 
 class LM:
     """Policy: samples steps from a causal language model.
 
     path         folder or hub id of a checkpoint, "builtin", what `load_engine` gave, or a `models.Server`
-    delimiter    ends a step;  step_tokens: the most tokens of one;  max_steps: the most steps of a chain
+    delimiter    ends a step; a blank line does not within a block (`guides.steps`)
+    step_tokens  the most tokens of a step;  max_steps: the most steps of a chain
     prompt       template with `{problem}`; None: the checkpoint's own, else its chat template, else the plain statement
-    instruction  what a chat model is told after the statement
+    instruction  what a chat model is told after the statement; None: the checkpoint's own, else to put its answer into a box
+    system       the chat's system turn; None: the checkpoint's own, else what the chat template says without one
     temperature, top_k, top_p, min_p   of sampling; temperature 0 is greedy. Priors are of the model itself, at temperature 1
     values       give the value head's value with each step (`guides.load` does); nan without a head
+
+    ends  regular expression of what ends a chain beside a box, by what the model was asked for; None: nothing
+
+    Raises ValueError for options that are impossible; `propose` and `complete` do for a problem that leaves no room in the context.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class LM:
         max_steps: int | None = None,
         prompt: str | None = None,
         instruction: str | None = None,
+        system: str | None = None,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -63,13 +74,17 @@ class LM:
         self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
         self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)
         self.max_steps: int = _positive("max_steps", max_steps or settings.get("max_steps") or 40)
-        if temperature < 0:
-            raise ValueError(f"temperature={temperature} is impossible: give 0 (greedy) or more")
-        self._template = prompt or settings.get("prompt")
-        if self._template is not None and "{problem}" not in self._template:
-            raise ValueError(f"the prompt {self._template!r} has no place for the problem: write {{problem}} where it goes")
+        check_sampling(temperature, top_k, top_p, min_p)
         self._sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        self._instruction = instruction
+        template, own_instruction, own_system = prompting(settings, prompt)
+        self._prompts = Prompts(
+            loaded.tokenizer,
+            template,
+            own_instruction if instruction is None else instruction,
+            own_system if system is None else system,
+        )
+        self.ends = self._prompts.ends
+        self._blocks = blank_line(self.delimiter)
         self._values = values
         self._prompt = lru_cache(maxsize=4096)(self._encode_prompt)
 
@@ -95,12 +110,13 @@ class LM:
     ) -> Asks[list[Proposal]]:
         """Up to `n` distinct steps: `n` samples, equal ones once; none of them among `avoid`, but from a server, which cannot avoid.
 
-        [] at `max_steps` and where the model has nothing beside `avoid`. Raises RequestFailed if all requests failed.
+        [] at `max_steps`, at the end of the context, and where the model has nothing beside `avoid`. A step
+        of several blocks takes a request for each. Raises RequestFailed if all requests failed.
         """
-        if len(state) >= self.max_steps:
+        if self._full(problem, state):
             return []
         count = 1 if self.greedy else n
-        replies = yield from parallel(_attempt(self._request(problem, state, seed, avoid)) for seed in _seeds(rng, count))
+        replies = yield from parallel(_attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count))
         results = [reply for reply in replies if isinstance(reply, Generated)]
         if not results:
             if any(isinstance(reply, NothingLeft) for reply in replies):
@@ -108,7 +124,7 @@ class LM:
             raise next(reply for reply in replies if isinstance(reply, RequestFailed))
         distinct: dict[Any, list[Generated]] = {}
         for result in results:
-            step = _step(result)
+            step = self._step(state, result)
             try:
                 key = problem.key(state, step)
             except IllegalStep:
@@ -118,21 +134,21 @@ class LM:
         log_probs = np.array([float(result.log_probs.sum(dtype=np.float64)) for result in firsts])
         priors = np.array([len(same) for same in distinct.values()]) / len(results)
         return [
-            Proposal(_step(same[0]), float(log_prob), float(prior), self._value(same[0]), _drawn(same))
+            Proposal(self._step(state, same[0]), float(log_prob), float(prior), self._value(same[0]), _drawn(same))
             for same, log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
         ]
 
     def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
-        """Sample on, step by step, until the chain is finished, a step is illegal (it is the last one given) or `max_steps`."""
+        """Sample on, step by step, until the chain is finished, a step is illegal (it is the last one given), or there is no more room."""
         steps: list[Step] = []
-        while not problem.is_terminal(state) and len(state) < self.max_steps:
+        while not problem.is_terminal(state) and not self._full(problem, state):
             try:
-                result = yield from ask(self._request(problem, state, _seeds(rng, 1)[0]))
+                result = yield from self._sample(problem, state, _seeds(rng, 1)[0])
             except RequestFailed:
                 if not steps:
                     raise
                 break
-            steps.append(_step(result))
+            steps.append(self._step(state, result))
             try:
                 state = yield from apply(problem, state, steps[-1])
             except RequestFailed:
@@ -146,13 +162,48 @@ class LM:
         prompt = self._prompt(problem.prompt(state))
         return prompt + tuple(token for step in state for token in step.tokens)
 
-    def _request(self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()) -> Generate:
+    def _sample(self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()) -> Asks[Generated]:
+        """One step from `state`."""
         prompt = self.tokens(problem, state)
         options = {**self._sampling, "seed": seed, "avoid": tuple(avoid), "to": self._loaded.name}
-        return Generate(prompt, (self.delimiter,), self.step_tokens, **options)
+        room = min(self.step_tokens, self._context - len(prompt))
+        request = Generate(prompt, (self.delimiter,), room, **options)
+        if not self._blocks:
+            return (yield from ask(request))
+
+        def ended(result: Generated) -> bool:
+            return isinstance(problem, TextProblem) and problem.is_terminal((*state, self._step(state, result)))
+
+        return (yield from whole_step(request, _cut_text(state), self._decode, ended))
+
+    def _full(self, problem: Problem, state: State) -> bool:
+        """Whether a chain takes no more steps: it has them all, or fills the context."""
+        return len(state) >= self.max_steps or len(self.tokens(problem, state)) >= self._context
+
+    @property
+    def _context(self) -> int:
+        """Tokens that the model takes at once; a server does not tell."""
+        return int(getattr(self._loaded.engine, "context", NO_LIMIT))
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._loaded.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def _step(self, state: State, result: Generated) -> TextStep:
+        """What was sampled from `state`, as a step."""
+        last = result.finish == "stop" and len(state) + 1 >= self.max_steps
+        before = state[-1].thought if state else self._prompts.thinking
+        thought = thinking(_cut_text(state) + result.text, before)
+        return TextStep(result.text, result.tokens, "last" if last else result.finish, thought)
 
     def _encode_prompt(self, statement: str) -> tuple[int, ...]:
-        return prompt_tokens(self._loaded.tokenizer, statement, self._template, self._instruction)
+        tokens = self._prompts(statement)
+        if len(tokens) >= self._context:
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens, and the context takes {self._context}: shorten the problem, "
+                "or give a model with a longer context (or a larger pool_tokens, if that is what limits it)"
+            )
+        return tokens
 
     def _value(self, result: Generated) -> float:
         if not self._values:
@@ -161,15 +212,19 @@ class LM:
         return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
 
 
-def _attempt(request: Generate) -> Asks[Generated | RequestFailed]:
+def _attempt(sampled: Asks[Generated]) -> Asks[Generated | RequestFailed]:
     try:
-        return (yield from ask(request))
+        return (yield from sampled)
     except RequestFailed as error:
         return error
 
 
-def _step(result: Generated) -> TextStep:
-    return TextStep(result.text, result.tokens, result.finish)
+def _cut_text(state: State) -> str:
+    """The text of the last steps that were cut off: what is sampled next goes on with it."""
+    first = len(state)
+    while first and state[first - 1].finish == "length":
+        first -= 1
+    return "".join(step.text for step in state[first:])
 
 
 def _drawn(results: Sequence[Generated]) -> tuple[Avoided, ...]:

@@ -14,7 +14,8 @@ import numpy as np
 from guides.formats import FORMATS, Format, check_aggregate, choose_format
 from guides.lm import LM
 from guides.loading import Loaded, loaded_of
-from guides.reading import Reader, Reading
+from guides.prompts import Prompts, prompting
+from guides.reading import Marked, Reader, Reading
 from search.asks import Asks, ask, parallel
 from search.problem import Problem, State
 from search.requests import Backend, RequestFailed, Score, Scored, failure
@@ -36,8 +37,9 @@ class PRM:
     aggregate  "last", "min", "prod" or "mean" of the steps' scores. None: what guide.json says, else the format's own
     delimiter, prompt   of our own format: what ends a step, and what stands before the first one, with {problem} in it
 
-    A chain that the format cannot tell apart is refused with ValueError (`guides.reading`). A chain longer than the model's context has
-    value nan, and a warning says so: it is never shortened. Raises ValueError for a format that is missing, unknown or another head's.
+    A problem that holds the format's marker is refused with ValueError (`guides.reading`). A chain with a step that does, and
+    one longer than the model's context, has value nan, and a warning says so: it is never shortened. Raises ValueError for a
+    format that is missing, unknown or another head's.
     """
 
     tokens = 0
@@ -69,7 +71,8 @@ class PRM:
             raise ValueError(
                 f"policy, delimiter and prompt are for heads of ours, but {where} reads in the format {chosen.name!r}: leave them out"
             )
-        self._reader = Reader(chosen, loaded.tokenizer, prompt or settings.get("prompt"))
+        prompts = Prompts(loaded.tokenizer, *prompting(settings, prompt)) if chosen.prompt is None else None
+        self._reader = Reader(chosen, loaded.tokenizer, prompts)
         self._aggregate: str = aggregate or settings.get("aggregate") or chosen.aggregate
         self._policy = policy
         self._warned = False
@@ -104,7 +107,13 @@ class PRM:
         return values
 
     def _judge(self, problem: Problem, state: State) -> Asks[float]:
-        tokens, positions = self._read(problem, state)
+        try:
+            tokens, positions = self._read(problem, state)
+        except Marked as error:
+            if not self._warned:
+                self._warned = True
+                log.warning("a chain could not be judged, its value is unknown: %s", error)
+            return math.nan
         if not positions:
             return math.nan
         positions = positions[-1:] if self._aggregate == "last" else positions

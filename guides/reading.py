@@ -6,23 +6,28 @@ from functools import lru_cache
 from typing import Any
 
 from guides.formats import Format
-from guides.prompts import prompt_tokens
+from guides.prompts import Prompts
 
 Reading = tuple[tuple[int, ...], tuple[int, ...]]  #: token ids of a text, and the index of each step's score, in the steps' order
+
+
+class Marked(ValueError):
+    """A step holds the marker of a format, so that the places of the scores are not certain."""
 
 
 class Reader:
     """A format with a tokenizer.
 
-    template  of the prompt, for formats without one of their own; None: the chat template, or the statement and a blank line
+    prompts   what stands before the first step, for formats without a prompt of their own; None: the tokenizer's default
     read      the tokens whose log-probs make the score, good before bad; empty where a head tells it
 
     Raises ValueError where the tokenizer lacks the chat template, or a marker is not one token.
     """
 
-    def __init__(self, format: Format, tokenizer: Any, template: str | None = None):
+    def __init__(self, format: Format, tokenizer: Any, prompts: Prompts | None = None):
         self.format = format
-        self._tokenizer, self._template = tokenizer, template
+        self._tokenizer = tokenizer
+        self._prompts = (prompts or Prompts(tokenizer)) if format.prompt is None else None
         if format.layout in ("chat", "turns") and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 f"the format {format.name!r} is a chat, but the tokenizer has no chat template: copy its chat_template.jinja too"
@@ -36,7 +41,7 @@ class Reader:
         """The tokens up to the last score, and the index of the score of every step.
 
         Without steps, the index of the prompt's own score, or none at all. Raises ValueError where there would be more or fewer scores
-        than steps: text that holds the marker is never taken for the end of a step.
+        than steps, `Marked` where that is due to a step: text that holds the marker is never taken for the end of a step.
         """
         if not steps and not self.format.opening:
             return (), ()
@@ -44,7 +49,8 @@ class Reader:
         said = tuple(step if step.startswith(lead.strip()) else lead + step for lead, step in zip(leads, steps, strict=True))
         tokens, positions = self._layout(statement, said)
         if len(positions) != max(1, len(steps)):
-            raise ValueError(
+            plain = self._layout(statement, ("1",) * len(steps))[1]
+            raise (Marked if len(plain) == len(steps) else ValueError)(
                 f"{len(positions)} scores for {len(steps)} steps: the marker {self.format.marker!r} stands in the problem or in a step, "
                 f"or the tokenizer writes it otherwise there: give a problem without it, or correct the format {self.format.name!r}"
             )
@@ -60,8 +66,8 @@ class Reader:
         return tuple(tokens), tuple(positions) or (len(tokens) - 1,)
 
     def _prompt(self, statement: str) -> tuple[int, ...]:
-        if self.format.prompt is None:
-            return prompt_tokens(self._tokenizer, statement, self._template, None)
+        if self._prompts is not None:
+            return self._prompts(statement)
         begin = getattr(self._tokenizer, "bos_token_id", None)
         return (() if begin is None else (begin,)) + self._encode(self._opened(statement))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from search.asks import Asks, parallel
-from search.guide import Policy, ValueFunction
+from search.guide import Policy, ValueFunction, examined
 from search.problem import Problem, State, apply, verify
 from search.requests import Backend, RequestFailed
 
@@ -67,7 +67,7 @@ class Rollout:
                 raise ValueError(
                     f"{type(problem).__name__} cannot verify itself: give Rollout(judge=...) a value function for finished states"
                 )
-            reward = float((yield from self._judge.evaluate(problem, [state], np.array([np.nan], np.float32), rng))[0])
+            reward = float((yield from examined(self._judge, problem, [state], np.array([np.nan], np.float32), rng))[0])
         return 1.0 - reward if mover and steps and last == start else reward
 
 

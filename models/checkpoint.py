@@ -41,6 +41,8 @@ SETTINGS = {
     "kinds": 'list of problem classes it was trained on, each "module:Class"; null: any',
     "budget": "object with simulations, calls, tokens, seconds: the default budget of a search",
     "prompt": "text with {problem} in it: what the model reads before the first step",
+    "instruction": "text that a chat model is told after the problem",
+    "system": "text of the chat's system turn",
     "delimiter": "text that ends a step",
     "step_tokens": "whole number, tokens of a step at most",
     "max_steps": "whole number, steps of a solution at most",
@@ -101,6 +103,8 @@ def _allowed(name: str, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
     if name == "value_head":
         return isinstance(value, bool)
+    if name == "instruction":
+        return isinstance(value, str)  # an empty one says nothing
     if name == "prm":
         return isinstance(value, (str, dict)) and bool(value)
     if name == "aggregate":

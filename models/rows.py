@@ -15,7 +15,7 @@ import numpy as np
 from models.sampling import LEAST, Thinned
 from models.text import Tail, Texts
 from search.budget import Usage
-from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score, TooLong
+from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score, TooLong, check_sampling
 
 FREE, READ, DRAW, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
 NOT_NUMBERS = "the model's numbers are not finite for this text"
@@ -175,9 +175,9 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
     if min(tokens) < 0 or max(tokens) >= vocab:
         raise ValueError(f"token ids {min(tokens)} to {max(tokens)}, the model knows 0 to {vocab - 1}: use its tokenizer")
     if isinstance(request, Generate):
-        if request.max_tokens < 1 or not 0 <= request.temperature < math.inf:
-            how = "give at least 1, and 0 or a finite number above"
-            raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: {how}")
+        if request.max_tokens < 1:
+            raise ValueError(f"max_tokens={request.max_tokens} is impossible: give at least 1")
+        check_sampling(request.temperature, request.top_k, request.top_p, request.min_p)
         if isinstance(request.stop, str) or not all(isinstance(stop, str) for stop in request.stop):
             raise ValueError(f"stop={request.stop!r}: give a tuple of strings")
         if not all(s.tokens and len(s.tokens) == len(s.log_probs) and math.isfinite(sum(s.log_probs)) for s in request.avoid):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import math
 import threading
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
@@ -14,7 +13,7 @@ from models.dialect import Dialect, learn
 from models.replies import Words, generated, scored
 from models.told import spent
 from models.wire import Address, Line, Refused, exchange
-from search.requests import Cancelled, Generate, Reply, Request, RequestFailed, Score, Usage
+from search.requests import Cancelled, Generate, Reply, Request, RequestFailed, Score, Usage, check_sampling
 
 COMPLETIONS, MODELS = "/completions", "/models"
 KNOCK = 20.0  # seconds in which a server must say anything at all
@@ -150,9 +149,10 @@ class Server:
             raise ValueError(
                 f"token ids {min(tokens)} to {max(tokens)}, the tokenizer knows 0 to {self._words.size - 1}: use this server's"
             )
-        if isinstance(request, Generate) and (request.max_tokens < 1 or not 0 <= request.temperature < math.inf):
-            how = "give at least 1, and 0 or a finite number above"
-            raise ValueError(f"max_tokens={request.max_tokens}, temperature={request.temperature}: {how}")
+        if isinstance(request, Generate):
+            if request.max_tokens < 1:
+                raise ValueError(f"max_tokens={request.max_tokens} is impossible: give at least 1")
+            check_sampling(request.temperature, request.top_k, request.top_p, request.min_p)
         if isinstance(request, Score) and any(not 0 <= p < len(tokens) for p in request.positions):
             raise ValueError(f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens")
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+BROKEN = "\ufffd"  # what a decoder makes of bytes that are no character
 JOINING = {"Fuse", "ByteFallback", "Replace"}  # decoders that treat each token by itself
-BEFORE = 4  # prompt tokens decoded along, where the text of a token depends on what stands before it
+BEFORE = 8  # prompt tokens decoded along, where the text of a token depends on what stands before it: a whole character among them
 
 
 class Texts:
@@ -42,6 +43,24 @@ class Texts:
             return self._backend.decode([int(t) for t in tokens], skip_special_tokens=False)
         return self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
+    def whole(self, tokens: tuple[int, ...]) -> str:
+        """The text of tokens, but for a character that the last of them begin and do not finish."""
+        if not self._fallback:
+            return self.decode(tokens).rstrip(BROKEN)
+        last = bytearray()
+        for token in reversed(tokens[-3:]):
+            if (byte := self._byte(token)) is None:
+                break
+            last.insert(0, byte)
+        return self.decode(tokens[: len(tokens) - _open_bytes(last)])
+
+    def aligned(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Tokens without those at the beginning that are within a character: a run of bytes is decoded together, or not at all."""
+        first = 0
+        while self._fallback and first < len(tokens) and (self._byte(tokens[first]) or 0) & 0xC0 == 0x80:
+            first += 1
+        return tokens[first:]
+
     def watch(self, stops: tuple[str, ...]) -> int:
         """A number for these stop strings: `watched[number]` tells which tokens can complete one of them or end the text."""
         number = self._numbers.get(stops)
@@ -66,9 +85,14 @@ class Texts:
             name = self._name(token)
             if all(c in self._bytes for c in name):
                 return bytes(self._bytes[c] for c in name)
-        elif self._fallback and (spelled := re.fullmatch(r"<0x([0-9A-F]{2})>", self._name(token))):
-            return bytes([int(spelled[1], 16)])
+        elif self._fallback and (byte := self._byte(token)) is not None:
+            return bytes([byte])
         return self.decode([token]).encode()
+
+    def _byte(self, token: int) -> int | None:
+        """The byte that a token stands for where tokenizers fall back to bytes, None for others."""
+        spelled = re.fullmatch(r"<0x([0-9A-F]{2})>", self._name(token))
+        return None if spelled is None else int(spelled[1], 16)
 
     def _name(self, token: int) -> str:
         return self.tokenizer.convert_ids_to_tokens(token) or ""
@@ -92,18 +116,23 @@ class Texts:
 
 
 class Tail:
-    """The text of one row while it grows, of `count` tokens."""
+    """The text of one row while it grows, of `count` tokens.
 
-    __slots__ = ("_before", "_longest", "_skip", "_stops", "_text", "_texts", "_tokens", "_until", "count")
+    A character that is cut at the row's last token is left out, and one that the prompt's last tokens began is there as a whole: a text
+    that goes on in another request (a step that was cut off) has all its characters once.
+    """
+
+    __slots__ = ("_before", "_ended", "_longest", "_skip", "_stops", "_text", "_texts", "_tokens", "_until", "count")
 
     def __init__(self, texts: Texts, stops: tuple[str, ...], prompt: tuple[int, ...]):
         self._texts = texts
         self._stops = [s.encode() for s in stops if s]
         self._longest = max(map(len, self._stops), default=0)
-        self._text = bytearray()
+        self._text = bytearray(_begun(texts, prompt) if texts.independent else b"")
         self._until: int | None = None
-        self._before = () if texts.independent else prompt[-BEFORE:]
-        self._skip = len(texts.decode(self._before)) if self._before else 0
+        self._ended = False
+        self._before = () if texts.independent else texts.aligned(prompt[-BEFORE:])
+        self._skip = len(texts.whole(self._before)) if self._before else 0
         self.count = 0
         self._tokens: list[int] = []
 
@@ -111,6 +140,7 @@ class Tail:
         """Take one more token; returns "stop" if a stop string completes in it, "end" if it ends the text, else None."""
         self.count += 1
         if token in self._texts.ends:
+            self._ended = True
             return "end"
         text = self._text
         if self._texts.independent:
@@ -127,8 +157,33 @@ class Tail:
 
     @property
     def text(self) -> str:
-        """The text up to the stop string; bytes that are no UTF-8 become U+FFFD."""
-        return bytes(self._text[: self._until]).decode("utf-8", "replace")
+        """The text up to the stop string, or as far as its characters are whole; bytes that are no UTF-8 become U+FFFD."""
+        if self._until is not None or self._ended:
+            return bytes(self._text[: self._until]).decode("utf-8", "replace")
+        if not self._texts.independent:
+            return self._texts.whole((*self._before, *self._tokens))[self._skip :]
+        return bytes(self._text[: len(self._text) - _open_bytes(self._text)]).decode("utf-8", "replace")
+
+
+def _begun(texts: Texts, prompt: tuple[int, ...]) -> bytes:
+    """The bytes of a character that the last tokens of a prompt begin and do not finish."""
+    spelled = b""
+    for token in reversed(prompt):
+        spelled = texts.piece(token) + spelled
+        if len(spelled) >= 3:
+            break
+    return spelled[len(spelled) - _open_bytes(spelled) :]
+
+
+def _open_bytes(spelled: bytes | bytearray) -> int:
+    """How many bytes at the end begin a character of UTF-8 that is not finished: 0 to 3."""
+    for back in range(1, min(3, len(spelled)) + 1):
+        lead = spelled[-back]
+        if lead & 0xC0 == 0x80:  # a byte within a character
+            continue
+        size = 1 + (lead >= 0xC0) + (lead >= 0xE0) + (lead >= 0xF0)
+        return back if size > back else 0
+    return 0
 
 
 def end_tokens(tokenizer: Any, model: Any = None) -> frozenset[int]:

@@ -257,7 +257,8 @@ class Grant(Meter):
         self.__dict__.update(whole.__dict__)
         self.tokens = tokens
         self.calls = calls
-        self._limits = {"simulations": math.inf, "calls": calls, "tokens": tokens}
+        free = whole._limits["calls"] == math.inf  # then a step may take several requests (`guides.steps`)
+        self._limits = {"simulations": math.inf, "calls": math.inf if free else calls, "tokens": tokens}
         self._usage = Usage()
         self._promised = {}
         self._kept_back = 0

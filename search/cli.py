@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli_bench import Aggregate, Pool, Server, Tokenizer, ValueFormat, bench
+from search.cli_bench import Aggregate, Instruction, Pool, Server, System, Tokenizer, TopP, ValueFormat, bench
 from search.cli_file import INTERRUPTED, NONE, OK, solve_file, tell_usage
 from search.cli_label import export, label
 from search.cli_train import tell, train
-from search.flags import Model, check_use, search_arguments, unescape
+from search.flags import Model, check_use, language_of, search_arguments
 from search.shadow import Shadowed
 
 if TYPE_CHECKING:
@@ -112,6 +112,9 @@ def solve(
     step_tokens: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")] = None,
     max_steps: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")] = None,
     temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling; 0 is greedy.")] = None,
+    top_p: TopP = None,
+    instruction: Instruction = None,
+    system: System = None,
     prompt: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")] = None,
     answer: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
@@ -133,9 +136,10 @@ def solve(
     if verbose:
         tell()
     check_use(problem, input, output, tree, depth is not None or width is not None, as_json, time_limit)
-    language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
-    language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
-    language = {name: setting for name, setting in language.items() if setting is not None}
+    language = language_of(
+        delimiter=delimiter, step_tokens=step_tokens, max_steps=max_steps, temperature=temperature, top_p=top_p, prompt=prompt,
+        instruction=instruction, system=system,
+    )  # fmt: skip
     engine = {"device": device, "dtype": dtype, "slots": slots, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
     judging: dict[str, Any] = {"value_format": value_format, "aggregate": aggregate}
     model = Model(guide, value, answer, engine, language, server=server, tokenizer=tokenizer, **judging).checked()

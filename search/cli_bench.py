@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.flags import Model, unescape
+from search.flags import Model, language_of
 from search.shadow import import_ours
 
 if TYPE_CHECKING:
@@ -25,6 +25,17 @@ Server = Annotated[
         help="Ask an OpenAI-compatible server for the model, such as http://localhost:8000/v1; its key is read from OPENAI_API_KEY.",
     ),
 ]
+TopP = Annotated[
+    float | None,
+    typer.Option(rich_help_panel=MODEL, help="Of sampling: the likeliest tokens that have this probability together. Default: 1, all."),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL, help="What a chat model is told after the problem. Default: to reason in steps, answer in \\boxed{}."
+    ),
+]
+System = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="The system turn of the chat. Default: as its template says.")]
 Pool = Annotated[
     int | None,
     typer.Option(
@@ -84,6 +95,9 @@ def bench(
     step_tokens: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")] = None,
     max_steps: Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")] = None,
     temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling, but for greedy.")] = None,
+    top_p: TopP = None,
+    instruction: Instruction = None,
+    system: System = None,
     prompt: Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")] = None,
     answer: Annotated[
         str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")
@@ -100,9 +114,10 @@ def bench(
     aggregate: Aggregate = None,
 ) -> None:
     """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure of accuracy against compute."""
-    language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt)}
-    language |= {"step_tokens": step_tokens, "max_steps": max_steps, "temperature": temperature}
-    language = {name: setting for name, setting in language.items() if setting is not None}
+    language = language_of(
+        delimiter=delimiter, step_tokens=step_tokens, max_steps=max_steps, temperature=temperature, top_p=top_p, prompt=prompt,
+        instruction=instruction, system=system,
+    )  # fmt: skip
     engine = {"device": device, "dtype": dtype, "slots": slots, **({} if pool_tokens is None else {"pool_tokens": pool_tokens})}
     model = Model(
         guide, value, answer, engine, language, server=server, tokenizer=tokenizer, value_format=value_format, aggregate=aggregate

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli_bench import Instruction, System, TopP
 from search.cli_train import MODEL, Answer, Checked, Delimiter, MaxSteps, Prompt, StepTokens, tell
-from search.flags import Model, add_working_folder, unescape
+from search.flags import Model, add_working_folder, language_of
 from search.shadow import import_ours
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def label(
     step_tokens: StepTokens = None,
     max_steps: MaxSteps = None,
     temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")] = None,
+    top_p: TopP = None,
+    instruction: Instruction = None,
+    system: System = None,
     prompt: Prompt = None,
     answer: Answer = None,
     device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda, ...")] = "auto",
@@ -61,9 +65,10 @@ def label(
     """Label the steps of stored searches, for a value head or a process reward model to learn."""
     tell()
     add_working_folder()
-    language: dict[str, Any] = {"delimiter": unescape(delimiter), "prompt": unescape(prompt), "temperature": temperature}
-    language |= {"step_tokens": step_tokens, "max_steps": max_steps}
-    language = {name: setting for name, setting in language.items() if setting is not None}
+    language = language_of(
+        delimiter=delimiter, step_tokens=step_tokens, max_steps=max_steps, temperature=temperature, top_p=top_p, prompt=prompt,
+        instruction=instruction, system=system,
+    )  # fmt: skip
     _check_use(by, guide, count, finished, bool(language))
     labelling = import_ours("guides.label_traces")
     model = None if guide is None else Model(guide, None, answer, {"device": device, "dtype": dtype, "slots": slots}, language).checked()

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from search.flags import Model, add_working_folder, search_arguments, unescape
+from search.cli_bench import Instruction, System, TopP
+from search.flags import Model, add_working_folder, language_of, search_arguments
 from search.shadow import LAYERS, import_ours
 
 MODEL = "How the model is asked, as in the search"  # a panel of the help
@@ -123,12 +124,17 @@ def train_guide(
     step_tokens: StepTokens = None,
     max_steps: MaxSteps = None,
     prompt: Prompt = None,
+    instruction: Instruction = None,
+    system: System = None,
     answer: Answer = None,
 ) -> None:
     """Train a model on the traces of its own searches. Flags of the search are kept in the new model, which then needs none."""
     tell()
     add_working_folder()
-    settings = _given(delimiter=unescape(delimiter), prompt=unescape(prompt), answer=answer, step_tokens=step_tokens, max_steps=max_steps)
+    settings = language_of(
+        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer, step_tokens=step_tokens,
+        max_steps=max_steps,
+    )  # fmt: skip
     options = _given(
         tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr,
         value_weight=value_weight,
@@ -196,7 +202,10 @@ def train_iterate(
     step_tokens: StepTokens = None,
     max_steps: MaxSteps = None,
     temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")] = None,
+    top_p: TopP = None,
     prompt: Prompt = None,
+    instruction: Instruction = None,
+    system: System = None,
     answer: Answer = None,
     device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, cpu, cuda, ...")] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, float32, bfloat16, ...")] = "auto",
@@ -208,9 +217,9 @@ def train_iterate(
 
     tell()
     add_working_folder()
-    language = _given(
-        delimiter=unescape(delimiter), prompt=unescape(prompt), answer=answer, step_tokens=step_tokens, max_steps=max_steps,
-        temperature=temperature,
+    language = language_of(
+        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer, step_tokens=step_tokens,
+        max_steps=max_steps, temperature=temperature, top_p=top_p,
     )  # fmt: skip
     engine = {"device": device, "dtype": dtype, "slots": slots}
     training = _given(

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.budget import Budget
 from search.guide import Guide, check_kind
-from search.problem import Problem
+from search.problem import Problem, TextProblem
 from search.shadow import import_ours
 
 METHODS = ("mcts", "gumbel", "beam", "sample")
@@ -78,12 +78,15 @@ def check_options(method: Method, options: dict[str, Any]) -> None:
 
 
 def problem_of(problem: Problem | str, guide: Guide | None) -> Problem:
+    """The problem of text, and open text as the guide's model was asked to mark its answer. Raises ValueError for what is none."""
     if isinstance(problem, str):
         from search.problems import parse
 
-        return parse(problem, answer=guide.answer if guide else None)
+        problem = parse(problem)
     if not isinstance(problem, Problem):
         raise ValueError(f"{problem!r} is no problem: give text, or an object with the methods of search.Problem")
+    if guide is not None and isinstance(problem, TextProblem):
+        return problem.asked(guide.answer, getattr(guide.policy, "ends", None))
     return problem
 
 

@@ -12,18 +12,52 @@ _MARKS = re.compile(
 _OTHER_CHOICE = re.compile(r"^[ \t]*\**B:", re.MULTILINE)  # beside it "A: 5" is one of several choices
 _SENTENCE = re.compile(r"\.\s+(?=[A-Z])")  # "18 dollars. She has ..."
 
+#: What opens the thoughts of a model, and what closes them (DeepSeek-R1 and Qwen3, Magistral, GPT-OSS, Command A, Kimi, others)
+THOUGHTS = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",
+    "<|channel|>analysis": "<|channel|>final",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "\u25c1think\u25b7": "\u25c1/think\u25b7",
+}
+_TAGS = re.compile("|".join(map(re.escape, [*THOUGHTS, *THOUGHTS.values()])))
+_OPENED = re.compile(rf"(?:{'|'.join(map(re.escape, THOUGHTS))})(?:<\|message\|>)?\s*\Z")
+
+
+def opens_thought(prompt: str) -> bool:
+    """Whether a prompt ends with what opens the thoughts of a model, so that its text begins among them."""
+    return _OPENED.search(prompt) is not None
+
+
+def thinking(text: str, before: bool = False) -> bool:
+    """Whether `text` ends among the thoughts of a model. before: whether it began among them."""
+    tags = _TAGS.findall(text)
+    return tags[-1] in THOUGHTS if tags else before
+
+
+def spoken(text: str) -> str | None:
+    """What stands behind the last thoughts in `text`, all of it where there are none; None where they are not closed."""
+    end, last = 0, ""
+    for match in _TAGS.finditer(text):
+        end, last = match.end(), match[0]
+    return None if last in THOUGHTS else text[end:]
+
 
 def final_answers(text: str) -> list[str] | None:
     r"""Everything that `text` marks as its final answer in its strongest way, in order.
 
-    The ways: `\boxed{...}`; else `#### x`, "the answer is x", "Answer: x" or a line "A: x". Only what stands after `</think>` counts
-    where there is one. [] where nothing is marked; None where a mark is not finished: an open `<think>`, or a box that is not closed.
-    An empty box gives "". Linear in the length of `text`.
+    The ways: `\boxed{...}`; else `#### x`, "the answer is x", "Answer: x" or a line "A: x". Only what is `spoken` counts. [] where nothing
+    is marked; None where a mark is not finished: open thoughts, or a box that is not closed. An empty box gives "". Linear in the length of
+    `text`.
     """
-    if "</think>" in text:
-        text = text.rsplit("</think>", 1)[1]
-    elif "<think>" in text:
+    said = spoken(text)
+    if said is None:
         return None
+    text = said
     if "\\boxed" in text or "\\fbox" in text:
         boxes = _boxes(text)
         if boxes is None or boxes:
@@ -36,10 +70,15 @@ def final_answers(text: str) -> list[str] | None:
 def final_answer(text: str) -> str | None:
     r"""The last of `final_answers`: the last `\boxed{...}` in `text`, else the last `#### x`, "the answer is x", "Answer: x" or "A: x".
 
-    None without any. Only what stands after `</think>` counts where there is one; an unfinished `<think>` has no answer yet.
+    None without any. Only what is `spoken` counts; while thoughts are open there is no answer yet.
     """
     found = final_answers(text)
     return (found[-1] or None) if found else None
+
+
+def boxed(text: str) -> bool:
+    r"""Whether a `\boxed{...}` that is not empty is completed in `text`, and none is open."""
+    return any(_boxes(text) or ()) if "\\boxed" in text or "\\fbox" in text else False
 
 
 def _boxes(text: str) -> list[str] | None:

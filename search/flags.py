@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.requests import check_sampling
 from search.shadow import import_ours
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ def search_arguments(method: str, budget: str | None, choose: str | None, seed: 
     return {"method": method, "budget": limits, "seed": seed, "choose": choose and getattr(search.choose, choose), **given}
 
 
+def language_of(**flags: Any) -> dict[str, Any]:
+    """The options of `guides.LM` (and of training) that were given, with line ends where they were written as \\n."""
+    texts = {"delimiter", "prompt", "instruction", "system"}
+    return {name: unescape(flag) if name in texts else flag for name, flag in flags.items() if flag is not None}
+
+
 def add_working_folder() -> None:
     """Let modules beside the user's files be imported; last, so that they hide nothing."""
     if os.getcwd() not in sys.path:
@@ -106,6 +113,10 @@ class Model:
         prompt = self.language.get("prompt")
         if prompt is not None and "{problem}" not in prompt:
             raise ValueError(f"the prompt {prompt!r} has no place for the problem: write {{problem}} where it goes")
+        if prompt is not None and "system" in self.language:
+            raise ValueError("--system is a turn of a chat, which --prompt replaces: leave one of them out")
+        defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+        check_sampling(**{name: self.language.get(name, default) for name, default in defaults.items()})
         _check_pattern(self.answer)
         if self.server is None and self.tokenizer is not None:
             raise ValueError("--tokenizer is of a model behind a server: give --server too, or leave it out")

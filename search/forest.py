@@ -10,9 +10,11 @@ import numpy as np
 from search import replant
 from search.arena import check_count, check_rows
 from search.fused import Game, fuse
-from search.kernels import FULL, NO_VALUE, OK, SECOND
+from search.kernels import FULL, NO_OUTCOME, NO_VALUE, OK, SECOND
 from search.roots import Roots
 from search.rules import Rule, puct
+
+_OUTCOMES = "give 1 for a win of the player who just moved, 0 for a loss and 0.5 for a draw, (z + 1) / 2 of z = -1, 0, 1"
 
 
 class Forest(Roots):
@@ -164,9 +166,12 @@ class Forest(Roots):
         return picked[:found]
 
     def outcomes(self, leaves: np.ndarray) -> np.ndarray:
-        """float64 [leaves]: values of finished positions, nan of the others. Needs a game."""
+        """float64 [leaves]: values of finished positions, nan of the others. Needs a game. Raises ValueError for one outside [0, 1]."""
         values = np.empty(len(leaves))
         self._needs_game().outcomes(self._positions, np.asarray(leaves, np.int32), values)
+        wrong = np.flatnonzero((values < 0) | (values > 1))
+        if len(wrong):
+            raise ValueError(f"`outcome` of the game gave {values[wrong[0]]}: {_OUTCOMES}")
         return values
 
     # -- moving on
@@ -287,5 +292,7 @@ class Forest(Roots):
     def _check_fused(self, state: int, tree: int) -> None:
         if state == OK:
             return
+        if state == NO_OUTCOME:
+            raise ValueError(f"`outcome` of the game gave a value outside [0, 1] in tree {tree}: {_OUTCOMES}")
         fault = "a value outside [0, 1] or nan" if state == NO_VALUE else "priors that do not sum to 1, or are negative or not finite"
         raise ValueError(f"`evaluate` of the game gave {fault} in tree {tree}: correct it; what was searched before is there")

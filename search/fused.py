@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from search.jit import bare, bind, copy_row, cut, digest, inner, kernel
-from search.kernels import FULL, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, descend, entry, grow, move_at, rise, walk
+from search.kernels import FULL, NO_OUTCOME, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, descend, entry, grow, move_at, rise, walk
 from search.rounds import TOGETHER, backup, select
 from search.rules import Rule, _arena
 
@@ -51,6 +51,8 @@ def reach(nodes, words, i4, positions, leaf, filled):
 def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params):
     """(OK or what is wrong, value): of a node that is not expanded; it is expanded unless it is finished."""
     value = outcome(positions[leaf])
+    if value < 0.0 or value > 1.0:
+        return NO_OUTCOME, value
     if value != value:
         value = evaluate(positions[leaf], cut(priors, MOVES))
         if not 0.0 <= value <= 1.0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from search.requests import Avoided, Backend
 
 log = logging.getLogger(__name__)
 
+_ROUNDING = 1e-6  # that of float32 is no fault of a value function
 PRECISION = 2.0**-16  #: priors and values are rounded to this before they enter a tree: logits differ in their last bits with the batch
 
 
@@ -185,6 +186,35 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
             f"this guide was trained on {known} problems only and cannot solve a {type(problem).__name__}: "
             "load a model that can with guides.load(path or hub id) and give it as guide="
         )
+
+
+def examined(
+    value: ValueFunction, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+) -> Asks[np.ndarray]:
+    """`value.evaluate`, examined: float64 [states] in [0, 1], nan unknown. Raises ValueError, naming the part, for anything else."""
+    name = type(value).__name__
+    asks = value.evaluate(problem, states, known, rng)
+    if not isinstance(asks, Generator):
+        raise ValueError(
+            f"{name}.evaluate is no generator: ask by `yield from`, or write a `yield` behind its return if it asks for nothing"
+        )
+    told = yield from asks
+    try:
+        values = np.array(told, np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if told is None or values.shape != (len(states),):
+        raise ValueError(
+            f"{name}.evaluate returned {_short(told)} for {len(states)} state(s): return one number for each, nan where unknown"
+        )
+    if ((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any():
+        raise ValueError(f"{name}.evaluate returned {_short(told)}: a value is a probability in [0, 1], or nan where it is unknown")
+    return np.clip(values, 0.0, 1.0)
+
+
+def _short(told: object) -> str:
+    text = " ".join(repr(told).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def normalise(weights: np.ndarray) -> np.ndarray:

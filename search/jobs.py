@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from search.problems import MODULES, parse
 from search.solution import Solution
 from search.trace import Trace, TraceWriter
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character of UTF-16; no text holds one
 _EXAMPLE = '{"id": "first", "problem": "the text of the problem"}'
 
 
@@ -78,10 +80,18 @@ def _job(line: bytes, number: int, answer: str | None) -> Job:
         raise ValueError(f"this JSON is nested too deeply: write it like {_EXAMPLE}") from None
     if not isinstance(row, dict):
         raise ValueError(f"this is no JSON object: write it like {_EXAMPLE}")
+    if broken := half_character([row.get("id"), row.get("problem")]):
+        raise ValueError(f"it holds half a character ({broken}), which is no text: write the whole one, or leave it out")
     name = row.get("id", str(number))
     if not isinstance(name, (str, int)) or isinstance(name, bool) or name == "":
         raise ValueError(f"the id {name!r} is neither text nor a whole number: give one, or leave it out")
     return Job(name, _problem(row.get("problem"), row.get("kind"), answer))
+
+
+def half_character(value: Any) -> str:
+    """What in a JSON value is a surrogate, half of a character of UTF-16 that no text holds: as Python writes it; "" without one."""
+    found = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
+    return repr(found[0]) if found else ""
 
 
 def _problem(given: Any, kind: Any, answer: str | None) -> Problem:

@@ -39,7 +39,8 @@ SECOND, IN_FLIGHT, ROOM = 32_768, 16_384, 16_383  #: of `room`: the second playe
 MOST_EDGES = 65_520  #: of a node
 UNKNOWN = 0x7FC00000  #: bits of a value that is not known: nan, the move (place among the proposals) in its low 16 bits
 C, BASE, REDUCTION, WIDEN, SCALE, FLOOR, PLAYERS, DISCOUNT, PARAMS = range(9)  #: places in `params`
-OK, NOT_ONE, NO_VALUE, FULL = range(4)  #: what a kernel came to: done; priors that do not sum to 1; a value out of range; no room
+#: What a kernel came to: done; priors that do not sum to 1; a value out of range; no room; an outcome out of range
+OK, NOT_ONE, NO_VALUE, FULL, NO_OUTCOME = range(5)
 
 
 @inner

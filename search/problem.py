@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import importlib
+import numbers
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from search.asks import Asks, ask
-from search.final import final_answer
+from search.final import boxed, final_answer, spoken
+from search.loops import repeats, stutters
 from search.requests import Call
 
 State = Any
@@ -25,12 +28,15 @@ class IllegalStep(ValueError):
 class TextStep:
     """One line of reasoning: its text without delimiter, and the exact tokens that were sampled for it.
 
-    finish  how it ended: "stop" (its delimiter), "end" (end of text or turn), "length" (cut off: never a finished chain)
+    finish   how it ended: "stop" (its delimiter), "last" (its delimiter, and the policy takes no more steps), "end" (end of text or turn),
+             "length" (cut off: it goes on with the next)
+    thought  whether it ends among the thoughts of a model, which are no answer. The policy knows: its prompt may have opened them
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     finish: str = "stop"
+    thought: bool = False
 
 
 @runtime_checkable
@@ -71,11 +77,14 @@ class TextProblem:
 
     statement  what the model is asked
     verify     function of the chain's text: a reward in [0, 1] (or a bool), None where it cannot tell; no function: never
-    answer     function of the chain's text: the final answer, or None while there is none. Default: `final_answer`; a string is
-               a regular expression with one group
+    answer     where the answer stands: a regular expression with one group, or a function of the text behind the model's thoughts that
+               gives the final answer, or None while there is none. Default: a box, and of a finished chain `final_answer`
+    ends       regular expression of what ends a chain beside a box, where there is no `answer`
     inline     False: `verify` runs in a worker process (it must then be importable: module and name), at most `seconds` long
 
-    A chain is finished when its answer is there or its last step ended the text (`TextStep.finish == "end"`).
+    A chain is finished when its last step ended the text (`TextStep.finish == "end"`) or its answer is there: what `answer` finds, else a
+    completed box or what `ends` finds. Weaker marks, such as "the answer is", end no chain: they are read of one that has ended. Of a step
+    that was cut off, only what is surely whole counts. Raises ValueError for an empty statement and for a pattern that is none.
     """
 
     players = 1
@@ -87,18 +96,25 @@ class TextProblem:
         answer: Callable[[str], str | None] | str | None = None,
         inline: bool = True,
         seconds: float = 10.0,
+        ends: str | None = None,
     ):
         if not statement.strip():
             raise ValueError("the problem is empty: write what is to be solved")
         self.statement, self.inline, self.seconds = statement, inline, seconds
         self._verify = verify
-        if isinstance(answer, str):
-            pattern = re.compile(answer)
-            if pattern.groups != 1:
-                raise ValueError(f"the answer pattern {answer!r} has {pattern.groups} groups: mark the answer with exactly one (...)")
-            self._answer: Callable[[str], str | None] = partial(_last_group, pattern)
-        else:
-            self._answer = answer or final_answer
+        self._pattern = None if not isinstance(answer, str) else _pattern(answer)
+        self._function = answer if callable(answer) else None
+        self._ends = None if ends is None else re.compile(ends)
+
+    def asked(self, answer: str | None, ends: str | None) -> TextProblem:
+        """This problem for a model that was asked to mark its answer so; itself where it says already where the answer stands."""
+        own = self._pattern or self._function or self._ends
+        if own or (answer is None and ends is None):
+            return self
+        other = copy.copy(self)
+        other._pattern = None if answer is None else _pattern(answer)
+        other._ends = None if ends is None else re.compile(ends)
+        return other
 
     @property
     def verifies(self) -> bool:
@@ -117,21 +133,45 @@ class TextProblem:
         return step.text.strip()
 
     def apply(self, state: tuple[TextStep, ...], step: TextStep) -> tuple[TextStep, ...]:
-        if not step.text.strip() and step.finish != "end":
+        """`state` with `step` added. Raises IllegalStep for an empty step, and for one that goes round in a circle (`search.loops`)."""
+        within = step.finish == "length" or (bool(state) and state[-1].finish == "length")  # a part of a step may be blank
+        if not step.text.strip() and step.finish != "end" and not within:
             raise IllegalStep("an empty step leads nowhere")
+        if step.finish != "end" and repeats([*(before.text.strip() for before in state), step.text.strip()]):
+            raise IllegalStep(f"the chain repeats {step.text[:80]!r} again and again")
+        if step.finish == "length" and stutters(step.text):
+            raise IllegalStep(f"the step repeats {step.text[-80:]!r} again and again")
         return (*state, step)
 
     def is_terminal(self, state: tuple[TextStep, ...]) -> bool:
-        if not state or state[-1].finish == "length":
+        if not state or state[-1].finish == "end":
+            return bool(state)
+        text = _behind_thoughts(state)
+        if text is None:
             return False
-        return state[-1].finish == "end" or self.answer(state) is not None
+        cut = state[-1].finish == "length"
+        if self._function is not None:
+            return not cut and self._function(text) is not None
+        if self._pattern is not None:
+            found = [match for match in self._pattern.finditer(text) if match[1] and match[1].strip()]
+            return any(match.end(1) < len(text) for match in found) if cut else bool(found)
+        if state[-1].finish == "last" and final_answer(text) is not None:
+            return True
+        return boxed(text) or (not cut and self._ends is not None and self._ends.search(text) is not None)
 
     def verify(self, state: tuple[TextStep, ...]) -> float | None:
+        """The reward. Raises ValueError where the function gives what is none."""
         reward = self._verify(chain_text(state)) if self._verify else None
-        return None if reward is None else min(1.0, max(0.0, float(reward)))
+        return None if reward is None else checked_reward(reward, "the function verify of a TextProblem")
 
     def answer(self, state: tuple[TextStep, ...]) -> str | None:
-        return self._answer(chain_text(state))
+        """The answer of a finished chain; None where there is none."""
+        text = _behind_thoughts(state)
+        if text is None:
+            return None
+        if self._function is not None:
+            return self._function(text)
+        return final_answer(text) if self._pattern is None else _last_group(self._pattern, text)
 
     def prompt(self, state: tuple[TextStep, ...]) -> str:
         return self.statement
@@ -144,6 +184,29 @@ class TextProblem:
 def chain_text(state: Sequence[TextStep]) -> str:
     """The chain of thought as text, a line (or more) a step; a step that was cut off runs on into the next."""
     return "".join(step.text + ("" if step.finish == "length" else "\n") for step in state).rstrip("\n")
+
+
+def checked_reward(reward: Any, what: str) -> float:
+    """A reward as float in [0, 1]. Raises ValueError, naming `what` gave it, for all else than a number in [0, 1] or a bool."""
+    plain = reward
+    if hasattr(reward, "item"):  # a number of numpy's or torch's; larger arrays have no item
+        with contextlib.suppress(ValueError, RuntimeError):
+            plain = reward.item()
+    if not isinstance(plain, numbers.Real) or not 0.0 <= float(plain) <= 1.0:
+        raise ValueError(f"{what} returned {reward!r}: give a number in [0, 1], a bool, or None where nobody can tell")
+    return float(plain)
+
+
+def _behind_thoughts(state: Sequence[TextStep]) -> str | None:
+    """The text of a chain behind the thoughts of the model; None while it thinks."""
+    return None if state and state[-1].thought else spoken(chain_text(state))
+
+
+def _pattern(answer: str) -> re.Pattern[str]:
+    pattern = re.compile(answer)
+    if pattern.groups != 1:
+        raise ValueError(f"the answer pattern {answer!r} has {pattern.groups} groups: mark the answer with exactly one (...)")
+    return pattern
 
 
 def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
@@ -183,9 +246,7 @@ def apply(problem: Problem, state: State, step: Step) -> Asks[State | None]:
 def verify(problem: Problem, state: State) -> Asks[float | None]:
     """`problem.verify(state)`, inline or by a worker process. Raises ValueError for a reward outside [0, 1]."""
     reward = problem.verify(state) if problem.inline else (yield from ask(Call(problem.verify, (state,), _limit(problem))))
-    if reward is not None and not 0.0 <= reward <= 1.0:
-        raise ValueError(f"{type(problem).__name__}.verify returned {reward!r}: a reward lies in [0, 1], or is None where nobody can tell")
-    return None if reward is None else float(reward)
+    return None if reward is None else checked_reward(reward, f"{type(problem).__name__}.verify")
 
 
 def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:

@@ -68,6 +68,18 @@ class Generate(Request):
     to: str = "policy"
 
 
+def check_sampling(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+    """Raises ValueError for options of sampling that no backend can follow."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature={temperature} is impossible: give 0 (greedy) or a finite number above")
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0:
+        raise ValueError(f"top_k={top_k} is impossible: give a whole number from 1 on, or 0 for all tokens")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p} is impossible: give a number above 0 and up to 1, which keeps all tokens")
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p={min_p} is impossible: give a number from 0, which keeps all tokens, to 1")
+
+
 @dataclass(frozen=True, eq=False)
 class Score(Request):
     """Read `tokens` without generating. Answered by a `Scored`.

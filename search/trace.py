@@ -244,6 +244,7 @@ def _schema(pa: Any) -> Any:
         ("step_text", pa.list_(pa.string())),
         ("step_finish", pa.list_(pa.string())),
         ("step_tokens", pa.list_(pa.list_(pa.int32()))),
+        ("step_thought", pa.list_(pa.bool_())),
     ]
     return pa.schema(columns)
 
@@ -266,7 +267,8 @@ def _read(shard: Path) -> list[Trace]:
     for row in rows:
         if row.get("schema") != SCHEMA:
             raise ValueError(f"it has schema {row.get('schema')}, this version of Copse reads {SCHEMA}")
-        steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], strict=True)
+        thoughts = row.get("step_thought") or [False] * len(row["step_text"])  # none in shards from before they were kept
+        steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], thoughts, strict=True)
         cells: dict[str, Any] = {name: row[name] for name in ("id", "kind", "method", "version", "seed")}
         cells |= {name: np.array(row[name], kind) for name, kind in _COLUMNS.items()}
         traces.append(
@@ -275,7 +277,7 @@ def _read(shard: Path) -> list[Trace]:
                 arguments=json.loads(row["arguments"]),
                 options=json.loads(row["options"]),
                 usage=Usage(**json.loads(row["usage"])),
-                steps=tuple(TextStep(text, tuple(tokens), finish) for text, tokens, finish in steps),
+                steps=tuple(TextStep(text, tuple(tokens), *rest) for text, tokens, *rest in steps),
                 judge=row.get("judge") or "",
                 error=row.get("error") or "",
             )

@@ -26,7 +26,7 @@ class Characters:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [ord(c) for c in text]
 
-    def decode(self, tokens) -> str:
+    def decode(self, tokens, **options) -> str:
         return "".join(map(chr, tokens))
 
 

@@ -120,12 +120,14 @@ def test_flags_reach_the_search_and_the_guide(capsys, scripted, monkeypatch):
         "calls=7",
     ]
     flags += ["--guide", "some/model", "--delimiter", r"\n", "--step-tokens", "9", "--max-steps", "3", "--temperature", "0.5"]
+    flags += ["--top-p", "0.9", "--instruction", r"Go.\nNow."]
     flags += ["--prompt", r"Q: {problem}\n", "--answer", "= (.*)", "--device", "cpu", "--dtype", "float32", "--slots", "8"]
     assert run(capsys, "solve", "What is 1?", *flags)[0] == 0
     assert seen == {
         "method": "beam", "width": 8, "branch": 2, "choose": search.choose.majority, "seed": 5, "budget": search.Budget(calls=7),
     }  # fmt: skip
     language = {"delimiter": "\n", "step_tokens": 9, "max_steps": 3, "temperature": 0.5, "prompt": "Q: {problem}\n", "answer": "= (.*)"}
+    language |= {"top_p": 0.9, "instruction": "Go.\nNow."}
     assert scripted == [("some/model", {**language, "device": "cpu", "dtype": "float32", "slots": 8})]
 
 
@@ -133,8 +135,8 @@ def test_usage_and_the_size_of_the_pool(capsys, monkeypatch):
     monkeypatch.setattr(guides, "load", guides.loading.load)
     code, _, err = run(capsys, "solve", PUZZLE, "--usage", "--pool-tokens", "400")
     assert code == 0 and re.search(r"^policy: (\d+) tokens read for \1 stored ones \(ratio 1.00\), \d+ passes", err, re.MULTILINE), err
-    code, out, _ = run(capsys, "solve", PUZZLE, "--pool-tokens", "10")
-    assert code == 1 and "the context takes 9 (pool 10): shorten the text or enlarge the pool" in out
+    code, _, err = run(capsys, "solve", PUZZLE, "--pool-tokens", "10")
+    assert code == 2 and "and the context takes 10: shorten the problem" in err and "larger pool_tokens" in err
     assert run(capsys, "solve", PUZZLE, "--pool-tokens", "0")[0] == 2
 
 
@@ -203,6 +205,9 @@ BAD = {
     "negative seed": [PUZZLE, "--seed", "-1"],
     "no slots": [PUZZLE, "--slots", "0"],
     "prompt without a place": [PUZZLE, "--prompt", "Solve it."],
+    "a system turn without a chat": [PUZZLE, "--prompt", "{problem}", "--system", "Be kind."],
+    "too much of the probability": [PUZZLE, "--top-p", "1.5"],
+    "none of the probability": [PUZZLE, "--top-p", "0"],
     "answer without a group": [PUZZLE, "--guide", "x", "--answer", "x = 1"],
     "broken answer": [PUZZLE, "--guide", "x", "--answer", "("],
     "missing problems file": ["--input", "/no/such/file.jsonl"],
@@ -308,11 +313,14 @@ def test_train_iterate_hands_its_flags_over(capsys, monkeypatch, tmp_path):
     assert run(capsys, *needed)[0] == 0
     plan = calls.pop()[1]["plan"]
     assert plan.checker is None and "value_weight" not in plan.training
-    assert run(capsys, *needed, "--checker", "math:sin", "--value-weight", 0.25, "--per-round", 5, "--option", "chains=4")[0] == 0
+    asked = ["--system", "Be kind.", "--instruction", "Go.", "--top-p", 0.5]
+    assert run(capsys, *needed, *asked, "--checker", "math:sin", "--value-weight", 0.25, "--per-round", 5, "--option", "chains=4")[0] == 0
     (guide, jobs, targets, out), named = calls.pop()
     assert (guide, len(jobs), targets, out, named["rounds"], named["gate"]) == ("builtin", 1, {}, tmp_path / "run", 2, None)
     plan = named["plan"]
     assert (plan.checker, plan.per_round, plan.options, plan.training["value_weight"]) == ("math:sin", 5, {"chains": 4}, 0.25)
+    assert plan.language == {"system": "Be kind.", "instruction": "Go.", "top_p": 0.5}
+    assert plan.settings == {"system": "Be kind.", "instruction": "Go."}, "what the next model is told, too"
 
 
 # -- help, imports, versions

@@ -253,6 +253,31 @@ def test_an_evaluator_that_gives_nonsense_is_named_and_what_was_done_stays():
         assert not (forest.nodes["room"] & IN_FLIGHT).any()
 
 
+@pytest.mark.parametrize("players", [1, 2])
+def test_an_outcome_outside_0_to_1_is_named(players):
+    """AlphaZero's -1 for a loss, and a draw of 0 that nobody can tell from it, whole searches and leaf by leaf."""
+    for worth in (-1.0, 1.5, -np.inf):
+        game = _nim()._replace(outcome=_lost_by(worth), players=players)
+        for k in (1, 4):
+            forest = search.Forest(2, game=game)
+            forest.start()
+            with pytest.raises(ValueError, match=r"`outcome` of the game gave a value outside \[0, 1\] in tree 0: give 1 for a win"):
+                forest.simulate(200, k)
+            assert not (forest.nodes["room"] & IN_FLIGHT).any()
+        forest = search.Forest(1, game=game)
+        forest.plant([[0.5, 0.5, 0.0]], [0.5], np.full((1, 1), 2, np.uint8))
+        leaves = forest.select()
+        with pytest.raises(ValueError, match=f"`outcome` of the game gave {worth}: give 1 for a win"):
+            forest.outcomes(forest.absorb(leaves, [[1.0, 0.0, 0.0]], [0.5]) or forest.select())
+
+
+def _lost_by(worth):
+    def outcome(row):
+        return worth if row[0] == 0 else np.nan
+
+    return outcome
+
+
 def test_corners():
     dead = search.Forest(1, 4)
     dead.plant(np.zeros((1, 4)), [0.25])  # a root that is finished: every simulation is its own value again

@@ -366,10 +366,16 @@ def test_lines_within_a_step(folders):
     )
 
 
-@pytest.mark.parametrize("question, chain", [(QUESTION, ("a <extra_0> b", "c")), ("What does <extra_0> mean?", STEPS)])
-def test_a_marker_in_the_text_is_never_the_end_of_a_step(folders, question, chain):
-    with pytest.raises(ValueError, match=f"{len(chain) + 1} scores for {len(chain)} steps.*<extra_0>"):
-        values(judge(folders["qwen"], "qwen"), chain, question=question)
+def test_a_marker_in_the_problem_is_never_the_end_of_a_step(folders):
+    with pytest.raises(ValueError, match=f"{len(STEPS) + 1} scores for {len(STEPS)} steps.*<extra_0>"):
+        values(judge(folders["qwen"], "qwen"), STEPS, question="What does <extra_0> mean?")
+
+
+def test_a_marker_in_a_step_costs_that_chain_its_value(folders, caplog):
+    prm = judge(folders["qwen"], "qwen")
+    told = values(prm, ("a <extra_0> b", "c"), STEPS, ("<extra_0>",))
+    assert np.isnan([told[0], told[2]]).all() and told[1] == values(prm, STEPS)[0]
+    assert caplog.text.count("3 scores for 2 steps") == 1 and "its value is unknown" in caplog.text
 
 
 words = st.text(st.sampled_from("ab \n"), max_size=6).map(lambda text: f"x{text}x")

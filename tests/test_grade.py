@@ -87,11 +87,26 @@ def test_targets_are_read_by_problem(tmp_path: Path) -> None:
         ('{"problem": "b", "target": ""}', "line 2: the target is"),
         ('{"problem": "a", "target": "y"}', "line 2: this problem has the target 'x'"),
         ("{", "line 2: this is not JSON"),
+        ('{"problem": "b", "target": NaN}', "line 2: the target is NaN: write it as text or as a finite number"),
+        ('{"problem": "b", "target": -Infinity}', "line 2: the target is -Infinity"),
+        ('{"problem": "b", "target": "\\ud83d"}', "line 2: the target is"),
+        ('{"problem": "b\\udc00", "target": "1"}', r"line 2: it holds half a character \('.udc00'\)"),
     ],
 )  # fmt: skip
 def test_targets_that_nobody_can_use_are_refused_by_line(tmp_path: Path, line: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         read_targets(write(tmp_path, '{"problem": "a", "target": "x"}', line))
+
+
+def test_two_targets_that_may_be_the_same_are_said_to_be_undecided(tmp_path: Path) -> None:
+    def pair(one: str, other: str) -> Path:
+        return write(tmp_path, *(json.dumps({"problem": "a", "target": target}) for target in (one, other)))
+
+    with pytest.raises(ValueError, match="line 2: .* whether '4, 3' is the same cannot be decided: write both alike"):
+        read_targets(pair("3, 4", "4, 3"))
+    with pytest.raises(ValueError, match="line 2: .* target '3, 4' in another line: keep the right one"):
+        read_targets(pair("3, 4", "3, 5"))
+    assert list(read_targets(pair("3/4", "0.75")).values()) == ["3/4"]
 
 
 def told(*texts: str) -> tuple[TextStep, ...]:

@@ -96,6 +96,9 @@ BAD_LINES = {
     "a function": '{"kind": "os:system", "problem": {"command": "exit 1"}}',
     "a class that is no problem": '{"kind": "subprocess:Popen", "problem": {"args": "true"}}',
     "text for a class": '{"kind": "search.problem:TextProblem", "problem": "x"}',
+    "half a character": '{"problem": "what is \\ud83d?"}',
+    "half a character in an id": '{"id": "\\ude00", "problem": "x"}',
+    "half a character in an object": '{"kind": "search.problem:TextProblem", "problem": {"statement": ["\\ud83d"]}}',
     "not UTF-8": b'{"problem": "\xff"}',
 }
 

@@ -33,7 +33,7 @@ from search.requests import Generate, RequestFailed, Score, Scored
 
 PROBLEM = TextProblem("What is 2 + 2?")
 PREFIX = (TextStep("two and two"),)
-CHAIN = (*PREFIX, TextStep("the answer is 4"))
+CHAIN = (*PREFIX, TextStep("the answer is 4", finish="end"))
 UNKNOWN = np.full(1, np.nan, np.float32)
 
 

@@ -72,9 +72,38 @@ def test_first_stop_wins_and_bytes_make_characters():
     ends = [tail.add(t) for t in tokenizer.encode("xé\n\n")]
     assert ends == [None, None, None, "stop"] and tail.text == "x"
     tail = Tail(texts, (), ())
-    assert tail.add(tokenizer.encode("é")[0]) is None and tail.text == "\ufffd"
+    assert tail.add(tokenizer.encode("é")[0]) is None and tail.text == "", "a character that is cut is left out"
     assert tail.add(tokenizer.encode("é")[1]) is None and tail.text == "é"
     assert tail.add(tokenizer.eos_token_id) == "end" and tail.text == "é"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "pieces", "stripped pieces"])
+def test_a_text_that_is_cut_anywhere_is_whole_when_joined(kind):
+    tokenizer, _ = KINDS[kind]
+    texts, whole = Texts(tokenizer), "añ→🙂 é𝄞🙂🙂b"
+    prompt = tuple(tokenizer.encode("ab", add_special_tokens=False))
+    tokens = tuple(tokenizer.encode(whole, add_special_tokens=False))
+    assert len(tokens) > len(whole), "characters of several tokens"
+    told = texts.decode((*prompt, *tokens))[len(texts.decode(prompt)) :]
+    for size in (1, 2, 3, 5):
+        text = ""
+        for at in range(0, len(tokens), size):
+            tail = Tail(texts, ("\n\n",), (*prompt, *tokens[:at]))
+            assert not any(tail.add(token) for token in tokens[at : at + size])
+            text += tail.text
+        assert text == told and "\ufffd" not in text
+
+
+def test_a_character_that_never_comes_is_told():
+    """At the end of a text, and where the next token is none of its bytes."""
+    tokenizer = tiny.tokenizer()
+    texts, (first, second) = Texts(tokenizer), tokenizer.encode("é")
+    tail = Tail(texts, (), ())
+    assert tail.add(first) is None and tail.add(tokenizer.eos_token_id) == "end" and tail.text == "\ufffd"
+    tail = Tail(texts, (), (first,))
+    assert tail.add(tokenizer.encode("x")[0]) is None and tail.text == "\ufffdx"
+    tail = Tail(texts, (), (first, second))
+    assert tail.add(tokenizer.encode("x")[0]) is None and tail.text == "x"
 
 
 def test_end_tokens_come_from_everywhere():

@@ -16,7 +16,7 @@ import numpy as np
 
 from search.asks import Asks, granted, parallel
 from search.budget import Meter
-from search.guide import PRECISION, Guide, Proposal, normalise
+from search.guide import PRECISION, Guide, Proposal, examined, normalise
 from search.problem import IllegalStep, Problem, State, apply, verify
 from search.requests import Avoided, RequestFailed
 from search.tree import Tree
@@ -93,7 +93,7 @@ def _propose(
             growth.unusable += 1
             growth.example = proposal.step
             continue
-        if getattr(proposal.step, "finish", "stop") == "length":
+        if getattr(proposal.step, "finish", "stop") == "length" and not child.finished:
             growth.unusable += 1
             growth.example = proposal.step
         growth.children.append(child)
@@ -116,11 +116,11 @@ def child_of(problem: Problem, state: State, proposal: Proposal) -> Asks[Child |
 def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> Asks[float]:
     """The value of one state in [0, 1]; nan where it could not be told."""
     try:
-        values = yield from guide.value.evaluate(problem, [state], np.array([known], np.float32), rng)
+        values = yield from examined(guide.value, problem, [state], np.array([known], np.float32), rng)
     except RequestFailed:
         return math.nan
     value = float(values[0])
-    return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
+    return value if math.isnan(value) else round(value / PRECISION) * PRECISION
 
 
 def at_once(asks: Asks[T]) -> T:

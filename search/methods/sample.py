@@ -150,7 +150,8 @@ class _Samples:
                     tree.finished[tree.open(node, edge)] = child.reward
             node = tree.open(node, edge)
         steps = [child.proposal.step for child in chain.children]
-        bad = [step for step in steps if getattr(step, "finish", "stop") == "length"]
+        unfinished = [child.proposal.step for child in chain.children if not child.finished]
+        bad = [step for step in unfinished if getattr(step, "finish", "stop") == "length"]
         if chain.illegal is not None:
             bad.append(chain.illegal)
         tree.proposed += len(steps) + (chain.illegal is not None)
