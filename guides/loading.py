@@ -215,7 +215,7 @@ def connect(
 
     loaded = load_server(url, model, tokenizer, connections)
     if value is None:
-        what = "each step's mean token probability guides" if loaded.engine.dialect.log_probs else "it tells no log-probs: nothing guides"
+        what = "each step's mean token probability guides" if loaded.engine.capabilities.log_probs else "it tells no log-probs: nothing guides"
         log.warning("a server has no value head, and %s mcts and beam; give a value function of your own", what)
     return _guide(LM(loaded, values=value is None, **policy), value or Known(), loaded.settings, answer)
 

@@ -23,9 +23,10 @@ import search
 from guides.lm import LM
 from guides.loading import Loaded, of_server
 from guides.prm import PRM
-from models import Scripted, Server, wire
-from models.dialect import EXTRAS, SEEDS, Dialect
-from models.replies import Words, generated
+from models import Scripted, Server
+from models.server import http
+from models.server.capabilities import OPTIONS, SEEDS, Capabilities
+from models.server.responses import Words, generated
 from search.asks import run
 from search.budget import Budget
 from search.cli import main
@@ -47,7 +48,7 @@ DIALECTS = {
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No waiting between repetitions, and no key of the machine's own."""
-    monkeypatch.setattr(wire, "FIRST", 0.001)
+    monkeypatch.setattr(http, "FIRST", 0.001)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -99,7 +100,7 @@ def result(backend, request):
 
 def error(backend, request, calls=1):
     (reply,) = answers(backend, request)
-    assert type(reply.error) in (RequestFailed, wire.Refused) and reply.usage.calls == calls
+    assert type(reply.error) in (RequestFailed, http.Refused) and reply.usage.calls == calls
     return str(reply.error)
 
 
@@ -164,7 +165,7 @@ def test_log_probs_of_another_temperature_are_not_taken_for_the_models_own(serve
     _, vllm = serve()
     for backend, own in ((sglang, False), (vllm, True)):
         warm = result(backend, ask(temperature=0.5))
-        assert backend.dialect.own is own and np.isfinite(warm.log_probs).all() == own and np.isnan(warm.sampled_log_probs).all()
+        assert backend.capabilities.own is own and np.isfinite(warm.log_probs).all() == own and np.isnan(warm.sampled_log_probs).all()
         assert np.isfinite(result(backend, ask()).log_probs).all()
         greedy = result(backend, ask(temperature=0.0))
         assert np.isfinite(greedy.log_probs).all() and (greedy.sampled_log_probs == 0).all()
@@ -187,14 +188,14 @@ def test_any_text_comes_back_as_it_was(text, cut, told):
     """Cut anywhere, with ids or without: text and tokens say the same, and the tokens decode to the text and its stop."""
     ids = TOKENIZER.encode(text)[:cut] if told else TOKENIZER.encode(text)
     shown = TOKENIZER.decode(ids)
-    dialect = Dialect("m", True, True, False, True, True, False)
+    found = Capabilities("m", marks=True)
     choice = {"text": shown, "finish_reason": "length", "stop_reason": None, **({"token_ids": ids} if told else {})}
     request = Generate((1,), ("\n",), 64)
     if not ids:
         with pytest.raises(RequestFailed, match="empty"):
-            generated(request, {"choices": [choice]}, dialect, Words(TOKENIZER))
+            generated(request, {"choices": [choice]}, found, Words(TOKENIZER))
         return
-    got = generated(request, {"choices": [choice]}, dialect, Words(TOKENIZER))
+    got = generated(request, {"choices": [choice]}, found, Words(TOKENIZER))
     assert got.text == shown.split("\n")[0] and got.finish == ("stop" if "\n" in shown else "length")
     assert TOKENIZER.decode(got.tokens).startswith(got.text) and (not told or got.tokens == tuple(ids[: len(got.tokens)]))
 
@@ -241,7 +242,7 @@ def test_sampling_is_said_in_full(serve):
 
 def test_a_server_that_takes_text_gets_the_text(serve):
     server, backend = serve(**DIALECTS["transformers"])
-    assert backend.dialect == Dialect(MODEL, ids=False, extras=False, log_probs=False, own=True, marks=False, keeps=True)
+    assert backend.capabilities == Dialect(MODEL, ids=False, extras=False, log_probs=False, own=True, marks=False, keeps=True)
     result(backend, ask("grüß\n"))
     assert server.bodies[-1]["prompt"] == "grüß\n" and not set(server.bodies[-1]) & {"logprobs", *EXTRAS}
     assert "top_k" in error(backend, ask(top_k=5), calls=0) and "min_p" in error(backend, ask(min_p=0.5), calls=0)
@@ -256,13 +257,13 @@ def test_the_door_asks_little():
 
 def test_a_server_that_spells_ids_out_gets_text(serve):
     server, backend = serve(ids="spelled")
-    assert not backend.dialect.ids and result(backend, ask(seed=5)).text == echoes("hello\n", 5).split("\n")[0]
+    assert not backend.capabilities.ids and result(backend, ask(seed=5)).text == echoes("hello\n", 5).split("\n")[0]
 
 
 def test_the_door_is_patient():
     with FakeServer(fault=lambda number, body: ["drop", "refuse", "error", None][number % 4]) as server:
         backend = Server(server.url, MODEL, TOKENIZER, retries=8)
-        assert backend.dialect == Dialect(MODEL, ids=True, extras=True, log_probs=True, own=True, marks=True, keeps=False)
+        assert backend.capabilities == Dialect(MODEL, ids=True, extras=True, log_probs=True, own=True, marks=True, keeps=False)
 
 
 # -- scores
@@ -316,23 +317,23 @@ def test_what_never_passes_costs_one_request(serve, fault, says):
 
 
 def test_waiting_is_as_the_server_says_and_the_same_each_time(monkeypatch):
-    monkeypatch.setattr(wire, "FIRST", 0.5)
-    waits = [wire.delay(attempt, seed=7) for attempt in range(9)]
-    assert waits == [wire.delay(attempt, seed=7) for attempt in range(9)] != [wire.delay(attempt, seed=8) for attempt in range(9)]
+    monkeypatch.setattr(http, "FIRST", 0.5)
+    waits = [http.delay(attempt, seed=7) for attempt in range(9)]
+    assert waits == [http.delay(attempt, seed=7) for attempt in range(9)] != [http.delay(attempt, seed=8) for attempt in range(9)]
     assert all(0.5 * min(30, 0.5 * 2**i) <= wait <= min(30, 0.5 * 2**i) for i, wait in enumerate(waits))
-    assert wire.delay(0, 7, "9") == 9 and wire.delay(0, 7, "soon") == waits[0] and wire.delay(5, 7, "-3") == waits[5]
-    assert 50 < wire.delay(0, 7, wire.email.utils.formatdate(time.time() + 60)) <= 60
+    assert http.delay(0, 7, "9") == 9 and http.delay(0, 7, "soon") == waits[0] and http.delay(5, 7, "-3") == waits[5]
+    assert 50 < http.delay(0, 7, http.email.utils.formatdate(time.time() + 60)) <= 60
 
 
 def test_retry_after_is_waited_for(monkeypatch):
     """The pauses themselves, without a clock."""
     with FakeServer(fault=lambda number, body: ("refuse", "4") if number < 2 else None) as server:
-        line, pauses = wire.Line(wire.Address(server.url, "OPENAI_API_KEY"), 5.0), []
+        line, pauses = http.Line(http.Address(server.url, "OPENAI_API_KEY"), 5.0), []
         body = {"model": MODEL, "prompt": [1], "max_tokens": 1, "temperature": 0, "seed": 0}
-        assert wire.exchange(line, "/completions", body, 3, 0, pauses.append)["choices"] and pauses == [4, 4]
+        assert http.exchange(line, "/completions", body, 3, 0, pauses.append)["choices"] and pauses == [4, 4]
         server.fault, pauses[:] = lambda number, body: ("refuse", "100000"), []
         with pytest.raises(RequestFailed, match="429"):
-            wire.exchange(line, "/completions", body, 3, 0, pauses.append)
+            http.exchange(line, "/completions", body, 3, 0, pauses.append)
         assert pauses == [], "nobody waits for a day"
         line.close()
 
@@ -410,7 +411,7 @@ def test_cancelling_closes_the_connection(serve):
 
 
 def test_cancelling_ends_a_wait_and_a_queue(serve, monkeypatch):
-    monkeypatch.setattr(wire, "FIRST", 25.0)
+    monkeypatch.setattr(http, "FIRST", 25.0)
     server, backend = serve({"connections": 1}, fault=lambda number, body: "error" if body["seed"] == 1 else None)
     waiting, queued, third = ask(seed=1), ask(seed=2), ask(seed=3)
     for request in (waiting, queued, third):
@@ -592,7 +593,7 @@ def test_the_key_is_written_nowhere(monkeypatch, tmp_path, caplog, capsys):
         walker, key=KEY, fault=lambda number, body: faults.get(number % 7) if body["seed"] and body.get("stop") else None
     ) as server:
         backend = Server(server.url, MODEL, TOKENIZER, key_variable="MY_KEY", retries=1)
-        seen = [repr(backend), str(vars(backend)), str(vars(backend._address)), backend.dialect]
+        seen = [repr(backend), str(vars(backend)), str(vars(backend._address)), backend.capabilities]
         guide = Guide(LM(backend, values=True, delimiter="\n"), budget=Budget(tokens=300))
         solutions = search.solve_many([problem()] * 3, guide, seed=[1, 2, 3])
         search.Trace.save([s.trace for s in solutions if s.trace is not None], tmp_path / "traces.parquet")
@@ -865,7 +866,7 @@ def test_transformers_serve(tmp_path):
             time.sleep(0.2)
         url = f"http://127.0.0.1:{port}/v1"
         backend = Server(url, str(folder), connections=4, timeout=60)
-        dialect = backend.dialect
+        dialect = backend.capabilities
         assert (dialect.ids, dialect.extras, dialect.log_probs, dialect.marks, dialect.keeps) == (False, False, False, False, True)
         prompt = encode("hello there")
         got = result(backend, Generate(prompt, (), 12, temperature=0.0))
