@@ -158,12 +158,23 @@ class RequestFailed(Exception):
     """A backend could not answer this one request (time-out, server error, a row that is not a number)."""
 
 
+class TooLong(RequestFailed):
+    """The request does not fit into the model's context or pool: it fails whenever it is asked."""
+
+
+class Untold(RequestFailed):
+    """The backend answered, but cannot tell what was asked: a server names the likeliest tokens only."""
+
+
 class NothingLeft(RequestFailed):
     """All continuations that the model could give are among those to avoid."""
 
 
 class Cancelled(RequestFailed):
-    """The request was cancelled; the tokens spent until then are in the reply's usage."""
+    """The request was cancelled; the tokens spent until then are in the reply's usage.
+
+    `__cause__`: the `RequestFailed` after which it was being asked again, where there was one.
+    """
 
 
 class BudgetSpent(RequestFailed):

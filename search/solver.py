@@ -16,7 +16,7 @@ import numpy as np
 
 from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
-from search.door import Method, all_options, check_arguments, check_budget, check_options, guide_of, method_of, problem_of
+from search.door import Method, all_options, check_arguments, check_budget, check_options, check_steps, guide_of, method_of, problem_of
 from search.guide import Guide
 from search.problem import Problem
 from search.requests import Backend
@@ -114,6 +114,7 @@ def _solve(
     guide = guide_of(guide, ready)
     spend = budget or guide.budget
     check_budget(spend, guide)
+    check_steps(search, guide)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
     interrupt = threading.Event()

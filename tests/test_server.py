@@ -18,6 +18,7 @@ import tiny
 from fake_server import DRIPS, END, MODEL, FakeServer, echoes, log_prob
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import TOKENIZER, answers, ask, encode, result, servers
 
 import guides
 import search
@@ -32,9 +33,8 @@ from search.asks import run
 from search.budget import Budget
 from search.cli import main
 from search.guide import Guide, check_policy
-from search.requests import Call, Cancelled, Generate, Generated, RequestFailed, Score, Usage, check_backend
+from search.requests import Call, Cancelled, Generate, Generated, RequestFailed, Score, TooLong, Untold, Usage, check_backend
 
-TOKENIZER = tiny.tokenizer()
 DIALECTS = {
     "vllm": {},
     "sglang": {"marks": "matched_stop", "tempered": True},
@@ -47,61 +47,14 @@ DIALECTS = {
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No waiting between repetitions, and no key of the machine's own."""
-    monkeypatch.setattr(http, "FIRST", 0.001)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture
-def serve():
-    """Make a fake server and a backend of it; both end with the test. What the fake does wrong, it does from then on."""
-    opened = []
-
-    def make(options=None, fault=None, **fake):
-        server = FakeServer(**fake).__enter__()
-        opened.append(server)
-        backend = Server(server.url, MODEL, TOKENIZER, **({"retries": 2} | (options or {})))
-        opened.append(backend)
-        server.bodies.clear()
-        server.fault = fault or server.fault
-        return server, backend
-
-    yield make
-    for one in reversed(opened):
-        one.close() if isinstance(one, Server) else one.__exit__()
-
-
-def encode(text):
-    return tuple(TOKENIZER.encode(text))
-
-
-def ask(text="hello\n", stop=("\n",), max_tokens=64, **options):
-    return Generate(encode(text), stop, max_tokens, **options)
-
-
-def answers(backend, *requests, seconds=30.0):
-    """The replies, in the order of the requests, each there exactly once."""
-    for request in requests:
-        backend.submit(request)
-    found, until = {}, time.monotonic() + seconds
-    while len(found) < len(requests):
-        assert time.monotonic() < until, f"{len(requests) - len(found)} requests were never answered"
-        for reply in backend.poll(0.05):
-            assert reply.request not in found, "answered twice"
-            found[reply.request] = reply
-    return [found[request] for request in requests]
-
-
-def result(backend, request):
-    (reply,) = answers(backend, request)
-    assert reply.error is None, reply.error
-    return reply.result
+def serve(monkeypatch):
+    with servers(monkeypatch) as make:
+        yield make
 
 
 def error(backend, request, calls=1):
     (reply,) = answers(backend, request)
-    assert type(reply.error) in (RequestFailed, http.Refused) and reply.usage.calls == calls
+    assert type(reply.error) in (RequestFailed, http.Refused, TooLong, Untold) and reply.usage.calls == calls
     return str(reply.error)
 
 

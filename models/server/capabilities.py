@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.server.conversation import messages
-from search.requests import Generate, RequestFailed, Score
+from search.requests import Generate, RequestFailed, Score, Untold
 
 COMPLETIONS = "/completions"
 CHAT = "/chat/completions"
@@ -117,11 +117,11 @@ class Capabilities:
         Raises RequestFailed where the server tells none.
         """
         if not self.log_probs:
-            raise RequestFailed(f"the server of {self.model} tells no log-probs: score with a model of your own")
+            raise Untold(f"the server of {self.model} tells no log-probs: score with a model of your own")
         after = reads_next(request)
         if self.chat and not after:
             remedy = "score with a model of your own"
-            raise RequestFailed(f"the server of {self.model} tells no log-probs of a conversation: {remedy}")
+            raise Untold(f"the server of {self.model} tells no log-probs of a conversation: {remedy}")
         body = self._body(request.tokens, text) | self.options | {self.limit: 1, "temperature": 0.0}
         if self.chat:
             body["top_logprobs"] = READS

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from models.server.capabilities import Capabilities
@@ -24,11 +24,12 @@ MODELS = "/models"
 
 @dataclass(eq=False)
 class _Job:
-    """A request that is not answered yet, and whether it was sent."""
+    """A request that is not answered yet, whether it was sent, and what went wrong since."""
 
     request: Generate | Score
     task: Future[None] | None = None
     sent: bool = False
+    troubles: list[str] = field(default_factory=list)
 
 
 class Server:
@@ -130,8 +131,10 @@ class Server:
             if job is None:
                 return
             reply = Reply(request, error=Cancelled("cancelled"), usage=Usage(calls=int(job.sent)))
-        assert job.task is not None
+        assert job.task is not None and reply.error is not None
         job.task.cancel()
+        if job.troubles:  # it was being asked again
+            reply.error.__cause__ = RequestFailed(job.troubles[-1])
         self._keep(reply)
 
     def close(self) -> None:
@@ -216,8 +219,9 @@ class Server:
             with self._change:
                 job.sent = True
             answer: Reply | tuple[Request, dict[str, Any]]
+            seed = body.get("seed", 0)
             try:
-                answer = job.request, await self._http.ask(self.capabilities.path, body, seed=body.get("seed", 0))
+                answer = job.request, await self._http.ask(self.capabilities.path, body, seed, troubles=job.troubles)
             except Exception as error:  # a mistake in here is raised where it was asked, too: nobody must wait for ever
                 answer = Reply(job.request, error=error, usage=Usage(calls=1))
         with self._change:

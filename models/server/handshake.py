@@ -20,7 +20,7 @@ from models.server.capabilities import (
 from models.server.http import Refused
 from models.server.response_fields import Told, choice_of, usage_of
 from models.server.responses import Words
-from search.requests import RequestFailed
+from search.requests import RequestFailed, TooLong
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]  #: sends a body to a path: the reply, or RequestFailed
 
@@ -137,7 +137,7 @@ class _Handshake:
         for text in (*TEXTS, self._words.corners(CORNERS)):
             try:
                 replies[text] = self._ask(text, tokens=1)
-            except Refused:  # a context that is too small for it, perhaps
+            except (Refused, TooLong):  # a context that is too small for it, perhaps
                 continue
         if self._chat:
             self._check_differences(replies)

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from search.requests import RequestFailed
+from search.requests import RequestFailed, TooLong
 
 T = TypeVar("T")
 
@@ -36,10 +36,12 @@ WORDS = 300  # characters of what a server says that are passed on
 #: What a server says with status 500 when the request itself is wrong, so that it would say it again: pydantic's words for a
 #: field (llama-cpp-python), an option that the model was not loaded with, a prompt beyond the context.
 WRONG = re.compile(
-    r"validation error|input should be |extra inputs|['\"]loc['\"]\s*:|not supported|unsupported|unrecognized"
-    r"|exceed\w*\s+(the\s+)?(available\s+)?context",
+    r"validation error|input should be |extra inputs|['\"]loc['\"]\s*:|not supported|unsupported|unrecognized",
     re.IGNORECASE,
 )
+
+#: What servers say of a prompt that is too long for the model.
+LONG = re.compile(r"maximum context|exceed\w*\s+(the\s+)?(available\s+|model'?s?\s+)?context|context[_ ]length[_ ]exceeded", re.IGNORECASE)
 
 
 class Refused(RequestFailed):
@@ -155,16 +157,24 @@ class Http:
         except httpx2.HTTPError:  # somebody is there: what is broken the questions will tell
             return
 
-    async def ask(self, path: str, body: Any, seed: int = 0, retries: int | None = None) -> dict[str, Any]:
+    async def ask(
+        self,
+        path: str,
+        body: Any,
+        seed: int = 0,
+        retries: int | None = None,
+        troubles: list[str] | None = None,
+    ) -> dict[str, Any]:
         """The JSON object with which the server answers a POST of `body`, or a GET where it is None.
 
         seed     of the jitter of the pauses
         retries  instead of this object's
+        troubles  takes what went wrong each time that it will be asked again
 
         Raises Refused for a status that does not pass, RequestFailed for all else: the last failure, the deadline, an answer
         that is no JSON object.
         """
-        troubles: list[str] = []
+        troubles = [] if troubles is None else troubles
         try:
             async with asyncio.timeout(self.timeout):
                 return await self._ask(path, body, seed, self.retries if retries is None else retries, troubles)
@@ -180,7 +190,7 @@ class Http:
             try:
                 status, after, said = await self._send(path, body)
                 return _object(status, said, self.address)
-            except Refused:
+            except (Refused, TooLong):
                 raise
             except RequestFailed as error:
                 troubles.append(str(error))
@@ -235,6 +245,8 @@ def _object(status: int, said: bytes, address: Address) -> dict[str, Any]:
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
     if not 200 <= status < 300:
         trouble = f"{address.url} answered {status}: {_words(told, said, address)}"
+        if status in (400, 413, 422, 500) and LONG.search(trouble):
+            raise TooLong(f"{trouble}: shorten the text, or serve the model with a longer context")
         if (status < 500 and status not in AGAIN) or (status == 500 and WRONG.search(trouble)):
             raise Refused(status, trouble)
         raise RequestFailed(trouble)

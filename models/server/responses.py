@@ -11,7 +11,7 @@ from models.server.capabilities import Capabilities, reads_next
 from models.server.response_fields import ID, Told, choice_of, thinks, usage_of
 from models.text import BEFORE, Tail, Texts
 from search.budget import Usage
-from search.requests import Generate, Generated, RequestFailed, Score, Scored
+from search.requests import Generate, Generated, RequestFailed, Score, Scored, Untold
 
 STRANGE = "give the tokenizer of the model that is served"
 
@@ -155,7 +155,7 @@ def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:
     if not after:
         whole = told.log_probs is not None and length <= len(told.log_probs) <= length + 1
         if not whole or (told.ids is not None and tuple(told.ids[:length]) != tuple(request.tokens)):
-            raise RequestFailed("the server tells no log-probs of a prompt (echo): score with a model of your own")
+            raise Untold("the server tells no log-probs of a prompt (echo): score with a model of your own")
         assert told.log_probs is not None
         log_probs[1:] = told.log_probs[1:length]
     reads = np.zeros((len(request.positions), len(request.read)), np.float32)
@@ -177,7 +177,7 @@ def _read(told: Told, at: int, token: int, words: Words) -> float:
         if name in likeliest:
             return likeliest[name]
     few = f"the server tells the log-probs of its {len(likeliest)} likeliest tokens, and token {token} is none of them"
-    raise RequestFailed(f"{few}: read likelier ones, or score with a model of your own")
+    raise Untold(f"{few}: read likelier ones, or score with a model of your own")
 
 
 def spent(request: Generate | Score, reply: dict[str, Any], received: int | None = None) -> Usage:
