@@ -13,7 +13,8 @@ import tiny
 
 MODEL = "fake/model"
 END = 256  # the tiny tokenizer's end of text
-OPENAI = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "echo", "messages", "top_logprobs"}
+OPENAI = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "echo"}
+OPENAI |= {"logprobs", "top_logprobs"}
 
 
 def echoes(prompt: str, seed: int) -> str:
@@ -35,7 +36,7 @@ class FakeServer:
     chat     has /chat/completions: "too", "only" (no /completions), "wraps" (/completions makes a conversation of a prompt)
     continues  how it goes on with an assistant's turn, as in `CONTINUATIONS`; "": it begins a new one
     trims    its chat template strips what is said;  repeats: it repeats the beginning of the turn
-    models   status of /models;  key: the key that it wants;  context: tokens of prompt and answer at most
+    models   status of /models;  key: the key that it wants;  context: tokens of prompt and answer at most;  port: 0: a free one
     fault    (number of the completion from 0, body) -> what goes wrong, None nothing: "refuse" (429), ("refuse", "2"), "error" (500),
              "drop", "half", "leave" (after the answer), "hold" (until the client hangs up), "garbage", "empty", "list",
              "body", "headers", "chunks", "continue" (which drip without end), ("slow", seconds), ("status", 400, text), or a dict
@@ -64,6 +65,7 @@ class FakeServer:
         models: int = 200,
         key: str | None = None,
         context: int = 4096,
+        port: int = 0,
         fault: Callable[[int, dict[str, Any]], Any] = lambda number, body: None,
     ):
         self.say = say
@@ -134,7 +136,7 @@ class FakeServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass
 
-        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.http = Quiet(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
     def __enter__(self) -> FakeServer:
@@ -201,6 +203,7 @@ class FakeServer:
         for name, (status, message) in self.refuses.items():
             if name in body and (name, body[name]) != ("top_k", 0):
                 return status, {"error": {"message": message}}
+        body = {"max_tokens": body.get("max_completion_tokens")} | body
         if not self.extras and set(body) - OPENAI:
             return 422, {"detail": f"Unexpected fields in the request: {sorted(set(body) - OPENAI)}"}
         if chat:

@@ -56,9 +56,10 @@ class Words:
         return tokens
 
     def corners(self, count: int) -> str:
-        """The text of `count` tokens from all over the vocabulary, the last ones among them; printable ones alone."""
-        spaced = [self.size - 1 - i * self.size // count for i in range(count)]
-        spelled = [self.texts.decode([token]) for token in spaced if token not in self.special]
+        """The text of some `count` tokens from all over the vocabulary, a third of them its last; printable ones alone."""
+        ordinary = [token for token in range(self.size) if token not in self.special]
+        spaced = ordinary[:: max(1, len(ordinary) // count)]
+        spelled = [self.texts.decode([token]) for token in [*spaced, *ordinary[-count // 3 :]]]
         return " ".join(text.strip() for text in spelled if text.strip() and text.isprintable() and "\ufffd" not in text)
 
 
