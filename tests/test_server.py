@@ -114,6 +114,15 @@ def test_more_tokens_than_the_stop_are_cut(serve):
     ]
 
 
+def test_a_stop_string_that_is_left_in_the_tokens_in_part(serve):
+    """llama.cpp leaves out the last token of a stop string only, and tells the end token where a text has ended."""
+    part = {"token_ids": list(encode("one\n")), "logprobs": None, "text": "one", "stop_reason": "\n\n"}
+    end = {"token_ids": [*encode("one"), END], "logprobs": None, "text": "one", "stop_reason": "\n\n"}
+    server, backend = serve(fault=lambda number, body: part if number == 0 else end)
+    got = [result(backend, ask(stop=("\n\n",))) for _ in range(2)]
+    assert [(r.text, r.tokens, r.finish) for r in got] == [("one", encode("one\n\n"), "stop"), ("one", (*encode("one"), END), "end")]
+
+
 def test_log_probs_of_another_temperature_are_not_taken_for_the_models_own(serve):
     _, sglang = serve(**DIALECTS["sglang"])
     _, vllm = serve()

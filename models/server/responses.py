@@ -80,13 +80,15 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
     stops = request.stop if found.stepwise else ()  # no stop strings are sent for a whole turn
     tokens, log_probs = _tokens(request, text, told, words)
     cut = reason in CUT or (reason is None and len(tokens) >= request.max_tokens)
-    stop = None if cut else _stop(stops, text, mark, found)
+    ended = told.ids is not None and bool(tokens) and tokens[-1] in words.texts.ends
+    stop = None if cut or ended else _stop(stops, text, mark, found)
     ends = not cut and stop is None
     last = ends and told.ids is not None and tokens and (tokens[-1] in words.special or tokens[-1] == mark)
     tail, finish, used = Tail(words.texts, stops, request.prompt), None, 0
     while finish is None and used < request.max_tokens and (used < len(tokens) or stop is not None):
         if used == len(tokens):  # the stop string was cut off
-            tokens, stop = tokens + words.after((*request.prompt, *tokens), stop), None
+            missing = _missing(words.texts.decode(tokens), text, stop)
+            tokens, stop = tokens + words.after((*request.prompt, *tokens), missing), None
             continue
         finish = "end" if last and used == len(tokens) - 1 else tail.add(tokens[used])
         used += 1
@@ -104,6 +106,12 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
     whole = request.temperature == 1 and request.top_p >= 1 and not request.top_k and not request.min_p
     sampled = mine.copy() if whole else np.full(used, 0.0 if request.temperature == 0 else np.nan, np.float32)
     return Generated(tuple(tokens[:used]), tail.text, mine, sampled, float("nan"), finish or "length")
+
+
+def _missing(spelled: str, text: str, stop: str) -> str:
+    """What of a stop string is not in the tokens: some servers leave its beginning in them (llama.cpp), and only the text ends."""
+    begun = spelled.removeprefix(text) if spelled.startswith(text) else ""
+    return stop.removeprefix(begun) if begun and begun != stop and stop.startswith(begun) else stop
 
 
 def _nothing(choice: dict[str, Any]) -> str:
