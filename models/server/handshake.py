@@ -26,10 +26,10 @@ Ask = Callable[[str, dict[str, Any]], dict[str, Any]]  #: sends a body to a path
 
 PROBE = "Let naive = 12345 + 67;\n\n  Then: 'x_1' is"  # what different tokenizers read differently
 
-#: Further texts that the tokenizer must read as the server does: languages, numbers, code, signs.
+#: Further texts that the tokenizer must read as the server does: languages, numbers, code, signs. A chat template may strip them.
 TEXTS = (
     "The unhappiest Zürich café-owner couldn't re-open; él corrió 3,141.59 km. Что это? 東京は大きい都市です。 مرحبا",
-    '    for (int i_0 = 0x1F; i_0 != 100000; ++i_0) {\t\treturn self.__dict__["naïve"] >= 2**31;  }  // TODO:    x',
+    'if x:    for (int i_0 = 0x1F; i_0 != 100000; ++i_0) {\t\treturn self.__dict__["naïve"] >= 2**31;  }  // TODO:    x',
     r"\frac{d}{dx}\left[\sum_{k=1}^{\infty} a_k x^{k}\right] \approx 6.022e23 ≤ ∞ → 👩‍🔬🎉 #hashtag @user www.a-b.org/?q=1&r=%20",
 )
 CORNERS = 48  # tokens from all over the vocabulary, whose text is a probe, too
