@@ -151,7 +151,10 @@ class _Handshake:
             else:
                 more.add(0)
         if len(more) == 1 and more.pop() >= WRAPS:
-            raise Wrapped("the server reads more than the prompt: it makes a conversation of it")
+            raise Wrapped(
+                f"the server of {self._found.model} reads {len(replies)} texts with more around them, as a conversation, and has no "
+                f"{CHAT}: ask one that has, or one that reads prompts as they are"
+            )
         if more and more != {0}:
             raise self._strange()
 
