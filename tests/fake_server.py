@@ -11,6 +11,8 @@ from typing import Any
 
 import tiny
 
+from models.text import Texts
+
 MODEL = "fake/model"
 END = 256  # the tiny tokenizer's end of text
 OPENAI = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "echo"}
@@ -89,6 +91,7 @@ class FakeServer:
         self.context = context
         self.fault = fault
         self.tokenizer = tiny.tokenizer()
+        self.texts = Texts(self.tokenizer)
         self.bodies: list[dict[str, Any]] = []
         self.seen: list[list[int]] = []  # prompts whose keys and values it has
         self.connections = self.running = self.most = self.broken = 0
@@ -281,6 +284,7 @@ class FakeServer:
                 entries.append({"id": token, "top_logprobs": tops, **tops[0]})
                 if chat:
                     del entries[-1]["id"]
+                    entries[-1]["bytes"] = list(self.texts.piece(token))
             return {"content": entries}
         numbers = [*([None] if read else []), *(log_prob(t) for t in read[1:]), *(log_prob(t) * scale for t in wrote)]
         likely = {spell([t]): log_prob(t) * scale for t in range(97, 97 + body["logprobs"])}

@@ -830,8 +830,9 @@ def test_transformers_serve(tmp_path):
             time.sleep(0.2)
         url = f"http://127.0.0.1:{port}/v1"
         backend = Server(url, str(folder), connections=4, timeout=60)
-        dialect = backend.capabilities
-        assert (dialect.ids, dialect.extras, dialect.log_probs, dialect.marks, dialect.keeps) == (False, False, False, False, True)
+        found = backend.capabilities
+        assert (found.chat, found.ids, found.log_probs, found.marks, found.keeps) == (False, False, False, False, True)
+        assert found.options.keys() <= {"seed"}, "it refuses fields that OpenAI has not"
         prompt = encode("hello there")
         got = result(backend, Generate(prompt, (), 12, temperature=0.0))
         with torch.no_grad():

@@ -18,6 +18,7 @@ from guides.judge import Judge
 from guides.lm import LM
 from models import Server
 from models.server.conversation import MARK, marked, messages
+from models.server.pieces import Pieces
 from search.asks import run
 from search.budget import Budget
 from search.cli import main
@@ -305,3 +306,50 @@ def test_the_command_over_a_chat(capsys, tmp_path):
         main(["solve", "Write three digits.", *flags, "--method", "sample", "--json"])
         told = json.loads(capsys.readouterr().out)
         assert "answer: " in told["text"]
+
+
+# -- without a tokenizer
+
+
+@pytest.mark.parametrize("log_probs", [True, False])
+def test_a_hosted_model_whose_tokenizer_nobody_has(serve, caplog, log_probs):
+    """Steps, log-probs and counts are the server's; nothing is cut or counted by the stand-in."""
+    with FakeServer(walker, chat="only", told_ids=False, log_probs=log_probs, marks=None) as server:
+        server.say = lambda text, seed: counting(text, seed) if "one to ten" in text else walker(text, seed)
+        guide = guides.connect(server.url, MODEL, delimiter="\n", step_tokens=16, max_steps=6)
+        assert "no tokenizer under" in caplog.text
+        backend = next(iter(guide.backends.values()))
+        assert backend.capabilities.stepwise
+        for method in ("mcts", "beam", "sample"):
+            found = search.solve(problem(12), guide, method, budget="tokens=300", seed=1)
+            lines = [step.text for step in found.steps]
+            assert lines[-1] == f"answer: {sum(map(int, lines[:3]))}" and 0 < found.usage.generated <= 300
+        request = Generate(tuple(backend.tokenizer.encode(backend.tokenizer.apply_chat_template([{"role": "user", "content": "x"}], True))))
+        server.say = lambda text, seed: "grüß dich, 世界 😀"
+        (reply,) = answers(backend, request)
+        assert reply.result.text == "grüß dich, 世界 😀" and reply.usage.generated == len(encode(reply.result.text)) + 1
+        assert np.isfinite(reply.result.log_probs).all() == log_probs
+        backend.close()
+
+
+def test_completions_want_the_tokenizer():
+    with FakeServer() as server, pytest.raises(ValueError, match="no tokenizer under .*give tokenizer="):
+        Server(server.url, MODEL)
+    with FakeServer(chat="only") as server, pytest.raises(ValueError, match="no tokenizer under .*give tokenizer="):
+        Server(server.url, MODEL, "no/such-folder")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_pieces_come_back_as_they_were(text):
+    pieces = Pieces()
+    ids = pieces.encode(text)
+    assert pieces.decode(ids) == text and ids == Pieces().encode(text) and all(0 < i < len(pieces) for i in ids)
+    assert pieces.decode(pieces.ids(bytes([byte]) for byte in text.encode())) == text
+
+
+def test_stand_in_and_template_render_alike():
+    turns = [{"role": "system", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b\n"}]}]
+    for ends in (True, False):
+        theirs = OURS.apply_chat_template(turns, add_generation_prompt=ends, tokenize=False)
+        assert Pieces().apply_chat_template(turns, add_generation_prompt=ends) == theirs

@@ -14,6 +14,7 @@ from models.server.capabilities import Capabilities
 from models.server.conversation import marked
 from models.server.handshake import learn
 from models.server.http import Address, Http, Refused
+from models.server.pieces import Pieces
 from models.server.responses import Words, generated, scored, spent
 from search.requests import Cancelled, Generate, Reply, Request, RequestFailed, Score, Usage
 
@@ -32,11 +33,14 @@ class _Job:
     troubles: list[str] = field(default_factory=list)
 
 
+_Answer = Reply | tuple[Generate | Score, dict[str, Any]]  # a reply, or what the server said
+
+
 class Server:
     """Backend for `Generate` and `Score` by a server that speaks OpenAI's API.
 
     url           as vLLM prints it, http://host:8000/v1;  model: the name that it serves
-    tokenizer     of that model, or a folder or hub id; None: `model` is one
+    tokenizer     of that model, or a folder or hub id; None: `model` is one, or, behind a chat server, nobody has it (`pieces`)
     connections   requests under way at once; the others wait here
     timeout       seconds that a request may take in all, repetitions included
     retries       how often a broken connection, 408, 425, 429, 5xx and an answer that is no JSON are asked again
@@ -81,19 +85,27 @@ class Server:
         self._address = Address(url, key_variable)
         self._change = threading.Condition()  # guards all that follows
         self._jobs: dict[Request, _Job] = {}  # not answered yet
-        self._answers: list[Reply | tuple[Request, dict[str, Any]]] = []  # replies, and what the server said
+        self._answers: list[_Answer] = []  # replies, and what the server said
         self._closed = False
         self._http = Http(self._address, timeout, retries, connections)
         self._free = asyncio.Semaphore(connections)
         try:
             self._knock()
-            self.tokenizer = _tokenizer(model if tokenizer is None else tokenizer)
+            self.tokenizer, missing = _tokenizer(model if tokenizer is None else tokenizer), None
+            if isinstance(self.tokenizer, ValueError):
+                self.tokenizer, missing = Pieces(), self.tokenizer
+                if tokenizer is not None:
+                    raise missing
             self._words = Words(self.tokenizer)
             self.capabilities = self._learn()
+            if missing is not None and not self.capabilities.chat:
+                raise missing
         except BaseException:
             self.close()
             raise
-        if self.capabilities.chat:
+        if missing is not None:
+            log.warning("%s, else tokens are counted as the server counts them, or in words of up to six letters", missing)
+        elif self.capabilities.chat:
             self.tokenizer = marked(self.tokenizer)
         for sentence in self.capabilities.limits():
             log.warning("%s: %s", self._address.url, sentence)
@@ -218,7 +230,7 @@ class Server:
         async with self._free:
             with self._change:
                 job.sent = True
-            answer: Reply | tuple[Request, dict[str, Any]]
+            answer: _Answer
             seed = body.get("seed", 0)
             try:
                 answer = job.request, await self._http.ask(self.capabilities.path, body, seed, troubles=job.troubles)
@@ -229,7 +241,7 @@ class Server:
                 return  # it was cancelled meanwhile, and answered then
         self._keep(answer)
 
-    def _keep(self, answer: Reply | tuple[Request, dict[str, Any]]) -> None:
+    def _keep(self, answer: _Answer) -> None:
         with self._change:
             self._answers.append(answer)
             self._change.notify_all()
@@ -238,7 +250,7 @@ class Server:
 
 
 def _tokenizer(given: Any) -> Any:
-    """A tokenizer, or that of a folder or hub id. Raises ValueError where there is none."""
+    """A tokenizer, or that of a folder or hub id; the ValueError that says what to do where there is none."""
     if not isinstance(given, str) and not hasattr(given, "__fspath__"):
         return given
     from transformers import AutoTokenizer
@@ -247,7 +259,7 @@ def _tokenizer(given: Any) -> Any:
         return AutoTokenizer.from_pretrained(given)
     except Exception as error:  # what the hub's client, transformers and tokenizers raise has no common name
         reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(
+        return ValueError(
             f"there is no tokenizer under {str(given)!r} ({type(error).__name__}: {reason}): give tokenizer=, a folder or hub "
             "id of the model that is served"
-        ) from None
+        )

@@ -36,6 +36,17 @@ def marked(tokenizer: Any) -> Any:
     return ours
 
 
+def render(turns: Messages, add_generation_prompt: bool = False) -> str:
+    """What `TEMPLATE` makes of turns, without Jinja."""
+    said = []
+    for turn in turns:
+        content = turn["content"]
+        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+        said.append(f"[turn {_NUMBER} {turn['role']}]\n{text}")
+    end = f"[turn {_NUMBER} assistant]\n" if add_generation_prompt else ""
+    return "".join(said) + end
+
+
 def messages(text: str) -> Messages:
     """The turns in a text; the last one is the assistant's, which may be empty: what is to be gone on with.
 

@@ -81,11 +81,12 @@ class _Handshake:
             options = {name: neutral for name, neutral in self._found.options.items() if name not in self._log_probs}
             self._found = replace(self._found, options=options)
         self._found = replace(self._found, log_probs=told.log_probs is not None)
-        self._check_tokenizer(first)
+        if self._words.exact:
+            self._check_tokenizer(first)
         if self._chat:
             self._find_continuation()
         else:
-            self._found = replace(self._found, ids=self._takes_ids(choice["text"]))
+            self._found = replace(self._found, ids=self._words.exact and self._takes_ids(choice["text"]))
         self._find_stop(choice)
         self._find_heat(told)
         return self._found
@@ -187,8 +188,8 @@ class _Handshake:
         """The first way in which the assistant's turn is gone on with.
 
         It is told by the number of prompt tokens: a turn that goes on adds what it holds, to the blank line at its end; one
-        that is closed adds marks, too, and a template that trims leaves the blank line out. Where no number is told, what the
-        model writes shows it.
+        that is closed adds marks, too, and a template that trims leaves the blank line out. Where no number is told, or the tokenizer is
+        a stand-in, what the model writes shows it.
         """
         user = {"role": "user", "content": "Write the numbers from one to ten as words."}
         begun = {"role": "assistant", "content": f"{COUNTED}\n\n"}
@@ -201,7 +202,7 @@ class _Handshake:
                 continue
             text = choice_of(reply)["text"]
             number = usage_of(reply).get("prompt_tokens") or None
-            if bare is None or number is None:
+            if bare is None or number is None or not self._words.exact:
                 goes_on = text.lower().replace(begun["content"], "").lstrip().startswith(NEXT)
             else:
                 goes_on = number - bare == added
@@ -228,9 +229,9 @@ class _Handshake:
             replies = self._heated(PROBE, temperature, 1)
         own = True
         if cold.tops and cold.tops[0]:
-            warm = Told.of(choice_of(replies[0])).tops
-            own = bool(warm and warm[0]) and abs(max(warm[0].values()) - max(cold.tops[0].values())) < 0.05
-            own = own and temperature == WARM
+            warm = (Told.of(choice_of(replies[0])).tops or [{}])[0]
+            same = bool(warm) and abs(max(warm.values()) - max(cold.tops[0].values())) < 0.05
+            own = same and temperature == WARM
         same = len({choice_of(reply)["text"] for reply in replies}) == 1
         if same and choice_of(replies[0])["text"]:  # once more, where many texts are likely
             texts = {choice_of(reply)["text"] for reply in self._heated(OPEN, temperature, 3)}

@@ -220,7 +220,7 @@ class Http:
 
 def delay(attempt: int, seed: int, after: str | None = None) -> float:
     """Seconds before repetition `attempt` (from 0): twice as long each time, half of it at random, no less than Retry-After."""
-    grown = min(LONGEST, FIRST * 2**attempt)
+    grown: float = min(LONGEST, FIRST * 2.0**attempt)
     return max(grown * random.Random(f"{seed} {attempt}").uniform(0.5, 1.0), _seconds(after))
 
 

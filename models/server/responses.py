@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from models.server.capabilities import Capabilities, reads_next
+from models.server.pieces import Pieces
 from models.server.response_fields import ID, Told, choice_of, thinks, usage_of
 from models.text import BEFORE, Tail, Texts
-from search.budget import Usage
-from search.requests import Generate, Generated, RequestFailed, Score, Scored, Untold
+from search.requests import Generate, Generated, RequestFailed, Score, Scored, Untold, Usage
 
 STRANGE = "give the tokenizer of the model that is served"
 
@@ -21,9 +21,10 @@ BROKEN = frozenset({"abort", "aborted", "error", "cancelled", "canceled", "timeo
 
 
 class Words:
-    """A tokenizer, for texts that go to a server and come from it."""
+    """A tokenizer, for texts that go to a server and come from it. exact: it is the model's own, and no stand-in."""
 
     def __init__(self, tokenizer: Any):
+        self.exact = not isinstance(tokenizer, Pieces)
         self.texts = Texts(tokenizer)
         self.tokenizer = tokenizer
         self.size = len(tokenizer)
@@ -37,7 +38,9 @@ class Words:
     def text(self, tokens: tuple[int, ...]) -> str:
         """What a server that takes text is given: without the beginning that its own tokenizer puts there again."""
         begin = len(self._begin)
-        return self.texts.decode(tokens[begin:] if tokens[:begin] == self._begin and len(tokens) > begin else tokens)
+        whole = tokens[:begin] != self._begin or len(tokens) == begin
+        text: str = self.texts.decode(tokens if whole else tokens[begin:])
+        return text
 
     def after(self, tokens: tuple[int, ...], text: str) -> list[int]:
         """Tokens of `text` where it follows `tokens`: some tokenizers put a space before a text, but not within one."""
@@ -79,14 +82,15 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
     text = _continuation(request, choice["text"], found, words)
     stops = request.stop if found.stepwise else ()  # no stop strings are sent for a whole turn
     tokens, log_probs = _tokens(request, text, told, words)
+    room = request.max_tokens if words.exact else max(request.max_tokens, len(tokens) + 2)  # pieces are no tokens
     cut = reason in CUT or (reason is None and len(tokens) >= request.max_tokens)
     ended = told.ids is not None and bool(tokens) and tokens[-1] in words.texts.ends
     stop = None if cut or ended else _stop(stops, text, mark, found)
     ends = not cut and stop is None
     last = ends and told.ids is not None and tokens and (tokens[-1] in words.special or tokens[-1] == mark)
     tail, finish, used = Tail(words.texts, stops, request.prompt), None, 0
-    while finish is None and used < request.max_tokens and (used < len(tokens) or stop is not None):
-        if used == len(tokens):  # the stop string was cut off
+    while finish is None and used < room and (used < len(tokens) or stop is not None):
+        if used == len(tokens) and stop is not None:  # the stop string was cut off
             missing = _missing(words.texts.decode(tokens), text, stop)
             tokens, stop = tokens + words.after((*request.prompt, *tokens), missing), None
             continue
@@ -94,7 +98,7 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
         used += 1
     if finish is None and ends and used == len(tokens):
         finish, end = "end", getattr(words.tokenizer, "eos_token_id", None)
-        if end is not None and used < request.max_tokens:
+        if end is not None and used < room:
             tokens = [*tokens, int(end)]
             used += 1
     if not used:
@@ -146,10 +150,22 @@ def _tokens(request: Generate, text: str, told: Told, words: Words) -> tuple[lis
         return words.known(list(told.ids)), told.log_probs or []
     joined = b"".join(told.words or ()).decode("utf-8", "replace")
     if joined and joined.startswith(text):  # the stop string and the end token are in it
-        tokens = words.after(request.prompt, joined)
+        tokens = words.after(request.prompt, joined) if words.exact else _as_told(request, text, told.words or [], words)
         if told.log_probs is not None and len(tokens) == len(told.log_probs):
             return tokens, told.log_probs
     return words.after(request.prompt, text), []
+
+
+def _as_told(request: Generate, text: str, told: list[bytes], words: Words) -> list[int]:
+    """The stand-in's ids of tokens as a server spells them; behind the text stands a stop string, or the end in some spelling."""
+    size = len(text.encode())
+    behind = b"".join(told)[size:].decode("utf-8", "replace")
+    stopped = any(behind.startswith(stop) or stop.startswith(behind) for stop in request.stop)
+    ids, at = [], 0
+    for word in told:
+        ids.append(words.tokenizer.eos_token_id if at >= size and not stopped else words.tokenizer.ids([word])[0])
+        at += len(word)
+    return ids
 
 
 def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:
@@ -192,6 +208,7 @@ def _read(told: Told, at: int, token: int, words: Words) -> float:
 def spent(request: Generate | Score, reply: dict[str, Any], received: int | None = None) -> Usage:
     """What one request cost by the server's own count, or by the tokens `received` where these are more.
 
+    received  None where it is not known
     Some servers count 0 or 1 whatever they send: a budget in tokens would never end. What was asked for at most is counted at
     most; all of it where nothing is known (`received` None and no count).
     """
