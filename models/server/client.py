@@ -91,11 +91,7 @@ class Server:
         self._free = asyncio.Semaphore(connections)
         try:
             self._knock()
-            self.tokenizer, missing = _tokenizer(model if tokenizer is None else tokenizer), None
-            if isinstance(self.tokenizer, ValueError):
-                self.tokenizer, missing = Pieces(), self.tokenizer
-                if tokenizer is not None:
-                    raise missing
+            self.tokenizer, missing = _tokenizer_or_pieces(model, tokenizer)
             self._words = Words(self.tokenizer)
             self.capabilities = self._learn()
             if missing is not None and not self.capabilities.chat:
@@ -249,8 +245,21 @@ class Server:
             wake.set()
 
 
+def _tokenizer_or_pieces(model: str, given: Any) -> tuple[Any, ValueError | None]:
+    """The tokenizer that was given, else the model's; where there is none by its name, a stand-in, and what to do about it.
+
+    Raises ValueError where there is none in the place that was given.
+    """
+    try:
+        return _tokenizer(model if given is None else given), None
+    except ValueError as error:
+        if given is not None:
+            raise
+        return Pieces(), error
+
+
 def _tokenizer(given: Any) -> Any:
-    """A tokenizer, or that of a folder or hub id; the ValueError that says what to do where there is none."""
+    """A tokenizer, or that of a folder or hub id. Raises ValueError where there is none."""
     if not isinstance(given, str) and not hasattr(given, "__fspath__"):
         return given
     from transformers import AutoTokenizer
@@ -259,7 +268,7 @@ def _tokenizer(given: Any) -> Any:
         return AutoTokenizer.from_pretrained(given)
     except Exception as error:  # what the hub's client, transformers and tokenizers raise has no common name
         reason = str(error).strip().split("\n")[0][:200]
-        return ValueError(
+        raise ValueError(
             f"there is no tokenizer under {str(given)!r} ({type(error).__name__}: {reason}): give tokenizer=, a folder or hub "
             "id of the model that is served"
-        )
+        ) from None
