@@ -277,10 +277,12 @@ class FakeServer:
         named = body.get("return_tokens_as_token_ids") and self.told_ids
         spell = (lambda t: f"token_id:{t[0]}") if named else self.tokenizer.decode
         if chat or self.log_probs == "content":
-            likely = {t: log_prob(t) for t in range(97, 97 + body.get("top_logprobs", 1))} if chat else {}
+            count = body["top_logprobs"] if chat else 1
+            likely = {t: log_prob(t) for t in (97, 98, 99, *range(7, 7 + count))}
             entries = []
             for token in wrote:
-                tops = [{"token": spell([t]), "logprob": number * scale} for t, number in ({token: log_prob(token)} | likely).items()]
+                likeliest = list(({token: log_prob(token)} | likely).items())[:count]  # as vLLM does: the sampled one is among them
+                tops = [{"token": spell([t]), "logprob": number * scale} for t, number in likeliest]
                 entries.append({"id": token, "top_logprobs": tops, **tops[0]})
                 if chat:
                     del entries[-1]["id"]

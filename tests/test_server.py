@@ -123,6 +123,20 @@ def test_a_stop_string_that_is_left_in_the_tokens_in_part(serve):
     assert [(r.text, r.tokens, r.finish) for r in got] == [("one", encode("one\n\n"), "stop"), ("one", (*encode("one"), END), "end")]
 
 
+def test_tokens_that_are_told_as_words_are_those_that_were_sampled(serve):
+    """Also where the text would be read as other tokens: two line ends in a row are one token or two."""
+    merged = tiny.tokenizer((("Ċ", "Ċ"),))
+    one, two = (merged.encode(text)[0] for text in ("\n", "\n\n"))
+    words = Words(merged)
+    assert words.spelled([b"a", b"\n", b"\n"]) == [*merged.encode("a"), one, one] != merged.encode("a\n\n")
+    assert words.spelled([b"\n\n", "ü".encode()]) is None and words.spelled([b"\n\n"]) == [two]
+    told = {"tokens": ["a", "\n", "\n"], "token_logprobs": [-0.5, -1.0, -2.0], "top_logprobs": None}
+    choice = {"text": "a", "finish_reason": "stop", "logprobs": told}
+    got = generated(Generate((1,), ("\n\n",), 9), {"choices": [choice]}, Capabilities("m", log_probs=True), words)
+    assert (got.text, got.tokens, got.finish) == ("a", (*merged.encode("a"), one, one), "stop")
+    np.testing.assert_array_equal(got.log_probs, np.float32([-0.5, -1, -2]))
+
+
 def test_log_probs_of_another_temperature_are_not_taken_for_the_models_own(serve):
     _, sglang = serve(**DIALECTS["sglang"])
     _, vllm = serve()

@@ -103,6 +103,7 @@ def test_how_a_turn_is_continued_is_found_out(serve, caplog, name, way, repeats,
     server, backend = serve(**FAKES[name], counts=counts)
     found = backend.capabilities
     assert (found.chat, found.continues, found.repeats, found.stepwise) == (True, way, repeats, True)
+    assert found.own, "its log-probs are the model's own at any temperature"
     assert "whole turns" not in caplog.text
 
 
@@ -132,6 +133,11 @@ def _uncounted(whole):
         return status, said
 
     return reply
+
+
+def test_log_probs_after_temperature_are_not_the_models_own(serve):
+    _, backend = serve(chat="only", tempered=True)
+    assert backend.capabilities.log_probs and not backend.capabilities.own
 
 
 def test_completions_that_make_a_conversation_of_a_prompt_are_not_used(serve):
@@ -192,8 +198,8 @@ def test_whole_answers_have_no_stop_strings(serve):
 def test_what_may_follow_is_read_and_nothing_else(serve):
     _, backend = serve(**FAKES["vllm"])
     tokens = prompt("Is it right?")
-    got = result(backend, Score(tokens, (len(tokens) - 1,), (97, 100), log_probs=False))
-    np.testing.assert_array_equal(got.reads, np.float32([[log_prob(97), log_prob(100)]]))
+    got = result(backend, Score(tokens, (len(tokens) - 1,), (97, 98), log_probs=False))
+    np.testing.assert_array_equal(got.reads, np.float32([[log_prob(97), log_prob(98)]]))
     (reply,) = answers(backend, Score(tokens, (3,), (97,)))
     assert isinstance(reply.error, Untold) and "of a conversation" in str(reply.error)
 

@@ -97,9 +97,11 @@ class _Handshake:
         return self._post(body, tokens, temperature, **fields)
 
     def _post(self, body: dict[str, Any], tokens: int, temperature: float, **fields: Any) -> dict[str, Any]:
+        """The reply to a body with the options that are taken; a field of None is left out."""
         found = self._found
         plain = {"model": found.model, found.limit: tokens, "temperature": temperature}
-        return self._send(self._path, body | plain | found.options | fields)
+        whole = body | plain | found.options | fields
+        return self._send(self._path, {name: value for name, value in whole.items() if value is not None})
 
     # -- which fields it takes
 
@@ -135,9 +137,10 @@ class _Handshake:
     def _check_tokenizer(self, first: dict[str, Any]) -> None:
         """Raises ValueError where the server reads some text as other tokens than the tokenizer does."""
         replies = {PROBE: first}
+        quiet: dict[str, Any] = dict.fromkeys(self._log_probs)  # they would be computed for nothing
         for text in (*TEXTS, self._words.corners(CORNERS)):
             try:
-                replies[text] = self._ask(text, tokens=1)
+                replies[text] = self._ask(text, tokens=1, **quiet)
             except (Refused, TooLong):  # a context that is too small for it, perhaps
                 continue
         if self._chat:
@@ -242,7 +245,9 @@ class _Handshake:
 
     def _heated(self, text: str, temperature: float, seed: int) -> list[dict[str, Any]]:
         seeds = (seed, seed + 1) if "seed" in self._found.options else (None, None)
-        fields = [{} if seed is None else {"seed": seed} for seed in seeds]
+        fields: list[dict[str, int]] = [{} if seed is None else {"seed": seed} for seed in seeds]
+        if "top_logprobs" in self._found.options:  # vLLM's chat counts the sampled token among the likeliest
+            fields = [field | {"top_logprobs": 2} for field in fields]
         return [self._ask(text, 12, temperature, **field) for field in fields]
 
 

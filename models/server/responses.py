@@ -28,6 +28,7 @@ class Words:
         self.texts = Texts(tokenizer)
         self.tokenizer = tokenizer
         self.size = len(tokenizer)
+        self._ids: dict[bytes, int] = {}  # of tokens by their bytes; -1: it cannot be told
         self._begin = tuple(self.encode("", add_special_tokens=True))
         special = getattr(tokenizer, "all_special_ids", ())
         self.special = self.texts.ends | set(special) | set(getattr(tokenizer, "added_tokens_decoder", ()))
@@ -50,6 +51,19 @@ class Words:
             return alone
         whole = self.encode(self.texts.decode(tokens) + text, add_special_tokens=False)
         return whole[len(tokens) :] if tuple(whole[: len(tokens)]) == tuple(tokens) else alone
+
+    def spelled(self, pieces: Sequence[bytes]) -> list[int] | None:
+        """Ids of tokens whose bytes a server tells one by one; None where they do not tell which token it was.
+
+        A text may have other tokens than those that were sampled: two line ends in a row are one token, or two.
+        """
+        ids = []
+        for piece in pieces if self.texts.independent else ():
+            if piece not in self._ids:
+                alone = self.encode(piece.decode("utf-8", "replace"), add_special_tokens=False)
+                self._ids[piece] = alone[0] if len(alone) == 1 and self.texts.piece(alone[0]) == piece else -1
+            ids.append(self._ids[piece])
+        return ids if ids and min(ids) >= 0 else None
 
     def known(self, tokens: list[int]) -> list[int]:
         """`tokens`. Raises RequestFailed where one is none of the tokenizer's."""
@@ -150,7 +164,10 @@ def _tokens(request: Generate, text: str, told: Told, words: Words) -> tuple[lis
         return words.known(list(told.ids)), told.log_probs or []
     joined = b"".join(told.words or ()).decode("utf-8", "replace")
     if joined and joined.startswith(text):  # the stop string and the end token are in it
-        tokens = words.after(request.prompt, joined) if words.exact else _as_told(request, text, told.words or [], words)
+        if words.exact:
+            tokens = words.spelled(told.words or []) or words.after(request.prompt, joined)
+        else:
+            tokens = _as_told(request, text, told.words or [], words)
         if told.log_probs is not None and len(tokens) == len(told.log_probs):
             return tokens, told.log_probs
     return words.after(request.prompt, text), []
