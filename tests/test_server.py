@@ -123,6 +123,17 @@ def test_a_stop_string_that_is_left_in_the_tokens_in_part(serve):
     assert [(r.text, r.tokens, r.finish) for r in got] == [("one", encode("one\n\n"), "stop"), ("one", (*encode("one"), END), "end")]
 
 
+def test_an_end_is_told_from_a_stop_string_by_the_words(serve):
+    """llama-cpp-python tells no mark, but the words of a stop string."""
+    _, backend = serve(told_ids=False, marks=None, say=lambda prompt, seed: "the end" if seed == 1 else "on\nand on")
+    assert backend.capabilities.spells
+    ends = {"logprobs": {"tokens": list("the end"), "token_logprobs": [-1.0] * 7, "top_logprobs": None}}
+    server, backend = serve(told_ids=False, marks=None, say=lambda prompt, seed: "the end", fault=lambda number, body: ends)
+    assert (result(backend, ask()).finish, result(backend, ask()).tokens[-1]) == ("end", END)
+    server, backend = serve(told_ids=False, marks=None)
+    assert result(backend, ask()).finish == "stop"
+
+
 def test_tokens_that_are_told_as_words_are_those_that_were_sampled(serve):
     """Also where the text would be read as other tokens: two line ends in a row are one token or two."""
     merged = tiny.tokenizer((("Ċ", "Ċ"),))

@@ -50,6 +50,7 @@ class Capabilities:
     log_probs  it tells them
     own        its log-probs are the model's own at every temperature (SGLang's are not: it divides by the temperature first)
     marks      it tells which stop string ended a text;  keeps: it leaves the stop string in the text
+    spells     it tells the stop string among the words of a text, though not in the text (llama-cpp-python)
     continues  the name of the way in `CONTINUATIONS` to go on with the assistant's turn in a chat; "": there is none
     repeats    it repeats the beginning of a turn that it goes on with
     samples    other seeds give other texts: it heeds the temperature
@@ -64,6 +65,7 @@ class Capabilities:
     own: bool = True
     marks: bool = False
     keeps: bool = False
+    spells: bool = False
     continues: str = ""
     repeats: bool = False
     samples: bool = True

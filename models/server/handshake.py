@@ -215,11 +215,13 @@ class _Handshake:
 
     def _find_stop(self, choice: dict[str, Any]) -> None:
         marks = "stop_reason" in choice or "matched_stop" in choice
-        keeps = False
+        keeps = spells = False
         if choice["text"] and not marks:
             begin = choice["text"][0]
-            keeps = choice_of(self._ask(PROBE, stop=[begin]))["text"].startswith(begin)
-        self._found = replace(self._found, marks=marks, keeps=keeps)
+            stopped = choice_of(self._ask(PROBE, stop=[begin]))
+            keeps = stopped["text"].startswith(begin)
+            spells = not keeps and b"".join(Told.of(stopped).words or ()).startswith(begin.encode())
+        self._found = replace(self._found, marks=marks, keeps=keeps, spells=spells)
 
     # -- what it does at a temperature
 

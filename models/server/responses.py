@@ -98,8 +98,8 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
     tokens, log_probs = _tokens(request, text, told, words)
     room = request.max_tokens if words.exact else max(request.max_tokens, len(tokens) + 2)  # pieces are no tokens
     cut = reason in CUT or (reason is None and len(tokens) >= request.max_tokens)
-    ended = told.ids is not None and bool(tokens) and tokens[-1] in words.texts.ends
-    stop = None if cut or ended else _stop(stops, text, mark, found)
+    ended = bool(tokens) and tokens[-1] in words.texts.ends
+    stop = None if cut or ended else _stop(stops, text, mark, found, told)
     ends = not cut and stop is None
     last = ends and told.ids is not None and tokens and (tokens[-1] in words.special or tokens[-1] == mark)
     tail, finish, used = Tail(words.texts, stops, request.prompt), None, 0
@@ -149,10 +149,13 @@ def _continuation(request: Generate, text: str, found: Capabilities, words: Word
     return text.removeprefix(begun) if text.startswith(begun) else text.removeprefix(begun.rstrip())
 
 
-def _stop(stops: Sequence[str], text: str, mark: Any, found: Capabilities) -> str | None:
+def _stop(stops: Sequence[str], text: str, mark: Any, found: Capabilities, told: Told) -> str | None:
     """The stop string that ended a text, None where it was an end token (or the text still holds the stop string)."""
     if found.marks:
         return mark if isinstance(mark, str) and mark in stops else None
+    if found.spells and told.words is not None:
+        behind = _joined(told)[len(text) :]
+        return next((stop for stop in stops if behind.startswith(stop)), None)
     if found.keeps or not text.strip():  # an empty step leads nowhere: what ends a model's text at once is its end
         return None
     return stops[0] if stops else None
@@ -162,7 +165,7 @@ def _tokens(request: Generate, text: str, told: Told, words: Words) -> tuple[lis
     """Tokens, and the log-probs of the first of them."""
     if told.ids is not None:
         return words.known(list(told.ids)), told.log_probs or []
-    joined = b"".join(told.words or ()).decode("utf-8", "replace")
+    joined = _joined(told)
     if joined and joined.startswith(text):  # the stop string and the end token are in it
         if words.exact:
             tokens = words.spelled(told.words or []) or words.after(request.prompt, joined)
@@ -171,6 +174,11 @@ def _tokens(request: Generate, text: str, told: Told, words: Words) -> tuple[lis
         if told.log_probs is not None and len(tokens) == len(told.log_probs):
             return tokens, told.log_probs
     return words.after(request.prompt, text), []
+
+
+def _joined(told: Told) -> str:
+    """The text of the words that a server tells."""
+    return b"".join(told.words or ()).decode("utf-8", "replace")
 
 
 def _as_told(request: Generate, text: str, told: list[bytes], words: Words) -> list[int]:
