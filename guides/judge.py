@@ -90,10 +90,12 @@ class Judge:
         self._yes, self._no = _spellings(tokenizer, yes), _spellings(tokenizer, no)
         if set(self._yes) & set(self._no):
             raise ValueError(f"yes={yes!r} and no={no!r} are the same token: give two different words")
-        dialect = getattr(loaded.engine, "dialect", None)  # a server's
-        self._votes = 0 if dialect is None else votes
-        self._reads = dialect is None or dialect.log_probs
-        if dialect is not None:  # it fails where any of the tokens is none of its likeliest: read what the words begin with here
+        found = getattr(loaded.engine, "capabilities", None)  # a server's
+        if critiques and found is not None and not found.stepwise:
+            raise ValueError("this server continues no turn, and a verdict follows its critique: give critiques=0")
+        self._votes = 0 if found is None else votes
+        self._reads = found is None or found.log_probs
+        if found is not None:  # it fails where any of the tokens is none of its likeliest: read what the words begin with here
             self._yes, self._no = (ids[-1:] if asked else ids[:1] for ids in (self._yes, self._no))
         verdicts = max(1, critiques)
         self.tokens = critiques * critique_tokens + verdicts * self._votes * SPOKEN

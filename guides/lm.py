@@ -98,6 +98,12 @@ class LM:
         return self.step_tokens * self.max_steps
 
     @property
+    def stepwise(self) -> bool:
+        """Whether it goes on from any step: not a chat server that answers in whole turns alone."""
+        found = getattr(self._loaded.engine, "capabilities", None)
+        return found is None or found.stepwise
+
+    @property
     def version(self) -> str:
         return self._loaded.version
 

@@ -98,18 +98,26 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
         return _cache[key]
 
 
-def load_server(url: str, model: str, tokenizer: str | Path | None = None, connections: int = 64) -> Loaded:
+def load_server(
+    url: str,
+    model: str,
+    tokenizer: str | Path | None = None,
+    connections: int = 64,
+    timeout: float = 600.0,
+) -> Loaded:
     """The model that an OpenAI-compatible server serves. Raises ValueError as `models.Server` does.
 
     tokenizer  folder or hub id of the model's tokenizer; None: `model` is one. A folder's `guide.json` counts
+    timeout    seconds that a request may take in all, repetitions included
     """
     from models.server import Server
 
     known = served_settings(model if tokenizer is None else tokenizer)
-    key = (url, model, str(tokenizer), connections)
+    key = (url, model, str(tokenizer), connections, timeout)
     with _lock:
         if key not in _cache:
-            _cache[key] = of_server(Server(url, model, tokenizer, connections=connections), known)
+            server = Server(url, model, tokenizer, connections=connections, timeout=timeout)
+            _cache[key] = of_server(server, known)
         return _cache[key]
 
 
@@ -194,28 +202,50 @@ def load(
     return _guide(lm, Known(note=note), loaded.settings, answer)
 
 
+WHOLE = {"step_tokens": 2048, "max_steps": 1}  #: options of a policy whose server gives whole answers alone
+
+
 def connect(
     url: str,
     model: str,
     *,
     tokenizer: str | Path | None = None,
     connections: int = 64,
+    timeout: float = 600.0,
     value: ValueFunction | None = None,
     answer: str | None = None,
     **policy: Any,
 ) -> Guide:
-    """A guide whose policy is a model behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp, `transformers serve`).
+    """A guide whose policy is a model behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, `transformers serve`, hosted.
 
     url, model   as vLLM prints them: http://host:8000/v1, and the name that is served
     tokenizer    folder or hub id of its tokenizer, where `model` is none;  connections: requests under way at once
+    timeout      seconds that a request may take in all, repetitions included
     value        judges the steps, for example `guides.PRM(folder)`; None: their mean token probability, where the server tells log-probs
     answer, policy   as in `load`
 
-    A key is read from the environment variable OPENAI_API_KEY. Raises ValueError where nobody answers, or not as this model.
+    A server that has conversations alone (/v1/chat/completions) is told the problem as a user's turn, and the steps so far as the
+    beginning of the assistant's. One that cannot go on with such a beginning gives whole answers: a chain is one step of up to
+    `step_tokens` (2,048), for `sample` and whatever votes over it; mcts, gumbel and beam refuse it.
+
+    A key is read from the environment variable OPENAI_API_KEY. Raises ValueError where nobody answers, or not as this model, where
+    samples are asked for and all are the same, and for options that a chat server cannot follow.
     """
     from guides.lm import LM
 
-    loaded = load_server(url, model, tokenizer, connections)
+    loaded = load_server(url, model, tokenizer, connections, timeout)
+    found = loaded.engine.capabilities
+    if not found.samples and policy.get("temperature", 1.0) != 0:
+        # an error, not a warning: a vote of copies looks like one of samples, and costs as much
+        what = f"{url} gave the same text twice at a high temperature with different seeds: samples would be copies of one"
+        raise ValueError(f"{what}: have the server heed temperature and seed, or give temperature=0")
+    if found.chat and (policy.get("prompt") or loaded.settings.get("prompt")):
+        raise ValueError("the server takes conversations alone, so that a prompt cannot be one's own: give instruction= instead")
+    if not found.stepwise:
+        given = [name for name in ("delimiter", "max_steps") if policy.get(name) is not None]
+        if given:
+            raise ValueError(f"the server gives whole answers, so that an answer is one step: leave out {' and '.join(given)}")
+        policy = WHOLE | {name: option for name, option in policy.items() if option is not None}
     if value is None:
         value = Known(note="a server has no value head: nothing judges its steps; give a value function of your own")
     return _guide(LM(loaded, **policy), value, loaded.settings, answer)

@@ -54,6 +54,14 @@ def check_budget(budget: Budget, guide: Guide) -> None:
         raise ValueError(f"a budget of {budget} would never end, because this guide spends none of it: limit simulations or seconds too")
 
 
+def check_steps(method: Method, guide: Guide) -> None:
+    """Raises ValueError for a method that goes on from single steps where the policy gives whole answers alone."""
+    stepwise = method in [method_of(name) for name in METHODS if name != "sample"]
+    if stepwise and not getattr(guide.policy, "stepwise", True):
+        name = getattr(method, "__name__", method)
+        raise ValueError(f"{name} goes on from steps, and the server answers in whole turns and continues none: use sample")
+
+
 def all_options(method: Method, options: dict[str, Any]) -> dict[str, Any]:
     defaults = {n: p.default for n, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY}
     return {**{n: d for n, d in defaults.items() if d is not inspect.Parameter.empty}, **options}

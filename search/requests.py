@@ -270,7 +270,8 @@ class Reply:
 class Backend(Protocol):
     """Performs requests. Every submitted request is answered exactly once, cancelled ones included.
 
-    `progress(request) -> int`, the tokens that a running request has so far, may be left out (`Progress`).
+    Two may be left out: `progress(request) -> int`, the tokens that a running request has so far (`Progress`), and `ordered`, False
+    for one that repeats nothing, so that no search waits for an order of arrival (`search.pool`).
 
     lock      held by `run` from start to end: one driver at a time
     wake      set by a backend that works by itself (threads, processes, servers) when a reply is ready; `run` installs it

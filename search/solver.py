@@ -15,7 +15,7 @@ import numpy as np
 from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
 from search.clock import Clock
-from search.door import Method, all_options, check_arguments, check_budget, check_options, guide_of, method_of, problem_of
+from search.door import Method, all_options, check_arguments, check_budget, check_options, check_steps, guide_of, method_of, problem_of
 from search.guide import Guide
 from search.problem import Problem
 from search.progress import Watch
@@ -132,6 +132,7 @@ def _solve(
     guide = guide_of(guide, ready)
     spend = budget or guide.budget
     check_budget(spend, guide)
+    check_steps(search, guide)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
     interrupt = threading.Event()

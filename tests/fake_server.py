@@ -11,9 +11,12 @@ from typing import Any
 
 import tiny
 
+from models.text import Texts
+
 MODEL = "fake/model"
 END = 256  # the tiny tokenizer's end of text
-OPENAI = {"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop", "logprobs", "echo"}
+OPENAI = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "echo"}
+OPENAI |= {"logprobs", "top_logprobs"}
 
 
 def echoes(prompt: str, seed: int) -> str:
@@ -27,13 +30,19 @@ class FakeServer:
     say      (prompt, seed) -> the text that the model would write; it then ends its text
     ids      takes prompts as ids ("spelled": takes the list for a text)
     extras   takes fields beyond OpenAI's (else 422);  told_ids: answers with token ids
+    refuses  {field: (status, message)} of fields that it takes in no request; a top_k of 0 is taken
     log_probs: tells them; "content": as llama.cpp does;  tempered: of the distribution after temperature
     marks    the field that tells the stop string, None: there is none;  keeps: the stop string stays in the text
-    seeded   heeds the seed (else every answer is another one);  models: status of /models;  key: the key that it wants
-    context  tokens of prompt and answer at most
+    seeded   heeds the seed (else every answer is another one);  heats: heeds the temperature (else all are greedy)
+    counts   what `usage` says of the tokens: True (the truth), False (there is none), or a number that it always says
+    chat     has /chat/completions: "too", "only" (no /completions), "wraps" (/completions makes a conversation of a prompt)
+    continues  how it goes on with an assistant's turn, as in `CONTINUATIONS`; "": it begins a new one
+    trims    its chat template strips what is said;  repeats: it repeats the beginning of the turn
+    models   status of /models;  key: the key that it wants;  context: tokens of prompt and answer at most;  port: 0: a free one
     fault    (number of the completion from 0, body) -> what goes wrong, None nothing: "refuse" (429), ("refuse", "2"), "error" (500),
-             "drop", "half", "leave" (after the answer), "hold" (until the client hangs up), "drip", "garbage", "empty", "list",
-             ("slow", seconds), ("status", 400, text), or a dict that replaces parts of reply and choice
+             "drop", "half", "leave" (after the answer), "hold" (until the client hangs up), "garbage", "empty", "list",
+             "body", "headers", "chunks", "continue" (which drip without end), ("slow", seconds), ("status", 400, text), or a dict
+             that replaces parts of reply and choice
     """
 
     def __init__(
@@ -42,28 +51,47 @@ class FakeServer:
         *,
         ids: bool | str = True,
         extras: bool = True,
+        refuses: dict[str, tuple[int, str]] | None = None,
         told_ids: bool = True,
         log_probs: bool | str = True,
         tempered: bool = False,
         marks: str | None = "stop_reason",
         keeps: bool = False,
         seeded: bool = True,
+        heats: bool = True,
+        counts: bool | int = True,
+        chat: str = "",
+        continues: str = "continue_final_message",
+        trims: bool = False,
+        repeats: bool = False,
         models: int = 200,
         key: str | None = None,
         context: int = 4096,
+        port: int = 0,
         fault: Callable[[int, dict[str, Any]], Any] = lambda number, body: None,
     ):
-        self.say, self.ids, self.extras, self.told_ids, self.log_probs, self.tempered = say, ids, extras, told_ids, log_probs, tempered
-        self.marks, self.keeps, self.seeded, self.models, self.key, self.context, self.fault = (
-            marks,
-            keeps,
-            seeded,
-            models,
-            key,
-            context,
-            fault,
-        )
+        self.say = say
+        self.ids = ids
+        self.extras = extras
+        self.refuses = refuses or {}
+        self.told_ids = told_ids
+        self.log_probs = log_probs
+        self.tempered = tempered
+        self.marks = marks
+        self.keeps = keeps
+        self.seeded = seeded
+        self.heats = heats
+        self.counts = counts
+        self.chat = chat
+        self.continues = continues
+        self.trims = trims
+        self.repeats = repeats
+        self.models = models
+        self.key = key
+        self.context = context
+        self.fault = fault
         self.tokenizer = tiny.tokenizer()
+        self.texts = Texts(self.tokenizer)
         self.bodies: list[dict[str, Any]] = []
         self.seen: list[list[int]] = []  # prompts whose keys and values it has
         self.connections = self.running = self.most = self.broken = 0
@@ -91,7 +119,7 @@ class FakeServer:
                     fake.most = max(fake.most, fake.running)
                     fake.change.notify_all()
                 try:
-                    fake.complete(self, body, number)
+                    fake.complete(self, body | {"path": self.path}, number)
                 except OSError:
                     with fake.change:
                         fake.broken += 1
@@ -111,7 +139,7 @@ class FakeServer:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass
 
-        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.http = Quiet(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
     def __enter__(self) -> FakeServer:
@@ -150,8 +178,8 @@ class FakeServer:
         if name == "hold":
             handler.connection.recv(1)
             raise ConnectionAbortedError
-        if name == "drip":
-            return drip(handler)
+        if isinstance(name, str) and name in DRIPS:
+            return drip(handler, name)
         if name == "drop":
             handler.close_connection = True
             return None
@@ -170,55 +198,100 @@ class FakeServer:
         return answer(handler, status, reply)
 
     def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        prompt = body["prompt"]
+        chat = body.pop("path").endswith("/chat/completions")
+        if chat and not self.chat or not chat and self.chat == "only":
+            return 404, {"detail": "Not Found"}
         if body["model"] != MODEL:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
-        if not isinstance(prompt, str) and not self.ids:
-            return 400, {"detail": "prompt must be a string."}
-        if self.ids == "spelled":
-            prompt = str(prompt)
+        for name, (status, message) in self.refuses.items():
+            if name in body and (name, body[name]) != ("top_k", 0):
+                return status, {"error": {"message": message}}
+        body = {"max_tokens": body.get("max_completion_tokens")} | body
         if not self.extras and set(body) - OPENAI:
             return 422, {"detail": f"Unexpected fields in the request: {sorted(set(body) - OPENAI)}"}
-        read = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if chat:
+            prompt, read = self.turns(body)
+        else:
+            prompt = body["prompt"]
+            if not isinstance(prompt, str) and not self.ids:
+                return 400, {"detail": "prompt must be a string."}
+            if self.ids == "spelled":
+                prompt = str(prompt)
+            read = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            prompt = self.tokenizer.decode(read)
+            if self.chat == "wraps":
+                read = self.tokenizer.encode("<user>") + read + self.tokenizer.encode("<assistant>")
         if len(read) + body["max_tokens"] > self.context:
             return 400, {"error": {"message": f"This model's maximum context length is {self.context} tokens, you asked for more"}}
-        wrote, reason, mark = self.write(self.tokenizer.decode(read), body)
+        wrote, reason, mark = self.write(prompt, body)
         cached = max((common(read, old) for old in self.seen), default=0)
         self.seen.append(read + wrote)
         shown = self.tokenizer.decode([t for t in wrote if t != END])
         if isinstance(mark, str) and not self.keeps:
             shown = shown[: shown.index(mark)]
         choice: dict[str, Any] = {"index": 0, "text": shown, "finish_reason": reason, "logprobs": None}
+        if chat:
+            del choice["text"]
+            begun = body["messages"][-1]
+            again = begun["content"] if self.repeats and begun["role"] == "assistant" else ""
+            choice["message"] = {"role": "assistant", "content": again + shown}
         if self.marks:
             choice[self.marks] = mark
         ids = self.told_ids and body.get("return_token_ids")
         if ids:
             choice |= {"token_ids": wrote, "prompt_token_ids": read}
         if self.log_probs and body.get("logprobs"):
-            choice["logprobs"] = self.told(read if body.get("echo") else [], wrote, body)
+            choice["logprobs"] = self.told(read if body.get("echo") else [], wrote, body, chat)
         usage = {"prompt_tokens": len(read), "completion_tokens": len(wrote), "prompt_tokens_details": {"cached_tokens": cached}}
+        if self.counts is not True:
+            usage = {} if self.counts is False else {"prompt_tokens": len(read), "completion_tokens": self.counts}
         return 200, {"id": "cmpl-1", "object": "text_completion", "model": MODEL, "choices": [choice], "usage": usage}
+
+    def turns(self, body: dict[str, Any]) -> tuple[str, list[int]]:
+        """What is said in a conversation, a turn a line, and its tokens with the marks of a template."""
+        said = [turn["content"].strip() if self.trims else turn["content"] for turn in body["messages"]]
+        last = body["messages"][-1]
+        asked = {
+            "continue_final_message": body.get("continue_final_message") and body.get("add_generation_prompt") is False,
+            "prefix": last.get("prefix"),
+            "last message": True,
+            "": False,
+        }
+        goes_on = last["role"] == "assistant" and asked[self.continues]
+        marked = "".join(f"<{turn['role']}>{text}</>" for turn, text in zip(body["messages"], said, strict=True))
+        marked = marked.removesuffix("</>") if goes_on else f"{marked}<assistant>"
+        return "\n".join([*said, *([] if goes_on else [""])]), self.tokenizer.encode(marked)
 
     def write(self, prompt: str, body: dict[str, Any]) -> tuple[list[int], str, str | None]:
         """Tokens, finish reason and the stop string."""
         seed = body.get("seed", 0) if self.seeded else len(self.seen)
-        text = self.say(prompt, seed if body["temperature"] else 0)
+        text = self.say(prompt, seed if body["temperature"] and self.heats else 0)
         stops = [(text.index(stop) + len(stop), stop) for stop in body.get("stop", ()) if stop in text]
         end, mark = min(stops, default=(len(text), None))
         tokens = self.tokenizer.encode(text[:end]) + ([] if mark else [END])
         cut = len(tokens) > body["max_tokens"]
         return tokens[: body["max_tokens"]], "length" if cut else "stop", None if cut else mark
 
-    def told(self, read: list[int], wrote: list[int], body: dict[str, Any]) -> dict[str, Any]:
+    def told(self, read: list[int], wrote: list[int], body: dict[str, Any], chat: bool) -> dict[str, Any]:
         scale = 1.0 if not self.tempered or body["temperature"] in (0, 1) else 1 / body["temperature"]
-        spell = (lambda t: f"token_id:{t}") if body.get("return_tokens_as_token_ids") and self.told_ids else self.tokenizer.decode
-        if self.log_probs == "content":
-            tops = [{"token": self.tokenizer.decode(t), "logprob": log_prob(t) * scale} for t in wrote]
-            return {"content": [{"id": t, "top_logprobs": [top], **top} for t, top in zip(wrote, tops, strict=True)]}
+        named = body.get("return_tokens_as_token_ids") and self.told_ids
+        spell = (lambda t: f"token_id:{t[0]}") if named else self.tokenizer.decode
+        if chat or self.log_probs == "content":
+            count = body["top_logprobs"] if chat else 1
+            likely = {t: log_prob(t) for t in (97, 98, 99, *range(7, 7 + count))}
+            entries = []
+            for token in wrote:
+                likeliest = list(({token: log_prob(token)} | likely).items())[:count]  # as vLLM does: the sampled one is among them
+                tops = [{"token": spell([t]), "logprob": number * scale} for t, number in likeliest]
+                entries.append({"id": token, "top_logprobs": tops, **tops[0]})
+                if chat:
+                    del entries[-1]["id"]
+                    entries[-1]["bytes"] = list(self.texts.piece(token))
+            return {"content": entries}
         numbers = [*([None] if read else []), *(log_prob(t) for t in read[1:]), *(log_prob(t) * scale for t in wrote)]
-        likely = {spell(t): log_prob(t) * scale for t in range(97, 97 + body["logprobs"])}
-        tops = [None if n is None else {spell(t): n, **likely} for t, n in zip([*read, *wrote], numbers, strict=True)]
-        return {"tokens": [spell(t) for t in [*read, *wrote]], "token_logprobs": numbers, "top_logprobs": tops}
+        likely = {spell([t]): log_prob(t) * scale for t in range(97, 97 + body["logprobs"])}
+        tops = [None if n is None else {spell([t]): n, **likely} for t, n in zip([*read, *wrote], numbers, strict=True)]
+        return {"tokens": [spell([t]) for t in [*read, *wrote]], "token_logprobs": numbers, "top_logprobs": tops}
 
 
 def log_prob(token: int) -> float:
@@ -226,13 +299,21 @@ def log_prob(token: int) -> float:
     return -(token % 7 + 1) / 8
 
 
-def drip(handler: Any) -> None:
+#: Begin of an answer, and what comes again and again without end.
+DRIPS = {
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b" "),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+
+
+def drip(handler: Any, name: str) -> None:
     """An answer that never ends."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
+    begin, again = DRIPS[name]
+    handler.wfile.write(begin)
     while True:
-        handler.wfile.write(b" ")
+        handler.wfile.write(again)
         handler.wfile.flush()
         time.sleep(0.01)
 

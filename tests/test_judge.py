@@ -50,7 +50,7 @@ def scripted(function, dialect=None, **options) -> Judge:
     """A judge whose verdicts are the characters Y and N."""
     engine = Scripted(function, shuffle=options.pop("shuffle", None))
     if dialect is not None:
-        engine.dialect = SimpleNamespace(log_probs=dialect)
+        engine.capabilities = SimpleNamespace(log_probs=dialect, stepwise=True)
     return Judge(Loaded(engine, Characters(), {}, "fake", False), yes="Y", no="N", **options)
 
 
