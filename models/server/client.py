@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
