@@ -14,7 +14,7 @@ import torch
 
 LENGTH = 16  #: tokens of each text
 FACTOR = 4.0  #: how many times as far from the model as its own rounding a pass may be
-LEAST = 1.0  #: units in the last place of the largest logit: less counts as nothing
+LEAST = 2.0**-18  #: of the largest logit, or a unit in its last place: less counts as nothing
 TEXTS = (
     "The old lighthouse keeper walked down to the harbour every morning, before the first boats came in, and counted the gulls on the wall.",
     "Tom has 12 boxes with 7 pens in each. He gives away 15 pens. 12 * 7 = 84, and 84 - 15 = 69, so he has 69 pens left. The answer is 69.",
@@ -50,8 +50,8 @@ class Trial:
         finally:
             hook.remove()
         self._logits, other = logits[:count], logits[count:]
-        largest = float(self._logits.abs().max())
-        self._open = FACTOR * _apart(self._logits, other) + LEAST * torch.finfo(model.dtype).eps * largest
+        unit = max(torch.finfo(model.dtype).eps, LEAST)  # models in float64 take their softmax in float32
+        self._open = FACTOR * _apart(self._logits, other) + unit * float(self._logits.abs().max())
 
     def fault(self, logits: torch.Tensor) -> str | None:
         """What is wrong with a pass's logits, [texts, length, vocabulary]; None: they are the model's, as far as it knows them itself."""
@@ -70,5 +70,5 @@ def _shaken(found: torch.Tensor, count: int) -> torch.Tensor:
     """The second half of `2 * count` texts' embeddings off by one unit in the last place, up or down at random."""
     noise = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, found[count:].shape, generator=noise).to(found.device) * 2 - 1
-    shaken = found[count:].float() * (1 + signs * torch.finfo(found.dtype).eps)
+    shaken = found[count:].double() * (1 + signs * torch.finfo(found.dtype).eps)
     return torch.cat([found[:count], shaken.to(found.dtype)])

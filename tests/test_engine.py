@@ -62,7 +62,7 @@ def check_pool(engine):
 @pytest.mark.parametrize("pool", [None, 256])
 def test_greedy_tokens_are_those_of_generate(kind, pool):
     backend = engine(kind, slots=20, pool_tokens=pool)
-    assert backend.path == ("modules" if backend.model.dtype == torch.bfloat16 else "lean")
+    assert backend.path == "lean"
     texts = prompts(48)
     requests = [Generate(text, max_tokens=10 + i % 7, temperature=0) for i, text in enumerate(texts)]
     rng, waiting, replies = np.random.default_rng(1), list(requests), []
@@ -423,7 +423,7 @@ def test_sliding_windows_and_soft_caps(name, options, dtype):
 def test_bfloat16_is_near():
     model, exact = tiny.model().to(torch.bfloat16), tiny.model()
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=4)
-    assert backend.path == ("modules" if backend.model.dtype == torch.bfloat16 else "lean")
+    assert backend.path == "lean"
     for reply in answers(backend, [Generate(p, max_tokens=10, seed=i, stop=("q",)) for i, p in enumerate(prompts(8))]):
         prompt, got = reply.request.prompt, reply.result
         log_probs, _ = forward(exact, prompt + got.tokens)
