@@ -87,7 +87,7 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
     key = (digest, device, dtype, slots, pool_tokens)
     with _lock:
         if key not in _cache:
-            model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype)
+            model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype, trainable=False)
             _one_thread(model)
             engine = Engine(model, tokenizer, head=head, slots=slots, pool_tokens=pool_tokens)
             folder = resolve(place)

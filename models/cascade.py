@@ -274,24 +274,25 @@ _i8, _f = numba.int64, numba.float32
 
 
 @functools.cache
-def attention(padded: int) -> Any:
-    """The kernel for heads that take `padded` numbers: `attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work,
+def attention(padded: int, half: bool = False) -> Any:
+    """The kernel for heads that take `padded` numbers; half: in pool and result these are bfloat16, as uint16 (`vectors`): `attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work,
     places, out)`.
 
     q       float32 [tokens, >= heads * dim]: the queries in its first columns, already rotated
-    pool    float32, flat; the keys of this layer begin at `keys`, each token [kv_heads, padded], the values at `values`
+    pool    float32 or uint16, flat; the keys of this layer begin at `keys`, each token [kv_heads, padded], the values at `values`
     table   int32 [rows, longest]: the places in the pool of each row's text
     spans   int32 [queries, 4]: token in `q`, row, where its own keys begin, where they end (its position + 1)
     parts   int32 [parts, 4]: queries a to b share the keys start to stop; a query's in the order of its keys (`kernels.plan`)
     sizes   int64 [4]: heads, kv_heads, dim, padded
     scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at most, 0: all
     work    float32 scratch, places: int64 scratch (`scratch`)
-    out     float32 [tokens, heads * dim]; rows of tokens that are no query stay as they are
+    out     like the pool, [tokens, heads * dim]; rows of tokens that are no query stay as they are
     """
     names = {**globals(), "PADDED": padded}
-    name = f"{padded}_{digest(vectors.fma, _wide)}"
+    name = f"{padded}{'_half' if half else ''}_{digest(vectors.fma, _wide)}"
+    number = numba.uint16 if half else numba.float32
     for function in (*_inlined, _capped, _softmax, _wide, _narrow):
         made = inner if function in _inlined else part
         names[function.__name__] = made(bind(function, names, f"{function.__name__}_{name}"))
-    signature = numba.void(_f4s, _f4, _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, _f4s)
+    signature = numba.void(_f4s, number[::1], _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, number[:, ::1])
     return kernel(signature)(bind(_attend, names, f"attend_{name}"))

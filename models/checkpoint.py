@@ -134,12 +134,16 @@ def version(path: str | Path) -> str:
     return _versions[key]
 
 
-def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any, Any, dict[str, Any]]:
+def load_model(
+    path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True
+) -> tuple[Any, Any, Any, dict[str, Any]]:
     """A checkpoint's (model, tokenizer, head, settings); head is None and settings {} where there are none.
 
     path    folder, or id of a model on the hub
     device  "auto": cuda where there is one, else cpu; or what torch.device takes
-    dtype   "auto": bfloat16 on cuda, else float32; or one of DTYPES
+    dtype   "auto": what `chosen_dtype` says; or one of DTYPES
+    trainable  False: for an engine alone; the model is a `models.llama.Llama` where the checkpoint has that shape, its weights stay on disk
+            until the engine packs them, and transformers is not asked
 
     A published reward model loads by its own head (`models.layouts`); where it has no output layer, that is its embedding, which nobody
     reads. Code in the checkpoint's folder (`auto_map`) is never run.
@@ -148,15 +152,53 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
     """
     settings = describe(path)
     folder = resolve(path)
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as bar
-
     from models.heads import load_head, published_head
 
-    place, kind = _place(device, dtype)
+    place, kind = _place(device, dtype, folder)
     layout = head_layout(folder)
+    model = None if trainable else _native(folder, place, kind)
+    if model is None:
+        model = _by_transformers(folder, layout, place, kind)
+    tokenizer = _tokenizer(folder)
+    hidden = model.config.get_text_config().hidden_size
+    head = published_head(folder, str(layout), hidden) if layout in LAYOUTS else load_head(folder, hidden)
+    head = None if head is None else head.to(place)
+    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
+    return model, tokenizer, head, settings
+
+
+def _native(folder: Path, place: Any, kind: str) -> Any:
+    """The checkpoint for our own forward, None where it has another shape, device or float type."""
+    import torch
+
+    from models.llama import Llama
+
+    if place.type != "cpu" or kind not in ("float32", "bfloat16"):
+        return None
+    return Llama.open(folder, getattr(torch, kind))
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _unloadable(folder, error) from error
+
+
+def _unloadable(folder: Path, error: Exception) -> ValueError:
+    reason = str(error).strip().split("\n")[0][:300]
+    return ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another")
+
+
+def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) -> Any:
+    """The checkpoint's model by transformers, on its device. Raises ValueError for tensors that are missing, unexpected or misshapen."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as bar
+
     published = LAYOUTS.get(layout or "")
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = bar.is_progress_bar_enabled() and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
@@ -171,10 +213,8 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
         model, info = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=getattr(torch, kind), output_loading_info=True, **local
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another") from error
+        raise _unloadable(folder, error) from error
     finally:
         bar.set_verbosity(told)
         if bars:
@@ -188,15 +228,10 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
                 f"{folder}: {what.removesuffix('_keys')} tensors {', '.join(names[:3])}{more}: its weights are not those of a "
                 f"{type(model).__name__}; copy the checkpoint again, or correct config.json"
             )
-    hidden = model.config.get_text_config().hidden_size
-    head = published_head(folder, str(layout), hidden) if published else load_head(folder, hidden)
-    model = model.to(place).eval().requires_grad_(False)
-    head = None if head is None else head.to(place)
-    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
-    return model, tokenizer, head, settings
+    return model.to(place).eval().requires_grad_(False)
 
 
-def _place(device: str, dtype: str) -> tuple[Any, str]:
+def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
     """The torch device and the name of the float type."""
     import torch
 
@@ -209,7 +244,37 @@ def _place(device: str, dtype: str) -> tuple[Any, str]:
         raise ValueError(f"unknown device {device!r}: use auto, cpu or cuda") from None
     if place.type == "cuda" and not cuda:
         raise ValueError("this torch sees no cuda device: use --device cpu, or install a torch built for your GPU")
-    return place, ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
+    return place, chosen_dtype(folder, place.type) if dtype == "auto" else dtype
+
+
+def chosen_dtype(folder: Path, device: str) -> str:
+    """The float type that a checkpoint is computed in where nobody says one: decided by checkpoint and device, never by what is free.
+
+    On a GPU bfloat16, or the checkpoint's own float16. On a CPU the checkpoint's own bfloat16 where it has instructions for that, else
+    float32, which holds every 16-bit number.
+    """
+    own = own_dtype(folder)
+    if device == "cuda":
+        return "float16" if own == "float16" else "bfloat16"
+    return "bfloat16" if own == "bfloat16" and fast_bfloat16() else "float32"
+
+
+def own_dtype(folder: Path) -> str:
+    """The float type that config.json gives; "float32" where it gives none."""
+    raw = _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    inner = raw.get("text_config") or {}
+    named = raw.get("dtype") or raw.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
+    return str(named or "float32").removeprefix("torch.")
+
+
+def fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers by instructions of its own (AVX-512 BF16, AMX), and torch's oneDNN uses them."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return False
+    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(known) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, settings: dict[str, Any] | None = None) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import scoring
+from models import scoring, trial
 from models.heads import ValueHead, values
 from models.kvstore import Store, bytes_per_token, default_pool
 from models.kvtree import ROOT
@@ -78,7 +78,7 @@ class Engine:
         self._ready: list[Reply] = []
         self._closed, self._alone = False, ROOT
         self._reset(slots)
-        self._pass = choose(self.model, self._store, self.context)
+        self._pass = choose(self.model, self._store, self.context, trial.texts(tokenizer, self.vocab))
         self.path = self._pass.path
         self.kv_bytes_per_token = bytes_per_token(model.config, self.model.device, self.model.dtype)
 

@@ -1,0 +1,74 @@
+"""Whether a forward pass of the engine computes what the model itself computes: a few ordinary texts, and how far rounding may go.
+
+Rounding is measured on the model itself. One copy of the texts is read as it is, another with every number of its embeddings off by one in
+its last place, at random: all that is rounded on the way is then rounded another way, so that the two differ by what the model's own
+arithmetic leaves open on these texts (Monte Carlo arithmetic; Parker 1997). That takes no second copy of the weights in another float type.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+LENGTH = 16  #: tokens of each text
+FACTOR = 4.0  #: how many times as far from the model as its own rounding a pass may be
+LEAST = 1.0  #: units in the last place of the largest logit: less counts as nothing
+TEXTS = (
+    "The old lighthouse keeper walked down to the harbour every morning, before the first boats came in, and counted the gulls on the wall.",
+    "Tom has 12 boxes with 7 pens in each. He gives away 15 pens. 12 * 7 = 84, and 84 - 15 = 69, so he has 69 pens left. The answer is 69.",
+    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n\n\nprint(mean([1, 2]))",
+)
+
+
+def texts(tokenizer: Any, vocabulary: int) -> list[list[int]]:
+    """Prose, sums and code as tokens below `vocabulary`, each of `LENGTH` tokens at least."""
+    found = []
+    for text in TEXTS:
+        tokens = [int(token) % vocabulary for token in tokenizer.encode(text)] or [0]
+        found.append((tokens * LENGTH)[: max(LENGTH, len(tokens))])
+    return found
+
+
+class Trial:
+    """What a model says to some texts, and how sure its own arithmetic makes it.
+
+    texts   int64 [texts, length]
+    rows, tokens  rows and slots of a pool that a pass needs to read them, and the first one's last token once more
+    """
+
+    def __init__(self, model: Any, texts: list[list[int]], length: int):
+        length = max(3, length)
+        self.texts = np.array([(text * length)[:length] for text in texts], np.int64)
+        self.rows, self.tokens = len(self.texts) + 1, self.texts.size + 1
+        ids = torch.from_numpy(self.texts).to(model.device)
+        embeddings, count = model.get_input_embeddings(), len(ids)
+        hook = embeddings.register_forward_hook(lambda module, given, found: _shaken(found, count))
+        try:
+            logits = model(input_ids=torch.cat([ids, ids]), use_cache=False).logits.float()
+        finally:
+            hook.remove()
+        self._logits, other = logits[:count], logits[count:]
+        largest = float(self._logits.abs().max())
+        self._open = FACTOR * _apart(self._logits, other) + LEAST * torch.finfo(model.dtype).eps * largest
+
+    def fault(self, logits: torch.Tensor) -> str | None:
+        """What is wrong with a pass's logits, [texts, length, vocabulary]; None: they are the model's, as far as it knows them itself."""
+        apart = _apart(self._logits, logits.float())
+        if apart <= self._open:
+            return None
+        return f"its logits would differ by {apart:.2g}, where the model's own rounding explains {self._open:.2g}"
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest distance of any two tokens' logits: the root of the mean square over the vocabulary."""
+    return float((a - b).square().mean(-1).sqrt().max())
+
+
+def _shaken(found: torch.Tensor, count: int) -> torch.Tensor:
+    """The second half of `2 * count` texts' embeddings off by one unit in the last place, up or down at random."""
+    noise = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, found[count:].shape, generator=noise).to(found.device) * 2 - 1
+    shaken = found[count:].float() * (1 + signs * torch.finfo(found.dtype).eps)
+    return torch.cat([found[:count], shaken.to(found.dtype)])
