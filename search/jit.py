@@ -139,9 +139,7 @@ class _PartCompiler(Compiler):  # type: ignore[misc]
 
 
 #: A function for use in kernels alone, compiled with them; from Python it raises TypeError
-part = functools.partial(
-    numba.njit, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_PartCompiler
-)
+part = functools.partial(numba.njit, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_PartCompiler)
 inner = functools.partial(part, forceinline=True)  #: one that becomes a piece of its caller
 
 
