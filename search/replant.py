@@ -9,7 +9,7 @@ import numpy as np
 
 from search import kernels
 from search.jit import bind, digest, inner, kernel
-from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, SECOND, STALE, VALUE, VISITS, f4_of, f8_of
+from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, STALE, VALUE, VISITS, f4_of, f8_of
 
 _names = dict(vars(kernels))
 for _name in ("entry", "move_at", "clear", "swap", "advance"):
