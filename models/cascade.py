@@ -20,7 +20,7 @@ import numpy as np
 
 from models import vectors
 from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, top, total, whole
-from search.jit import bare, bind, digest, kernel
+from search.jit import bare, bind, digest, inner, kernel, part
 
 TILE = 64  # keys between two looks at the largest score
 LOG2E = np.float32(1.4426950408889634)
@@ -57,11 +57,11 @@ def _half(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
 
 def _scores(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
     """The scores of sixteen queries (float32 [padded, 16] at the beginning of `work`) with four keys, into `work` from `at` on."""
-    a0, a1, a2, a3 = _half(work, pool, k0, k1, k2, k3, 0)
-    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, 2)
+    a0, a1, a2, a3 = _half(work, pool, k0, k1, k2, k3, np.int64(0))
+    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, np.int64(2))
     a0, a1, a2, a3 = a0 + b0, a1 + b1, a2 + b2, a3 + b3
-    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, 1)
-    c0, c1, c2, c3 = _half(work, pool, k0, k1, k2, k3, 3)
+    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, np.int64(1))
+    c0, c1, c2, c3 = _half(work, pool, k0, k1, k2, k3, np.int64(3))
     store(work, at, a0 + (b0 + c0))
     store(work, at + 16, a1 + (b1 + c1))
     store(work, at + 32, a2 + (b2 + c2))
@@ -268,7 +268,7 @@ def scratch(queries: int, heads: int, padded: int) -> tuple[int, int]:
     return (2 + padded) * (queries * heads + 1) + (16 + heads) * padded + 16 * (TILE + 8), TILE + 16
 
 
-_inlined = (_capped, _column, _half, _scores, _softmax)
+_inlined = (_column, _half, _scores)
 _f4, _f4s, _i4, _i8s = numba.float32[::1], numba.float32[:, ::1], numba.int32[:, ::1], numba.int64[::1]
 _i8, _f = numba.int64, numba.float32
 
@@ -291,9 +291,8 @@ def attention(padded: int, half: bool = False) -> Any:
     names = {**globals(), "PADDED": padded}
     name = f"{padded}{'_half' if half else ''}_{digest(vectors.fma, _wide)}"
     number = numba.uint16 if half else numba.float32
-    for function in (*_inlined, _wide, _narrow):
-        options = {"forceinline": True} if function in _inlined else {"inline": "never"}
-        compiled = numba.njit(error_model="numpy", nogil=True, **options)
-        names[function.__name__] = compiled(bind(function, names, f"{function.__name__}_{name}"))
+    for function in (*_inlined, _capped, _softmax, _wide, _narrow):
+        made = inner if function in _inlined else part
+        names[function.__name__] = made(bind(function, names, f"{function.__name__}_{name}"))
     signature = numba.void(_f4s, number[::1], _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, number[:, ::1])
     return kernel(signature)(bind(_attend, names, f"attend_{name}"))

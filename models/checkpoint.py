@@ -134,9 +134,7 @@ def version(path: str | Path) -> str:
     return _versions[key]
 
 
-def load_model(
-    path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True
-) -> tuple[Any, Any, Any, dict[str, Any]]:
+def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True) -> tuple[Any, Any, Any, dict[str, Any]]:
     """A checkpoint's (model, tokenizer, head, settings); head is None and settings {} where there are none.
 
     path    folder, or id of a model on the hub
@@ -159,7 +157,7 @@ def load_model(
     model = None if trainable else _native(folder, place, kind)
     if model is None:
         model = _by_transformers(folder, layout, place, kind)
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, trainable)
     hidden = model.config.get_text_config().hidden_size
     head = published_head(folder, str(layout), hidden) if layout in LAYOUTS else load_head(folder, hidden)
     head = None if head is None else head.to(place)
@@ -178,10 +176,16 @@ def _native(folder: Path, place: Any, kind: str) -> Any:
     return Llama.open(folder, getattr(torch, kind))
 
 
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def _tokenizer(folder: Path, trainable: bool) -> Any:
+    """The checkpoint's tokenizer, by transformers where it is to be trained on or needs code of theirs."""
+    from models.tokenizer import Fast
 
     try:
+        own = None if trainable else Fast.open(folder)
+        if own is not None:
+            return own
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise _unloadable(folder, error) from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from models import vectors
 from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, total
-from search.jit import bare, bind, digest, kernel
+from search.jit import bare, bind, digest, kernel, part
 
 LOG2E = np.float32(1.4426950408889634)
 SHARED = 64  # queries times keys from which reading keys together pays: packing the queries costs as much as 50 to 70 keys of one of them
@@ -246,7 +246,7 @@ class Loops(NamedTuple):
 
 _stamp = digest(vectors.fma, plan)
 for _inner in (_before, _share):
-    globals()[_inner.__name__] = numba.njit(error_model="numpy", nogil=True)(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
+    globals()[_inner.__name__] = part(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
 _f4, _f4s, _i8s, _f, _i8 = numba.float32[::1], numba.float32[:, ::1], numba.int64[::1], numba.float32, numba.int64
 _i4 = numba.int32[:, ::1]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from models import vectors
 from models.vectors import below, get, highest, load, power, put, splat, total, uniform
-from search.jit import bare, bind, digest, kernel
+from search.jit import bare, bind, digest, inner, kernel
 
 LOG2E = np.float32(1.4426950408889634)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -114,7 +114,7 @@ def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
 
 _stamp = digest(vectors.fma, race)
 for _inner in (_row, _ratio):
-    globals()[_inner.__name__] = numba.njit(error_model="numpy", forceinline=True)(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
+    globals()[_inner.__name__] = inner(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
 _f4, _u4 = numba.float32[::1], numba.uint32[::1]
 _signature = numba.void(numba.float32[:, ::1], _u4, _u4, _f4, _f4, numba.int64[::1], _f4, _f4, _f4)
 race = kernel(_signature)(bind(race, globals(), f"race_{_stamp}"))

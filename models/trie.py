@@ -11,7 +11,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from search.jit import bare, kernel
+from search.jit import bare, kernel, part
 
 PARENT, TOKEN, KIDS, HOLDS, NEXT, READY, FREE, LIVE = range(8)
 FREE_COUNT, HELD, EVER, CLOCK = range(4)
@@ -97,7 +97,7 @@ def step(nodes, used, heads, counts, parents, tokens, slots):  # type: ignore[no
         slots[i] = slot
 
 
-@numba.njit
+@part
 def _forget(nodes, heads, counts, slot):  # type: ignore[no-untyped-def]
     parent = nodes[PARENT, slot]
     chain = _chain(heads, parent, nodes[TOKEN, slot])

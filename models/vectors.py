@@ -16,7 +16,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 WIDTH = 16
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
@@ -177,17 +178,15 @@ def store(context, array, place, vector):
 
 
 def _arithmetic(name: str, act: Any) -> None:
-    """Teach Numba one operator between vectors."""
+    """Teach Numba one operator between vectors, as its own numbers do: an `overload` would be compiled anew at each place of use."""
 
-    @intrinsic
-    def both(context, a, b):
-        return SIXTEEN(SIXTEEN, SIXTEEN), lambda context, builder, signature, args: getattr(builder, name)(*args)
+    @infer_global(act)
+    class _Operator(ConcreteTemplate):  # type: ignore[misc]
+        cases = [signature(SIXTEEN, SIXTEEN, SIXTEEN)]
 
-    @overload(act, inline="always")
-    def chosen(a, b):
-        if a == SIXTEEN and b == SIXTEEN:
-            return lambda a, b: both(a, b)
-        return None
+    @lower_builtin(act, SIXTEEN, SIXTEEN)
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, name)(*args)
 
 
 for _name, _act in (("fadd", operator.add), ("fsub", operator.sub), ("fmul", operator.mul), ("fdiv", operator.truediv)):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
+from search import stopwatch
 from search.budget import Grant, Meter
 from search.requests import Backend, BudgetSpent, Cancel, Reply, Request, Timer
 
@@ -258,7 +259,7 @@ def _gather(outstanding: dict[Request, Backend], timers: list[tuple[float, int, 
         for reply in backend.poll(0):
             if outstanding.pop(reply.request, None) is not None:
                 replies.append(reply)
-    now = time.monotonic()
+    now = stopwatch.now()
     fired = [entry for entry in timers if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())]
     if fired:
         timers[:] = [entry for entry in timers if entry not in fired]

@@ -1,16 +1,16 @@
 """What a search may spend and what it has spent.
 
 Tokens, calls and simulations are promises: they are granted before anything is asked, so they are never exceeded. Seconds are a
-deadline: what is running then is cancelled. Everything else in `Usage` is reported, never limited.
+deadline on `search.stopwatch`: what is running then is cancelled. Everything else in `Usage` is reported, never limited.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import time
 from dataclasses import dataclass, fields, replace
 
+from search import stopwatch
 from search.requests import Call, Cancel, Generate, Reply, Request, Timer, Usage
 
 
@@ -70,7 +70,7 @@ class Meter:
     def __init__(self, budget: Budget, interrupt: threading.Event | None = None):
         self.budget = budget
         self.interrupt = interrupt
-        self.started = time.monotonic()
+        self.started = stopwatch.now()
         self.deadline = math.inf if budget.seconds is None else self.started + budget.seconds
         self._limits = {n: math.inf if getattr(budget, n) is None else getattr(budget, n) for n in ("simulations", "calls", "tokens")}
         self._usage = Usage()
@@ -81,7 +81,7 @@ class Meter:
     @property
     def usage(self) -> Usage:
         """The usage so far, with the wall-clock seconds since the start."""
-        return replace(self._usage, seconds=time.monotonic() - self.started)
+        return replace(self._usage, seconds=stopwatch.now() - self.started)
 
     # -- what is left
 
@@ -105,7 +105,7 @@ class Meter:
         """ "interrupted" or "seconds" where nothing more may be sent, else None."""
         if self.interrupt is not None and self.interrupt.is_set():
             return "interrupted"
-        return "seconds" if time.monotonic() >= self.deadline else None
+        return "seconds" if stopwatch.now() >= self.deadline else None
 
     @property
     def stopped(self) -> str | None:

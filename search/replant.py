@@ -1,4 +1,4 @@
-"""Kernels that need no selection rule: a node becomes a root, what no root reaches is dropped, roots are read and given other priors."""
+"""Kernels that need no selection rule: a node becomes a root, what no root reaches is dropped, roots are read and get other priors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from search import kernels
 from search.jit import bind, digest, inner, kernel
-from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, SECOND, STALE, VALUE, VISITS, f4_of, f8_of
+from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, STALE, VALUE, VISITS, f4_of, f8_of
 
 _names = dict(vars(kernels))
 for _name in ("entry", "move_at", "clear", "swap", "advance"):
@@ -22,26 +22,6 @@ def _kernel(signature: Any) -> Any:
     """`kernel`, kept under a name that changes with the layout."""
     stamp = digest(*kernels.SOURCES)
     return lambda function: kernel(signature)(bind(function, globals(), f"{function.__name__}_{stamp}"))
-
-
-@_kernel(numba.void(_nodes, _words, _i8[::1], _i4, _i8, _i8))
-def sow(nodes, words, sizes, roots, second, visits):
-    """New roots without edges; their numbers go to `roots`. second: the second player moves there."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
-    for t in range(len(roots)):
-        node, own = np.uint64(sizes[0]), np.uint64(sizes[1])
-        sizes[0] += 1
-        sizes[1] += 4
-        record = nodes[node]
-        record.first, record.parent, record.count, record.slot, record.best = -1, np.int32(-2 - np.int64(own)), 0, 0, HERE
-        record.room = SECOND if second else 0
-        for i in range(np.uint64(12)):
-            words[np.uint64(3) * own + np.uint64(i)] = 0.0
-        f4[f4_of(own, PRIOR)] = 1.0
-        f4[f4_of(own, VALUE)] = np.nan
-        i4[f4_of(own, VISITS)] = visits
-        i4[f4_of(own, CHILD)] = np.int32(node)
-        roots[t] = np.int32(node)
 
 
 @_kernel(numba.void(_nodes, _words, _nodes, _words, _i4, _i4, _i8[::1]))

@@ -114,7 +114,7 @@ class Cancel(Request):
 
 @dataclass(frozen=True, eq=False)
 class Timer(Request):
-    """Answered by the driver once `time.monotonic()` reaches `at` or `event` is set, whichever is first."""
+    """Answered by the driver once `search.stopwatch.now()` reaches `at` or `event` is set, whichever is first."""
 
     at: float
     event: threading.Event | None = None

@@ -15,11 +15,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("search", "models", "guides", "benchmarks")  # each may import those before it
-LONGEST = 300  # lines of a file
+LONGEST = 400  # lines of a file
 
 #: Modules of `search` from the ground up. A module may import those of the rows above its own, and within its row those before it.
 SEARCH = (
-    ("shadow", "requests", "final"),
+    ("shadow", "requests", "final", "stopwatch"),
     ("budget",),
     ("asks",),
     ("problem", "jit", "lanes", "kernels", "rounds", "rules", "fused", "replant", "arena", "places", "roots", "tree", "forest", "halving"),
