@@ -177,7 +177,9 @@ def _check_architecture(folder: Path) -> None:
     made, raw = architecture(folder), _read_json(folder / "config.json", f"{folder} is not a checkpoint")
     if made.endswith(ENCODERS) or (raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")):
         what = made or raw["model_type"]
-        raise ValueError(f"{folder} is a {what}, which encodes texts and cannot continue one: give a causal language model (...ForCausalLM)")
+        raise ValueError(
+            f"{folder} is a {what}, which encodes texts and cannot continue one: give a causal language model (...ForCausalLM)"
+        )
     if raw.get("is_encoder_decoder"):
         raise ValueError(f"{folder} is a {made}, an encoder with a decoder: give a causal language model (...ForCausalLM)")
 

@@ -111,7 +111,9 @@ def _check_gguf(file: Path) -> None:
         ends = [int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors]
     except Exception as error:  # numpy's and the reader's own, of all kinds
         reason = str(error).strip().split("\n")[0][:120]
-        raise ValueError(f"{file} is cut short, or of a GGUF type that is not known ({reason}): download it again, or another file") from error
+        raise ValueError(
+            f"{file} is cut short, or of a GGUF type that is not known ({reason}): download it again, or another file"
+        ) from error
     if not ends or max(ends) > file.stat().st_size:
         raise ValueError(f"{file} is cut short: download it again")
 
