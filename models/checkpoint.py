@@ -52,9 +52,10 @@ SETTINGS = {
     "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the same problem, measured at training",
 }
 ENCODERS = ("ForMaskedLM", "ForQuestionAnswering", "ForPreTraining", "EncoderModel")  # how classes end that encode texts
-ENCODER_TYPES = frozenset(
-    "albert bert camembert deberta deberta-v2 distilbert electra esm eurobert modernbert mpnet nomic_bert roberta xlm-roberta".split()
-)
+ENCODER_TYPES = frozenset((
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "esm",
+    "eurobert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta",
+))  # fmt: skip
 AGGREGATES = ("last", "min", "prod", "mean")
 _versions: dict[tuple[Any, ...], str] = {}
 

@@ -1,7 +1,7 @@
 """Quantised checkpoints as plain ones: each tensor is read, multiplied out and written in bfloat16 (float16 where its scales are).
 
-What is known: 8-bit floats with scales of blocks or rows (DeepSeek's layout and that of compressed-tensors), GPTQ and AWQ of 4 bits (GPTQ of
-8 and 2, too). Any other method is refused in a sentence.
+What is known: 8-bit floats with scales of blocks or rows (DeepSeek's layout and that of
+compressed-tensors), AWQ of 4 bits, GPTQ of 2, 4 and 8. Any other method is refused in a sentence.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ LENGTH = 16  #: tokens of each text
 FACTOR = 4.0  #: how many times as far from the model as its own rounding a pass may be
 LEAST = 2.0**-18  #: of the largest logit: less counts as nothing, as models in float64, too, take a softmax in float32
 TEXTS = (
-    "The old lighthouse keeper walked down to the harbour every morning, before the first boats came in, and counted the gulls on the wall.",
-    "Tom has 12 boxes with 7 pens in each. He gives away 15 pens. 12 * 7 = 84, and 84 - 15 = 69, so he has 69 pens left. The answer is 69.",
-    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n\n\nprint(mean([1, 2]))",
+    "The old lighthouse keeper walked down to the harbour every morning, before the first boats came in, and counted the gulls.",
+    "Tom has 12 boxes with 7 pens in each. He gives away 15 pens. 12 * 7 = 84, and 84 - 15 = 69, so he has 69 pens left.",
+    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n",
 )
 
 
