@@ -16,9 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import attention
+from models import attention, gpu
 from models.attention import Plan, Unsupported
-from models.graphs import Graphs
 from models.kvstore import Store
 from models.lean import Lean
 
@@ -93,7 +92,11 @@ class Packed:
     def renew(self, store: Store | None) -> None:
         """Go on with another store; with none, let go of all that belongs to this one."""
         self.store: Any = store
-        self._graphs = Graphs(self.inner, store) if store is not None and store.device.type == "cuda" else None
+        self._graphs: Any = None
+        if store is not None and gpu.has_kernels(store.device) and store.dtype.itemsize <= 4:
+            from models.graphs import Graphs  # loads Triton
+
+            self._graphs = Graphs(self.inner, store, record=store.device.type == "cuda")
 
     def refresh(self) -> None:
         """The model's weights have changed."""
@@ -200,7 +203,7 @@ def attention_of(backbone: Any) -> Iterator[None]:
 def choose(model: Any, store: Store, limit: int) -> Packed | Plain:
     """The first of `Lean`, `Modules` that gets the model's own logits for a few tokens, else `Plain` with a warning that says why."""
     trial, reason = Store(model.config, 2, TRIAL + 1, store.device, store.dtype), ""
-    for kind in (Lean, Modules):
+    for kind in kinds(store):
         try:
             _check_positions(model.config.get_text_config(), limit)
             forward = kind(model, store)
@@ -214,6 +217,15 @@ def choose(model: Any, store: Store, limit: int) -> Packed | Plain:
             reason = str(error) or type(error).__name__
     logger.warning("%s is read anew in every pass, which is slow: %s", type(model).__name__, reason)
     return Plain(model, store)
+
+
+def kinds(store: Store) -> tuple[Any, ...]:
+    """The forwards that are tried for a model of this store, in order."""
+    if not gpu.has_kernels(store.device):
+        return (Lean, Modules)
+    from models.llama_gpu import LlamaGPU  # loads Triton
+
+    return (LlamaGPU, Modules)
 
 
 def _check_positions(config: Any, limit: int) -> None:

@@ -18,11 +18,12 @@ import triton
 import triton.language as tl
 from triton import knobs
 
+from models.gpu import send
 from models.kvstore import Store
 
 LOG2E = tl.constexpr(1.4426950408889634)
 STEP_ROWS = 16  # rows of a product where a tile is one query: the fewest that `tl.dot` takes
-CHUNK_ROWS = 64  # rows of a product where a tile holds many queries
+CHUNK_ROWS = 64  # rows of a product where a tile holds many queries, of half types; in float32 a product has no tensor cores to fill
 LEAST_KEYS = 128  # keys of a split; fewer are not worth a program
 MOST_SPLITS = 64
 PROGRAMS = 8  # wanted for each multiprocessor, so that loads of one hide those of another
@@ -181,7 +182,7 @@ class TreeAttention:
     def of(cls, store: Store, rows: np.ndarray, ends: np.ndarray, chunks: np.ndarray, write: np.ndarray) -> TreeAttention:
         """For a pass as `attention.Plan` describes it. Everything is sent to the device in one piece."""
         group = power_of_two(store.heads // store.kv_heads)
-        queries = max(CHUNK_ROWS, group) // group
+        queries = max(chunk_rows(store.dtype), group) // group
         lengths = [*ends.tolist(), *(chunks[:, 2] + chunks[:, 3]).tolist()]
         texts = [*rows.tolist(), *chunks[:, 0].tolist()]
         begins = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -230,9 +231,9 @@ class TreeAttention:
                 query, keys, values, self._slots, launch.tiles, out, self._partial, self._sums,
                 scale, cap, window or EVERYTHING, query.stride(0), out.stride(0), keys.stride(0), keys.stride(1),
                 EACH=each, GROUP=group, DIM=dim, BLOCK_D=block,
-                BLOCK_M=max(CHUNK_ROWS if launch.many else STEP_ROWS, group), BLOCK_N=32 if wide else 64,
+                BLOCK_M=max(chunk_rows(store.dtype) if launch.many else STEP_ROWS, group), BLOCK_N=32 if wide else 64,
                 SPLITS=launch.splits, LEAST=LEAST_KEYS, CAPPED=cap > 0, MANY=launch.many, PRODUCT=product(store.dtype),
-                num_warps=4, num_stages=2,
+                num_warps=4, num_stages=3,  # with 3 the list of slots is fetched ahead, too; with 2 only keys and values are
             )  # fmt: skip
             if launch.splits > 1:
                 _merge_kernel[(launch.tokens, store.heads)](
@@ -251,6 +252,11 @@ def splits(tiles: int, store: Store, longest: int = EVERYTHING) -> int:
     return power_of_two(max(1, min(wanted, -(-longest // LEAST_KEYS), MOST_SPLITS)))
 
 
+def chunk_rows(dtype: torch.dtype) -> int:
+    """Rows of a product where a tile holds many queries."""
+    return CHUNK_ROWS if dtype.itemsize == 2 else STEP_ROWS
+
+
 def multiprocessors(device: torch.device) -> int:
     """Of a GPU; 1 where the kernels are interpreted."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
@@ -266,9 +272,3 @@ def product(dtype: torch.dtype) -> Any:
     if knobs.runtime.interpret and dtype == torch.bfloat16:
         return tl.float32
     return {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[dtype]
-
-
-def send(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy on the device; on a GPU it is under way when this returns, and the host does not wait for what was asked before."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("search", "models", "guides", "benchmarks")  # each may import those before it
-LONGEST = 300  # lines of a file
+LONGEST = 400  # lines of a file
 
 #: Modules of `search` from the ground up. A module may import those of the rows above its own, and within its row those before it.
 SEARCH = (
