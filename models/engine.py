@@ -2,8 +2,8 @@
 
 `submit` queues; `poll` admits rows while slots and the pool last, draws the next token of every row that has a hidden state, runs one
 forward pass over all rows, and returns the replies of those that ended. On a GPU it returns while the pass is still computed: rows that
-ended with it are answered by the next poll, and their readers work meanwhile. No token is read twice below the same prefix, whoever drew it: its
-keys, values and hidden state stand in a pool (`models.kvtree`), from which no running row is ever driven out.
+ended with it are answered by the next poll, and what asked for others goes on meanwhile. No token is read twice below the same prefix,
+whoever drew it: its keys, values and hidden state stand in a pool (`models.kvtree`), from which no running row is ever driven out.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Engine:
         self._closed, self._alone = False, ROOT
         self._overlaps = gpu.has_kernels(self.model.device)  # whether host and device work at the same time
         self._reset(slots)
-        self._pass = choose(self.model, self._store, self.context)
+        with gpu.current(self.model.device):
+            self._pass = choose(self.model, self._store, self.context)
         self.path = self._pass.path
         self.kv_bytes_per_token = bytes_per_token(model.config, self.model.device, self.model.dtype)
 
@@ -104,7 +105,7 @@ class Engine:
             if self.model.training:
                 self.model.eval()
             fits = False
-            with torch.inference_mode(), suppress(torch.OutOfMemoryError):
+            with torch.inference_mode(), gpu.current(self.model.device), suppress(torch.OutOfMemoryError):
                 self._admit()
                 if not self._overlaps:
                     self._close()

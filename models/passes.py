@@ -108,7 +108,12 @@ class Packed:
 
         Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the rows.
         """
-        store, steps = self.store, len(rows)
+        store = self.store
+        if self._graphs is not None and chunks and all(len(chunk.tokens) == 1 for chunk in chunks):  # prompts' last tokens: steps, too
+            rows = np.concatenate([rows, [chunk.row for chunk in chunks]])
+            last = np.concatenate([last, [chunk.tokens[0] for chunk in chunks]])
+            ends, chunks = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]]), []
+        steps = len(rows)
         if self._graphs is not None and steps and not chunks:
             return self._graphs(rows, last, ends)
         counts = [len(chunk.tokens) for chunk in chunks]

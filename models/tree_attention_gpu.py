@@ -67,14 +67,14 @@ def _attend_kernel(
 
     stop = position + count
     start = tl.maximum(0, position + 1 - window)
-    each = tl.cdiv(tl.cdiv(stop - start, SPLITS), BLOCK_N) * BLOCK_N
+    each = (stop - start + SPLITS * BLOCK_N - 1) // (SPLITS * BLOCK_N) * BLOCK_N
     each = tl.maximum(each, LEAST)
     low = start + split * each
     high = tl.minimum(low + each, stop)
 
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    total = tl.full([BLOCK_M], 0.0, tl.float32)
+    mixed = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
     for offset in range(low, high, BLOCK_N):
         place = offset + n
         there = place < high

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import subprocess
 import sys
 import weakref
@@ -20,6 +21,7 @@ from models import Engine, gpu
 from models.graphs import Graphs, bucket
 from models.kvstore import Store
 from models.passes import Chunk
+from models.rows import DONE
 from search.requests import Avoided, Cancelled, Generate, Score
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -52,8 +54,10 @@ def test_greedy_text_is_that_of_transformers(name):
         assert reply.error is None and reply.result.tokens == generated(backend.model, text, 4)
 
 
-@pytest.mark.parametrize("name", ["llama biased", "qwen3", "mistral window", "phi"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "name, dtype",
+    [("llama biased", torch.bfloat16), ("qwen3", torch.float32), ("mistral window", torch.bfloat16), ("phi", torch.float32)],
+)
 def test_hidden_states_are_those_of_the_model(name, dtype):
     """Two chunks, then steps beside another text with the same beginning; in bfloat16 as near to float32 as the model's own."""
     made = families.model(name, num_hidden_layers=2)
@@ -69,42 +73,40 @@ def test_hidden_states_are_those_of_the_model(name, dtype):
     store.table[1, 17] = 5
     none = np.empty(0, np.int64)
     with torch.inference_mode():
-        read = [passes.forward(none, none, none, [Chunk(0, ids[:4], 0)]).clone(), passes.forward(none, none, none, [Chunk(0, ids[4:-1], 4)])]
+        read = [
+            passes.forward(none, none, none, [Chunk(0, ids[:4], 0)]).clone(),
+            passes.forward(none, none, none, [Chunk(0, ids[4:-1], 4)]),
+        ]
         read.append(passes.forward(np.array([1, 0]), np.array([ids[-1]] * 2), np.array([18, 18]), []))
     ours = torch.cat(read).float().cpu()
     theirs, exact = (torch.cat([states, states[-1:]]) for states in (theirs, exact))
     assert float((ours - exact).abs().max()) <= (1e-4 if dtype == torch.float32 else 2 * float((theirs - exact).abs().max()))
 
 
-def test_what_it_says_of_texts_is_what_the_cpu_says(monkeypatch):
-    """Log-probs, values, draws without what was given before, stop strings, and a request that is given up when it has ended."""
-    model, head = tiny.model(**SMALL), tiny.head()
-    theirs = Engine(tiny.model(**SMALL), tiny.tokenizer(), tiny.head(), slots=4, pool_tokens=128) if on_gpu.DEVICE.type == "cuda" else None
-    if theirs is None:
-        with monkeypatch.context() as patch:
-            patch.setattr(gpu, "has_kernels", lambda device: False)
-            theirs = Engine(tiny.model(**SMALL), tiny.tokenizer(), tiny.head(), slots=4, pool_tokens=128)
-    ours = engine(model, head=head)
+def test_what_it_says_of_texts_is_what_the_model_says():
+    """Log-probs, values, draws without what was given before, stop strings, texts that are scored."""
+    model, head = tiny.model(**SMALL), tiny.head().requires_grad_(False)
+    backend = engine(model, head=head)
     text = (65, 66, 67, 68, 69)
     stop = tuple(tiny.tokenizer().decode([token]) for token in range(128))
-    first = tiny.answers(ours, [Generate(text, stop, 6, 1.0, seed=seed) for seed in range(3)])
+    first = tiny.answers(backend, [Generate(text, stop, 6, 1.0, seed=seed) for seed in range(3)])
     assert len({reply.result.tokens for reply in first}) > 1
     given = Avoided(first[0].result.tokens, tuple(map(float, first[0].result.sampled_log_probs)))
-    again = tiny.answers(ours, [Generate(text, stop, 6, 1.0, seed=0, avoid=(given,)), Generate(text, stop, 6, 0.7, 4, 0.9, seed=1)])
+    again = tiny.answers(backend, [Generate(text, stop, 6, 1.0, seed=0, avoid=(given,)), Generate(text, stop, 6, 0.7, 4, 0.9, seed=1)])
     assert again[0].result.tokens[: len(given.tokens)] != given.tokens
-    with monkeypatch.context() as patch:
-        patch.setattr(gpu, "has_kernels", lambda device: False)
-        for reply in first + again:
-            whole = text + reply.result.tokens
-            (scored,) = tiny.answers(theirs, [Score(whole, (len(whole) - 1,), (1,))])
-            np.testing.assert_allclose(reply.result.log_probs, scored.result.log_probs[len(text) :], atol=1e-4)
-            if reply.result.finish != "length":
-                assert abs(reply.result.value - scored.result.values[0]) < 1e-4
-        assert any(reply.result.finish == "stop" for reply in first + again)
-    (scored,) = tiny.answers(ours, [Score(whole, (len(whole) - 1,), (1,))])
-    (wanted,) = tiny.answers(theirs, [Score(whole, (0, len(whole) - 1), (1,))]) if False else (scored,)
-    assert scored.error is None and wanted is scored
-    ours._store.tree.check([])
+    assert any(reply.result.finish == "stop" for reply in first + again)
+    for reply in first + again:
+        whole, count = text + reply.result.tokens, len(reply.result.tokens)
+        logits, hidden = families.forward(model.to(on_gpu.DEVICE), whole)
+        table = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
+        np.testing.assert_allclose(reply.result.log_probs, table[np.arange(len(text) - 1, len(whole) - 1), whole[-count:]], atol=1e-4)
+        if reply.result.finish != "length":
+            assert abs(reply.result.value - float(head(hidden[-1]))) < 1e-4
+    (scored,) = tiny.answers(backend, [Score(whole, (2, len(whole) - 1), (1, 5))])
+    np.testing.assert_allclose(scored.result.log_probs[1:], table[np.arange(len(whole) - 1), whole[1:]], atol=1e-4)
+    np.testing.assert_allclose(scored.result.reads, table[[2, len(whole) - 1]][:, [1, 5]], atol=1e-4)
+    np.testing.assert_allclose(scored.result.values, head(hidden[[2, len(whole) - 1]]).cpu(), atol=1e-4)
+    backend._store.tree.check([])
 
 
 def test_a_request_that_has_ended_can_still_be_given_up():
@@ -112,10 +114,8 @@ def test_a_request_that_has_ended_can_still_be_given_up():
     stop = tuple(tiny.tokenizer().decode([token]) for token in range(256))
     request = Generate((65, 66, 67), stop, 6, temperature=0)
     backend.submit(request)
-    polls = 0
-    while not backend._rows.stage.max() == 4:
-        assert not backend.poll(0) and polls < 5
-        polls += 1
+    while not (backend._rows.stage == DONE).any():
+        assert not backend.poll(0) and backend.counts.passes < 5
     backend.cancel(request)
     (reply,) = backend.poll(0)
     assert isinstance(reply.error, Cancelled) and reply.usage.generated == 1 and not backend.poll(0)
@@ -216,8 +216,6 @@ print("compiled")
 
 def test_all_kernels_compile_for_a_gpu(tmp_path):
     """For an H200, at the sizes of Qwen2 1.5B, in a process without interpreter: no spills, tensor cores, copies that run ahead."""
-    import os
-
     settings = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-c", COMPILES], env=settings | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, timeout=250

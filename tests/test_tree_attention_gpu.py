@@ -82,7 +82,7 @@ class Tree:
         return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(SHAPES),
