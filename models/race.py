@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numba
 import numpy as np
@@ -13,7 +12,6 @@ from models.vectors import below, get, highest, load, power, put, splat, total, 
 from search.jit import bare, bind, digest, inner, kernel
 
 LOG2E = np.float32(1.4426950408889634)
-_LOW = np.uint64(0xFFFFFFFF)
 
 
 def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
@@ -75,35 +73,6 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
         sampled[r] = 0
         if warm:
             sampled[r] = (get(flat, start + token) - largest) * cold[r] - np.float32(math.log(total(sum_ if one else sums)))
-
-
-def race_on(logits: Any, keys: np.ndarray, cold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same race on a GPU: tokens int64; their log-probs at temperature 1, nan as in `race`, and as drawn, float32; all [rows].
-
-    logits  float32 [rows, vocabulary], a tensor;  keys: uint64 [rows];  cold: as in `race`
-    """
-    import torch
-
-    device, ids = logits.device, torch.arange(logits.shape[1], device=logits.device)[None]
-    low, high = (torch.from_numpy(part.astype(np.int64)).to(device)[:, None] for part in (keys & _LOW, keys >> np.uint64(32)))
-
-    def finalised(bits: Any) -> Any:  # of uint32 numbers, held in int64
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-            bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
-        return bits ^ (bits >> 16)
-
-    bits = finalised(finalised((ids * 0x9E3779B1 & 0xFFFFFFFF) ^ low) ^ high)
-    noise = ((bits.float() + 0.5) * 2.0**-32).clamp_(max=1 - 2.0**-24)
-    rate = torch.from_numpy(cold).to(device)[:, None]
-    tops = logits.max(1, keepdim=True).values
-    shifted = logits - tops
-    weight = torch.exp(shifted * torch.where(rate > 0, rate, 1))
-    runs = -torch.log1p(-noise) / weight
-    tokens = torch.where(rate[:, 0] > 0, torch.where(runs.isnan(), torch.inf, runs).argmin(1), shifted.argmax(1))[:, None]
-    sampled = torch.where(rate > 0, shifted.gather(1, tokens) * rate - weight.sum(1, keepdim=True).log(), 0)
-    log_probs = shifted.gather(1, tokens) - torch.exp(shifted).sum(1, keepdim=True).log()
-    drawn = torch.cat([tokens.double(), log_probs.double(), sampled.double()], 1).cpu().numpy()  # one wait for the device
-    return drawn[:, 0].astype(np.int64), drawn[:, 1].astype(np.float32), drawn[:, 2].astype(np.float32)
 
 
 def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]

@@ -3,7 +3,7 @@
 A token is drawn by an exponential race (Gumbel-max without the logarithm of a logarithm): the survivor with the smallest
 `E / w` wins, where w is its weight after temperature and truncation and E an exponential number that is a hash of (seed, index of
 the generated token in its request, token id). The same request so draws the same tokens beside any neighbours, and a small
-change of the logits changes the draw only where two tokens run neck and neck.
+change of the logits changes the draw only where two tokens run neck and neck. On a GPU `models.sampling_gpu` draws otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models import race
+from models import gpu, race
 
 _U32 = np.uint32
 COLDEST, WARMEST = 1e-38, 1e38  # temperatures; beyond, one over them is no float32
@@ -59,25 +59,29 @@ def draw(
     min_p: np.ndarray,
     thinned: Thinned | None = None,
 ) -> Drawn:
-    """Draw one token a row. logits: float32 [rows, vocabulary], an array or a tensor on a GPU; the rest [rows].
+    """Draw one token a row. logits: float32 [rows, vocabulary], or a tensor of any float type on a GPU; the rest [rows].
 
     What is `thinned` loses its share first. Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all);
     of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
     Temperature 0 is greedy, ties go to the lowest id.
     """
-    cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
     if not isinstance(logits, np.ndarray):
-        return _draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned, cut)
+        if gpu.has_kernels(logits.device):
+            from models.sampling_gpu import draw_on  # loads Triton
+
+            return draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned)
+        logits = logits.float().cpu().numpy()
     rows, logits = np.arange(len(logits)), np.ascontiguousarray(logits)
+    cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        keys, cold = _keys(seed, index), _cold(temperature)
-        tokens, sampled, tops, norms = _race(logits, keys, cold)
+        hashed, cold = keys(seed, index), _cold(temperature)
+        tokens, sampled, tops, norms = _race(logits, hashed, cold)
         finite, left, thin = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool), logits
         own_tops, own_norms = tops.copy(), norms.copy()
         if thinned is not None:
             some, thin = np.unique(thinned.rows), logits.copy()
             thin[thinned.rows, thinned.tokens] += np.log(thinned.keep).astype(np.float32)
-            tokens[some], sampled[some], tops[some], norms[some] = _race(thin[some], keys[some], cold[some])
+            tokens[some], sampled[some], tops[some], norms[some] = _race(thin[some], hashed[some], cold[some])
             left[some] = np.exp(tops[some] - own_tops[some] + norms[some] - own_norms[some]) >= LEAST
         part = np.flatnonzero(finite & left & cut)
         if len(part):
@@ -91,24 +95,6 @@ def draw(
             sampled[part] = np.log(w[at, winners] / w.sum(1))
         log_probs = logits[rows, tokens] - own_tops - own_norms
     return Drawn(tokens, log_probs.astype(np.float32), sampled, finite, left)
-
-
-def _draw_on(logits: Any, seed: np.ndarray, index: np.ndarray, temperature: np.ndarray, *others: Any) -> Drawn:
-    """`draw` of a tensor on a GPU: the race is run there; rows with a truncation or thinned tokens come to the processor."""
-    top_k, top_p, min_p, thinned, cut = others
-    tokens, log_probs, sampled = race.race_on(logits, _keys(seed, index), _cold(temperature))
-    drawn = Drawn(tokens, log_probs, sampled, np.isfinite(log_probs), np.ones(len(tokens), bool))
-    here = cut.copy()
-    if thinned is not None:
-        here[thinned.rows] = True
-    some = np.flatnonzero(here)
-    if len(some):
-        if thinned is not None:
-            thinned = thinned._replace(rows=np.searchsorted(some, thinned.rows))
-        own = draw(logits[some].cpu().numpy(), *(a[some] for a in (seed, index, temperature, top_k, top_p, min_p)), thinned)
-        for name in ("tokens", "log_probs", "sampled_log_probs", "finite", "left"):
-            getattr(drawn, name)[some] = getattr(own, name)
-    return drawn
 
 
 def _cold(temperature: np.ndarray) -> np.ndarray:
@@ -165,8 +151,8 @@ def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
     seed, index: integers [rows]; ids: uint32 [rows or 1, ids], each mixed with its row's key by two rounds of murmur3's finaliser.
     """
-    keys = _keys(seed, index)
-    low, high = keys.astype(_U32)[:, None], (keys >> np.uint64(32)).astype(_U32)[:, None]
+    hashed = keys(seed, index)
+    low, high = hashed.astype(_U32)[:, None], (hashed >> np.uint64(32)).astype(_U32)[:, None]
     bits = ids * _U32(0x9E3779B1) ^ low
     _finalise(bits)
     bits ^= high
@@ -179,7 +165,7 @@ def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.negative(uniform, out=uniform)
 
 
-def _keys(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
+def keys(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
     """uint64 [rows]: splitmix64 of seed and index (Steele et al. 2014), both [rows]."""
     return _splitmix(_splitmix(seed.astype(np.uint64)) + index.astype(np.uint64))
 

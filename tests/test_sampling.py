@@ -199,27 +199,6 @@ def test_the_race_is_won_by_whom_its_definition_says(seed, vocabulary, rows, tem
     np.testing.assert_allclose(drawn.sampled_log_probs, np.log(cold[at, drawn.tokens]), rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("rows, vocabulary", [(7, 50), (1, 1000)])
-def test_the_race_on_a_device_is_the_same(rows, vocabulary):
-    """What a GPU runs, here on tensors of the processor."""
-    rng = np.random.default_rng(rows)
-    logits = (rng.standard_normal((rows, vocabulary)) * 3).astype(np.float32)
-    temperature = rng.choice([0.0, 0.5, 1.0, 2.0], rows)
-    top_k, top_p, min_p = rng.choice([0, 5], rows), rng.choice([1.0, 0.8], rows), np.zeros(rows)
-    thinned = Thinned(np.array([0, 0]), np.array([3, 4]), np.array([0.5, 0.0]))
-    for seed in range(100):
-        options = (np.arange(rows).astype(np.uint64) + seed, np.arange(rows), temperature, top_k, top_p, min_p, thinned)
-        ours, theirs = draw(torch.from_numpy(logits), *options), draw(logits, *options)
-        assert ours.tokens.tolist() == theirs.tokens.tolist() and ours.finite.all() and ours.left.all()
-        np.testing.assert_allclose(ours.log_probs, theirs.log_probs, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(ours.sampled_log_probs, theirs.sampled_log_probs, rtol=1e-5, atol=1e-5)
-    bad = torch.from_numpy(logits.copy())
-    bad[0, 7] = float("nan")
-    bad[-1] = -float("inf")
-    found = draw(bad, *(part[:rows] for part in options[:-1])).finite
-    assert not found[0] and not found[-1] and found[1:-1].all()
-
-
 @pytest.mark.parametrize("top_k", [0, 2])
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
 def test_temperatures_beyond_what_float32_can_invert_are_still_cold_or_warm(kind, top_k):
