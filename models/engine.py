@@ -21,7 +21,7 @@ import torch
 from models import gpu, scoring, trial
 from models.gpu import send
 from models.heads import ValueHead, values
-from models.kvstore import Store, bytes_per_token, default_pool
+from models.kvstore import Store, bytes_per_token, default_pool, numbers
 from models.kvtree import ROOT
 from models.passes import Chunk, choose
 from models.rows import ALL_GIVEN, DONE, DRAW, NOT_NUMBERS, STEP, Counts, Row, Rows, check_request, unanswerable
@@ -191,7 +191,9 @@ class Engine:
             return rows, None
         ends = send(self._store.table[rows, self._rows.length[rows] - 1], self._store.device)
         logits = self._pass.logits(self._store.hidden.index_select(0, ends), rows)
-        drawn = self._pick(logits.float().numpy() if logits.device.type == "cpu" and not self._overlaps else logits, rows)
+        if logits.device.type == "cpu" and not self._overlaps:
+            logits = numbers(logits if logits.dtype == torch.bfloat16 else logits.float())
+        drawn = self._pick(logits, rows)
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP

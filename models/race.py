@@ -1,8 +1,10 @@
-"""The exponential race of `models.sampling` over whole vocabularies, as a kernel."""
+"""The exponential race of `models.sampling` over whole vocabularies, and what truncation needs of them, as kernels."""
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -12,6 +14,7 @@ from models.vectors import below, get, highest, load, power, put, splat, total, 
 from search.jit import bare, bind, digest, inner, kernel
 
 LOG2E = np.float32(1.4426950408889634)
+BLOCK = 64  #: tokens whose largest weight is kept
 
 
 def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
@@ -26,7 +29,7 @@ def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
 def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: ignore[no-untyped-def]
     """Draw a token in each row.
 
-    logits  float32 [rows, vocabulary];  low, high: uint32 [rows], keys of the noise;  edge: float32 [16], scratch
+    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  low, high: uint32 [rows], keys of the noise;  edge: float32 [16], scratch
     cold    float32 [rows]: one over the temperature; 0: take the likeliest, of equals the lowest id
     tokens  int64 [rows], written
     tops, norms  float32 [rows], written: the largest logit, and the logarithm of the sum of exp(logit - top); nan or infinite where a logit
@@ -81,9 +84,71 @@ def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
     return np.float32(-math.log1p(-get(edge, i))) / weight
 
 
+def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-def]
+    """Weights exp((logit - top) / temperature) of whole rows: the largest of each `BLOCK`, and their sum.
+
+    logits, cold, edge  as in `race`;  tops: float32 [rows], each row's largest logit
+    peaks   float32 [rows, blocks], written;  totals: float64 [rows], written
+    """
+    logits, tops, cold, edge, peaks, totals = bare(logits), bare(tops), bare(cold), bare(edge), bare(peaks), bare(totals)
+    flat, size = logits.reshape(-1), logits.shape[1]
+    for r in range(len(logits)):
+        rate, top, whole = splat(cold[r] * LOG2E), splat(tops[r]), 0.0
+        for block in range(peaks.shape[1]):
+            most = sum_ = splat(np.float32(0))
+            for n in range(block * BLOCK, min(size, (block + 1) * BLOCK), 16):
+                weight = power((_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0)))
+                most, sum_ = highest(weight, most), sum_ + weight
+            peaks[r, block] = vectors.top(most)
+            whole += total(sum_)
+        totals[r] = whole
+
+
+def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ignore[no-untyped-def]
+    """The tokens of each row whose weight (`weigh`) is above `least`, float32 [rows], in the order of their ids.
+
+    ids     int64 [rows, room], written as far as there is room;  weights: float32 [rows, room], likewise
+    counts  int64 [rows], written: how many there are, with or without room
+    """
+    logits, tops, cold, least, edge = bare(logits), bare(tops), bare(cold), bare(least), bare(edge)
+    ids, weights, counts = bare(ids), bare(weights), bare(counts)
+    flat, size, room = logits.reshape(-1), logits.shape[1], ids.shape[1]
+    for r in range(len(logits)):
+        rate, top, bound, found = splat(cold[r] * LOG2E), splat(tops[r]), splat(least[r]), 0
+        for n in range(0, size, 16):
+            weight = power((_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0)))
+            above = below(bound, weight)
+            if above == 0:
+                continue
+            vectors.store(edge, 0, weight)
+            for i in range(16):
+                if (above >> i) & 1:
+                    if found < room:
+                        ids[r, found], weights[r, found] = n + i, edge[i]
+                    found += 1
+        counts[r] = found
+
+
 _stamp = digest(vectors.fma, race)
 for _inner in (_row, _ratio):
     globals()[_inner.__name__] = inner(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
-_f4, _u4 = numba.float32[::1], numba.uint32[::1]
-_signature = numba.void(numba.float32[:, ::1], _u4, _u4, _f4, _f4, numba.int64[::1], _f4, _f4, _f4)
-race = kernel(_signature)(bind(race, globals(), f"race_{_stamp}"))
+_f4, _f4s, _u4, _i8s = numba.float32[::1], numba.float32[:, ::1], numba.uint32[::1], numba.int64[::1]
+
+
+class Loops(NamedTuple):
+    """The kernels for logits of one type."""
+
+    race: Any
+    weigh: Any
+    collect: Any
+
+
+@functools.cache
+def loops(half: bool) -> Loops:
+    """The kernels for logits in float32, or in bfloat16 as uint16 (`half`)."""
+    rows, name = (numba.uint16 if half else numba.float32)[:, ::1], f"_half_{_stamp}" if half else f"_{_stamp}"
+    return Loops(
+        kernel(numba.void(rows, _u4, _u4, _f4, _f4, _i8s, _f4, _f4, _f4))(bind(race, globals(), f"race{name}")),
+        kernel(numba.void(rows, _f4, _f4, _f4, _f4s, numba.float64[::1]))(bind(weigh, globals(), f"weigh{name}")),
+        kernel(numba.void(rows, _f4, _f4, _f4, _f4, numba.int64[:, ::1], _f4s, _i8s))(bind(collect, globals(), f"collect{name}")),
+    )

@@ -8,6 +8,7 @@ change of the logits changes the draw only where two tokens run neck and neck. O
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def draw(
     min_p: np.ndarray,
     thinned: Thinned | None = None,
 ) -> Drawn:
-    """Draw one token a row. logits: float32 [rows, vocabulary], or a tensor of any float type on a GPU; the rest [rows].
+    """Draw one token a row. logits: [rows, vocabulary], float32, bfloat16 as uint16, or a tensor on a GPU; the rest [rows].
 
     What is `thinned` loses its share first. Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all);
     of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
@@ -71,30 +72,46 @@ def draw(
 
             return draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned)
         logits = logits.float().cpu().numpy()
-    rows, logits = np.arange(len(logits)), np.ascontiguousarray(logits)
+    logits = np.ascontiguousarray(logits)
     cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         hashed, cold = keys(seed, index), _cold(temperature)
         tokens, sampled, tops, norms = _race(logits, hashed, cold)
-        finite, left, thin = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool), logits
+        finite, left = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool)
         own_tops, own_norms = tops.copy(), norms.copy()
+        some = thin = None
         if thinned is not None:
-            some, thin = np.unique(thinned.rows), logits.copy()
-            thin[thinned.rows, thinned.tokens] += np.log(thinned.keep).astype(np.float32)
-            tokens[some], sampled[some], tops[some], norms[some] = _race(thin[some], hashed[some], cold[some])
+            some = np.unique(thinned.rows)
+            thin = floats(logits[some])
+            thin[np.searchsorted(some, thinned.rows), thinned.tokens] += np.log(thinned.keep).astype(np.float32)
+            tokens[some], sampled[some], tops[some], norms[some] = _race(thin, hashed[some], cold[some])
             left[some] = np.exp(tops[some] - own_tops[some] + norms[some] - own_norms[some]) >= LEAST
         part = np.flatnonzero(finite & left & cut)
-        if len(part):
-            cooled = (thin[part] - tops[part, None]) * cold[part, None]
-            ids, w = survivors(cooled, top_k[part], top_p[part], min_p[part])
-            runs = noise(seed[part], index[part], ids.astype(_U32))
+        for rows, table in _tables(part, logits, some, thin):
+            ids, w = survivors(table, tops[rows], cold[rows], top_k[rows], top_p[rows], min_p[rows])
+            runs = noise(seed[rows], index[rows], ids.astype(_U32))
             runs /= w
             winners = runs.argmin(1)
-            at = np.arange(len(part))
-            tokens[part] = ids[at, winners]
-            sampled[part] = np.log(w[at, winners] / w.sum(1))
-        log_probs = logits[rows, tokens] - own_tops - own_norms
+            at = np.arange(len(rows))
+            tokens[rows] = ids[at, winners]
+            sampled[rows] = np.log(w[at, winners] / w.sum(1))
+        log_probs = floats(logits[np.arange(len(logits)), tokens]) - own_tops - own_norms
     return Drawn(tokens, log_probs.astype(np.float32), sampled, finite, left)
+
+
+def floats(numbers: np.ndarray) -> np.ndarray:
+    """float32 as it is; bfloat16, in uint16, as a copy in float32."""
+    return (numbers.astype(np.uint32) << _U32(16)).view(np.float32) if numbers.dtype == np.uint16 else numbers
+
+
+def _tables(part: np.ndarray, logits: np.ndarray, some: Any, thin: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows `part` with their logits: those of `some` from `thin`, all others as they are."""
+    there = np.isin(part, some) if some is not None else np.zeros(len(part), bool)
+    if not there.all():
+        plain = part[~there]
+        yield plain, logits if len(plain) == len(logits) else logits[plain]
+    if there.any():
+        yield part[there], thin[np.searchsorted(some, part[there])]
 
 
 def _cold(temperature: np.ndarray) -> np.ndarray:
@@ -106,36 +123,45 @@ def _race(logits: np.ndarray, keys: np.ndarray, cold: np.ndarray) -> tuple[np.nd
     """Tokens, their log-probs, largest logits and log-sums of rows that are not truncated: `race.race`."""
     tokens, (tops, norms, sampled) = np.empty(len(logits), np.int64), np.empty((3, len(logits)), np.float32)
     low, high = keys.astype(_U32), (keys >> np.uint64(32)).astype(_U32)
-    race.race(logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled)
+    race.loops(logits.dtype == np.uint16).race(logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled)
     return tokens, sampled, tops, norms
 
 
-def survivors(cooled: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def survivors(
+    logits: np.ndarray, tops: np.ndarray, cold: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Token ids that survive truncation, likeliest first (of equals the lowest id), and their weights.
 
-    cooled: float32 [rows, vocabulary], each row's maximum 0; the rest: [rows]. Returns (int64 [rows, most], float32 [rows, most]
-    in [0, 1]), the weights 0 where a row has fewer survivors; the likeliest token always survives.
+    logits: [rows, vocabulary], float32 or bfloat16 as uint16; tops: float32 [rows], the largest of each; cold: float32 [rows], one over the
+    temperature; the rest: [rows]. Returns (int64 [rows, most], float32 [rows, most] in [0, 1]), the weights 0 where a row has fewer
+    survivors; the likeliest token always survives.
     """
-    weights = np.exp(cooled)
-    rows, vocabulary = np.arange(len(weights))[:, None], weights.shape[1]
+    (count, vocabulary), loops = logits.shape, race.loops(logits.dtype == np.uint16)
     top_k = np.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
-    top_k, top_p, min_p = top_k[:, None], top_p[:, None], min_p[:, None]
-    # what is surely cut is not sorted: below min_p, and below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p
-    total = weights.sum(1, dtype=np.float64, keepdims=True)
-    least = np.where(top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.where(top_k < vocabulary, 0, np.minimum(min_p, 1)))
-    if (top_k < vocabulary).any():
-        places = vocabulary - top_k
-        kth = np.partition(weights, np.unique(places), axis=1)[rows, places]
-        least = np.where(top_k < vocabulary, kth, least)
-    # equals of the k-th are all taken along, so that what a row keeps does not depend on its neighbours
-    most = int((weights >= least).sum(1).max())
-    ids = np.broadcast_to(np.arange(vocabulary), weights.shape)
-    if most < vocabulary:
-        ids = np.sort(np.argpartition(weights, vocabulary - most, axis=1)[:, vocabulary - most :], axis=1)
-    w = weights[rows, ids]
+    peaks, total = np.empty((count, -(-vocabulary // race.BLOCK)), np.float32), np.empty(count)
+    edge = np.empty(16, np.float32)
+    loops.weigh(logits, tops, cold, edge, peaks, total)
+    # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p, and below as many blocks'
+    # largest weights as top_k
+    least = np.where(top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.minimum(min_p, 1) * (1 - 1e-6))
+    blocks = peaks.shape[1]
+    for k in np.unique(top_k[top_k < vocabulary]):
+        those = top_k == k
+        least[those] = np.partition(peaks[those], blocks - k, axis=1)[:, blocks - k] if k <= blocks else 0
+    least = np.nextafter(least.astype(np.float32), np.float32(-1))
+    most, counts = 1024, np.empty(count, np.int64)
+    while True:
+        ids, w = np.zeros((count, most), np.int64), np.zeros((count, most), np.float32)
+        loops.collect(logits, tops, cold, least, edge, ids, w, counts)
+        if counts.max() <= most:
+            break
+        most = int(counts.max())
+    most = int(counts.max())
+    ids, w = ids[:, :most], w[:, :most]
+    rows, total, top_k, top_p, min_p = np.arange(count)[:, None], total[:, None], top_k[:, None], top_p[:, None], min_p[:, None]
     order = np.argsort(-w, axis=1, kind="stable")
     ids, w = ids[rows, order], w[rows, order]
-    w[(np.arange(most) >= top_k) | (w < least)] = 0
+    w[np.arange(most) >= top_k] = 0
     sums = np.cumsum(w, axis=1, dtype=np.float64)
     whole = np.where(top_k < vocabulary, sums[:, -1:], total)
     first = w[:, :1].copy()

@@ -106,7 +106,7 @@ def test_survivors_are_those_of_the_cpu(seed, vocabulary, candidates, equals):
     cooled = (logits - logits.max(1, keepdims=True)).astype(np.float32)
     limits = rng.choice([0, 1, 3, 20, 70], 5), rng.choice([1.0, 0.9, 0.3, 0.0], 5), rng.choice([0.0, 0.05, 1.5], 5)
     sent = torch.from_numpy(cooled).to(on_gpu.DEVICE), torch.from_numpy(np.stack(limits, 1).astype(np.float64)).to(on_gpu.DEVICE)
-    wanted = survivors(cooled, *limits)
+    wanted = survivors(cooled, cooled.max(1), np.ones(len(cooled), np.float32), *limits)
     for count in (candidates, vocabulary):
         ids, weights, settled = (part.cpu().numpy() for part in survivors_on(*sent, count))
         assert settled.all() or count < vocabulary
