@@ -243,7 +243,7 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
     """The checkpoint's model by transformers, on its device. Raises ValueError for tensors that are missing, unexpected or misshapen."""
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.utils import logging as bar
 
     published = LAYOUTS.get(layout or "")
@@ -257,11 +257,11 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
         config = AutoConfig.from_pretrained(folder, **local)
         if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
             config.get_text_config().tie_word_embeddings = True  # else the output layer would be random numbers
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = _maker(folder, config).from_pretrained(
             folder, config=config, dtype=getattr(torch, kind), output_loading_info=True, **local
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise _unloadable(folder, error) from error
+        raise error if str(error).startswith(str(folder)) else _unloadable(folder, error) from error
     finally:
         bar.set_verbosity(told)
         if bars:
@@ -276,6 +276,16 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
                 f"{type(model).__name__}; copy the checkpoint again, or correct config.json"
             )
     return model.to(place).eval().requires_grad_(False)
+
+
+def _maker(folder: Path, config: Any) -> Any:
+    """The class of transformers that loads it: for texts alone, or for texts and pictures, of which the half for texts is used."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    for maker in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in maker._model_mapping.keys():  # noqa: SIM118 (it is no dict)
+            return maker
+    raise ValueError(f"{folder} is a {config.model_type}, which transformers does not load as a language model: give another checkpoint")
 
 
 def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:

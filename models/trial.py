@@ -1,8 +1,9 @@
 """Whether a forward pass of the engine computes what the model itself computes: a few ordinary texts, and how far rounding may go.
 
-Rounding is measured on the model itself. One copy of the texts is read as it is, another with every number of its embeddings off by one in
-its last place, at random: all that is rounded on the way is then rounded another way, so that the two differ by what the model's own
-arithmetic leaves open on these texts (Monte Carlo arithmetic; Parker 1997). That takes no second copy of the weights in another float type.
+Rounding is measured on the model itself. One copy of the texts is read as it is, others with every number of their embeddings off by one
+in its last place, at random: all that is rounded on the way is then rounded another way, so that they differ by what the model's own
+arithmetic leaves open on these texts (Monte Carlo arithmetic; Parker 1997), other experts of a mixture included. That takes no second copy
+of the weights in another float type.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 LENGTH = 16  #: tokens of each text
+COPIES = 2  #: of the texts, that are shaken
 FACTOR = 4.0  #: how many times as far from the model as its own rounding a pass may be
 LEAST = 2.0**-18  #: of the largest logit: less counts as nothing, as models in float64, too, take a softmax in float32
 TEXTS = (
@@ -46,11 +48,12 @@ class Trial:
         embeddings, count = model.get_input_embeddings(), len(ids)
         hook = embeddings.register_forward_hook(lambda module, given, found: _shaken(found, count))
         try:
-            logits = model(input_ids=torch.cat([ids, ids]), use_cache=False).logits.float()
+            logits = model(input_ids=ids.repeat(1 + COPIES, 1), use_cache=False).logits.float()
         finally:
             hook.remove()
-        self._logits, other = logits[:count], logits[count:]
-        self._open = FACTOR * _apart(self._logits, other) + LEAST * float(self._logits.abs().max())
+        self._logits, *others = logits.split(count)
+        most = torch.stack([_apart(self._logits, other) for other in others]).amax(0)
+        self._open = FACTOR * most + LEAST * float(self._logits.abs().max())
 
     def fault(self, logits: torch.Tensor) -> str | None:
         """What is wrong with a pass's logits, [texts, length, vocabulary]; None: they are the model's, as far as it knows them itself."""
@@ -70,7 +73,7 @@ def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _shaken(found: torch.Tensor, count: int) -> torch.Tensor:
-    """The second half of `2 * count` texts' embeddings off by one unit in the last place, up or down at random."""
+    """The embeddings of texts, all but the first `count` off by one unit in the last place, up or down at random."""
     noise = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, found[count:].shape, generator=noise).to(found.device) * 2 - 1
     shaken = found[count:].double() * (1 + signs * torch.finfo(found.dtype).eps)
