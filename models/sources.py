@@ -12,7 +12,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,9 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     dtype = kept.get(max(sizes, key=lambda kind: sizes[kind]), torch.bfloat16)
     place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
     except Exception as error:  # what a converter meets in a file that it does not know
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{file} cannot be converted ({reason}): give the checkpoint as a folder of safetensors") from error
@@ -148,6 +150,22 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     model.generation_config = GenerationConfig(**ids)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and what it says of float types: one line tells what is done."""
+    from transformers.utils import logging as theirs
+
+    told, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(told)
+        if bars:
+            theirs.enable_progress_bar()
 
 
 def _of_adapter(source: Path, resolve: Callable[[str], Path]) -> Path:
@@ -175,7 +193,8 @@ def _merge(source: Path, base: Path, folder: Path) -> None:
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **local)
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **local)
         merged = PeftModel.from_pretrained(model, str(source)).merge_and_unload()
         own = (source / "tokenizer.json").exists() or (source / "tokenizer_config.json").exists()
         tokenizer = AutoTokenizer.from_pretrained(source if own else base, **local)
