@@ -10,7 +10,7 @@ import numpy as np
 
 from models import vectors
 from models.vectors import below, get, highest, load, power, put, splat, total, uniform
-from search.jit import bare, bind, digest, inner, kernel
+from search.jit import bare, bind, digest, inner, kernel, ravel
 
 LOG2E = np.float32(1.4426950408889634)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -37,7 +37,7 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
     """
     logits, low, high, cold, edge = bare(logits), bare(low), bare(high), bare(cold), bare(edge)
     tokens, tops, norms, sampled = bare(tokens), bare(tops), bare(norms), bare(sampled)
-    flat, size, zero = logits.reshape(-1), logits.shape[1], splat(np.float32(0))
+    flat, size, zero = ravel(logits), logits.shape[1], splat(np.float32(0))
     for r in range(len(logits)):
         start, most = r * size, splat(np.float32(-np.inf))
         for n in range(0, size, 16):
