@@ -15,10 +15,12 @@ from transformers import AutoTokenizer
 from models.tokenizer import NAMED, Fast
 
 BUILTIN = Path(__file__).resolve().parent.parent / "models" / "builtin"
-CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
-TEXTS = st.text() | st.lists(st.sampled_from(["<|im_end|>", "<eos>", "\u2402", "8*3=24", "\n", " ", "12", "\u6f22", "\U0001f600"])).map(
-    "".join
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
 )
+PIECES = ["<|im_end|>", "<eos>", "\u2402", "8*3=24", "\n", " ", "12", "\u6f22", "\U0001f600"]
+TEXTS = st.text() | st.lists(st.sampled_from(PIECES)).map("".join)
 
 
 def folders() -> list[Path]:
