@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import cascade, kernels
+from models import cascade, gpu, kernels
 from models.kvstore import Store, numbers
 
 NAME = "copse"
@@ -38,21 +38,25 @@ class Plan:
         self.store, self.rows, self.ends, self.chunks, self.write, self.calls = store, rows, ends, chunks, write, 0
         self.longest = int(max(ends.max(initial=0), (chunks[:, 2] + chunks[:, 3]).max(initial=0)))
         self.queries = len(rows) + int(chunks[:, 3].sum())
-        self.kernel = _Kernel(self) if store.device.type == "cpu" and store.dtype in (torch.float32, torch.bfloat16) else None
+        self.kernel = self.gpu = None  # type: Any
+        if gpu.has_kernels(store.device) and store.dtype.itemsize <= 4:
+            from models.tree_attention_gpu import TreeAttention  # loads Triton
+
+            self.gpu = TreeAttention.of(store, rows, ends, chunks, write)
+        elif store.device.type == "cpu" and store.dtype in (torch.float32, torch.bfloat16):
+            self.kernel = _Kernel(self)
         self._gathered: _Gathered | None = None
 
     @classmethod
-    def fixed(cls, store: Store, numbers: torch.Tensor) -> Plan:
-        """A pass whose numbers stand in a tensor on the device, int64 [rows, 3 + longest]: token, position, slot, slots of the text."""
+    def fixed(cls, store: Store, attention: Any) -> Plan:
+        """A pass whose numbers stand on a GPU: a `TreeAttention`."""
         plan = cls.__new__(cls)
-        plan.store, plan.kernel, plan.calls = store, None, 0
-        places = torch.arange(numbers.shape[1] - 3, device=numbers.device)
-        plan._gathered = _Gathered(len(numbers), numbers[:, 3:], numbers[:, 1:2], places, numbers[:, 2], [])
+        plan.store, plan.kernel, plan.gpu, plan.calls = store, None, attention, 0
         return plan
 
     @property
     def gathered(self) -> _Gathered:
-        """What the path without kernels needs, made at the first layer."""
+        """What the path without kernels needs, made at the first layer: float types but float32 on a CPU, devices without Triton."""
         if self._gathered is None:
             store = self.store
             length = min(-(-int(self.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
@@ -158,6 +162,10 @@ def attend(
         kernel.loops.write(*new, plan.write, kernel.pool, kernel.sizes, layer, kernel.step)
         kernel.attend(layer, _flat(query).float().numpy(), scale, softcap or 0.0, sliding_window or 0)
         return kernel.result.view(1, tokens, store.heads, store.dim), None
+    if plan.gpu is not None:
+        plan.gpu.put(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        flat = query[0].transpose(0, 1).reshape(tokens, -1)
+        return plan.gpu.attend(layer, flat, scale, softcap or 0.0, sliding_window or 0).view(1, tokens, store.heads, store.dim), None
     return _plain(plan.gathered, store.pool[layer], query, key, value, scale, softcap or 0.0, sliding_window or 0), None
 
 

@@ -275,7 +275,7 @@ _i8, _f = numba.int64, numba.float32
 
 @functools.cache
 def attention(padded: int, half: bool = False) -> Any:
-    """The kernel for heads that take `padded` numbers; half: in pool and result these are bfloat16, as uint16 (`vectors`): `attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work,
+    """The kernel for heads that take `padded` numbers: `attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work,
     places, out)`.
 
     q       float32 [tokens, >= heads * dim]: the queries in its first columns, already rotated
@@ -286,6 +286,7 @@ def attention(padded: int, half: bool = False) -> Any:
     sizes   int64 [4]: heads, kv_heads, dim, padded
     scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at most, 0: all
     work    float32 scratch, places: int64 scratch (`scratch`)
+    half    in pool and result numbers are bfloat16, as uint16 (`vectors`)
     out     like the pool, [tokens, heads * dim]; rows of tokens that are no query stay as they are
     """
     names = {**globals(), "PADDED": padded}

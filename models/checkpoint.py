@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from models.layouts import HEAD, LAYOUTS, head_layout, tensor_names
+from models.layouts import HEAD, LAYOUTS, architecture, head_layout, tensor_names
+from models.sources import plain
 from search.budget import Budget
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ SETTINGS = {
     "aggregate": "last, min, prod or mean: what the value of a chain is of the scores of its steps",
     "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the same problem, measured at training",
 }
+ENCODERS = ("ForMaskedLM", "ForQuestionAnswering", "ForPreTraining", "EncoderModel")  # how classes end that encode texts
+ENCODER_TYPES = frozenset((
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "esm",
+    "eurobert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta",
+))  # fmt: skip
 AGGREGATES = ("last", "min", "prod", "mean")
 _versions: dict[tuple[Any, ...], str] = {}
 
@@ -153,6 +159,8 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trai
     from models.heads import load_head, published_head
 
     place, kind = _place(device, dtype, folder)
+    _check_architecture(folder)
+    _check_size(folder, place, kind)
     layout = head_layout(folder)
     model = None if trainable else _native(folder, place, kind)
     if model is None:
@@ -163,6 +171,41 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trai
     head = None if head is None else head.to(place)
     logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
     return model, tokenizer, head, settings
+
+
+def _check_architecture(folder: Path) -> None:
+    """Raise ValueError for a model that does not continue texts."""
+    made, raw = architecture(folder), _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    if made.endswith(ENCODERS) or (raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")):
+        what = made or raw["model_type"]
+        raise ValueError(
+            f"{folder} is a {what}, which encodes texts and cannot continue one: give a causal language model (...ForCausalLM)"
+        )
+    if raw.get("is_encoder_decoder"):
+        raise ValueError(f"{folder} is a {made}, an encoder with a decoder: give a causal language model (...ForCausalLM)")
+
+
+def _check_size(folder: Path, place: Any, kind: str) -> None:
+    """Raise ValueError where the weights, in the float type they will be computed in, are larger than the memory that is left."""
+    import torch
+
+    from models.kvstore import memory_left
+
+    own, wanted = (getattr(torch, name).itemsize for name in (_stored(folder), kind))
+    files = [file for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)]
+    needed = sum(file.stat().st_size for file in files) * wanted // own
+    left = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else memory_left()
+    if needed <= left:
+        return
+    remedy = "use a smaller one or another device, or serve it elsewhere and give the server"
+    if kind == "float32" and own == 2:
+        remedy = f"try dtype bfloat16, {remedy}"
+    raise ValueError(f"{folder} takes {needed / 1e9:.1f} GB of memory in {kind}, and {left / 1e9:.1f} GB are left: {remedy}")
+
+
+def _stored(folder: Path) -> str:
+    own = own_dtype(folder)
+    return own if own in DTYPES else "float32"
 
 
 def _native(folder: Path, place: Any, kind: str) -> Any:
@@ -311,23 +354,28 @@ def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, s
 
 
 def resolve(path: str | Path, weights: bool = True) -> Path:
-    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without `weights` its JSON files only."""
+    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without `weights` its JSON files only.
+
+    A GGUF file, an adapter and quantised weights are made a plain folder first (`models.sources`). Raises ValueError that says what to do.
+    """
     name = str(path)
-    if Path(path).is_dir():
-        return Path(path).resolve()
     if Path(path).exists():
-        raise ValueError(f"{name} is a file: give the folder of the checkpoint")
+        return plain(Path(path).resolve(), resolve)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise ValueError(f"no folder {name}: check the path of the checkpoint")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json"] + (["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"] if weights else [])
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        found = Path(snapshot_download(name, allow_patterns=patterns))
+        if not (found / "config.json").exists():  # an adapter, or nothing but GGUF files
+            found = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.gguf", "*.jinja"]))
+            weights = True
     except Exception as error:  # the hub's client raises what its HTTP library raises
         reason = str(error).strip().split("\n")[0][:200]
         message = f"{name} is neither a folder nor a model on the hub that can be reached now ({type(error).__name__}: {reason})"
         raise ValueError(f"{message}: check the path, or the name and the network") from error
+    return plain(found, resolve) if weights else found
 
 
 def _read_json(path: Path, problem: str) -> Any:

@@ -21,18 +21,23 @@ from models.tensors import Tensors
 
 SHAPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 #: names in a config that change no number of a forward pass
-IDLE = frozenset(
-    "_attn_implementation_autoset _model_name_or_path _name_or_path architectures attention_dropout auto_map bad_words_ids "
-    "chunk_size_feed_forward dtype finetuning_task id2label initializer_range is_llama_config label2id num_labels output_hidden_states "
-    "pad_token_id pretraining_tp problem_type return_dict sep_token_id task_specific_params tokenizer_class torch_dtype transformers.js_config "
-    "transformers_version unk_token_id unsloth_fixed unsloth_version use_cache".split()
-)
+IDLE = frozenset((
+    "_attn_implementation_autoset", "_model_name_or_path", "_name_or_path", "architectures",
+    "attention_dropout", "auto_map", "bad_words_ids", "chunk_size_feed_forward", "dtype",
+    "finetuning_task", "id2label", "initializer_range", "is_llama_config", "label2id",
+    "num_labels", "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type",
+    "return_dict", "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype",
+    "transformers.js_config", "transformers_version", "unk_token_id", "unsloth_fixed",
+    "unsloth_version", "use_cache",
+))  # fmt: skip
 #: names that are read below
-READ = frozenset(
-    "attention_bias bos_token_id eos_token_id head_dim hidden_act hidden_size intermediate_size layer_types max_position_embeddings "
-    "max_window_layers mlp_bias model_type num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps rope_parameters "
-    "rope_scaling rope_theta sliding_window tie_word_embeddings use_sliding_window vocab_size".split()
-)
+READ = frozenset((
+    "attention_bias", "bos_token_id", "eos_token_id", "head_dim", "hidden_act", "hidden_size",
+    "intermediate_size", "layer_types", "max_position_embeddings", "max_window_layers",
+    "mlp_bias", "model_type", "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
+    "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
+    "tie_word_embeddings", "use_sliding_window", "vocab_size",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import attention, trial
+from models import attention, gpu, trial
 from models.attention import Plan, Unsupported
-from models.graphs import Graphs
 from models.kvstore import Store
 from models.lean import Lean
 from models.llama import Llama
@@ -93,7 +92,11 @@ class Packed:
     def renew(self, store: Store | None) -> None:
         """Go on with another store; with none, let go of all that belongs to this one."""
         self.store: Any = store
-        self._graphs = Graphs(self.inner, store) if store is not None and store.device.type == "cuda" else None
+        self._graphs: Any = None
+        if store is not None and gpu.has_kernels(store.device) and store.dtype.itemsize <= 4:
+            from models.graphs import Graphs  # loads Triton
+
+            self._graphs = Graphs(self.inner, store, record=store.device.type == "cuda")
 
     def refresh(self) -> None:
         """The model's weights have changed."""
@@ -105,7 +108,12 @@ class Packed:
 
         Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the rows.
         """
-        store, steps = self.store, len(rows)
+        store = self.store
+        if self._graphs is not None and chunks and all(len(chunk.tokens) == 1 for chunk in chunks):  # prompts' last tokens: steps, too
+            rows = np.concatenate([rows, [chunk.row for chunk in chunks]])
+            last = np.concatenate([last, [chunk.tokens[0] for chunk in chunks]])
+            ends, chunks = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]]), []
+        steps = len(rows)
         if self._graphs is not None and steps and not chunks:
             return self._graphs(rows, last, ends)
         counts = [len(chunk.tokens) for chunk in chunks]
@@ -198,7 +206,7 @@ def attention_of(backbone: Any) -> Iterator[None]:
 
 @torch.inference_mode()
 def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Packed | Plain:
-    """The first of `Lean`, `Modules` that gets the model's own logits for some texts, else `Plain` with a warning that says why.
+    """The first of `kinds` that gets the model's own logits for some texts, else `Plain` with a warning that says why.
 
     limit  tokens of the longest text;  texts: some ordinary ones, as tokens (`trial.texts`)
 
@@ -208,7 +216,7 @@ def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Pack
         return Packed(model, store, Lean(model, store))
     tried, reason = trial.Trial(model, texts, min(limit, trial.LENGTH)), ""
     own = Store(model.config, tried.rows, tried.tokens, store.device, store.dtype)
-    for kind in (Lean, Modules):
+    for kind in kinds(store):
         try:
             _check_positions(model.config.get_text_config(), limit)
             forward = kind(model, store)
@@ -222,6 +230,15 @@ def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Pack
             reason = str(error) or type(error).__name__
     logger.warning("%s is read anew in every pass, which is slow: %s", type(model).__name__, reason)
     return Plain(model, store)
+
+
+def kinds(store: Store) -> tuple[Any, ...]:
+    """The forwards that are tried for a model of this store, in order."""
+    if not gpu.has_kernels(store.device):
+        return (Lean, Modules)
+    from models.llama_gpu import LlamaGPU  # loads Triton
+
+    return (LlamaGPU, Modules)
 
 
 def _check_positions(config: Any, limit: int) -> None:

@@ -14,11 +14,11 @@ import torch
 
 LENGTH = 16  #: tokens of each text
 FACTOR = 4.0  #: how many times as far from the model as its own rounding a pass may be
-LEAST = 2.0**-18  #: of the largest logit, or a unit in its last place: less counts as nothing
+LEAST = 2.0**-18  #: of the largest logit: less counts as nothing, as models in float64, too, take a softmax in float32
 TEXTS = (
-    "The old lighthouse keeper walked down to the harbour every morning, before the first boats came in, and counted the gulls on the wall.",
-    "Tom has 12 boxes with 7 pens in each. He gives away 15 pens. 12 * 7 = 84, and 84 - 15 = 69, so he has 69 pens left. The answer is 69.",
-    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n\n\nprint(mean([1, 2]))",
+    "The old lighthouse keeper walked down to the harbour every morning, before the first boats came in, and counted the gulls.",
+    "Tom has 12 boxes with 7 pens in each. He gives away 15 pens. 12 * 7 = 84, and 84 - 15 = 69, so he has 69 pens left.",
+    "def mean(values):\n    total = 0.0\n    for value in values:\n        total += value\n    return total / len(values)\n",
 )
 
 
@@ -50,20 +50,23 @@ class Trial:
         finally:
             hook.remove()
         self._logits, other = logits[:count], logits[count:]
-        unit = max(torch.finfo(model.dtype).eps, LEAST)  # models in float64 take their softmax in float32
-        self._open = FACTOR * _apart(self._logits, other) + unit * float(self._logits.abs().max())
+        self._open = FACTOR * _apart(self._logits, other) + LEAST * float(self._logits.abs().max())
 
     def fault(self, logits: torch.Tensor) -> str | None:
         """What is wrong with a pass's logits, [texts, length, vocabulary]; None: they are the model's, as far as it knows them itself."""
-        apart = _apart(self._logits, logits.float())
-        if apart <= self._open:
-            return None
-        return f"its logits would differ by {apart:.2g}, where the model's own rounding explains {self._open:.2g}"
+        for apart, allowed in zip(_apart(self._logits, logits.float()).tolist(), self._open.tolist(), strict=True):
+            if not apart <= allowed:
+                return f"its logits would differ by {apart:.2g}, where the model's own rounding explains {allowed:.2g}"
+        return None
 
 
-def _apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest distance of any two tokens' logits: the root of the mean square over the vocabulary."""
-    return float((a - b).square().mean(-1).sqrt().max())
+def _apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """How far two passes' logits are apart at a token of the middle, where all are wrong, and at the worst, where some are: float32 [2].
+
+    A token's distance is the root of the mean square over the vocabulary.
+    """
+    distances = (a - b).square().mean(-1).sqrt().flatten()
+    return torch.stack([distances.median(), distances.max()])
 
 
 def _shaken(found: torch.Tensor, count: int) -> torch.Tensor:
