@@ -36,7 +36,7 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
         bare(spans),
         bare(parts),
     )
-    n, count = len(rows), 0
+    n, count = len(rows), np.int64(0)
     for i in range(n):  # sorted by text, so that what begins alike stands together
         low, high = 0, i
         while low < high:
@@ -50,12 +50,8 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
         order[low] = i
     for i in range(n):
         spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3] = order[i], rows[order[i]], 0, ends[order[i]]
-    a = 0
-    while (
-        a < n
-    ):  # spans[i, 2]: what is read of i together with others already; the longest common beginnings first, then shorter ones' rest
-        count = _share(table, spans, a, n, group, parts, count)
-        a = n
+    if n > 0:  # spans[i, 2]: what is read of i together with others already
+        count = _share(table, spans, np.int64(0), n, group, parts, count)
     for c in range(len(chunks)):
         row, token, past, size = chunks[c, 0], chunks[c, 1], chunks[c, 2], chunks[c, 3]
         tile = max(1, 16 // group)
