@@ -92,6 +92,7 @@ def _seen(context: Any, builder: Any, kind: Any, array: Any, seen: Any) -> Any:
 def _view(dtype: Any) -> Any:
     @intrinsic
     def view(context, array):
+        assert array.layout == "C" and (dtype is None or array.ndim == 1), "only what lies in one piece can be seen so"
         seen = numba_types.Array(dtype or array.dtype, 1, "C")
         return seen(array), lambda context, builder, signature, args: _seen(context, builder, array, args[0], seen)
 
