@@ -29,11 +29,12 @@ def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
 def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: ignore[no-untyped-def]
     """Draw a token in each row.
 
-    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  low, high: uint32 [rows], keys of the noise;  edge: float32 [16], scratch
+    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  edge: float32 [16], scratch
+    low, high  uint32 [rows], keys of the noise
     cold    float32 [rows]: one over the temperature; 0: take the likeliest, of equals the lowest id
     tokens  int64 [rows], written
-    tops, norms  float32 [rows], written: the largest logit, and the logarithm of the sum of exp(logit - top); nan or infinite where a logit
-            is nan or +inf, or all are -inf
+    tops, norms  float32 [rows], written: the largest logit, and the logarithm of the sum of exp(logit - top);
+            nan or infinite where a logit is nan or +inf, or all are -inf
     sampled  float32 [rows], written: log-prob of the token in the distribution drawn from, 0 where that is the likeliest
     """
     logits, low, high, cold, edge = bare(logits), bare(low), bare(high), bare(cold), bare(edge)

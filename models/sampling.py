@@ -141,8 +141,8 @@ def survivors(
     peaks, total = np.empty((count, -(-vocabulary // race.BLOCK)), np.float32), np.empty(count)
     edge = np.empty(16, np.float32)
     loops.weigh(logits, tops, cold, edge, peaks, total)
-    # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p, and below as many blocks'
-    # largest weights as top_k
+    # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p,
+    # and below the largest weights of as many blocks as top_k says
     least = np.where(top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.minimum(min_p, 1) * (1 - 1e-6))
     blocks = peaks.shape[1]
     for k in np.unique(top_k[top_k < vocabulary]):

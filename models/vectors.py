@@ -2,7 +2,7 @@
 
 In a kernel: `splat(x)`, `get(array, place)` and `put(array, place, x)` of one number, `load(array, place)` and `store(array, place, v)`
 of sixteen neighbours of a one-dimensional float32 array (place int64), + - * / of vectors, `fma`, `highest` and `lowest` (lane by lane),
-`total` and `top` over the lanes, `whole`, `power`, `below`, `uniform`.
+`total`, `totals` and `top` over the lanes, `whole`, `power`, `below`, `uniform`.
 
 Arrays of uint16 hold bfloat16, the upper halves of float32 numbers, which numpy has no type for: `get` and `load` make float32 of them,
 exactly, `put` and `store` round to the nearest (of equally near ones to the even one), as torch does.
@@ -239,6 +239,33 @@ def total(context, vector):
         return builder.extract_element(found, _INT(0))
 
     return types.float32(SIXTEEN), build
+
+
+@intrinsic
+def totals(context, a, b, c, d, array, p0, p1, p2, p3):
+    """Write the `total` of each of four vectors to a place of a float32 array: half the work of four calls, and the same bits."""
+
+    def build(context, builder, signature, args):
+        def paired(x, y, first, second):
+            low, high = (builder.shuffle_vector(x, y, ir.Constant(_INTS, side)) for side in (first, second))
+            return builder.fadd(low, high)
+
+        def lanes(width, shift):  # of two vectors in blocks of `width`: the lower or the upper half of each block
+            blocks = range(0, 32, width)
+            return [block + shift + i for block in blocks for i in range(width // 2)]
+
+        ab = paired(args[0], args[1], lanes(16, 0), lanes(16, 8))
+        cd = paired(args[2], args[3], lanes(16, 0), lanes(16, 8))
+        found = paired(ab, cd, lanes(8, 0), lanes(8, 4))  # four lanes of each
+        found = paired(found, found, lanes(4, 0), lanes(4, 2))  # two of each, twice
+        found = paired(found, found, lanes(2, 0), lanes(2, 1))
+        data = context.make_array(signature.args[4])(context, builder, args[4]).data
+        for i, place in enumerate(args[5:]):
+            builder.store(builder.extract_element(found, _INT(i)), builder.gep(data, [place]))
+        return context.get_dummy_value()
+
+    place = types.int64
+    return types.void(SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, array, place, place, place, place), build
 
 
 @intrinsic
