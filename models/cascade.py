@@ -20,7 +20,7 @@ import numpy as np
 
 from models import vectors
 from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, top, totals, whole
-from search.jit import bare, bind, digest, inner, kernel, part
+from search.jit import bare, bind, digest, inner, kernel, part, ravel
 
 TILE = 64  # keys between two looks at the largest score
 LOG2E = np.float32(1.4426950408889634)
@@ -87,7 +87,7 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
     """Let queries a to b see the keys start to stop of the first one's row, which they share."""
     heads, kv_heads, dim = sizes
     group, row, each = heads // kv_heads, spans[a, 1], kv_heads * PADDED
-    count, scores, fixes, flat = (b - a) * group, 16 * PADDED, 16 * (PADDED + TILE + 4), q.reshape(-1)
+    count, scores, fixes, flat = (b - a) * group, 16 * PADDED, 16 * (PADDED + TILE + 4), ravel(q)
     for head in range(kv_heads):
         for lane in range(0, count, 16):
             width, at, which = min(16, count - lane), a + lane // group, head * group + lane % group
@@ -198,7 +198,7 @@ def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, s
     """Let one query see the keys of its row from `start` on, four heads at a time; where they share a head of keys, each is read once."""
     heads, kv_heads, dim = sizes
     group, row, each, token, scores = heads // kv_heads, spans[at, 1], kv_heads * PADDED, spans[at, 0], heads * PADDED
-    flat, from_ = q.reshape(-1), np.int64(token) * q.shape[1]
+    flat, from_ = ravel(q), np.int64(token) * q.shape[1]
     for h in range(heads):
         for d in range(dim):
             put(work, h * PADDED + d, get(flat, from_ + h * dim + d) * scale)
@@ -297,7 +297,7 @@ def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, windo
     for i in range(n):
         start = spans[i, 2] if window == 0 else max(0, spans[i, 3] - window)
         _narrow(q, pool, keys, values, counts, table, spans, i, start, scale, cap, state, sums, work, places)
-        to, flat = np.int64(spans[i, 0]) * heads * dim, out.reshape(-1)
+        to, flat = np.int64(spans[i, 0]) * heads * dim, ravel(out)
         for h in range(heads):
             weight = np.float32(1) / state[2 * (i * heads + h) + 1]
             for d in range(dim):

@@ -10,7 +10,7 @@ import numpy as np
 
 from models import vectors
 from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, total
-from search.jit import bare, bind, digest, kernel, part
+from search.jit import bare, bind, digest, kernel, part, ravel
 
 LOG2E = np.float32(1.4426950408889634)
 SHARED = 64  # queries times keys from which reading keys together pays: packing the queries costs as much as 50 to 70 keys of one of them
@@ -36,7 +36,7 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
         bare(spans),
         bare(parts),
     )
-    n, count = len(rows), 0
+    n, count = len(rows), np.int64(0)
     for i in range(n):  # sorted by text, so that what begins alike stands together
         low, high = 0, i
         while low < high:
@@ -50,12 +50,8 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
         order[low] = i
     for i in range(n):
         spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3] = order[i], rows[order[i]], 0, ends[order[i]]
-    a = 0
-    while (
-        a < n
-    ):  # spans[i, 2]: what is read of i together with others already; the longest common beginnings first, then shorter ones' rest
-        count = _share(table, spans, a, n, group, parts, count)
-        a = n
+    if n > 0:  # spans[i, 2]: what is read of i together with others already
+        count = _share(table, spans, np.int64(0), n, group, parts, count)
     for c in range(len(chunks)):
         row, token, past, size = chunks[c, 0], chunks[c, 1], chunks[c, 2], chunks[c, 3]
         tile = max(1, 16 // group)
@@ -134,7 +130,7 @@ def turn(qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_
     qkv, q, places, pool, positions = bare(qkv), bare(q), bare(places), bare(pool), bare(positions)
     cosines, sines, q_norm, k_norm = bare(cosines), bare(sines), bare(q_norm), bare(k_norm)
     heads, kv_heads, dim, padded = sizes[0], sizes[1], sizes[2], sizes[3]
-    half, width, mixed, queries = dim // 2, qkv.shape[1], qkv.reshape(-1), q.reshape(-1)
+    half, width, mixed, queries = dim // 2, qkv.shape[1], ravel(qkv), ravel(q)
     for i in range(len(places)):
         p = positions[i]
         slot = 2 * layer * step + places[i] * kv_heads * padded
@@ -172,7 +168,7 @@ def turn(qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_
 def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
     """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019), float32 or bfloat16."""
     x, weight, out = bare(x), bare(weight), bare(out)
-    width, flat, into = x.shape[1], x.reshape(-1), out.reshape(-1)
+    width, flat, into = x.shape[1], ravel(x), ravel(out)
     for i in range(len(x)):
         square = splat(np.float32(0))
         for d in range(0, width - 15, 16):
@@ -192,7 +188,7 @@ def gate(both, out):  # type: ignore[no-untyped-def]
     """SiLU of the first half of each row of `both`, [tokens, 2 * inner], times the second half (Shazeer 2020, SwiGLU)."""
     both, out = bare(both), bare(out)
     inner, one = out.shape[1], splat(np.float32(1))
-    flat, into = both.reshape(-1), out.reshape(-1)
+    flat, into = ravel(both), ravel(out)
     for i in range(len(out)):
         a, o = 2 * i * inner, i * inner
         for d in range(0, inner - 15, 16):

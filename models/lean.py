@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 from models import kernels
 from models.attention import Plan, Unsupported
+from models.checkpoint import BAR
 from models.kvstore import Store, memory_left, numbers
 from models.llama import SHAPES, Llama
 
@@ -158,8 +160,12 @@ class Lean:
         largest = max(config.vocab_size, 2 * config.intermediate_size) * config.hidden_size
         small = largest <= SMALL and not self._half
         self._layers: list[_Layer] = []
-        for i in range(config.num_hidden_layers):
-            self._layers.append(_Layer(source, i, small))
+        watched = isinstance(source, Llama) and source.get_memory_footprint() >= BAR  # else transformers showed its own bar
+        bar = tqdm(total=config.num_hidden_layers, desc="loading weights", unit="layer", leave=False, disable=None if watched else True)
+        with bar:
+            for i in range(config.num_hidden_layers):
+                self._layers.append(_Layer(source, i, small))
+                bar.update()
         self._norm, self._epsilon = source.norm("norm")
         self._head = Linear(source.head, None, small)
         products = [self._head, *(p for layer in self._layers for p in (layer.qkv, layer.out, layer.up, layer.down))]

@@ -11,7 +11,7 @@ import numpy as np
 
 from models import vectors
 from models.vectors import below, get, highest, load, power, put, splat, total, uniform
-from search.jit import bare, bind, digest, inner, kernel
+from search.jit import bare, bind, digest, inner, kernel, ravel
 
 LOG2E = np.float32(1.4426950408889634)
 BLOCK = 64  #: tokens whose largest weight is kept
@@ -39,7 +39,7 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
     """
     logits, low, high, cold, edge = bare(logits), bare(low), bare(high), bare(cold), bare(edge)
     tokens, tops, norms, sampled = bare(tokens), bare(tops), bare(norms), bare(sampled)
-    flat, size, zero = logits.reshape(-1), logits.shape[1], splat(np.float32(0))
+    flat, size, zero = ravel(logits), logits.shape[1], splat(np.float32(0))
     for r in range(len(logits)):
         start, most = r * size, splat(np.float32(-np.inf))
         for n in range(0, size, 16):
@@ -92,7 +92,7 @@ def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-d
     peaks   float32 [rows, blocks], written;  totals: float64 [rows], written
     """
     logits, tops, cold, edge, peaks, totals = bare(logits), bare(tops), bare(cold), bare(edge), bare(peaks), bare(totals)
-    flat, size = logits.reshape(-1), logits.shape[1]
+    flat, size = ravel(logits), logits.shape[1]
     for r in range(len(logits)):
         rate, top, whole = splat(cold[r] * LOG2E), splat(tops[r]), 0.0
         for block in range(peaks.shape[1]):
@@ -113,7 +113,7 @@ def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ign
     """
     logits, tops, cold, least, edge = bare(logits), bare(tops), bare(cold), bare(least), bare(edge)
     ids, weights, counts = bare(ids), bare(weights), bare(counts)
-    flat, size, room = logits.reshape(-1), logits.shape[1], ids.shape[1]
+    flat, size, room = ravel(logits), logits.shape[1], ids.shape[1]
     for r in range(len(logits)):
         rate, top, bound, found = splat(cold[r] * LOG2E), splat(tops[r]), splat(least[r]), 0
         for n in range(0, size, 16):

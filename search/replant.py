@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from search import kernels
-from search.jit import bind, digest, inner, kernel
+from search.jit import as_f4, as_i4, bind, digest, inner, kernel
 from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, STALE, VALUE, VISITS, f4_of, f8_of
 
 _names = dict(vars(kernels))
@@ -27,7 +27,7 @@ def _kernel(signature: Any) -> Any:
 @_kernel(numba.void(_nodes, _words, _nodes, _words, _i4, _i4, _i8[::1]))
 def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
     """Copy what stands below `roots` into other arrays, level by level. roots: changed to the new numbers; kept: the old ones, in order."""
-    new_i4 = new_words.view(np.int32)
+    new_i4 = as_i4(new_words)
     for t in range(len(roots)):
         old, own = roots[t], -2 - nodes[roots[t]].parent
         node = np.int64(sizes[0])
@@ -64,7 +64,7 @@ def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
 @_kernel(numba.void(_nodes, _words, _i8[::1], _i8))
 def uproot(nodes, words, sizes, node):
     """Make `node` a root: it gets an edge of its own with what its edge knew, now in the view of the player who moves there."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     record = nodes[np.uint64(node)]
     edge, turned = entry(nodes, record)
     own = np.uint64(sizes[1])
@@ -85,7 +85,7 @@ def uproot(nodes, words, sizes, node):
 @_kernel(numba.void(_nodes, _words, _i4, numba.int32[:, ::1], numba.float64[:, ::1], numba.float32[:, ::1]))
 def read(nodes, words, roots, visits, sums, priors):
     """Visits, sums and priors of the edges of some nodes, by move; zero where there is none."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     for t in range(len(roots)):
         record = nodes[np.uint64(roots[t])]
         if record.first < 0:
@@ -104,7 +104,7 @@ def read(nodes, words, roots, visits, sums, priors):
 @_kernel(numba.void(_nodes, _words, _i8, numba.float32[::1]))
 def reprior(nodes, words, node, priors):
     """Give the edges of `node` other priors, by move; in an ordered block the best of those not taken comes up again."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     record = nodes[np.uint64(node)]
     start, room, last = np.uint64(record.first), np.uint64((record.room & ROOM) * 4), np.uint64(record.count - 1)
     for slot in range(room):

@@ -12,7 +12,7 @@ from numba.core import event
 
 from search import jit, stopwatch
 from search.budget import Budget, Meter
-from search.jit import bare, inner, kernel, part
+from search.jit import as_f4, as_i4, bare, inner, kernel, part, ravel
 
 I8 = numba.int64
 
@@ -142,3 +142,26 @@ def test_one_line_tells_that_kernels_are_compiled(caplog, monkeypatch):
         for _ in range(2):
             assert kernel(I8(I8), cache=False)(lambda a: a + 1)(1) == 2
     assert [record.message.split(":")[0] for record in caplog.records] == ["compiling kernels for this processor"]
+
+
+def test_an_array_is_seen_as_numpy_sees_it():
+    @kernel(numba.void(numba.float64[::1], numba.float32[::1], numba.int32[::1]), cache=False)
+    def halves(words, floats, whole):
+        f4, i4 = as_f4(words), as_i4(words)
+        for i in range(len(f4)):
+            floats[i], whole[i] = f4[i], i4[i]
+        f4[1] = 2.5
+
+    @kernel(I8(numba.float32[:, ::1], numba.float32[::1]), cache=False)
+    def row(array, out):
+        flat = ravel(array)
+        for i in range(len(flat)):
+            out[i] = flat[i]
+        return len(flat)
+
+    words = np.random.default_rng(0).standard_normal(5)
+    floats, whole, before = np.empty(10, np.float32), np.empty(10, np.int32), words.copy()
+    halves(words, floats, whole)
+    assert floats.tobytes() == before.tobytes() == whole.tobytes() and words.view(np.float32)[1] == 2.5
+    array, out = np.arange(12, dtype=np.float32).reshape(3, 4), np.empty(12, np.float32)
+    assert row(array, out) == 12 and (out == array.reshape(-1)).all()
