@@ -116,7 +116,7 @@ class Engine:
                 try:
                     self._forward()
                 finally:
-                    self._record(*drawn)
+                    self._record(drawn)
                 if not self._overlaps:
                     self._close()
                 fits = True
@@ -181,14 +181,15 @@ class Engine:
             self._rows.join(row, self.texts)
         self._close_prompts()
 
-    def _draw(self) -> tuple[np.ndarray, Any]:
+    def _draw(self) -> list[np.ndarray] | None:
         """Draw the next token of every row whose text has been read, and see which rows end.
 
-        Returns what `_record` is to write down of the others: it need not be done before the device can go on.
+        Returns slots, tokens and their two log-probs, [rows], that `_record` is to write down where host and device overlap: it need not
+        be done before the device can go on.
         """
         rows = np.flatnonzero(self._rows.stage == DRAW)
         if not len(rows):
-            return rows, None
+            return None
         ends = send(self._store.table[rows, self._rows.length[rows] - 1], self._store.device)
         logits = self._pass.logits(self._store.hidden.index_select(0, ends), rows)
         if logits.device.type == "cpu" and not self._overlaps:
@@ -198,10 +199,13 @@ class Engine:
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
         both, looks = drawn.finite & drawn.left, self.texts.watched[self._rows.watch[rows], drawn.tokens]
-        now = ~both | looks | (self._rows.reserve[rows] <= 1)
-        at = np.flatnonzero(now)
-        lists = (rows, both, drawn.finite, looks, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs)
-        for slot, good, finite, look, *what in zip(*(a[at].tolist() for a in lists), strict=True):
+        lists = [rows, both, drawn.finite, looks, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs]
+        later = None
+        if self._overlaps:
+            ending = ~both | looks | (self._rows.reserve[rows] <= 1)
+            later = [lists[i][~ending] for i in (0, 4, 5, 6)]
+            lists = [a[ending] for a in lists]
+        for slot, good, finite, look, *what in zip(*(a.tolist() for a in lists), strict=True):
             row = self._rows[slot]
             if not good:
                 self._leave(row, error=NothingLeft(ALL_GIVEN) if finite else RequestFailed(NOT_NUMBERS))
@@ -212,15 +216,12 @@ class Engine:
             elif len(row.tokens) >= row.limit:
                 row.finish = "length"
                 self._leave(row, row.generated(float("nan")))
-        return rows, (drawn, np.flatnonzero(~now))
+        return later
 
-    def _record(self, rows: np.ndarray, what: tuple[Drawn, np.ndarray] | None) -> None:
-        """Write down the tokens that were drawn in rows that did not end."""
-        if what is None:
-            return
-        drawn, at = what
-        for slot, *found in zip(*(a[at].tolist() for a in (rows, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs)), strict=True):
-            self._rows[slot].add(*found)
+    def _record(self, drawn: list[np.ndarray] | None) -> None:
+        """Write down what was drawn, in rows that do not end with it: what `_draw` returned."""
+        for slot, *what in zip(*(a.tolist() for a in drawn or ()), strict=True):
+            self._rows[slot].add(*what)
 
     def _pick(self, logits: Any, rows: np.ndarray) -> Drawn:
         """Draw a token for each of the rows in slots `rows`. logits: as `sampling.draw` takes them, [rows, vocabulary]."""
@@ -260,7 +261,8 @@ class Engine:
         self.counts.read += len(steps) + sum(len(c.tokens) for c in chunks)
         self.counts.peak, self.counts.stored = max(self.counts.peak, store.tree.stored), store.tree.ever
         rows.stage[drawn] = DRAW
-        rows.stage[[slot for slot in drawn.tolist() if rows[slot].finish]] = DONE
+        if ended := [slot for slot in drawn.tolist() if rows[slot].finish]:
+            rows.stage[ended] = DONE
         self._close_prompts()
 
     def _chunks(self) -> list[Chunk]:
@@ -293,7 +295,10 @@ class Engine:
 
     def _close(self) -> None:
         """Reply to rows whose last token has been passed; the host waits for the pass."""
-        done = [self._rows[slot] for slot in np.flatnonzero(self._rows.stage == DONE).tolist()]
+        slots = np.flatnonzero(self._rows.stage == DONE)
+        if not len(slots):
+            return
+        done = [self._rows[slot] for slot in slots.tolist()]
         store, ended = self._store, [row for row in done if isinstance(row.request, Generate)]
         if ended:
             slots = np.array([row.slot for row in ended])
