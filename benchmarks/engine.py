@@ -152,16 +152,21 @@ def gpu(
     shared: Annotated[int, typer.Option(help="Tokens of a context that a group of sequences shares.")] = 400,
     group: Annotated[int, typer.Option(help="Sequences that share them.")] = 16,
     new: int = 64,
+    widths: Annotated[str, typer.Option(help="Widths of beams, with commas between them.")] = "10,50,100,200,400",
     rounds: Rounds = 3,
     out: Out = None,
 ) -> None:
-    """Decoding with a random model of the shape of Qwen2 1.5B in bfloat16, with and without sharing: its share of what memory allows."""
+    """Decoding with a random model of the shape of Qwen2 1.5B in bfloat16, with and without sharing: its share of what memory allows;
+    and searches a second by beam width, one search at a time (a prompt of 256 tokens, 4 levels of 16 tokens)."""
     if not torch.cuda.is_available():
         typer.echo("there is no GPU here: run this where torch.cuda.is_available() is true", err=True)
         raise typer.Exit(2)
-    rows = ongpu.shared_and_not(ongpu.model("cuda"), [int(part) for part in batch.split(",")], context, shared, group, new, rounds)
-    _write(out, rows, gpu=torch.cuda.get_device_name())
-    typer.echo(table(ongpu.lines(rows)))
+    model = ongpu.model("cuda")
+    rows = ongpu.shared_and_not(model, [int(part) for part in batch.split(",")], context, shared, group, new, rounds)
+    typer.echo(table(ongpu.lines(rows)) + "\n")
+    found = ongpu.beams(model, [int(part) for part in widths.split(",")], 256, 4, 16, rounds)
+    typer.echo(table(ongpu.beam_lines(found)))
+    _write(out, rows, beams=found, gpu=torch.cuda.get_device_name())
 
 
 def _write(out: Path | None, rows: Sequence[dict[str, Any]], **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""Decoding a model of the shape of Qwen2 1.5B with random weights, beside what the memory of its device allows."""
+"""A random model of the shape of Qwen2 1.5B on a GPU: decoding beside what the device's memory allows, and beams of many widths."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -89,6 +90,49 @@ def shared_and_not(
             rows.append({**row, "peak": engine.counts.peak * each, "bandwidth": fast, "path": engine.path, "steps": steps})
             engine.close()
     return rows
+
+
+def beams(model: Any, widths: Sequence[int], prompt: int, levels: int, new: int, rounds: int, branch: int = 4) -> list[dict[str, Any]]:
+    """A row a width: one search at a time, which decodes `width` continuations of `new` tokens a level.
+
+    At each level but the first the likeliest `width / branch` texts get `branch` continuations each. Every search has a prompt of its own.
+
+    seconds  of a search, median of rounds;  rate: searches a second;  fall: times fewer than at the first width
+    """
+    device, rows, rng = str(model.device), list[dict[str, Any]](), np.random.default_rng(0)
+    for width in widths:
+        engine = Engine(model, tokenizer(), slots=width)
+        times = []
+        for _ in range(rounds + 1):  # the first warms up
+            root = tuple(rng.integers(0, 1000, prompt).tolist())
+            _wait(device)
+            start = time.perf_counter()
+            _search(engine, root, width, levels, new, branch)
+            _wait(device)
+            times.append(time.perf_counter() - start)
+        seconds = statistics.median(times[1:])
+        first = rows[0]["rate"] if rows else 1 / seconds
+        rows.append({"width": width, "seconds": seconds, "rate": 1 / seconds, "fall": first * seconds, "times": times})
+        engine.close()
+    return rows
+
+
+def _search(engine: Engine, root: tuple[int, ...], width: int, levels: int, new: int, branch: int) -> None:
+    parents = [root]
+    for level in range(levels):
+        requests = [Generate(parents[i % len(parents)], max_tokens=new, seed=level * width + i) for i in range(width)]
+        found = drained(engine, requests)
+        order = np.argsort([-float(reply.result.log_probs.mean()) for reply in found], kind="stable")
+        best = [found[i] for i in order[: max(1, width // branch)]]
+        parents = [reply.request.prompt + reply.result.tokens for reply in best]
+
+
+def beam_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of the table of `beams`, its head first."""
+    found = ["| beam width | s a search | searches/s | times fewer |"]
+    for row in rows:
+        found.append(f"| {row['width']} | {row['seconds']:.3f} | {row['rate']:.2f} | {row['fall']:.2f} |")
+    return found
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -154,7 +154,7 @@ def _labels(
 
 
 def _check_version(traces: Sequence[Trace], ours: str) -> None:
-    others = Counter(trace.version for trace in traces if trace.version != ours)
+    others = Counter(trace.version for trace in traces if trace.version.partition("/")[0] != ours)  # in whatever float type
     if others:
         theirs, _ = others.most_common(1)[0]
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from guides.answers import classes
 from models.layouts import LAYOUTS, OWN, architecture, head_layout
+from models.threads import cores, suitable
 from search.budget import Budget
 from search.guide import Guide, Known, Policy, ValueFunction
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SMALL = 50_000_000  #: parameters up to which a model is small
-
 
 @dataclass(frozen=True)
 class Loaded:
     """A checkpoint in an engine, or a model behind a server.
 
     settings   what its `guide.json` says, {} without one
+    version    `models.version` of the checkpoint, with "/bfloat16" or "/float16" where it is computed in that; traces keep it
     published  the kind of head of a published reward model (`models.layouts`), "" for all else
     architecture  its class, as config.json says
     """
@@ -77,7 +76,8 @@ def settings(path: str | Path) -> dict[str, Any]:
 def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slots: int = 64, pool_tokens: int | None = None) -> Loaded:
     """The checkpoint in an engine with `slots` rows (and other `Engine` options). Raises ValueError for a missing or broken one.
 
-    A small model on a CPU sets torch to one thread, unless OMP_NUM_THREADS is set.
+    A model on a CPU sets torch's number of threads (`models.threads`), unless OMP_NUM_THREADS is set. What was loaded, its float type and
+    the threads are logged.
     """
     from models.checkpoint import load_model, resolve, version
     from models.engine import Engine
@@ -88,13 +88,16 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
     key = (digest, device, dtype, slots, pool_tokens)
     with _lock:
         if key not in _cache:
-            model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype)
-            _one_thread(model)
+            model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype, trainable=False)
+            _set_threads(model)
             engine = Engine(model, tokenizer, head=head, slots=slots, pool_tokens=pool_tokens)
+            _report(place, engine)
             folder = resolve(place)
             layout = head_layout(folder) or ""
             published = layout if layout in LAYOUTS else ""
-            _cache[key] = Loaded(engine, tokenizer, known, digest, head is not None, published, architecture(folder))
+            computed = str(engine.model.dtype).removeprefix("torch.")
+            name = digest if computed == "float32" else f"{digest}/{computed}"
+            _cache[key] = Loaded(engine, tokenizer, known, name, head is not None, published, architecture(folder))
         return _cache[key]
 
 
@@ -152,16 +155,26 @@ def unload(path: str | Path) -> None:
     torch.cuda.empty_cache()  # nothing without CUDA
 
 
-def _one_thread(model: Any) -> None:
-    """Let a small model on a CPU compute with one thread, unless OMP_NUM_THREADS says how many.
-
-    Its products are too small to share: on two cores, the built-in model made 1,860 tokens a second with one thread, 1,310 with two,
-    and 129 with two while another program used one of the cores.
-    """
+def _set_threads(model: Any) -> None:
+    """Let a model on a CPU compute with as many threads as suit it and the machine (`models.threads`)."""
     import torch
 
-    if model.device.type == "cpu" and model.num_parameters() <= SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    count = suitable(model.num_parameters()) if model.device.type == "cpu" else None
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+def _report(place: str, engine: Engine) -> None:
+    """Say what was loaded: the float type and the number of threads are chosen here, and a trace keeps the former."""
+    import torch
+
+    model, kind = engine.model, str(engine.model.dtype).removeprefix("torch.")
+    device = str(model.device)
+    if device == "cpu":
+        device += f" with {torch.get_num_threads()} of {cores()} cores"
+    level = logging.DEBUG if place == locate("builtin") else logging.INFO
+    size = model.num_parameters() / 1e6
+    log.log(level, "%s: %.0f M parameters, computed in %s on %s, by the forward %r", place, size, kind, device, engine.path)
 
 
 def load(
@@ -178,7 +191,7 @@ def load(
     """A guide from one checkpoint: its language model as policy, its value head as value function.
 
     path    folder or hub id of a causal language model that transformers loads, or "builtin"
-    device  "auto" (cuda where there is one), "cpu", "cuda", ...;  dtype: "auto" (bfloat16 on cuda, float32 on the CPU), ...
+    device  "auto" (cuda where there is one), "cpu", "cuda", ...;  dtype: "auto" (`models.checkpoint.chosen_dtype`), "float32", ...
     slots   rows that the model computes at once
     pool_tokens  tokens whose keys and values have room; None: 1 GiB of them on a CPU, a quarter of a GPU's free memory
     answer  regular expression with one group that marks the final answer in open text

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface
 
-from models import cascade, kernels
-from models.kvstore import Store
+from models import cascade, gpu, kernels
+from models.kvstore import Store, numbers
 
 NAME = "copse"
 
@@ -39,21 +38,25 @@ class Plan:
         self.store, self.rows, self.ends, self.chunks, self.write, self.calls = store, rows, ends, chunks, write, 0
         self.longest = int(max(ends.max(initial=0), (chunks[:, 2] + chunks[:, 3]).max(initial=0)))
         self.queries = len(rows) + int(chunks[:, 3].sum())
-        self.kernel = _Kernel(self) if store.device.type == "cpu" and store.dtype == torch.float32 else None
+        self.kernel = self.gpu = None  # type: Any
+        if gpu.has_kernels(store.device) and store.dtype.itemsize <= 4:
+            from models.tree_attention_gpu import TreeAttention  # loads Triton
+
+            self.gpu = TreeAttention.of(store, rows, ends, chunks, write)
+        elif store.device.type == "cpu" and store.dtype in (torch.float32, torch.bfloat16):
+            self.kernel = _Kernel(self)
         self._gathered: _Gathered | None = None
 
     @classmethod
-    def fixed(cls, store: Store, numbers: torch.Tensor) -> Plan:
-        """A pass whose numbers stand in a tensor on the device, int64 [rows, 3 + longest]: token, position, slot, slots of the text."""
+    def fixed(cls, store: Store, attention: Any) -> Plan:
+        """A pass whose numbers stand on a GPU: a `TreeAttention`."""
         plan = cls.__new__(cls)
-        plan.store, plan.kernel, plan.calls = store, None, 0
-        places = torch.arange(numbers.shape[1] - 3, device=numbers.device)
-        plan._gathered = _Gathered(len(numbers), numbers[:, 3:], numbers[:, 1:2], places, numbers[:, 2], [])
+        plan.store, plan.kernel, plan.gpu, plan.calls = store, None, attention, 0
         return plan
 
     @property
     def gathered(self) -> _Gathered:
-        """What the path without kernels needs, made at the first layer."""
+        """What the path without kernels needs, made at the first layer: float types but float32 on a CPU, devices without Triton."""
         if self._gathered is None:
             store = self.store
             length = min(-(-int(self.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
@@ -68,7 +71,10 @@ class Plan:
 
 
 class _Kernel:
-    """A pass for the kernel of `cascade.attention`: float32 on a processor."""
+    """A pass for the kernel of `cascade.attention`: on a CPU, with keys and values in float32 or bfloat16.
+
+    result  [tokens, heads * dim] of the pool's type: what `attend` writes, 0 for tokens that are no query
+    """
 
     def __init__(self, plan: Plan):
         store = plan.store
@@ -81,19 +87,21 @@ class _Kernel:
         self.spans, self.parts, self.table = spans, parts[:shared], store.table
         work, places = cascade.scratch(plan.queries, store.heads, store.padded)
         self.work, self.places = np.empty(work, np.float32), np.empty(places, np.int64)
-        self.out = np.zeros((len(plan.write), store.heads * store.dim), np.float32)
-        self.pool, self.write = store.pool.view(-1).numpy(), plan.write
+        self.result = torch.zeros(len(plan.write), store.heads * store.dim, dtype=store.dtype)
+        self.pool, self._out = numbers(store.pool.view(-1)), numbers(self.result)
         self.step, self.longest = store.pool.stride(1), plan.longest
-        self._attend = cascade.attention(store.padded)
+        half = store.dtype == torch.bfloat16
+        self.loops = kernels.loops(half)
+        self._attend = cascade.attention(store.padded, half)
 
     def attend(self, layer: int, query: np.ndarray, scale: float, cap: float, window: int) -> None:
-        """Fill `out`, float32 [tokens, heads * dim]. query: float32 [tokens, >= heads * dim], rotated."""
+        """Fill `result`. query: float32 [tokens, >= heads * dim], rotated."""
         if window >= self.longest:
             window = 0
         keys = 2 * layer * self.step
         self._attend(
             query, self.pool, self.table, self.spans, self.parts, self.sizes, keys, keys + self.step, scale, cap, window,
-            self.work, self.places, self.out,
+            self.work, self.places, self._out,
         )  # fmt: skip
 
 
@@ -149,9 +157,15 @@ def attend(
     plan.calls += 1
     scale, tokens = store.dim**-0.5 if scaling is None else scaling, query.shape[2]
     if plan.kernel is not None:
-        kernels.write(_flat(key), _flat(value), plan.write, plan.kernel.pool, plan.kernel.sizes, layer, plan.kernel.step)
-        plan.kernel.attend(layer, _flat(query), scale, softcap or 0.0, sliding_window or 0)
-        return torch.from_numpy(plan.kernel.out).view(1, tokens, store.heads, store.dim), None
+        kernel = plan.kernel
+        new = (numbers(_flat(side)) for side in (key, value))
+        kernel.loops.write(*new, plan.write, kernel.pool, kernel.sizes, layer, kernel.step)
+        kernel.attend(layer, _flat(query).float().numpy(), scale, softcap or 0.0, sliding_window or 0)
+        return kernel.result.view(1, tokens, store.heads, store.dim), None
+    if plan.gpu is not None:
+        plan.gpu.put(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        flat = query[0].transpose(0, 1).reshape(tokens, -1)
+        return plan.gpu.attend(layer, flat, scale, softcap or 0.0, sliding_window or 0).view(1, tokens, store.heads, store.dim), None
     return _plain(plan.gathered, store.pool[layer], query, key, value, scale, softcap or 0.0, sliding_window or 0), None
 
 
@@ -161,9 +175,9 @@ def _sees_less(config: Any, layer: int) -> bool:
     return bool(kinds[layer] != "full_attention" if kinds else getattr(config, "sliding_window", None))
 
 
-def _flat(heads: torch.Tensor) -> np.ndarray:
-    """[1, heads, tokens, dim] as float32 [tokens, heads * dim]."""
-    return heads.transpose(1, 2).reshape(heads.shape[2], -1).contiguous().numpy()
+def _flat(heads: torch.Tensor) -> torch.Tensor:
+    """[1, heads, tokens, dim] as [tokens, heads * dim]."""
+    return heads.transpose(1, 2).reshape(heads.shape[2], -1).contiguous()
 
 
 def _plain(
@@ -211,4 +225,8 @@ def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, se
     return torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32).to(values.dtype) @ values
 
 
-AttentionInterface.register(NAME, attend)
+def register() -> None:
+    """Make `attend` known to transformers under `NAME`; not at import, as `models.lean` serves without transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)

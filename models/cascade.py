@@ -19,12 +19,13 @@ import numba
 import numpy as np
 
 from models import vectors
-from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, top, total, whole
-from search.jit import bare, bind, digest, kernel
+from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, top, totals, whole
+from search.jit import bare, bind, digest, inner, kernel, part, ravel
 
 TILE = 64  # keys between two looks at the largest score
 LOG2E = np.float32(1.4426950408889634)
 PADDED = 16  # numbers of a head in the pool, a constant of each compiled kernel
+HALF = False  # whether the pool holds bfloat16, another one
 
 
 def _capped(score, cap):  # type: ignore[no-untyped-def]
@@ -57,11 +58,25 @@ def _half(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
 
 def _scores(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
     """The scores of sixteen queries (float32 [padded, 16] at the beginning of `work`) with four keys, into `work` from `at` on."""
-    a0, a1, a2, a3 = _half(work, pool, k0, k1, k2, k3, 0)
-    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, 2)
+    if HALF:  # sixteen numbers are made float32 as fast as one
+        fresh = np.int64(16 * (PADDED + TILE + 8))
+        for d in range(0, PADDED, 16):
+            store(work, fresh + d, load(pool, k0 + d))
+            store(work, fresh + PADDED + d, load(pool, k1 + d))
+            store(work, fresh + 2 * PADDED + d, load(pool, k2 + d))
+            store(work, fresh + 3 * PADDED + d, load(pool, k3 + d))
+        _add_up(work, work, fresh, fresh + PADDED, fresh + 2 * PADDED, fresh + 3 * PADDED, at)
+    else:
+        _add_up(work, pool, k0, k1, k2, k3, at)
+
+
+def _add_up(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
+    """`_scores` of keys in float32."""
+    a0, a1, a2, a3 = _half(work, pool, k0, k1, k2, k3, np.int64(0))
+    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, np.int64(2))
     a0, a1, a2, a3 = a0 + b0, a1 + b1, a2 + b2, a3 + b3
-    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, 1)
-    c0, c1, c2, c3 = _half(work, pool, k0, k1, k2, k3, 3)
+    b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, np.int64(1))
+    c0, c1, c2, c3 = _half(work, pool, k0, k1, k2, k3, np.int64(3))
     store(work, at, a0 + (b0 + c0))
     store(work, at + 16, a1 + (b1 + c1))
     store(work, at + 32, a2 + (b2 + c2))
@@ -72,7 +87,7 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
     """Let queries a to b see the keys start to stop of the first one's row, which they share."""
     heads, kv_heads, dim = sizes
     group, row, each = heads // kv_heads, spans[a, 1], kv_heads * PADDED
-    count, scores, fixes, flat = (b - a) * group, 16 * PADDED, 16 * (PADDED + TILE + 4), q.reshape(-1)
+    count, scores, fixes, flat = (b - a) * group, 16 * PADDED, 16 * (PADDED + TILE + 4), ravel(q)
     for head in range(kv_heads):
         for lane in range(0, count, 16):
             width, at, which = min(16, count - lane), a + lane // group, head * group + lane % group
@@ -180,62 +195,88 @@ def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
 
 
 def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, state, sums, work, places):  # type: ignore[no-untyped-def]
-    """Let one query see the keys of its row from `start` on, four heads at a time."""
+    """Let one query see the keys of its row from `start` on, four heads at a time; where they share a head of keys, each is read once."""
     heads, kv_heads, dim = sizes
     group, row, each, token, scores = heads // kv_heads, spans[at, 1], kv_heads * PADDED, spans[at, 0], heads * PADDED
-    flat, from_ = q.reshape(-1), np.int64(token) * q.shape[1]
+    flat, from_ = ravel(q), np.int64(token) * q.shape[1]
     for h in range(heads):
         for d in range(dim):
             put(work, h * PADDED + d, get(flat, from_ + h * dim + d) * scale)
         for d in range(dim, PADDED):
             put(work, h * PADDED + d, np.float32(0))
+    span = heads if group == 1 else group  # heads that are taken four at a time
     for first in range(start, spans[at, 3], TILE):
         n = min(TILE, spans[at, 3] - first)
         for j in range(n):
             put(places, j, np.int64(table[row, first + j]) * each)
-        for j in range(n, (n + 3) & ~3):
-            put(places, j, get(places, n - 1))
-        for h in range(0, heads, 4):
-            few = min(4, heads - h)
-            for j in range(0, n, 4):
-                p0, p1, p2, p3 = get(places, j), get(places, j + 1), get(places, j + 2), get(places, j + 3)
-                for i in range(few):
-                    offset, base, into = keys + (h + i) // group * PADDED, (h + i) * PADDED, scores + i * TILE + j
-                    k0, k1, k2, k3 = offset + p0, offset + p1, offset + p2, offset + p3
-                    s0 = s1 = s2 = s3 = splat(np.float32(0))
-                    for d in range(0, PADDED, 16):
-                        v = load(work, base + d)
-                        s0, s1 = fma(load(pool, k0 + d), v, s0), fma(load(pool, k1 + d), v, s1)
-                        s2, s3 = fma(load(pool, k2 + d), v, s2), fma(load(pool, k3 + d), v, s3)
-                    put(work, into, total(s0))
-                    put(work, into + 1, total(s1))
-                    put(work, into + 2, total(s2))
-                    put(work, into + 3, total(s3))
-            i1, i2, i3 = min(1, few - 1), min(2, few - 1), min(3, few - 1)
-            m0, m1, m2, m3 = at * heads + h, at * heads + h + i1, at * heads + h + i2, at * heads + h + i3
-            w0, w1, w2, w3 = scores, scores + i1 * TILE, scores + i2 * TILE, scores + i3 * TILE
-            f0 = _softmax(work, w0, n, cap, state, m0)
-            f1 = _softmax(work, w1, n, cap, state, m1) if few > 1 else f0
-            f2 = _softmax(work, w2, n, cap, state, m2) if few > 2 else f1
-            f3 = _softmax(work, w3, n, cap, state, m3) if few > 3 else f2
-            t0, t1, t2, t3 = state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1]
-            for j in range(n):
-                t0, t1 = t0 + get(work, w0 + j), t1 + get(work, w1 + j)
-                t2, t3 = t2 + get(work, w2 + j), t3 + get(work, w3 + j)
-            state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1] = t0, t1, t2, t3
-            v0, v1 = values + h // group * PADDED, values + (h + i1) // group * PADDED
-            v2, v3 = values + (h + i2) // group * PADDED, values + (h + i3) // group * PADDED
-            for d in range(0, PADDED, 16):
-                r0, r1 = load(sums, m0 * PADDED + d) * splat(f0), load(sums, m1 * PADDED + d) * splat(f1)
-                r2, r3 = load(sums, m2 * PADDED + d) * splat(f2), load(sums, m3 * PADDED + d) * splat(f3)
+        for h0 in range(0, heads, span):
+            for h in range(h0, h0 + span, 4):
+                few = min(4, h0 + span - h)
+                i1, i2, i3 = min(1, few - 1), min(2, few - 1), min(3, few - 1)
+                w0, w1, w2, w3 = scores, scores + i1 * TILE, scores + i2 * TILE, scores + i3 * TILE
+                q0, q1, q2, q3 = h * PADDED, (h + i1) * PADDED, (h + i2) * PADDED, (h + i3) * PADDED
+                if group == 1:
+                    _dots_apart(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3)
+                else:
+                    _dots(work, pool, keys + h // group * PADDED, places, n, q0, q1, q2, q3, w0, w1, w2, w3)
+                m0, m1, m2, m3 = at * heads + h, at * heads + h + i1, at * heads + h + i2, at * heads + h + i3
+                f0 = _softmax(work, w0, n, cap, state, m0)
+                f1 = _softmax(work, w1, n, cap, state, m1) if few > 1 else f0
+                f2 = _softmax(work, w2, n, cap, state, m2) if few > 2 else f1
+                f3 = _softmax(work, w3, n, cap, state, m3) if few > 3 else f2
+                t0, t1, t2, t3 = state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1]
                 for j in range(n):
-                    k = get(places, j) + d
-                    r0, r1 = fma(splat(get(work, w0 + j)), load(pool, v0 + k), r0), fma(splat(get(work, w1 + j)), load(pool, v1 + k), r1)
-                    r2, r3 = fma(splat(get(work, w2 + j)), load(pool, v2 + k), r2), fma(splat(get(work, w3 + j)), load(pool, v3 + k), r3)
-                store(sums, m0 * PADDED + d, r0)
-                store(sums, m1 * PADDED + d, r1)
-                store(sums, m2 * PADDED + d, r2)
-                store(sums, m3 * PADDED + d, r3)
+                    t0, t1 = t0 + get(work, w0 + j), t1 + get(work, w1 + j)
+                    t2, t3 = t2 + get(work, w2 + j), t3 + get(work, w3 + j)
+                state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1] = t0, t1, t2, t3
+                v0, v1 = values + h // group * PADDED, values + (h + i1) // group * PADDED
+                v2, v3 = values + (h + i2) // group * PADDED, values + (h + i3) // group * PADDED
+                for d in range(0, PADDED, 16):
+                    r0, r1 = load(sums, m0 * PADDED + d) * splat(f0), load(sums, m1 * PADDED + d) * splat(f1)
+                    r2, r3 = load(sums, m2 * PADDED + d) * splat(f2), load(sums, m3 * PADDED + d) * splat(f3)
+                    if group == 1:
+                        for j in range(n):
+                            k = get(places, j) + d
+                            r0, r1 = (
+                                fma(splat(get(work, w0 + j)), load(pool, v0 + k), r0),
+                                fma(splat(get(work, w1 + j)), load(pool, v1 + k), r1),
+                            )
+                            r2, r3 = (
+                                fma(splat(get(work, w2 + j)), load(pool, v2 + k), r2),
+                                fma(splat(get(work, w3 + j)), load(pool, v3 + k), r3),
+                            )
+                    else:
+                        for j in range(n):
+                            v = load(pool, v0 + get(places, j) + d)
+                            r0, r1 = fma(splat(get(work, w0 + j)), v, r0), fma(splat(get(work, w1 + j)), v, r1)
+                            r2, r3 = fma(splat(get(work, w2 + j)), v, r2), fma(splat(get(work, w3 + j)), v, r3)
+                    store(sums, m0 * PADDED + d, r0)
+                    store(sums, m1 * PADDED + d, r1)
+                    store(sums, m2 * PADDED + d, r2)
+                    store(sums, m3 * PADDED + d, r3)
+
+
+def _dots(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
+    """Products of four heads' queries, at q0 to q3 of `work`, with n keys that they share, to w0, w1, w2, w3 and on."""
+    for j in range(n):
+        k = keys + get(places, j)
+        s0 = s1 = s2 = s3 = splat(np.float32(0))
+        for d in range(0, PADDED, 16):
+            v = load(pool, k + d)
+            s0, s1 = fma(v, load(work, q0 + d), s0), fma(v, load(work, q1 + d), s1)
+            s2, s3 = fma(v, load(work, q2 + d), s2), fma(v, load(work, q3 + d), s3)
+        totals(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
+
+
+def _dots_apart(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
+    """The same, each head with keys of its own, which lie as far apart as the queries."""
+    for j in range(n):
+        k = keys + get(places, j)
+        s0 = s1 = s2 = s3 = splat(np.float32(0))
+        for d in range(0, PADDED, 16):
+            s0, s1 = fma(load(pool, k + q0 + d), load(work, q0 + d), s0), fma(load(pool, k + q1 + d), load(work, q1 + d), s1)
+            s2, s3 = fma(load(pool, k + q2 + d), load(work, q2 + d), s2), fma(load(pool, k + q3 + d), load(work, q3 + d), s3)
+        totals(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
 
 
 def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work, places, out):  # type: ignore[no-untyped-def]
@@ -256,7 +297,7 @@ def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, windo
     for i in range(n):
         start = spans[i, 2] if window == 0 else max(0, spans[i, 3] - window)
         _narrow(q, pool, keys, values, counts, table, spans, i, start, scale, cap, state, sums, work, places)
-        to, flat = np.int64(spans[i, 0]) * heads * dim, out.reshape(-1)
+        to, flat = np.int64(spans[i, 0]) * heads * dim, ravel(out)
         for h in range(heads):
             weight = np.float32(1) / state[2 * (i * heads + h) + 1]
             for d in range(dim):
@@ -265,34 +306,35 @@ def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, windo
 
 def scratch(queries: int, heads: int, padded: int) -> tuple[int, int]:
     """How many numbers a kernel needs in `work` and in `places` for so many queries."""
-    return (2 + padded) * (queries * heads + 1) + (16 + heads) * padded + 16 * (TILE + 8), TILE + 16
+    return (2 + padded) * (queries * heads + 1) + (20 + heads) * padded + 16 * (TILE + 8), TILE + 16
 
 
-_inlined = (_capped, _column, _half, _scores, _softmax)
+_inlined = (_column, _half, _add_up, _scores)
 _f4, _f4s, _i4, _i8s = numba.float32[::1], numba.float32[:, ::1], numba.int32[:, ::1], numba.int64[::1]
 _i8, _f = numba.int64, numba.float32
 
 
 @functools.cache
-def attention(padded: int) -> Any:
+def attention(padded: int, half: bool = False) -> Any:
     """The kernel for heads that take `padded` numbers: `attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work,
     places, out)`.
 
     q       float32 [tokens, >= heads * dim]: the queries in its first columns, already rotated
-    pool    float32, flat; the keys of this layer begin at `keys`, each token [kv_heads, padded], the values at `values`
+    pool    float32 or uint16, flat; the keys of this layer begin at `keys`, each token [kv_heads, padded], the values at `values`
     table   int32 [rows, longest]: the places in the pool of each row's text
     spans   int32 [queries, 4]: token in `q`, row, where its own keys begin, where they end (its position + 1)
     parts   int32 [parts, 4]: queries a to b share the keys start to stop; a query's in the order of its keys (`kernels.plan`)
     sizes   int64 [4]: heads, kv_heads, dim, padded
     scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at most, 0: all
     work    float32 scratch, places: int64 scratch (`scratch`)
-    out     float32 [tokens, heads * dim]; rows of tokens that are no query stay as they are
+    half    in pool and result numbers are bfloat16, as uint16 (`vectors`)
+    out     like the pool, [tokens, heads * dim]; rows of tokens that are no query stay as they are
     """
-    names = {**globals(), "PADDED": padded}
-    name = f"{padded}_{digest(vectors.fma, _wide)}"
-    for function in (*_inlined, _wide, _narrow):
-        options = {"forceinline": True} if function in _inlined else {"inline": "never"}
-        compiled = numba.njit(error_model="numpy", nogil=True, **options)
-        names[function.__name__] = compiled(bind(function, names, f"{function.__name__}_{name}"))
-    signature = numba.void(_f4s, _f4, _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, _f4s)
+    names = {**globals(), "PADDED": padded, "HALF": half}
+    name = f"{padded}{'_half' if half else ''}_{digest(vectors.fma, _wide)}"
+    number = numba.uint16 if half else numba.float32
+    for function in (*_inlined, _capped, _softmax, _dots, _dots_apart, _wide, _narrow):
+        made = inner if function in _inlined else part
+        names[function.__name__] = made(bind(function, names, f"{function.__name__}_{name}"))
+    signature = numba.void(_f4s, number[::1], _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, number[:, ::1])
     return kernel(signature)(bind(_attend, names, f"attend_{name}"))

@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from models.layouts import HEAD, LAYOUTS, head_layout, tensor_names
+from models.layouts import HEAD, LAYOUTS, architecture, head_layout, tensor_names
+from models.sources import plain
 from search.budget import Budget
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,11 @@ SETTINGS = {
     "aggregate": "last, min, prod or mean: what the value of a chain is of the scores of its steps",
     "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the same problem, measured at training",
 }
+ENCODERS = ("ForMaskedLM", "ForQuestionAnswering", "ForPreTraining", "EncoderModel")  # how classes end that encode texts
+ENCODER_TYPES = frozenset((
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "esm",
+    "eurobert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta",
+))  # fmt: skip
 AGGREGATES = ("last", "min", "prod", "mean")
 _versions: dict[tuple[Any, ...], str] = {}
 
@@ -138,12 +144,14 @@ def version(path: str | Path) -> str:
     return _versions[key]
 
 
-def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any, Any, dict[str, Any]]:
+def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True) -> tuple[Any, Any, Any, dict[str, Any]]:
     """A checkpoint's (model, tokenizer, head, settings); head is None and settings {} where there are none.
 
     path    folder, or id of a model on the hub
     device  "auto": cuda where there is one, else cpu; or what torch.device takes
-    dtype   "auto": bfloat16 on cuda, else float32; or one of DTYPES
+    dtype   "auto": what `chosen_dtype` says; or one of DTYPES
+    trainable  False: for an engine alone; the model is a `models.llama.Llama` where the checkpoint has that shape, its weights stay on disk
+            until the engine packs them, and transformers is not asked
 
     A published reward model loads by its own head (`models.layouts`); where it has no output layer, that is its embedding, which nobody
     reads. Code in the checkpoint's folder (`auto_map`) is never run.
@@ -152,15 +160,96 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
     """
     settings = describe(path)
     folder = resolve(path)
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging as bar
-
     from models.heads import load_head, published_head
 
-    place, kind = _place(device, dtype)
+    place, kind = _place(device, dtype, folder)
+    _check_architecture(folder)
+    _check_size(folder, place, kind)
     layout = head_layout(folder)
+    model = None if trainable else _native(folder, place, kind)
+    if model is None:
+        model = _by_transformers(folder, layout, place, kind)
+    tokenizer = _tokenizer(folder, trainable)
+    hidden = model.config.get_text_config().hidden_size
+    head = published_head(folder, str(layout), hidden) if layout in LAYOUTS else load_head(folder, hidden)
+    head = None if head is None else head.to(place)
+    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
+    return model, tokenizer, head, settings
+
+
+def _check_architecture(folder: Path) -> None:
+    """Raise ValueError for a model that does not continue texts."""
+    made, raw = architecture(folder), _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    if made.endswith(ENCODERS) or (raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")):
+        what = made or raw["model_type"]
+        raise ValueError(
+            f"{folder} is a {what}, which encodes texts and cannot continue one: give a causal language model (...ForCausalLM)"
+        )
+    if raw.get("is_encoder_decoder"):
+        raise ValueError(f"{folder} is a {made}, an encoder with a decoder: give a causal language model (...ForCausalLM)")
+
+
+def _check_size(folder: Path, place: Any, kind: str) -> None:
+    """Raise ValueError where the weights, in the float type they will be computed in, are larger than the memory that is left."""
+    import torch
+
+    from models.kvstore import memory_left
+
+    own, wanted = (getattr(torch, name).itemsize for name in (_stored(folder), kind))
+    files = [file for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)]
+    needed = sum(file.stat().st_size for file in files) * wanted // own
+    left = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else memory_left()
+    if needed <= left:
+        return
+    remedy = "use a smaller one or another device, or serve it elsewhere and give the server"
+    if kind == "float32" and own == 2:
+        remedy = f"try dtype bfloat16, {remedy}"
+    raise ValueError(f"{folder} takes {needed / 1e9:.1f} GB of memory in {kind}, and {left / 1e9:.1f} GB are left: {remedy}")
+
+
+def _stored(folder: Path) -> str:
+    own = own_dtype(folder)
+    return own if own in DTYPES else "float32"
+
+
+def _native(folder: Path, place: Any, kind: str) -> Any:
+    """The checkpoint for our own forward, None where it has another shape, device or float type."""
+    import torch
+
+    from models.llama import Llama
+
+    if place.type != "cpu" or kind not in ("float32", "bfloat16"):
+        return None
+    return Llama.open(folder, getattr(torch, kind))
+
+
+def _tokenizer(folder: Path, trainable: bool) -> Any:
+    """The checkpoint's tokenizer, by transformers where it is to be trained on or needs code of theirs."""
+    from models.tokenizer import Fast
+
+    try:
+        own = None if trainable else Fast.open(folder)
+        if own is not None:
+            return own
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _unloadable(folder, error) from error
+
+
+def _unloadable(folder: Path, error: Exception) -> ValueError:
+    reason = str(error).strip().split("\n")[0][:300]
+    return ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another")
+
+
+def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) -> Any:
+    """The checkpoint's model by transformers, on its device. Raises ValueError for tensors that are missing, unexpected or misshapen."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+    from transformers.utils import logging as bar
+
     published = LAYOUTS.get(layout or "")
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = bar.is_progress_bar_enabled() and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
@@ -172,13 +261,11 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
         config = AutoConfig.from_pretrained(folder, **local)
         if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
             config.get_text_config().tie_word_embeddings = True  # else the output layer would be random numbers
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = _maker(folder, config).from_pretrained(
             folder, config=config, dtype=getattr(torch, kind), output_loading_info=True, **local
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
-        raise ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another") from error
+        raise error if str(error).startswith(str(folder)) else _unloadable(folder, error) from error
     finally:
         bar.set_verbosity(told)
         if bars:
@@ -192,15 +279,20 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto") -> t
                 f"{folder}: {what.removesuffix('_keys')} tensors {', '.join(names[:3])}{more}: its weights are not those of a "
                 f"{type(model).__name__}; copy the checkpoint again, or correct config.json"
             )
-    hidden = model.config.get_text_config().hidden_size
-    head = published_head(folder, str(layout), hidden) if published else load_head(folder, hidden)
-    model = model.to(place).eval().requires_grad_(False)
-    head = None if head is None else head.to(place)
-    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
-    return model, tokenizer, head, settings
+    return model.to(place).eval().requires_grad_(False)
 
 
-def _place(device: str, dtype: str) -> tuple[Any, str]:
+def _maker(folder: Path, config: Any) -> Any:
+    """The class of transformers that loads it: for texts alone, or for texts and pictures, of which the half for texts is used."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    for maker in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in maker._model_mapping.keys():  # noqa: SIM118 (it is no dict)
+            return maker
+    raise ValueError(f"{folder} is a {config.model_type}, which transformers does not load as a language model: give another checkpoint")
+
+
+def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
     """The torch device and the name of the float type."""
     import torch
 
@@ -213,7 +305,37 @@ def _place(device: str, dtype: str) -> tuple[Any, str]:
         raise ValueError(f"unknown device {device!r}: use auto, cpu or cuda") from None
     if place.type == "cuda" and not cuda:
         raise ValueError("this torch sees no cuda device: use --device cpu, or install a torch built for your GPU")
-    return place, ("bfloat16" if place.type == "cuda" else "float32") if dtype == "auto" else dtype
+    return place, chosen_dtype(folder, place.type) if dtype == "auto" else dtype
+
+
+def chosen_dtype(folder: Path, device: str) -> str:
+    """The float type that a checkpoint is computed in where nobody says one: decided by checkpoint and device, never by what is free.
+
+    On a GPU bfloat16, or the checkpoint's own float16. On a CPU the checkpoint's own bfloat16 where it has instructions for that, else
+    float32, which holds every 16-bit number.
+    """
+    own = own_dtype(folder)
+    if device == "cuda":
+        return "float16" if own == "float16" else "bfloat16"
+    return "bfloat16" if own == "bfloat16" and fast_bfloat16() else "float32"
+
+
+def own_dtype(folder: Path) -> str:
+    """The float type that config.json gives; "float32" where it gives none."""
+    raw = _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    inner = raw.get("text_config") or {}
+    named = raw.get("dtype") or raw.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
+    return str(named or "float32").removeprefix("torch.")
+
+
+def fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers by instructions of its own (AVX-512 BF16, AMX), and torch's oneDNN uses them."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return False
+    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(known) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, settings: dict[str, Any] | None = None) -> Path:
@@ -246,23 +368,28 @@ def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, s
 
 
 def resolve(path: str | Path, weights: bool = True) -> Path:
-    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without `weights` its JSON files only."""
+    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without `weights` its JSON files only.
+
+    A GGUF file, an adapter and quantised weights are made a plain folder first (`models.sources`). Raises ValueError that says what to do.
+    """
     name = str(path)
-    if Path(path).is_dir():
-        return Path(path).resolve()
     if Path(path).exists():
-        raise ValueError(f"{name} is a file: give the folder of the checkpoint")
+        return plain(Path(path).resolve(), resolve)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise ValueError(f"no folder {name}: check the path of the checkpoint")
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json"] + (["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"] if weights else [])
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        found = Path(snapshot_download(name, allow_patterns=patterns))
+        if not (found / "config.json").exists():  # an adapter, or nothing but GGUF files
+            found = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.gguf", "*.jinja"]))
+            weights = True
     except Exception as error:  # the hub's client raises what its HTTP library raises
         reason = str(error).strip().split("\n")[0][:200]
         message = f"{name} is neither a folder nor a model on the hub that can be reached now ({type(error).__name__}: {reason})"
         raise ValueError(f"{message}: check the path, or the name and the network") from error
+    return plain(found, resolve) if weights else found
 
 
 def _read_json(path: Path, problem: str) -> Any:

@@ -1,8 +1,9 @@
 """In-process language model for all searches at once: rows join and leave at every pass.
 
 `submit` queues; `poll` admits rows while slots and the pool last, draws the next token of every row that has a hidden state, runs one
-forward pass over all rows, and returns the replies of those that ended. No token is read twice below the same prefix, whoever drew it: its
-keys, values and hidden state stand in a pool (`models.kvtree`), from which no running row is ever driven out.
+forward pass over all rows, and returns the replies of those that ended. On a GPU it returns while the pass is still computed: rows that
+ended with it are answered by the next poll, and what asked for others goes on meanwhile. No token is read twice below the same prefix,
+whoever drew it: its keys, values and hidden state stand in a pool (`models.kvtree`), from which no running row is ever driven out.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import scoring
+from models import gpu, scoring, trial
+from models.gpu import send
 from models.heads import ValueHead, values
-from models.kvstore import Store, bytes_per_token, default_pool
+from models.kvstore import Store, bytes_per_token, default_pool, numbers
 from models.kvtree import ROOT
 from models.passes import Chunk, choose
-from models.rows import ALL_GIVEN, DRAW, NOT_NUMBERS, STEP, Counts, Row, Rows, check_request, unanswerable
+from models.rows import ALL_GIVEN, DONE, DRAW, NOT_NUMBERS, STEP, Counts, Row, Rows, check_request, unanswerable
 from models.sampling import Drawn, draw
 from models.text import Texts
 from search.requests import Cancelled, Generate, NothingLeft, Reply, Request, RequestFailed, Score
@@ -77,8 +79,10 @@ class Engine:
         self._queue: OrderedDict[Request, None] = OrderedDict()  # any can be taken out at once
         self._ready: list[Reply] = []
         self._closed, self._alone = False, ROOT
+        self._overlaps = gpu.has_kernels(self.model.device)  # whether host and device work at the same time
         self._reset(slots)
-        self._pass = choose(self.model, self._store, self.context)
+        with gpu.current(self.model.device):
+            self._pass = choose(self.model, self._store, self.context, trial.texts(tokenizer, self.vocab))
         self.path = self._pass.path
         self.kv_bytes_per_token = bytes_per_token(model.config, self.model.device, self.model.dtype)
 
@@ -101,10 +105,20 @@ class Engine:
             if self.model.training:
                 self.model.eval()
             fits = False
-            with torch.inference_mode(), suppress(torch.OutOfMemoryError):
+            with torch.inference_mode(), gpu.current(self.model.device), suppress(torch.OutOfMemoryError):
                 self._admit()
-                self._draw()
-                self._forward()
+                if not self._overlaps:
+                    self._close()
+                drawn = self._draw()
+                if self._overlaps:  # what the last pass ended, now that the host has waited for it
+                    self._close()
+                    self._admit()
+                try:
+                    self._forward()
+                finally:
+                    self._record(drawn)
+                if not self._overlaps:
+                    self._close()
                 fits = True
             if not fits:  # out here, as an error holds on to its pass, and so to the pool
                 self._shrink()
@@ -172,19 +186,30 @@ class Engine:
             self._rows.join(row, self.texts)
         self._close_prompts()
 
-    def _draw(self) -> None:
-        """Draw the next token of every row whose text has been read."""
+    def _draw(self) -> list[np.ndarray] | None:
+        """Draw the next token of every row whose text has been read, and see which rows end.
+
+        Returns slots, tokens and their two log-probs, [rows], that `_record` is to write down where host and device overlap: it need not
+        be done before the device can go on.
+        """
         rows = np.flatnonzero(self._rows.stage == DRAW)
         if not len(rows):
-            return
-        ends = torch.from_numpy(self._store.table[rows, self._rows.length[rows] - 1]).to(self._store.device)
+            return None
+        ends = send(self._store.table[rows, self._rows.length[rows] - 1], self._store.device)
         logits = self._pass.logits(self._store.hidden.index_select(0, ends), rows)
-        drawn = self._pick(logits.float().numpy() if logits.device.type == "cpu" else logits.float(), rows)
+        if logits.device.type == "cpu" and not self._overlaps:
+            logits = numbers(logits if logits.dtype == torch.bfloat16 else logits.float())
+        drawn = self._pick(logits, rows)
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
         both, looks = drawn.finite & drawn.left, self.texts.watched[self._rows.watch[rows], drawn.tokens]
-        lists = (rows, both, drawn.finite, looks, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs)
+        lists = [rows, both, drawn.finite, looks, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs]
+        later = None
+        if self._overlaps:
+            ending = ~both | looks | (self._rows.reserve[rows] <= 1)
+            later = [lists[i][~ending] for i in (0, 4, 5, 6)]
+            lists = [a[ending] for a in lists]
         for slot, good, finite, look, *what in zip(*(a.tolist() for a in lists), strict=True):
             row = self._rows[slot]
             if not good:
@@ -196,9 +221,15 @@ class Engine:
             elif len(row.tokens) >= row.limit:
                 row.finish = "length"
                 self._leave(row, row.generated(float("nan")))
+        return later
+
+    def _record(self, drawn: list[np.ndarray] | None) -> None:
+        """Write down what was drawn, in rows that do not end with it: what `_draw` returned."""
+        for slot, *what in zip(*(a.tolist() for a in drawn or ()), strict=True):
+            self._rows[slot].add(*what)
 
     def _pick(self, logits: Any, rows: np.ndarray) -> Drawn:
-        """Draw a token for each of the rows in slots `rows`. logits: float32 [rows, vocabulary], on a GPU where the model is there."""
+        """Draw a token for each of the rows in slots `rows`. logits: as `sampling.draw` takes them, [rows, vocabulary]."""
         return draw(logits, *self._rows.parameters(rows), self._rows.thinned(rows))
 
     def _forward(self) -> None:
@@ -225,7 +256,7 @@ class Engine:
             new = np.concatenate([ends[fresh], *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks)], dtype=np.int64)
             try:
                 hidden = self._pass.forward(steps, rows.last[steps], rows.length[steps], chunks)
-                store.hidden.index_copy_(0, torch.from_numpy(new).to(store.device), hidden)
+                store.hidden.index_copy_(0, send(new, store.device), hidden)
             except BaseException:  # Ctrl-C, too: nobody may take for read what was not
                 store.tree.ready[new] = 0
                 raise
@@ -235,8 +266,8 @@ class Engine:
         self.counts.read += len(steps) + sum(len(c.tokens) for c in chunks)
         self.counts.peak, self.counts.stored = max(self.counts.peak, store.tree.stored), store.tree.ever
         rows.stage[drawn] = DRAW
-        if ended := [row for slot in drawn.tolist() if (row := rows[slot]).finish]:
-            self._close_steps(ended)
+        if ended := [slot for slot in drawn.tolist() if rows[slot].finish]:
+            rows.stage[ended] = DONE
         self._close_prompts()
 
     def _chunks(self) -> list[Chunk]:
@@ -265,20 +296,27 @@ class Engine:
             if not store.tree.ready[places[-1]]:
                 left.append(row)
                 continue
-            rows.stage[row.slot] = DRAW
+            rows.stage[row.slot] = DONE if isinstance(row.request, Score) else DRAW
+
+    def _close(self) -> None:
+        """Reply to rows whose last token has been passed; the host waits for the pass."""
+        slots = np.flatnonzero(self._rows.stage == DONE)
+        if not len(slots):
+            return
+        done = [self._rows[slot] for slot in slots.tolist()]
+        store, ended = self._store, [row for row in done if isinstance(row.request, Generate)]
+        if ended:
+            slots = np.array([row.slot for row in ended])
+            ends = send(store.table[slots, self._rows.length[slots] - 1], store.device)
+            hidden = store.hidden.index_select(0, ends)
+            finite = hidden.isfinite().all(-1).tolist()
+            for row, value, good in zip(ended, values(self.head, hidden).tolist(), finite, strict=True):
+                self._leave(row, row.generated(value) if good else None, None if good else RequestFailed(NOT_NUMBERS))
+        for row in done:
             if isinstance(row.request, Score):
-                hidden = store.hidden[torch.from_numpy(places).to(store.device)]
+                hidden = store.hidden[send(store.table[row.slot, : len(row.prompt)].astype(np.int64), store.device)]
                 scored = scoring.score(row.request, hidden, self._pass.reader(row.slot, hidden), self.head)
                 self._leave(row, scored, None if scored else RequestFailed(NOT_NUMBERS))
-
-    def _close_steps(self, ended: list[Row]) -> None:
-        """Reply to rows whose last token has been passed."""
-        slots = np.array([row.slot for row in ended])
-        ends = torch.from_numpy(self._store.table[slots, self._rows.length[slots] - 1]).to(self._store.device)
-        hidden = self._store.hidden.index_select(0, ends)
-        finite = hidden.isfinite().all(-1).tolist()
-        for row, value, good in zip(ended, values(self.head, hidden).tolist(), finite, strict=True):
-            self._leave(row, row.generated(value) if good else None, None if good else RequestFailed(NOT_NUMBERS))
 
     def _leave(self, row: Row, result: Any = None, error: Exception | None = None) -> None:
         """Free the slot and reply. What was read stays in the pool until its room is wanted."""

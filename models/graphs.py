@@ -4,75 +4,108 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from models.attention import Plan
+from models.gpu import send
 from models.kvstore import Store
+from models.tree_attention_gpu import Launch, TreeAttention, splits
 
 log = logging.getLogger(__name__)
 
-ROWS, LENGTH = 16, 64  # of the smallest shape; the others are doubled
+WIDTH = 1024  # tokens a row for which the list of slots has room at first
+
+
+@dataclass
+class _Recorded:
+    numbers: torch.Tensor  # int32 [rows * 7], on the device: tokens, positions, slots of the new tokens, tiles
+    plan: Plan  # a recording reads its tensors where they lie, so they live as long as it does
+    run: Callable[[], torch.Tensor]
 
 
 class Graphs:
-    """Passes in which every row reads one token, padded to rows and longest texts of 2^n (CUDA graphs share one pool of memory).
+    """Passes in which every row reads one token, a recording for each `bucket` of rows; the length of texts does not matter.
 
-    forward  `passes.Modules`;  record: False runs the padded passes without recording them, on any device
+    forward  `passes.Modules` or `LlamaGPU`;  record: False runs the padded passes without recording them, on any device
     """
 
     def __init__(self, forward: Callable[..., torch.Tensor], store: Store, record: bool = True):
         self._forward, self._store, self._record = forward, store, record
-        self._shapes: dict[tuple[int, int], tuple[torch.Tensor, Callable[[], torch.Tensor]]] = {}
-        self._read: list[Plan] = []  # a recording reads their tensors where they lie, so they live as long as it does
         self._memory = torch.cuda.graph_pool_handle() if record else None
+        self.recorded: dict[int, _Recorded] = {}
+        self._slots = self._room(store.slots * WIDTH)
 
     def __call__(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray) -> torch.Tensor:
-        """As `Packed.forward` without chunks. The result is overwritten by the next pass of this shape."""
-        store, table = self._store, self._store.table
-        shape = _doubled(len(rows), ROWS), _doubled(int(ends.max()), LENGTH)
-        if shape not in self._shapes:
-            self._shapes[shape] = self._prepared(*shape)
-        numbers, run = self._shapes[shape]
-        filled = np.full((shape[0], 3 + shape[1]), store.trash, np.int64)
-        filled[:, :2] = 0
-        filled[: len(rows), 0], filled[: len(rows), 1], filled[: len(rows), 2] = last, ends - 1, table[rows, ends - 1]
-        width = min(shape[1], table.shape[1])
-        filled[: len(rows), 3 : 3 + width] = table[rows, :width]
-        numbers.copy_(torch.from_numpy(filled))
-        return run()[: len(rows)]
+        """As `Packed.forward` without chunks. The result is overwritten by the next pass of this bucket."""
+        store, longest, count = self._store, int(ends.max()), len(rows)
+        if count * longest > len(self._slots) - 1:
+            self.recorded.clear()  # they read the list where it lies
+            self._slots = self._room(2 * count * longest)
+        size = bucket(count)
+        if size not in self.recorded:
+            self.recorded[size] = self._prepared(size)
+        pass_ = self.recorded[size]
+        # rows beside those of the pass read the list's first place, which is the slot of padding, and write there
+        numbers = np.zeros(7 * size, np.int32)
+        numbers[2 * size : 3 * size] = store.trash
+        numbers[:count], numbers[size : size + count] = last, ends - 1
+        numbers[2 * size : 2 * size + count] = store.table[rows, ends - 1]
+        tiles = numbers[3 * size :].reshape(size, 4)
+        tiles[:, 0] = np.arange(size)
+        tiles[:, 1] = 1
+        tiles[:count, 2] = ends - 1
+        tiles[:count, 3] = 1 + longest * np.arange(count)
+        pass_.numbers.copy_(send(numbers, store.device), non_blocking=True)
+        self._slots[1 : 1 + count * longest].copy_(send(store.table[rows, :longest].reshape(-1), store.device), non_blocking=True)
+        return pass_.run()[:count]
 
-    def _prepared(self, rows: int, length: int) -> tuple[torch.Tensor, Callable[[], torch.Tensor]]:
-        """Where the numbers of a pass go (int64 [rows, 3 + length]: token, position, its slot, slots of the text), and what computes it."""
-        numbers = torch.full((rows, 3 + length), self._store.trash, dtype=torch.int64, device=self._store.device)
-        numbers[:, :2] = 0
-        plan = Plan.fixed(self._store, numbers)
+    def _room(self, tokens: int) -> torch.Tensor:
+        """The list of slots: int32 [1 + tokens], the first one that of padding."""
+        return torch.full((1 + tokens,), self._store.trash, dtype=torch.int32, device=self._store.device)
+
+    def _prepared(self, size: int) -> _Recorded:
+        """A pass of `size` rows, recorded while all of them are padding."""
+        store = self._store
+        numbers = torch.zeros(7 * size, dtype=torch.int32, device=store.device)
+        ids, positions, write, tiles = numbers.split([size, size, size, 4 * size])
+        write.fill_(store.trash)
+        tiles.view(size, 4)[:, 0] = torch.arange(size, device=store.device)
+        tiles.view(size, 4)[:, 1] = 1
+        launch = Launch(tiles.view(size, 4), 0, size, False, splits(size, store))
+        plan = Plan.fixed(store, TreeAttention(store, self._slots, write, [launch]))
 
         def run() -> torch.Tensor:
-            return self._forward(numbers[:, 0], numbers[:, 1], plan)
+            return self._forward(ids, positions, plan)
 
         if not self._record:
-            return numbers, run
+            return _Recorded(numbers, plan, run)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries prepare themselves outside the recording
+        with torch.cuda.stream(side):  # libraries prepare themselves and kernels compile outside the recording
             for _ in range(2):
                 run()
         torch.cuda.current_stream().wait_stream(side)
         graph: Any = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory):
             hidden = run()
-        log.info("recorded a pass of %d rows and texts of %d tokens", rows, length)
+        log.info("recorded a pass of %d rows", size)
 
         def replay() -> torch.Tensor:
             graph.replay()
             return hidden
 
-        self._read.append(plan)
-        return numbers, replay
+        return _Recorded(numbers, plan, replay)
 
 
-def _doubled(number: int, least: int) -> int:
-    return max(least, 1 << (number - 1).bit_length())
+def bucket(rows: int) -> int:
+    """Rows that a pass is padded to: 1, 2, 4, then multiples of 8 up to 64, of 16 up to 256, of 64 above."""
+    if rows <= 4:
+        return 1 << (rows - 1).bit_length()
+    step = 8 if rows <= 64 else 64
+    if 64 < rows <= 256:
+        step = 16
+    return -(-rows // step) * step

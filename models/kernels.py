@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import numba
 import numpy as np
 
 from models import vectors
-from models.vectors import fma, get, highest, load, lowest, power, splat, store, total
-from search.jit import bare, bind, digest, kernel
+from models.vectors import fma, get, highest, load, lowest, power, put, splat, store, total
+from search.jit import bare, bind, digest, kernel, part, ravel
 
 LOG2E = np.float32(1.4426950408889634)
 SHARED = 64  # queries times keys from which reading keys together pays: packing the queries costs as much as 50 to 70 keys of one of them
@@ -33,7 +36,7 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
         bare(spans),
         bare(parts),
     )
-    n, count = len(rows), 0
+    n, count = len(rows), np.int64(0)
     for i in range(n):  # sorted by text, so that what begins alike stands together
         low, high = 0, i
         while low < high:
@@ -47,12 +50,8 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
         order[low] = i
     for i in range(n):
         spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3] = order[i], rows[order[i]], 0, ends[order[i]]
-    a = 0
-    while (
-        a < n
-    ):  # spans[i, 2]: what is read of i together with others already; the longest common beginnings first, then shorter ones' rest
-        count = _share(table, spans, a, n, group, parts, count)
-        a = n
+    if n > 0:  # spans[i, 2]: what is read of i together with others already
+        count = _share(table, spans, np.int64(0), n, group, parts, count)
     for c in range(len(chunks)):
         row, token, past, size = chunks[c, 0], chunks[c, 1], chunks[c, 2], chunks[c, 3]
         tile = max(1, 16 // group)
@@ -108,7 +107,7 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
 
 
 def write(keys, values, places, pool, sizes, layer, step):  # type: ignore[no-untyped-def]
-    """Put the keys and values of new tokens, float32 [tokens, kv_heads * dim], into slots `places` of one layer of the pool."""
+    """Put the keys and values of new tokens, [tokens, kv_heads * dim] of the pool's type, into slots `places` of one layer of the pool."""
     keys, values, places, pool = bare(keys), bare(values), bare(places), bare(pool)
     kv_heads, dim, padded = sizes[1], sizes[2], sizes[3]
     for i in range(len(places)):
@@ -120,45 +119,56 @@ def write(keys, values, places, pool, sizes, layer, step):  # type: ignore[no-un
                 pool[at + d] = pool[at + step + d] = 0
 
 
-def turn(qkv, places, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon):  # type: ignore[no-untyped-def]
-    """Norm (where weights are given), rotate and store: the queries of `qkv` in place, its keys and values into the pool.
+def turn(qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon):  # type: ignore[no-untyped-def]
+    """Norm (where weights are given), rotate and store: the queries of `qkv` into `q`, its keys and values into the pool.
 
-    qkv       float32 [tokens, (heads + 2 * kv_heads) * dim];  places: int64 [tokens], slots;  positions: int64 [tokens]
+    qkv       [tokens, (heads + 2 * kv_heads) * dim], changed where it is float32;  q: float32 [tokens, >= heads * dim], may be `qkv`
+    places    int64 [tokens], slots;  positions: int64 [tokens]
     cosines, sines  float32 [positions, dim], of Su et al. 2021 as transformers lays them out (two halves)
     q_norm, k_norm  float32 [dim] or [0]: RMS norm of each head (Zhang and Sennrich 2019)
     """
-    qkv, places, pool, positions, cosines, sines = bare(qkv), bare(places), bare(pool), bare(positions), bare(cosines), bare(sines)
-    q_norm, k_norm = bare(q_norm), bare(k_norm)
+    qkv, q, places, pool, positions = bare(qkv), bare(q), bare(places), bare(pool), bare(positions)
+    cosines, sines, q_norm, k_norm = bare(cosines), bare(sines), bare(q_norm), bare(k_norm)
     heads, kv_heads, dim, padded = sizes[0], sizes[1], sizes[2], sizes[3]
-    half = dim // 2
+    half, width, mixed, queries = dim // 2, qkv.shape[1], ravel(qkv), ravel(q)
     for i in range(len(places)):
         p = positions[i]
+        slot = 2 * layer * step + places[i] * kv_heads * padded
         for head in range(heads + kv_heads):
-            at = head * dim
+            at, rate = i * width + head * dim, np.float32(1)
             if len(q_norm):
                 square = np.float32(0)
                 for d in range(dim):
-                    square += qkv[i, at + d] * qkv[i, at + d]
+                    square += get(mixed, at + d) * get(mixed, at + d)
                 rate = np.float32(1) / np.sqrt(square / np.float32(dim) + epsilon)
-                for d in range(dim):
-                    qkv[i, at + d] *= rate * (q_norm[d] if head < heads else k_norm[d])
             for d in range(half):
-                x, y = qkv[i, at + d], qkv[i, at + half + d]
-                qkv[i, at + d] = x * cosines[p, d] - y * sines[p, d]
-                qkv[i, at + half + d] = y * cosines[p, half + d] + x * sines[p, half + d]
+                x, y = get(mixed, at + d), get(mixed, at + half + d)
+                if len(q_norm):
+                    x *= rate * (q_norm[d] if head < heads else k_norm[d])
+                    y *= rate * (q_norm[half + d] if head < heads else k_norm[half + d])
+                low = x * cosines[p, d] - y * sines[p, d]
+                high = y * cosines[p, half + d] + x * sines[p, half + d]
+                if head < heads:
+                    to = i * q.shape[1] + head * dim + d
+                    put(queries, to, low)
+                    put(queries, to + half, high)
+                else:
+                    to = slot + (head - heads) * padded + d
+                    put(pool, to, low)
+                    put(pool, to + half, high)
         for head in range(kv_heads):
-            at, k = 2 * layer * step + (places[i] * kv_heads + head) * padded, (heads + head) * dim
-            v = k + kv_heads * dim
+            at, v = slot + head * padded, i * width + (heads + kv_heads + head) * dim
             for d in range(dim):
-                pool[at + d], pool[at + step + d] = qkv[i, k + d], qkv[i, v + d]
+                put(pool, at + step + d, get(mixed, v + d))
             for d in range(dim, padded):
-                pool[at + d] = pool[at + step + d] = 0
+                put(pool, at + d, np.float32(0))
+                put(pool, at + step + d, np.float32(0))
 
 
 def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
-    """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019)."""
+    """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019), float32 or bfloat16."""
     x, weight, out = bare(x), bare(weight), bare(out)
-    width, flat = x.shape[1], x.reshape(-1)
+    width, flat, into = x.shape[1], ravel(x), ravel(out)
     for i in range(len(x)):
         square = splat(np.float32(0))
         for d in range(0, width - 15, 16):
@@ -168,15 +178,17 @@ def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
         for d in range(width & ~15, width):
             sum_ += x[i, d] * x[i, d]
         rate = np.float32(1) / np.sqrt(sum_ / np.float32(width) + epsilon)
-        for d in range(width):
-            out[i, d] = x[i, d] * rate * weight[d]
+        for d in range(0, width - 15, 16):
+            store(into, i * width + d, load(flat, i * width + d) * splat(rate) * load(weight, d))
+        for d in range(width & ~15, width):
+            put(into, i * width + d, x[i, d] * rate * weight[d])
 
 
 def gate(both, out):  # type: ignore[no-untyped-def]
-    """SiLU of the first half of each row of `both`, float32 [tokens, 2 * inner], times the second half (Shazeer 2020, SwiGLU)."""
+    """SiLU of the first half of each row of `both`, [tokens, 2 * inner], times the second half (Shazeer 2020, SwiGLU)."""
     both, out = bare(both), bare(out)
     inner, one = out.shape[1], splat(np.float32(1))
-    flat, into = both.reshape(-1), out.reshape(-1)
+    flat, into = ravel(both), ravel(out)
     for i in range(len(out)):
         a, o = 2 * i * inner, i * inner
         for d in range(0, inner - 15, 16):
@@ -184,7 +196,8 @@ def gate(both, out):  # type: ignore[no-untyped-def]
             falls = power(highest(splat(np.float32(-100)), lowest(splat(np.float32(100)), x * splat(-LOG2E))), splat(np.float32(0)))
             store(into, o + d, x / (one + falls) * load(flat, a + inner + d))
         for d in range(inner & ~15, inner):
-            out[i, d] = both[i, d] / (np.float32(1) + np.exp(-both[i, d])) * both[i, inner + d]
+            x = get(flat, a + d)
+            put(into, o + d, x / (np.float32(1) + np.exp(-x)) * get(flat, a + inner + d))
 
 
 def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
@@ -218,20 +231,38 @@ def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
             store(out, n, load(out, n) + load(bias, n))
 
 
+class Loops(NamedTuple):
+    """The kernels whose arrays are of the type that the model computes in."""
+
+    write: Any
+    turn: Any
+    norm: Any
+    gate: Any
+
+
 _stamp = digest(vectors.fma, plan)
 for _inner in (_before, _share):
-    globals()[_inner.__name__] = numba.njit(error_model="numpy", nogil=True)(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
+    globals()[_inner.__name__] = part(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
 _f4, _f4s, _i8s, _f, _i8 = numba.float32[::1], numba.float32[:, ::1], numba.int64[::1], numba.float32, numba.int64
 _i4 = numba.int32[:, ::1]
 
 
-def _compiled(signature, function):  # type: ignore[no-untyped-def]
-    return kernel(signature)(bind(function, globals(), f"{function.__name__}_{_stamp}"))
+def _compiled(signature, function, name=""):  # type: ignore[no-untyped-def]
+    return kernel(signature)(bind(function, globals(), f"{function.__name__}{name}_{_stamp}"))
+
+
+@functools.cache
+def loops(half: bool) -> Loops:
+    """The kernels for float32, or for bfloat16 as uint16 (`half`), compiled when they are first asked for."""
+    number = numba.uint16 if half else numba.float32
+    flat, rows, name = number[::1], number[:, ::1], "_half" if half else ""
+    return Loops(
+        _compiled(numba.void(rows, rows, _i8s, flat, _i8s, _i8, _i8), write, name),
+        _compiled(numba.void(rows, _f4s, _i8s, flat, _i8s, _i8, _i8, _i8s, _f4s, _f4s, _f4, _f4, _f), turn, name),
+        _compiled(numba.void(_f4s, _f4, _f, rows), norm, name),
+        _compiled(numba.void(rows, rows), gate, name),
+    )
 
 
 plan = _compiled(numba.types.UniTuple(_i8, 2)(_i4, _i8s, _i8s, numba.int64[:, ::1], _i8, _i8s, _i4, _i4), plan)
-write = _compiled(numba.void(_f4s, _f4s, _i8s, _f4, _i8s, _i8, _i8), write)
-turn = _compiled(numba.void(_f4s, _i8s, _f4, _i8s, _i8, _i8, _i8s, _f4s, _f4s, _f4, _f4, _f), turn)
-norm = _compiled(numba.void(_f4s, _f4, _f, _f4s), norm)
-gate = _compiled(numba.void(_f4s, _f4s), gate)
 single = _compiled(numba.void(_f4, _f4, _i8, _f4, _f4), single)

@@ -48,6 +48,11 @@ class Store:
             self.table = np.concatenate([self.table, more], 1)
 
 
+def numbers(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`models.vectors`), all else as it is."""
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+
+
 def shapes(config: Any) -> tuple[int, int, int, int, int]:
     """layers, heads, kv_heads, dim of a head, hidden size of a text model's config; 1 for what it does not have, or one for each layer."""
     text = config.get_text_config()

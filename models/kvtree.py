@@ -114,4 +114,4 @@ class Tree:
         pairs = {(int(p), int(t)) for p, t in zip(parents, nodes[TOKEN, live], strict=True)}
         assert len(pairs) == len(live), "a token below a prefix has two slots"
         for parent, token, slot in zip(parents.tolist(), nodes[TOKEN, live].tolist(), live.tolist(), strict=True):
-            assert trie._find(nodes, self._heads, np.int32(parent), token) == slot, "a slot is not found"
+            assert trie.find(nodes, self._heads, parent, token) == slot, "a slot is not found"

@@ -1,8 +1,9 @@
-"""A forward pass of its own for models of the shape of Llama, on a processor in float32.
+"""A forward pass of its own for models of the shape of Llama, on a CPU in float32 or bfloat16.
 
 transformers' modules spend more than half of a small pass on dispatch and on small operations between the products. Here a layer is four
 products, with query, key and value in one, gate and up in another, and four kernels. The products are oneDNN's on packed weights, which
-use all of the processor where the default library does not. The weights are the model's own: `refresh` takes them anew.
+use all of the CPU where the default library does not. In bfloat16 weights, keys, values and what goes into a product are rounded; the sum
+that runs through the layers, norms, rotation and attention stay in float32.
 """
 
 from __future__ import annotations
@@ -12,41 +13,41 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 from models import kernels
 from models.attention import Plan, Unsupported
-from models.kvstore import Store, memory_left
+from models.checkpoint import BAR
+from models.kvstore import Store, memory_left, numbers
+from models.llama import SHAPES, Llama
 
-SHAPES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 ROPES = {"default", "linear", "llama3", "yarn"}  # whose angles depend on the position alone
 SMALL = 1 << 20  # weights of a product that takes no longer than its preparation
 _dnn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 class Linear:
-    """[rows, in] -> [rows, out], float32, by oneDNN, where torch has it: 2.2 times as fast as its default from 16 rows on (an AMD Zen 5).
+    """[rows, in] -> [rows, out] by oneDNN, where torch has it: 2.2 times as fast as its default from 16 rows on in float32 (an AMD Zen 5).
 
-    A row's result is the same to the last bit beside any others. One row alone is a kernel of ours where that adds in oneDNN's order, which
-    is tried out here, and where the product is small: preparing a call of oneDNN takes 10 us, as long as the product itself.
-    Raises Unsupported for modules that do more than a product, as adapters do.
+    A row's result is the same to the last bit beside any others. One row alone is oneDNN's too where it gives these bits, as in bfloat16;
+    else, in a model of small products, a kernel of ours where that adds in oneDNN's order. Both are tried out here. Preparing a call of
+    oneDNN takes 10 us, as long as a small product itself.
+
+    weight  [out, in], float32 or bfloat16;  bias: [out] or None;  small: whether to keep the weights for that kernel too
     """
 
-    def __init__(self, *modules: Any):
-        if any(type(module) is not torch.nn.Linear for module in modules):
-            raise Unsupported("its products are not plain ones: adapters or quantised weights")
-        weight = torch.cat([m.weight.detach() for m in modules])
-        biases = [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias.detach() for m in modules]
-        self._bias = torch.cat(biases) if any(m.bias is not None for m in modules) else None
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, small: bool):
+        self._bias, self._out, width = bias, len(weight), weight.shape[1]
         self._weight = weight if _dnn is None else torch.ops.mkldnn._reorder_linear_weight(weight, None)
         self.block = 0  # inputs that `kernels.single` adds up at a time, 0: it is not used
-        if _dnn is not None and weight.numel() <= SMALL:
+        x = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+        wanted = self(x)[0]
+        if _dnn is not None and small:
             more = -len(weight) % 16
             self._flat = F.pad(weight.T, (0, more)).contiguous().numpy().reshape(-1)
-            self._added = np.empty(0, np.float32) if self._bias is None else F.pad(self._bias, (0, more)).numpy()
-            self._out = len(weight)
-            x = torch.randn(2, weight.shape[1], generator=torch.Generator().manual_seed(0))
-            wanted = self(x)[0]
-            self.block = next((b for b in (weight.shape[1], 512, 1024) if torch.equal(self._single(x[:1], b)[0], wanted)), 0)
+            self._added = np.empty(0, np.float32) if bias is None else F.pad(bias, (0, more)).numpy()
+            self.block = next((b for b in (width, 512, 1024) if torch.equal(self._single(x[:1], b)[0], wanted)), 0)
+        self.alone = bool(self.block) or torch.equal(self(x[:1])[0], wanted)  #: whether one row can be computed by itself
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if len(x) == 1 and self.block:
@@ -54,7 +55,9 @@ class Linear:
         return F.linear(x, self._weight, self._bias) if _dnn is None else _dnn(x, self._weight, self._bias, "none", [], "")
 
     def add(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
-        """The product plus `to`."""
+        """The product plus `to`, float32, which may be changed."""
+        if x.dtype != torch.float32:
+            return to.add_(self(x))
         if len(x) == 1 and self.block or _dnn is None:
             return self(x).add_(to)
         return _dnn.binary(x, to, self._weight, self._bias, "add")
@@ -65,23 +68,82 @@ class Linear:
         return torch.from_numpy(out[None, : self._out])
 
 
+class Modules:
+    """The weights of a transformers model, as `models.llama.Llama` gives those on disk. They stay the model's: it may be trained on.
+
+    Raises Unsupported, saying why, for models of another shape and for modules that do more than a product, as adapters do.
+    """
+
+    def __init__(self, model: Any):
+        config = model.config.get_text_config()
+        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+        if type(model).__name__ not in SHAPES.values() or config.hidden_act != "silu" or rope not in ROPES:
+            raise Unsupported(f"{type(model).__name__} with {config.hidden_act} and {rope} positions has another shape")
+        if model.get_memory_footprint() > memory_left() // 2:
+            raise Unsupported("no room for its weights in a second order")
+        self._model, self.config, self.dtype = model, config, model.dtype
+
+    @property
+    def embedding(self) -> torch.Tensor:
+        """[vocabulary, hidden]."""
+        return self._model.get_input_embeddings().weight.detach()  # type: ignore[no-any-return]
+
+    @property
+    def head(self) -> torch.Tensor:
+        """The output layer, [vocabulary, hidden]."""
+        return self._plain(self._model.get_output_embeddings()).weight.detach()
+
+    def product(self, *names: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `Llama.product`."""
+        found = [self._plain(self._model.model.get_submodule(name)) for name in names]
+        weight = torch.cat([module.weight.detach() for module in found])
+        if all(module.bias is None for module in found):
+            return weight, None
+        none = weight.new_zeros
+        return weight, torch.cat([none(len(m.weight)) if m.bias is None else m.bias.detach() for m in found])
+
+    @staticmethod
+    def _plain(module: Any) -> torch.nn.Linear:
+        if type(module) is not torch.nn.Linear:
+            raise Unsupported("its products are not plain ones: adapters or quantised weights")
+        return module
+
+    def norm(self, name: str) -> tuple[np.ndarray, float]:
+        """As `Llama.norm`."""
+        above, _, last = name.rpartition(".")
+        module = getattr(self._model.model.get_submodule(above), last, None)
+        if module is None:
+            return np.empty(0, np.float32), 0.0
+        return module.weight.detach().float().numpy(), module.variance_epsilon
+
+    def window(self, layer: int) -> int:
+        """As `Llama.window`."""
+        attention = self._model.model.layers[layer].self_attn
+        return getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)) or 0
+
+    def angles(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `Llama.angles`."""
+        sides = self._model.model.rotary_emb(torch.zeros(1, dtype=torch.float32), torch.arange(count)[None])
+        cosines, sines = (np.ascontiguousarray(side[0].numpy()) for side in sides)
+        return cosines, sines
+
+
 class Lean:
-    """`Modules` for some models only. Raises Unsupported, saying why, for others."""
+    """`passes.Modules` for some models only. Raises Unsupported, saying why, for others."""
 
     name = "lean"
 
     def __init__(self, model: Any, store: Store):
-        config = model.config.get_text_config()
-        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if store.device.type != "cpu" or store.dtype != torch.float32:
-            raise Unsupported("not on a CPU in float32")
-        if type(model).__name__ not in SHAPES or config.hidden_act != "silu" or rope not in ROPES:
-            raise Unsupported(f"{type(model).__name__} with {config.hidden_act} and {rope} positions has another shape")
-        if model.get_memory_footprint() > memory_left() // 2:
-            raise Unsupported("no room for its weights in a second order")
-        self._model, self._dim, self._sizes = model, store.dim, np.array([store.heads, store.kv_heads, store.dim, store.padded])
+        if store.device.type != "cpu" or store.dtype not in (torch.float32, torch.bfloat16):
+            raise Unsupported("not on a CPU in float32 or bfloat16")
+        self._source: Any = model if isinstance(model, Llama) else Modules(model)
+        if self._source.dtype != store.dtype:
+            raise Unsupported("its weights are of several types")
+        self._half = store.dtype == torch.bfloat16
+        self._loops = kernels.loops(self._half)
+        self._dim, self._sizes = store.dim, np.array([store.heads, store.kv_heads, store.dim, store.padded])
         self._cosines = self._sines = np.empty((0, store.dim), np.float32)
-        self.refresh()
+        self._pack()
 
     def size(self, tokens: int) -> int:
         """Tokens that a pass is padded to: few different numbers, as oneDNN prepares for each once; and two at least (`Linear`)."""
@@ -89,39 +151,53 @@ class Lean:
         return max(self._least, -(-tokens // step) * step)
 
     def refresh(self) -> None:
-        """Take the model's weights as they are now."""
-        self._layers = [_Layer(layer) for layer in self._model.model.layers]
-        self._final = _Norm(self._model.model.norm)
-        self._head = Linear(self._model.get_output_embeddings())
+        """Take the weights as they are now; those on disk do not change."""
+        if not isinstance(self._source, Llama):
+            self._pack()
+
+    def _pack(self) -> None:
+        source, config = self._source, self._source.config
+        largest = max(config.vocab_size, 2 * config.intermediate_size) * config.hidden_size
+        small = largest <= SMALL and not self._half
+        self._layers: list[_Layer] = []
+        watched = isinstance(source, Llama) and source.get_memory_footprint() >= BAR  # else transformers showed its own bar
+        bar = tqdm(total=config.num_hidden_layers, desc="loading weights", unit="layer", leave=False, disable=None if watched else True)
+        with bar:
+            for i in range(config.num_hidden_layers):
+                self._layers.append(_Layer(source, i, small))
+                bar.update()
+        self._norm, self._epsilon = source.norm("norm")
+        self._head = Linear(source.head, None, small)
         products = [self._head, *(p for layer in self._layers for p in (layer.qkv, layer.out, layer.up, layer.down))]
-        self._least = 1 if all(product.block for product in products) else 2
+        self._least = 1 if all(product.alone for product in products) else 2
 
     def __call__(self, ids: torch.Tensor, positions: np.ndarray, plan: Plan) -> torch.Tensor:
-        """The hidden states after the final norm, float32 [tokens, hidden]. ids: int64 [tokens]."""
-        store, kernel, count = plan.store, plan.kernel, len(ids)
+        """The hidden states after the final norm, [tokens, hidden] of the type computed in. ids: int64 [tokens]."""
+        store, kernel, count, loops = plan.store, plan.kernel, len(ids), self._loops
         assert kernel is not None
         self._turn(int(positions.max()) + 1)
-        x = F.embedding(ids, self._model.get_input_embeddings().weight)
-        normed, scale = np.empty((count, x.shape[1]), np.float32), store.dim**-0.5
-        inside, seen = torch.from_numpy(normed), torch.from_numpy(kernel.out)
+        x = F.embedding(ids, self._source.embedding).float()
+        normed, scale = torch.empty(count, x.shape[1], dtype=store.dtype), store.dim**-0.5
+        queries = np.empty((count, store.heads * store.dim), np.float32) if self._half else None
+        seen = kernel.result
         for i, layer in enumerate(self._layers):
-            layer.before(x, normed)
-            mixed = layer.qkv(inside).numpy()
-            kernels.turn(
-                mixed, plan.write, kernel.pool, self._sizes, i, kernel.step, positions, self._cosines, self._sines,
+            loops.norm(x.numpy(), layer.before, layer.epsilon, numbers(normed))
+            mixed = numbers(layer.qkv(normed))
+            q = mixed if queries is None else queries
+            loops.turn(
+                mixed, q, plan.write, kernel.pool, self._sizes, i, kernel.step, positions, self._cosines, self._sines,
                 layer.q_norm, layer.k_norm, layer.epsilon,
             )  # fmt: skip
-            kernel.attend(i, mixed, scale, 0.0, layer.window)
+            kernel.attend(i, q, scale, 0.0, layer.window)
             x = layer.out.add(seen, x)
-            layer.between(x, normed)
-            both = layer.up(inside).numpy()
-            gated = np.empty((count, both.shape[1] // 2), np.float32)
-            kernels.gate(both, gated)
-            x = layer.down.add(torch.from_numpy(gated), x)
+            loops.norm(x.numpy(), layer.between, layer.epsilon, numbers(normed))
+            both = layer.up(normed)
+            gated = torch.empty(count, both.shape[1] // 2, dtype=store.dtype)
+            loops.gate(numbers(both), numbers(gated))
+            x = layer.down.add(gated, x)
         plan.calls += store.layers
-        out = np.empty_like(normed)
-        self._final(x, out)
-        return torch.from_numpy(out)
+        loops.norm(x.numpy(), self._norm, self._epsilon, numbers(normed))
+        return normed
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, vocabulary] of [rows, hidden]."""
@@ -131,29 +207,22 @@ class Lean:
         """Cosines and sines of `length` positions at least."""
         if length <= len(self._cosines):
             return
-        count = max(length, 2 * len(self._cosines), 64)
-        rotary = self._model.model.rotary_emb
-        cosines, sines = rotary(torch.zeros(1, dtype=torch.float32), torch.arange(count)[None])
-        self._cosines, self._sines = (np.ascontiguousarray(side[0].numpy()) for side in (cosines, sines))
+        self._cosines, self._sines = self._source.angles(max(length, 2 * len(self._cosines), 64))
         if self._cosines.shape[1] != self._dim:
             raise Unsupported("only a part of each head is rotated")
 
 
-class _Norm:
-    def __init__(self, module: Any):
-        self._weight, self._epsilon = module.weight.detach().numpy(), module.variance_epsilon
-
-    def __call__(self, x: torch.Tensor, out: np.ndarray) -> None:
-        kernels.norm(x.numpy(), self._weight, self._epsilon, out)
-
-
 class _Layer:
-    def __init__(self, layer: Any):
-        attention, mlp = layer.self_attn, layer.mlp
-        self.before, self.between = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
-        self.qkv = Linear(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out, self.up, self.down = Linear(attention.o_proj), Linear(mlp.gate_proj, mlp.up_proj), Linear(mlp.down_proj)
-        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.q_norm, self.k_norm = (np.empty(0, np.float32) if norm is None else norm.weight.detach().numpy() for norm in norms)
-        self.epsilon = 0.0 if norms[0] is None else norms[0].variance_epsilon
-        self.window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)) or 0
+    def __init__(self, source: Any, layer: int, small: bool):
+        name = f"layers.{layer}."
+        self.before, self.epsilon = source.norm(f"{name}input_layernorm")
+        self.between, epsilon = source.norm(f"{name}post_attention_layernorm")
+        self.qkv = Linear(*source.product(*(f"{name}self_attn.{part}_proj" for part in "qkv")), small)
+        self.out = Linear(*source.product(f"{name}self_attn.o_proj"), small)
+        self.up = Linear(*source.product(f"{name}mlp.gate_proj", f"{name}mlp.up_proj"), small)
+        self.down = Linear(*source.product(f"{name}mlp.down_proj"), small)
+        self.q_norm, first = source.norm(f"{name}self_attn.q_norm")
+        self.k_norm, second = source.norm(f"{name}self_attn.k_norm")
+        if {epsilon, first or epsilon, second or epsilon} != {self.epsilon}:
+            raise Unsupported("its norms have several epsilons")
+        self.window = source.window(layer)

@@ -2,7 +2,7 @@
 
 `Packed` reads every token once: one packed row `[1, tokens]`, keys and values kept in a `Store`; through the model's own modules, or
 through `models.lean`. `Plain` reads each row's whole text anew in every pass: slow but right for any causal model. `choose` tries the
-first against the model itself and says why when it takes the second.
+first against the model itself (`models.trial`) and says why when it takes the second.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models import attention
+from models import attention, gpu, trial
 from models.attention import Plan, Unsupported
-from models.graphs import Graphs
 from models.kvstore import Store
 from models.lean import Lean
+from models.llama import Llama
 
 logger = logging.getLogger(__name__)
-
-TRIAL = 9  # tokens that `choose` reads
 
 
 class Chunk(NamedTuple):
@@ -58,6 +56,7 @@ class Modules:
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         if self._head is None or self._backbone is model:
             raise Unsupported("no separate backbone and output embeddings")
+        attention.register()
 
     @staticmethod
     def size(tokens: int) -> int:
@@ -93,7 +92,11 @@ class Packed:
     def renew(self, store: Store | None) -> None:
         """Go on with another store; with none, let go of all that belongs to this one."""
         self.store: Any = store
-        self._graphs = Graphs(self.inner, store) if store is not None and store.device.type == "cuda" else None
+        self._graphs: Any = None
+        if store is not None and gpu.has_kernels(store.device) and store.dtype.itemsize <= 4:
+            from models.graphs import Graphs  # loads Triton
+
+            self._graphs = Graphs(self.inner, store, record=store.device.type == "cuda")
 
     def refresh(self) -> None:
         """The model's weights have changed."""
@@ -105,7 +108,12 @@ class Packed:
 
         Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the rows.
         """
-        store, steps = self.store, len(rows)
+        store = self.store
+        if self._graphs is not None and chunks and all(len(chunk.tokens) == 1 for chunk in chunks):  # prompts' last tokens: steps, too
+            rows = np.concatenate([rows, [chunk.row for chunk in chunks]])
+            last = np.concatenate([last, [chunk.tokens[0] for chunk in chunks]])
+            ends, chunks = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]]), []
+        steps = len(rows)
         if self._graphs is not None and steps and not chunks:
             return self._graphs(rows, last, ends)
         counts = [len(chunk.tokens) for chunk in chunks]
@@ -197,23 +205,40 @@ def attention_of(backbone: Any) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def choose(model: Any, store: Store, limit: int) -> Packed | Plain:
-    """The first of `Lean`, `Modules` that gets the model's own logits for a few tokens, else `Plain` with a warning that says why."""
-    trial, reason = Store(model.config, 2, TRIAL + 1, store.device, store.dtype), ""
-    for kind in (Lean, Modules):
+def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Packed | Plain:
+    """The first of `kinds` that gets the model's own logits for some texts, else `Plain` with a warning that says why.
+
+    limit  tokens of the longest text;  texts: some ordinary ones, as tokens (`trial.texts`)
+
+    A `Llama` has no forward but `Lean`, which the tests hold against transformers.
+    """
+    if isinstance(model, Llama):
+        return Packed(model, store, Lean(model, store))
+    tried, reason = trial.Trial(model, texts, min(limit, trial.LENGTH)), ""
+    own = Store(model.config, tried.rows, tried.tokens, store.device, store.dtype)
+    for kind in kinds(store):
         try:
             _check_positions(model.config.get_text_config(), limit)
             forward = kind(model, store)
-            worst, size = _difference(model, Packed(model, trial, forward), min(limit, TRIAL))
-            if worst <= (1e-4 if store.dtype in (torch.float32, torch.float64) else 0.05) * (1 + size):
+            fault = tried.fault(_read(Packed(model, own, forward), tried.texts))
+            if fault is None:
                 return Packed(model, store, forward)
-            reason = f"its logits would differ by {worst:.2g}"
+            reason = fault
         except (Unsupported, RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error) or type(error).__name__
     logger.warning("%s is read anew in every pass, which is slow: %s", type(model).__name__, reason)
     return Plain(model, store)
+
+
+def kinds(store: Store) -> tuple[Any, ...]:
+    """The forwards that are tried for a model of this store, in order."""
+    if not gpu.has_kernels(store.device):
+        return (Lean, Modules)
+    from models.llama_gpu import LlamaGPU  # loads Triton
+
+    return (LlamaGPU, Modules)
 
 
 def _check_positions(config: Any, limit: int) -> None:
@@ -225,16 +250,24 @@ def _check_positions(config: Any, limit: int) -> None:
             raise Unsupported(f"its positions change in texts of more than {own} tokens: give context={own} where that is enough")
 
 
-def _difference(model: Any, passes: Packed, limit: int) -> tuple[float, float]:
-    """Largest difference from the model's logits, and the largest of these, over a text read as two chunks and a step beside another."""
-    store, vocabulary, count = passes.store, model.config.get_text_config().vocab_size, max(3, limit)
-    ids = [int(i) % vocabulary for i in (11, 7, 5, 3, 2, 13, 17, 23, 29)[:count]]
-    store.table[0, :count] = np.arange(count)
-    store.table[1, :count] = [*range(count - 1), count]  # another row that shares all but the last token
-    none, cut = np.empty(0, np.int64), (count - 1) // 2
-    read = [passes.forward(none, none, none, [Chunk(0, tuple(ids[:cut]), 0)])[:cut].clone()]
-    read.append(passes.forward(none, none, none, [Chunk(0, tuple(ids[cut:-1]), cut)])[: count - 1 - cut].clone())
-    read.append(passes.forward(np.array([1, 0]), np.array([ids[-1]] * 2), np.array([count] * 2), [])[:2])
-    theirs = model(input_ids=torch.tensor([ids], device=store.device), use_cache=False).logits[0].float()
-    theirs = torch.cat([theirs, theirs[-1:]])
-    return float((passes.logits(torch.cat(read)).float() - theirs).abs().max()), float(theirs.abs().max())
+def _read(passes: Packed, texts: np.ndarray) -> torch.Tensor:
+    """Logits [texts, tokens, vocabulary] of texts that are read as two chunks each and a step, beside a row that shares the first text.
+
+    texts: int64 [texts, tokens]. The last row's step takes the place of the first row's.
+    """
+    store, (count, length) = passes.store, texts.shape
+    cut, none = (length - 1) // 2, np.empty(0, np.int64)
+    store.table[:count, :length] = np.arange(count * length).reshape(count, length)
+    store.table[count, :length] = [*range(length - 1), count * length]
+    read: list[list[torch.Tensor]] = [[] for _ in texts]
+    for start, stop in ((0, cut), (cut, length - 1)):
+        chunks = [Chunk(row, tuple(text[start:stop].tolist()), start) for row, text in enumerate(texts)]
+        hidden = passes.forward(none, none, none, chunks).clone()
+        for row, part in enumerate(hidden.split(stop - start)):
+            read[row].append(part)
+    rows = np.arange(count + 1)[::-1].copy()
+    last = texts[rows % count, -1]
+    hidden = passes.forward(rows, last, np.full(count + 1, length), [])
+    for row, state in zip(rows[:-1].tolist(), hidden, strict=False):
+        read[row % count].append(state[None])
+    return torch.stack([passes.logits(torch.cat(parts)) for parts in read])

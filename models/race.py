@@ -1,19 +1,20 @@
-"""The exponential race of `models.sampling` over whole vocabularies, as a kernel."""
+"""The exponential race of `models.sampling` over whole vocabularies, and what truncation needs of them, as kernels."""
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
 from models import vectors
 from models.vectors import below, get, highest, load, power, put, splat, total, uniform
-from search.jit import bare, bind, digest, kernel
+from search.jit import bare, bind, digest, inner, kernel, ravel
 
 LOG2E = np.float32(1.4426950408889634)
-_LOW = np.uint64(0xFFFFFFFF)
+BLOCK = 64  #: tokens whose largest weight is kept
 
 
 def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
@@ -28,16 +29,17 @@ def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
 def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: ignore[no-untyped-def]
     """Draw a token in each row.
 
-    logits  float32 [rows, vocabulary];  low, high: uint32 [rows], keys of the noise;  edge: float32 [16], scratch
+    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  edge: float32 [16], scratch
+    low, high  uint32 [rows], keys of the noise
     cold    float32 [rows]: one over the temperature; 0: take the likeliest, of equals the lowest id
     tokens  int64 [rows], written
-    tops, norms  float32 [rows], written: the largest logit, and the logarithm of the sum of exp(logit - top); nan or infinite where a logit
-            is nan or +inf, or all are -inf
+    tops, norms  float32 [rows], written: the largest logit, and the logarithm of the sum of exp(logit - top);
+            nan or infinite where a logit is nan or +inf, or all are -inf
     sampled  float32 [rows], written: log-prob of the token in the distribution drawn from, 0 where that is the likeliest
     """
     logits, low, high, cold, edge = bare(logits), bare(low), bare(high), bare(cold), bare(edge)
     tokens, tops, norms, sampled = bare(tokens), bare(tops), bare(norms), bare(sampled)
-    flat, size, zero = logits.reshape(-1), logits.shape[1], splat(np.float32(0))
+    flat, size, zero = ravel(logits), logits.shape[1], splat(np.float32(0))
     for r in range(len(logits)):
         start, most = r * size, splat(np.float32(-np.inf))
         for n in range(0, size, 16):
@@ -77,44 +79,77 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
             sampled[r] = (get(flat, start + token) - largest) * cold[r] - np.float32(math.log(total(sum_ if one else sums)))
 
 
-def race_on(logits: Any, keys: np.ndarray, cold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same race on a GPU: tokens int64; their log-probs at temperature 1, nan as in `race`, and as drawn, float32; all [rows].
-
-    logits  float32 [rows, vocabulary], a tensor;  keys: uint64 [rows];  cold: as in `race`
-    """
-    import torch
-
-    device, ids = logits.device, torch.arange(logits.shape[1], device=logits.device)[None]
-    low, high = (torch.from_numpy(part.astype(np.int64)).to(device)[:, None] for part in (keys & _LOW, keys >> np.uint64(32)))
-
-    def finalised(bits: Any) -> Any:  # of uint32 numbers, held in int64
-        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-            bits = ((bits ^ (bits >> shift)) * factor) & 0xFFFFFFFF
-        return bits ^ (bits >> 16)
-
-    bits = finalised(finalised((ids * 0x9E3779B1 & 0xFFFFFFFF) ^ low) ^ high)
-    noise = ((bits.float() + 0.5) * 2.0**-32).clamp_(max=1 - 2.0**-24)
-    rate = torch.from_numpy(cold).to(device)[:, None]
-    tops = logits.max(1, keepdim=True).values
-    shifted = logits - tops
-    weight = torch.exp(shifted * torch.where(rate > 0, rate, 1))
-    runs = -torch.log1p(-noise) / weight
-    tokens = torch.where(rate[:, 0] > 0, torch.where(runs.isnan(), torch.inf, runs).argmin(1), shifted.argmax(1))[:, None]
-    sampled = torch.where(rate > 0, shifted.gather(1, tokens) * rate - weight.sum(1, keepdim=True).log(), 0)
-    log_probs = shifted.gather(1, tokens) - torch.exp(shifted).sum(1, keepdim=True).log()
-    drawn = torch.cat([tokens.double(), log_probs.double(), sampled.double()], 1).cpu().numpy()  # one wait for the device
-    return drawn[:, 0].astype(np.int64), drawn[:, 1].astype(np.float32), drawn[:, 2].astype(np.float32)
-
-
 def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
     """The exponential number of lane i over its weight."""
     vectors.store(edge, 0, noise)
     return np.float32(-math.log1p(-get(edge, i))) / weight
 
 
+def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-def]
+    """Weights exp((logit - top) / temperature) of whole rows: the largest of each `BLOCK`, and their sum.
+
+    logits, cold, edge  as in `race`;  tops: float32 [rows], each row's largest logit
+    peaks   float32 [rows, blocks], written;  totals: float64 [rows], written
+    """
+    logits, tops, cold, edge, peaks, totals = bare(logits), bare(tops), bare(cold), bare(edge), bare(peaks), bare(totals)
+    flat, size = ravel(logits), logits.shape[1]
+    for r in range(len(logits)):
+        rate, top, whole = splat(cold[r] * LOG2E), splat(tops[r]), 0.0
+        for block in range(peaks.shape[1]):
+            most = sum_ = splat(np.float32(0))
+            for n in range(block * BLOCK, min(size, (block + 1) * BLOCK), 16):
+                weight = power((_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0)))
+                most, sum_ = highest(weight, most), sum_ + weight
+            peaks[r, block] = vectors.top(most)
+            whole += total(sum_)
+        totals[r] = whole
+
+
+def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ignore[no-untyped-def]
+    """The tokens of each row whose weight (`weigh`) is above `least`, float32 [rows], in the order of their ids.
+
+    ids     int64 [rows, room], written as far as there is room;  weights: float32 [rows, room], likewise
+    counts  int64 [rows], written: how many there are, with or without room
+    """
+    logits, tops, cold, least, edge = bare(logits), bare(tops), bare(cold), bare(least), bare(edge)
+    ids, weights, counts = bare(ids), bare(weights), bare(counts)
+    flat, size, room = ravel(logits), logits.shape[1], ids.shape[1]
+    for r in range(len(logits)):
+        rate, top, bound, found = splat(cold[r] * LOG2E), splat(tops[r]), splat(least[r]), 0
+        for n in range(0, size, 16):
+            weight = power((_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0)))
+            above = below(bound, weight)
+            if above == 0:
+                continue
+            vectors.store(edge, 0, weight)
+            for i in range(16):
+                if (above >> i) & 1:
+                    if found < room:
+                        ids[r, found], weights[r, found] = n + i, edge[i]
+                    found += 1
+        counts[r] = found
+
+
 _stamp = digest(vectors.fma, race)
 for _inner in (_row, _ratio):
-    globals()[_inner.__name__] = numba.njit(error_model="numpy", forceinline=True)(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
-_f4, _u4 = numba.float32[::1], numba.uint32[::1]
-_signature = numba.void(numba.float32[:, ::1], _u4, _u4, _f4, _f4, numba.int64[::1], _f4, _f4, _f4)
-race = kernel(_signature)(bind(race, globals(), f"race_{_stamp}"))
+    globals()[_inner.__name__] = inner(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
+_f4, _f4s, _u4, _i8s = numba.float32[::1], numba.float32[:, ::1], numba.uint32[::1], numba.int64[::1]
+
+
+class Loops(NamedTuple):
+    """The kernels for logits of one type."""
+
+    race: Any
+    weigh: Any
+    collect: Any
+
+
+@functools.cache
+def loops(half: bool) -> Loops:
+    """The kernels for logits in float32, or in bfloat16 as uint16 (`half`)."""
+    rows, name = (numba.uint16 if half else numba.float32)[:, ::1], f"_half_{_stamp}" if half else f"_{_stamp}"
+    return Loops(
+        kernel(numba.void(rows, _u4, _u4, _f4, _f4, _i8s, _f4, _f4, _f4))(bind(race, globals(), f"race{name}")),
+        kernel(numba.void(rows, _f4, _f4, _f4, _f4s, numba.float64[::1]))(bind(weigh, globals(), f"weigh{name}")),
+        kernel(numba.void(rows, _f4, _f4, _f4, _f4, numba.int64[:, ::1], _f4s, _i8s))(bind(collect, globals(), f"collect{name}")),
+    )

@@ -17,7 +17,9 @@ from models.text import Tail, Texts
 from search.budget import Usage
 from search.requests import Avoided, Generate, Generated, NothingLeft, Request, RequestFailed, Score, TooLong, check_sampling
 
-FREE, READ, DRAW, STEP = 0, 1, 2, 3  # no row; its prompt is read; its next token can be drawn; that token must be passed
+# FREE: no row. READ: its prompt is being read. DRAW: its next token can be drawn. STEP: that token must be passed. DONE: its last
+# token has been passed, and the reply is to be made.
+FREE, READ, DRAW, STEP, DONE = range(5)
 NOT_NUMBERS = "the model's numbers are not finite for this text"
 ALL_GIVEN = "the model has no continuation left beside those to avoid"
 

@@ -3,17 +3,18 @@
 A token is drawn by an exponential race (Gumbel-max without the logarithm of a logarithm): the survivor with the smallest
 `E / w` wins, where w is its weight after temperature and truncation and E an exponential number that is a hash of (seed, index of
 the generated token in its request, token id). The same request so draws the same tokens beside any neighbours, and a small
-change of the logits changes the draw only where two tokens run neck and neck.
+change of the logits changes the draw only where two tokens run neck and neck. On a GPU `models.sampling_gpu` draws otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from models import race
+from models import gpu, race
 
 _U32 = np.uint32
 COLDEST, WARMEST = 1e-38, 1e38  # temperatures; beyond, one over them is no float32
@@ -59,56 +60,58 @@ def draw(
     min_p: np.ndarray,
     thinned: Thinned | None = None,
 ) -> Drawn:
-    """Draw one token a row. logits: float32 [rows, vocabulary], an array or a tensor on a GPU; the rest [rows].
+    """Draw one token a row. logits: [rows, vocabulary], float32, bfloat16 as uint16, or a tensor on a GPU; the rest [rows].
 
     What is `thinned` loses its share first. Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all);
     of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
     Temperature 0 is greedy, ties go to the lowest id.
     """
-    cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
     if not isinstance(logits, np.ndarray):
-        return _draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned, cut)
-    rows, logits = np.arange(len(logits)), np.ascontiguousarray(logits)
+        if gpu.has_kernels(logits.device):
+            from models.sampling_gpu import draw_on  # loads Triton
+
+            return draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned)
+        logits = logits.float().cpu().numpy()
+    logits = np.ascontiguousarray(logits)
+    cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        keys, cold = _keys(seed, index), _cold(temperature)
-        tokens, sampled, tops, norms = _race(logits, keys, cold)
-        finite, left, thin = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool), logits
+        hashed, cold = keys(seed, index), _cold(temperature)
+        tokens, sampled, tops, norms = _race(logits, hashed, cold)
+        finite, left = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool)
         own_tops, own_norms = tops.copy(), norms.copy()
+        some = thin = None
         if thinned is not None:
-            some, thin = np.unique(thinned.rows), logits.copy()
-            thin[thinned.rows, thinned.tokens] += np.log(thinned.keep).astype(np.float32)
-            tokens[some], sampled[some], tops[some], norms[some] = _race(thin[some], keys[some], cold[some])
+            some = np.unique(thinned.rows)
+            thin = floats(logits[some])
+            thin[np.searchsorted(some, thinned.rows), thinned.tokens] += np.log(thinned.keep).astype(np.float32)
+            tokens[some], sampled[some], tops[some], norms[some] = _race(thin, hashed[some], cold[some])
             left[some] = np.exp(tops[some] - own_tops[some] + norms[some] - own_norms[some]) >= LEAST
         part = np.flatnonzero(finite & left & cut)
-        if len(part):
-            cooled = (thin[part] - tops[part, None]) * cold[part, None]
-            ids, w = survivors(cooled, top_k[part], top_p[part], min_p[part])
-            runs = noise(seed[part], index[part], ids.astype(_U32))
+        for rows, table in _tables(part, logits, some, thin):
+            ids, w = survivors(table, tops[rows], cold[rows], top_k[rows], top_p[rows], min_p[rows])
+            runs = noise(seed[rows], index[rows], ids.astype(_U32))
             runs /= w
             winners = runs.argmin(1)
-            at = np.arange(len(part))
-            tokens[part] = ids[at, winners]
-            sampled[part] = np.log(w[at, winners] / w.sum(1))
-        log_probs = logits[rows, tokens] - own_tops - own_norms
+            at = np.arange(len(rows))
+            tokens[rows] = ids[at, winners]
+            sampled[rows] = np.log(w[at, winners] / w.sum(1))
+        log_probs = floats(logits[np.arange(len(logits)), tokens]) - own_tops - own_norms
     return Drawn(tokens, log_probs.astype(np.float32), sampled, finite, left)
 
 
-def _draw_on(logits: Any, seed: np.ndarray, index: np.ndarray, temperature: np.ndarray, *others: Any) -> Drawn:
-    """`draw` of a tensor on a GPU: the race is run there; rows with a truncation or thinned tokens come to the processor."""
-    top_k, top_p, min_p, thinned, cut = others
-    tokens, log_probs, sampled = race.race_on(logits, _keys(seed, index), _cold(temperature))
-    drawn = Drawn(tokens, log_probs, sampled, np.isfinite(log_probs), np.ones(len(tokens), bool))
-    here = cut.copy()
-    if thinned is not None:
-        here[thinned.rows] = True
-    some = np.flatnonzero(here)
-    if len(some):
-        if thinned is not None:
-            thinned = thinned._replace(rows=np.searchsorted(some, thinned.rows))
-        own = draw(logits[some].cpu().numpy(), *(a[some] for a in (seed, index, temperature, top_k, top_p, min_p)), thinned)
-        for name in ("tokens", "log_probs", "sampled_log_probs", "finite", "left"):
-            getattr(drawn, name)[some] = getattr(own, name)
-    return drawn
+def floats(numbers: np.ndarray) -> np.ndarray:
+    """float32 as it is; bfloat16, in uint16, as a copy in float32."""
+    return (numbers.astype(np.uint32) << _U32(16)).view(np.float32) if numbers.dtype == np.uint16 else numbers
+
+
+def _tables(part: np.ndarray, logits: np.ndarray, some: Any, thin: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The rows `part` with their logits: those of `some` from `thin`, all others as they are."""
+    there = np.isin(part, some) if some is not None else np.zeros(len(part), bool)
+    if not there.all():
+        plain = part[~there]
+        yield plain, logits if len(plain) == len(logits) else logits[plain]
+    if there.any():
+        yield part[there], thin[np.searchsorted(some, part[there])]
 
 
 def _cold(temperature: np.ndarray) -> np.ndarray:
@@ -120,36 +123,45 @@ def _race(logits: np.ndarray, keys: np.ndarray, cold: np.ndarray) -> tuple[np.nd
     """Tokens, their log-probs, largest logits and log-sums of rows that are not truncated: `race.race`."""
     tokens, (tops, norms, sampled) = np.empty(len(logits), np.int64), np.empty((3, len(logits)), np.float32)
     low, high = keys.astype(_U32), (keys >> np.uint64(32)).astype(_U32)
-    race.race(logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled)
+    race.loops(logits.dtype == np.uint16).race(logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled)
     return tokens, sampled, tops, norms
 
 
-def survivors(cooled: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def survivors(
+    logits: np.ndarray, tops: np.ndarray, cold: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Token ids that survive truncation, likeliest first (of equals the lowest id), and their weights.
 
-    cooled: float32 [rows, vocabulary], each row's maximum 0; the rest: [rows]. Returns (int64 [rows, most], float32 [rows, most]
-    in [0, 1]), the weights 0 where a row has fewer survivors; the likeliest token always survives.
+    logits: [rows, vocabulary], float32 or bfloat16 as uint16; tops: float32 [rows], the largest of each; cold: float32 [rows], one over the
+    temperature; the rest: [rows]. Returns (int64 [rows, most], float32 [rows, most] in [0, 1]), the weights 0 where a row has fewer
+    survivors; the likeliest token always survives.
     """
-    weights = np.exp(cooled)
-    rows, vocabulary = np.arange(len(weights))[:, None], weights.shape[1]
+    (count, vocabulary), loops = logits.shape, race.loops(logits.dtype == np.uint16)
     top_k = np.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
-    top_k, top_p, min_p = top_k[:, None], top_p[:, None], min_p[:, None]
-    # what is surely cut is not sorted: below min_p, and below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p
-    total = weights.sum(1, dtype=np.float64, keepdims=True)
-    least = np.where(top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.where(top_k < vocabulary, 0, np.minimum(min_p, 1)))
-    if (top_k < vocabulary).any():
-        places = vocabulary - top_k
-        kth = np.partition(weights, np.unique(places), axis=1)[rows, places]
-        least = np.where(top_k < vocabulary, kth, least)
-    # equals of the k-th are all taken along, so that what a row keeps does not depend on its neighbours
-    most = int((weights >= least).sum(1).max())
-    ids = np.broadcast_to(np.arange(vocabulary), weights.shape)
-    if most < vocabulary:
-        ids = np.sort(np.argpartition(weights, vocabulary - most, axis=1)[:, vocabulary - most :], axis=1)
-    w = weights[rows, ids]
+    peaks, total = np.empty((count, -(-vocabulary // race.BLOCK)), np.float32), np.empty(count)
+    edge = np.empty(16, np.float32)
+    loops.weigh(logits, tops, cold, edge, peaks, total)
+    # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p,
+    # and below the largest weights of as many blocks as top_k says
+    least = np.where(top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.minimum(min_p, 1) * (1 - 1e-6))
+    blocks = peaks.shape[1]
+    for k in np.unique(top_k[top_k < vocabulary]):
+        those = top_k == k
+        least[those] = np.partition(peaks[those], blocks - k, axis=1)[:, blocks - k] if k <= blocks else 0
+    least = np.nextafter(least.astype(np.float32), np.float32(-1))
+    most, counts = 1024, np.empty(count, np.int64)
+    while True:
+        ids, w = np.zeros((count, most), np.int64), np.zeros((count, most), np.float32)
+        loops.collect(logits, tops, cold, least, edge, ids, w, counts)
+        if counts.max() <= most:
+            break
+        most = int(counts.max())
+    most = int(counts.max())
+    ids, w = ids[:, :most], w[:, :most]
+    rows, total, top_k, top_p, min_p = np.arange(count)[:, None], total[:, None], top_k[:, None], top_p[:, None], min_p[:, None]
     order = np.argsort(-w, axis=1, kind="stable")
     ids, w = ids[rows, order], w[rows, order]
-    w[(np.arange(most) >= top_k) | (w < least)] = 0
+    w[np.arange(most) >= top_k] = 0
     sums = np.cumsum(w, axis=1, dtype=np.float64)
     whole = np.where(top_k < vocabulary, sums[:, -1:], total)
     first = w[:, :1].copy()
@@ -165,8 +177,8 @@ def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
     seed, index: integers [rows]; ids: uint32 [rows or 1, ids], each mixed with its row's key by two rounds of murmur3's finaliser.
     """
-    keys = _keys(seed, index)
-    low, high = keys.astype(_U32)[:, None], (keys >> np.uint64(32)).astype(_U32)[:, None]
+    hashed = keys(seed, index)
+    low, high = hashed.astype(_U32)[:, None], (hashed >> np.uint64(32)).astype(_U32)[:, None]
     bits = ids * _U32(0x9E3779B1) ^ low
     _finalise(bits)
     bits ^= high
@@ -179,7 +191,7 @@ def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.negative(uniform, out=uniform)
 
 
-def _keys(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
+def keys(seed: np.ndarray, index: np.ndarray) -> np.ndarray:
     """uint64 [rows]: splitmix64 of seed and index (Steele et al. 2014), both [rows]."""
     return _splitmix(_splitmix(seed.astype(np.uint64)) + index.astype(np.uint64))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from search.jit import bare, kernel
+from search.jit import bare, inner, kernel, part
 
 PARENT, TOKEN, KIDS, HOLDS, NEXT, READY, FREE, LIVE = range(8)
 FREE_COUNT, HELD, EVER, CLOCK = range(4)
@@ -19,7 +19,7 @@ _i4s, _i4, _i8, _n = numba.int32[:, ::1], numba.int32[::1], numba.int64[::1], nu
 _tree = (_i4s, _i8, _i4, _i8)
 
 
-@numba.njit(inline="always")
+@inner
 def _chain(heads, parent, token):  # type: ignore[no-untyped-def]
     """The hash chain of a token below a slot (or a root, below 0): splitmix64 (Steele et al. 2014)."""
     z = (np.uint64(parent) << np.uint64(32)) ^ np.uint64(token) * np.uint64(0x9E3779B97F4A7C15)
@@ -28,7 +28,7 @@ def _chain(heads, parent, token):  # type: ignore[no-untyped-def]
     return np.int64((z ^ (z >> np.uint64(31))) & np.uint64(heads.size - 1))
 
 
-@numba.njit(inline="always")
+@inner
 def _find(nodes, heads, parent, token):  # type: ignore[no-untyped-def]
     slot = heads[_chain(heads, parent, token)]
     while slot >= 0 and (nodes[PARENT, slot] != parent or nodes[TOKEN, slot] != token):
@@ -36,7 +36,7 @@ def _find(nodes, heads, parent, token):  # type: ignore[no-untyped-def]
     return slot
 
 
-@numba.njit(inline="always")
+@inner
 def _place(nodes, heads, counts, parent, token):  # type: ignore[no-untyped-def]
     """A new token below `parent`; there is a free slot."""
     counts[FREE_COUNT] -= 1
@@ -50,12 +50,18 @@ def _place(nodes, heads, counts, parent, token):  # type: ignore[no-untyped-def]
     return slot
 
 
-@numba.njit(inline="always")
+@inner
 def _hold(nodes, used, counts, slot):  # type: ignore[no-untyped-def]
     if nodes[HOLDS, slot] == 0:
         counts[HELD] += 1
     nodes[HOLDS, slot] += 1
     used[slot] = counts[CLOCK]
+
+
+@kernel(_n(_i4s, _i4, _n, _n))
+def find(nodes, heads, parent, token):  # type: ignore[no-untyped-def]
+    """The slot of a token below `parent`, below 0 where there is none."""
+    return _find(nodes, heads, np.int32(parent), token)
 
 
 @kernel(numba.types.UniTuple(_n, 2)(*_tree, _i8, _n))
@@ -97,7 +103,7 @@ def step(nodes, used, heads, counts, parents, tokens, slots):  # type: ignore[no
         slots[i] = slot
 
 
-@numba.njit
+@part
 def _forget(nodes, heads, counts, slot):  # type: ignore[no-untyped-def]
     parent = nodes[PARENT, slot]
     chain = _chain(heads, parent, nodes[TOKEN, slot])

@@ -2,7 +2,10 @@
 
 In a kernel: `splat(x)`, `get(array, place)` and `put(array, place, x)` of one number, `load(array, place)` and `store(array, place, v)`
 of sixteen neighbours of a one-dimensional float32 array (place int64), + - * / of vectors, `fma`, `highest` and `lowest` (lane by lane),
-`total` and `top` over the lanes, `whole`, `power`, `below`, `uniform`.
+`total`, `totals` and `top` over the lanes, `whole`, `power`, `below`, `uniform`.
+
+Arrays of uint16 hold bfloat16, the upper halves of float32 numbers, which numpy has no type for: `get` and `load` make float32 of them,
+exactly, `put` and `store` round to the nearest (of equally near ones to the even one), as torch does.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 WIDTH = 16
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 _VECTOR, _INTS = ir.VectorType(_FLOAT, WIDTH), ir.VectorType(_INT, WIDTH)
+_SHORT = ir.IntType(16)
+_SHORTS = ir.VectorType(_SHORT, WIDTH)
 #: ln(2)^k / k!: the series of 2^x, to 6e-9 for |x| <= 1/2
 _SERIES = (1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158, 0.009618129107628477, 0.0013333558146428443,
            0.0001540353039338161, 1.525273380405984e-05)  # fmt: skip
@@ -50,7 +56,28 @@ def _call(builder: Any, name: str, result: Any, args: list[Any], **options: Any)
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
     data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), _VECTOR.as_pointer())
+    vector = _SHORTS if kind.dtype == types.uint16 else _VECTOR
+    return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
+
+
+def _widened(builder: Any, half: Any, floats: Any, ints: Any) -> Any:
+    """bfloat16 as float32: its bits, then sixteen zeros."""
+    sixteen = _filled(ints, 16)
+    return builder.bitcast(builder.shl(builder.zext(half, ints), sixteen), floats)
+
+
+def _rounded(builder: Any, number: Any, ints: Any, shorts: Any) -> Any:
+    """float32 as the nearest bfloat16: half of the last place is added, a little less where that place is even; nan stays nan."""
+    bits = builder.bitcast(number, ints)
+    high = builder.lshr(bits, _filled(ints, 16))
+    odd = builder.and_(high, _filled(ints, 1))
+    nearest = builder.lshr(builder.add(bits, builder.add(odd, _filled(ints, 0x7FFF))), _filled(ints, 16))
+    nan = builder.fcmp_unordered("uno", number, number)
+    return builder.trunc(builder.select(nan, _filled(ints, 0x7FC0), nearest), shorts)
+
+
+def _filled(kind: Any, number: int) -> ir.Constant:
+    return ir.Constant(kind, [number] * WIDTH if isinstance(kind, ir.VectorType) else number)
 
 
 @intrinsic
@@ -70,9 +97,10 @@ def get(context, array, place):
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.load(builder.gep(data, [args[1]]))
+        found = builder.load(builder.gep(data, [args[1]]))
+        return _widened(builder, found, _FLOAT, _INT) if array.dtype == types.uint16 else found
 
-    return array.dtype(array, types.int64), build
+    return (types.float32 if array.dtype == types.uint16 else array.dtype)(array, types.int64), build
 
 
 @intrinsic
@@ -81,10 +109,11 @@ def put(context, array, place, x):
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        builder.store(args[2], builder.gep(data, [args[1]]))
+        written = _rounded(builder, args[2], _INT, _SHORT) if array.dtype == types.uint16 else args[2]
+        builder.store(written, builder.gep(data, [args[1]]))
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, array.dtype), build
+    return types.void(array, types.int64, types.float32 if array.dtype == types.uint16 else array.dtype), build
 
 
 @intrinsic
@@ -129,8 +158,8 @@ def load(context, array, place):
 
     def build(context, builder, signature, args):
         found = builder.load(_place(context, builder, signature.args[0], *args))
-        found.align = 4
-        return found
+        found.align = 2 if array.dtype == types.uint16 else 4
+        return _widened(builder, found, _VECTOR, _INTS) if array.dtype == types.uint16 else found
 
     return SIXTEEN(array, types.int64), build
 
@@ -140,24 +169,24 @@ def store(context, array, place, vector):
     """Write sixteen neighbours from `place` on."""
 
     def build(context, builder, signature, args):
-        builder.store(args[2], _place(context, builder, signature.args[0], *args[:2])).align = 4
+        half = array.dtype == types.uint16
+        written = _rounded(builder, args[2], _INTS, _SHORTS) if half else args[2]
+        builder.store(written, _place(context, builder, signature.args[0], *args[:2])).align = 2 if half else 4
         return context.get_dummy_value()
 
     return types.void(array, types.int64, SIXTEEN), build
 
 
 def _arithmetic(name: str, act: Any) -> None:
-    """Teach Numba one operator between vectors."""
+    """Teach Numba one operator between vectors, as its own numbers do: an `overload` would be compiled anew at each place of use."""
 
-    @intrinsic
-    def both(context, a, b):
-        return SIXTEEN(SIXTEEN, SIXTEEN), lambda context, builder, signature, args: getattr(builder, name)(*args)
+    @infer_global(act)
+    class _Operator(ConcreteTemplate):  # type: ignore[misc]
+        cases = [signature(SIXTEEN, SIXTEEN, SIXTEEN)]
 
-    @overload(act, inline="always")
-    def chosen(a, b):
-        if a == SIXTEEN and b == SIXTEEN:
-            return lambda a, b: both(a, b)
-        return None
+    @lower_builtin(act, SIXTEEN, SIXTEEN)
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, name)(*args)
 
 
 for _name, _act in (("fadd", operator.add), ("fsub", operator.sub), ("fmul", operator.mul), ("fdiv", operator.truediv)):
@@ -210,6 +239,33 @@ def total(context, vector):
         return builder.extract_element(found, _INT(0))
 
     return types.float32(SIXTEEN), build
+
+
+@intrinsic
+def totals(context, a, b, c, d, array, p0, p1, p2, p3):
+    """Write the `total` of each of four vectors to a place of a float32 array: half the work of four calls, and the same bits."""
+
+    def build(context, builder, signature, args):
+        def paired(x, y, first, second):
+            low, high = (builder.shuffle_vector(x, y, ir.Constant(_INTS, side)) for side in (first, second))
+            return builder.fadd(low, high)
+
+        def lanes(width, shift):  # of two vectors in blocks of `width`: the lower or the upper half of each block
+            blocks = range(0, 32, width)
+            return [block + shift + i for block in blocks for i in range(width // 2)]
+
+        ab = paired(args[0], args[1], lanes(16, 0), lanes(16, 8))
+        cd = paired(args[2], args[3], lanes(16, 0), lanes(16, 8))
+        found = paired(ab, cd, lanes(8, 0), lanes(8, 4))  # four lanes of each
+        found = paired(found, found, lanes(4, 0), lanes(4, 2))  # two of each, twice
+        found = paired(found, found, lanes(2, 0), lanes(2, 1))
+        data = context.make_array(signature.args[4])(context, builder, args[4]).data
+        for i, place in enumerate(args[5:]):
+            builder.store(builder.extract_element(found, _INT(i)), builder.gep(data, [place]))
+        return context.get_dummy_value()
+
+    place = types.int64
+    return types.void(SIXTEEN, SIXTEEN, SIXTEEN, SIXTEEN, array, place, place, place, place), build
 
 
 @intrinsic

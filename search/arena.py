@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from search.kernels import EDGE_BYTES, MOST_EDGES, NODE, STALE, UNKNOWN
-from search.replant import gather, sow
+from search.kernels import EDGE_BYTES, HERE, MOST_EDGES, NODE, SECOND, STALE, UNKNOWN
+from search.replant import gather
 from search.rules import Rule
 
 #: An edge as a record, as `Arena.edges` gives it
@@ -130,8 +130,16 @@ class Arena:
     def sow(self, count: int, player: int = 0, visits: int = 0) -> np.ndarray:
         """int32 [count]: new roots, without edges."""
         self.reserve(count, 4 * count)
-        roots = np.empty(count, np.int32)
-        sow(self._nodes, self._words, self._sizes, roots, player, visits)
+        first, own = (int(size) for size in self._sizes)
+        self._sizes += count, 4 * count
+        roots = np.arange(first, first + count, dtype=np.int32)
+        self._words[3 * own : 3 * (own + 4 * count)] = 0.0
+        edges = own + 4 * np.arange(count)
+        fresh = self._nodes[first : first + count]
+        fresh["first"], fresh["parent"], fresh["count"], fresh["slot"] = -1, -2 - edges, 0, 0
+        fresh["best"], fresh["room"] = HERE, SECOND if player else 0
+        for name, what in (("prior", 1.0), ("value", np.nan), ("visits", visits), ("child", roots)):
+            self._put(edges, name, what)
         return roots
 
     def use(self, rule: Rule, widen: float = 0.0) -> None:

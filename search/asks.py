@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from search import stopwatch
 from search.budget import Grant, Meter
 from search.requests import Backend, BudgetSpent, Cancel, Progress, Reply, Request, Timer
 
@@ -284,7 +285,7 @@ def _gather(
         if reached:
             watched[:] = [order for order in watched if order not in reached]
             replies.extend(Reply(order) for order in reached)
-    now = time.monotonic()
+    now = stopwatch.now()
     fired = [entry for entry in timers if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())]
     if fired:
         timers[:] = [entry for entry in timers if entry not in fired]

@@ -1,19 +1,19 @@
 """What a search may spend and what it has spent.
 
 Tokens, calls and simulations are promises: they are granted before anything is asked, so they are never exceeded. Seconds are a
-deadline: what is running then is cancelled. They count from the start of each search, and searches that run side by side share the
-time (`search.clock`). Everything else in `Usage` is reported, never limited.
+deadline on `search.stopwatch`: what is running then is cancelled. They count from the start of each search, and searches that run
+side by side share the time (`search.clock`). Everything else in `Usage` is reported, never limited.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from search import stopwatch
 from search.clock import Clock
 from search.failures import Failures
 from search.requests import Call, Cancel, Generate, Progress, Reply, Request, Timer, Usage
@@ -79,7 +79,7 @@ class Meter:
     def __init__(self, budget: Budget, interrupt: threading.Event | None = None, clock: Clock | None = None):
         self.budget = budget
         self.interrupt = interrupt
-        self.started = time.monotonic()
+        self.started = stopwatch.now()
         self._clock = Clock() if clock is None else clock
         self._start = self._clock.enter()
         self._limits = {n: math.inf if getattr(budget, n) is None else getattr(budget, n) for n in ("simulations", "calls", "tokens")}
@@ -198,7 +198,7 @@ class Meter:
 
         Where others have shared the time until then, `halted` is still None: then it wants another one.
         """
-        at = min(self._clock.end, time.monotonic() + max(TICK, self._seconds_left))
+        at = min(self._clock.end, stopwatch.now() + max(TICK, self._seconds_left))
         return None if at == math.inf and self.interrupt is None else Timer(at, self.interrupt)
 
     def share(self, requests: Sequence[Request]) -> float:

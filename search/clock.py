@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
+
+from search import stopwatch
 
 
 class Clock:
@@ -18,7 +19,7 @@ class Clock:
 
     def __init__(self, limit: float | None = None):
         self._running = 0
-        self._read = time.monotonic()
+        self._read = stopwatch.now()
         self._seconds = 0.0
         self.end = math.inf if limit is None else self._read + limit
 
@@ -31,7 +32,7 @@ class Clock:
     @property
     def ended(self) -> bool:
         """Whether the limit of all searches together is reached."""
-        return time.monotonic() >= self.end
+        return stopwatch.now() >= self.end
 
     def enter(self) -> float:
         """One more search is under way; what the clock shows at its start."""
@@ -46,7 +47,7 @@ class Clock:
         self._running -= 1
 
     def _advance(self) -> None:
-        now = time.monotonic()
+        now = stopwatch.now()
         if self._running:
             self._seconds += (now - self._read) / self._running
         self._read = now

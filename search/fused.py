@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.jit import bare, bind, copy_row, cut, digest, inner, kernel
+from search.jit import as_f4, as_i4, bare, bind, copy_row, cut, digest, inner, kernel
 from search.kernels import FULL, NO_OUTCOME, NO_VALUE, NOT_ONE, OK, PLAYERS, SOURCES, descend, entry, grow, move_at, rise, walk
 from search.rounds import TOGETHER, backup, select
 from search.rules import Rule, _arena
@@ -70,7 +70,7 @@ def begin(nodes, words, notes, sizes, positions, roots, priors, ordered, params)
     """Evaluate and expand each root. (OK or what is wrong, which tree)."""
     nodes, words, notes, sizes, positions, roots = bare(nodes), bare(words), bare(notes), bare(sizes), bare(positions), bare(roots)
     priors, params = bare(priors), bare(params)
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     for t in range(len(roots)):
         state, value = judge(nodes, words, f4, i4, notes, sizes, positions, np.uint64(roots[t]), priors, ordered, params)
         if state != OK:
@@ -86,7 +86,7 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
     """
     nodes, words, notes, sizes, positions, roots = bare(nodes), bare(words), bare(notes), bare(sizes), bare(positions), bare(roots)
     done, priors, leaves, values, params = bare(done), bare(priors), bare(leaves), bare(values), bare(params)
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     room = len(priors)
     for group in range(0, len(roots), TOGETHER):
         going = True
@@ -132,7 +132,7 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
 def follow(nodes, words, positions, filled, total):
     """Write the positions of the nodes from `filled` to `total`."""
     nodes, words, positions = bare(nodes), bare(words), bare(positions)
-    i4 = words.view(np.int32)
+    i4 = as_i4(words)
     for node in range(filled, total):
         reach(nodes, words, i4, positions, np.uint64(node), np.uint64(0))
 

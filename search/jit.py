@@ -1,36 +1,42 @@
-"""Numba set-up shared by the modules that hold kernels: where compiled code is kept, and one log line at a first compile."""
+"""Numba set-up shared by the modules that hold kernels: when they are compiled, and where compiled code is kept."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import inspect
 import logging
 import os
 import tempfile
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import cgutils
+from numba.core import cgutils, event
+from numba.core import types as numba_types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import impl_ret_untracked
-from numba.extending import intrinsic
+from numba.extending import intrinsic, typeof_impl
+
+from search import stopwatch
 
 log = logging.getLogger(__name__)
 
 
-def _cache_folder() -> str | None:
-    """A folder for compiled kernels where the one beside the source cannot be written; None: that one can.
+def _cache_folder() -> str:
+    """The user's folder for compiled kernels, else one among the temporary files.
 
-    Numba would give up with an error in a read-only installation without a home folder.
+    Never beside the source, as Numba would have it: an installation that was made by one user is run by another, and removing it
+    would leave behind what was not installed.
     """
-    beside = Path(__file__).parent
-    if os.access(beside, os.W_OK) and ((beside / "__pycache__").exists() is False or os.access(beside / "__pycache__", os.W_OK)):
-        return None
-    places = [Path(os.environ["XDG_CACHE_HOME"]) / "copse"] if os.environ.get("XDG_CACHE_HOME") else []
+    places = []
+    if os.environ.get("XDG_CACHE_HOME"):
+        places.append(Path(os.environ["XDG_CACHE_HOME"]) / "copse")
     if os.environ.get("HOME"):
         places.append(Path(os.environ["HOME"]) / ".cache" / "copse")
     places.append(Path(tempfile.gettempdir()) / f"copse-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
@@ -44,8 +50,8 @@ def _cache_folder() -> str | None:
     return tempfile.mkdtemp(prefix="copse-")
 
 
-if not numba.config.CACHE_DIR and (_folder := _cache_folder()):  # what NUMBA_CACHE_DIR says comes first
-    numba.config.CACHE_DIR = _folder
+if not numba.config.CACHE_DIR:  # what NUMBA_CACHE_DIR says comes first
+    numba.config.CACHE_DIR = _cache_folder()
 
 
 @intrinsic
@@ -63,6 +69,39 @@ def bare(context, array):  # type: ignore[no-untyped-def]
         return impl_ret_untracked(context, builder, kind, copy._getvalue())
 
     return array(array), build
+
+
+def _seen(context: Any, builder: Any, kind: Any, array: Any, seen: Any) -> Any:
+    """Instructions for the numbers of a contiguous array as a one-dimensional one of another type, without a count of references."""
+    before = context.make_array(kind)(context, builder, array)
+    after = context.make_array(seen)(context, builder)
+    parts = context.get_abi_sizeof(context.get_data_type(kind.dtype)) // context.get_abi_sizeof(context.get_data_type(seen.dtype))
+    size = context.get_constant(numba_types.intp, context.get_abi_sizeof(context.get_data_type(seen.dtype)))
+    items = builder.mul(before.nitems, context.get_constant(numba_types.intp, parts))
+    context.populate_array(
+        after,
+        data=builder.bitcast(before.data, context.get_data_type(seen.dtype).as_pointer()),
+        shape=cgutils.pack_array(builder, [items]),
+        strides=cgutils.pack_array(builder, [size]),
+        itemsize=size,
+        meminfo=None,
+    )
+    return after._getvalue()
+
+
+def _view(dtype: Any) -> Any:
+    @intrinsic
+    def view(context, array):
+        assert array.layout == "C" and (dtype is None or array.ndim == 1), "only what lies in one piece can be seen so"
+        seen = numba_types.Array(dtype or array.dtype, 1, "C")
+        return seen(array), lambda context, builder, signature, args: _seen(context, builder, array, args[0], seen)
+
+    return view
+
+
+#: A contiguous array as one row of numbers, and one of float64 as twice as many float32 or int32: what `reshape` and `view` give, which
+#: Numba compiles for a tenth of a second at each place of use
+ravel, as_f4, as_i4 = _view(None), _view(numba.float32), _view(numba.int32)
 
 
 @intrinsic
@@ -92,33 +131,108 @@ def copy_row(context, rows, to, source, size):
     return numba.void(rows, numba.uint64, numba.uint64, numba.uint64), build
 
 
-_told = False
+#: What Python calls in place of a part's wrapper, which there is not: it sets TypeError and returns 0
+_REFUSE = int(ctypes.cast(ctypes.pythonapi.PyErr_BadArgument, ctypes.c_void_p).value or 0)
 
 
-#: A function for use in kernels alone, compiled where it is called
-inner = functools.partial(numba.njit, error_model="numpy", forceinline=True)
+class _Part(JITCodeLibrary):  # type: ignore[misc]
+    """Code that is only linked into kernels.
+
+    Numba would optimise each function as a program of its own, make machine code of it and a wrapper for Python, before it does
+    all of this for the kernel that the function goes into: a third to a half of the time. Only its first simplifications are
+    left: without them kernels are a fifth slower.
+    """
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        self._ensure_finalized()
+        return _REFUSE
+
+    @property
+    def codegen(self) -> Any:
+        """Where Numba would note what wrappers need."""
+        return self
+
+    def set_env(self, name: str, env: Any) -> None:
+        """Nothing: there is no wrapper."""
 
 
-def kernel(signature: Any, cache: bool = True) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a kernel at definition (explicit signature, GIL released), from the cache where it is there.
+class _PartCompiler(Compiler):  # type: ignore[misc]
+    def compile_extra(self, function: Callable[..., Any]) -> Any:
+        self.state.library = _Part(self.state.targetctx.codegen(), function.__qualname__)
+        return super().compile_extra(function)
+
+
+#: A function for use in kernels alone, compiled with them; from Python it raises TypeError
+part = functools.partial(numba.njit, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_PartCompiler)
+inner = functools.partial(part, forceinline=True)  #: one that becomes a piece of its caller
+
+
+class Kernel:
+    """A function that is compiled for one signature when it is first called, or loaded from the cache where it is there.
+
+    The clock of budgets stands still meanwhile. Arguments that do not fit the signature raise TypeError. A kernel may call others.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Any, cache: bool):
+        self.dispatcher = numba.njit(nogil=True, cache=cache, error_model="numpy")(function)
+        self._signature, self._call = signature, self._first
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def prepare(self) -> None:
+        """Compile or load it now."""
+        with global_compiler_lock:
+            if self._call is self.dispatcher:
+                return
+            with stopwatch.paused(), event.install_listener("numba:compile", _announcer):
+                self.dispatcher.compile(self._signature)
+            self.dispatcher.disable_compile()
+            self._call = self.dispatcher
+
+    def _first(self, *args: Any) -> Any:
+        self.prepare()
+        return self.dispatcher(*args)
+
+
+@typeof_impl.register(Kernel)
+def _typeof(kernel: Kernel, context: Any) -> Any:
+    """What a kernel is for another that calls it."""
+    kernel.prepare()
+    return numba_types.Dispatcher(kernel.dispatcher)
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]
+    """Says once in a process that kernels are compiled."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self._said:
+            self._said = True
+            log.info("compiling kernels for this processor: some 10 s, once; they are kept in %s", numba.config.CACHE_DIR)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+_announcer = _Announcer()
+
+
+def kernel(signature: Any, cache: bool = True) -> Callable[[Callable[..., Any]], Kernel]:
+    """Make a function a kernel: explicit signature, GIL released.
 
     cache  False: it calls functions of a shell or a notebook, which later processes could not load with it
     """
-
-    def compile_(function: Callable[..., Any]) -> Any:
-        global _told
-        start = time.perf_counter()
-        compiled = numba.njit(signature, nogil=True, cache=cache, error_model="numpy")(function)
-        if not _told and cache and sum(compiled.stats.cache_misses.values()):
-            _told = True
-            log.info(
-                "compiling search kernels (once; kept in %s): first took %.1f s",
-                compiled.stats.cache_path,
-                time.perf_counter() - start,
-            )
-        return compiled
-
-    return compile_
+    return lambda function: Kernel(function, signature, cache)
 
 
 def bind(function: Callable[..., Any], names: dict[str, Any], name: str) -> Callable[..., Any]:

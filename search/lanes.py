@@ -14,7 +14,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 _DOUBLE, _VECTOR = ir.DoubleType(), ir.VectorType(ir.DoubleType(), 4)
 
@@ -70,21 +71,21 @@ def load(context, array, place):
 
 
 def _arithmetic(name: str, act: Callable[..., Any]) -> None:
-    """Teach Numba one operator between lanes, or lanes and a number."""
+    """Teach Numba one operator between lanes, or lanes and a number.
 
-    @intrinsic
-    def both(context, a, b):
-        def build(context, builder, signature, args):
-            x, y = (arg if kind == LANES else spread(builder, arg) for arg, kind in zip(args, signature.args, strict=True))
-            return getattr(builder, name)(x, y)
+    As Numba's own numbers do it: an `overload` would be compiled anew at each place of use.
+    """
 
-        return LANES(*(kind if kind == LANES else types.float64 for kind in (a, b))), build
+    @infer_global(act)
+    class _Operator(ConcreteTemplate):  # type: ignore[misc]
+        cases = [signature(LANES, LANES, LANES), signature(LANES, LANES, types.float64), signature(LANES, types.float64, LANES)]
 
-    @overload(act, inline="always")
-    def chosen(a, b):
-        if LANES in (a, b):
-            return lambda a, b: both(a, b)
-        return None
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        x, y = (arg if kind == LANES else spread(builder, arg) for arg, kind in zip(args, sig.args, strict=True))
+        return getattr(builder, name)(x, y)
+
+    for case in _Operator.cases:
+        lower_builtin(act, *case.args)(build)
 
 
 for _name, _act in (("fadd", operator.add), ("fsub", operator.sub), ("fmul", operator.mul), ("fdiv", operator.truediv)):

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from search import stopwatch
 from search.asks import Asks, ask
 from search.budget import Budget, Meter
 from search.problem import Problem
@@ -84,7 +85,7 @@ class Watch:
         """Look at the searches now and then, until all have ended."""
         pause = DELAY if self._barred else LOGGED
         while self._ended < self._total:
-            yield from ask(Timer(time.monotonic() + pause, self._done))
+            yield from ask(Timer(stopwatch.now() + pause, self._done))
             first = self._bar is None
             began = time.perf_counter()
             self._look()

@@ -1,4 +1,4 @@
-"""Kernels that need no selection rule: a node becomes a root, what no root reaches is dropped, roots are read and given other priors."""
+"""Kernels that need no selection rule: a node becomes a root, what no root reaches is dropped, roots are read and get other priors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numba
 import numpy as np
 
 from search import kernels
-from search.jit import bind, digest, inner, kernel
-from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, SECOND, STALE, VALUE, VISITS, f4_of, f8_of
+from search.jit import as_f4, as_i4, bind, digest, inner, kernel
+from search.kernels import CHILD, HERE, NODE, PRIOR, ROOM, STALE, VALUE, VISITS, f4_of, f8_of
 
 _names = dict(vars(kernels))
 for _name in ("entry", "move_at", "clear", "swap", "advance"):
@@ -24,30 +24,10 @@ def _kernel(signature: Any) -> Any:
     return lambda function: kernel(signature)(bind(function, globals(), f"{function.__name__}_{stamp}"))
 
 
-@_kernel(numba.void(_nodes, _words, _i8[::1], _i4, _i8, _i8))
-def sow(nodes, words, sizes, roots, second, visits):
-    """New roots without edges; their numbers go to `roots`. second: the second player moves there."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
-    for t in range(len(roots)):
-        node, own = np.uint64(sizes[0]), np.uint64(sizes[1])
-        sizes[0] += 1
-        sizes[1] += 4
-        record = nodes[node]
-        record.first, record.parent, record.count, record.slot, record.best = -1, np.int32(-2 - np.int64(own)), 0, 0, HERE
-        record.room = SECOND if second else 0
-        for i in range(np.uint64(12)):
-            words[np.uint64(3) * own + np.uint64(i)] = 0.0
-        f4[f4_of(own, PRIOR)] = 1.0
-        f4[f4_of(own, VALUE)] = np.nan
-        i4[f4_of(own, VISITS)] = visits
-        i4[f4_of(own, CHILD)] = np.int32(node)
-        roots[t] = np.int32(node)
-
-
 @_kernel(numba.void(_nodes, _words, _nodes, _words, _i4, _i4, _i8[::1]))
 def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
     """Copy what stands below `roots` into other arrays, level by level. roots: changed to the new numbers; kept: the old ones, in order."""
-    new_i4 = new_words.view(np.int32)
+    new_i4 = as_i4(new_words)
     for t in range(len(roots)):
         old, own = roots[t], -2 - nodes[roots[t]].parent
         node = np.int64(sizes[0])
@@ -84,7 +64,7 @@ def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
 @_kernel(numba.void(_nodes, _words, _i8[::1], _i8))
 def uproot(nodes, words, sizes, node):
     """Make `node` a root: it gets an edge of its own with what its edge knew, now in the view of the player who moves there."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     record = nodes[np.uint64(node)]
     edge, turned = entry(nodes, record)
     own = np.uint64(sizes[1])
@@ -105,7 +85,7 @@ def uproot(nodes, words, sizes, node):
 @_kernel(numba.void(_nodes, _words, _i4, numba.int32[:, ::1], numba.float64[:, ::1], numba.float32[:, ::1]))
 def read(nodes, words, roots, visits, sums, priors):
     """Visits, sums and priors of the edges of some nodes, by move; zero where there is none."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     for t in range(len(roots)):
         record = nodes[np.uint64(roots[t])]
         if record.first < 0:
@@ -124,7 +104,7 @@ def read(nodes, words, roots, visits, sums, priors):
 @_kernel(numba.void(_nodes, _words, _i8, numba.float32[::1]))
 def reprior(nodes, words, node, priors):
     """Give the edges of `node` other priors, by move; in an ordered block the best of those not taken comes up again."""
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     record = nodes[np.uint64(node)]
     start, room, last = np.uint64(record.first), np.uint64((record.room & ROOM) * 4), np.uint64(record.count - 1)
     for slot in range(room):

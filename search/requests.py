@@ -45,7 +45,8 @@ class Generate(Request):
     stop         strings; generation ends with the whole token in which one of them completes
     max_tokens   at most this many tokens are generated, stop token included
     temperature  0 is greedy; log-probs of the reply are always the model's own at temperature 1
-    seed         draws depend on (seed, index of the token, token id) alone, never on the batch
+    seed         draws depend on (seed, index of the token) and the model's numbers, never on what else runs; the same seed draws
+                 other tokens on a GPU than on a CPU, of the same distribution
     avoid        distinct continuations, as sampled from this prompt with this `stop` and `max_tokens`, that must not come again. At
                  temperature 1 without truncation the draw then has exactly the model's distribution given that it is none of them
                  (Shi, Bieber and Singh 2020, "Incremental sampling without replacement for sequence models"). Otherwise their
@@ -126,7 +127,7 @@ class Cancel(Request):
 
 @dataclass(frozen=True, eq=False)
 class Timer(Request):
-    """Answered by the driver once `time.monotonic()` reaches `at` or `event` is set, whichever is first."""
+    """Answered by the driver once `search.stopwatch.now()` reaches `at` or `event` is set, whichever is first."""
 
     at: float
     event: threading.Event | None = None

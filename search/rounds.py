@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from search.jit import bare
+from search.jit import as_f4, as_i4, bare
 from search.kernels import IN_FLIGHT, NO_VALUE, NOT_ONE, OK, descend, grow, rise, settle, walk
 
 #: Trees that take turns in one call: while what one takes next is worked out, the other's descent is under way (1.1 times faster)
@@ -22,7 +22,7 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
     """
     nodes, words, notes, sizes, roots, params = bare(nodes), bare(words), bare(notes), bare(sizes), bare(roots), bare(params)
     leaves = bare(leaves)
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     for group in range(0, len(roots), TOGETHER):
         for j in range(k):
             for t in range(group, min(group + TOGETHER, len(roots))):
@@ -50,7 +50,7 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
 def backup(nodes, words, notes, leaves, values, params):
     """Add each leaf's value along its path. A value that is nan releases the visit instead: nothing is known of it."""
     nodes, words, notes, leaves, values, params = bare(nodes), bare(words), bare(notes), bare(leaves), bare(values), bare(params)
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     for i in range(len(leaves)):
         leaf = np.uint64(leaves[i])
         nodes[leaf].room &= ~IN_FLIGHT
@@ -66,7 +66,7 @@ def absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params):
     """
     nodes, words, notes, sizes, leaves, priors = bare(nodes), bare(words), bare(notes), bare(sizes), bare(leaves), bare(priors)
     values, params = bare(values), bare(params)
-    f4, i4 = words.view(np.float32), words.view(np.int32)
+    f4, i4 = as_f4(words), as_i4(words)
     for i in range(len(leaves)):
         if values[i] < 0.0 or values[i] > 1.0:
             return NO_VALUE, i

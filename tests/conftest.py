@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if shutil.which("nvidia-smi") is None:  # kernels of a GPU are interpreted; Triton asks when it is loaded, and other libraries load it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _spec = importlib.util.find_spec("search")
 assert _spec is not None and _spec.origin is not None, "install the package first: pip install -e '.[test]'"

@@ -118,19 +118,21 @@ def test_nan_stays_with_the_query_that_sees_it():
     assert np.isnan(out[0]).all() and np.isfinite(out[1:]).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("inner, out", [(32, 96), (48, 32), (192, 1096), (600, 64), (1100, 40)])
-def test_products_of_one_row_and_of_many_are_the_same_to_the_last_bit(inner, out, bias):
+def test_products_of_one_row_and_of_many_are_the_same_to_the_last_bit(inner, out, bias, dtype):
     torch.manual_seed(0)
-    module = torch.nn.Linear(inner, out, bias=bias)
+    module = torch.nn.Linear(inner, out, bias=bias, dtype=dtype).requires_grad_(False)
+    near = 1e-4 if dtype == torch.float32 else 2e-2
     with torch.inference_mode():
-        product, x, to = Linear(module), torch.randn(70, inner), torch.randn(70, out)
-        many, added = product(x), product.add(x, to)
-        torch.testing.assert_close(many, module(x), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(added, module(x) + to, atol=1e-4, rtol=1e-4)
-        least = 1 if product.block else 2
-        for count in (least, 3, 17, 64):
-            assert torch.equal(product(x[:count]), many[:count]) and torch.equal(product.add(x[:count], to[:count]), added[:count])
+        product, x, to = Linear(module.weight, module.bias, dtype == torch.float32), torch.randn(70, inner).to(dtype), torch.randn(70, out)
+        many, added = product(x), product.add(x, to.clone())
+        torch.testing.assert_close(many, module(x), atol=near, rtol=near)
+        torch.testing.assert_close(added, module(x) + to, atol=near, rtol=near)
+        for count in (1 if product.alone else 2, 3, 17, 64):
+            assert torch.equal(product(x[:count]), many[:count])
+            assert torch.equal(product.add(x[:count], to[:count].clone()), added[:count])
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
 import weakref
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,8 +12,6 @@ import torch
 import transformers
 
 from models.engine import Engine
-from models.graphs import Graphs
-from models.kvstore import Store
 from models.kvtree import Tree
 from search.requests import Avoided, Cancelled, Generate, NothingLeft, RequestFailed, Score, check_backend
 
@@ -62,7 +57,7 @@ def check_pool(engine):
 @pytest.mark.parametrize("pool", [None, 256])
 def test_greedy_tokens_are_those_of_generate(kind, pool):
     backend = engine(kind, slots=20, pool_tokens=pool)
-    assert backend.path == ("modules" if backend.model.dtype == torch.bfloat16 else "lean")
+    assert backend.path == "lean"
     texts = prompts(48)
     requests = [Generate(text, max_tokens=10 + i % 7, temperature=0) for i, text in enumerate(texts)]
     rng, waiting, replies = np.random.default_rng(1), list(requests), []
@@ -425,7 +420,7 @@ def test_sliding_windows_and_soft_caps(name, options, dtype):
 def test_bfloat16_is_near():
     model, exact = tiny.model().to(torch.bfloat16), tiny.model()
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=4)
-    assert backend.path == ("modules" if backend.model.dtype == torch.bfloat16 else "lean")
+    assert backend.path == "lean"
     for reply in answers(backend, [Generate(p, max_tokens=10, seed=i, stop=("q",)) for i, p in enumerate(prompts(8))]):
         prompt, got = reply.request.prompt, reply.result
         log_probs, _ = forward(exact, prompt + got.tokens)
@@ -555,41 +550,6 @@ def test_examiner_passes_the_engine_and_catches_a_cheat():
     cheat._rows.join = by_slot
     with pytest.raises(AssertionError, match="another result alone"):
         check_backend(cheat, lambda i: Generate((i, 7), max_tokens=6, seed=i))
-
-
-def test_passes_of_fixed_shapes_are_the_same_passes(monkeypatch):
-    """What a GPU records and replays, here run on the processor in float64, without recording."""
-    requests = [Generate(p, max_tokens=20, seed=i) for i, p in enumerate(prompts(30))]
-    wanted = [r.result.tokens for r in answers(Engine(tiny.model().double(), tiny.tokenizer(), slots=20), requests)]
-    backend = Engine(tiny.model().double(), tiny.tokenizer(), slots=20)
-    backend._pass._graphs = graphs = Graphs(backend._pass.inner, backend._store, record=False)
-    monkeypatch.setattr("models.graphs.LENGTH", 16)
-    assert [r.result.tokens for r in answers(backend, [dataclasses.replace(r) for r in requests])] == wanted
-    assert len(graphs._shapes) > 2 and {rows for rows, _ in graphs._shapes} <= {16, 32}
-    check_pool(backend)
-
-
-def test_what_a_recorded_pass_reads_lives_as_long_as_the_recording(monkeypatch):
-    """A GPU replays kernels on the memory of the tensors that they were recorded with, whether those are still there or not."""
-    calls = {"stream": contextlib.nullcontext, "graph": lambda graph, pool: contextlib.nullcontext()}
-    for name in ("graph_pool_handle", "Stream", "current_stream", "CUDAGraph"):
-        calls[name] = mock.MagicMock()
-    for name, call in calls.items():
-        monkeypatch.setattr(torch.cuda, name, call)
-    plans = []
-
-    def forward(ids, positions, plan):
-        plans.append(weakref.ref(plan))
-        return torch.zeros(len(ids), 4)
-
-    graphs = Graphs(forward, Store(tiny.model().config, 2, 64, torch.device("cpu"), torch.float32))
-    for _ in range(2):
-        assert graphs(np.array([0, 1]), np.array([5, 6]), np.array([1, 1])).shape == (2, 4)
-    gc.collect()
-    assert len(plans) == 3 and all(plan() is not None for plan in plans), "two warm it up, one is recorded, none is needed again"
-    del graphs
-    gc.collect()
-    assert all(plan() is None for plan in plans)
 
 
 def test_an_engine_works_beside_the_models_own_generate():

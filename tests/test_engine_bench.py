@@ -152,6 +152,25 @@ def test_the_gpu_rows_on_a_tiny_model(monkeypatch):
         ongpu.shared_and_not(model, [3], 20, 12, 2, 3, 1)
 
 
+def test_beams_of_many_widths_on_a_tiny_model():
+    shape = {"vocab_size": 1000, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = ongpu.model("cpu", torch.float32, num_key_value_heads=1, **shape)
+    counted = []
+
+    class Counting(ongpu.Engine):
+        def submit(self, request):
+            counted.append((self.slots, len(request.prompt)))
+            super().submit(request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ongpu, "Engine", Counting)
+        rows = ongpu.beams(model, [2, 8], prompt=6, levels=3, new=2, rounds=1)
+    wanted = [(width, 6 + 2 * level) for width in (2, 8) for _ in range(2) for level in range(3) for _ in range(width)]
+    assert counted == wanted and [row["width"] for row in rows] == [2, 8]
+    assert rows[0]["fall"] == 1 and rows[1]["fall"] == pytest.approx(rows[0]["rate"] / rows[1]["rate"])
+    assert len(ongpu.beam_lines(rows)) == 3
+
+
 def test_the_command(tmp_path, monkeypatch):
     run, out = CliRunner(), tmp_path / "rows.json"
     helped = run.invoke(engine.app, ["--help"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 from families import FAMILIES, FOURS, LONG, WINDOW, Family, forward
 
 from models import Engine
@@ -198,8 +199,8 @@ def forgetful(own, *args, **kwargs):
 
     whole = attention.attend
     function = lambda *args, sliding_window=None, **kwargs: whole(*args, **kwargs)  # noqa: E731
-    attention.AttentionInterface.register(attention.NAME, function)
+    transformers.AttentionInterface.register(attention.NAME, function)
     try:
         return own(*args, **kwargs)
     finally:
-        attention.AttentionInterface.register(attention.NAME, whole)
+        transformers.AttentionInterface.register(attention.NAME, whole)

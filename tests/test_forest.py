@@ -346,7 +346,8 @@ def evaluate(row, priors):
         forest.start()
         forest.simulate(1000)
         assert forest.root_visits()[0].argmax() == 0, "one of nine leaves eight: won"
-        assert forest._game.simulate.stats.cache_path is None or not sum(forest._game.simulate.stats.cache_hits.values())
+        stats = forest._game.simulate.dispatcher.stats
+        assert stats.cache_path is None or not sum(stats.cache_hits.values())
 
 
 def test_two_players_see_the_same_game_from_their_own_side():

@@ -19,7 +19,7 @@ LONGEST = 400  # lines of a file
 
 #: Modules of `search` from the ground up. A module may import those of the rows above its own, and within its row those before it.
 SEARCH = (
-    ("shadow", "requests", "final", "loops", "clock"),
+    ("shadow", "requests", "final", "loops", "stopwatch", "clock"),
     ("failures", "budget"),
     ("asks", "pool"),
     ("problem", "jit", "lanes", "kernels", "rounds", "rules", "fused", "replant", "arena", "places", "roots", "tree", "forest", "halving"),

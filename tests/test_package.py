@@ -143,13 +143,44 @@ def test_an_installation_that_cannot_be_written(installed: Path, tmp_path: Path)
         surroundings = {"PYTHONPATH": str(installed), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
         surroundings |= {"HOME": None, "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}  # type: ignore[dict-item]
         first = python(code, cwd=tmp_path, **surroundings)
-        assert first.count("compiling search kernels") == 1, "a first compile logs one line"
+        assert first.count("compiling kernels") == 1, "a first compile logs one line"
         assert str(temporary) in first and list(temporary.rglob("*.nbi")), "they are kept"
         assert "compiling" not in python(code, cwd=tmp_path, **surroundings)
         assert not list(installed.rglob("*.nbi"))
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("given", [None, "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"])
+def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(tmp_path: Path, given: str | None) -> None:
+    surroundings = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}
+    if given is not None:
+        surroundings[given] = str(tmp_path / "given")
+    found = python("import search.jit, numba; print(numba.config.CACHE_DIR)", **surroundings).strip()
+    places = {None: tmp_path / "home" / ".cache" / "copse", "XDG_CACHE_HOME": tmp_path / "given" / "copse"}
+    assert found == str(places.get(given, tmp_path / "given"))
+
+
+BUILTIN = """
+    import sys
+    from search.cli import main
+    assert main(["solve", "Use 4, 7, 8 and 8 to make 24.", *sys.argv[1:]]) == 0
+    print("loaded", [m for m in {heavy} if m in sys.modules])
+"""
+
+
+def test_the_built_in_model_answers_without_transformers() -> None:
+    heavy = ("transformers", "accelerate", "pyarrow", "pandas", "scipy")
+    *told, loaded = python(BUILTIN.format(heavy=heavy)).splitlines()
+    assert loaded == "loaded []" and any(line.startswith("answer: ") for line in told)
+
+
+@pytest.mark.slow
+def test_a_budget_of_seconds_is_spent_on_searching_though_kernels_must_be_compiled(tmp_path: Path) -> None:
+    fresh = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    told = python(BUILTIN.format(heavy=()), "--budget", "seconds=5", **fresh)
+    assert "answer: " in told and "stopped: verified" in told
 
 
 def test_two_processes_compile_at_once(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fakes import scripted_guide
 from numba.core import event
 
 import search
-from search import halving, rules
+from search import halving, replant, rules
 from search.jit import digest
 from search.methods.beam import _deal
 from search.problems.countdown import Countdown
@@ -24,11 +24,14 @@ EVERY = [
 ]  # fmt: skip
 
 
-def test_nothing_compiles_once_a_search_has_begun():
-    """Every kernel has one signature and refuses others; after the first tree of a rule no search compiles anything."""
+def test_a_kernel_compiles_once():
+    """Every kernel has one signature and refuses others; once they are there no search compiles anything."""
+    for kernel in (replant.gather, replant.uproot, replant.read, replant.reprior):
+        kernel.prepare()
     for rule in (rules.puct(), rules.alphazero(), rules.alphazero(normalise=True), rules.ucb1(), rules.gumbel()):
         for kernel in rule.kernels[:4]:
-            assert len(kernel.signatures) == 1
+            kernel.prepare()
+            assert len(kernel.dispatcher.signatures) == 1
             with pytest.raises(TypeError):
                 kernel(1, 2, 3)
     with event.install_recorder("numba:compile") as compiled:
