@@ -249,6 +249,7 @@ def test_many_searches_show_one_bar(monkeypatch, fast_bar):
 
 
 def test_nothing_is_shown_where_nobody_looks_or_when_all_is_done_at_once(monkeypatch, fast_bar, caplog):
+    caplog.set_level(logging.WARNING, "search.progress")
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     search.solve("Question 1", delayed(slow), "mcts", "tokens=1000")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
