@@ -204,8 +204,9 @@ class Kernel:
 
 @typeof_impl.register(Kernel)
 def _typeof(kernel: Kernel, context: Any) -> Any:
-    """What a kernel is for another that calls it."""
-    kernel.prepare()
+    """What a kernel is for another that calls it, or for itself."""
+    if not kernel.dispatcher.is_compiling:
+        kernel.prepare()
     return numba_types.Dispatcher(kernel.dispatcher)
 
 

@@ -165,3 +165,12 @@ def test_an_array_is_seen_as_numpy_sees_it():
     assert floats.tobytes() == before.tobytes() == whole.tobytes() and words.view(np.float32)[1] == 2.5
     array, out = np.arange(12, dtype=np.float32).reshape(3, 4), np.empty(12, np.float32)
     assert row(array, out) == 12 and (out == array.reshape(-1)).all()
+
+
+@kernel(I8(I8), cache=False)
+def factorial(n):
+    return 1 if n < 2 else n * factorial(n - 1)
+
+
+def test_a_kernel_may_call_itself():
+    assert factorial(5) == 120
