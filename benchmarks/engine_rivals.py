@@ -91,7 +91,7 @@ class Measured:
 
 
 def slices(tokens: Sequence[int], count: int, length: int, begin: int = 0) -> list[Text]:
-    """`count` pieces of `length` tokens one after the other. Raises ValueError if there are fewer."""
+    """`count` pieces of `length` tokens in a row. Raises ValueError if there are fewer."""
     if len(tokens) < begin + count * length:
         raise ValueError(f"{count} texts of {length} tokens are more than there are: ask for less")
     places = range(begin, begin + count * length, length)
@@ -193,7 +193,7 @@ def _run(
     return one, said
 
 
-class _told:  # noqa: N801 - reads as a verb
+class _told:
     """What fails inside is logged, and its engine runs no more."""
 
     def __init__(self, running: dict[str, Rival], label: str):

@@ -55,7 +55,8 @@ class Child:
     """An engine of `benchmarks.rival_child`, started. Raises Failed as it is made or asked."""
 
     def __init__(self, engine: Engine, rows: int, tokens: int):
-        self.label, self._errors = engine.label, tempfile.TemporaryFile("w+")
+        self.label = engine.label
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         paths = {"PYTHONPATH": engine.source} if engine.kind == "copse" else {}
         environment = {**os.environ, **ONE_THREAD, **paths, **engine.extra}
         what = [engine.kind, engine.model, engine.dtype, str(rows), str(tokens)]
@@ -110,7 +111,8 @@ class LlamaServer:
     """The server of llama.cpp with a slot for every sequence. Raises Failed."""
 
     def __init__(self, engine: Engine, rows: int, tokens: int):
-        self.label, self._errors = engine.label, tempfile.TemporaryFile("w+")
+        self.label = engine.label
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -122,7 +124,9 @@ class LlamaServer:
         flags = [str(part) for pair in options.items() for part in pair]
         environment = {**os.environ, **ONE_THREAD, **engine.extra}
         self._process = _started(
-            [engine.program, "--model", engine.model, "--offline", *flags], self._errors, environment
+            [engine.program, "--model", engine.model, "--offline", *flags],
+            self._errors,
+            environment,
         )
         self.pid = self._process.pid
         self._wait()
