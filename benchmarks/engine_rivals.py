@@ -69,7 +69,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one engine. rows: sequences; tokens: that were generated; resident: bytes after it.
+    """One run of one engine. rows: sequences; tokens: generated; resident: bytes, after it.
 
     same    share of rows that are as by `generate` to the end, nan if nothing is compared
     parts   median place of the first other token among the other rows, from 0; nan without one

@@ -1,4 +1,4 @@
-"""Engines in processes of their own, over a pipe or HTTP, and what their processes have spent. Linux."""
+"""Engines in processes of their own, over a pipe or HTTP, and what those have spent. Linux."""
 
 from __future__ import annotations
 
