@@ -13,13 +13,15 @@ differs from run to run, so that no engine finds its own last continuation.
             texts of `--leaf-context` tokens, of which they share `--shared`
 
 CPU seconds are user and system time of the engine's processes. "equal" compares greedy tokens with
-those of `generate`: rows that are the same to the end, and where the others part in the middle.
+those of the first engine, `generate` unless it is left out: rows that are the same to the end, and
+where the others part in the middle.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
+import signal
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -71,7 +73,7 @@ class Work:
 class Measured:
     """One run of one engine. rows: sequences; tokens: generated; resident: bytes, after it.
 
-    same    share of rows that are as by `generate` to the end, nan if nothing is compared
+    same    share of rows that are as by the first engine to the end, nan if none are compared
     parts   median place of the first other token among the other rows, from 0; nan without one
     """
 
@@ -150,16 +152,15 @@ def measured(
                 yield _reading(work, rival)
                 _run(work, rival, behind[-1], min(work.sizes), turn=-1, new=4)
         for turn in range(rounds):
-            first: dict[int, list[Text]] = {}  # of `generate`, by rows
+            first: dict[int, list[Text]] = {}  # of the first engine that runs, by rows
             labels = [engine.label for engine in engines if engine.label in running]
             ahead = labels[:1] + _rotated(labels[1:], turn)
             for size in work.sizes:
                 for label in ahead:
                     with _told(running, label):
                         one, said = _run(work, running[label], behind[turn], size, turn, work.new)
-                        if label.startswith("generate"):
-                            first.setdefault(size, said)
-                        if not work.temperature and size in first:
+                        first.setdefault(size, said)
+                        if not work.temperature:
                             one = Measured(**asdict(one) | compared(said, first[size]))
                         log.info("%s %d %s: %.1f s", work.name, one.rows, label, one.seconds)
                         yield one
@@ -342,6 +343,8 @@ def main(
     """Measure engines side by side on one thread each; the table goes to stdout."""
     from tokenizers import Tokenizer
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)  # engines are closed on the way out
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     sizes = [int(part) for part in rows.split(",")]
     texts = library(tokenizer)
