@@ -10,7 +10,8 @@ differs from run to run, so that no engine finds its own last continuation.
 
     decode  greedy, `--new` tokens behind contexts of `--context` that share nothing
     expand  `--kids` continuations of `--step` tokens at temperature 1 from each of `--leaves`
-            texts of `--leaf-context` tokens, of which they share `--shared`
+            texts of `--leaf-context` tokens, of which they share `--shared`; a `--spread` makes
+            them unequal, as leaves are, so that they do not end where a cache's blocks do
 
 CPU seconds are user and system time of the engine's processes. "equal" compares greedy tokens with
 those of the first engine, `generate` unless it is left out: rows that are the same to the end, and
@@ -110,12 +111,15 @@ def works(
     shared: int,
     leaf_context: int,
     step: int,
+    spread: int = 0,
 ) -> dict[str, Work]:
-    """What is measured, by its name."""
+    """What is measured, by its name. spread: leaves are so many tokens shorter to longer."""
     apart = slices(tokens, max(rows), context)
     trunk = slices(tokens, 1, shared, begin=max(rows) * context)[0]
-    own = slices(tokens, leaves, leaf_context - shared, begin=max(rows) * context + shared)
-    grown = [trunk + end for end in own]
+    longest = leaf_context - shared + spread
+    own = slices(tokens, leaves, longest, begin=max(rows) * context + shared)
+    cut = [2 * spread * leaf // max(1, leaves - 1) for leaf in range(leaves)]
+    grown = [trunk + end[: longest - less] for end, less in zip(own, cut, strict=True)]
     return {
         "decode": Work("decode", apart, 1, new, 0.0, tuple(rows)),
         "expand": Work("expand", grown, kids, step, 1.0, (leaves,)),
@@ -336,6 +340,7 @@ def main(
     kids: Annotated[int, typer.Option(min=1)] = 4,
     shared: Annotated[int, typer.Option(min=1)] = 300,
     leaf_context: Annotated[int, typer.Option(min=2)] = 400,
+    spread: Annotated[int, typer.Option(min=0, help="Leaves are shorter, longer by it.")] = 0,
     step: Annotated[int, typer.Option(min=1)] = 12,
     rounds: Annotated[int, typer.Option(min=1, max=len(VARIATIONS) - 1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Where to write all runs, as CSV.")] = None,
@@ -348,7 +353,7 @@ def main(
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     sizes = [int(part) for part in rows.split(",")]
     texts = library(tokenizer)
-    known = works(texts, sizes, context, new, leaves, kids, shared, leaf_context, step)
+    known = works(texts, sizes, context, new, leaves, kids, shared, leaf_context, step, spread)
     behind = [tokenizer.encode(f" {word}").ids[-1] for word in VARIATIONS]
     extra = {"RIVAL_VLLM": vllm_options, "LD_PRELOAD": vllm_preload}
     sources = source or [f"copse={ROOT}"]

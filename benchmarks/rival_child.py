@@ -86,6 +86,8 @@ class Generate:
         self.about = f"transformers {sys.modules['transformers'].__version__}"
 
     def read(self, prompts: Texts) -> None:
+        if len({len(prompt) for prompt in prompts}) > 1:
+            raise ValueError("its rows must have equal lengths")
         ids = self.torch.tensor(prompts)
         same = (ids == ids[:1]).all(0).long().cumprod(0).sum().item()
         same = min(same, ids.shape[1] - 1) if len(ids) > 1 else 0

@@ -114,6 +114,9 @@ def test_pieces_stand_in_a_row_and_leaves_share_their_beginning():
     assert len({tuple(leaf[:20]) for leaf in leaves}) == 1
     assert len({tuple(leaf[20:]) for leaf in leaves}) == 5
     assert not set(sum(known["decode"].contexts, [])) & set(leaves[0])
+    spread = works(range(1000), [1], 10, 7, 5, 3, shared=20, leaf_context=30, step=6, spread=4)
+    assert [len(leaf) for leaf in spread["expand"].contexts] == [34, 32, 30, 28, 26]
+    assert spread["expand"].tokens == 41
 
 
 def test_the_table_divides_rates_of_the_same_turn():
@@ -257,6 +260,9 @@ def test_engines_of_the_child_continue_what_they_have_read(kind, checkpoint):
         how = {"do": "continue", "new": 5, "temperature": 0.0, "seed": 1}
         said = rival_child.answer(engine, {**how, **asked})["tokens"]
         assert said == [greedy(model, prompt, 5) for prompt in prompts for _ in range(2)]
+    if kind == "generate":
+        with pytest.raises(ValueError, match="equal lengths"):
+            engine.read([[1, 2], [3]])
     with pytest.raises(ValueError, match="say read, prepare or continue"):
         rival_child.answer(engine, {"do": "sing", "prompts": []})
 
