@@ -8,7 +8,8 @@ the others; medians, with the smallest and the largest in brackets. Texts are sl
 standard library. All have been read before ("reading"); a run continues them behind one token that
 differs from run to run, so that no engine finds its own last continuation.
 
-    decode  greedy, `--new` tokens behind contexts of `--context` that share nothing
+    decode  greedy, `--new` tokens behind contexts of `--context` that share nothing; a multiple
+            of 128, for vLLM caches blocks of 128 tokens and reads the rest again
     expand  `--kids` continuations of `--step` tokens at temperature 1 from each of `--leaves`
             texts of `--leaf-context` tokens, of which they share `--shared`; a `--spread` makes
             them unequal, as leaves are, so that they do not end where a cache's blocks do
@@ -334,7 +335,7 @@ def main(
     work: Annotated[str, typer.Option(help="decode, expand.")] = "decode,expand",
     without: Annotated[str, typer.Option(help="Kinds of engine to leave out.")] = "",
     rows: Annotated[str, typer.Option(help="Sequences at once.")] = "1,16,64",
-    context: Annotated[int, typer.Option(min=1)] = 300,
+    context: Annotated[int, typer.Option(min=1)] = 256,
     new: Annotated[int, typer.Option(min=1)] = 64,
     leaves: Annotated[int, typer.Option(min=1)] = 32,
     kids: Annotated[int, typer.Option(min=1)] = 4,
