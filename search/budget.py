@@ -188,7 +188,7 @@ class Meter:
             if (share[0] < 1 and tokens_each != 0) or (share[1] < 1 and calls_each != 0):
                 break
             tokens, calls = tokens - share[0], calls - share[1]
-            grants.append(Grant(self, *share, floor=floor))
+            grants.append(Grant(self, share[0], share[1], floor))
         return grants
 
     # -- for `metered`

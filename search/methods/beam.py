@@ -155,8 +155,8 @@ class _Beam:
             self._start()
             child = yield from self.flight.next()
             if child is None:  # the budget is spent
-                for step in self.steps:
-                    step.done = True
+                for left in self.steps:
+                    left.done = True
                 self.waiting.clear()
                 return
             lane: Lane = child.owner

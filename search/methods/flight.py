@@ -73,7 +73,7 @@ class Flight:
         tree = self.tree
         passed: list[int] = []
         chosen = -1
-        for _ in range(int(__import__("os").environ.get("TRIES", self.flight.width))):
+        for _ in range(self.flight.width):
             picked = tree.select(1, self.rule, widen=self.widen)
             if not len(picked):
                 break
@@ -112,11 +112,11 @@ class Flight:
                 self._judged(lane, reward)
                 return
             value = guide.value
-            asks = judged(problem, guide, state, tree.value(node), rng)
+            verdict = judged(problem, guide, state, tree.value(node), rng)
             if value.calls:
-                self.flight.start(lane, asks, value.tokens, value.calls, value.calls)
+                self.flight.start(lane, verdict, value.tokens, value.calls, value.calls)
             else:
-                self._judged(lane, at_once(asks))
+                self._judged(lane, at_once(verdict))
             return
         lane.job = "grow"
         judge = lane.state == node and not tree.block(node)  # on the way to the end of a chain only the end is judged

@@ -22,7 +22,7 @@ from search.requests import Avoided, RequestFailed
 from search.tree import Tree
 
 T = TypeVar("T")
-SHORT = int(__import__("os").environ.get("SHORT", 5))  #: tokens
+SHORT = 5  #: tokens of a step up to which its log-prob is the sum over them
 RETRIES = 2  #: what failed is asked again this often
 
 

@@ -90,7 +90,7 @@ class InFlight:
             rest = sum(max(mean - other.used - (now - other.since), mean / 4) for other in self.alive)
             if self._tokens + self._granted - rest < mean / 2:
                 return None
-        least = 1 if self._ended or lane.first else self._floor()
+        least: float = 1 if self._ended or lane.first else self._floor()
         if self._left(lane) < least or (counts and not self.meter.begin_promised(1)):
             return None
         self._begun += 1
@@ -188,9 +188,8 @@ class InFlight:
             floor = 1  # nothing will become free any more
         if not math.isfinite(left):
             return piece.tokens, floor
+        alike = left / max(1, self.width - len(self._pool))
         if self._ended:  # little at a time, so that others can begin with what this one may not need
-            wanted = max(2 * floor, left // (2 * self.width))
-        else:
-            wanted = left // max(1, self.width - len(self._pool))
-        wanted = max(floor * piece.requests, wanted)
+            alike = max(2 * floor, left / (2 * self.width))
+        wanted = max(floor * piece.requests, int(alike))
         return int(min(piece.tokens, wanted, left)), floor
