@@ -66,7 +66,7 @@ class InFlight:
         self._waiting: list[_Piece] = []
         self._tokens = meter.tokens_left
         self._calls = meter.calls_left
-        self._granted = 0  # tokens of grants in use
+        self._granted = 0.0  # tokens of grants in use
         self._pot = math.inf
         if math.isfinite(self._tokens):
             self._pot = self._tokens - math.ceil(first * self._tokens)
