@@ -114,9 +114,7 @@ def peak() -> int:
 # -- what runs in a process of its own
 
 
-def searched(
-    model: str, dtype: str, run: str, tokens: int, questions: Sequence[int], problems: str
-) -> tuple[list[Row], list[Block]]:
+def searched(model: str, dtype: str, run: str, tokens: int, questions: Sequence[int], problems: str) -> tuple[list[Row], list[Block]]:
     """A search of each question, one after the other; and the blocks of the first one's tree."""
     import guides
     import search
@@ -150,9 +148,7 @@ def searched(
     return rows, shown
 
 
-def generated(
-    model: str, dtype: str, batch: int, tokens: int, questions: Sequence[int], problems: str
-) -> tuple[list[Row], list[Block]]:
+def generated(model: str, dtype: str, batch: int, tokens: int, questions: Sequence[int], problems: str) -> tuple[list[Row], list[Block]]:
     """`generate`: `batch` chains of each question at once, sampled until all have ended.
 
     tokens  that all chains of a question may have together
@@ -172,9 +168,7 @@ def generated(
     for question in questions:
         problem, _ = asked[question]
         turn = [{"role": "user", "content": problem.prompt(problem.initial())}]
-        ids = tokenizer.apply_chat_template(
-            turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )["input_ids"]
+        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
         torch.manual_seed(question)
         wall, cpu = time.perf_counter(), time.process_time()
         drawn = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}

@@ -35,7 +35,7 @@ def mcts(
     rng: np.random.Generator,
     *,
     branch: int = 1,
-    leaves: int = 8,
+    leaves: int = 10,
     rollout: float = 1 / 3,
     c_puct: float = 1.5,
     fpu_reduction: float = 0.0,
