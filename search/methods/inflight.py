@@ -90,7 +90,7 @@ class InFlight:
             rest = sum(max(mean - other.used - (now - other.since), mean / 4) for other in self.alive)
             if self._tokens + self._granted - rest < mean / 2:
                 return None
-        least: float = 1 if self._ended or lane.first else self._floor()
+        least: float = 1 if self._ended or not self.alive else self._floor()  # alone, it has what there is
         if self._left(lane) < least or (counts and not self.meter.begin_promised(1)):
             return None
         self._begun += 1
@@ -185,7 +185,7 @@ class InFlight:
         if left < floor * piece.requests:
             if len(self._pool) or left < 1:
                 return 0, 0
-            floor = 1  # nothing will become free any more
+            return int(min(piece.tokens, left)), 1  # nothing will become free any more: all that is left serves this one
         if not math.isfinite(left):
             return piece.tokens, floor
         alike = left / max(1, self.width - len(self._pool))
