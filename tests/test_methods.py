@@ -106,32 +106,53 @@ def test_long_steps_count_alike_and_likely_ones_by_their_probability():
     p = np.array([0.6, 0.3, 0.099])
     assert multiplicity(np.log(p)) == pytest.approx(p / p.sum(), abs=0.01)
     assert multiplicity(np.log(p / p.sum())) == pytest.approx(p / p.sum(), abs=1e-6)
-    assert normalise(alike, tau=0.5).sum() == pytest.approx(1)
+    assert normalise(alike).sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("sizes", [(0.5, 0.3, 0.2), (1e-9, 1e-12, 1e-7, 1e-9)])
-def test_priors_of_a_block_are_the_shares_of_all_that_was_drawn(sizes):
-    """Written in two goes, the block has the priors of one; a step that was written in two ways has both draws."""
+@pytest.mark.parametrize("tau", [1.0, 2.5])
+@pytest.mark.parametrize("logs", [[(-0.7,), (-1.2,), (-1.6,)], [(-2.0,) * 3, (-0.1,) * 60, (-1.0,) * 60, (-0.5,) * 5]])
+def test_priors_of_a_block_are_shared_by_all_that_was_drawn(logs, tau):
+    """By exp(log-prob / tau), of a long sample that of five mean tokens of it: 60 tokens of -0.1 are worth exp(-0.5).
 
-    def child(name, log_probs):
-        drawn = tuple(Avoided((ord(name), i), (log_prob,)) for i, log_prob in enumerate(log_probs))
-        proposal = Proposal(TextStep(name), log_probs[0], 1.0, drawn=drawn)
+    Written in two goes, the block has the priors of one; a step that was written in two ways has both samples.
+    """
+
+    def child(name, *samples):
+        drawn = tuple(Avoided((ord(name), i, *range(len(sample)))[: len(sample)], sample) for i, sample in enumerate(samples))
+        proposal = Proposal(TextStep(name), sum(samples[0]), 1.0, drawn=drawn)
         return Child(proposal, name, (TextStep(name),), False, None)
 
-    log_probs = np.log(np.array(sizes))
-    names = "abcd"[: len(sizes)]
+    def worth(sample):
+        return math.exp((sum(sample) if len(sample) <= 5 else 5 * np.mean(sample)) / tau)
+
+    names = "abcd"[: len(logs)]
+    expected = np.array([worth(sample) for sample in logs])
     for cut in (0, 1, 2):
         tree = Tree(())
-        parts = [child(name, [log_prob]) for name, log_prob in zip(names, log_probs, strict=True)]
+        parts = [child(name, sample) for name, sample in zip(names, logs, strict=True)]
         for part in (parts[:cut], parts[cut:]):
             if part:
-                write(tree, OPEN, 0, Growth(part, proposed=len(part)))
+                write(tree, OPEN, 0, Growth(part, proposed=len(part)), tau)
         priors = [tree.at(edge, "prior") for edge in tree.block(0)]
-        assert priors == pytest.approx(multiplicity(log_probs), abs=1e-4)
-    write(tree, OPEN, 0, Growth([child("a", [log_probs[0], log_probs[0] - 0.1])], proposed=1))
-    again = [tree.at(edge, "prior") for edge in tree.block(0)]
-    both = multiplicity(np.append(log_probs, log_probs[0] - 0.1))
-    assert again == pytest.approx([both[0] + both[-1], *both[1:-1]], abs=1e-4)
+        assert priors == pytest.approx(expected / expected.sum(), abs=1e-4)
+    second = (-0.3, -0.3)
+    write(tree, OPEN, 0, Growth([child("a", logs[0], second)], proposed=1), tau)
+    expected[0] += worth(second)
+    assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(expected / expected.sum(), abs=1e-4)
+
+
+def test_where_log_probs_are_unknown_priors_are_shares_of_the_samples():
+    def child(name, share):
+        return Child(Proposal(TextStep(name), math.nan, share), name, (TextStep(name),), False, None)
+
+    def priors():
+        return [tree.at(edge, "prior") for edge in tree.block(0)]
+
+    tree = Tree(())
+    write(tree, OPEN, 0, Growth([child("a", 0.75), child("b", 0.25)], proposed=2))
+    assert priors() == pytest.approx([3 / 4, 1 / 4], abs=1e-4)
+    write(tree, OPEN, 0, Growth([child("b", 0.5), child("c", 0.5)], proposed=2))
+    assert priors() == pytest.approx([3 / 8, 3 / 8, 2 / 8], abs=1e-4), "each call weighs as much as it brought steps"
 
 
 def test_steps_that_say_the_same_in_other_words_can_be_merged():
