@@ -18,7 +18,7 @@ from guides.rollout import Mixture, Rollout
 from models import Scripted
 from search.asks import run
 from search.budget import Budget
-from search.guide import Guide, Proposal, Uniform, check_policy, check_value, multiplicity, normalise
+from search.guide import Guide, Proposal, Uniform, check_policy, check_value, multiplicity
 from search.methods.grow import Child, Growth, similarity, write
 from search.problem import TextStep
 from search.problems.countdown import Countdown
@@ -99,46 +99,43 @@ def test_proposals_share_the_samples():
     assert all(p.value == 0.25 for p in proposals)
 
 
-def test_long_steps_count_alike_and_likely_ones_by_their_probability():
-    """A step of -5 nats beside one of -300: both are one draw. Nearly all of the policy found: its own probabilities."""
-    alike = multiplicity(np.array([-5.0, -60.0, -300.0]))
-    assert alike == pytest.approx([1 / 3] * 3, abs=0.01)
+def test_unlikely_samples_count_alike_and_likely_ones_by_their_probability():
+    """Chains of -5 nats and of -300: both are one draw. Nearly all of the policy found: its own probabilities."""
+    assert multiplicity(np.array([-5.0, -60.0, -300.0])) == pytest.approx([1 / 3] * 3, abs=0.01)
     p = np.array([0.6, 0.3, 0.099])
     assert multiplicity(np.log(p)) == pytest.approx(p / p.sum(), abs=0.01)
     assert multiplicity(np.log(p / p.sum())) == pytest.approx(p / p.sum(), abs=1e-6)
-    assert normalise(alike).sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("tau", [1.0, 2.5])
-@pytest.mark.parametrize("logs", [[(-0.7,), (-1.2,), (-1.6,)], [(-2.0,) * 3, (-0.1,) * 60, (-1.0,) * 60, (-0.5,) * 5]])
-def test_priors_of_a_block_are_shared_by_all_that_was_drawn(logs, tau):
-    """By exp(log-prob / tau), of a long sample that of five mean tokens of it: 60 tokens of -0.1 are worth exp(-0.5).
+def drawn_child(name, log_probs, length):
+    """A child that was drawn once for each of these log-probs, each time in so many tokens."""
+    drawn = []
+    for index, log_prob in enumerate(log_probs):
+        tokens = (ord(name), index, *[0] * (length - 2))
+        drawn.append(Avoided(tokens, (log_prob, *[0.0] * (length - 1))))
+    proposal = Proposal(TextStep(name), log_probs[0], 1.0, drawn=tuple(drawn))
+    return Child(proposal, name, (TextStep(name),), False, None)
 
-    Written in two goes, the block has the priors of one; a step that was written in two ways has both samples.
+
+@pytest.mark.parametrize("length, tau", [(2, 1.0), (5, 1.0), (40, 1.0), (40, 2.0)])
+def test_priors_of_a_block_are_of_all_that_was_drawn_and_long_steps_are_scaled(length, tau):
+    """Written in two goes, the block has the priors of one; a step that was written in two ways has both draws.
+
+    Of 40 tokens each, a step of -20 nats and one of -28 differ as steps of 5 tokens with -2.5 and -3.5 do.
     """
-
-    def child(name, *samples):
-        drawn = tuple(Avoided((ord(name), i, *range(len(sample)))[: len(sample)], sample) for i, sample in enumerate(samples))
-        proposal = Proposal(TextStep(name), sum(samples[0]), 1.0, drawn=drawn)
-        return Child(proposal, name, (TextStep(name),), False, None)
-
-    def worth(sample):
-        return math.exp((sum(sample) if len(sample) <= 5 else 5 * np.mean(sample)) / tau)
-
-    names = "abcd"[: len(logs)]
-    expected = np.array([worth(sample) for sample in logs])
+    log_probs = [-20.0, -28.0, -21.0, -33.0] if length > 5 else [-0.7, -2.5, -1.2, -3.0]
+    scale = min(1.0, 5 / length) / tau
+    weights = np.exp(np.array(log_probs) * scale)
+    children = [drawn_child(name, [log_prob], length) for name, log_prob in zip("abcd", log_probs, strict=True)]
     for cut in (0, 1, 2):
         tree = Tree(())
-        parts = [child(name, sample) for name, sample in zip(names, logs, strict=True)]
-        for part in (parts[:cut], parts[cut:]):
+        for part in (children[:cut], children[cut:]):
             if part:
                 write(tree, OPEN, 0, Growth(part, proposed=len(part)), tau)
-        priors = [tree.at(edge, "prior") for edge in tree.block(0)]
-        assert priors == pytest.approx(expected / expected.sum(), abs=1e-4)
-    second = (-0.3, -0.3)
-    write(tree, OPEN, 0, Growth([child("a", logs[0], second)], proposed=1), tau)
-    expected[0] += worth(second)
-    assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(expected / expected.sum(), abs=1e-4)
+        assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(weights / weights.sum(), abs=1e-4)
+    write(tree, OPEN, 0, Growth([drawn_child("a", [log_probs[0], -4.0], length)], proposed=1), tau)
+    weights[0] += np.exp(-4.0 * scale)
+    assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(weights / weights.sum(), abs=1e-4)
 
 
 def test_where_log_probs_are_unknown_priors_are_shares_of_the_samples():

@@ -114,7 +114,7 @@ class _Beam:
         self.branch = branch
         self.subtrees = subtrees
         self.balance = balance
-        self.flight = InFlight(meter, guide, 2 * width * branch, first=0.0)
+        self.flight = InFlight(meter, guide, 2 * width * branch, 0.0, min(64, guide.policy.step_tokens))
         self.single = not guide.policy.step_tokens or bool(getattr(guide.policy, "greedy", False))
         self.first = True
         self.nodes: list[list[int]] = [[0]]

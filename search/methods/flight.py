@@ -153,7 +153,9 @@ class Flight:
         guide, problem = self.search.guide, self.search.problem
         if not self.rollout or problem.players > 1 or not guide.policy.step_tokens:
             return False
-        if self._judges(edge) and getattr(problem, "verifies", True):
+        if not self._judges(edge):
+            return True  # only finished chains tell anything
+        if getattr(problem, "verifies", True):
             return False  # a chain that is not verified is no answer there, and the value tells where to look for one
         if not self._chains:
             return True

@@ -15,6 +15,9 @@ from search.budget import Grant, Meter
 from search.guide import Guide
 from search.pool import Child, Pool
 
+PRIOR = 2  #: guesses that count beside the lanes that have ended
+TAIL = 1 / 4  #: of a mean lane: the least that one under way is expected to take yet
+
 
 @dataclass(eq=False)
 class Lane:
@@ -53,11 +56,12 @@ class InFlight:
     width    lanes at once
     first    share of the tokens that only the first lane may use until a chain has ended, in [0, 1): whoever pays for 1 / first
              chains gets an answer. 0: all lanes share alike from the start
+    guess    tokens of a lane, before any has ended
     alive    lanes that have begun and not ended
     spent    tokens of all children that have been told of
     """
 
-    def __init__(self, meter: Meter, guide: Guide, width: int, first: float):
+    def __init__(self, meter: Meter, guide: Guide, width: int, first: float, guess: float):
         self.meter = meter
         self.width = width
         self.alive: list[Lane] = []
@@ -71,6 +75,7 @@ class InFlight:
         if math.isfinite(self._tokens):
             self._pot = self._tokens - math.ceil(first * self._tokens)
         self._settled = not first  # whether a chain has ended
+        self._guess = guess
         self._texts = 0
         self._begun = 0
         self._ended = 0
@@ -79,19 +84,15 @@ class InFlight:
     def new(self, counts: bool = True) -> Lane | None:
         """A new lane (and simulation, if it counts), where there is room for it and the tokens are likely to last; None otherwise.
 
-        A lane that only half fits still begins: it may be a short one, and tokens that nobody uses find nothing.
+        Towards the end of the budget only as many lanes go on as are likely to come to their ends, the oldest first.
         """
         if len(self.alive) >= self.width or self._waiting or self._calls < 1:
             return None
         lane = Lane(self._begun, first=not self.alive and not self._settled)
-        if self._ended and math.isfinite(self._tokens):
-            mean = self._used / self._ended
-            now = self._pool.clock
-            rest = sum(max(mean - other.used - (now - other.since), mean / 4) for other in self.alive)
-            if self._tokens + self._granted - rest < mean / 2:
-                return None
-        least: float = 1 if self._ended or not self.alive else self._floor()  # alone, it has what there is
-        if self._left(lane) < least or (counts and not self.meter.begin_promised(1)):
+        fits = self._rest() + self._expected <= self._tokens + self._granted
+        if not fits and (self.alive or self._ended):
+            return None
+        if self._left(lane) < 1 or (counts and not self.meter.begin_promised(1)):
             return None
         self._begun += 1
         self.alive.append(lane)
@@ -144,6 +145,21 @@ class InFlight:
         self._waiting.clear()
         yield from self._pool.close()
 
+    @property
+    def _expected(self) -> float:
+        """Tokens of a whole lane: the mean of those that have ended and of `PRIOR` guesses, as the first to end are short ones."""
+        return (PRIOR * self._guess + self._used) / (PRIOR + self._ended)
+
+    def _taken(self, lane: Lane) -> float:
+        """Tokens that a lane has taken, the running piece included as far as the clock tells."""
+        return lane.used + self._pool.clock - lane.since
+
+    def _rest(self, number: float = math.inf) -> float:
+        """Tokens that the lanes alive are likely to take yet, those up to this number."""
+        mean = self._expected
+        older = [lane for lane in self.alive if lane.number <= number]
+        return sum(max(mean - self._taken(lane), mean * TAIL) for lane in older)
+
     def _left(self, lane: Lane) -> float:
         """Tokens that a lane may have."""
         return self._tokens if lane.first or self._settled else min(self._tokens, self._pot)
@@ -181,11 +197,13 @@ class InFlight:
     def _share(self, piece: _Piece) -> tuple[int, int]:
         """Tokens for a piece, and the fewest that are of use to one of its requests; (0, 0) where there is too little now."""
         left = self._left(piece.lane)
+        if self._granted and self._rest(piece.lane.number) > self._tokens + self._granted:
+            return 0, 0  # older ones are likely to need it all
         floor = min(self._floor(), max(1, piece.tokens // piece.requests))
         if left < floor * piece.requests:
             if len(self._pool) or left < 1:
                 return 0, 0
-            return int(min(piece.tokens, left)), 1  # nothing will become free any more: all that is left serves this one
+            return int(min(piece.tokens, left)), 1  # nothing will become free any more
         if not math.isfinite(left):
             return piece.tokens, floor
         alike = left / max(1, self.width - len(self._pool))

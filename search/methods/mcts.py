@@ -53,8 +53,9 @@ def mcts(
                    anywhere in the tree, not even at a second asking
     leaves         simulations in flight at once; the next begins as one ends, and sees those in flight as visits of value 0
     rollout        how many chains are finished, at least, of those that sampling would finish with the same tokens: where they are
-                   fewer, a simulation goes on below its leaf to the end of its chain, whose value it backs up; so does the first. 0: never.
-                   Nor does one where steps are judged and the problem verifies itself: no other chain is an answer there
+                   fewer, a simulation goes on below its leaf to the end of its chain, whose value it backs up. Where nothing judges
+                   steps, every simulation does; where they are judged and the problem verifies itself, none does, since no other
+                   chain is an answer there. 0: never
     widen          the steps that the policy has not proposed yet are one more choice at every node, its Q the first-play urgency, its
                    prior widen * their probability / (1 + steps there): taking it asks for `branch` more. 0: never
     lookahead      weight of the best new step's value in what a leaf backs up; the rest is the leaf's own value
@@ -76,6 +77,6 @@ def mcts(
     tree = search.tree
     tree.use(chosen, widen)  # compiles, if ever, before anything is asked
     yield from search.root()
-    flight = Flight(search, InFlight(meter, guide, leaves, FIRST), chosen, widen, rollout)
+    flight = Flight(search, InFlight(meter, guide, leaves, FIRST, guide.policy.step_tokens), chosen, widen, rollout)
     yield from flight.all()
     return tree
