@@ -199,7 +199,7 @@ def load(
             last, which comes with the pass that writes the step
     policy  further options of `guides.LM`: delimiter, step_tokens, max_steps, prompt, instruction, temperature, ...
 
-    Without a value head the steps' mean token probability judges, and a warning says so. Raises ValueError for a bad checkpoint.
+    Without a value head nothing judges steps, and a warning says so. Raises ValueError for a bad checkpoint.
     """
     from guides.lm import LM
     from guides.prm import PRM
@@ -234,7 +234,7 @@ def connect(
     url, model   as vLLM prints them: http://host:8000/v1, and the name that is served
     tokenizer    folder or hub id of its tokenizer, where `model` is none;  connections: requests under way at once
     timeout      seconds that a request may take in all, repetitions included
-    value        judges the steps, for example `guides.PRM(folder)`; None: their mean token probability, where the server tells log-probs
+    value        judges the steps, for example `guides.PRM(folder)`; None: nothing does
     answer, policy   as in `load`
 
     A server that has conversations alone (/v1/chat/completions) is told the problem as a user's turn, and the steps so far as the

@@ -298,7 +298,8 @@ def test_an_ablated_search_has_no_trace_of_the_part():
 
 def test_equal_priors_stay_equal_where_a_node_is_widened_and_steps_come_again():
     def digits(request):
-        return generated(str(request.seed % 7), log_prob=-9.0)
+        digit = request.seed % 7
+        return generated(" " * (request.seed % 2) + str(digit), log_prob=-1.0 - digit)
 
     guide = ablations.uniform_priors(scripted_guide(digits, value=False, max_steps=2))
     tree = search.solve(TextProblem("Question 1"), guide, "mcts", search.Budget(simulations=60), branch=3, widen=2.0).tree

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import guides
 import search
-from search import clock, progress
+from search import progress, stopwatch
 from search.budget import Budget, Meter
 from search.cli import main
 from search.clock import Clock
@@ -26,7 +26,7 @@ class Hands:
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr(clock.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(stopwatch, "now", lambda: self.now)
 
 
 def test_time_is_divided_among_those_who_run(monkeypatch):

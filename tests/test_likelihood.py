@@ -71,16 +71,15 @@ def test_length_does_not_count():
 
 
 def test_the_tokens_that_the_policy_sampled_are_read(bare):
-    """A policy's own values of its last steps, rounded, are those read anew; they are taken without a request where they are known."""
+    """A step's value, read anew, is the mean of the log-probs that its tokens were sampled with; text encoded anew differs from those."""
     policy = guides.LM(bare.folder, values=True)
     likelihood = Likelihood(bare.folder, policy, "step")
     proposals = run(policy.propose(PROBLEM, (), 6, np.random.default_rng(2)), policy.backends)
-    states, known = [(p.step,) for p in proposals], [p.value for p in proposals]
-    assert values(likelihood, states).tolist() == pytest.approx(known, abs=1e-4)
-    asked = likelihood.evaluate(PROBLEM, states, np.array(known, np.float32), np.random.default_rng(0))
-    with pytest.raises(StopIteration) as ended:
-        next(asked)
-    assert ended.value.value.tolist() == np.array(known, np.float32).tolist()
+    assert all(math.isnan(proposal.value) for proposal in proposals), "without a head the policy's own pass judges nothing"
+    states = [(proposal.step,) for proposal in proposals]
+    expected = [math.exp(proposal.log_prob / len(proposal.step.tokens)) for proposal in proposals]
+    assert values(likelihood, states).tolist() == pytest.approx(expected, abs=1e-4)
+    assert values(likelihood, states, known=[0.25] * len(states)).tolist() == pytest.approx(expected, abs=1e-4), "it always asks"
 
 
 def test_the_values_of_a_head_are_not_taken_for_it(tmp_path):

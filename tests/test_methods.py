@@ -138,6 +138,20 @@ def test_priors_of_a_block_are_of_all_that_was_drawn_and_long_steps_are_scaled(l
     assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(weights / weights.sum(), abs=1e-4)
 
 
+def test_where_log_probs_are_unknown_priors_are_shares_of_the_samples():
+    def child(name, share):
+        return Child(Proposal(TextStep(name), math.nan, share), name, (TextStep(name),), False, None)
+
+    def priors():
+        return [tree.at(edge, "prior") for edge in tree.block(0)]
+
+    tree = Tree(())
+    write(tree, OPEN, 0, Growth([child("a", 0.75), child("b", 0.25)], proposed=2))
+    assert priors() == pytest.approx([3 / 4, 1 / 4], abs=1e-4)
+    write(tree, OPEN, 0, Growth([child("b", 0.5), child("c", 0.5)], proposed=2))
+    assert priors() == pytest.approx([3 / 8, 3 / 8, 2 / 8], abs=1e-4), "each call weighs as much as it brought steps"
+
+
 def test_steps_that_say_the_same_in_other_words_can_be_merged():
     first, second, third = "So 6 times 7 is 42.", "so, 6 times 7 is 42", "So 6 times 7 is 48."
     assert similarity(first, second) == 1.0 and similarity(first, third) == 0.0

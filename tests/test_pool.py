@@ -224,6 +224,24 @@ def test_passes_are_full_though_chains_are_long_and_differ(method, options, leas
     assert np.mean(rows) >= least
 
 
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("beam", {"width": 1, "branch": 1}),
+        ("beam", {"width": 4, "branch": 4}),
+        ("sample", {}),
+        ("mcts", {"branch": 1}),
+    ],
+)
+@pytest.mark.parametrize("tokens", [1, 25, 63])
+def test_who_is_alone_has_all_the_tokens_though_a_step_may_take_more(method, options, tokens):
+    """Fewer tokens than a typical step takes are spent on one step, and not kept for ever."""
+    guide = guide_of(Ticking(writer(3, 400)))
+    solution = search.solve(QUESTION, guide, method, f"tokens={tokens}", **options)
+    assert solution.usage.generated == tokens and solution.stopped == "tokens"
+    assert max(len(step.tokens) for step in solution.tree.steps if step is not None) == tokens
+
+
 def test_requests_of_one_turn_share_what_is_left():
     meter = Meter(Budget(tokens=100))
     (grant,) = meter.grant(1, 400, 4, requests=4)

@@ -243,8 +243,14 @@ def similarity(first: str, second: str) -> float:
 
 
 def _samples(child: Child, proposed: int) -> dict[Hashable, tuple[float, float]]:
-    """What was drawn and means this child: tokens -> (log-prob, share); a name of its own where nothing is known of that."""
+    """What was drawn and means this child: tokens -> (log-prob, share); a name of its own where nothing is known of that.
+
+    A policy that says what it drew but not how probable the step is has it counted once, however often and in whatever writing it
+    came: so `benchmarks.ablations.uniform_priors` has equal priors and still draws nothing twice.
+    """
     proposal = child.proposal
+    if proposal.drawn and math.isnan(proposal.log_prob):
+        return {None: (math.nan, 1.0)}
     if proposal.drawn:
         drawn = {sample.tokens: math.fsum(sample.log_probs) for sample in proposal.drawn}
         return {tokens: (_scaled(log_prob, len(tokens)), 1.0) for tokens, log_prob in drawn.items()}
