@@ -89,6 +89,7 @@ class Meter:
         self._texts = 0  # Generate requests that were answered with some tokens
         self._floor = 1  # fewer tokens than this are of no use to a request that wants more
         self._begun = 0  # simulations begun, finished ones included
+        self.short_of: str | None = None  # "tokens" or "calls": too few are left for what the method would do next
         self.failures = Failures()
         self.tree: Any = None  # what the method grows, for those who watch; None: it shows none
 

@@ -137,7 +137,9 @@ def _stopped(tree: Tree, meter: Meter, verified: bool, error: Exception | None) 
         return "error"
     if halted is not None:
         return halted
-    return "exhausted" if tree.exhausted else meter.stopped or "finished"
+    if tree.exhausted:
+        return "exhausted"
+    return meter.stopped or meter.short_of or "finished"
 
 
 def _path(method: Callable[..., Any]) -> str:

@@ -13,35 +13,30 @@ from benchmarks import gsm8k, wallclock
 from benchmarks.rows import COLUMNS
 
 
-def write(path, lines):
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wt") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
 def lines(count):
-    return [{"question": f"What is {n} times 1000?", "answer": f"It is.\n#### {n},000"} for n in range(count)]
+    return [{"question": f"What is {n} times 1000?", "answer": f"It is.\n#### {n},000"} for n in range(1, count + 1)]
 
 
-@pytest.mark.parametrize("name", ["questions.jsonl", "questions.jsonl.gz"])
-def test_questions_are_drawn_by_a_seed_and_hold_their_targets(tmp_path, name):
-    path = write(tmp_path / name, lines(40))
-    drawn = list(gsm8k.questions(path, 10, seed=3))
-    assert [q["target"] for q in drawn] == [f"{int(q['id']) - 1}000" for q in drawn]
-    assert len({q["id"] for q in drawn}) == 10
-    assert drawn == list(gsm8k.questions(path, 10, seed=3)) != list(gsm8k.questions(path, 10, seed=4))
-    later = list(gsm8k.questions(path, 10, seed=3, skip=10))
-    assert not {q["id"] for q in drawn} & {q["id"] for q in later}
+@pytest.mark.parametrize("packed", [False, True])
+def test_questions_are_drawn_by_a_seed_and_hold_their_targets(tmp_path, monkeypatch, capsys, packed):
+    text = "".join(json.dumps(line) + "\n" for line in lines(40))
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
 
+    def draw(*flags):
+        monkeypatch.setattr("sys.argv", ["gsm8k", str(path), *flags])
+        gsm8k.main()
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-def test_too_few_questions_and_strange_lines_are_refused(tmp_path):
-    path = write(tmp_path / "few.jsonl", lines(3))
-    with pytest.raises(ValueError, match="3 questions"):
-        list(gsm8k.questions(path, 4, seed=0))
-    broken = write(tmp_path / "broken.jsonl", [{"question": "a", "answer": "no mark"}])
-    with pytest.raises(ValueError, match="line 1 is no question"):
-        list(gsm8k.questions(broken, 1, seed=0))
+    ten = draw("--count", "10", "--seed", "3")
+    assert [q["target"] for q in ten] == [f"{q['id']}000" for q in ten]
+    assert len({q["id"] for q in ten}) == 10
+    assert ten == draw("--count", "10", "--seed", "3") != draw("--count", "10", "--seed", "4")
+    later = draw("--count", "10", "--seed", "3", "--skip", "10")
+    assert not {q["id"] for q in ten} & {q["id"] for q in later}
+    assert len(draw()) == 40
+    with pytest.raises(SystemExit):
+        draw("--count", "31", "--skip", "10")
 
 
 def row(method, budget, problem, correct, seconds):

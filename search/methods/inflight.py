@@ -86,14 +86,19 @@ class InFlight:
 
         Towards the end of the budget only as many lanes go on as are likely to come to their ends, the oldest first.
         """
-        if len(self.alive) >= self.width or self._waiting or self._calls < 1:
+        if len(self.alive) >= self.width or self._waiting:
             return None
         lane = Lane(self._begun, first=not self.alive and not self._settled)
         fits = self._rest() + self._expected <= self._tokens + self._granted
-        if not fits and (self.alive or self._ended):
+        if self._left(lane) < 1 or (not fits and (self.alive or self._ended)):
+            self.meter.short_of = "tokens"
             return None
-        if self._left(lane) < 1 or (counts and not self.meter.begin_promised(1)):
+        if self._calls < 1:
+            self.meter.short_of = "calls"
             return None
+        if counts and not self.meter.begin_promised(1):
+            return None
+        self.meter.short_of = None
         self._begun += 1
         self.alive.append(lane)
         return lane
@@ -111,6 +116,8 @@ class InFlight:
         """The next child that ends, its `owner` the lane; None: nothing runs, and nothing more can be granted."""
         self._serve()
         if not len(self._pool):
+            if self._waiting and not self.meter.halted:
+                self.meter.short_of = "tokens" if self._calls >= 1 else "calls"
             return None
         child = yield from self._pool.next()
         lane, grant = child.owner, child.grant

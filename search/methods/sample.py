@@ -84,7 +84,7 @@ class _Samples:
         """Sample until one is verified, `chains` have been, the budget ends or every request fails."""
         self.left = math.inf if chains is None else chains
         flight = self.flight
-        patience = BARREN * flight.width
+        patience = BARREN * min(flight.width, self.left)
         while True:
             while self.left > 0 and self.failures < patience and (lane := flight.new()) is not None:
                 self.left -= 1
