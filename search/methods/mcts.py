@@ -36,7 +36,7 @@ def mcts(
     *,
     branch: int = 1,
     leaves: int = 10,
-    rollout: float = 1 / 3,
+    rollout: float = 0.35,
     c_puct: float = 1.5,
     fpu_reduction: float = 0.0,
     tau: float = 1.0,
