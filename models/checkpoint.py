@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -351,7 +350,7 @@ def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, s
         if settings.get("value_head") and head is None:
             raise ValueError("the settings promise a value head, but none is given: give head=, or set value_head to false")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as temporary:
         fresh = Path(temporary, "new")
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
@@ -359,11 +358,9 @@ def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, s
             save_head(fresh, head)
         if settings is not None:
             (fresh / GUIDE).write_text(json.dumps(settings, indent=2) + "\n")
-        old = Path(temporary, "old")
         if path.exists():
-            os.replace(path, old)
+            os.replace(path, Path(temporary, "old"))
         os.replace(fresh, path)
-        shutil.rmtree(old, ignore_errors=True)
     return path
 
 

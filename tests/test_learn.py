@@ -69,9 +69,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def search(guide: Path, file: Path, traces: Path, *flags: str) -> list[Trace]:
+    """Searches at temperature 1: below, a trained model has no wrong chains left for its value head to be tried on."""
     output = traces.with_suffix(".jsonl")
     command = ["solve", "--guide", guide, "--input", file, "--output", output, "--traces", traces, "--method", "sample"]
-    assert cli.main([*map(str, command), "--option", "chains=16", "--budget", "tokens=2000", *flags]) in (0, 1)
+    assert cli.main([*map(str, command), "--option", "chains=16", "--budget", "tokens=2000", "--temperature", "1", *flags]) in (0, 1)
     return Trace.load(traces)
 
 
