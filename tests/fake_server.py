@@ -14,7 +14,7 @@ import tiny
 from models.text import Texts
 
 MODEL = "fake/model"
-END = 256  # the tiny tokenizer's end of text
+END = 256  # the end of text of the tiny tokenizer without merges
 OPENAI = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "echo"}
 OPENAI |= {"logprobs", "top_logprobs"}
 
@@ -33,6 +33,8 @@ class FakeServer:
     refuses  {field: (status, message)} of fields that it takes in no request; a top_k of 0 is taken
     log_probs: tells them; "content": as llama.cpp does;  tempered: of the distribution after temperature
     marks    the field that tells the stop string, None: there is none;  keeps: the stop string stays in the text
+    leaves   leaves the last token of a text that a stop string ended out of what it tells of tokens, as llama.cpp does
+    merges   pairs of tokens that its tokenizer makes one, across words too
     seeded   heeds the seed (else every answer is another one);  heats: heeds the temperature (else all are greedy)
     counts   what `usage` says of the tokens: True (the truth), False (there is none), or a number that it always says
     chat     has /chat/completions: "too", "only" (no /completions), "wraps" (/completions makes a conversation of a prompt)
@@ -57,6 +59,8 @@ class FakeServer:
         tempered: bool = False,
         marks: str | None = "stop_reason",
         keeps: bool = False,
+        leaves: bool = False,
+        merges: tuple[tuple[str, str], ...] = (),
         seeded: bool = True,
         heats: bool = True,
         counts: bool | int = True,
@@ -79,6 +83,7 @@ class FakeServer:
         self.tempered = tempered
         self.marks = marks
         self.keeps = keeps
+        self.leaves = leaves
         self.seeded = seeded
         self.heats = heats
         self.counts = counts
@@ -90,7 +95,8 @@ class FakeServer:
         self.key = key
         self.context = context
         self.fault = fault
-        self.tokenizer = tiny.tokenizer()
+        self.tokenizer = tiny.tokenizer(merges, within_words=not merges)
+        self.end = self.tokenizer.eos_token_id
         self.texts = Texts(self.tokenizer)
         self.bodies: list[dict[str, Any]] = []
         self.seen: list[list[int]] = []  # prompts whose keys and values it has
@@ -226,7 +232,7 @@ class FakeServer:
         wrote, reason, mark = self.write(prompt, body)
         cached = max((common(read, old) for old in self.seen), default=0)
         self.seen.append(read + wrote)
-        shown = self.tokenizer.decode([t for t in wrote if t != END])
+        shown = self.tokenizer.decode([t for t in wrote if t != self.end])
         if isinstance(mark, str) and not self.keeps:
             shown = shown[: shown.index(mark)]
         choice: dict[str, Any] = {"index": 0, "text": shown, "finish_reason": reason, "logprobs": None}
@@ -237,11 +243,12 @@ class FakeServer:
             choice["message"] = {"role": "assistant", "content": again + shown}
         if self.marks:
             choice[self.marks] = mark
+        told = wrote[:-1] if self.leaves and mark else wrote
         ids = self.told_ids and body.get("return_token_ids")
         if ids:
-            choice |= {"token_ids": wrote, "prompt_token_ids": read}
+            choice |= {"token_ids": told, "prompt_token_ids": read}
         if self.log_probs and body.get("logprobs"):
-            choice["logprobs"] = self.told(read if body.get("echo") else [], wrote, body, chat)
+            choice["logprobs"] = self.told(read if body.get("echo") else [], told, body, chat)
         usage = {"prompt_tokens": len(read), "completion_tokens": len(wrote), "prompt_tokens_details": {"cached_tokens": cached}}
         if self.counts is not True:
             usage = {} if self.counts is False else {"prompt_tokens": len(read), "completion_tokens": self.counts}
@@ -268,7 +275,7 @@ class FakeServer:
         text = self.say(prompt, seed if body["temperature"] and self.heats else 0)
         stops = [(text.index(stop) + len(stop), stop) for stop in body.get("stop", ()) if stop in text]
         end, mark = min(stops, default=(len(text), None))
-        tokens = self.tokenizer.encode(text[:end]) + ([] if mark else [END])
+        tokens = self.tokenizer.encode(text[:end]) + ([] if mark else [self.end])
         cut = len(tokens) > body["max_tokens"]
         return tokens[: body["max_tokens"]], "length" if cut else "stop", None if cut else mark
 

@@ -1,6 +1,6 @@
 """The client against real llama.cpp servers with a real model, started as a user would; slow, and only where both are there.
 
-COPSE_TEST_MODELS        folder with smollm2-135m (tokenizer and model) and smollm2-135m.gguf
+COPSE_TEST_MODELS        folder with smollm2-135m (tokenizer and model) and smollm2-135m.gguf; qwen-coder-0.5b alike, for one test
 COPSE_TEST_LLAMA_SERVER  llama.cpp's llama-server; default: the one on the path
 COPSE_TEST_LLAMA_PYTHON  a Python with llama-cpp-python[server]; default: this one, if it has it
 """
@@ -35,6 +35,7 @@ from search.requests import Generate, RequestFailed
 MODELS = os.environ.get("COPSE_TEST_MODELS")
 FOLDER = Path(MODELS or ".") / "smollm2-135m"
 GGUF = Path(MODELS or ".") / "smollm2-135m.gguf"
+OTHER = Path(MODELS or ".") / "qwen-coder-0.5b"
 BINARY = os.environ.get("COPSE_TEST_LLAMA_SERVER") or shutil.which("llama-server")
 PYTHON = os.environ.get("COPSE_TEST_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("llama_cpp") else None)
 COMMANDS = {
@@ -52,13 +53,13 @@ pytestmark = [
 class Process:
     """A server of a command at a port of its own, which can be killed and started again."""
 
-    def __init__(self, name: str, log: Path):
+    def __init__(self, name: str, log: Path, model: Path = GGUF):
         if COMMANDS[name][0] is None:
             pytest.skip(f"{name} is not installed")
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             self.port = one.getsockname()[1]
-        self.command = [str(part) for part in COMMANDS[name]] + ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.command = [str(model if part == GGUF else part) for part in COMMANDS[name]] + ["--host", "127.0.0.1", "--port", str(self.port)]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self.log = log
         self.start()
@@ -144,13 +145,42 @@ def test_steps_are_the_servers_own_text(served):
     request = urllib.request.Request(f"{served.url}/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     whole = json.load(urllib.request.urlopen(request, timeout=120))["choices"][0]["text"]
     prompt = tuple(tokenizer.encode(text, add_special_tokens=False))
-    said, left, finish = (), 48, ""
+    said, left, finish, lines = (), 48, "", []
     while left > 0 and finish != "end":
         step = result(backend, Generate(prompt + said, ("\n",), left, temperature=0.0))
         said, left, finish = said + step.tokens, left - len(step.tokens), step.finish
+        lines.append(step.text)
     mine = tokenizer.decode(said, skip_special_tokens=True)
+    assert "\n".join(lines).rstrip("\n") == mine.rstrip("\n"), "texts and tokens agree"
     assert mine.startswith(whole[:40]) and (mine.startswith(whole) or whole.startswith(mine))
     backend.close()
+
+
+def test_tokens_that_hold_the_end_of_a_step_and_the_blank_line(tmp_path):
+    """Qwen writes ".\\n\\n" and ":\\n\\n" as one token: no character of it is lost."""
+    if not (OTHER.with_suffix(".gguf").exists() and OTHER.exists()):
+        pytest.skip(f"{OTHER.name} is not there")
+    server = Process("llama.cpp", tmp_path / "log", OTHER.with_suffix(".gguf"))
+    try:
+        backend = Server(server.url, "smol", str(OTHER), connections=1)
+        prompt, tokens, texts, finish = asked(backend, "Explain step by step what 19 - 5 is, in a list."), (), [], ""
+        whole = result(backend, Generate(prompt, (), 80, temperature=0.0)).text
+        while len(tokens) < 80 and finish != "end":
+            step = result(backend, Generate(prompt + tokens, ("\n\n",), 80 - len(tokens), temperature=0.0))
+            tokens, finish = tokens + step.tokens, step.finish
+            texts.append(step.text)
+        assert len(texts) > 1
+        assert "\n\n".join(texts) == whole == backend.tokenizer.decode(tokens, skip_special_tokens=True)
+        backend.close()
+    finally:
+        server.kill()
+
+
+def asked(backend, question: str) -> tuple[int, ...]:
+    """The prompt of a conversation that begins with a question."""
+    said = [{"role": "user", "content": question}]
+    text = backend.tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    return tuple(backend.tokenizer.encode(text, add_special_tokens=False))
 
 
 def test_a_server_that_is_killed_and_comes_back_loses_nothing(served, tmp_path):

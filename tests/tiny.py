@@ -21,11 +21,12 @@ torch.set_num_threads(1)
 SPECIAL = ["<eos>", "<|im_end|>"]
 
 
-def tokenizer(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: 256 bytes, a token a merge, two special tokens."""
+def tokenizer(merges: tuple[tuple[str, str], ...] = (), within_words: bool = True) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: 256 bytes, a token a merge (only within the words of GPT-2, or anywhere), two special tokens."""
     names = sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
     raw = Tokenizer(kinds.BPE({name: i for i, name in enumerate(names)}, list(merges)))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=within_words)
+    raw.decoder = decoders.ByteLevel()
     raw.add_special_tokens(SPECIAL)
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=SPECIAL[0], pad_token=SPECIAL[0])
 

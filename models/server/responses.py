@@ -100,12 +100,14 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
     cut = reason in CUT or (reason is None and len(tokens) >= request.max_tokens)
     ended = bool(tokens) and tokens[-1] in words.texts.ends
     stop = None if cut or ended else _stop(stops, text, mark, found, told)
+    if stop is not None and told.ids is None and not log_probs:  # encoded here: one token may hold the end of the text and the stop string
+        tokens = words.after(request.prompt, text + stop)
     ends = not cut and stop is None
     last = ends and told.ids is not None and tokens and (tokens[-1] in words.special or tokens[-1] == mark)
     tail, finish, used = Tail(words.texts, stops, request.prompt), None, 0
     while finish is None and used < room and (used < len(tokens) or stop is not None):
         if used == len(tokens) and stop is not None:  # the stop string was cut off
-            missing = _missing(words.texts.decode(tokens), text, stop)
+            missing = _missing(tail.text, text, stop)
             tokens, stop = tokens + words.after((*request.prompt, *tokens), missing), None
             continue
         finish = "end" if last and used == len(tokens) - 1 else tail.add(tokens[used])
@@ -127,9 +129,12 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
 
 
 def _missing(spelled: str, text: str, stop: str) -> str:
-    """What of a stop string is not in the tokens: some servers leave its beginning in them (llama.cpp), and only the text ends."""
-    begun = spelled.removeprefix(text) if spelled.startswith(text) else ""
-    return stop.removeprefix(begun) if begun and begun != stop and stop.startswith(begun) else stop
+    """What the tokens do not spell of a text and the stop string behind it.
+
+    llama.cpp leaves out the last token: a part of the stop string, and the end of the text where one token holds both (".\\n\\n").
+    """
+    whole = text + stop
+    return whole.removeprefix(spelled) if whole.startswith(spelled) else stop
 
 
 def _nothing(choice: dict[str, Any]) -> str:
