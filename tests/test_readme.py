@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -105,8 +106,15 @@ def test_the_table_of_methods_tells_all_options(name: str) -> None:
     parameters = inspect.signature(method_of(name)).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     (row,) = re.findall(rf'^\| `"{name}"` \|.*\|(.*)\|$', section("Methods and budgets"), re.MULTILINE)
-    told = dict(re.findall(r"`(\w+)`[^(]*\((\w[\w.]*)", row))
-    assert {option: ast.literal_eval(text) if re.match(r"None|[\d.]", text) else text for option, text in told.items()} == options
+    told = dict(re.findall(r"`(\w+)`[^(]*\((\w[\w./]*)", row))
+    assert {option: default_of(text) for option, text in told.items()} == options
+
+
+def default_of(text: str) -> object:
+    """What a default stands for: None, a number, a fraction, or a word."""
+    if "/" in text:
+        return float(Fraction(text))
+    return ast.literal_eval(text) if re.match(r"None|[\d.]", text) else text
 
 
 def test_links_lead_somewhere() -> None:

@@ -244,7 +244,7 @@ def problem(target=21):
 @pytest.mark.parametrize("name", ["vllm", "prefix", "last"])
 def test_searches_by_continuing_turns(serve, method, name):
     server, backend = serve(**FAKES[name], say=walker)
-    guide = Guide(LM(backend, values=True, delimiter="\n", step_tokens=16, max_steps=6), budget=Budget(tokens=500))
+    guide = Guide(LM(backend, values=True, temperature=1.0, delimiter="\n", step_tokens=16, max_steps=6), budget=Budget(tokens=500))
     solution = search.solve(problem(12), guide, method, seed=4)
     assert 0 < solution.usage.generated <= 500
     steps = [step.text for step in solution.steps]
