@@ -163,7 +163,12 @@ def test_tokens_that_hold_the_end_of_a_step_and_the_blank_line(tmp_path):
     server = Process("llama.cpp", tmp_path / "log", OTHER.with_name(f"{OTHER.name}.gguf"))
     try:
         backend = Server(server.url, "smol", str(OTHER), connections=1)
-        prompt, tokens, texts, finish = asked(backend, "Explain step by step what 19 - 5 is, in a list."), (), [], ""
+        prompt, tokens, texts, finish = (
+            asked(backend, "Jan has 19 apples and gives 5 away. How many are left? Explain step by step."),
+            (),
+            [],
+            "",
+        )
         whole = result(backend, Generate(prompt, (), 80, temperature=0.0)).text
         while len(tokens) < 80 and finish != "end":
             step = result(backend, Generate(prompt + tokens, ("\n\n",), 80 - len(tokens), temperature=0.0))
