@@ -236,6 +236,17 @@ def test_a_verifier_that_always_crashes_is_what_failed(caplog):
     assert solution.error is None and "of TextProblem.verify failed, each of which cost its step" in caplog.text
 
 
+def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(caplog):
+    """It was understood, and no prompt would mend it."""
+    guide = scripted_guide(lambda request: generated(f"The answer is {9 if request.seed % 4 == 0 else 7}", finish="end"), value=False)
+    problem = search.TextProblem("Question 1", verify=worker_jobs.crash_or_refute, inline=False)
+    solution = search.solve(problem, guide, "sample", "tokens=100", seed=1)
+    assert solution.error is None and solution.verified is False
+    assert solution.tree.unusable * 2 > solution.tree.proposed, "most crashed"
+    (told,) = caplog.messages
+    assert "of TextProblem.verify failed, each of which cost its step" in told
+
+
 # -- the warning on steps that nobody understands
 
 
