@@ -349,7 +349,7 @@ def test_what_a_value_is_worth_is_told_once(caplog):
     from guides.loading import _guide
     from search.guide import Known
 
-    policy, note = scripted_guide().policy, "nobody trained a value: the mean token probability stands in, which is worth little"
+    policy, note = scripted_guide().policy, "nobody trained a value, so that nothing judges its steps"
     for _ in range(3):
         _guide(policy, Known(note=note), {}, None)
     _guide(policy, Known(), {}, None)
