@@ -260,7 +260,7 @@ def connect(
             raise ValueError(f"the server gives whole answers, so that an answer is one step: leave out {' and '.join(given)}")
         policy = WHOLE | {name: option for name, option in policy.items() if option is not None}
     if value is None:
-        value = Known(note="a server has no value head: nothing judges its steps; give a value function of your own")
+        value = Known(note="a server has no value head: nothing judges its steps; let a model of yours do so with value= (--value DIR)")
     return _guide(LM(loaded, **policy), value, loaded.settings, answer)
 
 

@@ -31,12 +31,16 @@ def solve_file(
     usage: bool,
     time_limit: float | None,
 ) -> int:
-    """Solve what is not done in `output` yet; the exit code speaks of all problems of the file."""
+    """Solve what is not done in `output` yet; the exit code speaks of all problems of the file.
+
+    Raises ValueError that names the line for a problem or a target that is wrong, before any search.
+    """
     import search
     from search.jobs import Finisher, Results, read_jobs
     from search.solver import seed_of
 
     jobs = read_jobs(input, model.answer, model.check)
+    _targets(input)  # what is wrong with them is told now, and not after hours of searches
     results = Results(output)
     waiting = [job for job in jobs if not results.done(job.id)]
     left: list[Job] = []
@@ -87,19 +91,26 @@ def _summary(jobs: Sequence[Job], results: Results, before: int, left: Sequence[
     return f"{good} of {len(jobs)} problems answered", rest
 
 
+def _targets(input: Path) -> dict[str, str] | None:
+    """The targets of the file, None where it has none. Raises ValueError as `guides.grade.read_targets` does."""
+    if b'"target"' not in input.read_bytes():
+        return None
+    targets: dict[str, str] = import_ours("guides.grade").read_targets(input)
+    return targets
+
+
 def _score(input: Path, jobs: Sequence[Job], results: Results) -> str:
     """How many answers are right, in words; "" where the file has no targets.
 
-    Labels are read here, when all searches have ended.
+    No search knows of a label: they are looked up here, when all have ended.
     """
-    with suppress(OSError):
-        if b'"target"' not in input.read_bytes():
-            return ""
-    grade = import_ours("guides.grade")
     try:
-        targets = grade.read_targets(input)
-    except ValueError as error:
+        targets = _targets(input)
+    except (OSError, ValueError) as error:  # the file was changed or removed meanwhile
         return f" (no score: {error})"
+    if targets is None:
+        return ""
+    grade = import_ours("guides.grade")
     outcomes = []
     for job in jobs:
         known = results.known.get(str(job.id))

@@ -38,13 +38,16 @@ class Remarks:
             if self._failed <= FIRST:
                 log.warning("a search failed: %s: %s", type(solution.error).__name__, solution.error)
             return
+        lost = 0
         for name, crashed, calls, last in meter.failures.crashes():
+            lost += crashed
             self._crashed[name] += crashed
             self._calls[name] += calls
             self._crash[name] = last
         if solution.tree is not None and not solution.answered:
-            self._proposed += solution.tree.proposed
-            self._unusable += solution.tree.unusable
+            # a step whose verifier failed is told of as such: it was understood
+            self._proposed += max(0, solution.tree.proposed - lost)
+            self._unusable += max(0, solution.tree.unusable - lost)
             self._example = self._example if solution.tree.example is None else solution.tree.example
 
     def tell(self) -> None:

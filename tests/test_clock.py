@@ -183,15 +183,24 @@ def test_the_score_of_a_file_with_targets(tmp_path, capsys, scripted):
     assert code == 0 and "4 of 4 problems answered, 1 right of 3 with targets" in again and "4 had been searched before" in again
     rows = [json.loads(line) for line in (tmp_path / "o").read_text().splitlines()]
     assert {row["id"]: row["text"] for row in rows}["right"] == "The answer is 1"
-    written(path, {"id": "right", "problem": "Question 1", "target": [1]})
-    code, _, err = copse(capsys, *command)
-    assert code == 0 and "1 of 1 problems answered (no score: " in err and "line 1: the target is [1]" in err
     written(path, {"id": "right", "problem": "Question 1"})
     assert "1 of 1 problems answered, 1 had been searched before" in copse(capsys, *command)[2]
 
 
+@pytest.mark.parametrize("target", ["NaN", "Infinity", "-Infinity", "[1]", "true", '""', '"2, 1"', "7"])
+def test_a_target_that_is_none_is_refused_before_any_search(tmp_path, capsys, scripted, target):
+    """Also two targets of one problem that differ, or may differ: a search of hours would end without a score."""
+    asked = []
+    scripted[0] = lambda request: asked.append(request) or generated("The answer is 1", finish="end")
+    lines = ['{"id": "a", "problem": "Question 1", "target": "1, 2"}', f'{{"id": "b", "problem": "Question 1", "target": {target}}}']
+    (tmp_path / "p").write_text("\n".join(lines))
+    code, out, err = copse(capsys, "--input", tmp_path / "p", "--output", tmp_path / "o", "--method", "sample")
+    assert code == 2 and "p, line 2: " in err and "target" in err and err.count("\n") == 1
+    assert not asked and not out and not (tmp_path / "o").exists()
+
+
 def test_no_search_sees_a_target(tmp_path, capsys, scripted, monkeypatch):
-    """Targets are read when the last search has ended."""
+    """Targets are checked at the door and looked up when the last search has ended; the searches are given none."""
     import guides.grade
 
     order = []
@@ -199,15 +208,16 @@ def test_no_search_sees_a_target(tmp_path, capsys, scripted, monkeypatch):
     monkeypatch.setattr(guides.grade, "read_targets", lambda path: order.append("targets") or read(path))
 
     def ended(*args, **options):
+        assert [problem.to_json() for problem in args[0]] == [{"statement": "Question 1"}] and "SECRET" not in repr((args, options))
         solutions = solve_many(*args, **options)
         order.append("searches")
         return solutions
 
     monkeypatch.setattr(search, "solve_many", ended)
     scripted[0] = lambda request: generated("The answer is 7", finish="end")
-    path = written(tmp_path / "p", {"problem": "Question 1", "target": "7"})
+    path = written(tmp_path / "p", {"problem": "Question 1", "target": "SECRET"})
     assert copse(capsys, "--input", path, "--method", "sample", "--budget", "tokens=100")[0] == 0
-    assert order == ["searches", "targets"]
+    assert order == ["targets", "searches", "targets"]
 
 
 # -- what is shown meanwhile

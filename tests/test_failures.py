@@ -236,6 +236,17 @@ def test_a_verifier_that_always_crashes_is_what_failed(caplog):
     assert solution.error is None and "of TextProblem.verify failed, each of which cost its step" in caplog.text
 
 
+def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(caplog):
+    """It was understood, and no prompt would mend it."""
+    guide = scripted_guide(lambda request: generated(f"The answer is {9 if request.seed % 4 == 0 else 7}", finish="end"), value=False)
+    problem = search.TextProblem("Question 1", verify=worker_jobs.crash_or_refute, inline=False)
+    solution = search.solve(problem, guide, "sample", "tokens=100", seed=1)
+    assert solution.error is None and solution.verified is False
+    assert solution.tree.unusable * 2 > solution.tree.proposed, "most crashed"
+    (told,) = caplog.messages
+    assert "of TextProblem.verify failed, each of which cost its step" in told
+
+
 # -- the warning on steps that nobody understands
 
 
@@ -338,7 +349,7 @@ def test_what_a_value_is_worth_is_told_once(caplog):
     from guides.loading import _guide
     from search.guide import Known
 
-    policy, note = scripted_guide().policy, "nobody trained a value: the mean token probability stands in, which is worth little"
+    policy, note = scripted_guide().policy, "nobody trained a value, so that nothing judges its steps"
     for _ in range(3):
         _guide(policy, Known(note=note), {}, None)
     _guide(policy, Known(), {}, None)
