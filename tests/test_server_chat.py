@@ -237,7 +237,9 @@ def whole(text, seed):
 
 
 def problem(target=21):
-    return search.TextProblem("Write three digits.", verify=lambda text: float(text.strip().endswith(f"answer: {target}")))
+    return search.TextProblem(
+        "Write three digits.", verify=lambda text: float(text.strip().endswith(f"answer: {target}")), answer=r"answer: (\d+)"
+    )
 
 
 @pytest.mark.parametrize("method", ["mcts", "gumbel", "beam", "sample"])
