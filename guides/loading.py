@@ -260,7 +260,8 @@ def connect(
             raise ValueError(f"the server gives whole answers, so that an answer is one step: leave out {' and '.join(given)}")
         policy = WHOLE | {name: option for name, option in policy.items() if option is not None}
     if value is None:
-        value = Known(note="a server has no value head: nothing judges its steps; let a model of yours do so with value= (--value DIR)")
+        bare = "" if found.log_probs else "; it tells no log-probs, so that priors are shares of samples"
+        value = Known(note=f"a server has no value head: nothing judges its steps; let a model do so with value= (--value DIR){bare}")
     return _guide(LM(loaded, **policy), value, loaded.settings, answer)
 
 

@@ -79,17 +79,25 @@ def prompting(settings: Mapping[str, Any], prompt: str | None = None) -> tuple[s
     return template, settings.get("instruction"), None if template else settings.get("system")
 
 
+_PART = "{'type': 'text'"  # how a template prints a part that it takes for text
+
+
 def _chat_pieces(tokenizer: Any, content: str, system: str | None) -> list[str]:
-    """A rendered chat, cut where the statement stands. Templates that take a message as a list of parts are given such a list."""
+    """A rendered chat, cut where the statement stands. Templates that take a message as a list of parts are given such a list.
+
+    A template may take one role's message as text and the other's as parts; a list that it prints as it is was not understood.
+    """
     turns = [] if system is None else [("system", system)]
     turns.append(("user", content))
     found, reason = "", ""
-    for wrapped in (False, True):
-        messages = [{"role": role, "content": [{"type": "text", "text": text}] if wrapped else text} for role, text in turns]
+    for wrapped in ((), ("system", "user"), ("user",), ("system",)):
+        messages = [{"role": role, "content": [{"type": "text", "text": text}] if role in wrapped else text} for role, text in turns]
         try:
             rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template says what it does not like in its own way
             reason = reason or " ".join(str(error).split()) or type(error).__name__
+            continue
+        if _PART in rendered:
             continue
         found = rendered if PLACE in rendered else found
         if PLACE in rendered and (system is None or system.strip() in rendered):
@@ -102,9 +110,10 @@ def _chat_pieces(tokenizer: Any, content: str, system: str | None) -> list[str]:
 
 
 def _without_begin(tokenizer: Any, template: str) -> tuple[str, str]:
-    """The beginning-of-text token with which a template begins ("" without one), and the rest."""
+    """The beginning-of-text token with which a template begins, behind white space or not ("" without one), and the rest."""
     name = getattr(tokenizer, "bos_token", None)
-    return (name, template.removeprefix(name)) if name and template.startswith(name) else ("", template)
+    begins = name and template.lstrip().startswith(name)
+    return (name, template.lstrip().removeprefix(name)) if begins else ("", template)
 
 
 def _names_mark(said: str) -> bool:

@@ -12,7 +12,7 @@ from search.budget import Meter
 from search.choose import Chooser, Finish
 from search.guide import Guide
 from search.problem import Problem, TextProblem, chain_text
-from search.requests import Usage
+from search.requests import RequestFailed, Usage
 from search.trace import Trace
 from search.tree import Tree
 
@@ -66,7 +66,8 @@ class Solution:
         elif self.error is None:
             lines.append("no answer")
         if self.error is not None:
-            lines.append(f"error: {self.error}")
+            said = isinstance(self.error, (RequestFailed, ValueError))  # others say little without their name
+            lines.append(f"error: {self.error}" if said else f"error: {type(self.error).__name__}: {self.error}")
         u = self.usage
         rows = "" if math.isnan(u.mean_rows) else f", {u.mean_rows:.1f} rows a pass"
         lines.append(

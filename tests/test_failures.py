@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import worker_jobs
@@ -245,6 +246,13 @@ def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(
     assert solution.tree.unusable * 2 > solution.tree.proposed, "most crashed"
     (told,) = caplog.messages
     assert "of TextProblem.verify failed, each of which cost its step" in told
+
+
+def test_an_error_of_a_users_function_is_named_by_its_type():
+    """The words of a KeyError are a key alone."""
+    solution = replace(search.solve("Question 1", scripted_guide(guesser), "sample", "tokens=50"), error=KeyError("my bug"))
+    assert "error: KeyError: 'my bug'" in str(solution).splitlines()
+    assert "error: the server is away" in str(replace(solution, error=RequestFailed("the server is away"))).splitlines()
 
 
 # -- the warning on steps that nobody understands

@@ -64,6 +64,7 @@ def test_one_beginning_of_text():
         first = made.bos_token_id
         assert Prompts(made, "<s>[INST] {problem} [/INST]")("7?").count(first) == 1
         assert Prompts(made, "<s>[INST] {problem} [/INST]", "Be brief.")("7?")[0] == first
+        assert Prompts(made, "\n <s>[INST] {problem}")("7?") == Prompts(made, "<s>[INST] {problem}")("7?")
         assert Prompts(made, "[INST] {problem} [/INST]")("7?").count(first) == begin
         assert Prompts(made, "<s>{problem}")("<s>").count(first) == 1
         assert text(made, Prompts(made)("7?")) == ("<s>" if begin else "") + "7?\n\n"
@@ -73,6 +74,18 @@ def test_a_template_of_parts_gets_the_problem():
     made = tokenizer(PARTS)
     assert text(made, Prompts(made, instruction="Go.")("  7 + 8? ")).endswith("user\n7 + 8?\n\nGo.<|im_end|>\n<|im_start|>assistant")
     assert "Be brief." in text(made, Prompts(made, system="Be brief.")("7?"))
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_a_template_that_takes_one_role_as_text_and_the_other_as_parts(role):
+    """Python's list of parts is no text for a model."""
+    mixed = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == '" + role + "' %}{{ m['content'] }}"
+        "{% else %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    )
+    made = tokenizer(mixed)
+    told = text(made, Prompts(made, instruction="", system="Be brief.")("7 + 8?"))
+    assert told == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n7 + 8?<|im_end|>\n"
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def test_a_search_outlives_a_verifier_that_crashes(method: str) -> None:
 
     problem = search.TextProblem("Say seven.", verify=jobs.verdict, inline=False)
     guide = scripted_guide(lambda request: generated(rf"\boxed{{{request.seed % 10}}}", "end", limit=request.max_tokens), value=False)
-    options = {"width": 16} if method == "beam" else {}  # all chains of a beam end with their first step here
+    options = {"width": 40} if method == "beam" else {}  # all chains of a beam end with their first step here
     solution = search.solve(problem, guide, method=method, budget="tokens=2000", **options)
     assert (solution.answer, solution.verified, solution.stopped) == ("7", True, "verified")
     assert {answer for answer, *_ in solution.candidates} <= {"1", "3", "5", "7", "9"}
