@@ -414,9 +414,9 @@ def test_a_thousand_requests_on_a_few_connections(serve):
 
 def test_cancelling_closes_the_connection(serve):
     server, backend = serve({"connections": 2}, fault=lambda number, body: "hold" if body["seed"] == 1 else None)
-    held = ask(seed=1)
+    held, before = ask(seed=1), len(server.bodies)
     backend.submit(held)
-    server.wait(lambda: server.running == 1)
+    server.wait(lambda: len(server.bodies) > before)
     backend.cancel(held)
     backend.cancel(held)
     (reply,) = backend.poll(5)
