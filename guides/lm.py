@@ -38,7 +38,7 @@ class LM:
     prompt       template with `{problem}`; None: the checkpoint's own, else its chat template, else the plain statement
     instruction  what a chat model is told after the statement; None: the checkpoint's own, else to put its answer into a box
     system       the chat's system turn; None: the checkpoint's own, else what the chat template says without one
-    temperature  of sampling, 0 is greedy; None: the checkpoint's own, else 1 for a model that was trained on our problems, 0.8 for others
+    temperature  of sampling, 0 is greedy; None: 1 for a model that was trained on our problems, 0.8 for others
     top_k, top_p, min_p  of sampling. Priors are of the model itself, at temperature 1
     values       give the value head's value with each step (`guides.load` does); nan without a head
 
@@ -77,7 +77,7 @@ class LM:
         self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)
         self.max_steps: int = _positive("max_steps", max_steps or settings.get("max_steps") or 40)
         if temperature is None:
-            temperature = settings.get("temperature", 1.0 if settings.get("kinds") else TEMPERATURE)
+            temperature = 1.0 if settings.get("kinds") else TEMPERATURE
         check_sampling(temperature, top_k, top_p, min_p)
         self._sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         template, own_instruction, own_system = prompting(settings, prompt)
