@@ -95,7 +95,7 @@ def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> Asks[list
         for child in running.values():
             child.close()
         unsent = set(wanted)
-        yield from _abandon([request for request in owner if request not in unsent])
+        yield from abandon([request for request in owner if request not in unsent])
         raise
 
 
@@ -108,7 +108,7 @@ def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list
     return shares
 
 
-def _abandon(outstanding: list[Request]) -> Asks[None]:
+def abandon(outstanding: list[Request]) -> Asks[None]:
     """Cancel requests whose owner is gone and wait for their replies, so that whoever meters them counts their cost."""
     left = {request for request in outstanding if not isinstance(request, DRIVERS_OWN)}
     orders: list[Request] = [Cancel(request) for request in outstanding]

@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.asks import Asks, _abandon, granted
+from search.asks import Asks, abandon, granted
 from search.budget import Grant
 from search.requests import Cancel, Generate, Progress, Reply, Request
 
@@ -92,7 +92,7 @@ class Pool:
         unsent = set(self._unsent)
         sent = [request for request in self._owner if request not in unsent]
         self._close()
-        yield from _abandon(sent)
+        yield from abandon(sent)
 
     def _close(self) -> None:
         for child in self.running.values():
