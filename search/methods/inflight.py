@@ -26,14 +26,14 @@ class Lane:
     number  in the order of beginning: older ones are served first
     first   whether it may use all tokens, though no chain has ended yet
     used    tokens that it has spent, as far as its ended pieces tell
-    since   clock at which its running piece began
+    since   clock at which its running piece began; None: none runs
     node, state, job  for the method: where the lane is and what is done there
     """
 
     number: int
     first: bool
     used: int = 0
-    since: int = 0
+    since: int | None = None
     node: int = 0
     state: Any = None
     job: str = ""
@@ -127,6 +127,7 @@ class InFlight:
         if not lane.first and not self._settled:
             self._pot += grant.tokens - grant.usage.generated
         lane.used += grant.usage.generated
+        lane.since = None
         self.spent += grant.usage.generated
         self._texts += grant.texts
         return child
@@ -159,7 +160,7 @@ class InFlight:
 
     def _taken(self, lane: Lane) -> float:
         """Tokens that a lane has taken, the running piece included as far as the clock tells."""
-        return lane.used + self._pool.clock - lane.since
+        return lane.used + (0 if lane.since is None else self._pool.clock - lane.since)
 
     def _rest(self, number: float = math.inf) -> float:
         """Tokens that the lanes alive are likely to take yet, those up to this number."""
