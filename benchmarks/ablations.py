@@ -29,6 +29,12 @@ class Changed:
     def backends(self) -> Mapping[str, Backend]:
         return self._policy.backends
 
+    def __getattr__(self, name: str) -> Any:
+        """What the policy tells of itself beside the protocol, such as what ends its chains."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._policy, name)
+
     def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator, **avoid: Any) -> Asks[list[Proposal]]:
         """The proposals of the policy itself, from the same draws of `rng`, changed."""
         child = rng.spawn(1)[0]

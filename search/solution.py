@@ -27,7 +27,8 @@ class Solution:
     verified    True, False, or None where only the label could tell
     candidates  (answer, share of votes, value) of every distinct answer, most votes first
     stopped     "verified", "finished" (the method was done), "exhausted" (nothing left to explore), "tokens", "calls",
-                "simulations" or "seconds" (that budget ended), "interrupted", "time_limit" (of all searches together), "error"
+                "simulations" or "seconds" (that budget ended, or too little is left of it for one more chain), "interrupted",
+                "time_limit" (of all searches together), "error"
     error       why the search failed, as a whole or in requests that nobody answered: its answer, if there is one, may then be
                 another than it would have been. None otherwise, and where a solution was verified all the same
     usage       what it cost;  tree: the search tree, None where the search failed as a whole

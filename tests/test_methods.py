@@ -65,7 +65,9 @@ def test_no_budget_is_exceeded_in_a_thousand_searches():
         assert solution.stopped in ("verified", "finished", "exhausted", *limits)
         if solution.stopped in limits:
             spent = {"tokens": "generated"}.get(solution.stopped, solution.stopped)
-            assert getattr(solution.usage, spent) == limits[solution.stopped]
+            left = limits[solution.stopped] - getattr(solution.usage, spent)
+            room = guide.policy.chain_tokens if solution.stopped == "tokens" else 0
+            assert left <= room, "only what is too little for one more chain may be left"
 
 
 @pytest.mark.parametrize("name", METHODS)
