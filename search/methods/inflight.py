@@ -16,6 +16,7 @@ from search.guide import Guide
 from search.pool import Child, Pool
 
 PRIOR = 2  #: guesses that count beside the lanes that have ended
+GUESS = 256  #: tokens of a chain before any has ended, at most a third of the longest there could be
 TAIL = 1 / 4  #: of a mean lane: the least that one under way is expected to take yet
 
 
@@ -56,12 +57,12 @@ class InFlight:
     width    lanes at once
     first    share of the tokens that only the first lane may use until a chain has ended, in [0, 1): whoever pays for 1 / first
              chains gets an answer. 0: all lanes share alike from the start
-    guess    tokens of a lane, before any has ended
+    guess    tokens of a lane, before any has ended; None: of a chain
     alive    lanes that have begun and not ended
     spent    tokens of all children that have been told of
     """
 
-    def __init__(self, meter: Meter, guide: Guide, width: int, first: float, guess: float):
+    def __init__(self, meter: Meter, guide: Guide, width: int, first: float, guess: float | None = None):
         self.meter = meter
         self.width = width
         self.alive: list[Lane] = []
@@ -75,7 +76,7 @@ class InFlight:
         if math.isfinite(self._tokens):
             self._pot = self._tokens - math.ceil(first * self._tokens)
         self._settled = not first  # whether a chain has ended
-        self._guess = guess
+        self._guess = min(GUESS, guide.policy.chain_tokens / 3) if guess is None else guess
         self._texts = 0
         self._begun = 0
         self._ended = 0

@@ -77,6 +77,6 @@ def mcts(
     tree = search.tree
     tree.use(chosen, widen)  # compiles, if ever, before anything is asked
     yield from search.root()
-    flight = Flight(search, InFlight(meter, guide, leaves, FIRST, guide.policy.step_tokens), chosen, widen, rollout)
+    flight = Flight(search, InFlight(meter, guide, leaves, FIRST), chosen, widen, rollout)
     yield from flight.all()
     return tree

@@ -44,7 +44,7 @@ def sample(
     """
     tree = plant(problem, meter)
     tree.visit(0, 0.5)
-    run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave, FIRST, guide.policy.step_tokens), rng)
+    run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave, FIRST), rng)
     yield from run.all(chains)
     _share_priors(tree)
     return tree
