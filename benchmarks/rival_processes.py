@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ class Child:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # closing writes what the process no longer reads
+                    pipe.close()
 
     def _ask(self, what: dict[str, Any], first: bool = False) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
