@@ -776,6 +776,9 @@ def test_connect(tmp_path, caplog):
         assert "nothing judges its steps" in caplog.text and "--value DIR" in caplog.text
         solution = search.solve(problem(), guide, budget="tokens=500")
         assert solution.answer is not None and 0 < solution.usage.generated <= 500
+        for backend in guide.backends.values():
+            backend.ordered = True
+        same(*(search.solve(problem(), g, "sample", "tokens=5000", chains=3) for g in (guide, guide_of(twin()))))
         again = guides.connect(server.url, MODEL, tokenizer=tmp_path)
         assert list(again.backends.values()) == list(guide.backends.values()), "one backend a server"
         guides.connect(mute.url, MODEL, tokenizer=tmp_path)
