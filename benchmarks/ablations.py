@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from search.asks import Asks
 from search.guide import Guide, Known, Policy, Proposal
 from search.problem import Problem, State, Step
 from search.requests import Backend
@@ -35,13 +34,13 @@ class Changed:
             raise AttributeError(name)
         return getattr(self._policy, name)
 
-    def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator, **avoid: Any) -> Asks[list[Proposal]]:
+    async def propose(self, problem: Problem, state: State, n: int, rng: np.random.Generator, **avoid: Any) -> list[Proposal]:
         """The proposals of the policy itself, from the same draws of `rng`, changed."""
         child = rng.spawn(1)[0]
-        return self._change((yield from self._policy.propose(problem, state, n, rng, **avoid)), child)
+        return self._change(await self._policy.propose(problem, state, n, rng, **avoid), child)
 
-    def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
-        return (yield from self._policy.complete(problem, state, rng))
+    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
+        return await self._policy.complete(problem, state, rng)
 
 
 def constant_value(guide: Guide, value: float) -> Guide:

@@ -56,17 +56,17 @@ class Prefix:
 
 
 def side_by_side(guide: Guide, asks: Iterator[Asks[T]], limit: int = 64) -> list[T]:
-    """The results of asking generators that share the engine of a guide."""
+    """The results of coroutines that share the engine of a guide."""
     return run(parallel(asks, limit), dict(guide.backends))
 
 
 def outcomes(guide: Guide, prefixes: Sequence[Prefix], count: int, seed: int) -> np.ndarray:
     """float64 [prefixes, count], 0 or 1: was each roll-out right? Other roll-outs for another seed."""
 
-    def one(prefix: Prefix) -> Asks[np.ndarray]:
+    async def one(prefix: Prefix) -> np.ndarray:
         rng = np.random.default_rng(seed_of(f"{identity(prefix.problem)} {len(prefix.state)}", seed))
         judge = Target(target_of(prefix.problem))
-        return (yield from Rollout(guide.policy, count, judge).outcomes(prefix.problem, prefix.state, rng))
+        return await Rollout(guide.policy, count, judge).outcomes(prefix.problem, prefix.state, rng)
 
     width = max(1, 512 // count)  # enough to fill the engine, not more
     return np.array(side_by_side(guide, map(one, prefixes), width)).reshape(-1, count)
@@ -173,12 +173,12 @@ class Search:
     bisection_made: int
 
 
-def look(guide: Guide, trace: Trace, count: int, seed: int) -> Asks[Search]:
+async def look(guide: Guide, trace: Trace, count: int, seed: int) -> Search:
     """Find the first error of the one chain of a trace in both ways."""
     end = last(trace)
     target, steps = target_of(end.problem), len(end.state)
-    every = yield from by_rollouts(trace, target, guide.policy, count, seed)
-    half = yield from by_bisection(trace, target, guide.policy, count, seed)
+    every = await by_rollouts(trace, target, guide.policy, count, seed)
+    half = await by_bisection(trace, target, guide.policy, count, seed)
     hard = every.labels.hard[1:]  # of the steps; node 0 is the problem itself
     return Search(
         steps,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from models.boardnet import BoardNet, Boards
-from search.asks import Asks, ask
+from search.asks import ask
 from search.budget import Budget
 from search.guide import PRECISION, Guide, Proposal
 from search.methods.selfplay import BoardProblem
@@ -33,12 +33,12 @@ class Board:
         self.version, self._name = version, f"board-{version}"
         self.backends: Mapping[str, Backend] = {self._name: backend}
 
-    def judge(self, problem: BoardProblem, positions: np.ndarray) -> Asks[tuple[np.ndarray, np.ndarray]]:
+    async def judge(self, problem: BoardProblem, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Priors float32 [n, moves], 0: illegal, and values float64 [n] in [0, 1] of the player who just moved: one request.
 
         positions: uint8 [n, size], not finished. What is no number in the network's answer is nan here.
         """
-        logits, chances = yield from ask(Forward(problem.planes(positions), self._name))
+        logits, chances = await ask(Forward(problem.planes(positions), self._name))
         places = problem.places(positions)
         legal = places >= 0
         scores = np.where(legal, np.take_along_axis(logits.astype(np.float64), np.maximum(places, 0), axis=1), -np.inf)
@@ -48,31 +48,31 @@ class Board:
         weights = np.where(legal, np.maximum(np.round(weights / PRECISION) * PRECISION, PRECISION), 0.0)  # a legal move stays above 0
         return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32), 1.0 - chances.astype(np.float64)
 
-    def _one(self, problem: Any, state: State) -> Asks[tuple[np.ndarray, float]]:
-        priors, values = yield from self.judge(problem, np.frombuffer(state, np.uint8)[None])
+    async def _one(self, problem: Any, state: State) -> tuple[np.ndarray, float]:
+        priors, values = await self.judge(problem, np.frombuffer(state, np.uint8)[None])
         if not (np.isfinite(priors).all() and np.isfinite(values).all()):
             raise RequestFailed("the network gave no number: train it again, with a lower learning rate")
         return priors[0].astype(np.float64), float(values[0])
 
-    def propose(self, problem: Any, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()) -> Asks[list[Proposal]]:
+    async def propose(self, problem: Any, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()) -> list[Proposal]:
         """All legal moves, however many are wanted."""
-        priors, _ = yield from self._one(problem, state)
+        priors, _ = await self._one(problem, state)
         total = priors.sum()
         return [Proposal(int(move), float(np.log(priors[move])), float(priors[move] / total)) for move in np.flatnonzero(priors)]
 
-    def complete(self, problem: Any, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
+    async def complete(self, problem: Any, state: State, rng: np.random.Generator) -> list[Step]:
         """Moves drawn by the policy to the end of the game."""
         steps: list[Step] = []
         while not problem.is_terminal(state):
-            priors, _ = yield from self._one(problem, state)
+            priors, _ = await self._one(problem, state)
             steps.append(int(rng.choice(len(priors), p=priors / priors.sum())))
             state = problem.apply(state, steps[-1])
         return steps
 
-    def evaluate(self, problem: Any, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Any, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1], the chances of the player who led to each; nan where the network gives no number."""
         positions = np.array([np.frombuffer(state, np.uint8) for state in states])
-        _, values = yield from self.judge(problem, positions)
+        _, values = await self.judge(problem, positions)
         return values.astype(np.float32)
 
 

@@ -28,7 +28,7 @@ import torch
 from guides.board import Examples, board_guide, examples
 from guides.folders import accepted_before, claimed, copy_checkpoint, round_folder, write_json
 from models.boardnet import BoardNet
-from search.asks import Asks, metered, parallel, run
+from search.asks import metered, parallel, run
 from search.budget import Budget, Meter
 from search.guide import Guide
 from search.methods.selfplay import BoardProblem, selfplay, think
@@ -228,7 +228,7 @@ def openings(problem: Any, count: int, rng: np.random.Generator) -> list[tuple[i
     return [*singles, *(pairs[i] for i in rng.permutation(len(pairs)))][:count]
 
 
-def match(problem: Any, guides: Sequence[Guide], openings: Sequence[Sequence[int]], simulations: int) -> Asks[np.ndarray]:
+async def match(problem: Any, guides: Sequence[Guide], openings: Sequence[Sequence[int]], simulations: int) -> np.ndarray:
     """Play each opening twice; float64 [openings, 2] in [0, 1], how the first guide fared as the first and as the second player.
 
     Each move is the one with most visits (of equals the first) after so many simulations of a new tree.
@@ -245,7 +245,7 @@ def match(problem: Any, guides: Sequence[Guide], openings: Sequence[Sequence[int
             turns[problem.to_move(states[game]) ^ (game % 2)].append(game)
         movers = [which for which in (0, 1) if turns[which]]
         rows = [np.array([np.frombuffer(states[game], np.uint8) for game in turns[which]]) for which in movers]
-        forests = yield from parallel(
+        forests = await parallel(
             [think(problem, guides[which], positions, simulations) for which, positions in zip(movers, rows, strict=True)]
         )
         for which, forest in zip(movers, forests, strict=True):

@@ -17,7 +17,7 @@ from guides.distill import CHAINS
 from guides.gate import form_of
 from guides.grade import key_of
 from guides.labels import Labels
-from search.asks import Asks, ask, parallel
+from search.asks import ask, parallel
 from search.problem import TextProblem
 from search.requests import RequestFailed, Score
 from search.trace import Trace
@@ -132,21 +132,21 @@ def _answers(trace: Trace, ends: np.ndarray, answer: str | None) -> list[str | N
     return [problem.answer(states[node]) for node in ends]
 
 
-def read_values(held: Held, to: str) -> Asks[np.ndarray]:
+async def read_values(held: Held, to: str) -> np.ndarray:
     """float32 [N], in [0, 1]: the value of every node, asked of the engine `to`, one `Score` a chain; nan where it failed."""
     values = np.full(len(held.parents), np.nan, np.float32)
     paths = [held.path(int(leaf)) for leaf in np.setdiff1d(np.arange(len(values)), held.parents)]
-    found = yield from parallel((_read(held, path, to) for path in paths), limit=512)
+    found = await parallel((_read(held, path, to) for path in paths), limit=512)
     for path, read in zip(paths, found, strict=True):
         values[path] = np.where(np.isnan(read), values[path], read)
     return values
 
 
-def _read(held: Held, path: list[int], to: str) -> Asks[np.ndarray]:
+async def _read(held: Held, path: list[int], to: str) -> np.ndarray:
     tokens = tuple(token for node in path for token in held.tokens[node])
     positions = np.cumsum([len(held.tokens[node]) for node in path]) - 1
     try:
-        scored = yield from ask(Score(tokens, tuple(positions.tolist()), log_probs=False, to=to))
+        scored = await ask(Score(tokens, tuple(positions.tolist()), log_probs=False, to=to))
     except RequestFailed:
         return np.full(len(path), np.nan, np.float32)
     return scored.values

@@ -16,7 +16,7 @@ import numpy as np
 
 from guides.loading import Loaded, loaded_of
 from guides.prompts import frame, plain_tokens
-from search.asks import Asks, ask, parallel
+from search.asks import ask, parallel
 from search.problem import Problem, State, chain_text
 from search.requests import Backend, Generate, RequestFailed, Score, failure
 
@@ -109,50 +109,50 @@ class Judge:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1]; nan for a chain without steps, and where all its requests failed. Text problems only."""
         seeds = rng.integers(2**63, size=(len(states), max(1, self._critiques), 1 + self._votes))
-        values = yield from parallel(self._judge(problem, state, own) for state, own in zip(states, seeds, strict=True))
+        values = await parallel(self._judge(problem, state, own) for state, own in zip(states, seeds, strict=True))
         return np.array(values, np.float32)
 
-    def _judge(self, problem: Problem, state: State, seeds: np.ndarray) -> Asks[float]:
+    async def _judge(self, problem: Problem, state: State, seeds: np.ndarray) -> float:
         if not state:
             return math.nan
         prompt = self._prompt(problem, state)
-        return _mean((yield from parallel(self._opinion(prompt, own) for own in seeds)))
+        return _mean(await parallel(self._opinion(prompt, own) for own in seeds))
 
-    def _opinion(self, prompt: tuple[int, ...], seeds: np.ndarray) -> Asks[float]:
+    async def _opinion(self, prompt: tuple[int, ...], seeds: np.ndarray) -> float:
         """One verdict, after a critique if there are to be any; nan where it failed."""
         try:
             if self._critiques:
-                prompt += yield from self._critique(prompt, int(seeds[0]))
-            return (yield from self._verdict(prompt + self._question, seeds[1:]))
+                prompt += await self._critique(prompt, int(seeds[0]))
+            return await self._verdict(prompt + self._question, seeds[1:])
         except RequestFailed as error:  # the other opinions still tell something
             if failure(error) is not None and not self._warned:
                 self._warned = True
                 log.warning("a verdict could not be had and counts in no mean: %s", error)
             return math.nan
 
-    def _critique(self, prompt: tuple[int, ...], seed: int) -> Asks[tuple[int, ...]]:
+    async def _critique(self, prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
         request = Generate(prompt, (), self._critique_tokens, temperature=self._temperature, seed=seed, to=self._loaded.name)
-        result = yield from ask(request)
+        result = await ask(request)
         return result.tokens[:-1] if result.finish == "end" else result.tokens  # the verdict goes on in the same turn
 
-    def _verdict(self, prompt: tuple[int, ...], seeds: np.ndarray) -> Asks[float]:
+    async def _verdict(self, prompt: tuple[int, ...], seeds: np.ndarray) -> float:
         if self._reads:
             try:
                 request = Score(prompt, (len(prompt) - 1,), self._yes + self._no, log_probs=False, to=self._loaded.name)
-                scored = yield from ask(request)
+                scored = await ask(request)
                 return _share(scored.reads[0, : len(self._yes)], scored.reads[0, len(self._yes) :])
             except RequestFailed:
                 if not self._votes:
                     raise
-        return _mean((yield from parallel(self._vote(prompt, int(seed)) for seed in seeds)))
+        return _mean(await parallel(self._vote(prompt, int(seed)) for seed in seeds))
 
-    def _vote(self, prompt: tuple[int, ...], seed: int) -> Asks[float]:
+    async def _vote(self, prompt: tuple[int, ...], seed: int) -> float:
         """A sampled verdict: 1 or 0; nan where it is neither of the two, or failed."""
         try:
-            spoken = yield from ask(Generate(prompt, (), SPOKEN, seed=seed, to=self._loaded.name))
+            spoken = await ask(Generate(prompt, (), SPOKEN, seed=seed, to=self._loaded.name))
         except RequestFailed:
             return math.nan
         text = spoken.text.lower().lstrip(" \n*\"'")

@@ -16,7 +16,7 @@ from guides.labelling import by_bisection, by_rollouts, from_checker, from_trace
 from guides.labels import Labels, line_of
 from guides.lm import LM
 from guides.loading import locate
-from search.asks import Asks, metered, parallel, run
+from search.asks import metered, parallel, run
 from search.budget import Budget, Meter
 from search.guide import Policy
 from search.lines import Lines, Mixed
@@ -135,9 +135,9 @@ class _Labeller:
         with tqdm(total=len(traces), unit="trace", disable=None) as bar, workers_of(problems, backends):
             run(parallel((self._one(trace, bar) for trace in traces), SIDE_BY_SIDE), backends)
 
-    def _one(self, trace: Trace, bar: Any) -> Asks[None]:
+    async def _one(self, trace: Trace, bar: Any) -> None:
         meter = Meter(Budget(tokens=self._most(trace)))
-        labels, cost = yield from metered(self._labels(trace), meter)
+        labels, cost = await metered(self._labels(trace), meter)
         bar.update()
         if labels is None:
             self.counts.failed += 1
@@ -155,7 +155,7 @@ class _Labeller:
         chain = self.policy.chain_tokens if self.policy is not None else 1
         return max(1, len(trace.node_parent) * self.plan.count * chain)
 
-    def _labels(self, trace: Trace) -> Asks[tuple[Labels | None, dict[str, Any]]]:
+    async def _labels(self, trace: Trace) -> tuple[Labels | None, dict[str, Any]]:
         """Labels, None where every roll-out failed, and what they cost."""
         target, plan = self.targets.get(key_of(trace)), self.plan
         if plan.by == "checker":
@@ -167,10 +167,10 @@ class _Labeller:
         assert self.policy is not None
         arguments = (trace, target, self.policy, plan.count, plan.seed)
         if plan.by == "rollouts":
-            rolled = yield from by_rollouts(*arguments, answer=plan.answer, finished=plan.finished)
+            rolled = await by_rollouts(*arguments, answer=plan.answer, finished=plan.finished)
             cost: dict[str, Any] = {}
         else:
-            rolled = yield from by_bisection(*arguments, answer=plan.answer)
+            rolled = await by_bisection(*arguments, answer=plan.answer)
             cost = {"errors": {str(node): step for node, step in rolled.errors.items()}}
         cost |= {"rollouts": rolled.made, "failed": rolled.failed}
         return (None if rolled.failed and not rolled.made else rolled.labels), cost

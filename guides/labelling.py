@@ -18,7 +18,7 @@ from guides.distill import counts
 from guides.grade import Checker, checked, grade, outcome, problem_of
 from guides.labels import Labels
 from guides.rollout import Rollout
-from search.asks import Asks, parallel
+from search.asks import parallel
 from search.guide import Policy
 from search.problem import Problem, State
 from search.requests import Backend
@@ -53,9 +53,9 @@ class RolledOut(NamedTuple):
     errors: Mapping[int, int]
 
 
-def by_rollouts(
+async def by_rollouts(
     trace: Trace, target: str | None, policy: Policy, count: int, seed: int, *, answer: str | None = None, finished: bool = False
-) -> Asks[RolledOut]:
+) -> RolledOut:
     """Roll out every node `count` times: k is the sum of the outcomes (Math-Shepherd, Wang et al. 2023, eq. 3 and 4).
 
     target    what a right answer is; None: the problem verifies itself
@@ -66,11 +66,11 @@ def by_rollouts(
     """
     rolls = _Rolls(trace, target, policy, count, seed, answer)
     wanted = above(trace, trace.node_finished) if finished else np.ones(len(trace.node_parent), bool)
-    yield from rolls.roll(np.flatnonzero(wanted).tolist())
+    await rolls.roll(np.flatnonzero(wanted).tolist())
     return rolls.result({})
 
 
-def by_bisection(trace: Trace, target: str | None, policy: Policy, count: int, seed: int, *, answer: str | None = None) -> Asks[RolledOut]:
+async def by_bisection(trace: Trace, target: str | None, policy: Policy, count: int, seed: int, *, answer: str | None = None) -> RolledOut:
     """Find the first error of every finished wrong chain by bisection (OmegaPRM; Luo et al. 2024, section 3.2).
 
     A step from whose end any of `count` roll-outs is right is taken for right, and then all before it; one with none for wrong, and all
@@ -84,7 +84,7 @@ def by_bisection(trace: Trace, target: str | None, policy: Policy, count: int, s
     right = above(trace, rolls.outcomes > 0)
     chains = [_Chain.of(trace, int(end), right) for end in np.flatnonzero(rolls.outcomes == 0)]
     while under_way := [chain for chain in chains if chain.middle is not None]:
-        yield from rolls.roll(dict.fromkeys(chain.nodes[chain.middle - 1] for chain in under_way if chain.middle))
+        await rolls.roll(dict.fromkeys(chain.nodes[chain.middle - 1] for chain in under_way if chain.middle))
         for chain in under_way:
             chain.narrow(rolls)
     return rolls.result({chain.nodes[-1]: chain.bad for chain in chains if chain.bad - chain.good == 1})
@@ -133,10 +133,10 @@ class _Rolls:
         self._seed = seed_of(trace.id, seed)
         self._made: dict[int, np.ndarray] = {}
 
-    def roll(self, nodes: Iterable[int]) -> Asks[None]:
+    async def roll(self, nodes: Iterable[int]) -> None:
         """Roll out from those nodes that are not finished and were not rolled out yet, side by side."""
         fresh = [node for node in nodes if node not in self._made and not self._finished[node]]
-        found = yield from parallel(
+        found = await parallel(
             self._rollout.outcomes(self._problem, self._states[node], np.random.default_rng([self._seed, node])) for node in fresh
         )
         self._made.update(zip(fresh, found, strict=True))
@@ -167,10 +167,9 @@ class Target:
         self._target = target
         self._told: dict[str | None, float] = {}  # of answers that roll-outs gave before: most give one of a few
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states]."""
         return np.array([self._outcome(problem.answer(state)) for state in states], np.float32)
-        yield  # a generator that asks for nothing
 
     def _outcome(self, answer: str | None) -> float:
         if self._target is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from guides.loading import Loaded, loaded_of
 from guides.prompts import Prompts, prompting
-from search.asks import Asks, ask, parallel
+from search.asks import ask, parallel
 from search.problem import Problem, State
 from search.requests import Backend, RequestFailed, Score
 
@@ -68,20 +68,20 @@ class Likelihood:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1]; nan for a chain without steps, and where its request failed."""
         values = np.full(len(states), np.nan, np.float32)
         unknown = [i for i, state in enumerate(states) if len(state)]
-        values[unknown] = yield from parallel(self._read(problem, states[i]) for i in unknown)
+        values[unknown] = await parallel(self._read(problem, states[i]) for i in unknown)
         return values
 
-    def _read(self, problem: Problem, state: State) -> Asks[float]:
+    async def _read(self, problem: Problem, state: State) -> float:
         steps = [step.tokens for step in state] if self._policy is not None else [self._encode(step.text) for step in state]
         chain = tuple(token for tokens in steps for token in tokens)
         judged = len(chain) if self._part == "chain" else len(steps[-1])
         prompt = self._policy.tokens(problem, state[:0]) if self._policy is not None else self._prompt(problem, state)
         try:
-            scored = yield from ask(Score(prompt + chain, (), to=self._loaded.name))
+            scored = await ask(Score(prompt + chain, (), to=self._loaded.name))
         except RequestFailed:
             return math.nan
         return mean_probability(scored.log_probs[len(scored.log_probs) - judged :])

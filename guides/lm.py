@@ -115,9 +115,9 @@ class LM:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    def propose(
+    async def propose(
         self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
-    ) -> Asks[list[Proposal]]:
+    ) -> list[Proposal]:
         """Up to `n` distinct steps: `n` samples, equal ones once; none of them among `avoid`, but from a server, which cannot avoid.
 
         [] at `max_steps`, at the end of the context, and where the model has nothing beside `avoid`. A step
@@ -126,7 +126,7 @@ class LM:
         if self._full(problem, state):
             return []
         count = 1 if self.greedy else n
-        replies = yield from parallel(_attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count))
+        replies = await parallel(_attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count))
         results = [reply for reply in replies if isinstance(reply, Generated)]
         if not results:
             if any(isinstance(reply, NothingLeft) for reply in replies):
@@ -148,19 +148,19 @@ class LM:
             for same, log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
         ]
 
-    def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
+    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
         """Sample on, step by step, until the chain is finished, a step is illegal (it is the last one given), or there is no more room."""
         steps: list[Step] = []
         while not problem.is_terminal(state) and not self._full(problem, state):
             try:
-                result = yield from self._sample(problem, state, _seeds(rng, 1)[0])
+                result = await self._sample(problem, state, _seeds(rng, 1)[0])
             except RequestFailed:
                 if not steps:
                     raise
                 break
             steps.append(self._step(state, result))
             try:
-                state = yield from apply(problem, state, steps[-1])
+                state = await apply(problem, state, steps[-1])
             except RequestFailed:
                 break
             if state is None:
@@ -172,19 +172,19 @@ class LM:
         prompt = self._prompt(problem.prompt(state))
         return prompt + tuple(token for step in state for token in step.tokens)
 
-    def _sample(self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()) -> Asks[Generated]:
+    async def _sample(self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()) -> Generated:
         """One step from `state`."""
         prompt = self.tokens(problem, state)
         options = {**self._sampling, "seed": seed, "avoid": tuple(avoid), "to": self._loaded.name}
         room = min(self.step_tokens, self._context - len(prompt))
         request = Generate(prompt, (self.delimiter,), room, **options)
         if not self._blocks:
-            return (yield from ask(request))
+            return await ask(request)
 
         def ended(result: Generated) -> bool:
             return isinstance(problem, TextProblem) and problem.is_terminal((*state, self._step(state, result)))
 
-        return (yield from whole_step(request, _cut_text(state), self._decode, ended))
+        return await whole_step(request, _cut_text(state), self._decode, ended)
 
     def _full(self, problem: Problem, state: State) -> bool:
         """Whether a chain takes no more steps: it has them all, or fills the context."""
@@ -222,9 +222,9 @@ class LM:
         return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
 
 
-def _attempt(sampled: Asks[Generated]) -> Asks[Generated | RequestFailed]:
+async def _attempt(sampled: Asks[Generated]) -> Generated | RequestFailed:
     try:
-        return (yield from sampled)
+        return await sampled
     except RequestFailed as error:
         return error
 

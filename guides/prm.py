@@ -16,7 +16,7 @@ from guides.lm import LM
 from guides.loading import Loaded, loaded_of
 from guides.prompts import Prompts, prompting
 from guides.reading import Marked, Reader, Reading
-from search.asks import Asks, ask, parallel
+from search.asks import ask, parallel
 from search.problem import Problem, State
 from search.requests import Backend, RequestFailed, Score, Scored, failure
 
@@ -95,7 +95,7 @@ class PRM:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1]; nan where its request failed, and for a chain without steps of which the format says nothing.
 
         What is known from the policy's own pass is not asked again, if the last step is all that counts.
@@ -103,10 +103,10 @@ class PRM:
         told = self._policy is not None and self._aggregate == "last"
         values = known.astype(np.float32) if told else np.full(len(states), np.nan, np.float32)
         unknown = [i for i in range(len(states)) if math.isnan(values[i])]
-        values[unknown] = yield from parallel(self._judge(problem, states[i]) for i in unknown)
+        values[unknown] = await parallel(self._judge(problem, states[i]) for i in unknown)
         return values
 
-    def _judge(self, problem: Problem, state: State) -> Asks[float]:
+    async def _judge(self, problem: Problem, state: State) -> float:
         try:
             tokens, positions = self._read(problem, state)
         except Marked as error:
@@ -118,7 +118,7 @@ class PRM:
             return math.nan
         positions = positions[-1:] if self._aggregate == "last" else positions
         try:
-            scored = yield from ask(Score(tokens, positions, self._reader.read, log_probs=False, to=self._loaded.name))
+            scored = await ask(Score(tokens, positions, self._reader.read, log_probs=False, to=self._loaded.name))
         except RequestFailed as error:
             if failure(error) is not None and not self._warned:
                 self._warned = True
@@ -147,11 +147,11 @@ class ORM(PRM):
     def __init__(self, path: str | Path | Loaded, **options: Any):
         super().__init__(path, **{"aggregate": "last", **options})
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As `PRM.evaluate`, of finished states."""
         values = np.where(np.isnan(known), np.float32(0.5), known).astype(np.float32)
         finished = [i for i, state in enumerate(states) if problem.is_terminal(state)]
-        values[finished] = yield from super().evaluate(problem, [states[i] for i in finished], known[finished], rng)
+        values[finished] = await super().evaluate(problem, [states[i] for i in finished], known[finished], rng)
         return values
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from search.asks import Asks, parallel
+from search.asks import parallel
 from search.guide import Policy, ValueFunction, examined
 from search.problem import Problem, State, apply, verify
 from search.requests import Backend, RequestFailed
@@ -31,43 +31,43 @@ class Rollout:
     def backends(self) -> Mapping[str, Backend]:
         return {**self._policy.backends, **(self._judge.backends if self._judge else {})}
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1]; nan where no roll-out could be made."""
-        found = yield from parallel([self.outcomes(problem, state, rng) for state in states])
+        found = await parallel([self.outcomes(problem, state, rng) for state in states])
         rewards = np.array(found, np.float32).reshape(len(states), self._count)
         there = ~np.isnan(rewards)
         sums = np.where(there, rewards, 0).sum(axis=1)
         return np.where(there.any(axis=1), sums / np.maximum(there.sum(axis=1), 1), np.float32(np.nan)).astype(np.float32)
 
-    def outcomes(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def outcomes(self, problem: Problem, state: State, rng: np.random.Generator) -> np.ndarray:
         """float64 [count], in [0, 1]: the reward of each completion, 0 where it never finished; nan where it could not be made."""
-        return np.array((yield from parallel(self._one(problem, state, child) for child in rng.spawn(self._count))), np.float64)
+        return np.array(await parallel(self._one(problem, state, child) for child in rng.spawn(self._count)), np.float64)
 
-    def _one(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[float]:
+    async def _one(self, problem: Problem, state: State, rng: np.random.Generator) -> float:
         try:
-            return (yield from self._reward(problem, state, rng))
+            return await self._reward(problem, state, rng)
         except RequestFailed:  # the other roll-outs still tell something
             return math.nan
 
-    def _reward(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[float]:
+    async def _reward(self, problem: Problem, state: State, rng: np.random.Generator) -> float:
         """Reward of one completion in the view of the player who led to `state`; 0 if it never finished, nan if it was cut short."""
         mover = problem.to_move if problem.players == 2 else None  # type: ignore[attr-defined]
         start = mover(state) if mover else 0
-        steps = yield from self._policy.complete(problem, state, rng)
+        steps = await self._policy.complete(problem, state, rng)
         for step in steps:
-            before, state = state, (yield from apply(problem, state, step))
+            before, state = state, await apply(problem, state, step)
             if state is None:
                 return 0.0
             last = mover(before) if mover else 0
         if not problem.is_terminal(state):  # it took all its steps, or something cut it short: then nothing is known
             return 0.0 if not hasattr(state, "__len__") or len(state) >= self._policy.max_steps else math.nan
-        reward = yield from verify(problem, state)
+        reward = await verify(problem, state)
         if reward is None:
             if self._judge is None:
                 raise ValueError(
                     f"{type(problem).__name__} cannot verify itself: give Rollout(judge=...) a value function for finished states"
                 )
-            reward = float((yield from examined(self._judge, problem, [state], np.array([np.nan], np.float32), rng))[0])
+            reward = float((await examined(self._judge, problem, [state], np.array([np.nan], np.float32), rng))[0])
         return 1.0 - reward if mover and steps and last == start else reward
 
 
@@ -89,11 +89,9 @@ class Mixture:
     def backends(self) -> Mapping[str, Backend]:
         return {**self._value.backends, **self._rollout.backends}
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1], nan where both are unknown."""
         first, second = rng.spawn(2)
-        a, b = yield from parallel(
-            [self._value.evaluate(problem, states, known, first), self._rollout.evaluate(problem, states, known, second)]
-        )
+        a, b = await parallel([self._value.evaluate(problem, states, known, first), self._rollout.evaluate(problem, states, known, second)])
         mixed = (1 - self._lam) * a + self._lam * b
         return np.where(np.isnan(a), b, np.where(np.isnan(b), a, mixed)).astype(np.float32)

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.asks import Asks, ask
+from search.asks import ask
 from search.requests import Avoided, BudgetSpent, Generate, Generated
 
 _FENCE = re.compile(r"^[ \t]*(?:[-*+>][ \t]+|\d+[.)][ \t]+)?(`{3,}|~{3,})", re.MULTILINE)
@@ -55,9 +55,9 @@ def _maths_open(text: str) -> bool:
     return dollars or brackets or environments > 0
 
 
-def whole_step(
+async def whole_step(
     request: Generate, before: str, decode: Callable[[Sequence[int]], str], ended: Callable[[Generated], bool]
-) -> Asks[Generated]:
+) -> Generated:
     """The result of a request for one step whose delimiter is a blank line: asked on while a block is open, within its `max_tokens`.
 
     before  text of the same step from earlier requests, which were cut off
@@ -66,7 +66,7 @@ def whole_step(
 
     Where the tokens or the budget end within a block, the step is cut off ("length"). Raises what `ask` raises.
     """
-    result: Generated = yield from ask(request)
+    result: Generated = await ask(request)
     said, text, tokens, parts = "", result.text, result.tokens, 1
     while result.finish == "stop" and goes_on(before + result.text) and not ended(result):
         used = len(result.tokens)
@@ -85,7 +85,7 @@ def whole_step(
         more = None
         if rest.max_tokens > 0:
             try:
-                more = yield from ask(rest)
+                more = await ask(rest)
             except BudgetSpent:
                 more = None
         if more is None:

@@ -1,7 +1,8 @@
 """The whole of scheduling: searches ask, one driver acts.
 
-A method or guide is a generator that yields the requests it wants started and is sent the replies that arrived (`Asks`). Only the
-functions of this module use `yield` on requests; everyone else writes `yield from ask(...)` or `yield from parallel(...)`.
+A method or guide is a coroutine (`async def`) that awaits what it asks: `await ask(request)`, `await parallel(children)`. It performs
+nothing itself. Beneath, a coroutine yields the requests that it wants started and is sent the replies that arrived (`Asks`); only
+`exchange` and `ask` do so themselves, and only `run` drives a coroutine to its end. No event loop is needed: `asyncio` is not used.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping
+import types
+from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,18 +23,19 @@ from search.requests import Backend, BudgetSpent, Cancel, Progress, Reply, Reque
 DRIVERS_OWN = (Cancel, Timer, Progress)  #: requests that the driver answers itself
 
 T = TypeVar("T")
-Asks = Generator[list[Request], list[Reply], T]
+Asks = Coroutine[list[Request], list[Reply] | None, T]  #: what an `async def` that asks returns when it is called
 
 
-def ask(request: Request) -> Asks[Any]:
+async def ask(request: Request) -> Any:
     """The result of one request. Raises the backend's error here, where it was asked."""
-    reply = yield from _reply(request)
+    reply = await _reply(request)
     if reply.error is not None:
         raise reply.error
     return reply.result
 
 
-def _reply(request: Request) -> Asks[Reply]:
+@types.coroutine
+def _reply(request: Request) -> Generator[list[Request], list[Reply], Reply]:
     replies = yield [request]
     while True:
         for reply in replies:
@@ -41,11 +44,38 @@ def _reply(request: Request) -> Asks[Reply]:
         replies = yield []
 
 
-def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> Asks[list[T]]:
-    """Run asking generators side by side, at most `limit` at once; their results in order.
+@types.coroutine
+def exchange(orders: list[Request]) -> Generator[list[Request], list[Reply], list[Reply]]:
+    """Have `orders` started; the replies that arrived next, whoever asked for them. For combinators such as `parallel` alone."""
+    return (yield orders)
+
+
+def begin(asks: Asks[Any]) -> list[Request]:
+    """The first orders of a coroutine. Raises StopIteration with its result where it asks for nothing; TypeError where it is none."""
+    if type(asks) is not types.CoroutineType:
+        check_coroutine(asks, "what runs here")
+    return asks.send(None)
+
+
+def check_coroutine(asks: object, what: str) -> None:
+    """Raises TypeError, naming `what` it is, where `asks` is no coroutine."""
+    if isinstance(asks, Coroutine):
+        return
+    if isinstance(asks, Generator):
+        raise TypeError(
+            f"{what} is a generator: write `async def` for `def` and `await` for `yield from`, "
+            "and leave out a `yield` that asks for nothing"
+        )
+    made = type(asks).__name__
+    raise TypeError(f"{what} is no coroutine but {made}: write `async def`, and give what the function returns when it is called")
+
+
+async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> list[T]:
+    """Run coroutines that ask side by side, at most `limit` at once; their results in order.
 
     Children start in order and only when there is room, so `children` may be a long lazy iterable. When one raises, its siblings
-    are closed, what they asked for is cancelled and waited for, and the exception continues here.
+    are closed, what they asked for is cancelled and waited for, and the exception continues here. Raises TypeError for a child
+    that is no coroutine.
     """
     waiting = iter(children)
     results: dict[int, T] = {}
@@ -57,7 +87,7 @@ def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> Asks[list
     def advance(index: int, replies: list[Reply] | None) -> None:
         child = running[index]
         try:
-            requests = next(child) if replies is None else child.send(replies)
+            requests = begin(child) if replies is None else child.send(replies)
         except StopIteration as stop:
             results[index] = stop.value
             del running[index]
@@ -83,20 +113,29 @@ def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> Asks[list
             if not running:
                 return [results[i] for i in range(len(results))]
             orders, wanted = wanted, []
-            replies = yield orders
+            replies = await exchange(orders)
             for index, mine in _by_owner(owner, replies).items():
                 if index in running:
                     advance(index, mine)
     except GeneratorExit:
-        for child in running.values():
-            child.close()
+        _close([*running.values(), *_unstarted(children, waiting)])
         raise
     except BaseException:
-        for child in running.values():
-            child.close()
+        _close([*running.values(), *_unstarted(children, waiting)])
         unsent = set(wanted)
-        yield from abandon([request for request in owner if request not in unsent])
+        await abandon([request for request in owner if request not in unsent])
         raise
+
+
+def _unstarted(children: Iterable[Asks[T]], waiting: Iterable[Asks[T]]) -> list[Asks[T]]:
+    """Those of a sequence that nobody began; a lazy iterable has not even made them."""
+    return list(waiting) if isinstance(children, Sequence) else []
+
+
+def _close(children: Iterable[Asks[Any]]) -> None:
+    for child in children:
+        if isinstance(child, Coroutine):
+            child.close()
 
 
 def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list[Reply]]:
@@ -108,17 +147,17 @@ def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list
     return shares
 
 
-def abandon(outstanding: list[Request]) -> Asks[None]:
+async def abandon(outstanding: list[Request]) -> None:
     """Cancel requests whose owner is gone and wait for their replies, so that whoever meters them counts their cost."""
     left = {request for request in outstanding if not isinstance(request, DRIVERS_OWN)}
     orders: list[Request] = [Cancel(request) for request in outstanding]
     while left:
-        replies = yield orders
+        replies = await exchange(orders)
         orders = []
         left.difference_update(reply.request for reply in replies)
 
 
-def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
+async def metered(asks: Asks[T], meter: Meter) -> T:
     """Drive `asks` within `meter`: what is beyond it is answered `BudgetSpent`, what arrives is counted.
 
     At the deadline or interrupt of a search's meter all that is outstanding is cancelled, and nothing more is sent.
@@ -127,7 +166,7 @@ def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
     alarm = meter.alarm()
     orders: list[Request] = [] if alarm is None else [alarm]
     try:
-        requests = next(asks)
+        requests = begin(asks)
         while True:
             answers = []
             share = meter.share(requests)
@@ -143,7 +182,7 @@ def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
                 sent[order] = request
                 orders.append(order)
             while not answers:
-                replies = yield orders
+                replies = await exchange(orders)
                 orders = []
                 for reply in replies:
                     meter.settle(reply)
@@ -157,10 +196,10 @@ def metered(asks: Asks[T], meter: Meter) -> Asks[T]:
             requests = asks.send(answers)
     except StopIteration as stop:
         if alarm is not None:
-            yield from _reply(Cancel(alarm))
+            await _reply(Cancel(alarm))
         return stop.value
     finally:
-        asks.close()
+        _close([asks])
 
 
 def granted(asks: Asks[T], grant: Grant) -> Asks[T]:
@@ -169,33 +208,34 @@ def granted(asks: Asks[T], grant: Grant) -> Asks[T]:
     return metered(_in_turns(asks), grant)
 
 
-def _in_turns(asks: Asks[T]) -> Asks[T]:
+async def _in_turns(asks: Asks[T]) -> T:
     try:
-        requests = next(asks)
+        requests = begin(asks)
         while True:
             arrived: dict[Request, Reply] = {}
             orders = requests
             while len(arrived) < len(requests):
-                replies = yield orders
+                replies = await exchange(orders)
                 orders = []
                 arrived.update((reply.request, reply) for reply in replies)
             requests = asks.send([arrived[request] for request in requests])
     except StopIteration as stop:
         return stop.value
     finally:
-        asks.close()
+        _close([asks])
 
 
 _drivers: dict[int, int] = {}  # id of a backend whose lock is held -> the thread that drives it
 
 
 def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
-    """Drive one asking generator to its end and return its result.
+    """Drive one coroutine that asks to its end and return its result.
 
     Requests born in one turn are submitted together before anything is polled. Holds the lock of each backend from start to end, so
     a second thread waits. Whatever happens, KeyboardInterrupt included, all that is outstanding is cancelled and collected.
-    Raises KeyError naming the backend that a request is addressed to but that is not there.
+    Raises KeyError naming the backend that a request is addressed to but that is not there, TypeError where `asks` is no coroutine.
     """
+    check_coroutine(asks, "what is to run")
     distinct = list({id(backend): backend for backend in backends.values()}.values())
     distinct.sort(key=id)
     wake = threading.Event()
@@ -213,7 +253,7 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
         watched: list[Progress] = []
         numbers = itertools.count()
         try:
-            orders = next(asks)
+            orders = begin(asks)
             while True:
                 replies = _act(orders, backends, outstanding, timers, watched, numbers)
                 while not replies:
@@ -293,7 +333,7 @@ def _gather(
         replies.extend(Reply(entry[2]) for entry in fired)
     if not replies and not any(backend.computes for backend in working.values()):
         if not working and not timers:
-            raise RuntimeError("a search waits for replies but has asked for nothing: a generator yielded [] too often")
+            raise RuntimeError("a search waits for replies but has asked for nothing: `exchange([])` was awaited too often")
         wake.wait(min(0.05, max(0.0, timers[0][0] - now)) if timers else 0.05)
     return replies
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from search.asks import Asks
+from search.asks import check_coroutine
 from search.budget import Budget
 from search.problem import IllegalStep, Problem, State, Step
 from search.requests import Avoided, Backend
@@ -55,16 +55,16 @@ class Policy(Protocol):
     max_steps: int
     version: str
 
-    def propose(
+    async def propose(
         self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
-    ) -> Asks[list[Proposal]]:
+    ) -> list[Proposal]:
         """Up to `n` distinct next steps with priors, at most `n` requests. Raises the last RequestFailed if every request failed.
 
         avoid: what it gave as `Proposal.drawn` at this state before, and no more is wanted of. It is passed only where there is some, so
         a policy whose proposals carry no `drawn` may do without this argument. [] where nothing else is left.
         """
 
-    def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
+    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
         """Sample on from `state`: the steps to a finished state, or as far as it went."""
 
 
@@ -83,7 +83,7 @@ class ValueFunction(Protocol):
     calls: int
     version: str
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1]: probability of success for the player who led there; nan where it could not be told.
 
         known: float32 [states], the policy's value where the same pass gave it, else nan.
@@ -98,14 +98,13 @@ class Uniform:
     max_steps = 1_000
     version = "uniform"
 
-    def propose(
+    async def propose(
         self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
-    ) -> Asks[list[Proposal]]:
+    ) -> list[Proposal]:
         actions = _actions(problem, state)
         return [Proposal(step, -math.log(len(actions)), 1.0 / len(actions)) for step in actions]
-        yield  # a generator that asks for nothing
 
-    def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> Asks[list[Step]]:
+    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
         steps = []
         while not problem.is_terminal(state):
             actions = _actions(problem, state)
@@ -114,7 +113,6 @@ class Uniform:
             steps.append(actions[int(rng.integers(len(actions)))])
             state = problem.apply(state, steps[-1])
         return steps
-        yield
 
 
 def _actions(problem: Problem, state: State) -> Sequence[Step]:
@@ -135,9 +133,8 @@ class Known:
     def __init__(self, default: float = 0.5, note: str = ""):
         self.default, self.note = default, note
 
-    def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> Asks[np.ndarray]:
+    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.where(np.isnan(known), np.float32(self.default), known)
-        yield
 
 
 @dataclass(frozen=True)
@@ -188,17 +185,14 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
         )
 
 
-def examined(
+async def examined(
     value: ValueFunction, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
-) -> Asks[np.ndarray]:
+) -> np.ndarray:
     """`value.evaluate`, examined: float64 [states] in [0, 1], nan unknown. Raises ValueError, naming the part, for anything else."""
     name = type(value).__name__
     asks = value.evaluate(problem, states, known, rng)
-    if not isinstance(asks, Generator):
-        raise ValueError(
-            f"{name}.evaluate is no generator: ask by `yield from`, or write a `yield` behind its return if it asks for nothing"
-        )
-    told = yield from asks
+    check_coroutine(asks, f"{name}.evaluate")
+    told = await asks
     try:
         values = np.array(told, np.float64)
     except (TypeError, ValueError):
@@ -267,7 +261,7 @@ def _digest(text: str) -> str:
 
 
 def check_policy(policy: Policy, problem: Problem, drive: Any) -> None:
-    """Examine a policy on a problem's first state. `drive(asks)` runs an asking generator. Raises AssertionError naming the fault."""
+    """Examine a policy on a problem's first state. `drive(asks)` runs a coroutine that asks. Raises AssertionError naming the fault."""
     state = problem.initial()
     first = drive(policy.propose(problem, state, 4, np.random.default_rng(0)))
     again = drive(policy.propose(problem, state, 4, np.random.default_rng(0)))

@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.asks import Asks, abandon, granted
+from search.asks import Asks, abandon, begin, exchange, granted
 from search.budget import Grant
 from search.requests import Cancel, Generate, Progress, Reply, Request
 
@@ -23,7 +23,7 @@ class Child:
 
     clock   tokens generated on its line so far, as far as its replies tell
     seen    tokens that its one running request is known to have generated beyond these
-    result  of the asking generator, once the child has ended
+    result  of the coroutine that asks, once the child has ended
     """
 
     asks: Asks[Any]
@@ -69,7 +69,7 @@ class Pool:
         self.running[child.number] = child
         self._advance(child, None)
 
-    def next(self) -> Asks[Child]:
+    async def next(self) -> Child:
         """The next child that ends. There must be one that has not been told of."""
         try:
             while True:
@@ -78,21 +78,21 @@ class Pool:
                     return ended
                 orders, self._unsent = self._unsent, []
                 orders += self._watch()
-                replies = yield orders
+                replies = await exchange(orders)
                 self._take(replies)
         except GeneratorExit:
             self._close()
             raise
         except BaseException:
-            yield from self.close()
+            await self.close()
             raise
 
-    def close(self) -> Asks[None]:
+    async def close(self) -> None:
         """Give up all children. What they asked for is cancelled and waited for, so that its cost is counted."""
         unsent = set(self._unsent)
         sent = [request for request in self._owner if request not in unsent]
         self._close()
-        yield from abandon(sent)
+        await abandon(sent)
 
     def _close(self) -> None:
         for child in self.running.values():
@@ -151,7 +151,7 @@ class Pool:
 
     def _advance(self, child: Child, replies: list[Reply] | None) -> None:
         try:
-            requests = next(child.asks) if replies is None else child.asks.send(replies)
+            requests = begin(child.asks) if replies is None else child.asks.send(replies)
         except StopIteration as stop:
             child.result = stop.value
             del self.running[child.number]

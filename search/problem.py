@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from search.asks import Asks, ask
+from search.asks import ask
 from search.final import boxed, final_answer, spoken
 from search.loops import repeats, stutters
 from search.requests import Call
@@ -233,19 +233,19 @@ def _limit(problem: Problem) -> float:
     return float(getattr(problem, "seconds", 10.0))
 
 
-def apply(problem: Problem, state: State, step: Step) -> Asks[State | None]:
+async def apply(problem: Problem, state: State, step: Step) -> State | None:
     """The state after `step`, None where it is illegal. Answered inline, or by a worker process."""
     try:
         if problem.inline:
             return problem.apply(state, step)
-        return (yield from ask(Call(problem.apply, (state, step), _limit(problem))))
+        return await ask(Call(problem.apply, (state, step), _limit(problem)))
     except IllegalStep:
         return None
 
 
-def verify(problem: Problem, state: State) -> Asks[float | None]:
+async def verify(problem: Problem, state: State) -> float | None:
     """`problem.verify(state)`, inline or by a worker process. Raises ValueError for a reward outside [0, 1]."""
-    reward = problem.verify(state) if problem.inline else (yield from ask(Call(problem.verify, (state,), _limit(problem))))
+    reward = problem.verify(state) if problem.inline else await ask(Call(problem.verify, (state,), _limit(problem)))
     return None if reward is None else checked_reward(reward, f"{type(problem).__name__}.verify")
 
 

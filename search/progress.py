@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from search import stopwatch
-from search.asks import Asks, ask
+from search.asks import ask
 from search.budget import Budget, Meter
 from search.problem import Problem
 from search.requests import Timer, Usage
@@ -81,11 +81,11 @@ class Watch:
         if self._ended == self._total:
             self._done.set()
 
-    def asks(self) -> Asks[None]:
+    async def asks(self) -> None:
         """Look at the searches now and then, until all have ended."""
         pause = DELAY if self._barred else LOGGED
         while self._ended < self._total:
-            yield from ask(Timer(stopwatch.now() + pause, self._done))
+            await ask(Timer(stopwatch.now() + pause, self._done))
             first = self._bar is None
             began = time.perf_counter()
             self._look()

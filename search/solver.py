@@ -139,11 +139,11 @@ def _solve(
     clock = Clock(call.time_limit)
     remarks = Remarks()
 
-    def job(index: int, problem: Problem) -> Asks[Solution]:
+    async def job(index: int, problem: Problem) -> Solution:
         meter = Meter(spend, interrupt, clock)
         watch.begin(index, meter, problem)
         try:
-            solution = yield from _search(problem, guide, search, meter, seeds[index], choose, options, call.alone)
+            solution = await _search(problem, guide, search, meter, seeds[index], choose, options, call.alone)
         finally:
             clock.leave()
         watch.end(index, solution)
@@ -161,13 +161,13 @@ def _solve(
     return solutions
 
 
-def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> Asks[list[Solution]]:
+async def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> list[Solution]:
     both: list[Asks[Any]] = [searches, watching]
-    solutions, _ = yield from parallel(both)
+    solutions, _ = await parallel(both)
     return cast("list[Solution]", solutions)
 
 
-def _search(
+async def _search(
     problem: Problem,
     guide: Guide,
     method: Method,
@@ -176,11 +176,11 @@ def _search(
     choose: Chooser | None,
     options: dict[str, Any],
     alone: bool,
-) -> Asks[Solution]:
+) -> Solution:
     from search.solution import Solution, solution_of  # loads the kernels
 
     try:
-        tree = yield from metered(method(problem, guide, meter, np.random.default_rng(seed), **options), meter)
+        tree = await metered(method(problem, guide, meter, np.random.default_rng(seed), **options), meter)
         return solution_of(problem, guide, tree, meter, method, options, seed, choose)
     except Exception as error:
         if alone:

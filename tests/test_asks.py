@@ -29,8 +29,8 @@ def names(function=echo, **options):
     return {"policy": Scripted(function, **options)}
 
 
-def one(seed):
-    result = yield from ask(request(seed))
+async def one(seed):
+    result = await ask(request(seed))
     return seed, len(result.tokens)
 
 
@@ -43,11 +43,11 @@ def test_results_come_in_order_whatever_arrives_when():
 def test_children_start_only_when_there_is_room():
     running, most = 0, 0
 
-    def child(seed):
+    async def child(seed):
         nonlocal running, most
         running += 1
         most = max(most, running)
-        yield from one(seed)
+        await one(seed)
         running -= 1
 
     def endless():
@@ -75,19 +75,19 @@ def test_a_failing_child_cancels_its_siblings_and_everything_is_answered():
 
     closed = []
 
-    def child(seed):
+    async def child(seed):
         try:
             for _ in range(100):
-                yield from ask(request(seed))
+                await ask(request(seed))
         finally:
             closed.append(seed)
 
     backend = Scripted(function, slots=2)
     meter = Meter(Budget(tokens=10_000))
 
-    def search():
+    async def search():
         try:
-            yield from parallel(child(i) for i in range(8))
+            await parallel(child(i) for i in range(8))
         except RequestFailed as error:
             return str(error)
 
@@ -103,9 +103,9 @@ def test_nested_parallels_survive_a_failure_within():
             raise RequestFailed("no")
         return echo(req)
 
-    def group(base):
+    async def group(base):
         try:
-            return (yield from parallel(one(base + i) for i in range(3)))
+            return await parallel(one(base + i) for i in range(3))
         except RequestFailed:
             return "failed"
 
@@ -113,10 +113,42 @@ def test_nested_parallels_survive_a_failure_within():
     assert results[0] == "failed" and results[1] == [(10, 6), (11, 6), (12, 6)]
 
 
+def generator():
+    yield from ()
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (generator, "is a generator: write `async def` for `def` and `await` for `yield from`"),
+        (lambda: one, "is no coroutine but function: write `async def`, and give what the function returns when it is called"),
+        (lambda: 5, "is no coroutine but int"),
+    ],
+)
+@pytest.mark.parametrize(
+    "drive", [lambda part: part, lambda part: parallel([one(1), part]), lambda part: metered(part, Meter(Budget(tokens=9)))]
+)
+def test_what_is_no_coroutine_is_told_what_to_write(part, said, drive):
+    backend = Scripted(echo)
+    with pytest.raises(TypeError, match=said):
+        run(drive(part()), {"policy": backend})
+    assert not backend.lock.locked() and backend.poll(0) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_children_that_never_began_leave_no_warning():
+    async def breaks():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(parallel([one(0), breaks(), one(1), one(2)]), names())
+
+
 def test_errors_are_raised_where_they_were_asked():
-    def search():
+    async def search():
         with pytest.raises(RequestFailed, match="no"):
-            yield from ask(request())
+            await ask(request())
         return "went on"
 
     def function(req):
@@ -153,11 +185,11 @@ def test_a_deadline_cancels_what_is_outstanding():
 
         def close(self): ...
 
-    def search():
+    async def search():
         with pytest.raises(Cancelled):
-            yield from ask(request())
+            await ask(request())
         with pytest.raises(BudgetSpent):
-            yield from ask(request())
+            await ask(request())
         return "what there is"
 
     meter = Meter(Budget(seconds=0.1))
@@ -175,11 +207,11 @@ def test_a_deadline_cancels_what_is_outstanding():
 def test_keyboard_interrupt_leaves_the_backend_clean():
     backend = Scripted(echo, slots=1)
 
-    def search():
-        yield from parallel([one(0), breaks()])
+    async def search():
+        await parallel([one(0), breaks()])
 
-    def breaks():
-        yield from one(1)
+    async def breaks():
+        await one(1)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -191,11 +223,11 @@ def test_keyboard_interrupt_leaves_the_backend_clean():
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 12))
 def test_no_meter_is_exceeded_and_grants_do_not_depend_on_arrival(seed, tokens, calls):
-    def child(rng, depth):
+    async def child(rng, depth):
         lengths = []
         for _ in range(int(rng.integers(1, 4))):
             try:
-                results = yield from parallel(
+                results = await parallel(
                     attempt(request(int(rng.integers(99)), int(rng.integers(1, 9)))) for _ in range(int(rng.integers(1, 4)))
                 )
             except BudgetSpent:
@@ -203,18 +235,18 @@ def test_no_meter_is_exceeded_and_grants_do_not_depend_on_arrival(seed, tokens, 
             lengths.append(results)
         return lengths
 
-    def attempt(req):
+    async def attempt(req):
         try:
-            return len((yield from ask(req)).tokens)
+            return len((await ask(req)).tokens)
         except BudgetSpent:
             return None
 
-    def search(meter):
+    async def search(meter):
         rng = np.random.default_rng(seed)
         rounds = []
         for _ in range(4):
             grants = meter.grant(5, 7, 2)
-            rounds.append((yield from parallel(granted(child(r, 0), g) for r, g in zip(rng.spawn(5), grants, strict=False))))
+            rounds.append(await parallel(granted(child(r, 0), g) for r, g in zip(rng.spawn(5), grants, strict=False)))
         return rounds
 
     outcomes = []
@@ -226,11 +258,11 @@ def test_no_meter_is_exceeded_and_grants_do_not_depend_on_arrival(seed, tokens, 
 
 
 def test_what_is_asked_beyond_a_grant_is_cut_or_refused():
-    def search():
-        first = yield from ask(request(max_tokens=100))
+    async def search():
+        first = await ask(request(max_tokens=100))
         assert len(first.tokens) == 4 and first.finish == "length"
         with pytest.raises(BudgetSpent):
-            yield from ask(request())
+            await ask(request())
 
     meter = Meter(Budget(tokens=4))
     run(metered(search(), meter), names())

@@ -64,11 +64,11 @@ def test_it_compares_methods_on_problems_of_the_users_own(tmp_path, capsys, load
     assert bench(capsys, *flags, "--methods", "majority", "--guide", "any")[0] == 0 and (out / "results.csv").read_bytes() == before
 
 
-def walk(problem, guide, meter, rng):
+async def walk(problem, guide, meter, rng):
     """A method of the user's own."""
     from search.methods.sample import sample
 
-    return (yield from sample(problem, guide, meter, rng, chains=2))
+    return await sample(problem, guide, meter, rng, chains=2)
 
 
 def test_problems_that_verify_themselves_need_no_target(tmp_path, capsys, loaded, monkeypatch):
@@ -144,7 +144,7 @@ def noted(method, name):
     def run(problem, guide, meter, rng):
         with open(f"log-{{os.getpid()}}", "a") as log:
             log.write(f"{{problem.statement.split()[-1]}} own:{{name}} {{meter.budget}} {{rng.bit_generator.seed_seq.entropy}}\\n")
-        return (yield from method(problem, guide, meter, rng))
+        return await method(problem, guide, meter, rng)
     return run
 
 guides.settings, guides.load = (lambda path: {{}}), load

@@ -265,10 +265,9 @@ class Fixed:
 
     backends, step_tokens, chain_tokens, max_steps, version = {}, 0, 0, 10, "fixed"
 
-    def propose(self, problem, state, n, rng):
+    async def propose(self, problem, state, n, rng):
         draw = rng.random()
         return [Proposal(TextStep(f"{i} {draw}"), -float(i), 0.2, i / 5) for i in range(5)]
-        yield
 
 
 def test_ablations_take_away_what_they_say_and_nothing_else():

@@ -409,14 +409,13 @@ SLOW = """
 import pathlib, time
 from search.methods.grow import plant
 
-def slow(problem, guide, meter, rng):
+async def slow(problem, guide, meter, rng):
     tree = plant(problem)
     tree.visit(0, 0.5)
     pathlib.Path("begun").touch()
     while not meter.stopped:
         time.sleep(0.01)
     return tree
-    yield
 """
 
 

@@ -186,9 +186,8 @@ class Odd:
     def __init__(self, told):
         self.told = told
 
-    def evaluate(self, problem, states, known, rng):
+    async def evaluate(self, problem, states, known, rng):
         return self.told
-        yield
 
 
 class Plain(Odd):
@@ -205,8 +204,8 @@ def test_a_value_that_is_none_names_its_part(told, method):
 
 
 @pytest.mark.parametrize("told", [np.array([0.5]), None, 0.5])
-def test_a_value_function_that_is_no_generator(told):
-    with pytest.raises(ValueError, match="Plain.evaluate is no generator"):
+def test_a_value_function_that_is_no_coroutine(told):
+    with pytest.raises(TypeError, match="Plain.evaluate is no coroutine but"):
         search.solve("How many?", Guide(chat_guide("We add.\n\n\\boxed{5}").policy, Plain(told)), budget="tokens=300")
 
 

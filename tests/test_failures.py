@@ -134,15 +134,15 @@ def test_grants_count_into_the_meter_of_their_search():
     backend = next(iter(guide.backends))
     meter = Meter(Budget(tokens=100))
 
-    def child():
+    async def child():
         try:
-            yield from asked(Generate((1,), to=backend))
+            await asked(Generate((1,), to=backend))
         except RequestFailed as error:
             return error
 
-    def method():
+    async def method():
         (grant,) = meter.grant(1, 10, 1)
-        return (yield from granted(child(), grant))
+        return await granted(child(), grant)
 
     assert isinstance(run(metered(method(), meter), guide.backends), RequestFailed)
     assert meter.failures.verdict(answered=True) is not None

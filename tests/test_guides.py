@@ -65,8 +65,8 @@ def test_log_probs_are_those_of_the_whole_text(folders):
         assert proposal.log_prob == pytest.approx(float(scored.log_probs[-len(proposal.step.tokens) :].sum()), abs=1e-3)
 
 
-def _ask(request):
-    return (yield from search.ask(request))
+async def _ask(request):
+    return await search.ask(request)
 
 
 def test_two_checkpoints_combine(folders):

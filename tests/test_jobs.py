@@ -265,12 +265,12 @@ def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
 
 
 def test_one_failed_search_is_a_line_like_the_others(capsys, tmp_path, monkeypatch):
-    def method(problem, guide, meter, rng):
+    async def method(problem, guide, meter, rng):
         if problem.prompt(problem.initial()) == IMPOSSIBLE:
             raise RuntimeError("lost")
         from search.methods.sample import sample
 
-        return (yield from sample(problem, guide, meter, rng))
+        return await sample(problem, guide, meter, rng)
 
     module = type(sys)("own_method")
     module.method = method
@@ -296,11 +296,11 @@ from search.methods.grow import plant
 from search.problem import TextStep
 from search.requests import Timer
 
-def slow(problem, guide, meter, rng):
+async def slow(problem, guide, meter, rng):
     with open(f"log-{{os.getpid()}}", "a") as log:
         log.write(problem.statement + "\\n")
     tree, number = plant(problem), int(problem.statement.split()[-1])
-    yield from ask(Timer(meter.started + number / 100, meter.interrupt))
+    await ask(Timer(meter.started + number / 100, meter.interrupt))
     if not meter.stopped:
         step = TextStep(f"The answer is {{number}}", finish="end")
         node = tree.open(0, tree.add(0, [step], [(step,)], [1.0])[0])

@@ -342,16 +342,15 @@ def test_examiners_pass_on_ours_and_fail_on_a_cheat():
     check_value(guide.value, PUZZLE, drive)
 
     class Loud:
-        def evaluate(self, problem, states, known, rng):
+        async def evaluate(self, problem, states, known, rng):
             return np.full(len(states), 7.0)
-            yield
 
     with pytest.raises(AssertionError, match=r"\[0, 1\]"):
         check_value(Loud(), PUZZLE, drive)
 
     class Twice(Uniform):
-        def propose(self, problem, state, n, rng):
-            found = yield from guide.policy.propose(problem, state, n, rng)
+        async def propose(self, problem, state, n, rng):
+            found = await guide.policy.propose(problem, state, n, rng)
             return found + found
 
     with pytest.raises(AssertionError, match="prior|distinct"):
@@ -438,9 +437,8 @@ def test_a_judge_that_always_fails_does_not_hold_the_search():
     class Failing:
         backends, tokens, calls, version = {}, 0, 0, "failing"
 
-        def evaluate(self, problem, states, known, rng):
+        async def evaluate(self, problem, states, known, rng):
             raise RequestFailed("down")
-            yield
 
     guide = scripted_guide(lambda request: generated("The answer is 7"), value=False)
     for name in METHODS:
@@ -611,8 +609,8 @@ def test_a_policy_that_cannot_avoid_needs_no_such_argument():
         step_tokens, chain_tokens, max_steps = inner.step_tokens, inner.chain_tokens, inner.max_steps
         complete = inner.complete
 
-        def propose(self, problem, state, n, rng):
-            proposals = yield from inner.propose(problem, state, n, rng)
+        async def propose(self, problem, state, n, rng):
+            proposals = await inner.propose(problem, state, n, rng)
             return [search.Proposal(p.step, p.log_prob, p.prior, p.value) for p in proposals]
 
     for name in METHODS:

@@ -105,18 +105,18 @@ def plans(draw):
 @settings(max_examples=60, deadline=None)
 @given(plans(), st.integers(0, 10**6), st.sampled_from([1, 2, 64]), st.booleans())
 def test_children_end_in_the_order_of_their_clocks_whatever_arrives_when(plan, shuffle, slots, tells):
-    def child(lengths):
+    async def child(lengths):
         for length in lengths:
-            yield from ask(Generate((1,), max_tokens=length))
+            await ask(Generate((1,), max_tokens=length))
         return sum(lengths)
 
-    def work(meter, order):
+    async def work(meter, order):
         pool, waiting = Pool(), list(enumerate(plan))
         for _ in range(2):
             number, lengths = waiting.pop(0)
             pool.start(child(lengths), Grant(meter, 1000, 1000), number)
         while len(pool):
-            ended = yield from pool.next()
+            ended = await pool.next()
             order.append((ended.clock, ended.owner))
             assert ended.result == sum(plan[ended.owner])
             if waiting:
@@ -146,17 +146,17 @@ def test_children_end_in_the_order_of_their_clocks_whatever_arrives_when(plan, s
 
 
 def test_a_child_that_breaks_leaves_nothing_behind():
-    def child(wrong):
-        yield from ask(Generate((1,), max_tokens=5))
+    async def child(wrong):
+        await ask(Generate((1,), max_tokens=5))
         if wrong:
             raise ZeroDivisionError
-        yield from ask(Generate((1,), max_tokens=500))
+        await ask(Generate((1,), max_tokens=500))
 
-    def work(meter):
+    async def work(meter):
         pool = Pool()
         for number in range(3):
             pool.start(child(number == 1), Grant(meter, 1000, 1000), number)
-        yield from pool.next()
+        await pool.next()
 
     backend = Ticking(lambda request: generated("x" * request.max_tokens, finish="end"))
     meter = Meter(Budget(tokens=10_000))

@@ -349,9 +349,8 @@ def test_a_killed_run_goes_on(whole, tmp_path, monkeypatch, stage, late):
 def test_a_worse_network_is_rejected_and_the_accepted_one_plays_on(tmp_path, monkeypatch):
     monkeypatch.setattr(board_rounds, "match", lambda *_: lost())
 
-    def lost():
+    async def lost():
         return np.array([[0.0, 0.5]])
-        yield
 
     best = board_iteration(Hex(2), tmp_path, rounds=2, plan=TINY)
     first = BoardNet.load(tmp_path / "round-00/checkpoint").version

@@ -206,9 +206,9 @@ def test_a_seed_for_each_problem():
 
 
 def test_own_method_and_own_value_function():
-    def one_step(problem, guide, meter, rng, *, tries: int = 3):
+    async def one_step(problem, guide, meter, rng, *, tries: int = 3):
         tree = search.Tree(problem.initial())
-        proposals = yield from guide.policy.propose(problem, problem.initial(), tries, rng)
+        proposals = await guide.policy.propose(problem, problem.initial(), tries, rng)
         for p in proposals:
             state = problem.apply((), p.step)
             count = len(tree.block(0)) + 1
@@ -225,9 +225,8 @@ def test_own_method_and_own_value_function():
     class Long:
         backends, tokens, calls, version = {}, 0, 0, "long"
 
-        def evaluate(self, problem, states, known, rng):
+        async def evaluate(self, problem, states, known, rng):
             return [min(1.0, len(chain_text(s)) / 100) for s in states]
-            yield
 
     guide = Guide(guide.policy, Long())
     solution = search.solve("q", guide, "mcts", "tokens=200")

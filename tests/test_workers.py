@@ -79,10 +79,10 @@ def test_a_method_crosses_with_its_object(workers: Workers) -> None:
 
 
 def test_one_run_drives_them(workers: Workers) -> None:
-    def searching() -> Any:
-        results = yield from parallel(ask(Call(jobs.square, (i,))) for i in range(20))
+    async def searching() -> Any:
+        results = await parallel(ask(Call(jobs.square, (i,))) for i in range(20))
         try:
-            yield from ask(Call(jobs.illegal))
+            await ask(Call(jobs.illegal))
         except IllegalStep as error:
             return results, error
 
@@ -255,8 +255,8 @@ def test_eight_threads_each_with_their_own() -> None:
     results: dict[int, list[int]] = {}
 
     def use(thread: int) -> None:
-        def searching() -> Any:
-            return (yield from parallel(ask(Call(jobs.square, (thread + i,))) for i in range(10)))
+        async def searching() -> Any:
+            return await parallel(ask(Call(jobs.square, (thread + i,))) for i in range(10))
 
         with Workers(1) as workers:
             results[thread] = run(searching(), {"workers": workers})

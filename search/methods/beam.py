@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide, Known
 from search.methods.grow import RETRIES, Child, Growth, grow, judged, plant, solved, write
@@ -22,7 +21,7 @@ from search.requests import BudgetSpent
 from search.tree import Tree
 
 
-def beam(
+async def beam(
     problem: Problem,
     guide: Guide,
     meter: Meter,
@@ -32,7 +31,7 @@ def beam(
     branch: int = 4,
     subtrees: int = 1,
     balance: float | None = None,
-) -> Asks[Tree]:
+) -> Tree:
     """Expand the best `width` states of each depth until all chains are finished.
 
     width     states kept a depth, over all subtrees
@@ -50,7 +49,7 @@ def beam(
     if balance is not None and balance <= 0:
         raise ValueError(f"balance={balance} is no temperature: give a number above 0, or none")
     search = _Beam(problem, guide, meter, rng, plant(problem, meter), width, branch, subtrees, balance)
-    yield from search.all()
+    await search.all()
     return search.tree
 
 
@@ -123,16 +122,16 @@ class _Beam:
         self.candidates: dict[tuple[int, int, object], _Candidate] = {}
         self.rng = rng
 
-    def all(self) -> Asks[None]:
+    async def all(self) -> None:
         """Search until a solution is verified, all chains are finished or the budget ends."""
         self.steps = self._ask(0, 0, self.problem.initial(), self.rng, max(self.branch, self.width))
         while self.steps and not solved(self.problem, self.tree):
-            yield from self._depth()
+            await self._depth()
             if self.first and not self.candidates:
                 self._raise_if_broken()
             self._advance()
             self.first = False
-        yield from self.flight.close()
+        await self.flight.close()
 
     def _raise_if_broken(self) -> None:
         """Raises the backend's error where not even a first step could be had."""
@@ -149,11 +148,11 @@ class _Beam:
         self.waiting.extend(steps)
         return steps
 
-    def _depth(self) -> Asks[None]:
+    async def _depth(self) -> None:
         """Go on until all steps of this depth are written and judged."""
         while not all(step.done for step in self.steps):
             self._start()
-            child = yield from self.flight.next()
+            child = await self.flight.next()
             if child is None:  # the budget is spent
                 for left in self.steps:
                     left.done = True
@@ -276,15 +275,15 @@ class _Beam:
         return [sorted((c for c in g if not c.child.finished), key=lambda c: c.order) for g in groups]
 
 
-def _written(problem: Problem, guide: Guide, state: State, count: int, rng: np.random.Generator) -> Asks[tuple[Growth, list[float]]]:
+async def _written(problem: Problem, guide: Guide, state: State, count: int, rng: np.random.Generator) -> tuple[Growth, list[float]]:
     """Steps from a state, each with its reward if it is finished, else its value; nan unknown."""
     proposer, judger = rng.spawn(2)
-    growth = yield from grow(problem, guide, state, math.nan, count, proposer, judge=False)
+    growth = await grow(problem, guide, state, math.nan, count, proposer, judge=False)
     values = []
     for child in growth.children:
         value = child.reward
         if value is None:
-            value = yield from judged(problem, guide, child.state, child.proposal.value, judger)
+            value = await judged(problem, guide, child.state, child.proposal.value, judger)
         values.append(value)
     return growth, values
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from search.asks import Asks
 from search.guide import Known
 from search.methods.grow import Growth, at_once, grow, judged, solved
 from search.methods.inflight import InFlight, Lane
@@ -36,7 +35,7 @@ class Flight:
         self._chains = 0  # finished ones that count for `rollout`, and their tokens
         self._tokens = 0
 
-    def all(self) -> Asks[None]:
+    async def all(self) -> None:
         """Simulate until a solution is verified, nothing is left to explore or the budget ends."""
         tree, flight = self.tree, self.flight
         self._count_finished()
@@ -44,11 +43,11 @@ class Flight:
             while self._more() and (lane := flight.new()) is not None:
                 if not self._select(lane):
                     break
-            child = yield from flight.next()
+            child = await flight.next()
             if child is None:
                 break
             self._take(child)
-        yield from flight.close()
+        await flight.close()
         for lane in list(flight.alive):
             self._end(lane, math.nan)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from search.asks import Asks, granted, parallel
+from search.asks import Asks, begin, granted, parallel
 from search.budget import Meter
 from search.guide import PRECISION, Guide, Proposal, examined, normalise
 from search.problem import IllegalStep, Problem, State, apply, verify
@@ -55,7 +55,7 @@ class Growth:
     drawn: list[Avoided] = field(default_factory=list)
 
 
-def grow(
+async def grow(
     problem: Problem,
     guide: Guide,
     state: State,
@@ -64,30 +64,30 @@ def grow(
     rng: np.random.Generator,
     judge: bool = True,
     avoid: Sequence[Avoided] = (),
-) -> Asks[Growth]:
+) -> Growth:
     """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for its value, side by side."""
     growth = Growth()
     proposer, judger = rng.spawn(2)
     tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, avoid, growth)]
     if judge:
         tasks.append(judged(problem, guide, state, known, judger))
-    results = yield from parallel(tasks)
+    results = await parallel(tasks)
     if judge:
         growth.value = results[1]
     return growth
 
 
-def _propose(
+async def _propose(
     problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided], growth: Growth
-) -> Asks[None]:
+) -> None:
     try:
-        proposals = yield from guide.policy.propose(problem, state, n, rng, **({"avoid": avoid} if avoid else {}))
+        proposals = await guide.policy.propose(problem, state, n, rng, **({"avoid": avoid} if avoid else {}))
     except RequestFailed as error:
         growth.error = error
         return
     growth.proposed = len(proposals)
     growth.drawn = [sample for proposal in proposals for sample in proposal.drawn]
-    children = yield from parallel(child_of(problem, state, proposal) for proposal in proposals)
+    children = await parallel(child_of(problem, state, proposal) for proposal in proposals)
     for proposal, child in zip(proposals, children, strict=True):
         if child is None:
             growth.unusable += 1
@@ -99,24 +99,24 @@ def _propose(
         growth.children.append(child)
 
 
-def child_of(problem: Problem, state: State, proposal: Proposal) -> Asks[Child | None]:
+async def child_of(problem: Problem, state: State, proposal: Proposal) -> Child | None:
     """What a proposed step leads to; None where it is illegal, or its verifier did not answer."""
     try:
         key = problem.key(state, proposal.step)
-        behind = yield from apply(problem, state, proposal.step)
+        behind = await apply(problem, state, proposal.step)
         if behind is None:
             return None
         finished = problem.is_terminal(behind)
-        reward = (yield from verify(problem, behind)) if finished else None
+        reward = await verify(problem, behind) if finished else None
     except (IllegalStep, RequestFailed):
         return None
     return Child(proposal, key, behind, finished, reward)
 
 
-def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> Asks[float]:
+async def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> float:
     """The value of one state in [0, 1]; nan where it could not be told."""
     try:
-        values = yield from examined(guide.value, problem, [state], np.array([known], np.float32), rng)
+        values = await examined(guide.value, problem, [state], np.array([known], np.float32), rng)
     except RequestFailed:
         return math.nan
     value = float(values[0])
@@ -124,15 +124,16 @@ def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.r
 
 
 def at_once(asks: Asks[T]) -> T:
-    """The result of a generator that asks for nothing."""
+    """The result of a coroutine that asks for nothing."""
     try:
-        next(asks)
+        begin(asks)
     except StopIteration as stop:
         return cast("T", stop.value)
+    asks.close()
     raise RuntimeError("a part that says it makes no calls has asked for something: correct its `calls`")
 
 
-def round_of(
+async def round_of(
     problem: Problem,
     guide: Guide,
     meter: Meter,
@@ -141,7 +142,7 @@ def round_of(
     n: int | Mapping[int, int],
     rng: np.random.Generator,
     judge: bool = True,
-) -> Asks[dict[int, Growth]]:
+) -> dict[int, Growth]:
     """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it.
 
     A node that has steps already was judged before: it only gets more proposals. n: steps asked for, perhaps of each node.
@@ -154,7 +155,7 @@ def round_of(
     spawned = rng.spawn(len(nodes))
     while grants := meter.grant(len(nodes) - len(growths), tokens, calls, max(1, most)):  # what the first did not use serves the next
         at = len(growths)
-        growths += yield from parallel(
+        growths += await parallel(
             granted(
                 grow(
                     problem,
@@ -301,16 +302,16 @@ def mover(problem: Problem, state: State) -> int:
     return int(problem.to_move(state)) if problem.players == 2 else 0  # type: ignore[attr-defined]
 
 
-def judge_all(
+async def judge_all(
     problem: Problem, guide: Guide, meter: Meter, states: Iterable[State], known: Sequence[float], rng: np.random.Generator
-) -> Asks[list[float]]:
+) -> list[float]:
     """Values of many states, as far as the budget has grants; nan for the others."""
     states = list(states)
     values: list[float] = []
     spawned = rng.spawn(len(states))
     while grants := meter.grant(len(states) - len(values), guide.value.tokens, guide.value.calls):
         at = len(values)
-        values += yield from parallel(
+        values += await parallel(
             granted(judged(problem, guide, state, value, child), grant)
             for state, value, grant, child in zip(states[at:], known[at:], grants, spawned[at:], strict=False)
         )

@@ -11,7 +11,6 @@ import math
 import numpy as np
 
 from search import halving
-from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide
 from search.methods.grow import plant, solved
@@ -21,7 +20,7 @@ from search.rules import gumbel as completed_q
 from search.tree import Tree
 
 
-def gumbel(
+async def gumbel(
     problem: Problem,
     guide: Guide,
     meter: Meter,
@@ -33,7 +32,7 @@ def gumbel(
     tau: float = 1.0,
     value_scale: float = 0.1,
     visit_floor: float = 50.0,
-) -> Asks[Tree]:
+) -> Tree:
     """Search by simulations whose first steps are dealt by sequential halving.
 
     considered   steps sampled at the root; noise on their priors decides between equals
@@ -51,7 +50,7 @@ def gumbel(
     tree = plant(problem, meter)
     tree.use(completed_q(value_scale, visit_floor))  # compiles, if ever, before anything is asked
     search = Simulations(problem, guide, meter, rng, tree, considered, tau)
-    yield from search.root()
+    await search.root()
     search.branch = branch
     tree.set_note(0, tree.mean(0))
     while not (solved(problem, tree) or tree.exhausted) and tree.block(0):
@@ -68,7 +67,7 @@ def gumbel(
                 tree.exhausted = True
                 meter.finish(0, begun)
                 break
-            values = yield from search.simulate(picked)
+            values = await search.simulate(picked)
             for leaf, value in zip(picked, values, strict=True):
                 if not math.isnan(value):
                     tree.set_note(int(leaf), float(value))

@@ -113,14 +113,14 @@ class InFlight:
         self._waiting.sort(key=lambda piece: piece.lane.number)
         self._serve()
 
-    def next(self) -> Asks[Child | None]:
+    async def next(self) -> Child | None:
         """The next child that ends, its `owner` the lane; None: nothing runs, and nothing more can be granted."""
         self._serve()
         if not len(self._pool):
             if self._waiting and not self.meter.halted:
                 self.meter.short_of = "tokens" if self._calls >= 1 else "calls"
             return None
-        child = yield from self._pool.next()
+        child = await self._pool.next()
         lane, grant = child.owner, child.grant
         self._granted -= grant.tokens
         self._tokens += grant.tokens - grant.usage.generated
@@ -147,12 +147,12 @@ class InFlight:
             self._used += lane.used
         self._settled = self._settled or finished or (lane.first and lane.used > 0)
 
-    def close(self) -> Asks[None]:
+    async def close(self) -> None:
         """Give up what runs and what waits; `alive` tells which lanes have not ended."""
         for piece in self._waiting:
             piece.asks.close()
         self._waiting.clear()
-        yield from self._pool.close()
+        await self._pool.close()
 
     @property
     def _expected(self) -> float:

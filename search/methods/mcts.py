@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide
 from search.methods.flight import Flight
@@ -28,7 +27,7 @@ RULES: Mapping[str, Callable[[float, float], Rule]] = {
 FIRST = 2 / 3  #: until a chain has ended, these of the tokens are kept for the first simulation
 
 
-def mcts(
+async def mcts(
     problem: Problem,
     guide: Guide,
     meter: Meter,
@@ -46,7 +45,7 @@ def mcts(
     noise: float = 0.0,
     concentration: float = 0.3,
     merge: float = 1.0,
-) -> Asks[Tree]:
+) -> Tree:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
 
     branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until no new one comes
@@ -76,7 +75,7 @@ def mcts(
     search = Simulations(problem, guide, meter, rng, plant(problem, meter), branch, tau, lookahead, noise, concentration, merge)
     tree = search.tree
     tree.use(chosen, widen)  # compiles, if ever, before anything is asked
-    yield from search.root()
+    await search.root()
     flight = Flight(search, InFlight(meter, guide, leaves, FIRST), chosen, widen, rollout)
-    yield from flight.all()
+    await flight.all()
     return tree

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from search.asks import Asks
 from search.budget import Meter
 from search.guide import Guide, Proposal
 from search.methods.grow import Child, at_once, child_of, judged, mover, plant, solved
@@ -26,7 +25,7 @@ FIRST = 1 / 2  #: until a chain has ended, half of the tokens are kept for the f
 BARREN = 3  #: waves of chains in a row of which nothing came before a search gives up
 
 
-def sample(
+async def sample(
     problem: Problem,
     guide: Guide,
     meter: Meter,
@@ -34,7 +33,7 @@ def sample(
     *,
     chains: int | None = None,
     wave: int = 8,
-) -> Asks[Tree]:
+) -> Tree:
     """Sample chains until one is verified, `chains` are there, or the budget ends.
 
     chains  how many; None: as many as the budget allows
@@ -45,7 +44,7 @@ def sample(
     tree = plant(problem, meter)
     tree.visit(0, 0.5)
     run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave, FIRST), rng)
-    yield from run.all(chains)
+    await run.all(chains)
     _share_priors(tree)
     return tree
 
@@ -80,7 +79,7 @@ class _Samples:
         self.values: dict[int, float | None] = {}
         self.arrivals: Counter[int] = Counter()
 
-    def all(self, chains: int | None) -> Asks[None]:
+    async def all(self, chains: int | None) -> None:
         """Sample until one is verified, `chains` have been, the budget ends or every request fails."""
         self.left = math.inf if chains is None else chains
         flight = self.flight
@@ -90,13 +89,13 @@ class _Samples:
                 self.left -= 1
                 lane.state = _Chain(self.problem.initial(), self.rng.spawn(1)[0])
                 self._go_on(lane)
-            child = yield from flight.next()
+            child = await flight.next()
             if child is None:
                 break
             self._take(child)
             if solved(self.problem, self.tree):
                 break
-        yield from flight.close()
+        await flight.close()
         for lane in list(flight.alive):  # cut off by the budget
             if lane.job == "judge":
                 self._judged(lane, math.nan)
@@ -199,14 +198,14 @@ class _Samples:
         self.tree.visit(node, 0.5 if unknown else value)  # type: ignore[arg-type]
 
 
-def _piece(problem: Problem, guide: Guide, chain: _Chain) -> Asks[RequestFailed | None]:
+async def _piece(problem: Problem, guide: Guide, chain: _Chain) -> RequestFailed | None:
     """Sample on as far as the grant lasts; the error where not even one step came."""
     try:
-        steps = yield from guide.policy.complete(problem, chain.state, chain.rng)
+        steps = await guide.policy.complete(problem, chain.state, chain.rng)
     except RequestFailed as error:
         return error
     for step in steps:
-        child = yield from child_of(problem, chain.state, Proposal(step, math.nan, 1.0))
+        child = await child_of(problem, chain.state, Proposal(step, math.nan, 1.0))
         if child is None:
             chain.illegal = step
             break

@@ -50,7 +50,7 @@ class Judge(Protocol):
         """Priors float32 [n, moves], sum 1, 0: illegal, and values float [n] in [0, 1] of the player who just moved."""
 
 
-def selfplay(
+async def selfplay(
     problem: BoardProblem,
     guide: Guide,
     meter: Meter,
@@ -65,7 +65,7 @@ def selfplay(
     temperature: float = 1.0,
     warm: int = 8,
     opening: int = 0,
-) -> Asks[list[Trace]]:
+) -> list[Trace]:
     """Play `games` games of the guide against itself; their traces, in order.
 
     simulations  of each move; what the move before it found below is kept beside them
@@ -105,35 +105,35 @@ def selfplay(
     done: list[_Play] = []
     try:
         while True:
-            yield from _seat(problem, guide, forest, seats, waiting)
+            await _seat(problem, guide, forest, seats, waiting)
             if not seats:
                 break
             trees = np.array(list(seats))
             if fraction:
                 priors = forest.root_priors()[trees]
                 forest.reprior(trees, [_noisy(row, alpha, fraction, seats[t].rng) for t, row in zip(trees, priors, strict=True)])
-            yield from simulate(forest, problem, guide, simulations, trees, meter)
+            await simulate(forest, problem, guide, simulations, trees, meter)
             done += _move(problem, forest, seats, simulations, lambda play: temperature if len(play.moves) < warm else 0.0)
     except (BudgetSpent, Cancelled):
         pass
     return [play.trace(options, guide.version) for play in sorted(done, key=lambda play: play.number)]
 
 
-def think(
+async def think(
     problem: BoardProblem, guide: Guide, positions: np.ndarray, simulations: int, meter: Meter | None = None, c_puct: float = 1.25
-) -> Asks[Forest]:
+) -> Forest:
     """Search each of some unfinished positions, uint8 [n, size], in a tree of its own, without noise."""
     forest = Forest(len(positions), problem.game.moves, game=problem.game, rule=puct(c_puct))
-    priors, values = yield from guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
+    priors, values = await guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
     _refuse_nan(priors, values, np.arange(len(positions)))
     forest.plant(priors, 1.0 - values, positions)
-    yield from simulate(forest, problem, guide, simulations, np.arange(len(positions)), meter)
+    await simulate(forest, problem, guide, simulations, np.arange(len(positions)), meter)
     return forest
 
 
-def simulate(
+async def simulate(
     forest: Forest, problem: BoardProblem, guide: Guide, simulations: int, trees: np.ndarray, meter: Meter | None = None
-) -> Asks[None]:
+) -> None:
     """So many more simulations in each of these trees, one request a simulation. Raises BudgetSpent where the meter has fewer left."""
     for _ in range(simulations):
         begun = len(trees) if meter is None else meter.begin(len(trees))
@@ -148,7 +148,7 @@ def simulate(
             priors = np.zeros((len(leaves), forest.moves), np.float32)
             open_ = np.flatnonzero(np.isnan(values))
             if len(open_):
-                priors[open_], values[open_] = yield from guide.policy.judge(problem, forest.positions[leaves[open_]])  # type: ignore[attr-defined]
+                priors[open_], values[open_] = await guide.policy.judge(problem, forest.positions[leaves[open_]])  # type: ignore[attr-defined]
                 _refuse_nan(priors[open_], values[open_], trees[open_], forest, leaves[open_])
             forest.absorb(leaves, priors, values)
             finished = begun
@@ -175,12 +175,12 @@ def _noisy(priors: np.ndarray, alpha: float | None, fraction: float, rng: np.ran
     return mixed / mixed.sum()
 
 
-def _seat(problem: BoardProblem, guide: Guide, forest: Forest, seats: dict[int, _Play], waiting: Iterator[_Play]) -> Asks[None]:
+async def _seat(problem: BoardProblem, guide: Guide, forest: Forest, seats: dict[int, _Play], waiting: Iterator[_Play]) -> None:
     """Begin games in the trees without one."""
     fresh = {tree: play for tree in range(len(forest.roots)) if tree not in seats and (play := next(waiting, None)) is not None}
     if fresh:
         positions = np.array([play.row for play in fresh.values()])
-        priors, values = yield from guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
+        priors, values = await guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
         _refuse_nan(priors, values, np.array(list(fresh)))
         forest.plant(priors, 1.0 - values, positions, trees=list(fresh))
         seats.update(fresh)

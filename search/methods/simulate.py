@@ -40,11 +40,11 @@ class Simulations:
     failures: Counter[int] = field(default_factory=Counter)
     barren: Counter[int] = field(default_factory=Counter)
 
-    def root(self) -> Asks[None]:
+    async def root(self) -> None:
         """Judge and expand the root; N(root) starts at 1. Raises the backend's error where that is impossible."""
         tree, meter = self.tree, self.meter
         for _ in range(1 + RETRIES):
-            growth = (yield from self._grow([0])).get(0, Growth())
+            growth = (await self._grow([0])).get(0, Growth())
             if growth.error is None or meter.stopped:
                 break
         if growth.error is not None and not meter.stopped:
@@ -54,15 +54,15 @@ class Simulations:
         tree.visit(0, 1.0 - value if self.problem.players == 2 else value)  # it was told for who led here, the root's is the mover's
         tree.exhausted = not growth.proposed and growth.error is None and not meter.stopped
 
-    def simulate(self, picked: np.ndarray) -> Asks[np.ndarray]:
+    async def simulate(self, picked: np.ndarray) -> np.ndarray:
         """Evaluate and expand the leaves of one round. float64 [picked] in [0, 1]; nan: nothing is known, release it."""
         problem, tree = self.problem, self.tree
         distinct = list(dict.fromkeys(int(leaf) for leaf in picked))
         done = [leaf for leaf in distinct if leaf in tree.finished]
-        growths = yield from self._grow([leaf for leaf in distinct if leaf not in tree.finished])
+        growths = await self._grow([leaf for leaf in distinct if leaf not in tree.finished])
         unknown = [leaf for leaf in done if tree.finished[leaf] is None]
         states, known = [tree.states[leaf] for leaf in unknown], [tree.value(leaf) for leaf in unknown]
-        judged = yield from judge_all(problem, self.guide, self.meter, states, known, self.rng)
+        judged = await judge_all(problem, self.guide, self.meter, states, known, self.rng)
         values = dict(zip(unknown, judged, strict=True))
         values.update({leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None})
         for leaf, value in values.items():
