@@ -30,6 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from guides.examples import ExampleFile, collate
+from guides.frozen import train_head
 from guides.held import Held
 from guides.trainer import Order, PolicyValueTrainer, Progress
 from models.checkpoint import load_model, version
@@ -122,6 +123,8 @@ def train(
     finite, OSError where the disk is full; the last complete checkpoint then stays.
     """
     out = Path(out)
+    if options.tune == "head":
+        return train_head(model.requires_grad_(False), head.requires_grad_(True), rows, out, options, shuffle, parent)
     steps = options.updates(len(rows))  # type: ignore[arg-type]
     accelerated = torch.cuda.is_available()
     if not accelerated:
@@ -175,7 +178,7 @@ def train(
 def _adapt(model: PreTrainedModel, options: Options) -> Any:
     """Choose what of `model` is trained; the adapter to merge in the end, None without one. Raises ValueError where peft is missing."""
     if options.tune != "lora":
-        model.requires_grad_(options.tune == "full")
+        model.requires_grad_(True)
         return None
     check_installed(options)
     from peft import LoraConfig

@@ -24,7 +24,7 @@ transformers = pytest.importorskip("transformers")
 import tiny  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from guides import builtin, train  # noqa: E402
+from guides import builtin, frozen, train  # noqa: E402
 from guides.examples import ExampleFile, collate, write_examples  # noqa: E402
 from guides.train import Options, fine_tuning, last_checkpoint  # noqa: E402
 from guides.trainer import Order, PolicyValueTrainer  # noqa: E402
@@ -308,6 +308,75 @@ def test_the_head_alone(base: Path, tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert belief(new)[1] > 0.7 and not (base / "value_head.safetensors").exists()
     assert json.loads((new / "training.json").read_text())["flops"] > 0
+
+
+BRANCHES = [
+    [(TEXT, 0.0, math.nan, -1), ([9, 10], 0.0, 1.0, 0, 4.0), ([11], 0.0, 0.25, 1, math.inf), ([12, 13, 14], 0.0, 0.0, 0, 2.0)],
+    [(TEXT[:2], 0.0, 0.75, -1, 1.0)],
+    [(TEXT * 3, 0.0, math.nan, -1)],
+]
+
+
+def test_a_frozen_model_is_read_once_and_each_branch_as_if_alone(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "READ", 16)
+    write_examples(tmp_path / "a.npz", BRANCHES)
+    rows = ExampleFile(tmp_path / "a.npz")
+    model, *_ = load_model(base, dtype="float32")
+    features = frozen.read(model, rows, tmp_path / "out", Options(precision="float32"), None)
+    labelled = (features.hidden, features.values, features.counts)
+    by_value = {float(value): (state, float(count)) for state, value, count in zip(*labelled, strict=True)}
+    texts = {1.0: [*TEXT, 9, 10], 0.25: [*TEXT, 9, 10, 11], 0.0: [*TEXT, 12, 13, 14], 0.75: TEXT[:2]}
+    counts = {1.0: 4.0, 0.25: math.inf, 0.0: 2.0, 0.75: 1.0}
+    assert by_value.keys() == texts.keys() and features.tokens == 10 + 2 + 12
+    for value, text in texts.items():
+        state, count = by_value[value]
+        alone = model.model(torch.tensor([text])).last_hidden_state[0, -1]
+        assert torch.allclose(state, alone, atol=1e-5) and count == counts[value]
+    assert len(list((tmp_path / "out").glob("hidden-*"))) > 1 and np.diff(features.starts).tolist() in ([1, 0, 3], [1, 3, 0])
+
+
+def test_the_head_learns_what_a_logistic_regression_learns(base: Path, tmp_path: Path) -> None:
+    """Labels that a line through the hidden states tells apart are told apart, and weights of labels count as they should."""
+    rng = np.random.default_rng(0)
+    starts = [tuple(map(int, rng.integers(5, 20, 4))) for _ in range(24)]
+    model, *_ = load_model(base, dtype="float32")
+    with torch.no_grad():
+        states = torch.stack([model.model(torch.tensor([text])).last_hidden_state[0, -1] for text in starts])
+    right = (states @ torch.from_numpy(rng.normal(size=states.shape[1])).float() > 0).tolist()
+    write_examples(tmp_path / "a.npz", [[(text, 0.0, float(one), -1, 8.0)] for text, one in zip(starts, right, strict=True)])
+    config = {"model": str(base), "examples": [str(tmp_path / "a.npz")], "out": str(tmp_path / "new")}
+    options = {"tune": "head", "epochs": 200, "batch": 8, "lr": 0.01, "precision": "float32"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "options": options}))
+    train.main(tmp_path / "config.json")
+    _, _, head, _ = load_model(tmp_path / "new", dtype="float32")
+    assert ((head(states) > 0.5) == torch.tensor(right)).all()
+    told = json.loads((tmp_path / "new" / "training.json").read_text())
+    assert told["steps"] == 600 and told["tokens"] == 96, "read once, however many passes"
+
+
+def test_what_was_read_is_not_read_again(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "READ", 16)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    truth = load_file(tuned(base, whole, tune="head") / "value_head.safetensors")
+    calls: list[Path] = []
+
+    def full(tensors: Any, path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 4:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(tensors, path)
+
+    save = frozen.save_file
+    monkeypatch.setattr(frozen, "save_file", full)
+    with pytest.raises(OSError, match="No space left.*make room and start again, what was read is kept"):
+        tuned(base, tmp_path, tune="head")
+    kept = sorted(path.name for path in (tmp_path / "new" / "work").iterdir())
+    assert kept == [f"hidden-{i:06d}.safetensors" for i in range(3)]
+    again = load_file(tuned(base, tmp_path, tune="head") / "value_head.safetensors")
+    assert len(calls) == 4 + 5, "16 rows of 8 tokens are 8 passes, 3 of which were there"
+    assert all(torch.equal(truth[name], again[name]) for name in truth)
 
 
 def test_lora_is_merged_into_an_ordinary_checkpoint(base: Path, tmp_path: Path) -> None:
