@@ -1,7 +1,7 @@
 """Training a value head alone. The model below it stays as it is, so it reads every example once, and further passes cost next to nothing.
 
-What was read is kept in files of `READ` tokens or so, each written under another name and renamed when complete: a run that was killed
-goes on behind them.
+An engine reads, as in a search, so the head learns from the very numbers that it will meet there. What was read is kept in files of
+`READ` tokens or so, each written under another name and renamed when complete: a run that was killed goes on behind them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, get_scheduler
 
-from guides.examples import Row, collate
-from guides.trainer import Order, attention_bias, half, trust
+from guides.examples import Row
+from guides.trainer import Order, _trust
+from models.engine import Engine
+from search.asks import Asks, ask, parallel, run
+from search.requests import RequestFailed, Score, Scored
 
 if TYPE_CHECKING:
     from guides.train import Options
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ = 4096  #: tokens that are read in one pass, padding included, unless a single example has more
+READ = 1 << 14  #: tokens of the examples of one file
+NAME = "frozen"  #: of the engine that reads
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Features:
     hidden  float [labels, hidden]: the state from which the head tells the value, of every label
     values  float32 [labels], in [0, 1];  counts: float32 [labels], outcomes behind each, inf: exact
     starts  int64 [rows + 1]: the labels of row i are those from starts[i] to starts[i + 1]
-    tokens  that were read;  padded: the same with padding
+    tokens  that were read, what examples share within a row once
     """
 
     hidden: torch.Tensor
@@ -49,23 +52,36 @@ class Features:
     counts: torch.Tensor
     starts: np.ndarray
     tokens: int
-    padded: int
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One text of a row, and where in it the labelled tokens stand that no longer text of the row has: `labels`, indices into the row."""
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+    labels: np.ndarray
 
 
 def train_head(
     model: PreTrainedModel,
+    tokenizer: Any,
     head: ValueHead,
     rows: Sequence[Row],
     out: Path,
     options: Options,
-    shuffle: bool,
     parent: int | None,
 ) -> dict[str, Any]:
-    """Train `head` in place on the hidden states of `model`. Arguments, what comes back and errors as of `guides.train.train`."""
-    features = read(model, rows, out, options, parent)
+    """Train `head` in place on the hidden states of `model`, in passes through `rows` that have an order of their own each.
+
+    out     where what was read is kept;  parent: process id of the parent, as of `guides.train.train`
+    Returns and raises what that does, and what `read` raises.
+    """
+    features = read(model, tokenizer, rows, out, parent)
+    head.requires_grad_(True)
     size = options.batch * options.accumulation
     steps = options.updates(len(rows))
-    order = Order(len(rows), steps * size, size, options.seed if shuffle else None)
+    order = list(Order(len(rows), steps * size, size, options.seed))
     optimizer = torch.optim.AdamW(head.parameters(), lr=max(options.lr, 0.1 / head.weight.numel()), weight_decay=0.0)
     schedule = get_scheduler(
         "warmup_stable_decay",
@@ -74,10 +90,9 @@ def train_head(
         steps,
         {"num_decay_steps": round(options.decay * steps), "decay_type": "linear"},
     )
-    loss = torch.zeros(())
-    for step, chosen in enumerate(_batches(order, size)):
+    for step in range(steps):
         optimizer.zero_grad()
-        loss = _loss(head, features, chosen)
+        loss = _loss(head, features, order[step * size : (step + 1) * size])
         loss.backward()
         norm = nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         if not norm.isfinite():
@@ -87,15 +102,11 @@ def train_head(
             )
         optimizer.step()
         schedule.step()
-    log.info("%d steps of the value head: loss %.4f", steps, float(loss.detach()))
-    flops = 2 * sum(p.numel() for p in model.parameters()) * features.padded
+        if (step + 1) % max(1, steps // 10) == 0:
+            log.info("step %d of %d of the value head: loss %.4f", step + 1, steps, loss.item())
+    flops = 2 * sum(p.numel() for p in model.parameters()) * features.tokens
     done = {"steps": steps, "examples": steps * size, "tokens": features.tokens, "flops": flops}
     return done | {"options": asdict(options)}
-
-
-def _batches(order: Order, size: int) -> Iterator[list[int]]:
-    chosen = list(order)
-    return (chosen[start : start + size] for start in range(0, len(chosen), size))
 
 
 def _loss(head: ValueHead, features: Features, rows: Sequence[int]) -> torch.Tensor:
@@ -104,70 +115,110 @@ def _loss(head: ValueHead, features: Features, rows: Sequence[int]) -> torch.Ten
     chosen = torch.from_numpy(labels)
     odds = head.logits(features.hidden[chosen])
     doubt = nn.functional.binary_cross_entropy_with_logits(odds, features.values[chosen], reduction="none")
-    weights = trust(features.counts[chosen])
+    weights = _trust(features.counts[chosen])
     return doubt @ weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
 
 
-def read(model: PreTrainedModel, rows: Sequence[Row], out: Path, options: Options, parent: int | None) -> Features:
+def read(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], out: Path, parent: int | None) -> Features:
     """Read `rows` by the frozen `model`, but for what lies in `out` already.
 
-    Raises OSError where the disk is full, and KeyboardInterrupt when the process `parent` has ended; what was read stays.
+    Raises ValueError for an example that is too long for the model, OSError where the disk is full, and KeyboardInterrupt when the
+    process `parent` has ended; what was read stays.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model.eval()
-    parts = []
     start = time.monotonic()
     groups = list(_groups(rows))
+    parts = []
+    engine: Engine | None = None
     for number, group in enumerate(groups):
         path = out / f"hidden-{number:06d}.safetensors"
         if not path.exists():
             if parent is not None and os.getppid() != parent:
                 raise KeyboardInterrupt
-            _write(path, _states(model, collate([rows[row] for row in group]), options))
-            log.info("read %d of %d batches, %.0f s", number + 1, len(groups), time.monotonic() - start)
+            engine = engine or Engine(model, tokenizer, slots=64, name=NAME)
+            _write(path, _states(engine, [rows[row] for row in group]))
+            log.info("read %d of %d parts of the examples, %.0f s", number + 1, len(groups), time.monotonic() - start)
         parts.append(load_file(path))
+    if engine is not None:
+        engine.close()
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     starts = np.concatenate([[0], np.cumsum(whole["labels"].numpy())])
-    tokens, padded = whole["sizes"].sum(0).tolist()
-    return Features(whole["hidden"], whole["values"], whole["counts"], starts, tokens, padded)
+    return Features(whole["hidden"], whole["values"], whole["counts"], starts, int(whole["tokens"].sum()))
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Neighbouring rows, so many that a pass reads `READ` tokens."""
+    """Neighbouring rows, of `READ` tokens together, or one that has more."""
     group: list[int] = []
-    longest = 0
+    tokens = 0
     for index in range(len(rows)):
         length = len(rows[index]["tokens"])
-        if group and max(longest, length) * (len(group) + 1) > READ:
+        if group and tokens + length > READ:
             yield group
-            group, longest = [], 0
+            group, tokens = [], 0
         group.append(index)
-        longest = max(longest, length)
+        tokens += length
     yield group
 
 
-@torch.no_grad()
-def _states(model: PreTrainedModel, batch: dict[str, torch.Tensor], options: Options) -> dict[str, torch.Tensor]:
-    """The hidden states, values and counts of a batch's labels, row by row; labels: how many each row has; sizes: tokens, padded ones."""
-    device = model.device
-    batch = {name: array.to(device) for name, array in batch.items()}
-    few = half(options.precision, device)
-    with torch.autocast(device.type, torch.bfloat16) if few else nullcontext():
-        hidden = model.get_decoder()(
-            input_ids=batch["tokens"],
-            position_ids=batch["positions"],
-            attention_mask=attention_bias(batch["visible"], few),
-            use_cache=False,
-        ).last_hidden_state
-    labelled = ~batch["values"].isnan()
-    real = int(batch["visible"].diagonal(dim1=1, dim2=2).sum())
+def _states(engine: Engine, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Hidden states, values and counts of the labels, row by row; labels: how many each row has; tokens: how many of it were read."""
+    texts = [_texts(row) for row in rows]
+    scores = (_scored(text) for own in texts for text in own)
+    replies = iter(run(parallel(scores, limit=512), {NAME: engine}))
+    width = engine.model.config.get_text_config().hidden_size
+    hidden = []
+    for row, own in zip(rows, texts, strict=True):
+        states = np.full((len(row["tokens"]), width), np.nan, np.float32)
+        for text, scored in zip(own, replies):  # noqa: B905 (the rows share one iterator)
+            states[text.labels] = scored.states
+        hidden.append(torch.from_numpy(states[_labelled(row)]).to(engine.model.dtype))
     return {
-        "hidden": hidden[labelled].cpu(),
-        "values": batch["values"][labelled].cpu(),
-        "counts": batch["counts"][labelled].cpu(),
-        "labels": labelled.sum(1).cpu(),
-        "sizes": torch.tensor([[real, batch["tokens"].numel()]]),
+        "hidden": torch.cat(hidden),
+        "values": torch.from_numpy(np.concatenate([row["values"][_labelled(row)] for row in rows])),
+        "counts": torch.from_numpy(np.concatenate([row["counts"][_labelled(row)] for row in rows])),
+        "labels": torch.tensor([int(_labelled(row).sum()) for row in rows]),
+        "tokens": torch.tensor([_different(row, own) for row, own in zip(rows, texts, strict=True)]),
     }
+
+
+def _labelled(row: Row) -> np.ndarray:
+    return ~np.isnan(row["values"])
+
+
+def _texts(row: Row) -> list[_Text]:
+    """The texts that end at a labelled token behind which there is none, so that each label is in exactly one of them."""
+    left = _labelled(row)
+    found = []
+    for last in np.flatnonzero(left)[::-1]:  # what continues a token stands behind it
+        if left[last]:
+            path = _path(row, int(last))
+            places = np.flatnonzero(left[path])
+            labels = path[places]
+            left[labels] = False
+            found.append(_Text(tuple(row["tokens"][path].tolist()), tuple(places.tolist()), labels))
+    return found
+
+
+def _path(row: Row, last: int) -> np.ndarray:
+    """int64: the tokens of the text that ends with token `last`, as indices into the row."""
+    path = []
+    while last >= 0:
+        path.append(last)
+        last = int(row["previous"][last])
+    return np.array(path[::-1])
+
+
+def _different(row: Row, texts: Sequence[_Text]) -> int:
+    """How many tokens of the row are in any of `texts`."""
+    return len({int(token) for text in texts for token in _path(row, int(text.labels[-1]))})
+
+
+def _scored(text: _Text) -> Asks[Scored]:
+    request = Score(text.tokens, text.positions, log_probs=False, states=True, to=NAME)
+    try:
+        return (yield from ask(request))
+    except RequestFailed as error:
+        raise ValueError(f"the model cannot read an example of {len(text.tokens)} tokens ({error}): leave it out") from error
 
 
 def _write(path: Path, arrays: dict[str, torch.Tensor]) -> None:

@@ -114,7 +114,9 @@ def train(
     shuffle: bool = False,
     parent: int | None = None,
 ) -> dict[str, Any]:
-    """Train `model` and `head` in place; checkpoints in `out`, from the last complete one if there is one.
+    """Train `model` and `head` together, in place (the head alone: `guides.frozen`).
+
+    Checkpoints in `out`; a start goes on from the last complete one.
 
     shuffle  a new order of `rows` in each pass; else they are read in order
     parent   process id of the parent: raises KeyboardInterrupt when it has ended
@@ -123,8 +125,6 @@ def train(
     finite, OSError where the disk is full; the last complete checkpoint then stays.
     """
     out = Path(out)
-    if options.tune == "head":
-        return train_head(model.requires_grad_(False), head.requires_grad_(True), rows, out, options, shuffle, parent)
     steps = options.updates(len(rows))  # type: ignore[arg-type]
     accelerated = torch.cuda.is_available()
     if not accelerated:
@@ -244,14 +244,19 @@ def main(config: str | Path, parent: int | None = None) -> None:
         return
     options = fine_tuning(**settings["options"])
     model, tokenizer, head, guide = load_model(base, device="cpu", dtype="float32")
-    head = head or ValueHead(model.config.get_text_config().hidden_size)
+    kind = AutoConfig.from_pretrained(base).dtype or torch.float32
+    head = (head or ValueHead(model.config.get_text_config().hidden_size)).train()
     rows = ConcatDataset([ExampleFile(path) for path in settings["examples"]])
-    report = train(model, head.train(), rows, out / "work", options, shuffle=True, parent=parent)
+    if options.tune == "head":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        report = train_head(model.to(device, kind), tokenizer, head, rows, out / "work", options, parent)
+    else:
+        report = train(model, head, rows, out / "work", options, shuffle=True, parent=parent)
     history = Path(base, REPORT)
     before = json.loads(history.read_text()) if history.exists() else {}
     report |= {"base": version(base), "ancestors": [*before.get("ancestors", []), *([before["base"]] if "base" in before else [])]}
     guide = {"format": 1, **guide, **settings.get("guide", {}), "value_head": True}
-    model = model.to(dtype=AutoConfig.from_pretrained(base).dtype or torch.float32)
+    model = model.to(dtype=kind)
     guide.pop("within", None)  # it told of the old head
     judged = {}
     if "held" in settings:

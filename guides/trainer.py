@@ -77,7 +77,7 @@ class PolicyValueTrainer(Trainer):
         counts = torch.zeros(2, device=device)
         for batch in batches:
             batch = {name: array.to(device) for name, array in batch.items()}  # most loaders have put it there
-            counts += torch.stack([self._imitated(batch).sum(), trust(batch["counts"]).sum()])
+            counts += torch.stack([self._imitated(batch).sum(), _trust(batch["counts"]).sum()])
             self.state.num_input_tokens_seen += int(batch["visible"].diagonal(dim1=1, dim2=2).sum())
         return batches, torch.where(counts > 0, counts, 1.0)
 
@@ -87,10 +87,9 @@ class PolicyValueTrainer(Trainer):
         tokens, weights, values = inputs["tokens"], inputs["weights"], inputs["values"]
         assert num_items_in_batch is not None and not return_outputs
         imitated, labelled = self._imitated(inputs), ~values.isnan()
-        bias = attention_bias(inputs["visible"], half(self.options.precision, self.args.device))
         with self._autocast():
             hidden = self._decoder(
-                input_ids=tokens, position_ids=inputs["positions"], attention_mask=bias, use_cache=False
+                input_ids=tokens, position_ids=inputs["positions"], attention_mask=self._mask(inputs["visible"]), use_cache=False
             ).last_hidden_state
             rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
             before = hidden[rows[imitated], inputs["previous"][imitated]]
@@ -98,7 +97,7 @@ class PolicyValueTrainer(Trainer):
         nll = nn.functional.cross_entropy(logits.float(), tokens[imitated], reduction="none")
         odds = self.model.value_head.logits(hidden[labelled])
         doubt = nn.functional.binary_cross_entropy_with_logits(odds, values[labelled], reduction="none")
-        doubt = doubt @ trust(inputs["counts"][labelled])
+        doubt = doubt @ _trust(inputs["counts"][labelled])
         return nll @ weights[imitated] / num_items_in_batch[0] + self.options.value_weight * doubt / num_items_in_batch[1]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -106,15 +105,24 @@ class PolicyValueTrainer(Trainer):
 
         The tied embedding is counted once, padding included.
         """
-        passes = {"full": 6, "lora": 4}[self.options.tune]
+        passes = {"full": 6, "lora": 4, "head": 2}[self.options.tune]
         return passes * sum(p.numel() for p in self.model.parameters()) * inputs["tokens"].numel()
 
     def _imitated(self, batch: dict[str, Any]) -> torch.Tensor:
-        """bool [rows, tokens]: the tokens whose likelihood counts. A text's first token follows nothing."""
-        return (batch["weights"] > 0) & (batch["previous"] >= 0)
+        """bool [rows, tokens]: the tokens whose likelihood counts. A text's first token follows nothing; a frozen trunk imitates none."""
+        return (batch["weights"] > 0) & (batch["previous"] >= 0) & (self.options.tune != "head")
+
+    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
+        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are computed in.
+
+        Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0 times infinity.
+        """
+        dtype = torch.bfloat16 if _half(self.options.precision, self.args.device) else torch.float32
+        visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -1e9)[:, None]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if not half(self.options.precision, self.args.device):
+        if not _half(self.options.precision, self.args.device):
             return contextlib.nullcontext()
         return torch.autocast(self.args.device.type, torch.bfloat16)
 
@@ -212,20 +220,9 @@ class Progress(TrainerCallback):
         self.bar.close()
 
 
-def trust(counts: torch.Tensor) -> torch.Tensor:
+def _trust(counts: torch.Tensor) -> torch.Tensor:
     """c of value labels: n / (n + DOUBT), float in [0, 1]; 0 without a label, 1 for an exact one (n is inf)."""
     return 1 / (1 + DOUBT / counts)
-
-
-def attention_bias(visible: torch.Tensor, few: bool) -> torch.Tensor:
-    """What is added to the attention scores: [rows, 1, tokens, tokens], bfloat16 where scores are computed with `few` bits, else float32.
-
-    visible  bool [rows, tokens, tokens], [.., i, j]: token i attends to token j
-    Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0 times infinity.
-    """
-    dtype = torch.bfloat16 if few else torch.float32
-    visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -1e9)[:, None]
 
 
 def _can_compile(device: torch.device) -> bool:
@@ -235,7 +232,7 @@ def _can_compile(device: torch.device) -> bool:
     return compiler
 
 
-def half(precision: str, device: torch.device) -> bool:
+def _half(precision: str, device: torch.device) -> bool:
     if precision == "auto":
         return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return precision == "bfloat16"

@@ -31,4 +31,5 @@ def score(request: Score, hidden: torch.Tensor, read: Callable[[Any], torch.Tens
         reads[a : a + BLOCK] = table[:, list(request.read)].cpu().numpy()
     if not hidden[[*positions, -1]].isfinite().all() or (request.log_probs and np.isnan(log_probs[1:]).any()) or np.isnan(reads).any():
         return None
-    return Scored(log_probs, reads, exact_values(head, hidden[positions]).astype(np.float32))
+    states = hidden[positions].float().cpu().numpy() if request.states else None
+    return Scored(log_probs, reads, exact_values(head, hidden[positions]).astype(np.float32), states)

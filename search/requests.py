@@ -88,12 +88,14 @@ class Score(Request):
     positions  indices into `tokens` at which `read` and the head's value are wanted
     read       token ids whose log-probs are wanted for the token *after* each position
     log_probs  whether those of the tokens themselves are wanted, which takes the logits of every one
+    states     whether the model's hidden states at `positions` are wanted, which no server tells
     """
 
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
     read: tuple[int, ...] = ()
     log_probs: bool = True
+    states: bool = False
     to: str = "value"
 
 
@@ -172,11 +174,13 @@ class Scored:
     log_probs  float32 [tokens]; of each token given those before it; the first is nan, and all are where they were not wanted
     reads      float32 [positions, read]; log-probs of the `read` ids as the next token
     values     float32 [positions]; the head's value there, in [0, 1]; nan without a head. Not rounded, as several may become one
+    states     float32 [positions, hidden]; the last hidden states there, after the final norm; None where they were not wanted
     """
 
     log_probs: np.ndarray
     reads: np.ndarray
     values: np.ndarray
+    states: np.ndarray | None = None
 
 
 class RequestFailed(Exception):

@@ -317,22 +317,30 @@ BRANCHES = [
 ]
 
 
-def test_a_frozen_model_is_read_once_and_each_branch_as_if_alone(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_model_reads_each_branch_as_if_alone(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "READ", 16)
     write_examples(tmp_path / "a.npz", BRANCHES)
     rows = ExampleFile(tmp_path / "a.npz")
-    model, *_ = load_model(base, dtype="float32")
-    features = frozen.read(model, rows, tmp_path / "out", Options(precision="float32"), None)
-    labelled = (features.hidden, features.values, features.counts)
-    by_value = {float(value): (state, float(count)) for state, value, count in zip(*labelled, strict=True)}
+    model, tokenizer, *_ = load_model(base, dtype="float32")
+    features = frozen.read(model, tokenizer, rows, tmp_path / "out", None)
+    labelled = zip(features.hidden, features.values.tolist(), features.counts.tolist(), strict=True)
+    by_value = {value: (state, count) for state, value, count in labelled}
     texts = {1.0: [*TEXT, 9, 10], 0.25: [*TEXT, 9, 10, 11], 0.0: [*TEXT, 12, 13, 14], 0.75: TEXT[:2]}
     counts = {1.0: 4.0, 0.25: math.inf, 0.0: 2.0, 0.75: 1.0}
-    assert by_value.keys() == texts.keys() and features.tokens == 10 + 2 + 12
+    assert by_value.keys() == texts.keys() and features.tokens == 10 + 2, "what has no label is not read"
     for value, text in texts.items():
         state, count = by_value[value]
         alone = model.model(torch.tensor([text])).last_hidden_state[0, -1]
         assert torch.allclose(state, alone, atol=1e-5) and count == counts[value]
-    assert len(list((tmp_path / "out").glob("hidden-*"))) > 1 and np.diff(features.starts).tolist() in ([1, 0, 3], [1, 3, 0])
+    assert len(list((tmp_path / "out").glob("hidden-*"))) > 1 and sorted(np.diff(features.starts).tolist()) == [0, 1, 3]
+
+
+def test_labels_at_every_token_of_a_step_are_read(base: Path, tmp_path: Path) -> None:
+    write_examples(tmp_path / "a.npz", [[(TEXT, 0.0, 0.5, -1, 8.0, True), ([9, 10], 0.0, 1.0, 0, 8.0, True)]])
+    model, tokenizer, *_ = load_model(base, dtype="float32")
+    features = frozen.read(model, tokenizer, ExampleFile(tmp_path / "a.npz"), tmp_path / "out", None)
+    truth = model.model(torch.tensor([[*TEXT, 9, 10]])).last_hidden_state[0]
+    assert torch.allclose(features.hidden, truth, atol=1e-5) and features.values.tolist() == [0.5] * 4 + [1.0] * 2
 
 
 def test_the_head_learns_what_a_logistic_regression_learns(base: Path, tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ class Capabilities:
 
         Raises RequestFailed where the server tells none.
         """
+        if request.states:
+            raise Untold("a server tells no hidden states: read with a model of your own")
         if not self.log_probs:
             raise Untold(f"the server of {self.model} tells no log-probs: score with a model of your own")
         after = reads_next(request)
