@@ -44,13 +44,13 @@ def sweep(
     out: Path,
     load: Callable[..., Guide],
     *,
-    limit: int = 64,
+    limit: int | None = None,
     progress: bool | None = None,
 ) -> bool:
     """Append to `out` a row for every task, problem, method, budget and seed that is not there yet; True when all are there.
 
     load      `load(**policy)` gives the guide with these options of its policy, such as temperature
-    limit     searches that run at once;  progress: show a bar; None: where somebody is looking
+    limit     searches that run at once, None: as `search.solve_many` chooses;  progress: show a bar; None: where somebody is looking
 
     A search whose requests failed is a row with stopped=error, and a second start does it again.
     False: Ctrl-C ended it, with all that was finished kept.
@@ -94,7 +94,9 @@ def _missing(results: rows.Results, task: Task, name: str, job: Job) -> list[Run
     return [run for run in runs if (task.name, name, run.text, str(budget), str(seed)) not in results.done]
 
 
-def _search(task: Task, job: Job, left: list[str], guide: Guide, version: str, results: rows.Results, bar: Progress, limit: int) -> bool:
+def _search(
+    task: Task, job: Job, left: list[str], guide: Guide, version: str, results: rows.Results, bar: Progress, limit: int | None
+) -> bool:
     """Search the problems `left` of one job; False if Ctrl-C ended it."""
     seed, budget, runs = job
     interrupted = False
@@ -210,7 +212,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results.csv"))
     parser.add_argument("--guide", default="builtin")
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--limit", type=int, default=64, help="searches at once")
+    parser.add_argument("--limit", type=int, help="searches at once; default: as many as keep the engine busy")
     report.add_arguments(parser)
     args = parser.parse_args()
     try:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, get_scheduler
 from guides.examples import Row
 from guides.trainer import Order, _trust
 from models.engine import Engine
-from search.asks import Asks, ask, parallel, run
+from search.asks import ask, parallel, run
 from search.requests import RequestFailed, Score, Scored
 
 if TYPE_CHECKING:
@@ -213,10 +213,10 @@ def _different(row: Row, texts: Sequence[_Text]) -> int:
     return len({int(token) for text in texts for token in _path(row, int(text.labels[-1]))})
 
 
-def _scored(text: _Text) -> Asks[Scored]:
+async def _scored(text: _Text) -> Scored:
     request = Score(text.tokens, text.positions, log_probs=False, states=True, to=NAME)
     try:
-        return (yield from ask(request))
+        return await ask(request)
     except RequestFailed as error:
         raise ValueError(f"the model cannot read an example of {len(text.tokens)} tokens ({error}): leave it out") from error
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,9 @@ from search.requests import Backend
 if TYPE_CHECKING:
     from search.choose import Chooser
     from search.solution import Solution
+
+
+ALL = 256  #: searches at once where nothing but problems themselves takes time
 
 
 def solve(
@@ -65,7 +69,7 @@ def solve_many(
     choose: Chooser | None = None,
     *,
     on_finish: Callable[[int, Solution], None] | None = None,
-    limit: int = 256,
+    limit: int | None = None,
     time_limit: float | None = None,
     progress: bool | None = None,
     keep_trees: bool = True,
@@ -80,12 +84,13 @@ def solve_many(
     seed       of all searches, or one for each: with the same random numbers, similar problems get similar chains, so that what is
                measured over problems wants `seed_of` each
     on_finish  called with (index, solution) as each search ends
-    limit      searches that run at once
+    limit      searches that run at once; None: as many as have twice the requests under way that the guide's backends take at once.
+               With more of them, none ends before nearly all have, and what one has read is gone from the pool when it goes on
     time_limit seconds for all searches together; what is not done by then ends with stopped="time_limit". None: no limit
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
     keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very many problems
     """
-    if limit < 1:
+    if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} lets no search run: give at least 1")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit={time_limit} lets no search run: give seconds above 0, or None")
@@ -102,7 +107,7 @@ def seed_of(name: str, seed: int) -> int:
 class _Call:
     """How the searches of one call run, as `solve_many` says. alone: the call of `solve`, which raises what one search raises."""
 
-    limit: int
+    limit: int | None
     alone: bool
     progress: bool | None = None
     on_finish: Callable[[int, Solution], None] | None = None
@@ -153,12 +158,25 @@ def _solve(
         return solution if call.keep_trees else replace(solution, tree=None, trace=None)
 
     with Watch(len(ready), spend, choose, call.alone, call.progress) as watch, _ctrl_c(interrupt), workers:
-        searches = parallel((job(i, p) for i, p in enumerate(ready)), call.limit)
+        limit = side_by_side(backends, options) if call.limit is None else call.limit
+        searches = parallel((job(i, p) for i, p in enumerate(ready)), limit)
         solutions = run(_beside(searches, watch.asks()) if watch.on else searches, backends)
     remarks.tell()
     if interrupt.is_set() and call.on_finish is not None and not any(solution.stopped == "interrupted" for solution in solutions):
         raise KeyboardInterrupt  # it came when all was done and handed over: the caller is to hear of it
     return solutions
+
+
+def side_by_side(backends: Mapping[str, Backend], options: Mapping[str, Any]) -> int:
+    """How many searches have twice the requests under way that the largest backend takes at once; at least 2.
+
+    options  of the method. They tell how many requests one search has under way: chains, simulations, or steps of a beam
+    """
+    slots = max((getattr(backend, "slots", 0) for backend in backends.values()), default=0)
+    each = options.get("wave") or options.get("leaves") or options.get("considered")
+    each = each or options.get("width", 1) * options.get("branch", 1)
+    each = min(each, options.get("chains") or each)
+    return max(2, math.ceil(2 * slots / each)) if slots else ALL
 
 
 async def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> list[Solution]:

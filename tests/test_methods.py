@@ -23,6 +23,7 @@ from search.methods.grow import Child, Growth, similarity, write
 from search.problem import TextStep
 from search.problems.countdown import Countdown
 from search.requests import Avoided, RequestFailed
+from search.solver import side_by_side
 from search.tree import Tree
 
 PUZZLE = Countdown((4, 7, 8, 8), 24)
@@ -44,6 +45,33 @@ def test_finds_and_stops_at_the_first_verified_solution(name):
     assert PUZZLE.verify(solution.steps) == 1.0
     assert solution.usage.generated < 60_000
     assert solution.answer == PUZZLE.answer(solution.steps)
+
+
+def test_side_by_side_are_as_many_searches_as_keep_the_backend_busy():
+    """With more of them none ends before nearly all have, so that whoever is killed has nothing."""
+    begun, ended = [], []
+    problems = [Countdown((1, 2, 3, n), 99) for n in range(4, 44)]
+    guide = scripted_guide(slots=8)
+
+    class Noting(type(guide.policy)):
+        def propose(self, problem, state, *rest, **options):
+            begun.append((len(ended), problem.numbers))
+            return super().propose(problem, state, *rest, **options)
+
+        def complete(self, problem, state, *rest, **options):
+            begun.append((len(ended), problem.numbers))
+            return super().complete(problem, state, *rest, **options)
+
+    guide.policy.__class__ = Noting
+    search.solve_many(problems, guide, "sample", "tokens=200", wave=4, on_finish=lambda index, solution: ended.append(index))
+    firsts = {}
+    for before, numbers in begun:
+        firsts.setdefault(numbers, before)
+    assert len(ended) == 40
+    assert sorted(firsts.values())[:5] == [0, 0, 0, 0, 1], "four searches of four chains are twice the eight slots"
+    backends = guide.backends
+    assert side_by_side(backends, {"leaves": 1}) == 16 and side_by_side(backends, {"width": 4, "branch": 4}) == 2
+    assert side_by_side(backends, {"wave": 8, "chains": 1}) == 16 and side_by_side({}, {}) == 256
 
 
 def test_no_budget_is_exceeded_in_a_thousand_searches():

@@ -89,6 +89,7 @@ class Server:
         self._closed = False
         self._http = Http(self._address, timeout, retries, connections)
         self._free = asyncio.Semaphore(connections)
+        self.slots = connections  # as engines call it
         try:
             self._knock()
             self.tokenizer, missing = _tokenizer_or_pieces(model, tokenizer)
