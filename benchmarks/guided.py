@@ -35,7 +35,11 @@ from search.guide import Guide
 
 log = logging.getLogger(__name__)
 
-CHOSEN = {"best": "best chains={n}", "weighted": "weighted chains={n}", "majority": "majority chains={n} value=0.5"}  # no vote reads values
+CHOSEN = {
+    "best": "best_of_n chains={n}",
+    "weighted": "weighted_vote chains={n}",
+    "majority": "self_consistency chains={n} value=0.5",  # no vote reads values
+}
 VERIFIED = {"sample": "sample chains={n}"}
 SEARCHES = ("beam width={root} branch={root}", "mcts")
 ENOUGH = Limit("tokens", 1_000_000)  #: for searches that end by themselves

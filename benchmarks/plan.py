@@ -1,10 +1,8 @@
 """What a sweep does: problems with their targets, methods and budgets as text. Everything is checked here, before any work.
 
-A method is a word and options: "mcts leaves=1 c_puct=0.8". The words beside those of `search.solve` and module:function:
-
-    greedy                    one chain at temperature 0
-    majority, best, weighted  what `search.choose` picks among the chains of `sample`; those with the same options, and `sample`
-                              itself, share one search, so their rows cost the same and differ in the answer only
+A method is a name and options: "mcts leaves=1 c_puct=0.8". The names are those of `search.methods.presets` and module:function.
+Those that choose among the same chains (sample, self_consistency, best_of_n, weighted_vote with the same options) share one search, so
+their rows cost the same and differ in the answer only.
 
 Options are those of the method, of the policy (temperature, top_k, top_p, min_p), and the ablations value=0.5 (or another constant),
 value=shuffled and prior=uniform.
@@ -22,15 +20,14 @@ from typing import Any
 from benchmarks import ablations, tasks
 from benchmarks.rows import clean
 from guides.grade import key_of, read_targets, same
-from search import choose
 from search.budget import Budget
-from search.door import all_options, check_options, method_of
+from search.door import configured
 from search.flags import add_working_folder
 from search.guide import Guide
 from search.jobs import read_jobs
+from search.methods.presets import Preset, preset
 from search.problem import Problem, TextProblem
 
-CHOOSERS = {"majority": choose.majority, "best": choose.best, "weighted": choose.weighted}
 POLICY = ("temperature", "top_k", "top_p", "min_p")
 _EXAMPLE = '"mcts leaves=1 c_puct=0.8"'
 
@@ -90,7 +87,7 @@ def task_of_file(path: Path, answer: str | None = None, check: Callable[[Problem
 class Run:
     """A method with its options, read from `text`.
 
-    options  of the method;  policy: those of the policy;  chooser: a key of CHOOSERS, or None: the choice of `search.solve`
+    options  of the method;  policy: those of the policy;  chooser: of `search.choose` by name, or None: the choice of `search.solve`
     value, prior  the ablations, None without
     """
 
@@ -118,15 +115,13 @@ class Run:
         value, prior = given.pop("value", None), given.pop("prior", None)
         policy = {name: given.pop(name) for name in POLICY if name in given}
         _check_policy(text, policy)
-        if word == "greedy":
-            given, policy = {"chains": 1, "wave": 1, **given}, {"temperature": 0, **policy}
-        chooser = word if word in CHOOSERS else None
-        method = "sample" if chooser or word == "greedy" else word
-        if ":" in method:
+        if ":" in word:
             add_working_folder()
-        check_options(method_of(method), given)
-        _check_ablations(text, method, given, value, prior)
-        return cls(" ".join([word, *rest]), method, given, policy, chooser, value, prior)
+        named = Preset(word) if ":" in word else preset(word)
+        given = {**named.options, **given}
+        policy = {**named.policy, **policy}
+        _check_ablations(text, named.search, given, value, prior)
+        return cls(" ".join([word, *rest]), named.search, given, policy, named.choose, value, prior)
 
     @property
     def search(self) -> str:
@@ -154,6 +149,7 @@ def _check_policy(text: str, policy: Mapping[str, Any]) -> None:
 
 
 def _check_ablations(text: str, method: str, options: dict[str, Any], value: Any, prior: Any) -> None:
+    whole = configured(method, options).options
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if value is not None and value != "shuffled" and not number:
         raise ValueError(f"cannot use value={value!r} in the method {text!r}: give shuffled, or a constant from 0 to 1")
@@ -161,7 +157,7 @@ def _check_ablations(text: str, method: str, options: dict[str, Any], value: Any
         raise ValueError(f"cannot use prior={prior!r} in the method {text!r}: the only one is uniform")
     if method == "sample" and (value == "shuffled" or prior is not None):
         raise ValueError(f"{text!r} would change nothing: chains are sampled without priors, and judged at their end only")
-    if value == "shuffled" and all_options(method_of(method), options).get("branch") == 1:
+    if value == "shuffled" and whole.get("branch") == 1:
         raise ValueError(f"{text!r} would change nothing: values are dealt out among steps proposed together, so use branch=2 or more")
 
 

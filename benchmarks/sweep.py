@@ -1,7 +1,7 @@
 """Solve a task with several methods at several budgets and write one row a search; a second start does only what is missing.
 
     python -m benchmarks.sweep --task game24 --run greedy --run sample --run "beam width=8 branch=8" --run mcts --out results.csv
-    python -m benchmarks.sweep --task chains --run majority --run weighted --run mcts --budgets tokens=250,500,1000 --out results.csv
+    python -m benchmarks.sweep --task chains --run self_consistency --run mcts --budgets tokens=250,500,1000 --out results.csv
     python -m benchmarks.sweep --report results.csv
     python -m benchmarks.sweep --report results.csv --compare mcts sample
 
@@ -24,11 +24,12 @@ from typing import Any
 
 import search
 from benchmarks import report, rows
-from benchmarks.plan import CHOOSERS, Limit, Run, Task, read_budgets, read_runs, task_named
+from benchmarks.plan import Limit, Run, Task, read_budgets, read_runs, task_named
 from benchmarks.tasks import TASKS
 from search.choose import finishes
+from search.door import chooser_of
 from search.guide import Guide
-from search.solution import Solution
+from search.solution import Solution, pick
 from search.solver import seed_of
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def _search(
         name = left[index]
         cells = {"task": task.name, "problem": name, "budget": budget, "seed": seed, "guide": version, **_cost(solution)}
         missing = _missing(results, task, name, job)
-        results.write({**cells, "method": run.text, **_outcome(task, name, solution, run.chooser)} for run in missing)
+        results.write({**cells, "method": run.text, **_outcome(task, name, solution, run.chooser, guide)} for run in missing)
         bar.add(_kind(job), budget.amount, solution.usage.generated)
 
     problems = [task.problems[name] for name in left]
@@ -139,12 +140,13 @@ def _cost(solution: Solution) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _outcome(task: Task, name: str, solution: Solution, chooser: str | None) -> dict[str, Any]:
+def _outcome(task: Task, name: str, solution: Solution, chooser: str | None, guide: Guide) -> dict[str, Any]:
     """The cells of what was chosen: by `search.solve`, or by a chooser from the same tree."""
     answer, verified, value, steps = solution.answer, solution.verified, solution.value, solution.steps
-    found = finishes(solution.tree, solution.problem) if chooser and solution.tree is not None else []
-    if found and chooser:
-        chosen = CHOOSERS[chooser]([finish for finish in found if finish.reward == 1.0] or found)
+    choose = chooser_of(chooser)
+    found = finishes(solution.tree, solution.problem, guide.classes) if solution.tree is not None else []
+    if found and choose is not None:
+        chosen = pick(found, solution.problem, choose)
         answer, value, steps = chosen.answer, chosen.score, tuple(solution.tree.chain(chosen.node))
         verified = None if chosen.reward is None else chosen.reward == 1.0
     right = task.steps_right(solution.problem, steps) if task.steps_right is not None and answer is not None else None

@@ -1,6 +1,6 @@
 """Methods of one sweep at equal wall-clock time, read off its rows.
 
-    python -m benchmarks.wallclock results.csv --against majority
+    python -m benchmarks.wallclock results.csv --against self_consistency
 
 Each method's accuracy is known at a few budgets, and what the searches took in the mean is known with it: tokens and
 seconds. Between two budgets accuracy is taken to change evenly with the logarithm of the seconds; beyond the first and
@@ -102,7 +102,7 @@ def _line(*cells: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--against", default="majority", help="the method that the others are compared with")
+    parser.add_argument("--against", default="self_consistency", help="the method that the others are compared with")
     arguments = parser.parse_args()
     sys.stdout.write(report(read(arguments.results), arguments.against) + "\n")
 

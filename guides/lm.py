@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,14 @@ class LM:
     def greedy(self) -> bool:
         """Whether it has one step for each state, however often it is asked."""
         return self._sampling["temperature"] == 0
+
+    def sampled(self, **settings: Any) -> LM:
+        """This policy with other settings of sampling (temperature, top_k, top_p, min_p), on the same engine. Raises ValueError."""
+        sampling = {**self._sampling, **settings}
+        check_sampling(**sampling)
+        other = copy.copy(self)
+        other._sampling = sampling
+        return other
 
     @property
     def chain_tokens(self) -> int:

@@ -12,7 +12,7 @@ from guides.grade import checker_of
 from guides.train import check_installed, fine_tuning
 from models.checkpoint import SETTINGS, check_settings
 from search.budget import Budget
-from search.door import check_options, method_of
+from search.door import configured
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_options(method_of(self.method), dict(self.options))
+        configured(self.method, self.options)
         check_installed(fine_tuning(**self.training))
         check(self.policy, self.keep)
         checker_of(self.checker)

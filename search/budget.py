@@ -7,6 +7,7 @@ side by side share the time (`search.clock`). Everything else in `Usage` is repo
 
 from __future__ import annotations
 
+import difflib
 import math
 import threading
 from collections.abc import Sequence
@@ -54,17 +55,36 @@ class Budget:
         for part in text.split(","):
             name, equals, number = part.strip().partition("=")
             if not equals or name not in allowed:
-                raise ValueError(f"cannot read budget part {part.strip()!r}: write name=number with a name of {', '.join(allowed)}")
+                raise ValueError(f"cannot read budget part {part.strip()!r}: {_meant(name, allowed)}")
             if name in limits:
                 raise ValueError(f"budget {name} is given twice: give it once")
             try:
                 limits[name] = float(number) if name == "seconds" else int(number)
             except ValueError:
-                raise ValueError(f"budget {name}={number!r} is not a number: write for example tokens=2000,seconds=10") from None
+                kind = "a number" if name == "seconds" else "a whole number in digits"
+                raise ValueError(f"budget {name}={number!r} is not {kind}: write {name}={_digits(name, number)}") from None
         return cls(**limits)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) is not None)
+
+
+def _meant(part: str, allowed: Sequence[str]) -> str:
+    """What a part of a budget should have been."""
+    if part.isdigit() and int(part):
+        return f"write tokens={part}"
+    other = {"timeout": "seconds", "time": "seconds", "max_tokens": "tokens", "num_simulations": "simulations"}.get(part)
+    close = difflib.get_close_matches(part, allowed, n=1)
+    meant = other or (close[0] if close else None)
+    return f"did you mean {meant}=...?" if meant else f"write name=number with a name of {', '.join(allowed)}"
+
+
+def _digits(name: str, number: str) -> str:
+    """A number as a budget wants it, as near to what was written as can be."""
+    try:
+        return str(max(1, round(float(number))))
+    except (ValueError, OverflowError):
+        return "10" if name == "seconds" else "2000"
 
 
 class Meter:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from search.guide import multiplicity
-from search.problem import Problem
+from search.problem import Problem, TextProblem
 from search.tree import Tree
 
 
@@ -44,8 +44,14 @@ class Finish:
 Chooser = Callable[[Sequence[Finish]], Finish]
 
 
-def finishes(tree: Tree, problem: Problem) -> list[Finish]:
-    """All finished states of `tree` that have an answer, in the order they were found. Those without get no vote."""
+Classes = Callable[[Sequence[str]], Sequence[int]]  #: the number of each answer's class, the same for equal answers
+
+
+def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> list[Finish]:
+    """All finished states of `tree` that have an answer, in the order they were found. Those without get no vote.
+
+    classes  which answers of open text are equal, so that they vote together (`Guide.classes`); other problems' answers are canonical
+    """
     found = []
     for node, reward in tree.finished.items():
         answer = problem.answer(tree.states[node])
@@ -53,10 +59,12 @@ def finishes(tree: Tree, problem: Problem) -> list[Finish]:
             mean = tree.mean(node)
             log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
             found.append(Finish(node, answer, reward, tree.value(node) if math.isnan(mean) else mean, tree.visits(node), log_prob))
+    if classes is not None and isinstance(problem, TextProblem) and len(found) > 1:
+        return united(found, classes)
     return found
 
 
-def united(found: Sequence[Finish], classes: Callable[[Sequence[str]], Sequence[int]]) -> list[Finish]:
+def united(found: Sequence[Finish], classes: Classes) -> list[Finish]:
     """The same with one writing for equal answers, so that they vote together: the one that was found first of each class."""
     kinds = classes([finish.answer for finish in found])
     firsts: dict[int, str] = {}

@@ -20,7 +20,8 @@ from search.cli_bench import Aggregate, Instruction, Pool, Server, System, Token
 from search.cli_file import INTERRUPTED, NONE, OK, solve_file, tell_usage
 from search.cli_label import export, label
 from search.cli_train import tell, train
-from search.flags import Model, check_use, language_of, search_arguments
+from search.door import CHOOSERS
+from search.flags import METHOD_HELP, Model, check_use, language_of, search_arguments
 from search.shadow import Shadowed
 
 if TYPE_CHECKING:
@@ -30,21 +31,16 @@ if TYPE_CHECKING:
 MODEL = "The model"  # a panel of the help
 MISUSE = 2  # the exit code of wrong use
 
-app = typer.Typer(help="Solve problems by tree search over the steps of a language model.", add_completion=False)
+app = typer.Typer(
+    help="Solve problems by tree search over the steps of a language model.", context_settings={"help_option_names": ["-h", "--help"]}
+)
 app.add_typer(train, name="train")
 app.command()(label)
 app.command()(export)
 app.command()(bench)
 
 
-class Choice(StrEnum):
-    """The choosers of `search.choose`."""
-
-    majority = "majority"
-    weighted = "weighted"
-    best = "best"
-    most_visited = "most_visited"
-
+Choice = StrEnum("Choice", CHOOSERS)  # type: ignore[misc]
 
 Depth = Annotated[int | None, typer.Option(min=1, show_default=False, help="Levels of the tree that are shown. Default: 10.")]
 Width = Annotated[int | None, typer.Option(min=1, show_default=False, help="Steps shown below one node. Default: 3.")]
@@ -66,7 +62,7 @@ def _copse(version: Annotated[bool, typer.Option("--version", callback=_version,
 @app.command()
 def solve(
     problem: Annotated[str | None, typer.Argument(show_default=False, help='For example: "Use 4, 7, 8 and 8 to make 24."')] = None,
-    method: Annotated[str, typer.Option(help="mcts, gumbel, beam, sample, or module:function of your own.")] = "mcts",
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "mcts",
     budget: Annotated[
         str | None,
         typer.Option(

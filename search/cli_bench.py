@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.flags import Model, language_of
+from search.methods.presets import PRESETS
 from search.shadow import import_ours
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MODEL = "The model"  # a panel of the help
 FAILED, INTERRUPTED = 1, 130  # exit codes
+METHODS_HELP = f'With commas between: {", ".join(PRESETS)}, module:function; each perhaps with options, as in "mcts leaves=1".'
 
 Server = Annotated[
     str | None,
@@ -76,10 +78,7 @@ def bench(
     out: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="For results.csv and figure.png. A killed run goes on.")],
     methods: Annotated[
         str,
-        typer.Option(
-            help="With commas between: greedy, majority, best, weighted, sample, beam, mcts, gumbel, module:function; "
-            'each perhaps with options, as in "mcts leaves=1".'
-        ),
+        typer.Option(help=METHODS_HELP),
     ] = "greedy,sample,mcts",
     budgets: Annotated[str, typer.Option(help="Budgets of one kind: of tokens, calls, simulations or seconds.")] = "tokens=500,2000",
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each problem with each method and budget.")] = 1,

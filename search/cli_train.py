@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from search.cli_bench import Instruction, System, TopP
-from search.flags import Model, add_working_folder, language_of, search_arguments
+from search.flags import METHOD_HELP, Model, add_working_folder, language_of, search_arguments
 from search.shadow import LAYERS, import_ours
 
 MODEL = "How the model is asked, as in the search"  # a panel of the help
@@ -176,7 +176,7 @@ def train_iterate(
     gate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Held-out problems that decide. Default: a tenth of --input, not trained on.")
     ] = None,
-    method: Annotated[str, typer.Option(help="mcts, gumbel, beam, sample, or module:function of your own.")] = "sample",
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "sample",
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method, such as chains=16. Can be repeated.")
     ] = None,

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search.methods.presets import PRESETS
 from search.requests import check_sampling
 from search.shadow import import_ours
 
 if TYPE_CHECKING:
     from search.guide import Guide
     from search.problem import Problem
+
+
+METHOD_HELP = f"One of {', '.join(PRESETS)}, or module:function of your own."
 
 
 def check_use(
@@ -52,7 +56,7 @@ def search_arguments(method: str, budget: str | None, choose: str | None, seed: 
     options  texts such as "branch=8"; what stands behind = is JSON, else text
     """
     import search
-    from search.door import check_options, method_of
+    from search.door import configured
 
     limits = None if budget is None else search.Budget.parse(budget)
     given: dict[str, Any] = {}
@@ -70,8 +74,8 @@ def search_arguments(method: str, budget: str | None, choose: str | None, seed: 
             given[name] = setting
     if ":" in method:
         add_working_folder()
-    check_options(method_of(method), given)
-    return {"method": method, "budget": limits, "seed": seed, "choose": choose and getattr(search.choose, choose), **given}
+    configured(method, given, choose)
+    return {"method": method, "budget": limits, "seed": seed, "choose": choose, **given}
 
 
 def language_of(**flags: Any) -> dict[str, Any]:
@@ -149,7 +153,8 @@ class Model:
             known = ", ".join(kind.rpartition(":")[2] for kind in self.kinds or ())
             raise ValueError(
                 f"the model {self.guide!r} was trained on {known} problems only and this is a {type(problem).__name__}: "
-                "name a model that can solve it with --guide (a folder or a hub id)"
+                "name a model that can solve it with --guide (a folder or a hub id), "
+                "or say the problem like one of those, such as: Use 4, 7, 8 and 8 to make 24."
             ) from None
 
     def load(self) -> Guide:

@@ -181,7 +181,8 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
         known = ", ".join(k.rsplit(":", 1)[1] for k in kinds)
         raise ValueError(
             f"this guide was trained on {known} problems only and cannot solve a {type(problem).__name__}: "
-            "load a model that can with guides.load(path or hub id) and give it as guide="
+            "load a model that can with guides.load(path or hub id) and give it as guide=, "
+            "or say the problem like one of those, such as: Use 4, 7, 8 and 8 to make 24."
         )
 
 

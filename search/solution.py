@@ -11,7 +11,7 @@ from search import choose as choosers
 from search.budget import Meter
 from search.choose import Chooser, Finish
 from search.guide import Guide
-from search.problem import Problem, TextProblem, chain_text
+from search.problem import Problem, chain_text
 from search.requests import RequestFailed, Usage
 from search.trace import Trace
 from search.tree import Tree
@@ -98,9 +98,7 @@ def solution_of(
     seed: int,
     choose: Chooser | None,
 ) -> Solution:
-    found = choosers.finishes(tree, problem)
-    if guide.classes is not None and isinstance(problem, TextProblem) and len(found) > 1:  # other problems' answers are canonical
-        found = choosers.united(found, guide.classes)
+    found = choosers.finishes(tree, problem, guide.classes)
     alone = problem.players == 1
     proof = tree.verified if alone else None
     chosen = pick(found, problem, choose)

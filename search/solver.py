@@ -16,7 +16,7 @@ import numpy as np
 from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
 from search.clock import Clock
-from search.door import Method, all_options, check_arguments, check_budget, check_options, check_steps, guide_of, method_of, problem_of
+from search.door import Configured, Method, check_arguments, check_budget, check_steps, configured, guide_of, problem_of
 from search.guide import Guide
 from search.problem import Problem
 from search.progress import Watch
@@ -37,7 +37,7 @@ def solve(
     method: str | Method = "mcts",
     budget: Budget | str | None = None,
     seed: int = 0,
-    choose: Chooser | None = None,
+    choose: str | Chooser | None = None,
     *,
     progress: bool | None = None,
     **options: Any,
@@ -46,9 +46,11 @@ def solve(
 
     problem  a Problem, or text: a puzzle that a module of `search.problems` knows, else an open text problem
     guide    policy and value function; None: the built-in model, for the kinds of problem it was trained on
-    method   "mcts", "gumbel", "beam", "sample", "my.module:function", or a function like them
+    method   "mcts", "gumbel", "beam", "sample", or one of the other names in `search.methods.presets` (greedy, self_consistency,
+             best_of_n, weighted_vote, rejection, dvts, rebase); "my.module:function", or a function like them
     budget   a Budget or text such as "tokens=2000,seconds=10"; None: the guide's own
-    choose   a chooser of `search.choose`; None: a verified state first, else the weighted vote
+    choose   "majority", "weighted", "best" or "most_visited" (`search.choose`), or a function like them; None: the method's own, else a
+             verified state first, else the weighted vote
     progress show a bar if the search takes long; None: where somebody is looking (a terminal or a notebook)
     options  of the method, for example branch=8
 
@@ -66,7 +68,7 @@ def solve_many(
     method: str | Method = "mcts",
     budget: Budget | str | None = None,
     seed: int | Sequence[int] = 0,
-    choose: Chooser | None = None,
+    choose: str | Chooser | None = None,
     *,
     on_finish: Callable[[int, Solution], None] | None = None,
     limit: int | None = None,
@@ -121,23 +123,21 @@ def _solve(
     method: str | Method,
     budget: Budget | str | None,
     seed: int | Sequence[int],
-    choose: Chooser | None,
+    choose: str | Chooser | None,
     options: dict[str, Any],
     call: _Call,
 ) -> list[Solution]:
-    check_arguments(guide, budget, seed, choose)
+    check_arguments(guide, budget, seed)
     seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(problems)
     if len(seeds) != len(problems):
         raise ValueError(f"{len(seeds)} seeds for {len(problems)} problems: give one for each, or one for all")
-    search = method_of(method)
-    check_options(search, options)
-    options = all_options(search, options)
+    search = configured(method, options, choose)
     budget = Budget.parse(budget) if isinstance(budget, str) else budget
     ready = [problem_of(problem, guide) for problem in problems]
-    guide = guide_of(guide, ready)
+    guide = search.guide(guide_of(guide, ready))
     spend = budget or guide.budget
     check_budget(spend, guide)
-    check_steps(search, guide)
+    check_steps(search.function, guide)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
     interrupt = threading.Event()
@@ -148,7 +148,7 @@ def _solve(
         meter = Meter(spend, interrupt, clock)
         watch.begin(index, meter, problem)
         try:
-            solution = await _search(problem, guide, search, meter, seeds[index], choose, options, call.alone)
+            solution = await _search(problem, guide, search, meter, seeds[index], call.alone)
         finally:
             clock.leave()
         watch.end(index, solution)
@@ -157,8 +157,8 @@ def _solve(
         remarks.add(solution, meter)
         return solution if call.keep_trees else replace(solution, tree=None, trace=None)
 
-    with Watch(len(ready), spend, choose, call.alone, call.progress) as watch, _ctrl_c(interrupt), workers:
-        limit = side_by_side(backends, options) if call.limit is None else call.limit
+    with Watch(len(ready), spend, search.choose, call.alone, call.progress) as watch, _ctrl_c(interrupt), workers:
+        limit = side_by_side(backends, search.options) if call.limit is None else call.limit
         searches = parallel((job(i, p) for i, p in enumerate(ready)), limit)
         solutions = run(_beside(searches, watch.asks()) if watch.on else searches, backends)
     remarks.tell()
@@ -188,18 +188,17 @@ async def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> list[
 async def _search(
     problem: Problem,
     guide: Guide,
-    method: Method,
+    method: Configured,
     meter: Meter,
     seed: int,
-    choose: Chooser | None,
-    options: dict[str, Any],
     alone: bool,
 ) -> Solution:
     from search.solution import Solution, solution_of  # loads the kernels
 
     try:
-        tree = await metered(method(problem, guide, meter, np.random.default_rng(seed), **options), meter)
-        return solution_of(problem, guide, tree, meter, method, options, seed, choose)
+        options = dict(method.options)
+        tree = await metered(method.function(problem, guide, meter, np.random.default_rng(seed), **options), meter)
+        return solution_of(problem, guide, tree, meter, method.function, options, seed, method.choose)
     except Exception as error:
         if alone:
             raise

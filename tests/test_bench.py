@@ -54,14 +54,14 @@ def bench(capsys, *flags):
 def test_it_compares_methods_on_problems_of_the_users_own(tmp_path, capsys, loaded):
     out = tmp_path / "out"
     flags = ["--input", problems(tmp_path), "--out", out, "--budgets", "tokens=60,200", "--seeds", 2]
-    code, text, err = bench(capsys, *flags, "--methods", "majority,mcts leaves=2,test_bench:walk", "--guide", "any")
-    assert code == 0 and "| method | searches | 60 tokens | 200 tokens |" in text and "points more than majority" in text, err
+    code, text, err = bench(capsys, *flags, "--methods", "self_consistency,mcts leaves=2,test_bench:walk", "--guide", "any")
+    assert code == 0 and "| method | searches | 60 tokens | 200 tokens |" in text and "points more than self_consistency" in text, err
     found = rows.read(out / "results.csv")
     assert len(found) == 6 * 3 * 2 * 2 and {row["task"] for row in found} == {"p"}
     assert all(row["correct"] == str(int(row["answer"] == str(int(row["problem"][1:]) % 3))) for row in found)
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     before = (out / "results.csv").read_bytes()
-    assert bench(capsys, *flags, "--methods", "majority", "--guide", "any")[0] == 0 and (out / "results.csv").read_bytes() == before
+    assert bench(capsys, *flags, "--methods", "self_consistency", "--guide", "any")[0] == 0 and (out / "results.csv").read_bytes() == before
 
 
 async def walk(problem, guide, meter, rng):
@@ -105,7 +105,7 @@ def test_targets_that_are_missing_or_none_are_refused(tmp_path, capsys, loaded, 
 
 
 def test_results_of_other_problems_or_settings_are_not_mixed(tmp_path, capsys, loaded):
-    flags = ["--out", tmp_path / "o", "--methods", "majority", "--budgets", "tokens=60"]
+    flags = ["--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60"]
     assert bench(capsys, "--input", problems(tmp_path), *flags)[0] == 0
     assert bench(capsys, "--input", problems(tmp_path, 8), *flags)[0] == 0, "more problems may come"
     code, _, err = bench(capsys, "--input", problems(tmp_path), *flags, "--step-tokens", 9)
@@ -117,7 +117,9 @@ def test_results_of_other_problems_or_settings_are_not_mixed(tmp_path, capsys, l
 
 def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    code, _, err = bench(capsys, "--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "majority", "--budgets", "tokens=60")
+    code, _, err = bench(
+        capsys, "--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60"
+    )
     assert code == 0 and "copse[bench]" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6
 
 
@@ -218,9 +220,9 @@ def test_ctrl_c_after_the_last_search_of_a_job(tmp_path, capsys, loaded, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(search, "solve_many", late)
-    flags = ["--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "majority", "--budgets", "tokens=60,120"]
+    flags = ["--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60,120"]
     code, out, err = bench(capsys, *flags)
-    assert code == 130 and "again to go on" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6 and "majority" in out
+    assert code == 130 and "again to go on" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6 and "self_consistency" in out
 
 
 # -- figures
@@ -241,7 +243,7 @@ def test_a_line_read_off_one_budget_is_the_share_solved(tmp_path):
 
 
 def test_a_line_of_separate_budgets_has_a_point_each(tmp_path):
-    swept(tmp_path / "r.csv", methods=["majority"], budgets="tokens=60,120,240")
+    swept(tmp_path / "r.csv", methods=["self_consistency"], budgets="tokens=60,120,240")
     found = rows.read(tmp_path / "r.csv")
     line = plot.line(found, "generated", 2500)
     for x, mean, budget in zip(line.x, line.mean, (60, 120, 240), strict=True):

@@ -6,6 +6,7 @@ import csv
 import itertools
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from fakes import generated, scripted_guide
 
+import guides
 import search
 from benchmarks import ablations, plan, report, rows, sweep, tasks
 from search.guide import Guide, Known, Proposal
+from search.methods.presets import PRESETS
 from search.problem import TextProblem, TextStep
 from search.problems.countdown import Countdown
 from search.requests import RequestFailed, Scored
@@ -89,7 +92,7 @@ def ask(**policy):
     return scripted_guide(guesser, **policy)
 
 
-def swept(out, task=QUESTIONS, methods=("majority", "mcts"), budgets="tokens=60,200", seeds=2, guide=ask):
+def swept(out, task=QUESTIONS, methods=("self_consistency", "mcts"), budgets="tokens=60,200", seeds=2, guide=ask):
     runs = plan.read_runs(methods, task)
     return sweep.sweep(task, runs, plan.read_budgets(budgets), seeds, out, guide, progress=False)
 
@@ -137,31 +140,47 @@ def test_one_search_serves_all_choosers(tmp_path, monkeypatch):
     calls = []
     solve_many = search.solve_many
     monkeypatch.setattr(search, "solve_many", lambda problems, *a, **k: calls.append(len(problems)) or solve_many(problems, *a, **k))
-    methods = ["majority", "best", "weighted", "sample", "majority temperature=2"]
+    methods = ["self_consistency", "best_of_n", "weighted_vote", "sample", "self_consistency temperature=2"]
     swept(tmp_path / "r.csv", methods=methods, budgets="tokens=200", seeds=1)
     assert calls == [8, 8]
     found = {(row["method"], row["problem"]): row for row in rows.read(tmp_path / "r.csv")}
     for name, problem in QUESTIONS.problems.items():
         solution = search.solve(problem, ask(), "sample", search.Budget(tokens=200), seed_of(name, 0))
         finishes = search.choose.finishes(solution.tree, problem)
-        for method in ("majority", "best", "weighted"):
-            chosen = getattr(search.choose, method)(finishes)
+        for method in ("self_consistency", "best_of_n", "weighted_vote"):
+            chosen = getattr(search.choose, PRESETS[method].choose)(finishes)
             row = found[method, name]
             assert row["answer"] == chosen.answer and row["correct"] == str(int(chosen.answer == QUESTIONS.targets[name]))
             assert float(row["value"]) == pytest.approx(chosen.score, abs=1e-5) and row["generated"] == str(solution.usage.generated)
     assert len({row["answer"] for row in found.values()}) > 1
 
 
+def test_answers_that_are_equal_vote_together(tmp_path):
+    """As in `search.solve`: 4 and 4.0 are one answer, which has more votes than 5 though each writing has fewer."""
+
+    def writes(request):
+        text = np.random.default_rng(request.seed).choice(["4", "4.0", "5"], p=[0.3, 0.3, 0.4])
+        return generated(f"#### {text}", limit=request.max_tokens)
+
+    def unjudged(**policy):
+        return replace(scripted_guide(writes, value=False, **policy), classes=guides.classes)
+
+    task = plan.Task("equal", {"q": TextProblem("How many?")}, {"q": "4"})
+    swept(tmp_path / "r.csv", task, ["self_consistency chains=100"], "tokens=5000", 1, unjudged)
+    (row,) = rows.read(tmp_path / "r.csv")
+    assert row["correct"] == "1"
+
+
 def test_a_method_that_came_later_joins_without_repeating_rows(tmp_path):
     out = tmp_path / "r.csv"
-    swept(out, methods=["majority"], budgets="tokens=200")
+    swept(out, methods=["self_consistency"], budgets="tokens=200")
     before = out.read_bytes()
-    swept(out, methods=["majority", "best"], budgets="tokens=200")
+    swept(out, methods=["self_consistency", "best_of_n"], budgets="tokens=200")
     assert out.read_bytes().startswith(before) and len(rows.read(out)) == 2 * 16
 
 
 def test_greedy_has_one_seed_and_one_chain(tmp_path):
-    swept(tmp_path / "r.csv", methods=["greedy", "majority"], budgets="tokens=200", seeds=3)
+    swept(tmp_path / "r.csv", methods=["greedy", "self_consistency"], budgets="tokens=200", seeds=3)
     greedy = [row for row in rows.read(tmp_path / "r.csv") if row["method"] == "greedy"]
     assert len(greedy) == 8 and all(row["simulations"] == "1" for row in greedy)
 
@@ -171,7 +190,7 @@ def test_steps_right_is_what_the_task_says_of_the_chosen_chain(tmp_path):
         return steps[0].text == "line 3" if problem.statement != "Question 0" else None
 
     task = plan.Task("asked", QUESTIONS.problems, QUESTIONS.targets, judge)
-    swept(tmp_path / "r.csv", task, ["best", "sample"], "tokens=100", 1)
+    swept(tmp_path / "r.csv", task, ["best_of_n", "sample"], "tokens=100", 1)
     for row in rows.read(tmp_path / "r.csv"):
         if row["method"] == "sample":
             name = row["problem"]
@@ -187,7 +206,13 @@ def test_a_failed_search_counts_as_wrong_and_an_error_of_ours_ends_the_sweep(tmp
     def broken(request):
         raise ZeroDivisionError
 
-    swept(tmp_path / "a.csv", methods=["majority", "mcts"], budgets="tokens=60", seeds=1, guide=lambda **p: scripted_guide(failing, **p))
+    swept(
+        tmp_path / "a.csv",
+        methods=["self_consistency", "mcts"],
+        budgets="tokens=60",
+        seeds=1,
+        guide=lambda **p: scripted_guide(failing, **p),
+    )
     found = rows.read(tmp_path / "a.csv")
     assert len(found) == 16 and all((row["correct"], row["answer"], row["stopped"]) == ("0", "", "error") for row in found)
     assert "errors" in report.report(found)
@@ -198,7 +223,7 @@ def test_a_failed_search_counts_as_wrong_and_an_error_of_ours_ends_the_sweep(tmp
 def test_texts_with_line_ends_stay_in_their_line(tmp_path):
     problem = TextProblem("Question 1\ntwice", answer=lambda text: 'a,\n"b"\x00\ud800 c' if text else None)
     task = plan.Task("t", {plan.clean(problem.statement): problem}, {"Question 1 twice": "x"})
-    swept(tmp_path / "r.csv", task, ["majority"], "tokens=60", 1)
+    swept(tmp_path / "r.csv", task, ["self_consistency"], "tokens=60", 1)
     assert [row["answer"] for row in rows.read(tmp_path / "r.csv")] == ['a, "b" \\ud800 c']
     assert (tmp_path / "r.csv").read_bytes().count(b"\n") == 2
 
@@ -224,7 +249,7 @@ REFUSED = (
         "mcts value=2",
         "mcts value=true",
         "mcts prior=0.5",
-        "majority value=shuffled",
+        "self_consistency value=shuffled",
         "mcts branch=1 value=shuffled",
         "sample prior=uniform",
     ),
@@ -239,7 +264,7 @@ def test_methods_that_cannot_be_read_are_refused(text):
 
 def test_what_cannot_be_measured_is_refused(tmp_path):
     with pytest.raises(ValueError, match="verify themselves: use sample"):
-        plan.read_runs(["majority"], SELF)
+        plan.read_runs(["self_consistency"], SELF)
     with pytest.raises(ValueError, match="only once"):
         plan.read_runs(["mcts", "mcts"], SELF)
     for text in ("tokens", "tokens=1=2", "tokens=1,x", "words=3", "tokens=0", ""):

@@ -328,14 +328,14 @@ def test_failed_lines_are_searched_again(tmp_path, capsys, served):
 
 def test_a_bench_shows_failures_apart_and_does_them_again(tmp_path, capsys, served):
     command = ["bench", "--input", problems(tmp_path, 8), "--out", tmp_path / "o", "--guide", "any"]
-    command += ["--methods", "majority,mcts leaves=2", "--budgets", "tokens=60"]
+    command += ["--methods", "self_consistency,mcts leaves=2", "--budgets", "tokens=60"]
     served[:] = [guesser, dies(30), guesser]
     code, out, err = copse(capsys, *command)
     found = rows.read(tmp_path / "o" / "results.csv")
     failed = [row for row in found if row["stopped"] == "error"]
     assert code == 1 and 0 < len(failed) < len(found) == 16
     assert f"{len(failed)} of 16 rows are of searches that failed" in err and "| errors |" in out
-    for method in ("majority", "mcts leaves=2"):
+    for method in ("self_consistency", "mcts leaves=2"):
         sound = [row for row in found if row["method"] == method and row not in failed]
         scores = report.means(report.table([row for row in found if row["method"] == method], report.within(report.limit_of(found[0]))))
         assert sorted(scores) == sorted(float(row["correct"]) for row in sound), "they are neither right nor wrong"

@@ -63,7 +63,7 @@ def test_planted_advantages_and_their_change():
     """A search that is 40 points better at few tokens and as good at many."""
     base = np.arange(200) % 10
     ladders = {
-        "best chains={n}": [rung(1000, base < 5), rung(4000, base < 8)],
+        "best_of_n chains={n}": [rung(1000, base < 5), rung(4000, base < 8)],
         "strong {n}": [rung(900, base < 9), rung(1100, base < 9), rung(4000, base < 8)],
         "late {n}": [rung(2000, base < 5), rung(3900, base < 8)],
     }
@@ -112,15 +112,15 @@ def test_what_the_verifier_read_is_counted(tmp_path):
             asked = len(seen)
             search.solve(problem, two_models(seen)(), "sample", guided.ENOUGH.budget, seed_of(name, 0), chains=chains)
             read.append(sum(len(request.tokens) for request in seen[asked:]))
-        best, vote = found["best chains={n}"][at], found["majority chains={n} value=0.5"][at]
+        best, vote = found["best_of_n chains={n}"][at], found["self_consistency chains={n} value=0.5"][at]
         assert best.tokens - vote.tokens == pytest.approx(statistics.fmean(read)), "the vote asks no verifier, and is the same chains"
-        assert vote.tokens == own["majority chains={n} value=0.5"][at].tokens
+        assert vote.tokens == own["self_consistency chains={n} value=0.5"][at].tokens
         assert {row["answer"] for row in best.found} <= {str(i) for i in range(4)}
     beam = found["beam width={root} branch={root}"]
     assert [own.found[0]["method"] for own in beam] == ["beam width=1 branch=1", "beam width=2 branch=2"], "equal sizes are one rung"
-    generated = [statistics.fmean(float(row["generated"]) for row in one.found) for one in found["best chains={n}"]]
+    generated = [statistics.fmean(float(row["generated"]) for row in one.found) for one in found["best_of_n chains={n}"]]
     by = {one.found[0]["budget"]: one.tokens for one in found["mcts"]}
-    aims = {round(amount): aim for amount, aim in zip(generated, (one.tokens for one in found["best chains={n}"]), strict=True)}
+    aims = {round(amount): aim for amount, aim in zip(generated, (one.tokens for one in found["best_of_n chains={n}"]), strict=True)}
     assert f"tokens={round(generated[0] / 2)}" in by
     for amount, aim in aims.items():
         total = by[f"tokens={amount}"]
@@ -154,13 +154,16 @@ def test_a_search_costs_the_same_whatever_ran_before_it(tmp_path):
     settings = {"format": 1, "prompt": "{problem}\n", "delimiter": "\n", "step_tokens": 6, "max_steps": 3, "value_head": True}
     save_model(tmp_path / "m", tiny.model(max_position_embeddings=512), tiny.tokenizer(), tiny.head(), settings)
     cost = {}
-    for name, methods in {"alone": ["best chains=3"], "after": ["best chains=2", "majority chains=3", "best chains=3"]}.items():
+    for name, methods in {
+        "alone": ["best_of_n chains=3"],
+        "after": ["best_of_n chains=2", "self_consistency chains=3", "best_of_n chains=3"],
+    }.items():
         unload(tmp_path / "m")
         runs = plan.read_runs(methods, QUESTIONS)
         sweep.sweep(
             QUESTIONS, runs, [guided.ENOUGH], 1, tmp_path / f"{name}.csv", lambda **own: guides.load(tmp_path / "m", **own), progress=False
         )
-        found = [row for row in rows.read(tmp_path / f"{name}.csv") if row["method"] == "best chains=3"]
+        found = [row for row in rows.read(tmp_path / f"{name}.csv") if row["method"] == "best_of_n chains=3"]
         cost[name] = sorted((row["problem"], row["generated"], row["prefilled"], row["reused"], row["flops"]) for row in found)
     assert cost["alone"] == cost["after"] and all(int(row[2]) > 0 for row in cost["alone"])
 

@@ -45,12 +45,12 @@ def row(method, budget, problem, correct, seconds):
 
 
 def test_accuracy_between_two_budgets_changes_with_the_logarithm_of_the_seconds():
-    rows = [row("majority", 100, "a", "0", "1"), row("majority", 400, "a", "1", "4"), row("mcts", 200, "a", "1", "2")]
-    line = wallclock.points(rows)["majority"]
+    rows = [row("self_consistency", 100, "a", "0", "1"), row("self_consistency", 400, "a", "1", "4"), row("mcts", 200, "a", "1", "2")]
+    line = wallclock.points(rows)["self_consistency"]
     for seconds in (1.0, 1.7, 4.0):
         assert wallclock.at(line, seconds, ["a"]) == pytest.approx(np.array([math.log(seconds) / math.log(4)]))
     assert wallclock.at(line, 0.9, ["a"]) is None and wallclock.at(line, 5.0, ["a"]) is None
-    told = wallclock.report(rows, "majority")
+    told = wallclock.report(rows, "self_consistency")
     assert "+50.0 [+50.0, +50.0]" in told, "one right answer less the half of one"
-    with pytest.raises(ValueError, match="no method 'best'"):
-        wallclock.report(rows, "best")
+    with pytest.raises(ValueError, match="no method 'best_of_n'"):
+        wallclock.report(rows, "best_of_n")

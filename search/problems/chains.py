@@ -196,8 +196,9 @@ def parse(text: str) -> Chains | None:
     Raises ValueError if it is ours but malformed.
     """
     text = text.strip()
-    if not re.match(r"mod [0-9]", text):
+    if not re.match(r"mod [0-9]", text, re.IGNORECASE):
         return None
+    text = "m" + text[1:]
     match = _STATEMENT.fullmatch(text)
     if not match:
         raise ValueError(f"{text[:80]!r} is no chain of definitions; {_REMEDY}")

@@ -30,7 +30,9 @@ OPERATORS = "+-*/"
 _DIGITS = r"(?:0|[1-9][0-9]{0,39})"
 _NUMBER = rf"(?:{_DIGITS}|\(-?{_DIGITS}(?:/{_DIGITS})?\))"
 _LINE = re.compile(rf"({_NUMBER}) ?([-+*/]) ?({_NUMBER}) ?= ?({_NUMBER})")
-_STATEMENT = re.compile(r"Use ([0-9]{1,6}(?:(?: ?, ?and | ?, ?| and | )[0-9]{1,6})+) to make ([0-9]{1,6}) ?\.?")
+_NUMBERS = r"(?:the numbers )?([0-9]{1,6}(?:(?: ?, ?and | ?, ?| and | & | )[0-9]{1,6})+)"
+_STATEMENT = re.compile(rf"use {_NUMBERS} to (?:make|get|reach) ([0-9]{{1,6}}) ?[.!]?", re.IGNORECASE)
+_TURNED = re.compile(rf"(?:make|get|reach) ([0-9]{{1,6}}) (?:from|with|using|out of) {_NUMBERS} ?[.!]?", re.IGNORECASE)
 _REMEDY = "write it like: Use 4, 7, 8 and 8 to make 24."
 
 State = tuple[TextStep, ...]
@@ -115,17 +117,25 @@ class Countdown:
 
 
 def parse(text: str) -> Countdown | None:
-    """The problem that `text` states; None if it is none of ours (does not begin with "Use" or lacks "to make").
+    """The problem that `text` states, in small or capital letters; None if it is none of ours.
 
-    Raises ValueError if it is ours but malformed.
+    "Use 4, 7, 8 and 8 to make 24." may also be said as "Make 24 from 4, 7, 8 and 8".
+    Raises ValueError if it is ours, with "Use ... to make ...", but malformed.
     """
-    text = text.strip()
-    if not text.startswith("Use") or "to make" not in text:
-        return None
+    text = " ".join(text.split())
     match = _STATEMENT.fullmatch(text)
-    if not match:
+    if match:
+        return _puzzle(match[1], match[2])
+    match = _TURNED.fullmatch(text)
+    if match:
+        return _puzzle(match[2], match[1])
+    if text.lower().startswith("use") and "to make" in text:
         raise ValueError(f"{text[:80]!r} is no Countdown puzzle; {_REMEDY}")
-    return Countdown(tuple(int(n) for n in re.findall("[0-9]+", match[1])), int(match[2]))
+    return None
+
+
+def _puzzle(numbers: str, target: str) -> Countdown:
+    return Countdown(tuple(int(number) for number in re.findall("[0-9]+", numbers)), int(target))
 
 
 def generate(
