@@ -124,7 +124,7 @@ def test_flags_reach_the_search_and_the_guide(capsys, scripted, monkeypatch):
     flags += ["--prompt", r"Q: {problem}\n", "--answer", "= (.*)", "--device", "cpu", "--dtype", "float32", "--slots", "8"]
     assert run(capsys, "solve", "What is 1?", *flags)[0] == 0
     assert seen == {
-        "method": "beam", "width": 8, "branch": 2, "choose": search.choose.majority, "seed": 5, "budget": search.Budget(calls=7),
+        "method": "beam", "width": 8, "branch": 2, "choose": "majority", "seed": 5, "budget": search.Budget(calls=7),
     }  # fmt: skip
     language = {"delimiter": "\n", "step_tokens": 9, "max_steps": 3, "temperature": 0.5, "prompt": "Q: {problem}\n", "answer": "= (.*)"}
     language |= {"top_p": 0.9, "instruction": "Go.\nNow."}

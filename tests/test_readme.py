@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from search.door import METHODS, method_of
+from search.methods.presets import PRESETS, SEARCHES, searching
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -101,13 +101,22 @@ def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> N
         assert {word for word in words if word.startswith("--")} <= known, line
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_the_table_of_methods_tells_all_options(name: str) -> None:
-    parameters = inspect.signature(method_of(name)).parameters.values()
+    parameters = inspect.signature(searching(name)).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     (row,) = re.findall(rf'^\| `"{name}"` \|.*\|(.*)\|$', section("Methods and budgets"), re.MULTILINE)
     told = dict(re.findall(r"`(\w+)`[^(]*\((\w[\w./]*)", row))
     assert {option: default_of(text) for option, text in told.items()} == options
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - set(SEARCHES)))
+def test_the_table_of_names_tells_their_search(name: str) -> None:
+    (row,) = re.findall(rf'^\| [^|]*`"{name}"`[^|]* \|.*\|([^|]*)\|$', section("Methods and budgets"), re.MULTILINE)
+    search, *options = re.findall(r"`([^`]*)`", row)
+    assert search == PRESETS[name].search
+    told = {option: ast.literal_eval(text) for option, text in (written.split("=") for written in options)}
+    assert told.items() <= dict(PRESETS[name].options).items()
 
 
 def default_of(text: str) -> object:
