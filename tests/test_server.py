@@ -772,13 +772,13 @@ def test_log_probs_that_are_known_in_part(serve):
 def test_connect(tmp_path, caplog):
     TOKENIZER.save_pretrained(tmp_path)
     with FakeServer(walker) as server, FakeServer(walker, **DIALECTS["plain"]) as mute:
-        guide = guides.connect(server.url, MODEL, tokenizer=tmp_path, delimiter="\n", step_tokens=16, prompt="{problem}\n", temperature=1.0)
+        # all of SETTINGS: how many chains fit into a budget is guessed from the longest there could be, so max_steps counts, too
+        guide = guides.connect(server.url, MODEL, tokenizer=tmp_path, temperature=1.0, **SETTINGS)
         assert "nothing judges its steps" in caplog.text and "--value DIR" in caplog.text
-        solution = search.solve(problem(), guide, budget="tokens=500")
-        assert solution.answer is not None and 0 < solution.usage.generated <= 500
         for backend in guide.backends.values():
             backend.ordered = True
-        same(*(search.solve(problem(), g, "sample", "tokens=5000", chains=3) for g in (guide, guide_of(twin()))))
+        for options in ({"budget": "tokens=500"}, {"method": "sample", "budget": "tokens=5000", "chains": 3}):
+            same(*(search.solve(problem(), g, **options) for g in (guide, guide_of(twin()))))
         again = guides.connect(server.url, MODEL, tokenizer=tmp_path)
         assert list(again.backends.values()) == list(guide.backends.values()), "one backend a server"
         guides.connect(mute.url, MODEL, tokenizer=tmp_path)

@@ -57,7 +57,7 @@ class InFlight:
     width    lanes at once
     first    share of the tokens that only the first lane may use until a chain has ended, in [0, 1): whoever pays for 1 / first
              chains gets an answer. 0: all lanes share alike from the start
-    guess    tokens of a lane, before any has ended; None: of a chain
+    guess    tokens of a lane, before any has ended; None: of a chain, by the policy's `chain_tokens`, on which the tree depends so
     alive    lanes that have begun and not ended
     spent    tokens of all children that have been told of
     """
