@@ -1,4 +1,4 @@
-"""Numba set-up shared by the modules that hold kernels: when they are compiled, and where compiled code is kept."""
+"""Numba set-up shared by the modules that hold kernels: when they are compiled, and in which ways."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import functools
 import hashlib
 import inspect
 import logging
-import os
-import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -23,35 +21,9 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import impl_ret_untracked
 from numba.extending import intrinsic, typeof_impl
 
-from search import stopwatch
+from search import kernel_cache, stopwatch
 
 log = logging.getLogger(__name__)
-
-
-def _cache_folder() -> str:
-    """The user's folder for compiled kernels, else one among the temporary files.
-
-    Never beside the source, as Numba would have it: an installation that was made by one user is run by another, and removing it
-    would leave behind what was not installed.
-    """
-    places = []
-    if os.environ.get("XDG_CACHE_HOME"):
-        places.append(Path(os.environ["XDG_CACHE_HOME"]) / "copse")
-    if os.environ.get("HOME"):
-        places.append(Path(os.environ["HOME"]) / ".cache" / "copse")
-    places.append(Path(tempfile.gettempdir()) / f"copse-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
-    for place in places:
-        try:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(place, os.W_OK) and (not hasattr(os, "getuid") or place.stat().st_uid == os.getuid()):
-            return str(place)
-    return tempfile.mkdtemp(prefix="copse-")
-
-
-if not numba.config.CACHE_DIR:  # what NUMBA_CACHE_DIR says comes first
-    numba.config.CACHE_DIR = _cache_folder()
 
 
 @intrinsic
@@ -181,7 +153,9 @@ class Kernel:
     """
 
     def __init__(self, function: Callable[..., Any], signature: Any, cache: bool):
-        self.dispatcher = numba.njit(nogil=True, cache=cache, error_model="numpy")(function)
+        self.dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+        if cache:
+            kernel_cache.keep(self.dispatcher)
         self._signature, self._call = signature, self._first
 
     def __call__(self, *args: Any) -> Any:
@@ -219,7 +193,9 @@ class _Announcer(event.Listener):  # type: ignore[misc]
     def on_start(self, event: Any) -> None:
         if not self._said:
             self._said = True
-            log.info("compiling kernels for this processor: some 10 s, once; they are kept in %s", numba.config.CACHE_DIR)
+            place = kernel_cache.folder()
+            kept = "for this process alone" if place is None else f"once; they are kept in {place}"
+            log.info("compiling kernels for this processor: some 10 s, %s", kept)
 
     def on_end(self, event: Any) -> None:
         pass

@@ -125,31 +125,44 @@ def test_the_installed_wheel_runs_from_another_folder(installed: Path, tmp_path:
     assert "solve" in helped and "view" in helped
 
 
-def test_an_installation_that_cannot_be_written(installed: Path, tmp_path: Path) -> None:
-    """Neither the installation nor a home folder can be written: kernels are kept in the temporary folder, compiled once."""
-    folders = [installed / "search", installed / "search" / "problems"]
-    for folder in folders:
-        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+def test_an_installation_and_a_home_that_cannot_be_written(installed: Path, tmp_path: Path) -> None:
+    """Kernels are kept in the temporary folder, compiled once."""
+    (tmp_path / "home").touch()
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    # root may write everywhere, so this user is told that it may not
-    refuse = f"""
-    import os
-    allowed = os.access
-    os.access = lambda path, mode, **more: not str(path).startswith({str(installed)!r}) and allowed(path, mode, **more)
-    """
+    surroundings = {"PYTHONPATH": str(installed), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    surroundings |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}  # type: ignore[dict-item]
+    before = set(installed.rglob("*"))
+    for folder in (installed, *filter(Path.is_dir, before)):
+        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        code = textwrap.dedent(refuse) + textwrap.dedent(SEARCHES)
-        surroundings = {"PYTHONPATH": str(installed), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
-        surroundings |= {"HOME": None, "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}  # type: ignore[dict-item]
-        first = python(code, cwd=tmp_path, **surroundings)
+        first = python(SEARCHES, cwd=tmp_path, **surroundings)
         assert first.count("compiling kernels") == 1, "a first compile logs one line"
         assert str(temporary) in first and list(temporary.rglob("*.nbi")), "they are kept"
-        assert "compiling" not in python(code, cwd=tmp_path, **surroundings)
-        assert not list(installed.rglob("*.nbi"))
+        assert "compiling" not in python(SEARCHES, cwd=tmp_path, **surroundings)
+        assert set(installed.rglob("*")) == before, "root may write there, but nothing does"
     finally:
-        for folder in folders:
+        for folder in (installed, *filter(Path.is_dir, before)):
             folder.chmod(0o755)
+
+
+def test_every_module_that_compiles_leaves_the_installation_as_it_was(installed: Path, tmp_path: Path) -> None:
+    """Whichever of them is imported first, and where Numba would keep kernels of the user's own."""
+    before = set(installed.rglob("*"))
+    code = """
+        import importlib, pathlib, sys, numba
+        hexes = importlib.import_module("search.problems.hex")
+        import numpy
+        row = numpy.zeros(10, numpy.uint8)
+        hexes.start(row)
+        hexes.play(row, 3)
+        kept = list(pathlib.Path(sys.argv[1]).rglob("*.nbi"))
+        print(row[3], len(kept), repr(numba.config.CACHE_DIR))
+    """
+    surroundings = {"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(tmp_path / "kept")}
+    found = python(code, str(tmp_path / "kept"), cwd=tmp_path, NUMBA_CACHE_DIR=None, **surroundings)
+    assert found.split() == ["1", "2", "''"]
+    assert set(installed.rglob("*")) == before
 
 
 @pytest.mark.parametrize("given", [None, "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"])
@@ -157,9 +170,28 @@ def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(tmp_path
     surroundings = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}
     if given is not None:
         surroundings[given] = str(tmp_path / "given")
-    found = python("import search.jit, numba; print(numba.config.CACHE_DIR)", **surroundings).strip()
-    places = {None: tmp_path / "home" / ".cache" / "copse", "XDG_CACHE_HOME": tmp_path / "given" / "copse"}
-    assert found == str(places.get(given, tmp_path / "given"))
+    found = python("from search import kernel_cache; print(kernel_cache.folder())", **surroundings).strip()
+    assert found == str(tmp_path / ("home/.cache" if given is None else "given") / "copse")
+
+
+@pytest.mark.parametrize("given", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
+def test_where_no_kernel_can_be_kept_it_is_compiled_in_memory_and_said_once(installed: Path, tmp_path: Path, given: str) -> None:
+    """A folder that is asked for by Numba's variable is the only one; of the others all must fail."""
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    surroundings = {"PYTHONPATH": str(installed), "NUMBA_CACHE_DIR": None, "PYTHONDONTWRITEBYTECODE": "1"}
+    surroundings[given] = str(nowhere)
+    if given == "XDG_CACHE_HOME":
+        surroundings["HOME"] = str(nowhere)
+    nothing = f"""
+        import tempfile
+        tempfile.tempdir = {str(nowhere)!r}
+    """ if given == "XDG_CACHE_HOME" else ""  # fmt: skip
+    before = set(installed.rglob("*"))
+    found = python(textwrap.dedent(nothing) + textwrap.dedent(SEARCHES), cwd=tmp_path, **surroundings)
+    assert found.count("set NUMBA_CACHE_DIR to a folder of yours") == 1 and str(nowhere) in found
+    assert "for this process alone" in found and f"from {installed / 'search'}" in found
+    assert set(installed.rglob("*")) == before
 
 
 BUILTIN = """

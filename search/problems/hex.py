@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from search import kernel_cache
 from search.problem import IllegalStep, Step, TextStep
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ SMALLEST, LARGEST = 2, 11
 ROLLOUTS = 1  #: random games that `evaluate` plays out
 
 _DOWN, _RIGHT = (-1, -1, 0, 1, 1, 0), (0, 1, 1, 0, -1, -1)  # the six neighbours, clockwise
-_rule = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+def _rule(function: Any) -> Any:
+    """Compiled by itself at its first call for each type, and kept, for a game played without a tree."""
+    return kernel_cache.keep(numba.njit(nogil=True, error_model="numpy")(function))
 
 
 @_rule
