@@ -38,6 +38,22 @@ class Arena:
         self.kernels = rule.kernels
         self._params = rule.array(players, discount)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the arrays as far as they are in use, and no kernels, which are compiled for one process."""
+        state = {**vars(self), **self.snapshot()}
+        for name in ("nodes", "words", "notes", "sizes"):
+            state[f"_{name}"] = state.pop(name)
+        del state["kernels"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._nodes = _larger(self._nodes, len(self._nodes), 0)  # begins with a cache line, as the kernels expect
+        self._words = _larger(self._words, len(self._words), 0)
+        if self.keeps_notes:
+            self._notes = np.concatenate([self._notes, np.zeros(len(self._nodes) - len(self._notes), np.float32)])
+        self.kernels = self.rule.kernels
+
     # -- what is in use
 
     @property

@@ -92,6 +92,10 @@ def solve_many(
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
     keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very many problems
     """
+    if isinstance(problems, str):
+        raise ValueError(f"problems={problems[:80]!r} is one text: give a list of problems, as in solve_many([text]), or use solve(text)")
+    if not isinstance(problems, Iterable):
+        raise ValueError(f"problems={problems!r} is no list: give a list of problems, or use solve for one")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} lets no search run: give at least 1")
     if time_limit is not None and not time_limit > 0:
