@@ -179,7 +179,7 @@ def _figure(down: int, across: int, below: float = 0.0) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('no figure without matplotlib: pip install "copse[bench]"') from None
+        raise ImportError('no figure without matplotlib: pip install "copse-search[bench]"') from None
     figure = Figure(figsize=(4.6 * across + 1.2, 3.6 * down + below), layout="constrained")  # drawn without a display: no pyplot
     return figure, figure.subplots(down, across, squeeze=False, sharey="row")
 

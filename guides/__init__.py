@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
+
+try:
+    from search.shadow import absent, own
+except ImportError as error:
+    _place = getattr(sys.modules.get("search"), "__file__", None) or "another folder"
+    raise ImportError(f"{_place} has the name of the package 'search' of Copse: rename it, or import copse first") from error
+
+own("search")
+__path__ = extend_path(__path__, __name__)  # and folders of the user's of this name
 
 _WHERE = {
     "loading": ("load", "connect", "settings", "served_settings"),
@@ -40,4 +51,4 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"guides.{_MODULE[name]}"), name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module 'guides' has no attribute {name!r}")
+    raise absent("guides", name)

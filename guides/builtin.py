@@ -141,7 +141,7 @@ def _shards(out: Path, settings: dict[str, Any], stage: dict[str, Any]) -> Shard
 def _make_shards(out: Path, stage: int, jobs: int) -> None:
     """Make all files of a stage that are missing, in child processes: where a GPU trains, one process could not keep up with it."""
     log.info("making the training data in %d processes", jobs)
-    command = [sys.executable, "-m", "guides.builtin", "shards", str(out.resolve()), str(stage), str(jobs)]
+    command = [sys.executable, "-P", "-m", "guides.builtin", "shards", str(out.resolve()), str(stage), str(jobs)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")])}
     children = [subprocess.Popen([*command, str(job)], env=environment) for job in range(jobs)]
     codes = [child.wait() for child in children]

@@ -102,7 +102,7 @@ def run_training(config: str | Path) -> None:
     """
     paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-m", "guides.train", str(config), str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "guides.train", str(config), str(os.getpid())]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:

@@ -1,7 +1,7 @@
 """Proofs in processes that can be killed: sympy for expressions that agree at every point, math-verify for what our grammar does not read.
 
 Both may take for ever or fill the memory, whatever their own limits say, so they run in warm worker processes (`search.workers`) with a
-limit of time and memory. math-verify is optional: `pip install 'copse[math]'`.
+limit of time and memory. math-verify is optional: `pip install "copse-search[math]"`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def installed() -> bool:
     """Whether math-verify is there; a warning says once what to install where it is not."""
     there = importlib.util.find_spec("math_verify") is not None
     if not there:
-        log.warning("some sets and inequalities stay undecided without math-verify: pip install 'copse[math]'")
+        log.warning('some sets and inequalities stay undecided without math-verify: pip install "copse-search[math]"')
     return there
 
 

@@ -192,7 +192,7 @@ def check_installed(options: Options) -> None:
     """Raises ValueError where a library is missing that training with `options` needs."""
     for name in ("accelerate", *(["peft"] if options.tune == "lora" else [])):
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"training needs {name}: install it with pip install 'copse[train]'")
+            raise ValueError(f'training needs {name}: pip install "copse-search[train]"')
 
 
 def last_checkpoint(out: str | Path) -> str | None:

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pkgutil import extend_path
 from typing import Any
+
+try:
+    from search.shadow import absent, own
+except ImportError as error:
+    _place = getattr(sys.modules.get("search"), "__file__", None) or "another folder"
+    raise ImportError(f"{_place} has the name of the package 'search' of Copse: rename it, or import copse first") from error
+
+own("search")
+__path__ = extend_path(__path__, __name__)  # and folders of the user's of this name
 
 _WHERE = {
     "Scripted": "scripted",
@@ -26,7 +37,7 @@ __all__ = list(_WHERE)
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
-        raise AttributeError(f"module 'models' has no {name!r}: it has {', '.join(_WHERE)}")
+        raise absent("models", name)
     return getattr(import_module(f"models.{_WHERE[name]}"), name)
 
 

@@ -106,7 +106,7 @@ def _check_gguf(file: Path) -> None:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise ValueError(f"{file}: GGUF files need a package: pip install gguf, or give a folder of safetensors") from None
+        raise ValueError(f"{file}: GGUF files need the package gguf: install Copse again, or give a folder of safetensors") from None
     try:
         reader = GGUFReader(file)
         ends = [int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors]
@@ -188,7 +188,7 @@ def _merge(source: Path, base: Path, folder: Path) -> None:
     try:
         from peft import PeftModel
     except ImportError:
-        raise ValueError(f"{source} is an adapter, which needs a package: pip install peft") from None
+        raise ValueError(f'{source} is an adapter, which needs a package: pip install "copse-search[train]"') from None
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
+
+from search.shadow import absent
+
+__path__ = extend_path(__path__, __name__)  # and folders of the user's of this name
 
 _WHERE = {
     "solver": ("solve", "solve_many"),
@@ -63,7 +68,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(module, name)
         globals()[name] = value
         return value
-    raise AttributeError(f"module 'search' has no attribute {name!r}")
+    raise absent("search", name)
 
 
 def __dir__() -> list[str]:

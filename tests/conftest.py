@@ -17,8 +17,10 @@ if shutil.which("nvidia-smi") is None:  # kernels of a GPU are interpreted; Trit
 
 _spec = importlib.util.find_spec("search")
 assert _spec is not None and _spec.origin is not None, "install the package first: pip install -e '.[test]'"
-_root = str(Path(_spec.origin).resolve().parent.parent)
-os.environ["PYTHONPATH"] = os.pathsep.join([_root, *filter(None, [os.environ.get("PYTHONPATH")])])
+_root = Path(_spec.origin).resolve().parent.parent
+_places = [str(_root), str(_root / "search" / "toplevel")]  # of `copse`, too
+os.environ["PYTHONPATH"] = os.pathsep.join([*_places, *filter(None, [os.environ.get("PYTHONPATH")])])
+sys.path.append(_places[1])
 
 import pytest  # noqa: E402
 

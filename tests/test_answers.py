@@ -448,7 +448,7 @@ def test_without_math_verify_it_is_undecided_and_said_once(monkeypatch: pytest.M
         assert check_many([("x^2<4", "(-2,2)"), ("x^2<4", "(-2,3)"), ("1/2", "0.5"), ("x<2", r"(-\infty,2)")]) == [U, U, R, R]
     finally:
         mathpool.installed.cache_clear()
-    assert [record.message.count("copse[math]") for record in caplog.records] == [1]
+    assert [record.message.count("copse-search[math]") for record in caplog.records] == [1]
 
 
 def test_checking_loads_nothing_heavy() -> None:

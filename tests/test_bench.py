@@ -120,7 +120,7 @@ def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeyp
     code, _, err = bench(
         capsys, "--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60"
     )
-    assert code == 0 and "copse[bench]" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6
+    assert code == 0 and "copse-search[bench]" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6
 
 
 # -- killed and interrupted, in processes

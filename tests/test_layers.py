@@ -42,7 +42,7 @@ SEARCH = (
     ("guide", "choose", "trace"),
     ("methods", "problems"),
     ("worker", "workers", "solution", "remarks", "door", "view", "progress", "solver"),
-    ("flags", "lines", "jobs", "cli_file", "cli_bench", "cli_train", "cli_label", "cli"),
+    ("flags", "lines", "jobs", "cli_file", "cli_bench", "cli_train", "cli_label", "cli", "toplevel"),
 )
 #: Side by side: neither imports the other.
 PAIRS = {("tree", "problem"), ("trace", "choose"), ("problems", "methods"), ("methods", "problems")}
@@ -156,8 +156,8 @@ def broken(module: str, found: Import) -> str | None:
         if found.lazy and found.top in SANCTIONED.get(module, ()):
             return None
         return f"{top} stands below {found.top}"
-    if top == "models" and found.top == "search" and inner(found.name) not in ("requests", "budget", "jit"):
-        return "models imports search.requests, search.budget and search.jit only"
+    if top == "models" and found.top == "search" and inner(found.name) not in ("requests", "budget", "jit", "shadow"):
+        return "models imports search.requests, search.budget, search.jit and search.shadow only"
     if top == "search" and found.top == "search" and not found.typing and module != "search":
         return _broken_inside(module, found.name)
     return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import textwrap
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -41,6 +43,7 @@ def python(code: str, *arguments: str, cwd: Path | None = None, seconds: float =
         "import search",
         "import search, guides, models, benchmarks; dir(search)",
         "import search; search.Budget(tokens=1); search.TextProblem('x'); search.Guide; search.check_backend; search.IllegalStep",
+        "import copse; dir(copse); copse.Budget(tokens=1)",
         "from search.cli import main; sys.argv[1:] = ['--help']\ntry: main()\nexcept SystemExit as end: assert not end.code",
         "from search.cli import main; sys.argv[1:] = ['solve', '--help']\ntry: main()\nexcept SystemExit as end: assert not end.code",
     ],
@@ -79,6 +82,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_is_complete(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    modules = {name.removeprefix("search/toplevel/") for name in modules}
     assert modules <= set(names), "every module is in"
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert {f"models/builtin/{name}" for name in ("recipe.json", *WEIGHTS)} <= set(names)
@@ -89,12 +93,37 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
 def test_the_wheel_has_nothing_else(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     tops = {name.split("/")[0] for name in archive.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+    assert {top for top in tops if not top.endswith(".dist-info")} == {*PACKAGES, "copse"}
+    assert {"copse/__init__.py", "copse/__main__.py", "copse/py.typed"} <= set(archive.namelist())
     assert not [name for name in archive.namelist() if name.endswith((".nbi", ".nbc", ".pyc"))]
     (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA"))
+    assert "Name: copse-search\n" in metadata
     assert "License-Expression: Apache-2.0" in metadata and "Requires-Dist: torch<2.14,>=2.11" in metadata
-    assert "copse = search.cli:main" in next(archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt"))
+    assert "copse = copse.__main__:main" in next(archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt"))
     assert wheel.stat().st_size < 100e6
+
+
+def test_every_hint_names_an_extra_of_this_distribution() -> None:
+    """`copse` is the name of a stranger's package: whoever installs its extras gets that."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    files = [ROOT / "pyproject.toml", *ROOT.glob("*.md"), *(ROOT / ".ci").iterdir()]
+    files += [path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md")]
+    hints = [hint for path in files for hint in re.findall(r"([\w.-]*copse[\w.-]*)\[(\w+(?:, ?\w+)*)\]", path.read_text())]
+    assert len(hints) >= 8
+    assert {name for name, _ in hints} == {project["name"]} == {"copse-search"}
+    extras = {extra.strip() for _, given in hints for extra in given.split(",")}
+    assert extras <= set(project["optional-dependencies"])
+    asked = re.findall(
+        r"pip install ([^`\n]+)", "".join(path.read_text() for path in files if path.suffix == ".py" and "tests" not in path.parts)
+    )
+    assert asked and all(text.startswith('"copse-search[') for text in asked), asked
+
+
+def test_extras_and_what_they_are_for() -> None:
+    """An extra that nothing uses is not offered."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) == {"math", "train", "bench", "all", "test", "dev", "peers"}
+    assert extras["all"] == ["copse-search[math,train,bench]"]
 
 
 SEARCHES = """
@@ -121,7 +150,7 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 
 def test_the_installed_wheel_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     assert f"from {installed / 'search'}" in python(SEARCHES, cwd=tmp_path, PYTHONPATH=str(installed))
-    helped = python("from search.cli import main; main()", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+    helped = python("from copse.__main__ import main; main()", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
     assert "solve" in helped and "view" in helped
 
 

@@ -852,7 +852,7 @@ def test_wrong_use_of_the_command(capsys, flags, tmp_path):
 @pytest.mark.slow
 def test_transformers_serve(tmp_path):
     """A tiny model behind `transformers serve`: text and how it ends are those of `generate`, and searches end well."""
-    pytest.importorskip("fastapi", reason="pip install 'copse[peers]'")
+    pytest.importorskip("fastapi", reason='pip install "copse-search[peers]"')
     import torch
 
     from models import save_model

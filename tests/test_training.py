@@ -434,7 +434,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     there = train.importlib.util.find_spec
     for name in ("accelerate", "peft"):
         monkeypatch.setattr(train.importlib.util, "find_spec", lambda wanted, name=name: None if wanted == name else there(wanted))
-        with pytest.raises(ValueError, match=f"needs {name}: install it with pip install 'copse"):
+        with pytest.raises(ValueError, match=rf'needs {name}: pip install "copse-search\[train\]"'):
             train.check_installed(Options(tune="lora"))
     train.check_installed(Options(tune="full"))
 
