@@ -42,7 +42,7 @@ def chains_of(folder: Path, targets: Mapping[str, str], generator: Path, checker
 def values_of(held: Held, verifier: Path, path: Path) -> np.ndarray:
     """float64 [aggregates, chains]: what the verifier's values of a chain's steps come to, kept in the file `path`."""
     if not path.exists():
-        from guides.loading import load_engine, unload
+        from guides.engines import load_engine, unload
 
         loaded = load_engine(verifier, slots=256)
         values = run(read_values(held, loaded.name), {loaded.name: loaded.engine})

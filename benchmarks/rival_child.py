@@ -32,7 +32,7 @@ class Copse:
     """Our engine, as `guides.load` makes it."""
 
     def __init__(self, model: str, dtype: str, rows: int, tokens: int):
-        from guides.loading import load_engine
+        from guides.engines import load_engine
         from search.requests import Generate, Score
 
         self.generate, self.score = Generate, Score

@@ -17,7 +17,8 @@ own("search")
 __path__ = extend_path(__path__, __name__)  # and folders of the user's of this name
 
 _WHERE = {
-    "loading": ("load", "connect", "settings", "served_settings"),
+    "engines": ("settings", "served_settings"),
+    "loading": ("load", "connect"),
     "lm": ("LM",),
     "formats": ("Format", "check_judge"),
     "prm": ("PRM", "ORM"),
@@ -35,13 +36,14 @@ __all__ = list(_MODULE)
 if TYPE_CHECKING:
     from guides.answers import Verdict, check, check_many, classes
     from guides.board import Board, board_guide, load_board
+    from guides.engines import served_settings, settings
     from guides.formats import Format, check_judge
     from guides.judge import Judge
     from guides.learn import train_guide
     from guides.lessons import prepare
     from guides.likelihood import Likelihood
     from guides.lm import LM
-    from guides.loading import connect, load, served_settings, settings
+    from guides.loading import connect, load
     from guides.prm import ORM, PRM
     from guides.rollout import Mixture, Rollout
 

@@ -29,8 +29,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from guides.engines import locate
 from guides.examples import Segment, Shards
-from guides.loading import locate
 from guides.train import REPORT, Options, check_installed, export, train
 from models.checkpoint import GUIDE, load_model, resolve, version
 from models.heads import ValueHead

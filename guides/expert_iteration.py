@@ -28,13 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from guides.engines import locate, unload
 from guides.folders import accepted_before, claimed, copy_checkpoint, round_folder, write_json
 from guides.gate import check_gate, gradable, hold_out, interval, outcomes
 from guides.grade import key_of
 from guides.learn import run_training
 from guides.ledger import results_of, write_ledger
 from guides.lessons import prepare
-from guides.loading import load, locate, unload
+from guides.loading import load
 from guides.plan import Plan
 from models.checkpoint import describe, resolve, version
 from search.budget import Budget

@@ -203,7 +203,7 @@ def choose_format(
 
 def check_judge(path: str | Path, format: str | Path | Format | None = None, aggregate: str | None = None) -> None:
     """Look at a checkpoint that is to judge, without loading it. Raises ValueError where `guides.PRM` would, as far as can be seen."""
-    from guides.loading import locate, settings
+    from guides.engines import locate, settings
     from models.checkpoint import resolve
     from models.layouts import architecture, head_layout
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from guides.engines import locate
 from guides.grade import checker_of, grade, key_of
 from guides.labelling import by_bisection, by_rollouts, from_checker, from_trace
 from guides.labels import Labels, line_of
 from guides.lm import LM
-from guides.loading import locate
 from search.asks import metered, parallel, run
 from search.budget import Budget, Meter
 from search.guide import Policy

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from guides.engines import locate
 from guides.grade import checker_of
 from guides.lessons import check_sources, prepare
-from guides.loading import locate
 from guides.report import table_of
 from guides.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT, Options, check_installed
 from models.checkpoint import check_settings, describe, resolve, version

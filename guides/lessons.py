@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from guides.distill import check, counts, distill, split
+from guides.engines import locate
 from guides.examples import Segment, write_examples
 from guides.grade import Checker, checked, checker_of, grade, key_of
 from guides.held import held_of, held_out
 from guides.labels import Labels, hardened, read_labels
-from guides.loading import locate
 from guides.reader import Reader
 from models.checkpoint import describe, resolve, version
 from search.trace import Trace

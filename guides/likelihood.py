@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from guides.loading import Loaded, loaded_of
+from guides.engines import Loaded, loaded_of
 from guides.prompts import Prompts, prompting
 from search.asks import ask, parallel
 from search.problem import Problem, State

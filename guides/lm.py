@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from guides.loading import Loaded, loaded_of
+from guides.engines import Loaded, loaded_of
 from guides.prompts import Prompts, prompting
 from guides.steps import blank_line, whole_step
 from search.asks import Asks, ask, parallel

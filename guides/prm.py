@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from guides.engines import Loaded, loaded_of
 from guides.formats import FORMATS, Format, check_aggregate, choose_format
 from guides.lm import LM
-from guides.loading import Loaded, loaded_of
 from guides.prompts import Prompts, prompting
 from guides.reading import Marked, Reader, Reading
 from search.asks import ask, parallel

@@ -237,7 +237,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run `copse` with `args` (else those of the command line); the exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="copse: %(levelname)s: %(message)s", force=True)
     logging.getLogger("search.jit").setLevel(logging.INFO)  # who waits for a compiler wants to know
-    logging.getLogger("guides.loading").setLevel(logging.INFO)  # in which float type a model is computed
+    logging.getLogger("guides.engines").setLevel(logging.INFO)  # in which float type a model is computed
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a model writes what no terminal may know

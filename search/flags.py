@@ -164,7 +164,7 @@ class Model:
         """
         guides = import_ours("guides")
         if self.server is not None:
-            import_ours("guides.loading").load_server(self.server, self.guide, self.tokenizer, self.engine["slots"])  # before the judge
+            import_ours("guides.engines").load_server(self.server, self.guide, self.tokenizer, self.engine["slots"])  # before the judge
             judge = None if self.value is None else self._judge()
             many = {"tokenizer": self.tokenizer, "connections": self.engine["slots"], "answer": self.answer}
             return guides.connect(self.server, self.guide, value=judge, **many, **self.language)  # type: ignore[no-any-return]

@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from guides.engines import Loaded
 from guides.lm import LM
-from guides.loading import Loaded
 from guides.prm import PRM
 from models import Scripted
 from search.budget import Budget

@@ -13,8 +13,8 @@ from fakes import Characters, scripted_guide
 
 import guides
 import search
+from guides.engines import Loaded
 from guides.lm import LM
-from guides.loading import Loaded
 from models import Engine, Scripted
 from models.checkpoint import save_model
 from models.rows import check_request

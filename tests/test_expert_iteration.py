@@ -29,8 +29,8 @@ from fakes import generated, scripted_guide
 from safetensors.numpy import load_file
 
 import guides
+from guides import engines
 from guides import expert_iteration as loop
-from guides import loading
 from guides.expert_iteration import Plan, expert_iteration
 from guides.gate import check_gate, hold_out, interval, outcomes
 from guides.grade import grade, key_of
@@ -598,7 +598,7 @@ def test_an_unloaded_engine_is_freed(folder):
     guide = guides.load(folder / "base")
     engine = weakref.ref(next(iter(guide.backends.values())))
     assert guides.load(folder / "base").backends == guide.backends, "engines are shared"
-    loading.unload(folder / "base")
+    engines.unload(folder / "base")
     assert engine() is not None, "who has the guide keeps its engine"
     del guide
     gc.collect()

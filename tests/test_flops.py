@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 import search
+from guides.engines import Loaded
 from guides.lm import LM
-from guides.loading import Loaded
 from guides.prm import PRM
 from models.engine import Engine
 from search.guide import Guide

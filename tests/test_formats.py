@@ -695,7 +695,8 @@ def test_the_command_searches_with_every_family(folders, name, tmp_path, capsys)
 
 
 def test_the_command_refuses_at_the_door(folders, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("guides.loading.load_engine", lambda *given: pytest.fail("a model was loaded"))
+    for module in ("guides.engines", "guides.loading"):
+        monkeypatch.setattr(f"{module}.load_engine", lambda *given: pytest.fail("a model was loaded"))
     start = ["solve", "Say a.", "--guide", str(folders["policy"]), "--value"]
     for more, message in [
         ([str(folders["trl"])], "name its format"),

@@ -17,7 +17,7 @@ from test_judge import chat_tokenizer
 import guides
 import search
 from benchmarks import guided, plan, rows, sweep
-from guides.loading import Loaded, unload
+from guides.engines import Loaded, unload
 from guides.prm import PRM
 from models import Scripted
 from models.checkpoint import save_model

@@ -153,15 +153,15 @@ def test_a_missing_checkpoint_says_what_to_do(tmp_path):
 def test_a_small_model_computes_with_one_thread(folders, monkeypatch):
     import torch
 
-    from guides import loading
+    from guides import engines
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(loading, "_cache", {})
+    monkeypatch.setattr(engines, "_cache", {})
     torch.set_num_threads(2)
     guides.load(folders["a"])
     assert torch.get_num_threads() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    monkeypatch.setattr(loading, "_cache", {})
+    monkeypatch.setattr(engines, "_cache", {})
     torch.set_num_threads(2)
     guides.load(folders["a"])
     assert torch.get_num_threads() == 2

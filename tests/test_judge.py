@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import guides
 import search
+from guides.engines import Loaded
 from guides.judge import SPOKEN, Judge
-from guides.loading import Loaded
 from guides.prompts import plain_tokens
 from models import Scripted, Server
 from models.checkpoint import save_model

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import guides
 import search
+from guides.engines import Loaded
 from guides.likelihood import Likelihood, mean_probability
-from guides.loading import Loaded
 from models import Scripted
 from models.checkpoint import save_model
 from search.asks import run

@@ -12,8 +12,8 @@ import pytest
 from fakes import Characters, generated, listed_player, random_player, scripted_guide
 
 import search
+from guides.engines import Loaded
 from guides.lm import LM
-from guides.loading import Loaded
 from guides.rollout import Mixture, Rollout
 from models import Scripted
 from search.asks import run

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
+from guides.engines import Loaded
 from guides.lm import LM
-from guides.loading import Loaded
 from search.asks import ask, metered, run
 from search.budget import Budget, Grant, Meter
 from search.guide import Guide

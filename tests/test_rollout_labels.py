@@ -24,13 +24,13 @@ from test_distill import make
 import guides.label_traces
 from benchmarks import labels as bench
 from benchmarks import stats
+from guides.engines import Loaded
 from guides.export import export_prm, prm_rows
 from guides.grade import grade, key_of
 from guides.label_traces import Plan, gradable, label_traces
 from guides.labelling import by_bisection, by_rollouts, from_checker, from_trace
 from guides.labels import Labels, line_of, read_labels
 from guides.lm import LM
-from guides.loading import Loaded
 from models import Scripted
 from search import lines
 from search.asks import run

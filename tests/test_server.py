@@ -22,8 +22,8 @@ from serving import TOKENIZER, answers, ask, encode, result, servers
 
 import guides
 import search
+from guides.engines import Loaded, of_server
 from guides.lm import LM
-from guides.loading import Loaded, of_server
 from guides.prm import PRM
 from models import Scripted, Server
 from models.server import http

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search
+from guides.engines import Loaded
 from guides.lm import LM
-from guides.loading import Loaded
 from models import Scripted
 from search import choose
 from search.choose import Finish

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search
+from guides.engines import Loaded
 from guides.lm import LM
-from guides.loading import Loaded
 from guides.reader import Reader
 from guides.steps import blank_line, goes_on
 from models import Engine, Scripted
