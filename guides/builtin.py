@@ -31,7 +31,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from guides.engines import locate
 from guides.examples import Segment, Shards
-from guides.train import REPORT, Options, check_installed, export, train
+from guides.options import Options, check_installed
+from guides.train import REPORT, export, train
 from models.checkpoint import GUIDE, load_model, resolve, version
 from models.heads import ValueHead
 

@@ -28,7 +28,7 @@ from search.asks import ask, parallel, run
 from search.requests import RequestFailed, Score, Scored
 
 if TYPE_CHECKING:
-    from guides.train import Options
+    from guides.options import Options
     from models.heads import ValueHead
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,8 @@ import numpy as np
 
 from search.trace import Trace
 
+DOUBT = 4.0  #: outcomes from which on what they share weighs more than what they leave open, in training and calibration
+
 
 class Labels(NamedTuple):
     """Labels of the nodes of one trace. float64 [nodes] each; n 0: none, inf: exact, and then k is the label itself, in [0, 1]."""

@@ -15,8 +15,9 @@ from typing import Any
 from guides.engines import locate
 from guides.grade import checker_of
 from guides.lessons import check_sources, prepare
+from guides.options import Options, check_installed
 from guides.report import table_of
-from guides.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT, Options, check_installed
+from guides.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
 from models.checkpoint import check_settings, describe, resolve, version
 from models.layouts import LAYOUTS, architecture, head_layout
 
@@ -43,7 +44,7 @@ def train_guide(
 ) -> Path:
     """Train `base` on traces into the checkpoint `out`, which `guides.load` takes; returns `out`.
 
-    options   of `guides.train.Options`, over those of `guides.train.fine_tuning`
+    options   of `guides.options.Options`, over those of `guides.options.fine_tuning`
     held_out  share of the problems that is not trained on; on them the value head is calibrated and judged (`guides.report`), and the
               checkpoint gets `report.json` and, as "within" of its guide.json, the AUROC within a problem. 0: none
     The others are those of `prepare`; `settings` stand in the new guide.json, so the next search needs no flags.

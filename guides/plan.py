@@ -9,7 +9,7 @@ from typing import Any
 
 from guides.distill import check
 from guides.grade import checker_of
-from guides.train import check_installed, fine_tuning
+from guides.options import check_installed, fine_tuning
 from models.checkpoint import SETTINGS, check_settings
 from search.budget import Budget
 from search.door import configured
@@ -27,7 +27,7 @@ class Plan:
     checker          "module:function" that labels every state exactly (`guides.grade`), None: labels are shares of right ends
     window           rounds whose examples are trained on;  seed_examples: files of examples that are trained on in every round
     restart          train from the base instead of the accepted guide
-    training         options of `guides.train.fine_tuning`
+    training         options of `guides.options.fine_tuning`
     seed             with the problem's key makes the random numbers of a search; the same gives the same run, but for what `seconds`
                      of a budget cut off
     """

@@ -14,7 +14,7 @@ import numpy as np
 from guides.calibrate import Line, cross_entropy, fit
 from guides.estimators import auroc, best_of_k, majority_at_k
 from guides.held import Held, read_values
-from guides.trainer import DOUBT
+from guides.labels import DOUBT
 from models.heads import ValueHead
 from search.asks import run
 

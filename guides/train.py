@@ -2,9 +2,9 @@
 
     {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"epochs": 2, ...}, "guide": {...}, "data": {...}, "held": FILE}
 
-with "options" over those of `fine_tuning`, "guide" what `guide.json` of the new checkpoint shall say beside what the old one says,
-"data" whatever its `training.json` shall keep of where the examples come from, and "held" chains to calibrate the value head on and to
-judge it by (`guides.report`); these three may be missing. The loss is that of `guides.trainer`.
+with "options" over those of `guides.options.fine_tuning`, "guide" what `guide.json` of the new checkpoint shall say beside what the
+old one says, "data" whatever its `training.json` shall keep of where the examples come from, and "held" chains to calibrate the value
+head on and to judge it by (`guides.report`); these three may be missing. The loss is that of `guides.trainer`.
 
 Checkpoints and resuming are the Trainer's; a checkpoint counts once the file `complete` stands in it, so one cut short by a
 kill is ignored and removed. Works with causal language models of the Llama and Qwen type.
@@ -12,13 +12,12 @@ kill is ignored and removed. Works with causal language models of the Llama and 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 from guides.examples import ExampleFile, collate
 from guides.frozen import train_head
 from guides.held import Held
+from guides.options import Options, check_installed, fine_tuning
 from guides.trainer import Order, PolicyValueTrainer, Progress
 from models.checkpoint import load_model, version
 from models.heads import ValueHead, save_head
@@ -40,68 +40,8 @@ log = logging.getLogger(__name__)
 
 REPORT = "training.json"  #: the last file of a checkpoint to appear
 JUDGED = "report.json"  #: of a checkpoint whose value head was judged on problems that were held out
-TUNES, OPTIMIZERS = ("full", "lora", "head"), ("muon", "adamw")
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  #: Hu et al. 2022; on all matrices, Dettmers et al. 2023
 MISUSE, FULL, INTERRUPTED = 2, 3, 130  #: exit codes of the child process; the last line of its stdout says what is wrong
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to train. A step is one update, from `batch * accumulation` examples.
-
-    steps         how many; None: as many as make `epochs` passes through the examples
-    lr            learning rate; with "adamw" that of the value head is at least 0.1 / hidden
-    warmup        steps over which the learning rate rises, at most a tenth of all
-    decay         share of the steps, at the end, over which the learning rate falls to 0; between them it is constant
-    value_weight  lambda in the loss
-    tune          what is trained beside the value head: "full" all weights, "lora" low-rank additions that are merged into the
-                  weights in the end, "head" nothing
-    optimizer     "muon", the better one from scratch, or "adamw", to go on from weights that were made with it, as most were
-    precision     "auto" (bfloat16 where the machine has it), "bfloat16" or "float32"; weights stay float32 while they are trained
-    compile       compile the model where a compiler is there
-    """
-
-    steps: int | None = None
-    epochs: float = 2.0
-    batch: int = 64
-    accumulation: int = 1
-    lr: float = 1e-3
-    warmup: int = 100
-    decay: float = 0.3
-    weight_decay: float = 0.05
-    value_weight: float = 0.5
-    tune: str = "full"
-    optimizer: str = "muon"
-    precision: str = "auto"
-    compile: bool = True
-    save_steps: int = 500
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(1 if self.steps is None else self.steps, self.batch, self.accumulation, self.save_steps) < 1:
-            raise ValueError("steps, batch, accumulation and save_steps must be at least 1; correct the training options")
-        if not 0 <= self.decay <= 1 or not 0 < self.lr < 1 or self.value_weight < 0 or not 0 < self.epochs < 1e6:
-            raise ValueError("decay is in [0, 1], lr in (0, 1), epochs positive, value_weight at least 0; correct the training options")
-        for name, allowed in {"tune": TUNES, "optimizer": OPTIMIZERS, "precision": ("auto", "bfloat16", "float32")}.items():
-            if getattr(self, name) not in allowed:
-                choices = ", ".join(allowed)
-                raise ValueError(f"{name} is one of {choices}, not {getattr(self, name)!r}; correct the training options")
-
-    def updates(self, rows: int) -> int:
-        """How many steps it takes on `rows` examples."""
-        return self.steps or max(1, round(self.epochs * rows / (self.batch * self.accumulation)))
-
-
-LEARNING_RATES = {"full": 1e-5, "lora": 2e-4, "head": 3e-4}
-
-
-def fine_tuning(**options: Any) -> Options:
-    """Options to go on from a checkpoint: AdamW with a small learning rate, small batches; `options` override them.
-
-    Muon goes on well only from weights that Muon made ("Muon is Scalable for LLM Training", Liu et al. 2025, section 3.5).
-    """
-    lr = LEARNING_RATES.get(options.get("tune", "full"), 1e-5)
-    return Options(**{"lr": lr, "batch": 8, "optimizer": "adamw", "weight_decay": 0.0, "compile": False, "save_steps": 200, **options})
 
 
 def train(
@@ -186,13 +126,6 @@ def _adapt(model: PreTrainedModel, options: Options) -> Any:
 
     torch.manual_seed(options.seed)
     return LoraModel(model, LoraConfig(**LORA), "default")
-
-
-def check_installed(options: Options) -> None:
-    """Raises ValueError where a library is missing that training with `options` needs."""
-    for name in ("accelerate", *(["peft"] if options.tune == "lora" else [])):
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f'training needs {name}: pip install "copse-search[train]"')
 
 
 def last_checkpoint(out: str | Path) -> str | None:

@@ -4,9 +4,9 @@
 
 Both sums and counts are taken over the whole accumulated batch, so 4 accumulated batches of 8 give the gradient of one batch of 32.
 
-c = n / (n + `DOUBT`) is how far a value label is trusted that is the mean of n outcomes, 1 where it is exact. The variance of such a
-label is p (1 - p) (1 / n + 1 / DOUBT): what n draws leave open, and what they all share (one policy, one search), which does not
-shrink with n. Its inverse grows like c: a label from 16 outcomes counts 4 times as much as one from a single outcome, an exact one 5
+c = n / (n + DOUBT), with `guides.labels.DOUBT`, is how far a value label is trusted that is the mean of n outcomes, 1 where it is
+exact. The variance of such a label is p (1 - p) (1 / n + 1 / DOUBT): what n draws leave open, and what they all share (one policy,
+one search), which does not shrink with n. Its inverse grows like c: a label from 16 outcomes counts 4 times as much as one from a single outcome, an exact one 5
 times.
 """
 
@@ -31,14 +31,14 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 
+from guides.labels import DOUBT
 from guides.muon import MuonAdamW
 
 if TYPE_CHECKING:
-    from guides.train import Options
+    from guides.options import Options
 
 log = logging.getLogger(__name__)
 
-DOUBT = 4.0  #: outcomes from which on what they share weighs more than what they leave open
 TRAINED = "trained.safetensors"  #: of a checkpoint: the parameters that are trained, and no others
 
 

@@ -19,7 +19,7 @@ train = typer.Typer(help="Train a model that guides searches.")
 
 
 class Tune(StrEnum):
-    """What is trained beside the value head: `guides.train.TUNES`."""
+    """What is trained beside the value head: `guides.options.TUNES`."""
 
     full = "full"
     lora = "lora"
@@ -36,7 +36,7 @@ class Policy(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """`guides.train.OPTIMIZERS`."""
+    """`guides.options.OPTIMIZERS`."""
 
     adamw = "adamw"
     muon = "muon"

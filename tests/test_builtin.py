@@ -19,7 +19,7 @@ from hypothesis import strategies as st  # noqa: E402
 import guides  # noqa: E402
 from guides import builtin  # noqa: E402
 from guides.examples import ExampleFile, Shards, collate, write_examples  # noqa: E402
-from guides.train import Options  # noqa: E402
+from guides.options import Options  # noqa: E402
 from models.heads import ValueHead, load_head  # noqa: E402
 from search.problem import TextStep  # noqa: E402
 from search.problems import chains_paths, countdown_paths, parse, words_paths  # noqa: E402

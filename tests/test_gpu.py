@@ -14,7 +14,8 @@ import torch
 import guides
 import search
 from guides.examples import ExampleFile, Segment, collate, write_examples
-from guides.train import Options, train
+from guides.options import Options
+from guides.train import train
 from models import Engine
 from models.kvstore import Store
 from models.sampling_gpu import draw_on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -26,7 +27,8 @@ from safetensors.torch import load_file  # noqa: E402
 
 from guides import builtin, frozen, train  # noqa: E402
 from guides.examples import ExampleFile, collate, write_examples  # noqa: E402
-from guides.train import Options, fine_tuning, last_checkpoint  # noqa: E402
+from guides.options import TUNES, Options, check_installed, fine_tuning  # noqa: E402
+from guides.train import last_checkpoint  # noqa: E402
 from guides.trainer import Order, PolicyValueTrainer  # noqa: E402
 from models.checkpoint import load_model, save_model, version  # noqa: E402
 
@@ -409,7 +411,7 @@ def test_full_fine_tuning_with_either_optimizer(base: Path, tmp_path: Path) -> N
 
 
 def test_learning_rates_of_fine_tuning_fit_what_is_trained() -> None:
-    assert [fine_tuning(tune=name).lr for name in train.TUNES] == [1e-5, 2e-4, 3e-4]
+    assert [fine_tuning(tune=name).lr for name in TUNES] == [1e-5, 2e-4, 3e-4]
     assert fine_tuning(tune="lora", lr=0.5).lr == 0.5 and fine_tuning().optimizer == "adamw" and Options().optimizer == "muon"
 
 
@@ -431,12 +433,12 @@ def test_the_order_is_another_in_each_pass_and_with_each_seed() -> None:
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = train.importlib.util.find_spec
+    there = importlib.util.find_spec
     for name in ("accelerate", "peft"):
-        monkeypatch.setattr(train.importlib.util, "find_spec", lambda wanted, name=name: None if wanted == name else there(wanted))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda wanted, name=name: None if wanted == name else there(wanted))
         with pytest.raises(ValueError, match=rf'needs {name}: pip install "copse-search\[train\]"'):
-            train.check_installed(Options(tune="lora"))
-    train.check_installed(Options(tune="full"))
+            check_installed(Options(tune="lora"))
+    check_installed(Options(tune="full"))
 
 
 def test_epochs_become_steps() -> None:
