@@ -61,9 +61,9 @@ def compare(
             if not installed(MODULES[name], path):
                 typer.echo(f"{name}: {MODULES[name]} is not installed in {path}, skipped; give --python {name}=PATH", err=True)
                 continue
-            engines.append((name, stack.enter_context(Engine(name, path, _core(core)))))
+            engines.append((name, stack.enter_context(Engine(RIVALS[name], path, _core(core)))))
             if MODULES[name] == "mctx":
-                engines.append((f"{name}, all cores", stack.enter_context(Engine(name, path))))
+                engines.append((f"{name}, all cores", stack.enter_context(Engine(RIVALS[name], path))))
         searches = [{"B": b, "S": s, "A": a} for b in _numbers(trees) for s in _numbers(simulations) for a in _numbers(moves)]
         rows = interleaved(engines, searches, rounds, least=least)
     _write(out, rows, pythons=pythons)

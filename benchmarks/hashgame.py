@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import hashtree
 from benchmarks.hashtree import CHILD, FIRST, ROOT, SECOND, SHIFT, SIZE, VALUE, WEIGHT
-from benchmarks.measured import Watch
+from benchmarks.watch import Watch
 from search.forest import Forest
 from search.fused import Game
 from search.rules import puct

@@ -2,8 +2,8 @@
 
     python -m benchmarks.measured ENGINE [CORE]
 
-ENGINE is one of `benchmarks.rivals.RIVALS`, or module:Class of something with the same methods. A JSON object a line comes in, one goes
-out; see `measure`.
+ENGINE is module:Class, or a function that makes one: something with the methods of those in `benchmarks.rivals`. A JSON object a line
+comes in, one goes out; see `measure`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-class Watch:
-    """Time since it was made: `seconds` on the clock, and `cpu`, that of all threads of this process, which nobody else's work inflates."""
-
-    def __init__(self) -> None:
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        wall = time.perf_counter() - self._wall
-        return {"seconds": wall, "cpu": time.process_time() - self._cpu}
-
-
 def made(name: str) -> Any:
-    """An engine by its name, or from module:Class."""
-    from benchmarks.rivals import RIVALS
-
-    if name in RIVALS:
-        return RIVALS[name]()
+    """An engine from module:Class."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)()
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import exact, hashtree
-from benchmarks.measured import Watch
+from benchmarks.watch import Watch
 
 clock = time.perf_counter
 
@@ -236,10 +236,18 @@ class Reasoners:
         return watch.read()
 
 
+def mctx_muzero() -> Mctx:
+    return Mctx("muzero")
+
+
+def mctx_gumbel() -> Mctx:
+    return Mctx("gumbel")
+
+
 RIVALS = {
-    "mctx-muzero": lambda: Mctx("muzero"),
-    "mctx-gumbel": lambda: Mctx("gumbel"),
-    "openspiel": OpenSpiel,
-    "lightzero": LightZero,
-    "reasoners": Reasoners,
-}
+    "mctx-muzero": "benchmarks.rivals:mctx_muzero",
+    "mctx-gumbel": "benchmarks.rivals:mctx_gumbel",
+    "openspiel": "benchmarks.rivals:OpenSpiel",
+    "lightzero": "benchmarks.rivals:LightZero",
+    "reasoners": "benchmarks.rivals:Reasoners",
+}  #: what the process of each makes (`benchmarks.measured`)

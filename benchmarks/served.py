@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
 from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.measured import Watch
+from benchmarks.watch import Watch
 from models import Engine
 from search.requests import Generate, Reply
 

@@ -25,7 +25,7 @@ ASKED = {"B": 16, "A": 4, "S": 64, "K": 1, "c": 1.25, "seed": 0, "threads": 1, "
 class Engine:
     """A child process that measures one engine.
 
-    name    of `benchmarks.rivals`, or module:Class;  python: which to start;  core: the one it may use; None: any, and threads as it likes
+    name    module:Class, see `benchmarks.rivals`;  python: which to start;  core: the one it may use; None: any, and threads as it likes
     """
 
     def __init__(self, name: str, python: str = sys.executable, core: int | None = None):

@@ -6,8 +6,8 @@ Both sums and counts are taken over the whole accumulated batch, so 4 accumulate
 
 c = n / (n + DOUBT), with `guides.labels.DOUBT`, is how far a value label is trusted that is the mean of n outcomes, 1 where it is
 exact. The variance of such a label is p (1 - p) (1 / n + 1 / DOUBT): what n draws leave open, and what they all share (one policy,
-one search), which does not shrink with n. Its inverse grows like c: a label from 16 outcomes counts 4 times as much as one from a single outcome, an exact one 5
-times.
+one search), which does not shrink with n. Its inverse grows like c: a label from 16 outcomes counts 4 times as much as one from a
+single outcome, an exact one 5 times.
 """
 
 from __future__ import annotations
