@@ -230,7 +230,12 @@ class Engine:
 
     def _pick(self, logits: Any, rows: np.ndarray) -> Drawn:
         """Draw a token for each of the rows in slots `rows`. logits: as `sampling.draw` takes them, [rows, vocabulary]."""
-        return draw(logits, *self._rows.parameters(rows), self._rows.thinned(rows))
+        how = (*self._rows.parameters(rows), self._rows.thinned(rows))
+        if isinstance(logits, torch.Tensor) and gpu.has_kernels(logits.device):
+            from models.sampling_gpu import draw_on  # loads Triton
+
+            return draw_on(logits, *how)
+        return draw(logits, *how)
 
     def _forward(self) -> None:
         """Pass the drawn tokens and a chunk of the prompts, all in one row, and take in what comes out.

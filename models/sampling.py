@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models import gpu, race
+from models import race
 
 _U32 = np.uint32
 COLDEST, WARMEST = 1e-38, 1e38  # temperatures; beyond, one over them is no float32
@@ -60,17 +60,13 @@ def draw(
     min_p: np.ndarray,
     thinned: Thinned | None = None,
 ) -> Drawn:
-    """Draw one token a row. logits: [rows, vocabulary], float32, bfloat16 as uint16, or a tensor on a GPU; the rest [rows].
+    """Draw one token a row. logits: [rows, vocabulary], float32, bfloat16 as uint16, or a tensor; the rest [rows].
 
     What is `thinned` loses its share first. Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all);
     of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
     Temperature 0 is greedy, ties go to the lowest id.
     """
     if not isinstance(logits, np.ndarray):
-        if gpu.has_kernels(logits.device):
-            from models.sampling_gpu import draw_on  # loads Triton
-
-            return draw_on(logits, seed, index, temperature, top_k, top_p, min_p, thinned)
         logits = logits.float().cpu().numpy()
     logits = np.ascontiguousarray(logits)
     cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
