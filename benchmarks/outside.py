@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent.parent
 PARTS = {  # of a file's path below the project
     "search/asks.py": "scheduling", "search/budget.py": "scheduling", "search/requests.py": "scheduling",
-    "search/tree.py": "tree", "search/places.py": "tree", "search/arena.py": "tree", "search/replant.py": "tree",
+    "search/tree.py": "tree", "search/arena.py": "tree", "search/replant.py": "tree",
     "search/kernels.py": "kernels", "search/rounds.py": "kernels", "search/rules.py": "tree", "search/jit.py": "kernels",
     "search/methods": "method", "search/problems": "problem", "search/problem.py": "problem",
     "guides": "guide", "models": "engine outside its passes",

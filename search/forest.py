@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from search import replant
-from search.arena import check_count, check_rows
+from search.arena import Arena, check_count, check_rows
 from search.fused import Game, fuse
-from search.kernels import FULL, NO_OUTCOME, NO_VALUE, OK, SECOND
-from search.roots import Roots
+from search.kernels import FULL, NO_OUTCOME, NO_VALUE, OK, ROOM, SECOND
 from search.rules import Rule, puct
 
 _OUTCOMES = "give 1 for a win of the player who just moved, 0 for a loss and 0.5 for a draw, (z + 1) / 2 of z = -1, 0, 1"
 
 
-class Forest(Roots):
+class Forest(Arena):
     """Trees of one game, or of anything whose states the caller keeps.
 
     trees     how many;  moves: the most edges of a node
@@ -234,6 +233,46 @@ class Forest(Roots):
         self._positions[: len(snapshot["positions"])] = snapshot["positions"]
         self.roots, self._filled, self._litter, self._owed = snapshot["roots"].copy(), int(self._sizes[0]), True, 0
 
+    # -- reading
+
+    def root_visits(self) -> np.ndarray:
+        """int32 [trees, moves]."""
+        return self._read()[0]
+
+    def root_values(self) -> np.ndarray:
+        """float64 [trees, moves]: mean value of each move for who makes it, nan where it was not taken."""
+        visits, sums, _ = self._read()
+        return np.where(visits > 0, sums / np.maximum(visits, 1), np.nan)
+
+    def root_priors(self) -> np.ndarray:
+        """float32 [trees, moves]; 0 where there is no such edge."""
+        return self._read()[2]
+
+    def root_means(self) -> np.ndarray:
+        """float64 [trees]: mean value of each root for the player who moves there, its own evaluation included."""
+        return np.array([self.own(int(root), "sum") / max(int(self.own(int(root), "visits")), 1) for root in self.roots])
+
+    def principal_variation(self, tree: int) -> list[int]:
+        """The most visited moves from the root of a tree on, the lowest of equals."""
+        node, line = int(self.roots[tree]), []
+        while self._nodes[node]["count"]:
+            visits, children, values = (self.field(node, name) for name in ("visits", "child", "value"))
+            moves = values.view(np.int32) & 65_535
+            best = min(range(len(visits)), key=lambda slot: (-visits[slot], moves[slot]))
+            if visits[best] == 0:
+                break
+            line.append(int(moves[best]))
+            node = int(children[best])
+        return line
+
+    def parents(self, nodes: np.ndarray) -> np.ndarray:
+        """int32 [n], negative for roots."""
+        return self._nodes["parent"][nodes]
+
+    def moves_of(self, nodes: np.ndarray) -> np.ndarray:
+        """int32 [n]: the move that led to each node."""
+        return np.array([int(self.own(int(node), "value").view(np.int32)) & 65_535 for node in nodes], np.int32)
+
     # -- inner parts
 
     @property
@@ -296,3 +335,19 @@ class Forest(Roots):
             raise ValueError(f"`outcome` of the game gave a value outside [0, 1] in tree {tree}: {_OUTCOMES}")
         fault = "a value outside [0, 1] or nan" if state == NO_VALUE else "priors that do not sum to 1, or are negative or not finite"
         raise ValueError(f"`evaluate` of the game gave {fault} in tree {tree}: correct it; what was searched before is there")
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shape = (len(self.roots), self.moves)
+        visits, sums, priors = np.zeros(shape, np.int32), np.zeros(shape), np.zeros(shape, np.float32)
+        replant.read(self._nodes, self._words, self.roots, visits, sums, priors)
+        return visits, sums, priors
+
+    def _slot_of(self, node: int, move: int) -> int | None:
+        """The slot of a move, looked at or not."""
+        record = self._nodes[node]
+        if record["first"] < 0:
+            return None
+        edges = np.arange(int(record["room"] & ROOM) * 4) + int(record["first"])
+        there = self._get(edges, "prior") >= 0
+        found = np.flatnonzero(there & (self._get(edges, "value").view(np.int32) & 65_535 == move))
+        return int(found[0]) if len(found) else None

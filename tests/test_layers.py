@@ -15,30 +15,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("search", "models", "guides", "benchmarks")  # each may import those before it
-LONGEST = 400  # lines of a file
+LONGEST = 500  # lines of a file, as a guide: one idea a file
 
 #: Modules of `search` from the ground up. A module may import those of the rows above its own, and within its row those before it.
 SEARCH = (
     ("shadow", "requests", "final", "loops", "stopwatch", "clock"),
     ("failures", "budget"),
     ("asks", "pool"),
-    (
-        "kernel_cache",
-        "problem",
-        "jit",
-        "lanes",
-        "kernels",
-        "rounds",
-        "rules",
-        "fused",
-        "replant",
-        "arena",
-        "places",
-        "roots",
-        "tree",
-        "forest",
-        "halving",
-    ),
+    ("kernel_cache", "problem", "jit", "lanes", "kernels", "rounds", "rules", "fused", "replant", "arena", "tree", "forest", "halving"),
     ("guide", "choose", "trace"),
     ("methods", "problems"),
     ("worker", "workers", "solution", "remarks", "door", "view", "progress", "solver"),
