@@ -22,11 +22,11 @@ from benchmarks.rows import clean
 from guides.grade import key_of, read_targets, same
 from search.budget import Budget
 from search.door import configured
-from search.flags import add_working_folder
 from search.guide import Guide
 from search.jobs import read_jobs
 from search.methods.presets import Preset, preset
 from search.problem import Problem, TextProblem
+from search.shadow import add_working_folder
 
 POLICY = ("temperature", "top_k", "top_p", "min_p")
 _EXAMPLE = '"mcts leaves=1 c_puct=0.8"'

@@ -10,8 +10,8 @@ import typer
 
 from search.cli_bench import Instruction, System, TopP
 from search.cli_train import MODEL, Answer, Checked, Delimiter, MaxSteps, Prompt, StepTokens, tell
-from search.flags import Model, add_working_folder, language_of
-from search.shadow import import_ours
+from search.flags import Model, language_of
+from search.shadow import add_working_folder, import_ours
 
 if TYPE_CHECKING:
     from search.trace import Trace

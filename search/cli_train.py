@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from search.cli_bench import Instruction, System, TopP
-from search.flags import METHOD_HELP, Model, add_working_folder, language_of, search_arguments
-from search.shadow import LAYERS, import_ours
+from search.flags import METHOD_HELP, Model, language_of, search_arguments
+from search.shadow import LAYERS, add_working_folder, import_ours
 
 MODEL = "How the model is asked, as in the search"  # a panel of the help
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.methods.presets import PRESETS
 from search.requests import check_sampling
-from search.shadow import import_ours
+from search.shadow import add_working_folder, import_ours
 
 if TYPE_CHECKING:
     from search.guide import Guide
@@ -82,12 +80,6 @@ def language_of(**flags: Any) -> dict[str, Any]:
     """The options of `guides.LM` (and of training) that were given, with line ends where they were written as \\n."""
     texts = {"delimiter", "prompt", "instruction", "system"}
     return {name: unescape(flag) if name in texts else flag for name, flag in flags.items() if flag is not None}
-
-
-def add_working_folder() -> None:
-    """Let modules beside the user's files be imported; last, so that they hide nothing."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
 
 
 @dataclass(frozen=True)

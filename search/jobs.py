@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search.flags import add_working_folder
 from search.lines import Lines
 from search.problem import Problem, build
 from search.problems import MODULES, parse
+from search.shadow import add_working_folder
 from search.solution import Solution
 from search.trace import Trace, TraceWriter
 

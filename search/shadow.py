@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -33,6 +34,12 @@ def import_ours(name: str) -> ModuleType:
     for layer in LAYERS[: LAYERS.index(package) + 1]:
         own(layer)
     return importlib.import_module(name)
+
+
+def add_working_folder() -> None:
+    """Let modules beside the user's files be imported; last, so that they hide nothing."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def own(package: str) -> ModuleType:
