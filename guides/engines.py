@@ -75,12 +75,13 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
     A model on a CPU sets torch's number of threads (`models.threads`), unless OMP_NUM_THREADS is set. What was loaded, its float type and
     the threads are logged.
     """
-    from models.checkpoint import load_model, resolve, version
+    from models.checkpoint import check_size, load_model, resolve, version
     from models.engine import Engine
 
     place = locate(path)
     known = settings(place)
-    digest = version(place)
+    check_size(place, device, dtype)
+    digest = version(place)  # reads all of it
     key = (digest, device, dtype, slots, pool_tokens)
     with _lock:
         if key not in _cache:

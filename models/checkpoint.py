@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.layouts import HEAD, LAYOUTS, architecture, head_layout, tensor_names
+from models.memory import check_loading
 from models.sources import plain
 from search.budget import Budget
 
@@ -129,10 +130,7 @@ def version(path: str | Path) -> str:
 
     Kept per process as long as paths, sizes and times of the files stay the same.
     """
-    folder = resolve(path)
-    files = sorted({f for pattern in CONTENT for f in folder.glob(pattern) if f.is_file()})
-    state = [f.stat() for f in files]
-    key = (str(folder), *((f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, state, strict=True)))
+    files, key = _content(resolve(path))
     if key not in _versions:
         digest = hashlib.sha256()
         for file in files:
@@ -141,6 +139,25 @@ def version(path: str | Path) -> str:
             digest.update(file.name.encode() + b"\0" + content)
         _versions[key] = digest.hexdigest()[:16]
     return _versions[key]
+
+
+def _content(folder: Path) -> tuple[list[Path], tuple[Any, ...]]:
+    """The files that decide the model's behaviour, and what changes when one of them does."""
+    files = sorted({f for pattern in CONTENT for f in folder.glob(pattern) if f.is_file()})
+    state = [f.stat() for f in files]
+    return files, (str(folder), *((f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, state, strict=True)))
+
+
+def check_size(path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
+    """Raise ValueError where a model is larger than the memory of its device, before `version` reads it. Arguments as for `load_model`.
+
+    A checkpoint whose version is known already passes: it may be loaded, and would not fit a second time.
+    """
+    folder = resolve(path)
+    if _content(folder)[1] in _versions:
+        return
+    place, kind = _place(device, dtype, folder)
+    check_loading(folder, str(place), _stored(folder), kind)
 
 
 def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True) -> tuple[Any, Any, Any, dict[str, Any]]:
@@ -163,7 +180,7 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trai
 
     place, kind = _place(device, dtype, folder)
     _check_architecture(folder)
-    _check_size(folder, place, kind)
+    check_loading(folder, str(place), _stored(folder), kind)
     layout = head_layout(folder)
     model = None if trainable else _native(folder, place, kind)
     if model is None:
@@ -186,24 +203,6 @@ def _check_architecture(folder: Path) -> None:
         )
     if raw.get("is_encoder_decoder"):
         raise ValueError(f"{folder} is a {made}, an encoder with a decoder: give a causal language model (...ForCausalLM)")
-
-
-def _check_size(folder: Path, place: Any, kind: str) -> None:
-    """Raise ValueError where the weights, in the float type they will be computed in, are larger than the memory that is left."""
-    import torch
-
-    from models.kvstore import memory_left
-
-    own, wanted = (getattr(torch, name).itemsize for name in (_stored(folder), kind))
-    files = [file for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)]
-    needed = sum(file.stat().st_size for file in files) * wanted // own
-    left = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else memory_left()
-    if needed <= left:
-        return
-    remedy = "use a smaller one or another device, or serve it elsewhere and give the server"
-    if kind == "float32" and own == 2:
-        remedy = f"try dtype bfloat16, {remedy}"
-    raise ValueError(f"{folder} takes {needed / 1e9:.1f} GB of memory in {kind}, and {left / 1e9:.1f} GB are left: {remedy}")
 
 
 def _stored(folder: Path) -> str:

@@ -5,14 +5,13 @@ Running rows and stored prefixes live in one pool; a table says where in it the 
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from models.kvtree import Tree
+from models.memory import memory_left
 
 LANES = 16  # a head's numbers are stored up to a multiple of this many on a CPU
 LARGE = 1 << 28  # bytes; less is allocated without asking how much memory is left
@@ -83,12 +82,3 @@ def default_pool(config: Any, device: torch.device, dtype: torch.dtype) -> int:
     each = bytes_per_token(config, device, dtype)
     room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 1 << 30
     return int(min(max(1024, room // each), 1 << 20))
-
-
-def memory_left() -> int:
-    """Bytes of main memory that can be taken without swapping (on Linux; elsewhere half of all)."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 from models import kernels
 from models.attention import Plan, Unsupported
 from models.checkpoint import BAR
-from models.kvstore import Store, memory_left, numbers
+from models.kvstore import Store, numbers
 from models.llama import SHAPES, Llama
+from models.memory import memory_left
 
 ROPES = {"default", "linear", "llama3", "yarn"}  # whose angles depend on the position alone
 SMALL = 1 << 20  # weights of a product that takes no longer than its preparation

@@ -19,6 +19,7 @@ from typing import Any
 
 from models.dequantise import dequantise, quantised
 from models.layouts import HEAD
+from models.memory import check_anywhere, check_making, weight_bytes
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +59,17 @@ def cache_folder() -> Path:
 _digests: dict[tuple[Any, ...], str] = {}
 
 
-def _digest(files: list[Path], *more: str) -> str:
-    """16 hex digits of what the files hold; kept per process as long as paths, sizes and times stay the same."""
+def _digest(files: list[Path], *more: str, check: Callable[[], None] | None = None) -> str:
+    """16 hex digits of what the files hold; kept per process as long as paths, sizes and times stay the same.
+
+    check  called before the files are read: raises ValueError where that would be in vain
+    """
     files = sorted(files)
     state = [file.stat() for file in files]
     key = (more, *((str(file), seen.st_size, seen.st_mtime_ns) for file, seen in zip(files, state, strict=True)))
     if key not in _digests:
+        if check is not None:
+            check()
         digest = hashlib.sha256("|".join((VERSION, *more)).encode())
         for file in files:
             with open(file, "rb") as stream:
@@ -94,12 +100,17 @@ def _made(digest: str, make: Callable[[Path], None]) -> Path:
 
 
 def _of_gguf(file: Path) -> Path:
-    _check_gguf(file)
-    return _made(_digest([file]), lambda folder: _convert_gguf(file, folder))
+    numbers = _check_gguf(file)
+
+    def convert(folder: Path) -> None:
+        check_making(file, 4 * numbers)  # transformers holds all tensors in float32
+        _convert_gguf(file, folder)
+
+    return _made(_digest([file], check=lambda: check_anywhere(file, 2 * numbers)), convert)
 
 
-def _check_gguf(file: Path) -> None:
-    """Raise ValueError unless the file is a whole GGUF file of types that can be read."""
+def _check_gguf(file: Path) -> int:
+    """How many numbers the tensors of a GGUF file hold. Raises ValueError unless it is whole and of types that can be read."""
     with open(file, "rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ValueError(f"{file} is no GGUF file: download it again, or give a folder of safetensors")
@@ -117,6 +128,7 @@ def _check_gguf(file: Path) -> None:
         ) from error
     if not ends or max(ends) > file.stat().st_size:
         raise ValueError(f"{file} is cut short: download it again")
+    return sum(int(tensor.n_elements) for tensor in reader.tensors)
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
@@ -180,7 +192,13 @@ def _of_adapter(source: Path, resolve: Callable[[str], Path]) -> Path:
         message = f"{source} is an adapter, and its base {name} is not there ({error})"
         raise ValueError(f"{message}: copy the base to this path, or correct base_model_name_or_path in its {ADAPTER}") from error
     files = [f for pattern in ("*.json", "*.safetensors", "*.bin") for folder in (source, base) for f in folder.glob(pattern)]
-    return _made(_digest(files, "adapter"), lambda folder: _merge(source, base, folder))
+    needed = weight_bytes([base])
+
+    def merge(folder: Path) -> None:
+        check_making(source, needed)
+        _merge(source, base, folder)
+
+    return _made(_digest(files, "adapter", check=lambda: check_anywhere(source, needed)), merge)
 
 
 def _merge(source: Path, base: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
+from guides.loading import load_engine
 from models import describe, load_model, save_model, version
 from models.dequantise import AWQ_ORDER
 
@@ -248,10 +249,48 @@ def test_models_that_cannot_continue_a_text_are_refused(tmp_path):
 def test_a_model_larger_than_memory_is_refused_before_it_is_read(tmp_path, monkeypatch):
     path = save_model(tmp_path / "model", tiny.model().to(torch.bfloat16), tiny.tokenizer())
     size = (path / "model.safetensors").stat().st_size
-    monkeypatch.setattr("models.kvstore.memory_left", lambda: size + 1000)
+    monkeypatch.setattr("models.memory.memory_left", lambda: size + 1000)
     load_model(path, dtype="bfloat16")
     with pytest.raises(ValueError, match="GB of memory in float32, and .* are left: try dtype bfloat16"):
         load_model(path, dtype="float32")
-    monkeypatch.setattr("models.kvstore.memory_left", lambda: size // 2)
+    monkeypatch.setattr("models.memory.memory_left", lambda: size // 2)
     with pytest.raises(ValueError, match="are left: use a smaller one"):
         load_model(path, dtype="bfloat16")
+
+
+def unread(monkeypatch):
+    """Fails whoever reads a file to its end."""
+
+    def read(*args):
+        raise AssertionError("a file was read")
+
+    monkeypatch.setattr("hashlib.file_digest", read)
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_hashed(tmp_path, monkeypatch):
+    path = save_model(tmp_path / "model", tiny.model(), tiny.tokenizer())
+    with monkeypatch.context() as patch:
+        unread(patch)
+        patch.setattr("models.memory.memory_left", lambda: 1000)
+        with pytest.raises(ValueError, match="GB of memory in float32, and .* are left: use a smaller one"):
+            load_engine(path)
+    loaded = load_engine(path, slots=2, pool_tokens=64)
+    monkeypatch.setattr("models.memory.memory_left", lambda: 1000)
+    assert load_engine(path, slots=2, pool_tokens=64) is loaded, "what is there already needs no memory"
+
+
+def test_gguf_files_and_adapters_larger_than_memory_are_refused_before_they_are_hashed(tmp_path, monkeypatch):
+    made = small()
+    path = written(tmp_path / "model.gguf", made, FLOATS.Q8_0)
+    numbers = sum(tensor.numel() for tensor in made.state_dict().values())
+    base = save_model(tmp_path / "base", tiny.model(), tiny.tokenizer())
+    adapter(tmp_path, str(base))
+    monkeypatch.setattr("models.memory.memory_left", lambda: 1000)
+    with monkeypatch.context() as patch:
+        unread(patch)
+        for source in (path, tmp_path / "adapter"):
+            with pytest.raises(ValueError, match="GB of memory at least, and .* are left: use a smaller one"):
+                load_engine(source)
+    monkeypatch.setattr("models.memory.memory_left", lambda: 3 * numbers)  # enough for what would be made, not for making it
+    with pytest.raises(ValueError, match="GB of main memory while it is made a plain checkpoint"):
+        load_engine(path)
