@@ -206,6 +206,34 @@ def test_whoever_pays_for_one_and_a_half_chains_gets_an_answer(method, first, li
     assert answered > 8
 
 
+@pytest.mark.parametrize("lines, mean", [(3, 30), (8, 40), (12, 30)])
+def test_a_beam_narrows_to_what_its_budget_can_finish(lines, mean):
+    """About one and a half chains pay for an answer, and a third as many chains are finished as by sampling."""
+    length = (mean + 1) * lines + len("so \\boxed{0}") + 1
+    for times in (1.5, 2, 4, 8, 12):
+        finished, sampled = [], []
+        for seed in range(3):
+            budget = f"tokens={int(times * length)}"
+            solution = search.solve(QUESTION, guide_of(Ticking(writer(lines, mean))), "beam", budget, seed=seed)
+            tree = solution.tree
+            longest = max(map(tokens_to, [tree] * len(tree.nodes), range(len(tree.nodes))))
+            assert solution.answer is not None or longest >= times * length / 1.6, (times, seed)
+            finished.append(len(tree.finished))
+            sampled.append(len(search.solve(QUESTION, guide_of(Ticking(writer(lines, mean))), "sample", budget, seed=seed).tree.finished))
+        assert sum(finished) >= sum(sampled) / 3, times
+
+
+def test_a_beam_that_the_budget_can_pay_for_is_not_narrowed():
+    """What is not narrowed ends with its chains, whatever the budget, and has expanded 4 states of each depth by 4 steps."""
+    trees = []
+    for tokens in (6000, 60_000):
+        solution = search.solve(QUESTION, guide_of(Ticking(writer(3, 30))), "beam", f"tokens={tokens}", seed=1)
+        assert solution.stopped == "finished"
+        trees.append([[solution.tree.steps[edge].text for edge in solution.tree.block(node)] for node in range(len(solution.tree.nodes))])
+    assert trees[0] == trees[1]
+    assert sorted(len(block) for block in trees[0] if block)[-1] == 4 and sum(map(len, trees[0])) > 30
+
+
 @pytest.mark.parametrize("rollout, share", [(1 / 3, 1 / 3), (1.0, 0.9)])
 def test_a_tree_finishes_its_share_of_the_chains_that_sampling_does(rollout, share):
     for budget in (400, 1000, 3000):

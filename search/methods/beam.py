@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from search.budget import Meter
 from search.guide import Guide, Known
+from search.methods.affordable import Affordable
 from search.methods.grow import RETRIES, Child, Growth, grow, judged, plant, solved, write
 from search.methods.inflight import InFlight, Lane
 from search.problem import Problem, State
-from search.requests import BudgetSpent
+from search.requests import Avoided, BudgetSpent
 from search.tree import Tree
 
 
@@ -34,8 +35,8 @@ async def beam(
 ) -> Tree:
     """Expand the best `width` states of each depth until all chains are finished.
 
-    width     states kept a depth, over all subtrees
-    branch    steps sampled from each
+    width     states kept a depth, over all subtrees; fewer where the tokens would not last to the ends of their chains
+    branch    steps sampled from each; fewer as well
     subtrees  the first steps are dealt to this many beams of width / subtrees, which no longer compete (DVTS)
     balance   None: the best `width` states get `branch` steps each. A temperature: the width x branch steps of a depth are dealt to its
               states by the softmax of value / balance, rounded, so that good states get more and poor ones none (REBASE; there 0.1 to 0.3)
@@ -43,6 +44,10 @@ async def beam(
     A simulation is one expanded state. Values are added along the path of each state when it is judged. Of equal values the
     first steps of all states come before their second ones. A state is expanded as soon as no step that is still being written
     can take its place, so nobody waits for the longest step of a depth.
+
+    A beam that the tokens cannot pay for narrows, down to one chain (`affordable`): whoever pays for one and a half chains gets an
+    answer, for three where the budget would last for a whole beam of short ones. What was left out is taken up again as soon as no
+    other state is left and while the tokens are likely to last (as in beam stack search; Zhou and Hansen 2005).
     """
     if subtrees < 1 or width < subtrees or width % subtrees:
         raise ValueError(f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a multiple of subtrees")
@@ -58,6 +63,7 @@ class _Step:
     """A step that is being written from a state, and then judged.
 
     group, rank  of its state: the subtree, and the place in its beam;  index: which of the state's steps
+    avoid        what was drawn from the state at an earlier time
     children     what came: mostly one; with their values in [0, 1], nan unknown
     done         nothing more comes of it
     """
@@ -67,6 +73,7 @@ class _Step:
     index: int
     state: State
     rng: np.random.Generator
+    avoid: tuple[Avoided, ...] = ()
     failures: int = 0
     growth: Growth = field(default_factory=Growth)
     values: list[float] = field(default_factory=list)
@@ -75,22 +82,43 @@ class _Step:
 
 @dataclass(eq=False)
 class _Candidate:
-    """A state that may be in the next beam; `steps`: from it, once it is sure to be."""
+    """A state that may be in the next beam; `steps`, `rng`: from it and for more of them, once it is sure to be."""
 
     step: _Step
     child: Child
     value: float
     steps: list[_Step] = field(default_factory=list)
+    rng: np.random.Generator | None = None
 
     @property
     def order(self) -> tuple[float, int, int]:
         return (0.5 if math.isnan(self.value) else -self.value, self.step.index, self.step.rank)
 
 
+@dataclass(eq=False)
+class _Open:
+    """A state of a beam from which steps are wanted.
+
+    group, rank  its subtree, and its place in that one's beam
+    count        how many steps, those of `steps` included, which have begun;  asked: how many it was given at earlier times
+    """
+
+    group: int
+    rank: int
+    node: int
+    state: State
+    rng: np.random.Generator
+    count: int
+    steps: list[_Step] = field(default_factory=list)
+    asked: int = 0
+
+
 class _Beam:
     """A beam search under way: the steps of one depth, and those of the next that have begun.
 
-    nodes  of the states that are being expanded, for each group, in the order of their rank
+    nodes     of the states that are being expanded, for each group, in the order of their rank
+    depth     tokens of the chains up to these states, on average
+    left_out  states of each depth that was narrowed, for which there may be tokens later
     """
 
     def __init__(
@@ -114,9 +142,13 @@ class _Beam:
         self.subtrees = subtrees
         self.balance = balance
         self.flight = InFlight(meter, guide, 2 * width * branch, 0.0, min(64, guide.policy.step_tokens))
+        self.affordable = Affordable(guide.policy, self.flight, width, branch, meter.tokens_left)
         self.single = not guide.policy.step_tokens or bool(getattr(guide.policy, "greedy", False))
         self.first = True
-        self.nodes: list[list[int]] = [[0]]
+        self.nodes: list[list[int]] = []
+        self.depth = 0.0
+        self.left_out: deque[list[_Open]] = deque()
+        self.valued = False  # whether the policy tells values
         self.steps: list[_Step] = []
         self.waiting: deque[_Step] = deque()
         self.candidates: dict[tuple[int, int, object], _Candidate] = {}
@@ -124,14 +156,26 @@ class _Beam:
 
     async def all(self) -> None:
         """Search until a solution is verified, all chains are finished or the budget ends."""
-        self.steps = self._ask(0, 0, self.problem.initial(), self.rng, max(self.branch, self.width))
+        count = 1 if self.single else max(self.branch, self.width)
+        self._begin([_Open(0, 0, 0, self.problem.initial(), self.rng, count)])
         while self.steps and not solved(self.problem, self.tree):
             await self._depth()
             if self.first and not self.candidates:
                 self._raise_if_broken()
             self._advance()
             self.first = False
+            while self.left_out and not self.steps:
+                self._take_up(self.left_out.popleft())
         await self.flight.close()
+
+    @property
+    def _judges(self) -> bool:
+        """Whether somebody tells states apart: a value function, or the policy's own values."""
+        return not isinstance(self.guide.value, Known) or self.valued
+
+    @property
+    def _at_root(self) -> bool:
+        return self.nodes[0] == [0]
 
     def _raise_if_broken(self) -> None:
         """Raises the backend's error where not even a first step could be had."""
@@ -139,14 +183,47 @@ class _Beam:
         if error is not None and not isinstance(error, BudgetSpent) and not self.meter.halted:
             raise error
 
-    def _ask(self, group: int, rank: int, state: State, rng: np.random.Generator, count: int) -> list[_Step]:
-        """Have so many steps written from a state."""
-        if self.single:
-            count = 1
-        children = rng.spawn(count)
-        steps = [_Step(group, rank, index, state, child) for index, child in enumerate(children)]
+    def _ask(self, group: int, state: State, rng: np.random.Generator, indices: range, avoid: tuple[Avoided, ...] = ()) -> list[_Step]:
+        """Have steps written from a state."""
+        steps = [_Step(group, -1, index, state, child, avoid) for index, child in zip(indices, rng.spawn(len(indices)), strict=True)]
         self.waiting.extend(steps)
         return steps
+
+    def _begin(self, level: list[_Open]) -> None:
+        """Expand these states, as many and by as many steps as the tokens last for; what is left out comes later."""
+        tree = self.tree
+        self.depth = self.affordable.depth(tree, [open_.node for open_ in level])
+        states, each = self.affordable.shape(sum(open_.count for open_ in level), self.depth, 0, self._judges)
+        chosen = {id(open_) for open_ in sorted(level, key=lambda open_: open_.rank)[:states]}
+        self.nodes = [[] for _ in range(self.subtrees)]
+        self.steps = []
+        rest: list[_Open] = []
+        for open_ in level:
+            begun = len(open_.steps)
+            now = max(begun, min(open_.count, each) if id(open_) in chosen else 0)
+            if now > begun:
+                avoid = tuple(tree.drawn.get(open_.node, {}).values()) if open_.asked else ()
+                indices = range(open_.asked + begun, open_.asked + now)
+                open_.steps += self._ask(open_.group, open_.state, open_.rng, indices, avoid)
+            if now:
+                for step in open_.steps:
+                    step.group, step.rank = open_.group, len(self.nodes[open_.group])
+                self.nodes[open_.group].append(open_.node)
+                self.steps += open_.steps
+            if now < open_.count:
+                rest.append(replace(open_, count=open_.count - now, asked=open_.asked + now, steps=[]))
+        if rest:
+            self.left_out.append(rest)
+        if self.steps:  # what is alone may have all the tokens
+            self.flight.width = 2 * min(self.width * self.branch, states * each)
+
+    def _take_up(self, level: list[_Open]) -> None:
+        """Expand states that were left out, if one of their chains at least is likely to come to its end."""
+        depth = self.affordable.depth(self.tree, [open_.node for open_ in level])
+        if self.meter.stopped is None and self.affordable.fits(depth):
+            self._begin(level)
+        elif self.meter.stopped is None:
+            self.meter.short_of = "tokens"
 
     async def _depth(self) -> None:
         """Go on until all steps of this depth are written and judged."""
@@ -161,6 +238,7 @@ class _Beam:
             lane: Lane = child.owner
             step: _Step = lane.state
             step.growth, step.values = child.result
+            self.affordable.wrote([grown.proposal.step for grown in step.growth.children])
             self.flight.end(lane, finished=False, counts=None if step.index else True)
             self._written(step)
 
@@ -169,12 +247,12 @@ class _Beam:
         count = self.branch if self.single else 1
         while self.waiting:
             step = self.waiting[0]
-            lane = self.flight.new(counts=not step.index)
+            lane = self.flight.new(counts=not step.index, last=True)
             if lane is None:
                 return
             self.waiting.popleft()
             lane.state = step
-            asks = _written(self.problem, self.guide, step.state, count, step.rng)
+            asks = _written(self.problem, self.guide, step.state, count, step.rng, step.avoid)
             tokens = count * policy.step_tokens + value.tokens
             calls = (count if policy.backends else 0) + value.calls
             self.flight.start(lane, asks, tokens, calls, 1 + bool(value.tokens))
@@ -193,7 +271,8 @@ class _Beam:
         for child, value in zip(step.growth.children, step.values, strict=True):
             key = (step.group, step.rank, child.key)
             self.candidates.setdefault(key, _Candidate(step, child, value))
-        if self.balance is None and (self.subtrees == 1 or not self.first):
+            self.valued = self.valued or not math.isnan(child.proposal.value)
+        if self.balance is None and (self.subtrees == 1 or not self._at_root):
             self._expand_sure_ones()
 
     def _best(self, group: int) -> list[_Candidate]:
@@ -203,27 +282,27 @@ class _Beam:
 
     def _expand_sure_ones(self) -> None:
         """Begin with the states that will be in the next beam whatever else comes."""
-        room = self.width // self.subtrees
+        affordable, running = self.affordable, sum(not step.done for step in self.steps)
+        states, each = affordable.shape(self.width * self.branch, self.depth + affordable.step, running, self._judges)
+        room = min(self.width, states) // self.subtrees
         for group in range(len(self.nodes)):
             open_ = [step for step in self.steps if step.group == group and not step.done]
             for place, candidate in enumerate(self._best(group)[:room]):
                 before = sum(self._may_pass(step, candidate) for step in open_)
-                if not candidate.steps and place + before < room:
-                    self._expand(candidate, self.branch)
+                begun = sum(len(other.steps) for other in self.candidates.values())
+                if not candidate.steps and place + before < room and begun + each <= states * each:
+                    (candidate.rng,) = candidate.step.rng.spawn(1)
+                    indices = range(1 if self.single else min(each, self.branch))
+                    candidate.steps = self._ask(group, candidate.child.state, candidate.rng, indices)
 
     def _may_pass(self, step: _Step, candidate: _Candidate) -> bool:
         """Whether a step that is being written can come before a candidate.
 
         Any can where states are judged. Where nothing judges them all have one value, and the order is that of the steps.
         """
-        if not isinstance(self.guide.value, Known) or not math.isnan(candidate.child.proposal.value):
+        if self._judges:
             return True
         return (step.index, step.rank) < (candidate.step.index, candidate.step.rank)
-
-    def _expand(self, candidate: _Candidate, count: int) -> None:
-        step = candidate.step
-        (rng,) = step.rng.spawn(1)
-        candidate.steps = self._ask(step.group, -1, candidate.child.state, rng, count)
 
     def _advance(self) -> None:
         """Write this depth into the tree, and go on to the next."""
@@ -239,31 +318,33 @@ class _Beam:
             kept = [c for c in self.candidates.values() if (c.step.group, c.step.rank) == (group, rank)]
             kept.sort(key=lambda candidate: candidate.step.index)
             edges = write(tree, problem, node, _together(steps))
+            self.affordable.ended(tree, [end for edge in edges if (end := tree.child(edge)) in tree.finished])
             of_key = {problem.key(tree.states[node], tree.steps[edge]): edge for edge in edges}
             for candidate in kept:
+                if candidate.child.key not in of_key:  # it was there before this state was taken up again
+                    del self.candidates[group, rank, candidate.child.key]
+                    continue
                 child = tree.open(node, of_key[candidate.child.key])
                 places[id(candidate)] = child
                 if not math.isnan(candidate.value):
                     tree.visit(child, candidate.value)
-        beams = self._dealt() if self.first else [self._best(group) for group in range(len(self.nodes))]
+        beams = self._dealt() if self._at_root else [self._best(group) for group in range(len(self.nodes))]
         room = self.width // self.subtrees
-        self.nodes = []
-        self.steps = []
+        level: list[_Open] = []
         for group, best in enumerate(beams):
             counts = {id(c): self.branch for c in best[:room]}
             if self.balance is not None:
                 values = [c.value for c in best]
                 dealt = _deal(values, room * self.branch, self.balance)
                 counts = {id(c): n for c, n in zip(best, dealt, strict=True) if n}
-            chosen = [c for c in best if id(c) in counts]
-            self.nodes.append([places[id(c)] for c in chosen])
-            for rank, candidate in enumerate(chosen):
-                if not candidate.steps:
-                    self._expand(candidate, counts[id(candidate)])
-                for step in candidate.steps:
-                    step.group, step.rank = group, rank
-                self.steps += candidate.steps
+            for rank, candidate in enumerate(c for c in best if id(c) in counts):
+                if candidate.rng is None:
+                    (candidate.rng,) = candidate.step.rng.spawn(1)
+                node = places[id(candidate)]
+                count = 1 if self.single else counts[id(candidate)]
+                level.append(_Open(group, rank, node, candidate.child.state, candidate.rng, count, candidate.steps))
         self.candidates = {}
+        self._begin(level)
         for step in self.steps:
             if step.done:
                 self._written(step)
@@ -275,10 +356,12 @@ class _Beam:
         return [sorted((c for c in g if not c.child.finished), key=lambda c: c.order) for g in groups]
 
 
-async def _written(problem: Problem, guide: Guide, state: State, count: int, rng: np.random.Generator) -> tuple[Growth, list[float]]:
+async def _written(
+    problem: Problem, guide: Guide, state: State, count: int, rng: np.random.Generator, avoid: tuple[Avoided, ...]
+) -> tuple[Growth, list[float]]:
     """Steps from a state, each with its reward if it is finished, else its value; nan unknown."""
     proposer, judger = rng.spawn(2)
-    growth = await grow(problem, guide, state, math.nan, count, proposer, judge=False)
+    growth = await grow(problem, guide, state, math.nan, count, proposer, judge=False, avoid=avoid)
     values = []
     for child in growth.children:
         value = child.reward

@@ -82,16 +82,17 @@ class InFlight:
         self._ended = 0
         self._used = 0  # tokens of lanes that have ended
 
-    def new(self, counts: bool = True) -> Lane | None:
+    def new(self, counts: bool = True, last: bool = False) -> Lane | None:
         """A new lane (and simulation, if it counts), where there is room for it and the tokens are likely to last; None otherwise.
 
         Towards the end of the budget only as many lanes go on as are likely to come to their ends, the oldest first.
+        last: where none is under way one begins all the same, since it may go on with a chain that is nearly at its end.
         """
         if len(self.alive) >= self.width or self._waiting:
             return None
         lane = Lane(self._begun, first=not self.alive and not self._settled)
         fits = self._rest() + self._expected <= self._tokens + self._granted
-        if self._left(lane) < 1 or (not fits and (self.alive or self._ended)):
+        if self._left(lane) < 1 or (not fits and (self.alive or (self._ended and not last))):
             self.meter.short_of = "tokens"
             return None
         if self._calls < 1:
