@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,6 @@ from guides.lm import LM
 from guides.prm import PRM
 from search.budget import Budget
 from search.guide import Guide, Known, Policy, ValueFunction
-
-log = logging.getLogger(__name__)
-_told: set[str] = set()  # notes of value functions that were told already
 
 
 def load(
@@ -101,10 +97,6 @@ def connect(
 
 
 def _guide(policy: Policy, value: ValueFunction, settings: dict[str, Any], answer: str | None) -> Guide:
-    note = getattr(value, "note", "")
-    if note and note not in _told:
-        _told.add(note)
-        log.warning(note)
     budget = Budget(**settings["budget"]) if settings.get("budget") else Budget(tokens=20_000, seconds=120)
     kinds = settings.get("kinds")
     return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"), classes)

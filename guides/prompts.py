@@ -11,11 +11,13 @@ from search.final import opens_thought
 INSTRUCTION = "Reason step by step and leave a blank line between the steps. Put the final answer in \\boxed{}."
 PLACE = "copse-9f2c71-place"  #: stands for the statement while a chat template is rendered; no statement holds it
 
-# What begins a final answer, and hardly ever ordinary text: a number, mathematics, a choice or a single word, and little behind it
-_VALUE = r"[ \t]*\**[ \t]*(?:[-+$(\[{]*\d|\\|\$|\(?[A-Z]\)?\**[ \t]*$|\w+\.?\**[ \t]*$)[^\n]{0,30}$"
+# What begins a final answer, and hardly ever ordinary text: a number, mathematics, a choice or a single word, and little behind it.
+# A question is none.
+_VALUE = r"[ \t]*\**[ \t]*(?:[-+$(\[{]*\d|\\|\$|\(?[A-Z]\)?\**[ \t]*$|\w+\.?\**[ \t]*$)[^\n?]{0,30}$"
+_NUMBERED = r"[ \t]*\**\(?\d+\**(?:[.):]|[ \t]+-)\**[ \t]+\S"  #: a heading: "#### 1. Add the apples"
 #: What a model may be asked to mark its answer with -> what then ends a chain, beside a box
 _ASKED = {
-    "####": rf"^[ \t]*####(?=[ \t]*(?:[-+$(\[{{]*\d|[$\\]|\(?[A-Z]\)?[ \t]*$)){_VALUE}",
+    "####": rf"^[ \t]*####(?!{_NUMBERED})(?=[ \t]*(?:[-+$(\[{{]*\d|[$\\]|\(?[A-Z]\)?[ \t]*$)){_VALUE}",
     "answer is": rf"(?:^|[.!?][ \t]+)\**(?:(?:so|thus|hence|therefore),? )?the (?:final |correct )?answer is\**:?\**{_VALUE}",
     "answer:": rf"^\**(?:the )?(?:final )?answer\**:\**{_VALUE}",
 }

@@ -6,15 +6,39 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from search.guide import Known
+from search.methods.presets import searching
 from search.requests import RequestFailed
 
 if TYPE_CHECKING:
     from search.budget import Meter
+    from search.door import Configured
+    from search.guide import ValueFunction
     from search.solution import Solution
 
 log = logging.getLogger(__name__)
 
 FIRST = 3  #: failed searches that are told of at once; the others are counted
+
+
+_noted: set[str] = set()  # notes of value functions that were told already
+
+
+def tell_note(value: ValueFunction, method: Configured) -> None:
+    """Say once what a value function that nobody trained is worth (its `note`), where the search or the choice goes by values."""
+    note = getattr(value, "note", "")
+    if note and note not in _noted and _goes_by_values(value, method):
+        _noted.add(note)
+        log.warning(note)
+
+
+def _goes_by_values(value: ValueFunction, method: Configured) -> bool:
+    from search import choose  # loads the kernels
+
+    if method.function is not searching("sample"):
+        return True
+    alike = method.choose in (None, choose.weighted) and isinstance(value, Known)  # a vote that weighs all chains alike
+    return method.choose is not choose.majority and not alike
 
 
 class Remarks:

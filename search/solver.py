@@ -20,7 +20,7 @@ from search.door import Configured, Method, check_arguments, check_budget, check
 from search.guide import Guide
 from search.problem import Problem
 from search.progress import Watch
-from search.remarks import Remarks
+from search.remarks import Remarks, tell_note
 from search.requests import Backend
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def _solve(
     spend = budget or guide.budget
     check_budget(spend, guide)
     check_steps(search.function, guide)
+    tell_note(guide.value, search)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
     interrupt = threading.Event()

@@ -29,6 +29,8 @@ METHODS = {"sample": {"chains": 1}, "beam": {"width": 1, "branch": 1}, "mcts": {
 WEAK = [
     "#### Step 1: the apples", "The answer is not obvious.", "Answer: let us see.", "If the answer is even, we stop.",
     "To find the answer: add the apples first.", "The answer is 3 more than that, we will see.", "A: 9",
+    "#### 1. Add the apples", "#### **2.** Count again", "#### 3: Eat them", "#### (4) Rest", "#### 5 - Write",
+    "So the answer is 7?", "The answer is 7, is it?", "#### 7?", "Answer: 7?",
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from search import Trace, view
 from search.budget import Budget, Meter
 from search.cli import main
 from search.failures import Failures
+from search.problems import parse
 from search.requests import (
     BudgetSpent,
     Call,
@@ -353,14 +354,20 @@ def test_all_failed(tmp_path, capsys, served):
     assert code == 1 and "| errors |" in out and "Traceback" not in err and not (tmp_path / "o" / "figure.png").exists()
 
 
-def test_what_a_value_is_worth_is_told_once(caplog):
-    from guides.loading import _guide
-    from search.guide import Known
+def test_what_a_value_is_worth_is_told_once_and_where_it_matters(caplog, monkeypatch):
+    from search import remarks
+    from search.guide import Guide, Known
 
-    policy, note = scripted_guide().policy, "nobody trained a value, so that nothing judges its steps"
-    for _ in range(3):
-        _guide(policy, Known(note=note), {}, None)
-    _guide(policy, Known(), {}, None)
+    monkeypatch.setattr(remarks, "_noted", set())
+    puzzle = parse("Use 4, 7, 8 and 8 to make 24.")
+    note = "nobody trained a value, so that nothing judges its steps"
+    noted, plain = (Guide(scripted_guide().policy, Known(note=text)) for text in (note, ""))
+    for method in ("sample", "greedy", "self_consistency", "weighted_vote", "rejection"):
+        search.solve(puzzle, noted, method, "tokens=60")
+    search.solve(puzzle, plain, "beam", "tokens=60")
+    assert caplog.messages == [], "a vote of chains goes by no value"
+    for method in ("best_of_n", "mcts", "beam", "best_of_n"):
+        search.solve(puzzle, noted, method, "tokens=60")
     assert caplog.messages == [note]
 
 

@@ -769,20 +769,19 @@ def test_log_probs_that_are_known_in_part(serve):
     assert np.isnan(proposal.value) and np.isnan(proposal.log_prob) and proposal.prior == 1 and not proposal.drawn
 
 
-def test_connect(tmp_path, caplog):
+def test_connect(tmp_path):
     TOKENIZER.save_pretrained(tmp_path)
     with FakeServer(walker) as server, FakeServer(walker, **DIALECTS["plain"]) as mute:
         # all of SETTINGS: how many chains fit into a budget is guessed from the longest there could be, so max_steps counts, too
         guide = guides.connect(server.url, MODEL, tokenizer=tmp_path, temperature=1.0, **SETTINGS)
-        assert "nothing judges its steps" in caplog.text and "--value DIR" in caplog.text
+        assert "nothing judges its steps" in guide.value.note and "--value DIR" in guide.value.note
         for backend in guide.backends.values():
             backend.ordered = True
         for options in ({"budget": "tokens=500"}, {"method": "sample", "budget": "tokens=5000", "chains": 3}):
             same(*(search.solve(problem(), g, **options) for g in (guide, guide_of(twin()))))
         again = guides.connect(server.url, MODEL, tokenizer=tmp_path)
         assert list(again.backends.values()) == list(guide.backends.values()), "one backend a server"
-        guides.connect(mute.url, MODEL, tokenizer=tmp_path)
-        assert "no log-probs" in caplog.text
+        assert "no log-probs" in guides.connect(mute.url, MODEL, tokenizer=tmp_path).value.note
         judge = search.guide.Known(0.25)
         assert guides.connect(server.url, MODEL, tokenizer=tmp_path, value=judge).value is judge
 
