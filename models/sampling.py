@@ -90,7 +90,8 @@ def draw(
             winners = runs.argmin(1)
             at = np.arange(len(rows))
             tokens[rows] = ids[at, winners]
-            sampled[rows] = np.log(w[at, winners] / w.sum(1))
+            # one after the other: numpy's `sum` groups by the number of columns, which is that of the row with the most survivors
+            sampled[rows] = np.log(w[at, winners] / np.cumsum(w, axis=1, dtype=np.float64)[:, -1])
         log_probs = floats(logits[np.arange(len(logits)), tokens]) - own_tops - own_norms
     return Drawn(tokens, log_probs.astype(np.float32), sampled, finite, left)
 
