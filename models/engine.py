@@ -155,6 +155,19 @@ class Engine:
         self._ready.clear()
         self._pass.renew(None)
 
+    @property
+    def held(self) -> int:
+        """Slots of the pool that running rows hold or may still take."""
+        return int(self._store.tree.held) + self._reserved
+
+    def check(self) -> None:
+        """Raise AssertionError if a row or a slot of the pool is lost, owned twice or counted wrongly. It looks at all slots: for tests."""
+        rows = self._rows
+        running = [row.slot for row in rows.running.values()]
+        assert sorted([*rows.free, *running]) == list(range(self.slots)), "a row is lost or stands in two places"
+        assert self._reserved == rows.reserve[running].sum(), "what rows may still take is counted wrongly"
+        self._store.tree.check([self._store.table[slot, : rows.length[slot]] for slot in running])
+
     def report(self) -> str:
         """What was done so far, in a line."""
         return f"{self.name}: {self.counts.told(self.slots, self.kv_bytes_per_token)}"
