@@ -36,7 +36,7 @@ def put(folder: Path, file: str, text: str = "mine = 7\n") -> Path:
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Python with our packages as an installation has them: behind the folder of a script, and behind the working directory."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "search" / "toplevel")])
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment.pop("PYTHONSAFEPATH", None)
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 

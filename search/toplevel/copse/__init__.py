@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _ABOVE = Path(__file__).resolve().parents
 #: The folder of all packages: beside this one where they are installed, else in the source tree
-_HOME = _ABOVE[1] if (_ABOVE[1] / "search" / "shadow.py").exists() else _ABOVE[3]
+_HOME = _ABOVE[1] if (_ABOVE[1] / "search" / "__init__.py").exists() else _ABOVE[3]
 
 
 def _load_search() -> ModuleType:
