@@ -76,7 +76,7 @@ def _meant(part: str, allowed: Sequence[str]) -> str:
     other = {"timeout": "seconds", "time": "seconds", "max_tokens": "tokens", "num_simulations": "simulations"}.get(part)
     close = difflib.get_close_matches(part, allowed, n=1)
     meant = other or (close[0] if close else None)
-    return f"did you mean {meant}=...?" if meant else f"write name=number with a name of {', '.join(allowed)}"
+    return f"did you mean {meant}? write for example {meant}=10" if meant else f"write name=number with a name of {', '.join(allowed)}"
 
 
 def _digits(name: str, number: str) -> str:

@@ -86,8 +86,8 @@ def solve_many(
     seed       of all searches, or one for each: with the same random numbers, similar problems get similar chains, so that what is
                measured over problems wants `seed_of` each
     on_finish  called with (index, solution) as each search ends
-    limit      searches that run at once; None: as many as have twice the requests under way that the guide's backends take at once.
-               With more of them, none ends before nearly all have, and what one has read is gone from the pool when it goes on
+    limit      searches that run at once; None: as many as have four times the requests under way that the guide's backends take at
+               once. With more of them, none ends before nearly all have, and what one has read is gone from the pool when it goes on
     time_limit seconds for all searches together; what is not done by then ends with stopped="time_limit". None: no limit
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
     keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very many problems
@@ -173,15 +173,16 @@ def _solve(
 
 
 def side_by_side(backends: Mapping[str, Backend], options: Mapping[str, Any]) -> int:
-    """How many searches have twice the requests under way that the largest backend takes at once; at least 2.
+    """How many searches have four times the requests under way that the largest backend takes at once; at least 2.
 
-    options  of the method. They tell how many requests one search has under way: chains, simulations, or steps of a beam
+    options  of the method. They tell how many requests one search has under way at most: chains, simulations, or steps of a beam. Often
+             it has fewer, as each of them waits for an earlier one
     """
     slots = max((getattr(backend, "slots", 0) for backend in backends.values()), default=0)
     each = options.get("wave") or options.get("leaves") or options.get("considered")
     each = each or options.get("width", 1) * options.get("branch", 1)
     each = min(each, options.get("chains") or each)
-    return max(2, math.ceil(2 * slots / each)) if slots else ALL
+    return max(2, math.ceil(4 * slots / each)) if slots else ALL
 
 
 async def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> list[Solution]:

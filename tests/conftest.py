@@ -27,8 +27,8 @@ import pytest  # noqa: E402
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """One torch thread, wherever torch was loaded: on a busy machine two are far slower than one. Nothing was told by another test."""
-    if (loading := sys.modules.get("guides.loading")) is not None:
-        loading._told.clear()
+    if (remarks := sys.modules.get("search.remarks")) is not None:
+        remarks._noted.clear()
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)
     if item.get_closest_marker("gpu"):

@@ -143,7 +143,7 @@ def load(path, answer=None, device=None, dtype=None, slots=None, **policy):
     return guide
 
 def noted(method, name):
-    def run(problem, guide, meter, rng):
+    async def run(problem, guide, meter, rng):
         with open(f"log-{{os.getpid()}}", "a") as log:
             log.write(f"{{problem.statement.split()[-1]}} own:{{name}} {{meter.budget}} {{rng.bit_generator.seed_seq.entropy}}\\n")
         return await method(problem, guide, meter, rng)

@@ -280,7 +280,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
 
 def drive(asks):
     try:
-        next(asks)
+        asks.send(None)
     except StopIteration as stop:
         return stop.value
 

@@ -280,7 +280,7 @@ def test_parse_leaves_other_text_alone(text: str) -> None:
         "Use 4, -7, 8 and 8 to make 24",
         "Use 4, 7.5 and 8 to make 24",
         "Use ４ and 6 to make 24",
-        "Use 4 and 6 to make 24!",
+        "Use 4 and 6 to make 24?",
         "Use 4 and 6 to make 99999999999",
         f"Use {', '.join(['1'] * 13)} and 2 to make 3",
         "Use flour to make bread",

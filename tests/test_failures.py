@@ -354,11 +354,9 @@ def test_all_failed(tmp_path, capsys, served):
     assert code == 1 and "| errors |" in out and "Traceback" not in err and not (tmp_path / "o" / "figure.png").exists()
 
 
-def test_what_a_value_is_worth_is_told_once_and_where_it_matters(caplog, monkeypatch):
-    from search import remarks
+def test_what_a_value_is_worth_is_told_once_and_where_it_matters(caplog):
     from search.guide import Guide, Known
 
-    monkeypatch.setattr(remarks, "_noted", set())
     puzzle = parse("Use 4, 7, 8 and 8 to make 24.")
     note = "nobody trained a value, so that nothing judges its steps"
     noted, plain = (Guide(scripted_guide().policy, Known(note=text)) for text in (note, ""))

@@ -63,15 +63,15 @@ def test_side_by_side_are_as_many_searches_as_keep_the_backend_busy():
             return super().complete(problem, state, *rest, **options)
 
     guide.policy.__class__ = Noting
-    search.solve_many(problems, guide, "sample", "tokens=200", wave=4, on_finish=lambda index, solution: ended.append(index))
+    search.solve_many(problems, guide, "sample", "tokens=200", wave=8, on_finish=lambda index, solution: ended.append(index))
     firsts = {}
     for before, numbers in begun:
         firsts.setdefault(numbers, before)
     assert len(ended) == 40
-    assert sorted(firsts.values())[:5] == [0, 0, 0, 0, 1], "four searches of four chains are twice the eight slots"
+    assert sorted(firsts.values())[:5] == [0, 0, 0, 0, 1], "four searches of eight chains are four times the eight slots"
     backends = guide.backends
-    assert side_by_side(backends, {"leaves": 1}) == 16 and side_by_side(backends, {"width": 4, "branch": 4}) == 2
-    assert side_by_side(backends, {"wave": 8, "chains": 1}) == 16 and side_by_side({}, {}) == 256
+    assert side_by_side(backends, {"leaves": 1}) == 32 and side_by_side(backends, {"width": 4, "branch": 4}) == 2
+    assert side_by_side(backends, {"wave": 8, "chains": 1}) == 32 and side_by_side({}, {}) == 256
 
 
 def test_no_budget_is_exceeded_in_a_thousand_searches():
@@ -566,7 +566,7 @@ def test_a_verifier_that_times_out_costs_one_rollout_not_all():
 def test_arguments_of_no_use_are_refused_at_the_door():
     guide = scripted_guide(lambda request: pytest.fail("nothing may run"))
     for arguments, word in (
-        ({"choose": "majority"}, "search.choose.majority"),
+        ({"choose": "vote"}, "give one of majority"),
         ({"guide": "builtin"}, "guides.load"),
         ({"budget": 2000}, "tokens=2000"),
         ({"seed": -1}, "seed"),
