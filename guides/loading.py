@@ -10,7 +10,8 @@ from guides.engines import load_engine, load_server
 from guides.lm import LM
 from guides.prm import PRM
 from search.budget import Budget
-from search.guide import Guide, Known, Policy, ValueFunction
+from search.functions import PlainValue
+from search.guide import Guide, Known, Policy, Value
 
 
 def load(
@@ -58,7 +59,7 @@ def connect(
     tokenizer: str | Path | None = None,
     connections: int = 64,
     timeout: float = 600.0,
-    value: ValueFunction | None = None,
+    value: Value | PlainValue | None = None,
     answer: str | None = None,
     **policy: Any,
 ) -> Guide:
@@ -67,7 +68,7 @@ def connect(
     url, model   as vLLM prints them: http://host:8000/v1, and the name that is served
     tokenizer    folder or hub id of its tokenizer, where `model` is none;  connections: requests under way at once
     timeout      seconds that a request may take in all, repetitions included
-    value        judges the steps, for example `guides.PRM(folder)`; None: nothing does
+    value        judges the steps, for example `guides.PRM(folder)`, or a function (`search.Guide`); None: nothing does
     answer, policy   as in `load`
 
     A server that has conversations alone (/v1/chat/completions) is told the problem as a user's turn, and the steps so far as the
@@ -96,7 +97,7 @@ def connect(
     return _guide(LM(loaded, **policy), value, loaded.settings, answer)
 
 
-def _guide(policy: Policy, value: ValueFunction, settings: dict[str, Any], answer: str | None) -> Guide:
+def _guide(policy: Policy, value: Value | PlainValue, settings: dict[str, Any], answer: str | None) -> Guide:
     budget = Budget(**settings["budget"]) if settings.get("budget") else Budget(tokens=20_000, seconds=120)
     kinds = settings.get("kinds")
     return Guide(policy, value, budget, tuple(kinds) if kinds else None, answer or settings.get("answer"), classes)

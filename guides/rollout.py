@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from search.asks import parallel
-from search.guide import Policy, ValueFunction, examined
+from search.functions import PlainPolicy, PlainValue, policy_of, value_of
+from search.parts import Policy, Value, completed, examined
 from search.problem import Problem, State, apply, verify
 from search.requests import Backend, RequestFailed
 
@@ -17,11 +18,15 @@ class Rollout:
     """Monte-Carlo value: the mean reward of `count` completions by `policy` (1/M sum of Ver(y_m); Math-Shepherd, Wang et al. 2023).
 
     judge  value function for finished states whose reward only the label could tell; None: such a problem is a ValueError
+
+    Both may be plain functions, as in a `search.Guide`.
     """
 
-    def __init__(self, policy: Policy, count: int = 4, judge: ValueFunction | None = None):
+    def __init__(self, policy: Policy | PlainPolicy, count: int = 4, judge: Value | PlainValue | None = None):
         if count < 1:
             raise ValueError(f"count={count} roll-outs tell nothing: give at least 1")
+        policy = policy_of(policy)
+        judge = None if judge is None else value_of(judge)
         self._policy, self._count, self._judge = policy, count, judge
         self.tokens = count * (policy.chain_tokens + (judge.tokens if judge else 0))
         self.calls = count * ((policy.max_steps if policy.step_tokens else 0) + (judge.calls if judge else 0))
@@ -53,7 +58,7 @@ class Rollout:
         """Reward of one completion in the view of the player who led to `state`; 0 if it never finished, nan if it was cut short."""
         mover = problem.to_move if problem.players == 2 else None  # type: ignore[attr-defined]
         start = mover(state) if mover else 0
-        steps = await self._policy.complete(problem, state, rng)
+        steps = await completed(self._policy, problem, state, rng)
         for step in steps:
             before, state = state, await apply(problem, state, step)
             if state is None:
@@ -74,12 +79,13 @@ class Rollout:
 class Mixture:
     """(1 - lam) * value + lam * rollout, as AlphaGo's leaf value (Silver et al. 2016, eq. V = (1 - lambda) v + lambda z).
 
-    Where one of the two is unknown the other stands alone.
+    Where one of the two is unknown the other stands alone. Both may be plain functions, as in a `search.Guide`.
     """
 
-    def __init__(self, value: ValueFunction, rollout: ValueFunction, lam: float = 0.5):
+    def __init__(self, value: Value | PlainValue, rollout: Value | PlainValue, lam: float = 0.5):
         if not 0.0 <= lam <= 1.0:
             raise ValueError(f"lam={lam} is no mixture: give a number from 0 (value alone) to 1 (roll-outs alone)")
+        value, rollout = value_of(value), value_of(rollout)
         self._value, self._rollout, self._lam = value, rollout, lam
         self.tokens = value.tokens + rollout.tokens
         self.calls = value.calls + rollout.calls
@@ -92,6 +98,7 @@ class Mixture:
     async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32 [states] in [0, 1], nan where both are unknown."""
         first, second = rng.spawn(2)
-        a, b = await parallel([self._value.evaluate(problem, states, known, first), self._rollout.evaluate(problem, states, known, second)])
+        both = [examined(self._value, problem, states, known, first), examined(self._rollout, problem, states, known, second)]
+        a, b = (values.astype(np.float32) for values in await parallel(both))
         mixed = (1 - self._lam) * a + self._lam * b
         return np.where(np.isnan(a), b, np.where(np.isnan(b), a, mixed)).astype(np.float32)

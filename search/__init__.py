@@ -15,7 +15,10 @@ _WHERE = {
     "solution": ("Solution",),
     "budget": ("Budget", "Meter"),
     "problem": ("Problem", "TextProblem", "TextStep", "IllegalStep", "check_problem"),
-    "guide": ("Guide", "Policy", "ValueFunction", "Proposal", "Uniform", "Known", "check_policy", "check_value"),
+    "parts": ("Policy", "Value", "Proposal"),
+    "guide": ("Guide", "Uniform", "Known"),
+    "checks": ("check_policy", "check_value", "check_method"),
+    "methods.session": ("Search",),
     "asks": ("Asks", "ask", "parallel", "run"),
     "requests": (
         "Generate", "Score", "Forward", "Call", "Generated", "Scored", "Reply", "RequestFailed", "Cancelled", "BudgetSpent",
@@ -28,16 +31,28 @@ _WHERE = {
 }  # fmt: skip
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 _WHOLE = ("choose", "rules")  # modules
-__all__ = [*_MODULE, *_WHOLE]
+_RENAMED = {"ValueFunction": "Value"}
+#: Written out, since type checkers do not compute it; a test compares it with what loads.
+__all__ = [
+    "Asks", "Backend", "Budget", "BudgetSpent", "Call", "Cancelled", "Forest", "Forward", "Game",
+    "Generate", "Generated", "Guide", "IllegalStep", "Known", "Meter", "Policy", "Problem",
+    "Proposal", "Reply", "RequestFailed", "Score", "Scored", "Search", "Solution", "TextProblem",
+    "TextStep", "Trace", "Tree", "Uniform", "Usage", "Value", "ask", "check_backend",
+    "check_method", "check_policy", "check_problem", "check_value", "choose", "parallel", "rules",
+    "run", "solve", "solve_many",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from search import choose, rules
     from search.asks import Asks, ask, parallel, run
     from search.budget import Budget, Meter
+    from search.checks import check_method, check_policy, check_value
     from search.forest import Forest
     from search.fused import Game
-    from search.guide import Guide, Known, Policy, Proposal, Uniform, ValueFunction, check_policy, check_value
+    from search.guide import Guide, Known, Uniform
+    from search.methods.session import Search
+    from search.parts import Policy, Proposal, Value
     from search.problem import IllegalStep, Problem, TextProblem, TextStep, check_problem
     from search.requests import (
         Backend,
@@ -68,6 +83,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(module, name)
         globals()[name] = value
         return value
+    if name in _RENAMED:
+        raise AttributeError(f"search.{name} is now called search.{_RENAMED[name]}")
     raise absent("search", name)
 
 

@@ -7,20 +7,21 @@ import importlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from search.budget import Budget
 from search.guide import Guide, check_kind
-from search.methods.presets import SEARCHES, Preset, preset, searching
-from search.problem import Problem, TextProblem
+from search.methods.presets import PRESETS, SEARCHES, Preset, preset, searching
+from search.parts import label, short
+from search.problem import Problem, TextProblem, check_members
 from search.shadow import import_ours
 
 if TYPE_CHECKING:
     from search.choose import Chooser
 
-Method = Callable[..., Any]  #: (problem, guide, meter, rng, **options) -> Asks[Tree]
+Method = Callable[..., Coroutine[Any, Any, None]]  #: async (search: search.Search, *, options) -> None
 
 CHOOSERS = ("majority", "weighted", "best", "most_visited")  #: of `search.choose`
 
@@ -84,11 +85,9 @@ def configured(method: str | Method, options: Mapping[str, Any], choose: str | C
 
     Raises ValueError for one that is not there, and for options it does not have.
     """
-    if callable(method):
+    if not isinstance(method, str):
         named = Preset("")
-        function = method
-    elif not isinstance(method, str):
-        raise ValueError(f'method={method!r} is no method: give a name such as "mcts", or a function')
+        function = check_form(method)
     elif ":" in method:
         named = Preset("")
         function = loaded(method)
@@ -106,10 +105,38 @@ def loaded(method: str) -> Method:
     """The function of "module:function". Raises ValueError."""
     module, _, name = method.partition(":")
     try:
-        function: Method = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"cannot load the method {method!r} ({error}): write it as module:function of an importable module") from None
-    return function
+    return check_form(found)
+
+
+def check_form(method: Any) -> Method:
+    """The method itself. Raises ValueError, in a sentence that says what to write, for what cannot be one."""
+    form = "`async def name(search, *, options)`"
+    if isinstance(method, type):
+        raise ValueError(f"method={method.__name__} is a class: give a function, {form}")
+    if not callable(method):
+        raise ValueError(f"method={short(method)} is no method: give one of {', '.join(PRESETS)}, or a function, {form}")
+    name = f"the method {label(method)}"
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        raise ValueError(f"{name} is a generator: write {form}, `await` for `yield from`, and no `yield`")
+    try:
+        parameters = list(inspect.signature(method).parameters.values())
+    except (TypeError, ValueError):
+        raise ValueError(f"the parameters of {name} cannot be told: wrap it in {form}") from None
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    takes = ", ".join(p.name for p in places)
+    if [p.name for p in places[:4]] == ["problem", "guide", "meter", "rng"]:
+        raise ValueError(f"{name} takes ({takes}): write {form}; search.problem, .guide, .meter, .rng and .tree are what it took and made")
+    if not places and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise ValueError(f"{name} takes no search: write {form}")
+    if len(places) > 1:
+        raise ValueError(f"{name} takes ({takes}), and is given the search alone: write a `*` before its options, {form}")
+    needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if needed:
+        raise ValueError(f"{name} has options without a default, {', '.join(needed)}: give each a default")
+    return method
 
 
 def chooser_of(choose: str | Chooser | None) -> Chooser | None:
@@ -203,8 +230,7 @@ def problem_of(problem: Problem | str, guide: Guide | None) -> Problem:
         from search.problems import parse
 
         problem = parse(problem)
-    if not isinstance(problem, Problem):
-        raise ValueError(f"{problem!r} is no problem: give text, or an object with the methods of search.Problem")
+    check_members(problem)
     if guide is not None and isinstance(problem, TextProblem):
         return problem.asked(guide.answer, getattr(guide.policy, "ends", None))
     return problem

@@ -5,96 +5,25 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 
-from search.asks import check_coroutine
 from search.budget import Budget
-from search.problem import IllegalStep, Problem, State, Step
+from search.functions import PlainPolicy, PlainValue, policy_of, value_of
+from search.parts import PRECISION, Policy, Proposal, Value
+from search.problem import Problem, State, Step
 from search.requests import Avoided, Backend
 
 log = logging.getLogger(__name__)
 
-_ROUNDING = 1e-6  # that of float32 is no fault of a value function
-PRECISION = 2.0**-16  #: priors and values are rounded to this before they enter a tree: logits differ in their last bits with the batch
+DEFAULT_BUDGET = Budget(tokens=20_000, seconds=120)
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A step that a policy proposes.
-
-    log_prob  sum of the model's own token log-probs at temperature 1, untruncated, end of step included; nan where unknown
-    prior     share of the samples that were proposed together, among the distinct steps; sums to 1
-    value     the value head's in [0, 1] if the same pass gave it, else nan
-    drawn     the distinct continuations that were sampled and mean this step, for `propose` to avoid at this state from now on; empty
-              where the policy cannot avoid
-    """
-
-    step: Step
-    log_prob: float
-    prior: float
-    value: float = math.nan
-    drawn: tuple[Avoided, ...] = ()
-
-
-class Policy(Protocol):
-    """Proposes steps.
-
-    backends     the backends its requests are addressed to, by name
-    step_tokens  the most tokens that one proposed step can take; 0 where nothing is generated
-    chain_tokens the most tokens that `complete` can take;  max_steps: the most steps of a chain
-    version      content hash of what it was made from
-    """
-
-    backends: Mapping[str, Backend]
-    step_tokens: int
-    chain_tokens: int
-    max_steps: int
-    version: str
-
-    async def propose(
-        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
-    ) -> list[Proposal]:
-        """Up to `n` distinct next steps with priors, at most `n` requests. Raises the last RequestFailed if every request failed.
-
-        avoid: what it gave as `Proposal.drawn` at this state before, and no more is wanted of. It is passed only where there is some, so
-        a policy whose proposals carry no `drawn` may do without this argument. [] where nothing else is left.
-        """
-
-    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
-        """Sample on from `state`: the steps to a finished state, or as far as it went."""
-
-
-class ValueFunction(Protocol):
-    """Judges states.
-
-    tokens  the most tokens that judging one state can take; 0 where nothing is generated
-    calls   the most requests that judging one state can take
-
-    One that nobody trained may have a `note`: a sentence on what it is and how much that is worth, which whoever makes a guide of it
-    is told once.
-    """
-
-    backends: Mapping[str, Backend]
-    tokens: int
-    calls: int
-    version: str
-
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [states] in [0, 1]: probability of success for the player who led there; nan where it could not be told.
-
-        known: float32 [states], the policy's value where the same pass gave it, else nan.
-        """
-
-
-class Uniform:
+class Uniform(Policy):
     """Policy of a problem that lists its own actions: all of them, equally likely."""
 
-    backends: Mapping[str, Backend] = {}
-    step_tokens = chain_tokens = 0
     max_steps = 1_000
     version = "uniform"
 
@@ -122,12 +51,9 @@ def _actions(problem: Problem, state: State) -> Sequence[Step]:
     return actions
 
 
-class Known:
-    """Value function that asks for nothing: the policy's value where it gave one, `default` elsewhere. `note`: see `ValueFunction`."""
+class Known(Value):
+    """Value function that asks for nothing: the policy's value where it gave one, `default` elsewhere. `note`: see `Value`."""
 
-    backends: Mapping[str, Backend] = {}
-    tokens = 0
-    calls = 0
     version = "known"
 
     def __init__(self, default: float = 0.5, note: str = ""):
@@ -137,22 +63,50 @@ class Known:
         return np.where(np.isnan(known), np.float32(self.default), known)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Guide:
     """A policy and a value function, and what is known of them.
 
+    policy    a `Policy`, or a function: (text) -> list of the next steps as str, or (problem, state) -> list of steps. Either may be
+              async. text: the statement and the steps so far, a line each
+    value     a `Value`, or a function: (problem, states) -> floats in [0, 1], or (text) -> float. Either may be async. None: the
+              policy's own value where it gives one, 0.5 elsewhere
     budget    the default budget of a search with it
     kinds     classes of problem ("module:Class") it was trained on; None: any
     answer    regular expression with one group that marks the answer in free text; None: `problem.final_answer`
     classes   tells which answers in free text are equal: the class of each, so that 1/2 and 0.5 vote together; None: equal texts are
+
+    Raises ValueError, in a sentence that says what to write, for what is no policy or no value function.
     """
 
     policy: Policy
-    value: ValueFunction = field(default_factory=Known)
-    budget: Budget = Budget(tokens=20_000, seconds=120)
-    kinds: tuple[str, ...] | None = None
-    answer: str | None = None
-    classes: Callable[[Sequence[str]], Sequence[int]] | None = None
+    value: Value
+    budget: Budget
+    kinds: tuple[str, ...] | None
+    answer: str | None
+    classes: Callable[[Sequence[str]], Sequence[int]] | None
+    looked_at: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def __init__(
+        self,
+        policy: Policy | PlainPolicy,
+        value: Value | PlainValue | None = None,
+        budget: Budget = DEFAULT_BUDGET,
+        kinds: tuple[str, ...] | None = None,
+        answer: str | None = None,
+        classes: Callable[[Sequence[str]], Sequence[int]] | None = None,
+    ):
+        given = {
+            "policy": policy_of(policy),
+            "value": Known() if value is None else value_of(value),
+            "budget": budget,
+            "kinds": kinds,
+            "answer": answer,
+            "classes": classes,
+        }
+        given["looked_at"] = False  # by `search.firstuse`
+        for name, part in given.items():
+            object.__setattr__(self, name, part)  # it is frozen
 
     @property
     def backends(self) -> dict[str, Backend]:
@@ -184,32 +138,6 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
             "load a model that can with guides.load(path or hub id) and give it as guide=, "
             "or say the problem like one of those, such as: Use 4, 7, 8 and 8 to make 24."
         )
-
-
-async def examined(
-    value: ValueFunction, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """`value.evaluate`, examined: float64 [states] in [0, 1], nan unknown. Raises ValueError, naming the part, for anything else."""
-    name = type(value).__name__
-    asks = value.evaluate(problem, states, known, rng)
-    check_coroutine(asks, f"{name}.evaluate")
-    told = await asks
-    try:
-        values = np.array(told, np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if told is None or values.shape != (len(states),):
-        raise ValueError(
-            f"{name}.evaluate returned {_short(told)} for {len(states)} state(s): return one number for each, nan where unknown"
-        )
-    if ((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any():
-        raise ValueError(f"{name}.evaluate returned {_short(told)}: a value is a probability in [0, 1], or nan where it is unknown")
-    return np.clip(values, 0.0, 1.0)
-
-
-def _short(told: object) -> str:
-    text = " ".join(repr(told).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def normalise(weights: np.ndarray) -> np.ndarray:
@@ -259,30 +187,3 @@ def _counted(p: np.ndarray, m: float) -> np.ndarray:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def check_policy(policy: Policy, problem: Problem, drive: Any) -> None:
-    """Examine a policy on a problem's first state. `drive(asks)` runs a coroutine that asks. Raises AssertionError naming the fault."""
-    state = problem.initial()
-    first = drive(policy.propose(problem, state, 4, np.random.default_rng(0)))
-    again = drive(policy.propose(problem, state, 4, np.random.default_rng(0)))
-    assert [p.step for p in first] == [p.step for p in again], "the same generator must give the same proposals"
-    if first:
-        assert abs(sum(p.prior for p in first) - 1) < 1e-3, "priors must sum to 1"
-    keys = [problem.key(state, p.step) for p in first]
-    assert len(set(keys)) == len(keys), "proposals must be distinct"
-    steps = drive(policy.complete(problem, state, np.random.default_rng(0)))
-    for i, step in enumerate(steps):
-        try:
-            state = problem.apply(state, step)
-        except IllegalStep:
-            assert i == len(steps) - 1, "complete must end at an illegal step"
-
-
-def check_value(value: ValueFunction, problem: Problem, drive: Any) -> None:
-    """Examine a value function on a problem's first state. Raises AssertionError naming the fault."""
-    states = [problem.initial()] * 2
-    values = drive(value.evaluate(problem, states, np.full(2, np.nan, np.float32), np.random.default_rng(0)))
-    assert np.shape(values) == (2,), "evaluate must return one value a state"
-    finite = np.asarray(values)[~np.isnan(values)]
-    assert ((finite >= 0) & (finite <= 1)).all(), "values must lie in [0, 1]"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import inspect
 import numbers
 import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from search.asks import ask
 from search.final import boxed, final_answer, spoken
@@ -22,6 +23,10 @@ Step = Any
 
 class IllegalStep(ValueError):
     """The rules of the problem do not allow this step from this state."""
+
+
+class Mistake(ValueError):
+    """A part or a problem that somebody wrote is none; the sentence says what to write. Never raised by what they wrote itself."""
 
 
 @dataclass(frozen=True)
@@ -43,33 +48,42 @@ class TextStep:
 class Problem(Protocol):
     """Rules of one problem. A problem never holds its label, so no search can peek at it.
 
+    Derive from it and write `initial`, `apply`, `is_terminal` and `prompt`; the rest has defaults: one player, rules that run inline,
+    no list of actions, no verifier, no answer, and steps that are the same where they are equal.
+
     A kind whose `verify` can never tell says so with `verifies = False`: then nobody waits for it where results are to be graded.
     """
 
-    players: int  #: 1 or 2
-    inline: bool  #: False: `apply` and `verify` run in worker processes
+    players: int = 1  #: 1 or 2; a problem of two has `to_move(state)`, 0 or 1
+    inline: bool = True  #: False: `apply` and `verify` run in worker processes
 
-    def initial(self) -> State: ...
+    def initial(self) -> State:
+        """The first state. States are immutable, and equal where they are the same."""
 
     def actions(self, state: State) -> Sequence[Step] | None:
         """All legal steps, or None: open-ended, only a policy can propose."""
+        return None
 
     def apply(self, state: State, step: Step) -> State:
         """The state after `step`. Raises IllegalStep."""
 
-    def is_terminal(self, state: State) -> bool: ...
+    def is_terminal(self, state: State) -> bool:
+        """Whether nothing follows."""
 
     def verify(self, state: State) -> float | None:
         """Reward in [0, 1] of a finished state; None where only the label could tell."""
+        return None
 
     def answer(self, state: State) -> str | None:
         """Canonical answer: equal answers vote together. None: there is none."""
+        return None
 
     def prompt(self, state: State) -> str:
         """The statement only."""
 
     def key(self, state: State, step: Step) -> Hashable:
         """What makes two steps from `state` the same step. Raises IllegalStep where it can tell at once."""
+        return step.text.strip() if isinstance(step, TextStep) else cast("Hashable", step)
 
 
 class TextProblem:
@@ -98,8 +112,12 @@ class TextProblem:
         seconds: float = 10.0,
         ends: str | None = None,
     ):
+        if not isinstance(statement, str):
+            raise ValueError(f"a problem's statement is text, and this is {statement!r}: write what is to be solved")
         if not statement.strip():
             raise ValueError("the problem is empty: write what is to be solved")
+        _check_text_function("verify", verify)
+        _check_text_function("answer", None if isinstance(answer, str) else answer)
         self.statement, self.inline, self.seconds = statement, inline, seconds
         self._verify = verify
         self._pattern = None if not isinstance(answer, str) else _pattern(answer)
@@ -237,10 +255,14 @@ async def apply(problem: Problem, state: State, step: Step) -> State | None:
     """The state after `step`, None where it is illegal. Answered inline, or by a worker process."""
     try:
         if problem.inline:
-            return problem.apply(state, step)
-        return await ask(Call(problem.apply, (state, step), _limit(problem)))
+            after = problem.apply(state, step)
+        else:
+            after = await ask(Call(problem.apply, (state, step), _limit(problem)))
     except IllegalStep:
         return None
+    if after is None:
+        raise Mistake(f"{type(problem).__name__}.apply returned None: return the new state, or raise search.IllegalStep")
+    return after
 
 
 async def verify(problem: Problem, state: State) -> float | None:
@@ -249,13 +271,70 @@ async def verify(problem: Problem, state: State) -> float | None:
     return None if reward is None else checked_reward(reward, f"{type(problem).__name__}.verify")
 
 
-def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
-    """Examine a problem by walking `steps` (or its first actions) from the start. Raises AssertionError naming what is broken."""
-    assert problem.players in (1, 2), "players must be 1 or 2"
-    assert isinstance(problem.inline, bool), "inline must be a bool"
+# -- examiners
+
+
+def _check_text_function(name: str, function: Any) -> None:
+    """Raises ValueError where `function` of a TextProblem is no plain function of one text."""
+    if function is None:
+        return
+    if not callable(function):
+        raise ValueError(f"{name}={function!r} is no function: give a function of the chain's text")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise ValueError(
+            f"the function {name} of a TextProblem is asynchronous or a generator: write a plain `def` that returns its result"
+        )
+    try:
+        inspect.signature(function).bind("text")
+    except TypeError:
+        takes = ", ".join(inspect.signature(function).parameters) or "nothing"
+        raise ValueError(f"the function {name} of a TextProblem takes ({takes}): it is called with the chain's text alone") from None
+    except ValueError:  # it does not tell what it takes
+        pass
+
+
+_OWN = ("initial", "apply", "is_terminal", "prompt")  # what every problem must write itself
+
+
+def check_members(problem: Any) -> None:
+    """Raises ValueError that names what a problem lacks, and for what is no problem at all."""
+    if isinstance(problem, type) and hasattr(problem, "apply"):
+        raise Mistake(f"{problem.__name__} is a class: give a problem, {problem.__name__}(...)")
+    if not any(hasattr(problem, member) for member in ("initial", "apply")):
+        raise Mistake(f"{problem!r} is no problem: give text, or an object with the methods of search.Problem")
+    name = type(problem).__name__
+    missing = [member for member in _MEMBERS if not hasattr(problem, member)]
+    if missing:
+        raise Mistake(f"the problem {name} has no {' and no '.join(missing)}: derive it from search.Problem, which has defaults for most")
+    for member in _OWN:
+        if getattr(type(problem), member, None) is getattr(Problem, member):
+            raise Mistake(f"the problem {name} has no {member} of its own: write it, as search.Problem describes it")
+
+
+_MEMBERS = ("players", "inline", "initial", "actions", "apply", "is_terminal", "verify", "answer", "prompt", "key")
+
+
+def check_start(problem: Problem) -> Any:
+    """Examine what can be told of a problem without a step; its first state. Raises ValueError that says what to write."""
+    check_members(problem)
+    name = f"the problem {type(problem).__name__}"
+    _require(problem.players in (1, 2), f"{name} has players={problem.players!r}: give 1 or 2")
+    _require(isinstance(problem.inline, bool), f"{name} has inline={problem.inline!r}: give True or False")
+    _require(problem.players == 1 or hasattr(problem, "to_move"), f"{name} is for two players: write to_move(state), which returns 0 or 1")
     state = problem.initial()
-    assert isinstance(problem.prompt(state), str) and problem.prompt(state), "prompt must give the statement as text"
-    assert problem.initial() == state, "initial must give equal states each time"
+    _require(state is not None, f"initial of {name} returned None: return the first state")
+    _require(problem.initial() == state, f"initial of {name} gives another state each time: states that are the same must be equal")
+    statement = problem.prompt(state)
+    _require(isinstance(statement, str) and bool(statement), f"prompt of {name} returned {statement!r}: return the statement as text")
+    terminal = problem.is_terminal(state)
+    _require(terminal is not None, f"is_terminal of {name} returned None: return True or False")
+    return state
+
+
+def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
+    """Examine a problem by walking `steps` (or its first actions) from the start. Raises ValueError that says what is broken."""
+    state = check_start(problem)
+    name = f"the problem {type(problem).__name__}"
     walk = list(steps)
     while not problem.is_terminal(state):
         actions = problem.actions(state)
@@ -264,12 +343,21 @@ def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
         step = walk.pop(0) if walk or not actions else actions[0]
         before = repr(state)
         after = problem.apply(state, step)
-        assert repr(state) == before, "apply changed the state it was given: states are immutable"
-        assert problem.apply(state, step) == after, "apply must be deterministic"
-        assert hash(problem.key(state, step)) == hash(problem.key(state, step)), "equal steps must have equal keys"
+        _require(after is not None, f"apply of {name} returned None: return the new state, or raise search.IllegalStep")
+        _require(repr(state) == before, f"apply of {name} changed the state it was given: return a new one")
+        _require(problem.apply(state, step) == after, f"apply of {name} gives another state each time: it must be deterministic")
+        _require(
+            hash(problem.key(state, step)) == hash(problem.key(state, step)), f"key of {name} changes: equal steps must have equal keys"
+        )
         state = after
     reward = problem.verify(state)
-    assert reward is None or 0.0 <= reward <= 1.0, f"verify gave {reward!r}, outside [0, 1]"
-    assert problem.verify(state) == reward, "verify must be deterministic"
+    if reward is not None:
+        checked_reward(reward, f"verify of {name}")
+    _require(problem.verify(state) == reward, f"verify of {name} changes its mind: it must be deterministic")
     answer = problem.answer(state)
-    assert answer is None or isinstance(answer, str), "answer must be text or None"
+    _require(answer is None or isinstance(answer, str), f"answer of {name} returned {answer!r}: return text, or None")
+
+
+def _require(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise Mistake(sentence)

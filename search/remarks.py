@@ -13,7 +13,7 @@ from search.requests import RequestFailed
 if TYPE_CHECKING:
     from search.budget import Meter
     from search.door import Configured
-    from search.guide import ValueFunction
+    from search.guide import Value
     from search.solution import Solution
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ FIRST = 3  #: failed searches that are told of at once; the others are counted
 _noted: set[str] = set()  # notes of value functions that were told already
 
 
-def tell_note(value: ValueFunction, method: Configured) -> None:
+def tell_note(value: Value, method: Configured) -> None:
     """Say once what a value function that nobody trained is worth (its `note`), where the search or the choice goes by values."""
     note = getattr(value, "note", "")
     if note and note not in _noted and _goes_by_values(value, method):
@@ -32,7 +32,7 @@ def tell_note(value: ValueFunction, method: Configured) -> None:
         log.warning(note)
 
 
-def _goes_by_values(value: ValueFunction, method: Configured) -> bool:
+def _goes_by_values(value: Value, method: Configured) -> bool:
     from search import choose  # loads the kernels
 
     if method.function is not searching("sample"):

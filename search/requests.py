@@ -1,6 +1,6 @@
 """What a search asks of a backend, and what comes back.
 
-A method or a guide never calls a model: it yields requests and is sent replies (`search.asks`). Everything slow, random or
+A method or a guide never calls a model: it awaits its requests (`search.asks`). Everything slow, random or
 remote crosses this border, so it can be batched, counted, cancelled, replayed and faked.
 """
 

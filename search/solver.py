@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import math
 import signal
 import threading
@@ -17,7 +18,9 @@ from search.asks import Asks, metered, parallel, run
 from search.budget import Budget, Meter
 from search.clock import Clock
 from search.door import Configured, Method, check_arguments, check_budget, check_steps, configured, guide_of, problem_of
+from search.firstuse import look_at
 from search.guide import Guide
+from search.parts import awaited, is_ours, label, short
 from search.problem import Problem
 from search.progress import Watch
 from search.remarks import Remarks, tell_note
@@ -25,6 +28,7 @@ from search.requests import Backend
 
 if TYPE_CHECKING:
     from search.choose import Chooser
+    from search.methods.session import Search
     from search.solution import Solution
 
 
@@ -47,7 +51,7 @@ def solve(
     problem  a Problem, or text: a puzzle that a module of `search.problems` knows, else an open text problem
     guide    policy and value function; None: the built-in model, for the kinds of problem it was trained on
     method   "mcts", "gumbel", "beam", "sample", or one of the other names in `search.methods.presets` (greedy, self_consistency,
-             best_of_n, weighted_vote, rejection, dvts, rebase); "my.module:function", or a function like them
+             best_of_n, weighted_vote, rejection, dvts, rebase); "my.module:function", or an `async def` that works with a `search.Search`
     budget   a Budget or text such as "tokens=2000,seconds=10"; None: the guide's own
     choose   "majority", "weighted", "best" or "most_visited" (`search.choose`), or a function like them; None: the method's own, else a
              verified state first, else the weighted vote
@@ -143,6 +147,7 @@ def _solve(
     check_budget(spend, guide)
     check_steps(search.function, guide)
     tell_note(guide.value, search)
+    look_at(guide, ready)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
     interrupt = threading.Event()
@@ -199,17 +204,33 @@ async def _search(
     seed: int,
     alone: bool,
 ) -> Solution:
-    from search.solution import Solution, solution_of  # loads the kernels
+    from search.methods.session import Search  # these load the kernels
+    from search.solution import Solution, solution_of
 
     try:
-        options = dict(method.options)
-        tree = await metered(method.function(problem, guide, meter, np.random.default_rng(seed), **options), meter)
-        return solution_of(problem, guide, tree, meter, method.function, options, seed, method.choose)
+        session = Search(problem, guide, meter, np.random.default_rng(seed))
+        await metered(_run(method.function, session, dict(method.options)), meter)
+        return solution_of(problem, guide, session.tree, meter, method.function, dict(method.options), seed, method.choose)
     except Exception as error:
         if alone:
             raise
         stopped = meter.halted if meter.halted in ("interrupted", "time_limit") else "error"
         return Solution(problem, stopped=stopped, error=error, usage=meter.usage)
+
+
+async def _run(method: Method, session: Search, options: dict[str, Any]) -> None:
+    """Run a method to its end. Raises ValueError for one that is no coroutine or returns something."""
+    made: Any = method(session, **options)
+    if is_ours(method):
+        await made
+        return
+    name = f"the method {label(method)}"
+    if not inspect.isawaitable(made) and not inspect.isgenerator(made):
+        raise ValueError(f"{name} is no coroutine: write `async def`, and `await` before search.expand and search.judge")
+    returned = await awaited(made, name)
+    session.check_awaited()
+    if returned is not None and returned is not session.tree:
+        raise ValueError(f"{name} returned {short(returned)}: return nothing, what it found is in search.tree")
 
 
 @contextlib.contextmanager

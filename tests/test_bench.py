@@ -64,11 +64,11 @@ def test_it_compares_methods_on_problems_of_the_users_own(tmp_path, capsys, load
     assert bench(capsys, *flags, "--methods", "self_consistency", "--guide", "any")[0] == 0 and (out / "results.csv").read_bytes() == before
 
 
-async def walk(problem, guide, meter, rng):
+async def walk(search):
     """A method of the user's own."""
     from search.methods.sample import sample
 
-    return await sample(problem, guide, meter, rng, chains=2)
+    await sample(search, chains=2)
 
 
 def test_problems_that_verify_themselves_need_no_target(tmp_path, capsys, loaded, monkeypatch):
@@ -143,10 +143,11 @@ def load(path, answer=None, device=None, dtype=None, slots=None, **policy):
     return guide
 
 def noted(method, name):
-    async def run(problem, guide, meter, rng):
+    async def run(search):
         with open(f"log-{{os.getpid()}}", "a") as log:
-            log.write(f"{{problem.statement.split()[-1]}} own:{{name}} {{meter.budget}} {{rng.bit_generator.seed_seq.entropy}}\\n")
-        return await method(problem, guide, meter, rng)
+            entropy = search.rng.bit_generator.seed_seq.entropy
+            log.write(f"{{search.problem.statement.split()[-1]}} own:{{name}} {{search.budget}} {{entropy}}\\n")
+        await method(search)
     return run
 
 guides.settings, guides.load = (lambda path: {{}}), load

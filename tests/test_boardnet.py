@@ -158,8 +158,8 @@ def test_a_malformed_folder_is_refused_in_words(tmp_path, spoil):
 
 def test_the_guide_is_examined():
     guide = board_guide(random_net())
-    check_policy(guide.policy, Hex(3), lambda asks: run(asks, guide.backends))
-    check_value(guide.value, Hex(3, (4,)), lambda asks: run(asks, guide.backends))
+    check_policy(guide.policy, Hex(3))
+    check_value(guide.value, Hex(3, (4,)))
     guide.check(Hex(3))
     with pytest.raises(ValueError, match="Hex problems only"):
         guide.check(Other())

@@ -407,15 +407,12 @@ def test_a_full_disk_ends_in_one_error_and_exit_1(capsys, tmp_path, monkeypatch)
 
 SLOW = """
 import pathlib, time
-from search.methods.grow import plant
 
-async def slow(problem, guide, meter, rng):
-    tree = plant(problem)
-    tree.visit(0, 0.5)
+async def slow(search):
+    search.tree.visit(0, 0.5)
     pathlib.Path("begun").touch()
-    while not meter.stopped:
+    while not search.over:
         time.sleep(0.01)
-    return tree
 """
 
 

@@ -288,8 +288,8 @@ def test_a_search_that_breaks_leaves_nothing_behind(monkeypatch, fast_bar):
     monkeypatch.setattr(sys, "stderr", Terminal())
     guide = delayed()
 
-    async def breaks(problem, guide, meter, rng):
-        await guide.policy.propose(problem, problem.initial(), 2, rng)
+    async def breaks(search):
+        await search.guide.policy.propose(search.problem, search.problem.initial(), 2, search.rng)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -11,8 +11,8 @@ import pytest
 from fakes import scripted_guide
 
 import search
-from search.door import METHODS
 from search.forest import Forest
+from search.methods.presets import SEARCHES
 from search.solution import Solution
 from search.tree import Tree
 
@@ -33,7 +33,7 @@ def rows(tree: Tree) -> list[list[object]]:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("keep_trees", [True, False])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_solutions_of_every_method(method, keep_trees, way):
     for solution in solutions(method, keep_trees):
         copied = WAYS[way](solution)
@@ -49,7 +49,7 @@ def test_solutions_of_every_method(method, keep_trees, way):
 
 
 @pytest.mark.parametrize("keep_trees", [True, False])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_as_a_dictionary(method, keep_trees):
     (solution, _) = solutions(method, keep_trees)
     told = asdict(solution)

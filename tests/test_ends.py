@@ -207,7 +207,7 @@ def test_a_value_that_is_none_names_its_part(told, method):
 
 @pytest.mark.parametrize("told", [np.array([0.5]), None, 0.5])
 def test_a_value_function_that_is_no_coroutine(told):
-    with pytest.raises(TypeError, match="Plain.evaluate is no coroutine but"):
+    with pytest.raises(ValueError, match="Plain.evaluate is no coroutine: write `async def`"):
         search.solve("How many?", Guide(chat_guide("We add.\n\n\\boxed{5}").policy, Plain(told)), budget="tokens=300")
 
 

@@ -265,12 +265,12 @@ def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
 
 
 def test_one_failed_search_is_a_line_like_the_others(capsys, tmp_path, monkeypatch):
-    async def method(problem, guide, meter, rng):
-        if problem.prompt(problem.initial()) == IMPOSSIBLE:
+    async def method(search):
+        if search.problem.prompt(search.problem.initial()) == IMPOSSIBLE:
             raise RuntimeError("lost")
         from search.methods.sample import sample
 
-        return await sample(problem, guide, meter, rng)
+        await sample(search)
 
     module = type(sys)("own_method")
     module.method = method
@@ -292,21 +292,20 @@ from fakes import scripted_guide
 guides.settings, guides.load = (lambda path: {{}}), (lambda path, **options: scripted_guide())
 import types
 from search.asks import ask
-from search.methods.grow import plant
 from search.problem import TextStep
 from search.requests import Timer
 
-async def slow(problem, guide, meter, rng):
+async def slow(search):
+    problem, meter, tree = search.problem, search.meter, search.tree
     with open(f"log-{{os.getpid()}}", "a") as log:
         log.write(problem.statement + "\\n")
-    tree, number = plant(problem), int(problem.statement.split()[-1])
+    number = int(problem.statement.split()[-1])
     await ask(Timer(meter.started + number / 100, meter.interrupt))
     if not meter.stopped:
         step = TextStep(f"The answer is {{number}}", finish="end")
         node = tree.open(0, tree.add(0, [step], [(step,)], [1.0])[0])
         tree.finished[node] = None
         tree.visit(node, 0.9)
-    return tree
 
 sys.modules["own"] = types.SimpleNamespace(slow=slow)
 from search.cli import main

@@ -26,7 +26,8 @@ from models.scripted import END
 from models.scripted import scripted as scripted_reply
 from search.asks import run
 from search.budget import Budget
-from search.guide import Guide, check_value
+from search.checks import check_value
+from search.guide import Guide
 from search.problem import TextProblem, TextStep
 from search.problems.countdown import Countdown
 from search.requests import Generate, RequestFailed, Score, Scored
@@ -206,7 +207,7 @@ def test_the_examiner_is_content(chat):
             return PREFIX
 
     for judge in (Judge(chat.folder), Judge(chat.folder, critiques=2, critique_tokens=4)):
-        check_value(judge, Begun("What is 2 + 2?"), lambda asks, judge=judge: run(asks, judge.backends))
+        check_value(judge, Begun("What is 2 + 2?"))
 
 
 # -- servers

@@ -20,7 +20,8 @@ from guides.likelihood import Likelihood, mean_probability
 from models import Scripted
 from models.checkpoint import save_model
 from search.asks import run
-from search.guide import Guide, check_value
+from search.checks import check_value
+from search.guide import Guide
 from search.problem import TextProblem, TextStep
 from search.requests import RequestFailed, Scored
 
@@ -99,7 +100,7 @@ def test_failures_and_empty_chains_are_unknown():
 def test_a_search_guided_by_it(bare):
     policy = guides.LM(bare.folder)
     for likelihood in (Likelihood(bare.folder, policy), Likelihood(bare.folder)):
-        check_value(likelihood, PROBLEM, lambda asks, own=likelihood: run(asks, own.backends))
+        check_value(likelihood, PROBLEM)
         solution = search.solve(PROBLEM, Guide(policy, likelihood), "mcts", "tokens=80", seed=1)
         assert 0 < solution.usage.generated <= 80 and solution.usage.prefilled > 0
     assert Guide(policy, likelihood).version != Guide(policy).version

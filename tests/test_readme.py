@@ -58,6 +58,120 @@ def test_parts_of_your_own_take_at_most_20_lines(code: str) -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
 
 
+CHECKED = """
+[mypy]
+strict = {strict}
+check_untyped_defs = True
+follow_imports = silent
+mypy_path = {root}
+[mypy-torch.*,transformers.*,numba.*,llvmlite.*,networkx.*,pyarrow.*,sympy.*,tokenizers.*,safetensors.*]
+follow_imports = skip
+ignore_missing_imports = True
+"""
+
+OWN = """
+from collections.abc import Sequence
+from typing import Any
+
+import guides
+import search
+
+
+def nearness(problem: Any, states: Sequence[Any]) -> list[float]:
+    return [1.0 for state in states]
+
+
+async def later(text: str) -> float:
+    return 0.5
+
+
+class Asks(search.Value):
+    calls = 1
+
+    def __init__(self, judge: guides.LM) -> None:
+        self._judge = judge
+
+    @property
+    def backends(self) -> dict[str, search.Backend]:
+        return dict(self._judge.backends)
+
+    async def evaluate(self, problem: search.Problem, states: Sequence[Any], known: Any, rng: Any) -> list[float]:
+        scored: search.Scored = await search.ask(search.Score((1,), (0,), to="policy"))
+        return [float(scored.values[0]) for state in states]
+
+
+class Speaks(search.Policy):
+    max_steps = 3
+
+    async def propose(
+        self, problem: search.Problem, state: Any, n: int, rng: Any, avoid: Sequence[Any] = ()
+    ) -> list[search.Proposal]:
+        return [search.Proposal(search.TextStep("x"), 0.0, 1.0)]
+
+
+class Count(search.Problem):
+    def initial(self) -> int:
+        return 0
+
+    def apply(self, state: int, step: int) -> int:
+        return state + step
+
+    def is_terminal(self, state: int) -> bool:
+        return state > 3
+
+    def prompt(self, state: int) -> str:
+        return "Count."
+
+
+def steps(text: str) -> list[str]:
+    return ["a", "b"]
+
+
+async def best_first(run: search.Search, *, branch: int = 4) -> None:
+    nodes: list[int] = await run.expand([0], branch)
+    values: list[float] = await run.judge(nodes)
+    print(values, run.over, run.tree.mean(0), run.budget)
+
+
+policy: search.Policy = guides.LM("builtin")
+values: list[search.Value] = [guides.PRM("a"), guides.ORM("a"), guides.Judge("a"), guides.Likelihood("a")]
+values += [guides.Rollout(steps), guides.Mixture(later, nearness), Asks(guides.LM("a")), search.Known()]
+guide = search.Guide(guides.LM("builtin"), nearness)
+guide = search.Guide(policy, later)
+guide = search.Guide(steps, lambda text: 0.5)
+guide = search.Guide(Speaks(), Asks(guides.LM("a")))
+guide = search.Guide(search.Uniform(), values[0])
+print(search.solve(Count(), guide, best_first, branch=4).answer)
+search.check_value(nearness)
+search.check_policy(steps)
+search.check_method(best_first)
+search.check_problem(Count())
+"""
+
+
+def type_check(folder: Path, strict: bool) -> None:
+    """Hold the modules of a folder against mypy as in a project of the user's, where the packages are installed."""
+    pytest.importorskip("mypy")
+    (folder / "mypy.ini").write_text(CHECKED.format(strict=strict, root=ROOT))
+    command = [sys.executable, "-P", "-m", "mypy", "--config-file", "mypy.ini", *sorted(file.name for file in folder.glob("*.py"))]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_examples_of_parts_pass_a_type_checker(tmp_path: Path) -> None:
+    for number, code in enumerate(blocks("python", section("In Python")) + blocks("python", section("Parts of your own"))):
+        (tmp_path / f"example_{number}.py").write_text(code)
+    type_check(tmp_path, strict=False)
+
+
+def test_parts_pass_a_strict_type_checker_and_a_wrong_one_does_not(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    type_check(tmp_path, strict=True)
+    (tmp_path / "own.py").write_text(OWN + "search.Guide(guides.PRM('a'))\n")
+    with pytest.raises(AssertionError, match="incompatible type"):
+        type_check(tmp_path, strict=True)
+
+
 def test_the_problems_file_runs(tmp_path: Path) -> None:
     (lines,) = blocks("json", section("Parts of your own"))
     (command,) = blocks("sh", section("Parts of your own"))

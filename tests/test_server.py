@@ -31,8 +31,9 @@ from models.server.capabilities import OPTIONS, SEEDS, Capabilities
 from models.server.responses import Words, generated
 from search.asks import run
 from search.budget import Budget
+from search.checks import check_policy
 from search.cli import main
-from search.guide import Guide, check_policy
+from search.guide import Guide
 from search.requests import Call, Cancelled, Generate, Generated, RequestFailed, Score, TooLong, Untold, Usage, check_backend
 
 DIALECTS = {
@@ -738,7 +739,7 @@ def test_a_policy_over_a_server(serve):
     _, backend = serve(say=walker)
     policy = LM(backend, delimiter="\n", step_tokens=16, temperature=1.0, values=True)
     assert policy.version == f"server:{MODEL}" and Guide(policy).version == f"server:{MODEL}"
-    check_policy(policy, problem(), lambda asks: run(asks, policy.backends))
+    check_policy(policy, problem())
     proposals = run(policy.propose(problem(), (), 4, np.random.default_rng(0)), policy.backends)
     assert all(np.isnan(p.value) and p.drawn and np.isfinite(p.log_prob) for p in proposals)
     first = proposals[0]

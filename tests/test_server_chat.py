@@ -21,8 +21,9 @@ from models.server.conversation import MARK, marked, messages
 from models.server.pieces import Pieces
 from search.asks import run
 from search.budget import Budget
+from search.checks import check_policy
 from search.cli import main
-from search.guide import Guide, check_policy
+from search.guide import Guide
 from search.problem import TextStep
 from search.requests import Generate, RequestFailed, Score, Untold, check_backend
 
@@ -259,7 +260,7 @@ def test_searches_by_continuing_turns(serve, method, name):
 def test_a_policy_over_a_chat(serve):
     _, backend = serve(chat="only", say=walker)
     policy = LM(backend, delimiter="\n", step_tokens=16)
-    check_policy(policy, problem(), lambda asks: run(asks, policy.backends))
+    check_policy(policy, problem())
 
 
 def test_whole_answers_are_sampled_and_nothing_else(tmp_path):

@@ -206,16 +206,15 @@ def test_a_seed_for_each_problem():
 
 
 def test_own_method_and_own_value_function():
-    async def one_step(problem, guide, meter, rng, *, tries: int = 3):
-        tree = search.Tree(problem.initial())
-        proposals = await guide.policy.propose(problem, problem.initial(), tries, rng)
+    async def one_step(run, *, tries: int = 3):
+        problem, tree = run.problem, run.tree
+        proposals = await run.guide.policy.propose(problem, problem.initial(), tries, run.rng)
         for p in proposals:
             state = problem.apply((), p.step)
             count = len(tree.block(0)) + 1
             edge = tree.add(0, [p.step], [state], [1 / count] * count)[0]
             if problem.is_terminal(state):
                 tree.finished[tree.open(0, edge)] = problem.verify(state)
-        return tree
 
     guide = text_guide(lambda r: generated(f"\\boxed{{{r.seed % 3}}}"))
     problem = search.TextProblem("say 2", verify=lambda t: "2" in t)

@@ -12,27 +12,23 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from search.budget import Meter
 from search.guide import Guide, Known
 from search.methods.affordable import Affordable
-from search.methods.grow import RETRIES, Child, Growth, grow, judged, plant, solved, write
+from search.methods.grow import RETRIES, Child, Growth, grow, judged, solved, write
 from search.methods.inflight import InFlight, Lane
+from search.methods.session import Search
 from search.problem import Problem, State
 from search.requests import Avoided, BudgetSpent
-from search.tree import Tree
 
 
 async def beam(
-    problem: Problem,
-    guide: Guide,
-    meter: Meter,
-    rng: np.random.Generator,
+    search: Search,
     *,
     width: int = 4,
     branch: int = 4,
     subtrees: int = 1,
     balance: float | None = None,
-) -> Tree:
+) -> None:
     """Expand the best `width` states of each depth until all chains are finished.
 
     width     states kept a depth, over all subtrees; fewer where the tokens would not last to the ends of their chains
@@ -53,9 +49,7 @@ async def beam(
         raise ValueError(f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a multiple of subtrees")
     if balance is not None and balance <= 0:
         raise ValueError(f"balance={balance} is no temperature: give a number above 0, or none")
-    search = _Beam(problem, guide, meter, rng, plant(problem, meter), width, branch, subtrees, balance)
-    await search.all()
-    return search.tree
+    await _Beam(search, width, branch, subtrees, balance).all()
 
 
 @dataclass(eq=False)
@@ -121,28 +115,18 @@ class _Beam:
     left_out  states of each depth that was narrowed, for which there may be tokens later
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        guide: Guide,
-        meter: Meter,
-        rng: np.random.Generator,
-        tree: Tree,
-        width: int,
-        branch: int,
-        subtrees: int,
-        balance: float | None,
-    ):
-        self.problem = problem
+    def __init__(self, search: Search, width: int, branch: int, subtrees: int, balance: float | None):
+        guide = search.guide
+        self.problem = search.problem
         self.guide = guide
-        self.meter = meter
-        self.tree = tree
+        self.meter = search.meter
+        self.tree = search.tree
         self.width = width
         self.branch = branch
         self.subtrees = subtrees
         self.balance = balance
-        self.flight = InFlight(meter, guide, 2 * width * branch, 0.0, min(64, guide.policy.step_tokens))
-        self.affordable = Affordable(guide.policy, self.flight, width, branch, meter.tokens_left)
+        self.flight = InFlight(search.meter, guide, 2 * width * branch, 0.0, min(64, guide.policy.step_tokens))
+        self.affordable = Affordable(guide.policy, self.flight, width, branch, search.meter.tokens_left)
         self.single = not guide.policy.step_tokens or bool(getattr(guide.policy, "greedy", False))
         self.first = True
         self.nodes: list[list[int]] = []
@@ -152,7 +136,7 @@ class _Beam:
         self.steps: list[_Step] = []
         self.waiting: deque[_Step] = deque()
         self.candidates: dict[tuple[int, int, object], _Candidate] = {}
-        self.rng = rng
+        self.rng = search.rng
 
     async def all(self) -> None:
         """Search until a solution is verified, all chains are finished or the budget ends."""

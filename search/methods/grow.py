@@ -16,7 +16,8 @@ import numpy as np
 
 from search.asks import Asks, begin, granted, parallel
 from search.budget import Meter
-from search.guide import PRECISION, Guide, Proposal, examined, normalise
+from search.guide import Guide, normalise
+from search.parts import PRECISION, Proposal, examined, proposed
 from search.problem import IllegalStep, Problem, State, apply, verify
 from search.requests import Avoided, RequestFailed
 from search.tree import Tree
@@ -81,7 +82,7 @@ async def _propose(
     problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided], growth: Growth
 ) -> None:
     try:
-        proposals = await guide.policy.propose(problem, state, n, rng, **({"avoid": avoid} if avoid else {}))
+        proposals = await proposed(guide.policy, problem, state, n, rng, avoid)
     except RequestFailed as error:
         growth.error = error
         return

@@ -11,20 +11,15 @@ import math
 import numpy as np
 
 from search import halving
-from search.budget import Meter
-from search.guide import Guide
-from search.methods.grow import plant, solved
+from search.methods.grow import solved
+from search.methods.session import Search
 from search.methods.simulate import Simulations
-from search.problem import Problem
 from search.rules import gumbel as completed_q
 from search.tree import Tree
 
 
 async def gumbel(
-    problem: Problem,
-    guide: Guide,
-    meter: Meter,
-    rng: np.random.Generator,
+    search: Search,
     *,
     considered: int = 8,
     simulations: int = 64,
@@ -32,7 +27,7 @@ async def gumbel(
     tau: float = 1.0,
     value_scale: float = 0.1,
     visit_floor: float = 50.0,
-) -> Tree:
+) -> None:
     """Search by simulations whose first steps are dealt by sequential halving.
 
     considered   steps sampled at the root; noise on their priors decides between equals
@@ -47,34 +42,33 @@ async def gumbel(
         raise ValueError(
             f"considered={considered}, simulations={simulations} and branch={branch} start at 1, tau={tau} above 0: correct them"
         )
-    tree = plant(problem, meter)
+    problem, meter, tree = search.problem, search.meter, search.tree
     tree.use(completed_q(value_scale, visit_floor))  # compiles, if ever, before anything is asked
-    search = Simulations(problem, guide, meter, rng, tree, considered, tau)
-    await search.root()
-    search.branch = branch
+    rounds = Simulations(search, considered, tau)
+    await rounds.root()
+    rounds.branch = branch
     tree.set_note(0, tree.mean(0))
     while not (solved(problem, tree) or tree.exhausted) and tree.block(0):
-        noise, start = rng.gumbel(size=len(tree.block(0))), tree.field(0, "visits").copy()
+        noise, start = search.rng.gumbel(size=len(tree.block(0))), tree.field(0, "visits").copy()
         sequence = halving.considered_visits(min(considered, len(noise)), simulations)
         done = 0
         while done < simulations and not (solved(problem, tree) or tree.exhausted):
             phase = sequence[done:]
             begun = meter.begin(next((i for i, wanted in enumerate(phase) if wanted != phase[0]), len(phase)))
             if not begun:
-                return tree
+                return
             picked = _deal(tree, noise, start, phase[:begun])
             if not len(picked):  # all first steps are settled
                 tree.exhausted = True
                 meter.finish(0, begun)
                 break
-            values = await search.simulate(picked)
+            values = await rounds.simulate(picked)
             for leaf, value in zip(picked, values, strict=True):
                 if not math.isnan(value):
                     tree.set_note(int(leaf), float(value))
             tree.backup(picked, values)
             meter.finish(int((~np.isnan(values)).sum()), begun)
             done += begun
-    return tree
 
 
 def _deal(tree: Tree, noise: np.ndarray, start: np.ndarray, wanted: list[int]) -> np.ndarray:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
-from search.budget import Meter
-from search.guide import Guide
 from search.methods.flight import Flight
-from search.methods.grow import plant
 from search.methods.inflight import InFlight
+from search.methods.session import Search
 from search.methods.simulate import Simulations
-from search.problem import Problem
 from search.rules import Rule, alphazero, puct, ucb1
-from search.tree import Tree
 
 #: Selection rules by name, of `c_puct` and `fpu_reduction`
 RULES: Mapping[str, Callable[[float, float], Rule]] = {
@@ -28,10 +22,7 @@ FIRST = 2 / 3  #: until a chain has ended, these of the tokens are kept for the 
 
 
 async def mcts(
-    problem: Problem,
-    guide: Guide,
-    meter: Meter,
-    rng: np.random.Generator,
+    search: Search,
     *,
     branch: int = 1,
     leaves: int = 10,
@@ -45,7 +36,7 @@ async def mcts(
     noise: float = 0.0,
     concentration: float = 0.3,
     merge: float = 1.0,
-) -> Tree:
+) -> None:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
 
     branch         steps sampled at a leaf. A node whose steps are all settled is widened by as many more, until no new one comes
@@ -72,10 +63,8 @@ async def mcts(
     if lookahead > 1 or tau <= 0:
         raise ValueError(f"lookahead={lookahead} must lie in [0, 1] and tau={tau} above 0: correct the options of mcts")
     chosen = RULES[rule](c_puct, fpu_reduction)
-    search = Simulations(problem, guide, meter, rng, plant(problem, meter), branch, tau, lookahead, noise, concentration, merge)
-    tree = search.tree
-    tree.use(chosen, widen)  # compiles, if ever, before anything is asked
-    await search.root()
-    flight = Flight(search, InFlight(meter, guide, leaves, FIRST), chosen, widen, rollout)
+    simulations = Simulations(search, branch, tau, lookahead, noise, concentration, merge)
+    search.tree.use(chosen, widen)  # compiles, if ever, before anything is asked
+    await simulations.root()
+    flight = Flight(simulations, InFlight(search.meter, search.guide, leaves, FIRST), chosen, widen, rollout)
     await flight.all()
-    return tree

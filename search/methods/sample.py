@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from search.budget import Meter
-from search.guide import Guide, Proposal
-from search.methods.grow import Child, at_once, child_of, judged, mover, plant, solved
+from search.guide import Guide
+from search.methods.grow import Child, at_once, child_of, judged, mover, solved
 from search.methods.inflight import InFlight, Lane
+from search.methods.session import Search
+from search.parts import Proposal, completed
 from search.pool import Child as Ended
 from search.problem import Problem, State, Step
 from search.requests import BudgetSpent, RequestFailed
@@ -26,14 +27,11 @@ BARREN = 3  #: waves of chains in a row of which nothing came before a search gi
 
 
 async def sample(
-    problem: Problem,
-    guide: Guide,
-    meter: Meter,
-    rng: np.random.Generator,
+    search: Search,
     *,
     chains: int | None = None,
     wave: int = 8,
-) -> Tree:
+) -> None:
     """Sample chains until one is verified, `chains` are there, or the budget ends.
 
     chains  how many; None: as many as the budget allows
@@ -41,12 +39,9 @@ async def sample(
 
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior there is its share of the samples.
     """
-    tree = plant(problem, meter)
-    tree.visit(0, 0.5)
-    run = _Samples(problem, guide, meter, tree, InFlight(meter, guide, wave, FIRST), rng)
-    await run.all(chains)
-    _share_priors(tree)
-    return tree
+    search.tree.visit(0, 0.5)
+    await _Samples(search, InFlight(search.meter, search.guide, wave, FIRST)).all(chains)
+    _share_priors(search.tree)
 
 
 @dataclass
@@ -66,13 +61,13 @@ class _Samples:
     arrivals chains that ended at a node before it was judged
     """
 
-    def __init__(self, problem: Problem, guide: Guide, meter: Meter, tree: Tree, flight: InFlight, rng: np.random.Generator):
-        self.problem = problem
-        self.guide = guide
-        self.meter = meter
-        self.tree = tree
+    def __init__(self, search: Search, flight: InFlight):
+        self.problem = search.problem
+        self.guide = search.guide
+        self.meter = search.meter
+        self.tree = search.tree
         self.flight = flight
-        self.rng = rng
+        self.rng = search.rng
         self.left = 0.0  # chains that are still to begin
         self.failures = 0  # chains in a row of which nothing came
         self.error: RequestFailed | None = None
@@ -201,7 +196,7 @@ class _Samples:
 async def _piece(problem: Problem, guide: Guide, chain: _Chain) -> RequestFailed | None:
     """Sample on as far as the grant lasts; the error where not even one step came."""
     try:
-        steps = await guide.policy.complete(problem, chain.state, chain.rng)
+        steps = await completed(guide.policy, problem, chain.state, chain.rng)
     except RequestFailed as error:
         return error
     for step in steps:

@@ -4,41 +4,46 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from search.asks import Asks
-from search.budget import Meter
-from search.guide import Guide
 from search.methods.grow import RETRIES, Growth, judge_all, round_of, write
-from search.problem import Problem
-from search.tree import Tree
+from search.methods.session import Search
 
 BARREN = 8  #: samples in a row that bring no new step before a node counts as having no more
 
 
-@dataclass
 class Simulations:
-    """A search under way, by rounds of simulations.
+    """A search under way, by rounds of simulations. branch, tau, lookahead, merge: as in `mcts`.
 
     noise, concentration  Dirichlet noise in the root's priors
     failures  of each leaf, in a row;  barren: samples at each node, in a row, that brought no new step
     """
 
-    problem: Problem
-    guide: Guide
-    meter: Meter
-    rng: np.random.Generator
-    tree: Tree
-    branch: int
-    tau: float
-    lookahead: float = 0.0
-    noise: float = 0.0
-    concentration: float = 0.3
-    merge: float = 1.0
-    failures: Counter[int] = field(default_factory=Counter)
-    barren: Counter[int] = field(default_factory=Counter)
+    def __init__(
+        self,
+        search: Search,
+        branch: int,
+        tau: float,
+        lookahead: float = 0.0,
+        noise: float = 0.0,
+        concentration: float = 0.3,
+        merge: float = 1.0,
+    ):
+        self.problem = search.problem
+        self.guide = search.guide
+        self.meter = search.meter
+        self.rng = search.rng
+        self.tree = search.tree
+        self.branch = branch
+        self.tau = tau
+        self.lookahead = lookahead
+        self.noise = noise
+        self.concentration = concentration
+        self.merge = merge
+        self.failures: Counter[int] = Counter()
+        self.barren: Counter[int] = Counter()
 
     async def root(self) -> None:
         """Judge and expand the root; N(root) starts at 1. Raises the backend's error where that is impossible."""
