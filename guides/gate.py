@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from guides.grade import key_of, same
+from guides.grade import form_of, key_of, same
 from search.jobs import Job
-from search.problem import Problem
 
 RESAMPLES = 10_000  #: of the bootstrap
 
@@ -29,12 +28,6 @@ def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job]
     if not training or not held:
         raise ValueError(f"{len(can)} problem(s) that can be graded are too few to train and to hold one out: give at least two, or a gate")
     return training, [job for job in jobs if form_of(job.problem) in held]
-
-
-def form_of(problem: Problem) -> str:
-    """Equal for problems that are the same but for how they are written: by their `canonical()` where they have one, else `key_of`."""
-    canonical = getattr(problem, "canonical", None)
-    return f"{type(problem).__module__}:{type(problem).__qualname__} {canonical()}" if canonical else key_of(problem)
 
 
 def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, str]) -> None:

@@ -35,6 +35,12 @@ def key_of(problem: Problem | Trace) -> str:
     return f"{kind} {json.dumps(arguments, sort_keys=True)}"
 
 
+def form_of(problem: Problem) -> str:
+    """Equal for problems that are the same but for how they are written: by their `canonical()` where they have one, else `key_of`."""
+    canonical = getattr(problem, "canonical", None)
+    return f"{type(problem).__module__}:{type(problem).__qualname__} {canonical()}" if canonical else key_of(problem)
+
+
 def read_targets(path: str | Path) -> dict[str, str]:
     """`key_of` each problem of a file that has a target -> its target, as text.
 

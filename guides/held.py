@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from guides.distill import CHAINS
-from guides.gate import form_of
-from guides.grade import key_of
+from guides.grade import form_of, key_of
 from guides.labels import Labels
 from search.asks import ask, parallel
 from search.problem import TextProblem
