@@ -185,7 +185,8 @@ def main(
 ) -> None:
     """Grow the trees for each number of slots and compare. Exits 1 where trees of float32 differ."""
     os.environ.update(ONE_THREAD)
-    from guides.loading import load, unload
+    from guides.engines import unload
+    from guides.loading import load
 
     asked = questions(problems, count, seed)
     given = {"model": model.name, "problems": str(problems), "count": count, "tokens": tokens, "seed": seed}

@@ -410,7 +410,7 @@ def main(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from guides.loading import load_engine
+    from guides.engines import load_engine
 
     torch.set_num_threads(1)
     rounds: list[Round] = []

@@ -58,6 +58,7 @@ class Options:
 
 
 LEARNING_RATES = {"full": 1e-5, "lora": 2e-4, "head": 3e-4}
+EPOCHS = {"full": 2.0, "lora": 2.0, "head": 30.0}  #: a frozen model is read once, however often its head goes through the examples
 
 
 def fine_tuning(**options: Any) -> Options:
@@ -65,8 +66,9 @@ def fine_tuning(**options: Any) -> Options:
 
     Muon goes on well only from weights that Muon made ("Muon is Scalable for LLM Training", Liu et al. 2025, section 3.5).
     """
-    lr = LEARNING_RATES.get(options.get("tune", "full"), 1e-5)
-    return Options(**{"lr": lr, "batch": 8, "optimizer": "adamw", "weight_decay": 0.0, "compile": False, "save_steps": 200, **options})
+    tune = options.get("tune", "full")
+    chosen = {"lr": LEARNING_RATES.get(tune, 1e-5), "epochs": EPOCHS.get(tune, 2.0)}
+    return Options(**{**chosen, "batch": 8, "optimizer": "adamw", "weight_decay": 0.0, "compile": False, "save_steps": 200, **options})
 
 
 def check_installed(options: Options) -> None:

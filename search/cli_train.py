@@ -52,7 +52,10 @@ Checked = Annotated[
     str | None,
     typer.Option(metavar="MODULE:FUNCTION", help="Labels every state exactly: a function of problem and state, in [0, 1] or None."),
 ]
-Epochs = Annotated[float, typer.Option(help="Passes through the examples.")]
+Epochs = Annotated[
+    float | None,
+    typer.Option(show_default=False, help="Passes through the examples. Default: 2, and 30 with --tune head, which reads once."),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")]
 Batch = Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")]
 Accumulation = Annotated[int, typer.Option(min=1, help="Batches of an update.")]
@@ -111,7 +114,7 @@ def train_guide(
         float,
         typer.Option(metavar="SHARE", help="Of the problems, on which the values are calibrated and judged instead. 0: none."),
     ] = 0.1,
-    epochs: Epochs = 2.0,
+    epochs: Epochs = None,
     steps: Steps = None,
     batch: Batch = 8,
     accumulation: Accumulation = 1,
@@ -190,7 +193,7 @@ def train_iterate(
     keep: Kept = 10,
     checker: Checked = None,
     tune: Tuned = Tune.full,
-    epochs: Epochs = 2.0,
+    epochs: Epochs = None,
     steps: Steps = None,
     batch: Batch = 8,
     accumulation: Accumulation = 1,

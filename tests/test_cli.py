@@ -270,7 +270,7 @@ def test_train_guide_hands_its_flags_over(capsys, monkeypatch, tmp_path):
     grade = types.SimpleNamespace(read_targets=lambda path: {"key": path.name})
     monkeypatch.setattr("search.cli_train.import_ours", lambda name: {"guides.learn": learn, "guides.grade": grade}[name])
     needed = ["train", "guide", "--from", tmp_path / "t", "--base", "b", "--out", tmp_path / "g"]
-    training = {"tune": "full", "optimizer": "adamw", "epochs": 2.0, "batch": 8, "accumulation": 1}
+    training = {"tune": "full", "optimizer": "adamw", "batch": 8, "accumulation": 1}
     assert run(capsys, *needed)[0] == 0
     distilling = {"policy": "solutions", "keep": 10, "checker": None, "seed": 0, "off_policy": False, "settings": {}}
     distilling |= {"labels": None, "hard": False, "every_token": False, "held_out": 0.1}

@@ -605,7 +605,7 @@ BROKEN_METHODS = {
         r"takes \(run, branch\), and is given the search alone: write a `\*` before its options",
     ),
     "options without a default": ((lambda run, *, branch: None), "has options without a default, branch"),
-    "a number": (5, "method=5 is no method: give one of mcts, gumbel, beam, sample, or a function"),
+    "a number": (5, "method=5 is no method: give one of greedy, .*, mcts, gumbel, or a function"),
     "what it returns": (listed, r"the method listed returned \[0\]: return nothing, what it found is in search.tree"),
     "another tree": (other_tree, "the method other_tree returned .*: return nothing"),
     "no await": (forgets, r"search.expand\(...\) was called without `await`"),

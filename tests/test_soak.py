@@ -169,7 +169,7 @@ def test_a_real_model():
         pytest.skip("COPSE_TEST_MODELS names no folder that holds it")
     from transformers import AutoModelForCausalLM
 
-    from guides.loading import load_engine, unload
+    from guides.engines import load_engine, unload
 
     engine = load_engine(REAL, "cpu", "float32", 24, 1500).engine
     reference = AutoModelForCausalLM.from_pretrained(REAL, dtype="float32").eval()

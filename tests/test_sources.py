@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
-from guides.loading import load_engine
+from guides.engines import load_engine
 from models import describe, load_model, save_model, version
 from models.dequantise import AWQ_ORDER
 

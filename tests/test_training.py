@@ -412,6 +412,7 @@ def test_full_fine_tuning_with_either_optimizer(base: Path, tmp_path: Path) -> N
 
 def test_learning_rates_of_fine_tuning_fit_what_is_trained() -> None:
     assert [fine_tuning(tune=name).lr for name in TUNES] == [1e-5, 2e-4, 3e-4]
+    assert [fine_tuning(tune=name).epochs for name in TUNES] == [2, 2, 30] and fine_tuning(tune="head", epochs=3).epochs == 3
     assert fine_tuning(tune="lora", lr=0.5).lr == 0.5 and fine_tuning().optimizer == "adamw" and Options().optimizer == "muon"
 
 
