@@ -1,4 +1,8 @@
-"""A generative verifier: a chat model that is asked whether a solution is right, with or without critiques (GenRM; Zhang et al. 2024)."""
+"""A generative verifier: a chat model that is asked whether a solution is right, with or without critiques.
+
+The form is that of GenRM (Zhang et al. 2024), which trains its model to judge. Here the model is prompted and not
+trained, and how well it judges has not been measured.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ class Judge:
 
     path             folder or hub id of a chat model (or any other), what `load_engine` gave, or a `models.Server`
     critiques        K: 0 asks for the verdict at once; else K critiques are sampled, each is followed by a verdict of its own, and the
-                     value is their mean (GenRM-CoT: r = 1/K sum p("Yes" | problem, solution, critique))
+                     value is their mean (as in GenRM-CoT: r = 1/K sum p("Yes" | problem, solution, critique))
     template         what a finished chain is judged by, with {problem} and {solution};  unfinished: the same for a prefix
     yes, no          the verdicts, each a single token of the model, alone or after a space
     critique_tokens  the most tokens of a critique, counted as the search's own;  temperature: of critiques

@@ -71,7 +71,10 @@ async def by_rollouts(
 
 
 async def by_bisection(trace: Trace, target: str | None, policy: Policy, count: int, seed: int, *, answer: str | None = None) -> RolledOut:
-    """Find the first error of every finished wrong chain by bisection (OmegaPRM; Luo et al. 2024, section 3.2).
+    """Find the first error of every finished wrong chain by bisection (Luo et al. 2024, section 3.2).
+
+    This is the bisection of OmegaPRM alone. Its tree, which chooses the roll-outs to go on from and uses them
+    again, is not here.
 
     A step from whose end any of `count` roll-outs is right is taken for right, and then all before it; one with none for wrong, and all
     behind it. So a chain of T steps takes roll-outs at no more than ceil(log2 T) nodes, at none twice for two chains. The common

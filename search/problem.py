@@ -46,7 +46,10 @@ class TextStep:
 
 @runtime_checkable
 class Problem(Protocol):
-    """Rules of one problem. A problem never holds its label, so no search can peek at it.
+    """Rules of one problem. It is never given a target, and no search asks it for one.
+
+    A generated problem can compute its answer from its statement (`Chains.values`, for example). That is for
+    grading and for making data, after or without a search: nothing in `search.methods` reads it.
 
     Derive from it and write `initial`, `apply`, `is_terminal` and `prompt`; the rest has defaults: one player, rules that run inline,
     no list of actions, no verifier, no answer, and steps that are the same where they are equal.

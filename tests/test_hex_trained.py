@@ -60,7 +60,7 @@ def test_3x3_is_learnt_in_seconds(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_3x3_is_played_perfectly(tmp_path, seed):
+def test_search_plays_3x3_perfectly(tmp_path, seed):
     guide = guides.load_board(board_iteration(Hex(3), tmp_path, rounds=10, plan=BoardPlan(seed=seed)))
     everywhere = {n: thrown_away(guide, 3, list(hex_solver.positions(3)), n) for n in (0, 16, 64)}
     reached = {n: (against_all(guide, 3, 0, n), against_all(guide, 3, 1, n)) for n in (0, 16, 64)}

@@ -236,6 +236,6 @@ def test_only_the_problems_know_the_built_in_kind() -> None:
 
 def test_no_file_names_a_place_of_one_machine() -> None:
     machine = re.compile(r"(?<![\w.}])/(?:work|home|root|opt|Users|mnt)/")
-    patterns = ("*.md", "*.toml", ".ci/*", "tests/*.py", "benchmarks/*.md", "models/builtin/*.json", "models/builtin/*.md")
+    patterns = ("*.md", "*.toml", ".ci/*", "tests/*.py", "*/README.md", "benchmarks/*.md", "models/builtin/*.json", "models/builtin/*.md")
     texts = [*files(), *(path for pattern in patterns for path in ROOT.glob(pattern))]
     assert not [path.relative_to(ROOT).as_posix() for path in texts if path != Path(__file__) and machine.search(path.read_text())]

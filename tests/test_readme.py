@@ -1,32 +1,66 @@
-"""Every example of README.md runs as it stands there. Only `path/to/model` is put in: a tiny random chat model."""
+"""The READMEs are true: examples run as they stand there, commands are parsed by the commands, links lead somewhere.
+
+Only `path/to/model` is put in: a tiny random chat model.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import inspect
 import json
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 from search.methods.presets import PRESETS, SEARCHES, searching
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "README.md").read_text()
+PACKAGES = ("search", "models", "guides", "benchmarks")
+PAGES = ("README.md", *(f"{package}/README.md" for package in PACKAGES), "models/builtin/README.md")
+TEXT = {page: (ROOT / page).read_text() for page in PAGES}
 CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+OWN_PARTS = "search/README.md"  #: the page that says how to write parts
+LONGEST = 180  #: lines of the README that a stranger meets first
 
 
-def blocks(language: str, part: str = TEXT) -> list[str]:
+def blocks(language: str, part: str) -> list[str]:
     """The fenced blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)
 
 
-def section(title: str) -> str:
-    return TEXT.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+def section(page: str, title: str) -> str:
+    return TEXT[page].split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def places(language: str) -> list[Any]:
+    """Page and block of every block of one language, named by the line that it begins in."""
+    return [
+        pytest.param(page, block, id=f"{page}-{text[: text.index(block)].count(chr(10)) + 1}")
+        for page, text in TEXT.items()
+        for block in blocks(language, text)
+    ]
+
+
+def commands() -> list[Any]:
+    """Page and words of every command in a shell block: lines joined, comments and redirections left out."""
+    found = []
+    for page, text in TEXT.items():
+        for block in blocks("sh", text):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while "&&" in words:
+                    found.append((page, words[: words.index("&&")]))
+                    words = words[words.index("&&") + 1 :]
+                found.append((page, words[: words.index(">")] if ">" in words else words))
+    return [pytest.param(page, words, id=f"{page}-{number}") for number, (page, words) in enumerate(found) if words]
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +77,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: f"line-{TEXT[: TEXT.index(code)].count(chr(10)) + 1}")
+@pytest.mark.parametrize("page, code", places("python"))
 def test_python_examples_run(
-    code: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, code: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.replace("path/to/model", str(model)), "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code.replace("path/to/model", str(model)), page, "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.strip()
 
 
-@pytest.mark.parametrize("code", blocks("python", section("Parts of your own")))
+@pytest.mark.parametrize("code", blocks("python", section(OWN_PARTS, "Parts of your own")))
 def test_parts_of_your_own_take_at_most_20_lines(code: str) -> None:
     ast.parse(code)
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
@@ -159,7 +193,9 @@ def type_check(folder: Path, strict: bool) -> None:
 
 
 def test_examples_of_parts_pass_a_type_checker(tmp_path: Path) -> None:
-    for number, code in enumerate(blocks("python", section("In Python")) + blocks("python", section("Parts of your own"))):
+    examples = blocks("python", TEXT["README.md"]) + blocks("python", section(OWN_PARTS, "Parts of your own"))
+    assert len(examples) >= 6
+    for number, code in enumerate(examples):
         (tmp_path / f"example_{number}.py").write_text(code)
     type_check(tmp_path, strict=False)
 
@@ -173,60 +209,96 @@ def test_parts_pass_a_strict_type_checker_and_a_wrong_one_does_not(tmp_path: Pat
 
 
 def test_the_problems_file_runs(tmp_path: Path) -> None:
-    (lines,) = blocks("json", section("Parts of your own"))
-    (command,) = blocks("sh", section("Parts of your own"))
+    (lines,) = blocks("json", section(OWN_PARTS, "Many problems"))
+    command = blocks("sh", section(OWN_PARTS, "Many problems"))[0]
     (tmp_path / "problems.jsonl").write_text(lines)
     name, *arguments = command.split()
     assert name == "copse"
     done = subprocess.run([sys.executable, "-P", "-m", "search.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stderr
-    solved = [json.loads(line) for line in (tmp_path / "solved.jsonl").read_text().splitlines()]
-    assert sorted(row["id"] for row in solved) == ["easy", "hard"]
-    assert "8/3)" not in done.stdout or any(row["verified"] for row in solved)
+    rows = [json.loads(line) for line in (tmp_path / "solved.jsonl").read_text().splitlines()]
+    solved = {row["id"]: row for row in rows}
+    assert sorted(solved) == ["easy", "hard"]
+    assert solved["easy"]["verified"] is True
 
 
 def test_the_two_commands_stand_alone() -> None:
     """They are what `.ci/run` runs: each on one line, from an environment made there."""
-    commands = [line for block in blocks("sh", section("Two commands")) for line in block.splitlines()]
-    assert len(commands) == 2
+    commands = [line for block in blocks("sh", section("README.md", "Two commands")) for line in block.splitlines()]
+    assert len(commands) == 3
+    assert commands.pop(2).endswith("whl/cpu"), "the CPU build of torch"
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ") for command in commands)
     assert "copse solve" in commands[0] and commands[1].endswith("-m pytest -q -n 2")
 
 
-def test_the_command_line_is_spelled_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command of the README names options that exist."""
-    import shlex
+class Parsed(BaseException):
+    """A command line was understood."""
 
+
+def parse_module(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the parser of `python -m MODULE ...` read the line, and end there."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def end(parser: argparse.ArgumentParser, *arguments: Any, **more: Any) -> NoReturn:
+        parse(parser, *arguments, **more)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", end)
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(Parsed):
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def parse_copse(words: list[str]) -> None:
+    """Let the command `copse` read the line. Raises the error of use that a user would see."""
     from typer.main import get_command
 
     from search.cli import app
 
-    names = ("On the command line", "Your own server", "Training on your own problems", "Benchmarks on your own problems")
-    parts = [section(name) for name in names]
-    commands = [line.split("   #")[0] for part in parts for block in blocks("sh", part) for line in block.splitlines()]
-    assert len(commands) >= 13
-    for line in commands:
-        words = shlex.split(line)
-        assert words.pop(0) == "copse"
-        command = get_command(app)
-        while hasattr(command, "commands"):
-            command = command.commands[words.pop(0)]
-        known = {name for parameter in command.params for name in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known, line
+    command: Any = get_command(app)
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, words
+        command = command.commands[words.pop(0)]
+    command.make_context("copse", words)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("page, words", commands())
+def test_commands_are_spelled_right(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of `copse` and of `benchmarks` is one that its parser takes, options and values."""
+    name = Path(words[0]).name
+    if name == "copse":
+        parse_copse(words[1:])
+    elif name == "python" and words[1:3] != ["-m", "pytest"]:
+        assert words[1] == "-m"
+        parse_module(words[2:], monkeypatch)
+    else:
+        assert name in {"python", "python3", "pip", "cp", "tail", "head"}, words
+
+
+def test_a_misspelt_command_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    import click
+
+    for line in ("solve x --buget tokens=1", "solve x --seed many", "train gide"):
+        with pytest.raises((click.UsageError, AssertionError, Exception)):
+            parse_copse(line.split())
+    for line in ("benchmarks.tasks training --cuont 5", "benchmarks.tasks trainings"):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            parse_module(line.split(), patch)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_the_table_of_methods_tells_all_options(name: str) -> None:
     parameters = inspect.signature(searching(name)).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    (row,) = re.findall(rf'^\| `"{name}"` \|.*\|(.*)\|$', section("Methods and budgets"), re.MULTILINE)
+    (row,) = re.findall(rf'^\| `"{name}"` \|.*\|(.*)\|$', section("README.md", "Methods and budgets"), re.MULTILINE)
     told = dict(re.findall(r"`(\w+)`[^(]*\((\w[\w./]*)", row))
     assert {option: default_of(text) for option, text in told.items()} == options
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - set(SEARCHES)))
 def test_the_table_of_names_tells_their_search(name: str) -> None:
-    (row,) = re.findall(rf'^\| [^|]*`"{name}"`[^|]* \|.*\|([^|]*)\|$', section("Methods and budgets"), re.MULTILINE)
+    (row,) = re.findall(rf'^\| [^|]*`"{name}"`[^|]* \|.*\|([^|]*)\|$', section("README.md", "Methods and budgets"), re.MULTILINE)
     search, *options = re.findall(r"`([^`]*)`", row)
     assert search == PRESETS[name].search
     told = {option: ast.literal_eval(text) for option, text in (written.split("=") for written in options)}
@@ -240,6 +312,27 @@ def default_of(text: str) -> object:
     return ast.literal_eval(text) if re.match(r"None|[\d.]", text) else text
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (ROOT / page).parent
+    targets = re.findall(r"\]\(([^)]+)\)", TEXT[page])
+    assert targets
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        file = (folder / path).resolve() if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT["README.md"].splitlines()) <= LONGEST
+
+
+def test_every_folder_is_on_the_map() -> None:
+    assert all(f"]({package}/README.md)" in section("README.md", "Map") for package in PACKAGES)
