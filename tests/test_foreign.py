@@ -71,8 +71,8 @@ def learned_model(tmp_path_factory):
 @pytest.mark.parametrize("method", ["sample", "beam", "mcts"])
 def test_steps_end_at_a_blank_line_and_the_answer_stands_in_a_box(learned_model, method, caplog):
     guide = guides.load(learned_model)
-    assert "no value head" in caplog.text
     solution = search.solve(QUESTION, guide, method, "tokens=400,seconds=60", choose=choose.majority)
+    assert ("no value head" in caplog.text) == (method != "sample"), "a vote of samples goes by no value"
     assert solution.answer == "5" and solution.verified is None
     assert [step.text for step in solution.steps] == ["Two and three.", "That is \\boxed{5}"]
     assert [step.finish for step in solution.steps] == ["stop", "end"]

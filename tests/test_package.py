@@ -261,14 +261,18 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["models", "guides"])
-def test_a_folder_of_the_users_that_hides_ours_is_named(tmp_path: Path, name: str) -> None:
+def test_a_folder_of_the_users_with_our_name_stands_beside_ours(tmp_path: Path, name: str) -> None:
+    """Ours is taken where we want it; once the user's own is loaded, a sentence says what to do."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "__init__.py").write_text("")
-    script = tmp_path / "script.py"
     problem = "Use 4, 7, 8 and 8 to make 24."
-    script.write_text(f"import search\ntry:\n    search.solve({problem!r})\nexcept ImportError as error:\n    print(error)\n")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert str(tmp_path / name) in done.stdout and "rename" in done.stdout, done.stdout + done.stderr
+    for first, told in (("", "True"), (f"import {name}; ", "rename")):
+        script = tmp_path / "script.py"
+        script.write_text(
+            f"{first}import search\ntry:\n    print(search.solve({problem!r}).verified)\nexcept ImportError as error:\n    print(error)\n"
+        )
+        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        assert told in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow
