@@ -7,7 +7,7 @@ from pkgutil import extend_path
 from typing import NoReturn
 
 try:
-    from search.shadow import absent, own
+    from search.imports import absent, own
 except ImportError as error:
     _place = getattr(sys.modules.get("search"), "__file__", None) or "another folder"
     raise ImportError(f"{_place} has the name of the package 'search' of Copse: rename it, or import copse first") from error

@@ -71,7 +71,7 @@ def countdown_validation() -> tuple[Countdown, ...]:
 @cache
 def countdown_hard() -> tuple[Countdown, ...]:
     """150 puzzles of four numbers 1 to 13 whose targets 36 and 50 were never trained on, with at most 4 solution paths."""
-    from search.problems.countdown_paths import solution_paths
+    from guides.builtin.countdown_data import solution_paths
 
     few = [(paths, p) for p in generate(104, 700, targets={36, 50}) if (paths := solution_paths(p)) <= 4]
     ordered = [p for _, p in sorted(few, key=lambda row: row[0])]
@@ -91,7 +91,7 @@ def chains_test() -> tuple[Chains, ...]:
 
 
 def chains_short() -> tuple[Chains, ...]:
-    """200 chains of 5 operations of the test split, for the small generator of `benchmarks.verifiers`."""
+    """200 chains of 5 operations of the test split, for the small generator of `benchmarks.verifiers.train`."""
     return tuple(chains.generate(203, 200, 5, 2, split="test"))
 
 

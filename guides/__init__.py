@@ -8,7 +8,7 @@ from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 try:
-    from search.shadow import absent, own
+    from search.imports import absent, own
 except ImportError as error:
     _place = getattr(sys.modules.get("search"), "__file__", None) or "another folder"
     raise ImportError(f"{_place} has the name of the package 'search' of Copse: rename it, or import copse first") from error
@@ -19,16 +19,16 @@ __path__ = extend_path(__path__, __name__)  # and folders of the user's of this 
 _WHERE = {
     "engines": ("settings", "served_settings"),
     "loading": ("load", "connect"),
-    "lm": ("LM",),
-    "formats": ("Format", "check_judge"),
-    "prm": ("PRM", "ORM"),
-    "judge": ("Judge",),
-    "likelihood": ("Likelihood",),
-    "rollout": ("Rollout", "Mixture"),
-    "board": ("Board", "board_guide", "load_board"),
-    "answers": ("Verdict", "check", "check_many", "classes"),
-    "learn": ("train_guide",),
-    "lessons": ("prepare",),
+    "policies.lm": ("LM",),
+    "values.prm_formats": ("Format", "check_judge"),
+    "values.prm": ("PRM", "ORM"),
+    "values.llm_judge": ("Judge",),
+    "values.likelihood": ("Likelihood",),
+    "values.rollout": ("Rollout", "Mixture"),
+    "policies.board": ("Board", "board_guide", "load_board"),
+    "answers.verdict": ("Verdict", "check", "check_many", "classes"),
+    "training.train_guide": ("train_guide",),
+    "data.prepare": ("prepare",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 #: Written out, since type checkers do not compute it; a test compares it with what loads.
@@ -39,18 +39,18 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from guides.answers import Verdict, check, check_many, classes
-    from guides.board import Board, board_guide, load_board
+    from guides.answers.verdict import Verdict, check, check_many, classes
+    from guides.data.prepare import prepare
     from guides.engines import served_settings, settings
-    from guides.formats import Format, check_judge
-    from guides.judge import Judge
-    from guides.learn import train_guide
-    from guides.lessons import prepare
-    from guides.likelihood import Likelihood
-    from guides.lm import LM
     from guides.loading import connect, load
-    from guides.prm import ORM, PRM
-    from guides.rollout import Mixture, Rollout
+    from guides.policies.board import Board, board_guide, load_board
+    from guides.policies.lm import LM
+    from guides.training.train_guide import train_guide
+    from guides.values.likelihood import Likelihood
+    from guides.values.llm_judge import Judge
+    from guides.values.prm import ORM, PRM
+    from guides.values.prm_formats import Format, check_judge
+    from guides.values.rollout import Mixture, Rollout
 
 
 def __getattr__(name: str) -> Any:

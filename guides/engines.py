@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.layouts import LAYOUTS, OWN, architecture, head_layout
-from models.threads import cores, suitable
+from models.checkpoints.head_layouts import LAYOUTS, OWN, architecture, head_layout
+from models.engine.threads import cores, suitable
 
 if TYPE_CHECKING:
-    from models.engine import Engine
+    from models.engine.engine import Engine
     from models.server import Server
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Loaded:
 
     settings   what its `guide.json` says, {} without one
     version    `models.version` of the checkpoint, with "/bfloat16" or "/float16" where it is computed in that; traces keep it
-    published  the kind of head of a published reward model (`models.layouts`), "" for all else
+    published  the kind of head of a published reward model (`models.checkpoints.head_layouts`), "" for all else
     architecture  its class, as config.json says
     """
 
@@ -64,7 +64,7 @@ def settings(path: str | Path) -> dict[str, Any]:
 
     Raises ValueError that says what to do where the folder or its files are missing or broken.
     """
-    from models.checkpoint import describe
+    from models.checkpoints.checkpoint import describe
 
     return describe(locate(path))
 
@@ -72,11 +72,11 @@ def settings(path: str | Path) -> dict[str, Any]:
 def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slots: int = 64, pool_tokens: int | None = None) -> Loaded:
     """The checkpoint in an engine with `slots` rows (and other `Engine` options). Raises ValueError for a missing or broken one.
 
-    A model on a CPU sets torch's number of threads (`models.threads`), unless OMP_NUM_THREADS is set. What was loaded, its float type and
-    the threads are logged.
+    A model on a CPU sets torch's number of threads (`models.engine.threads`), unless OMP_NUM_THREADS is set. What was loaded, its float
+    type and the threads are logged.
     """
-    from models.checkpoint import check_size, load_model, resolve, version
-    from models.engine import Engine
+    from models.checkpoints.checkpoint import check_size, load_model, resolve, version
+    from models.engine.engine import Engine
 
     place = locate(path)
     known = settings(place)
@@ -142,7 +142,7 @@ def unload(path: str | Path) -> None:
     """Forget the checkpoint's engines: their memory is free once no guide uses them."""
     import torch
 
-    from models.checkpoint import version
+    from models.checkpoints.checkpoint import version
 
     digest = version(locate(path))
     with _lock:
@@ -153,7 +153,7 @@ def unload(path: str | Path) -> None:
 
 
 def _set_threads(model: Any) -> None:
-    """Let a model on a CPU compute with as many threads as suit it and the machine (`models.threads`)."""
+    """Let a model on a CPU compute with as many threads as suit it and the machine (`models.engine.threads`)."""
     import torch
 
     count = suitable(model.num_parameters()) if model.device.type == "cpu" else None

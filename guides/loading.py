@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from guides.answers import classes
+from guides.answers.verdict import classes
 from guides.engines import load_engine, load_server
-from guides.lm import LM
-from guides.prm import PRM
-from search.budget import Budget
+from guides.policies.lm import LM
+from guides.values.prm import PRM
 from search.functions import PlainValue
 from search.guide import Guide, Known, Policy, Value
+from search.scheduling.budget import Budget
 
 
 def load(
@@ -28,7 +28,8 @@ def load(
     """A guide from one checkpoint: its language model as policy, its value head as value function.
 
     path    folder or hub id of a causal language model that transformers loads, or "builtin"
-    device  "auto" (cuda where there is one), "cpu", "cuda", ...;  dtype: "auto" (`models.checkpoint.chosen_dtype`), "float32", ...
+    device  "auto" (cuda where there is one), "cpu", "cuda", ...;  dtype: "auto" (`models.checkpoints.checkpoint.chosen_dtype`), "float32",
+            ...
     slots   rows that the model computes at once
     pool_tokens  tokens whose keys and values have room; None: 1 GiB of them on a CPU, a quarter of a GPU's free memory
     answer  regular expression with one group that marks the final answer in open text

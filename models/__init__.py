@@ -8,7 +8,7 @@ from pkgutil import extend_path
 from typing import Any
 
 try:
-    from search.shadow import absent, own
+    from search.imports import absent, own
 except ImportError as error:
     _place = getattr(sys.modules.get("search"), "__file__", None) or "another folder"
     raise ImportError(f"{_place} has the name of the package 'search' of Copse: rename it, or import copse first") from error
@@ -20,16 +20,16 @@ _WHERE = {
     "Scripted": "scripted",
     "text_tokens": "scripted",
     "token_text": "scripted",
-    "Engine": "engine",
+    "Engine": "engine.engine",
     "Server": "server",
     "BoardNet": "boardnet",
     "Boards": "boardnet",
-    "ValueHead": "heads",
-    "load_head": "heads",
-    "describe": "checkpoint",
-    "load_model": "checkpoint",
-    "save_model": "checkpoint",
-    "version": "checkpoint",
+    "ValueHead": "checkpoints.heads",
+    "load_head": "checkpoints.heads",
+    "describe": "checkpoints.checkpoint",
+    "load_model": "checkpoints.checkpoint",
+    "save_model": "checkpoints.checkpoint",
+    "version": "checkpoints.checkpoint",
 }
 
 __all__ = list(_WHERE)

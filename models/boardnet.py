@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from search.requests import Cancelled, Forward, Reply, Request, Usage
+from search.scheduling.requests import Cancelled, Forward, Reply, Request, Usage
 
 NOTES, WEIGHTS = "boardnet.json", "boardnet.safetensors"
 SHAPE = ("planes", "moves", "width", "depth")  #: what makes the network: list of ints, and three ints

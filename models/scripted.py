@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from search.requests import Cancelled, Generate, Generated, Reply, Request, RequestFailed, Score, Usage
+from search.scheduling.requests import Cancelled, Generate, Generated, Reply, Request, RequestFailed, Score, Usage
 
 
 class Scripted:

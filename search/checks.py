@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from search.asks import run
-from search.budget import Budget
-from search.door import Method, configured, problem_of
+from search.arguments import Method, configured, problem_of
 from search.firstuse import look_at_policy, look_at_value
 from search.functions import PlainPolicy, PlainValue, policy_of, value_of
 from search.guide import Guide, Uniform
 from search.parts import Policy, Value, completed, part_name
 from search.problem import IllegalStep, Problem, State
+from search.scheduling.budget import Budget
+from search.scheduling.scheduler import run
 from search.solver import solve
 
 PUZZLE = "Use 4, 7, 8 and 8 to make 24."  #: what parts are examined on where no other problem is given

@@ -15,7 +15,7 @@ import numpy as np
 
 from search.guide import multiplicity
 from search.problem import Problem, TextProblem
-from search.tree import Tree
+from search.tree.tree import Tree
 
 
 @dataclass(frozen=True)

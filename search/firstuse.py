@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from search.asks import Asks, run
 from search.guide import Guide
 from search.parts import Policy, Value, examined, is_ours, part_name, proposed
 from search.problem import Mistake, Problem, State, check_start
+from search.scheduling.scheduler import Asks, run
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from search.parts import Policy, Proposal, Value, awaited, floats, is_ours, label, short, version_of
 from search.problem import Mistake, Problem, State, Step, TextStep, chain_text
-from search.requests import Avoided
+from search.scheduling.requests import Avoided
 
 #: (text) -> float, or (problem, states) -> floats; either may be async
 PlainValue: TypeAlias = Callable[[str], Any] | Callable[[Any, Any], Any]

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from search.budget import Budget
 from search.functions import PlainPolicy, PlainValue, policy_of, value_of
 from search.parts import PRECISION, Policy, Proposal, Value
 from search.problem import Problem, State, Step
-from search.requests import Avoided, Backend
+from search.scheduling.budget import Budget
+from search.scheduling.requests import Avoided, Backend
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from search.asks import Asks
 from search.problem import Mistake, Problem, State, Step, apply
-from search.requests import Avoided, Backend, Reply, Request, RequestFailed
+from search.scheduling.requests import Avoided, Backend, Reply, Request, RequestFailed
+from search.scheduling.scheduler import Asks
 
 T = TypeVar("T")
 OURS = ("search", "models", "guides", "benchmarks")  #: packages whose parts were tested with them

@@ -12,10 +12,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
-from search.asks import ask
-from search.final import boxed, final_answer, spoken
-from search.loops import repeats, stutters
-from search.requests import Call
+from search.final_answer import boxed, final_answer, spoken
+from search.repetition import repeats, stutters
+from search.scheduling.requests import Call
+from search.scheduling.scheduler import ask
 
 State = Any
 Step = Any
@@ -154,7 +154,8 @@ class TextProblem:
         return step.text.strip()
 
     def apply(self, state: tuple[TextStep, ...], step: TextStep) -> tuple[TextStep, ...]:
-        """`state` with `step` added. Raises IllegalStep for an empty step, and for one that goes round in a circle (`search.loops`)."""
+        """`state` with `step` added. Raises IllegalStep for an empty step, and for one that goes round in a circle
+        (`search.repetition`)."""
         within = step.finish == "length" or (bool(state) and state[-1].finish == "length")  # a part of a step may be blank
         if not step.text.strip() and step.finish != "end" and not within:
             raise IllegalStep("an empty step leads nowhere")

@@ -8,11 +8,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from search import stopwatch
-from search.asks import ask
-from search.budget import Budget, Meter
 from search.problem import Problem
-from search.requests import Timer, Usage
+from search.scheduling import stopwatch
+from search.scheduling.budget import Budget, Meter
+from search.scheduling.requests import Timer, Usage
+from search.scheduling.scheduler import ask
 
 if TYPE_CHECKING:
     from search.choose import Chooser

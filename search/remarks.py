@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from search.guide import Known
 from search.methods.presets import searching
-from search.requests import RequestFailed
+from search.scheduling.requests import RequestFailed
 
 if TYPE_CHECKING:
-    from search.budget import Meter
-    from search.door import Configured
+    from search.arguments import Configured
     from search.guide import Value
+    from search.scheduling.budget import Meter
     from search.solution import Solution
 
 log = logging.getLogger(__name__)

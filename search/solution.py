@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search import choose as choosers
-from search.budget import Meter
 from search.choose import Chooser, Finish
 from search.guide import Guide
 from search.problem import Problem, chain_text
-from search.requests import RequestFailed, Usage
+from search.scheduling.budget import Meter
+from search.scheduling.requests import RequestFailed, Usage
 from search.trace import Trace
-from search.tree import Tree
+from search.tree.tree import Tree
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from search.asks import Asks, metered, parallel, run
-from search.budget import Budget, Meter
-from search.clock import Clock
-from search.door import Configured, Method, check_arguments, check_budget, check_steps, configured, guide_of, problem_of
+from search.arguments import Configured, Method, check_arguments, check_budget, check_steps, configured, guide_of, problem_of
 from search.firstuse import look_at
 from search.guide import Guide
 from search.parts import awaited, is_ours, label, short
 from search.problem import Problem
 from search.progress import Watch
 from search.remarks import Remarks, tell_note
-from search.requests import Backend
+from search.scheduling.budget import Budget, Meter
+from search.scheduling.clock import Clock
+from search.scheduling.requests import Backend
+from search.scheduling.scheduler import Asks, metered, parallel, run
 
 if TYPE_CHECKING:
     from search.choose import Chooser
@@ -260,7 +260,7 @@ def workers_of(problems: Sequence[Problem], backends: dict[str, Backend]) -> con
     """Worker processes for problems that want them, added to `backends`; open them as a context."""
     if all(problem.inline for problem in problems) or "workers" in backends:
         return contextlib.nullcontext()
-    from search.workers import Workers
+    from search.scheduling.workers import Workers
 
     backends["workers"] = workers = Workers()
     return contextlib.closing(workers)

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search.problem import Problem, TextStep, build
-from search.requests import Usage
+from search.scheduling.requests import Usage
 
 if TYPE_CHECKING:
     import networkx
 
-    from search.tree import Tree
+    from search.tree.tree import Tree
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,4 @@
-"""The packages stand in layers. Reads all imports with `ast`, imports nothing.
-
-`a <- b` reads "b may import a":  search <- models <- guides <- benchmarks.
-"""
+"""The folders stand in layers. Reads all imports with `ast`, imports nothing."""
 
 from __future__ import annotations
 
@@ -14,56 +11,63 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("search", "models", "guides", "benchmarks")  # each may import those before it
+PACKAGES = ("search", "models", "guides", "benchmarks")  # each may import those before it; `search.cli` stands on all
 LONGEST = 500  # lines of a file, as a guide: one idea a file
 
-#: Modules of `search` from the ground up. A module may import those of the rows above its own, and within its row those before it.
-SEARCH = (
-    ("shadow", "requests", "final", "loops", "stopwatch", "clock"),
-    ("failures", "budget"),
-    ("asks", "pool"),
-    ("kernel_cache", "problem", "jit", "lanes", "kernels", "rounds", "rules", "fused", "replant", "arena", "tree", "forest", "halving"),
-    ("parts", "functions", "guide", "choose", "trace"),
-    ("methods", "problems"),
-    ("worker", "workers", "solution", "remarks", "firstuse", "door", "view", "progress", "solver", "checks"),
-    ("flags", "lines", "jobs", "cli_file", "cli_bench", "cli_train", "cli_label", "cli", "toplevel"),
+#: Folders, and modules that stand in none, from the ground up. One may import those of the rows above its own, in its row those before it.
+ROWS = (
+    ("search.imports", "search.final_answer", "search.repetition", "search.scheduling"),
+    ("search.kernels", "search.problem", "search.tree"),
+    ("search.parts", "search.functions", "search.guide", "search.choose", "search.trace"),
+    ("search.methods", "search.problems"),
+    (
+        "search.solution",
+        "search.arguments",
+        "search.remarks",
+        "search.firstuse",
+        "search.progress",
+        "search.solver",
+        "search.checks",
+        "search.view",
+        "search.files",
+    ),
+    ("models.memory", "models.checkpoints", "models.detokenizer", "models.boardnet", "models.scripted"),
+    ("models.engine", "models.server"),
+    ("guides.answers", "guides.engines", "guides.policies"),
+    ("guides.values", "guides.loading", "guides.data"),
+    ("guides.training",),
+    ("guides.iteration", "guides.builtin"),
+    ("benchmarks.tasks", "benchmarks.processes", "benchmarks.answers", "benchmarks.tree", "benchmarks.engine"),
+    ("benchmarks.sweep", "benchmarks.verifiers", "benchmarks.learning"),
+    ("search.cli", "search.toplevel"),
 )
 #: Side by side: neither imports the other.
-PAIRS = {("tree", "problem"), ("trace", "choose"), ("problems", "methods"), ("methods", "problems")}
-
-#: The only imports that reach upwards, inside functions: module -> packages.
-SANCTIONED = {
-    "search.door": {"guides"},
-    "search.flags": {"guides"},
-    "search.cli": {"models", "guides", "benchmarks"},
-    "search.cli_file": {"guides"},
-    "search.cli_bench": {"benchmarks"},
-    "search.cli_train": {"guides"},
-    "search.cli_label": {"guides"},
+PAIRS = {
+    ("search.tree", "search.problem"),
+    ("search.trace", "search.choose"),
+    ("search.problems", "search.methods"),
+    ("models.server", "models.engine"),
+    ("guides.builtin", "guides.iteration"),
+    ("benchmarks.engine", "benchmarks.tree"),
 }
+ROOF = ("search.cli", "search.toplevel")  # the command, and all names under `copse`: these may import everything
+METHODS = ("mcts", "gumbel", "beam", "sample", "selfplay")  # the others of their folder are what these have in common
+FOR_MODELS = ("search.scheduling", "search.kernels", "search.imports")  # all that `models` imports of `search`
 
-KERNELS = {
-    "search.jit",
-    "search.kernel_cache",
-    "search.lanes",
-    "search.rules",
-    "search.fused",
-    "search.replant",
-    "search.problems.countdown_paths",
+#: The only import that reaches upwards, inside a function: the default guide.
+SANCTIONED = {("search.arguments", "guides")}
+
+KERNELS = (  # what may import numba in `search`
+    "search.kernels",
+    "search.tree.selection",
+    "search.tree.game_kernels",
+    "search.tree.subtree_kernels",
     "search.problems.hex",
-}  # what may import numba
+)
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"}  # what `search` never imports
 LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}  # what `search` imports inside functions only,
-TERMINAL = {  # but for what these are made of
-    "search.cli": {"typer", "rich"},
-    "search.cli_file": {"typer"},
-    "search.cli_bench": {"typer"},
-    "search.cli_train": {"typer"},
-    "search.cli_label": {"typer"},
-    "search.view": {"rich"},
-}
-SHARED = ("affordable", "grow", "session", "inflight", "flight", "simulate")  # what methods may import of each other's package
-TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "benchmarks/tasks.py")  # where the built-in kinds of problem may be named
+TERMINAL = {"search.cli": {"typer", "rich"}, "search.view": {"rich"}}  # but for what these are made of
+TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "guides/builtin/", "benchmarks/tasks.py")  # where the built-in kinds may be named
 
 
 @dataclass(frozen=True)
@@ -119,49 +123,51 @@ def imports_of(path: Path) -> list[Import]:
     return list(imports(path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0]))
 
 
-def inner(name: str) -> str:
-    """ "methods" of "search.methods.mcts", "" of "search" and of what is not a module of `search`."""
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 and parts[0] == "search" and any(parts[1] in row for row in SEARCH) else ""
+def within(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(f"{folder}.")
+
+
+def place_of(name: str) -> str | None:
+    """The folder or module of ROWS in which a name stands; None for a package itself, its public names, and what is none of ours."""
+    return next((place for row in ROWS for place in row if within(name, place)), None)
 
 
 def broken(module: str, found: Import) -> str | None:
     """Which rule an import of `module` breaks; None: none."""
-    top = module.partition(".")[0]
+    top, here = module.partition(".")[0], place_of(module)
     if top == "search":
         if found.top in HEAVY:
             return f"search never imports {found.top}"
-        if found.top in LATE - TERMINAL.get(module, set()) and not (found.lazy or found.typing):
+        if found.top in LATE - TERMINAL.get(here or "", set()) and not (found.lazy or found.typing):
             return f"{found.top} is imported inside functions only"
-    if found.top == "numba" and top == "search" and module not in KERNELS:
+    if found.top == "numba" and top == "search" and not any(within(module, kernel) for kernel in KERNELS):
         return "only modules that hold kernels import numba"
-    if found.top not in PACKAGES:
+    if found.top not in PACKAGES or here in ROOF:
         return None
+    if here is None and "." in module:
+        return f"{module} has no place in the layers yet: give it one in ROWS"
     if PACKAGES.index(found.top) > PACKAGES.index(top):
-        if found.lazy and found.top in SANCTIONED.get(module, ()):
-            return None
-        return f"{top} stands below {found.top}"
-    if top == "models" and found.top == "search" and inner(found.name) not in ("requests", "budget", "jit", "shadow"):
-        return "models imports search.requests, search.budget, search.jit and search.shadow only"
-    if top == "search" and found.top == "search" and not found.typing and module != "search":
-        return _broken_inside(module, found.name)
-    return None
+        sanctioned = found.lazy and (here, found.top) in SANCTIONED
+        return None if sanctioned else f"{top} stands below {found.top}"
+    if top == "models" and found.top == "search" and place_of(found.name) not in FOR_MODELS:
+        return f"models imports {' and '.join(FOR_MODELS)} only"
+    if found.typing or here is None:
+        return None
+    return _broken_between(module, here, found.name)
 
 
-def _broken_inside(module: str, name: str) -> str | None:
-    here, there = inner(module), inner(name)
-    if not there:
+def _broken_between(module: str, here: str, name: str) -> str | None:
+    there = place_of(name)
+    if there is None:
         return None
     if here == there:
         mine, yours = module.split(".")[2:], name.split(".")[2:]
-        if here == "methods" and mine and yours and mine[0] != yours[0] and yours[0] not in SHARED:
-            return "a method imports no other method (but grow, session and simulate)"
+        if here == "search.methods" and mine and yours and mine[0] != yours[0] and yours[0] in METHODS:
+            return "a method imports no other method"
         return None
-    rows = {part: (i, j) for i, row in enumerate(SEARCH) for j, part in enumerate(row)}
-    if not here:
-        return f"{module} has no place in the layers yet: give it one in SEARCH"
-    if (here, there) in PAIRS or rows[there] > rows[here]:
-        return f"search.{here} stands below or beside search.{there}"
+    rows = {place: (i, j) for i, row in enumerate(ROWS) for j, place in enumerate(row)}
+    if (here, there) in PAIRS or (there, here) in PAIRS or rows[there] > rows[here]:
+        return f"{here} stands below or beside {there}"
     return None
 
 
@@ -172,43 +178,67 @@ def test_imports_go_down(path: Path) -> None:
     assert not faults, "\n".join(faults)
 
 
-def test_every_module_of_search_has_its_place() -> None:
-    placed = {part for row in SEARCH for part in row}
-    there = {path.stem for path in (ROOT / "search").glob("*.py")} - {"__init__"}
-    there |= {path.parent.name for path in (ROOT / "search").glob("*/__init__.py")}
-    assert there <= placed, f"give them a place in SEARCH: {sorted(there - placed)}"
+def test_every_module_has_its_place() -> None:
+    homeless = [module_of(path) for path in files() if "." in module_of(path) and place_of(module_of(path)) is None]
+    assert not homeless, f"give them a place in ROWS: {homeless}"
+
+
+def test_every_place_is_there() -> None:
+    there = {module_of(path) for path in files()}
+    assert not [place for row in ROWS for place in row if not any(within(module, place) for module in there)], "a row names what is gone"
+
+
+def test_no_file_stands_in_a_circle() -> None:
+    """Imports inside functions count, those for annotations do not."""
+    modules = {module_of(path): path for path in files() if path.name != "__init__.py"}
+    below: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        found = [one.name for one in imports_of(path) if not one.typing]
+        below[module] = {part for name in found for part in (name, name.rpartition(".")[0]) if part in modules} - {module}
+    while free := [module for module, needs in below.items() if not needs & below.keys()]:
+        for module in free:
+            del below[module]
+    assert not below, f"these import one another: {sorted(below)}"
 
 
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("search.asks", "import torch", "never"),
-        ("search.asks", "def f():\n    import torch", "never"),
-        ("search.asks", "import models", "below"),
-        ("search.asks", "import search.methods.mcts", "below"),
-        ("search.asks", "from search import tree", "below"),
-        ("search.asks", "from . import tree", "below"),
-        ("search.asks", "import importlib\nimportlib.import_module('search.tree')", "below"),
-        ("search.asks", "from search.budget import Meter", None),
-        ("search.trace", "from search.tree import Tree", None),
+        ("search.scheduling.scheduler", "import torch", "never"),
+        ("search.scheduling.scheduler", "def f():\n    import torch", "never"),
+        ("search.scheduling.scheduler", "import models", "below"),
+        ("search.scheduling.scheduler", "import search.methods.mcts", "below"),
+        ("search.scheduling.scheduler", "from search import tree", "below"),
+        ("search.scheduling.scheduler", "from .. import tree", "below"),
+        ("search.scheduling.scheduler", "import importlib\nimportlib.import_module('search.tree.tree')", "below"),
+        ("search.scheduling.scheduler", "from search.scheduling.budget import Meter", None),
+        ("search.scheduling.scheduler", "import search.cli.main", "below"),
+        ("search.trace", "from search.tree.tree import Tree", None),
         ("search.trace", "import pyarrow", "inside"),
         ("search.trace", "def f():\n    import pyarrow", None),
         ("search.choose", "import numba", "kernels"),
-        ("search.tree", "import search.problem", "beside"),
-        ("search.problem", "import search.tree", "below"),
+        ("search.tree.tree", "import search.problem", "beside"),
+        ("search.problem", "import search.tree.tree", "below"),
         ("search.methods.mcts", "from search.methods.beam import beam", "no other method"),
-        ("search.methods.mcts", "from search.methods.grow import grow", None),
+        ("search.methods.mcts", "from search.methods.expand import grow", None),
         ("search.methods.mcts", "from search.problems import parse", "beside"),
-        ("search.door", "import guides", "below"),
-        ("search.door", "def f():\n    import guides", None),
-        ("search.door", "def f():\n    import benchmarks", "below"),
-        ("models.engine", "import guides", "below"),
-        ("models.engine", "from search.tree import Tree", "only"),
-        ("models.engine", "import torch", None),
-        ("guides.lm", "import models, search", None),
-        ("guides.lm", "import benchmarks", "below"),
-        ("benchmarks.core", "import guides", None),
-        ("search.new", "from search.asks import ask", "no place"),
+        ("search.arguments", "import guides", "below"),
+        ("search.arguments", "def f():\n    import guides", None),
+        ("search.arguments", "def f():\n    import benchmarks", "below"),
+        ("search.solver", "def f():\n    import guides", "below"),
+        ("search.cli.main", "import benchmarks.sweep.run", None),
+        ("models.engine.engine", "import guides", "below"),
+        ("models.engine.engine", "from search.tree.tree import Tree", "only"),
+        ("models.engine.engine", "from models.server.client import Server", "beside"),
+        ("models.checkpoints.checkpoint", "def f():\n    from models.engine.kv_pool import Store", "below"),
+        ("models.engine.engine", "import torch", None),
+        ("guides.policies.lm", "import models, search", None),
+        ("guides.policies.lm", "from guides.loading import load", "below"),
+        ("guides.policies.lm", "import benchmarks", "below"),
+        ("guides.data.holdout", "from guides.iteration.gate import outcomes", "below"),
+        ("benchmarks.tree.core", "import guides", None),
+        ("benchmarks.tree.core", "import search.cli.options", "below"),
+        ("search.new", "from search.scheduling.scheduler import ask", "no place"),
     ],
 )
 def test_the_rules_catch_a_cheat(module: str, source: str, fault: str | None) -> None:
@@ -236,6 +266,6 @@ def test_only_the_problems_know_the_built_in_kind() -> None:
 
 def test_no_file_names_a_place_of_one_machine() -> None:
     machine = re.compile(r"(?<![\w.}])/(?:work|home|root|opt|Users|mnt)/")
-    patterns = ("*.md", "*.toml", ".ci/*", "tests/*.py", "*/README.md", "benchmarks/*.md", "models/builtin/*.json", "models/builtin/*.md")
+    patterns = ("*.md", "*.toml", ".ci/*", "tests/**/*.py", "benchmarks/**/*.md", "models/builtin/*.json", "models/builtin/*.md")
     texts = [*files(), *(path for pattern in patterns for path in ROOT.glob(pattern))]
     assert not [path.relative_to(ROOT).as_posix() for path in texts if path != Path(__file__) and machine.search(path.read_text())]

@@ -214,7 +214,9 @@ def test_the_problems_file_runs(tmp_path: Path) -> None:
     (tmp_path / "problems.jsonl").write_text(lines)
     name, *arguments = command.split()
     assert name == "copse"
-    done = subprocess.run([sys.executable, "-P", "-m", "search.cli", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "search.cli.main", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode in (0, 1), done.stderr
     rows = [json.loads(line) for line in (tmp_path / "solved.jsonl").read_text().splitlines()]
     solved = {row["id"]: row for row in rows}
@@ -253,7 +255,7 @@ def parse_copse(words: list[str]) -> None:
     """Let the command `copse` read the line. Raises the error of use that a user would see."""
     from typer.main import get_command
 
-    from search.cli import app
+    from search.cli.main import app
 
     command: Any = get_command(app)
     while hasattr(command, "commands"):

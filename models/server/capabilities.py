@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.server.conversation import messages
-from search.requests import Generate, RequestFailed, Score, Untold
+from search.scheduling.requests import Generate, RequestFailed, Score, Untold
 
 COMPLETIONS = "/completions"
 CHAT = "/chat/completions"

@@ -15,7 +15,7 @@ from models.server.handshake import learn
 from models.server.http import Address, Http, Refused
 from models.server.pieces import Pieces
 from models.server.responses import Words, generated, scored, spent
-from search.requests import Cancelled, Generate, Reply, Request, RequestFailed, Score, Usage, check_sampling
+from search.scheduling.requests import Cancelled, Generate, Reply, Request, RequestFailed, Score, Usage, check_sampling
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Server:
     """
 
     computes = False
-    ordered = False  # it neither repeats a text nor tells how far it is: see `search.pool`
+    ordered = False  # it neither repeats a text nor tells how far it is: see `search.scheduling.pool`
 
     def __init__(
         self,

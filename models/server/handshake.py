@@ -20,7 +20,7 @@ from models.server.capabilities import (
 from models.server.http import Refused
 from models.server.response_fields import Told, choice_of, usage_of
 from models.server.responses import Words
-from search.requests import RequestFailed, TooLong
+from search.scheduling.requests import RequestFailed, TooLong
 
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]  #: sends a body to a path: the reply, or RequestFailed
 

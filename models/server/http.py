@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from search.requests import RequestFailed, TooLong
+from search.scheduling.requests import RequestFailed, TooLong
 
 T = TypeVar("T")
 

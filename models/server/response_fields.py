@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search.requests import RequestFailed
+from search.scheduling.requests import RequestFailed
 
 ID = "token_id:"  # how vLLM writes a token where it was asked for ids
 ROUNDING = 1e-3  # a log-prob may be this much above 0 by rounding; what is further above is none

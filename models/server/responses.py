@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from models.detokenizer import BEFORE, Tail, Texts
 from models.server.capabilities import Capabilities, reads_next
 from models.server.pieces import Pieces
 from models.server.response_fields import ID, Told, choice_of, thinks, usage_of
-from models.text import BEFORE, Tail, Texts
-from search.requests import Generate, Generated, RequestFailed, Score, Scored, Untold, Usage
+from search.scheduling.requests import Generate, Generated, RequestFailed, Score, Scored, Untold, Usage
 
 STRANGE = "give the tokenizer of the model that is served"
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from search.guide import Policy
-from search.methods.inflight import GUESS, TAIL, InFlight
-from search.tree import Tree
+from search.methods.concurrent_chains import GUESS, TAIL, InFlight
+from search.tree.tree import Tree
 
 ASIDE = 1 / 4, 2 / 3  #: until a chain has ended, at least and at most this share of the tokens may go to steps beside those of one chain
 

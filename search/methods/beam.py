@@ -14,11 +14,11 @@ import numpy as np
 
 from search.guide import Guide, Known
 from search.methods.affordable import Affordable
-from search.methods.grow import RETRIES, Child, Growth, grow, judged, solved, write
-from search.methods.inflight import InFlight, Lane
+from search.methods.concurrent_chains import InFlight, Lane
+from search.methods.expand import RETRIES, Child, Growth, grow, judged, solved, write
 from search.methods.session import Search
 from search.problem import Problem, State
-from search.requests import Avoided, BudgetSpent
+from search.scheduling.requests import Avoided, BudgetSpent
 
 
 async def beam(

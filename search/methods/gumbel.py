@@ -10,12 +10,12 @@ import math
 
 import numpy as np
 
-from search import halving
-from search.methods.grow import solved
+from search.methods.expand import solved
 from search.methods.session import Search
 from search.methods.simulate import Simulations
-from search.rules import gumbel as completed_q
-from search.tree import Tree
+from search.tree import sequential_halving
+from search.tree.selection import gumbel as completed_q
+from search.tree.tree import Tree
 
 
 async def gumbel(
@@ -34,7 +34,7 @@ async def gumbel(
     simulations  that the halving is laid out for; the budget may end it before. When they are done it begins again, with other noise
     branch       steps sampled at a leaf
     tau          temperature of the priors: softmax of log_prob / tau over the steps proposed
-    value_scale, visit_floor   of the transformed values (`rules.gumbel`)
+    value_scale, visit_floor   of the transformed values (`selection.gumbel`)
 
     Simulations of a phase whose first steps differ are one round, so their leaves are evaluated together.
     """
@@ -50,7 +50,7 @@ async def gumbel(
     tree.set_note(0, tree.mean(0))
     while not (solved(problem, tree) or tree.exhausted) and tree.block(0):
         noise, start = search.rng.gumbel(size=len(tree.block(0))), tree.field(0, "visits").copy()
-        sequence = halving.considered_visits(min(considered, len(noise)), simulations)
+        sequence = sequential_halving.considered_visits(min(considered, len(noise)), simulations)
         done = 0
         while done < simulations and not (solved(problem, tree) or tree.exhausted):
             phase = sequence[done:]
@@ -75,7 +75,7 @@ def _deal(tree: Tree, noise: np.ndarray, start: np.ndarray, wanted: list[int]) -
     """int32 [leaves]: one leaf below each first step that the halving takes now; none is reached twice."""
     picked: list[int] = []
     for visits in wanted:
-        slot = halving.next_step(tree, 0, noise[: len(start)], visits, start)
+        slot = sequential_halving.next_step(tree, 0, noise[: len(start)], visits, start)
         if slot is None:
             break
         tree.point(0, slot)

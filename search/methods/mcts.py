@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from search.methods.flight import Flight
-from search.methods.inflight import InFlight
+from search.methods.concurrent_chains import InFlight
+from search.methods.concurrent_simulations import Flight
 from search.methods.session import Search
 from search.methods.simulate import Simulations
-from search.rules import Rule, alphazero, puct, ucb1
+from search.tree.selection import Rule, alphazero, puct, ucb1
 
 #: Selection rules by name, of `c_puct` and `fpu_reduction`
 RULES: Mapping[str, Callable[[float, float], Rule]] = {
@@ -52,9 +52,9 @@ async def mcts(
     tau            temperature of the priors: softmax of log_prob / tau over the steps proposed
     c_puct         weight of the prior;  fpu_reduction: how far below its parent's mean an unvisited step without a value starts
     rule           "puct" (c constant), "alphazero" (c grows with the visits), "normalised" (and Q is scaled between siblings, MuZero) or
-                   "ucb1" (no priors): see `search.rules`
+                   "ucb1" (no priors): see `search.tree.selection`
     noise          share of Dirichlet noise in the root's priors;  concentration: of the noise (AlphaZero: 0.25, and 0.3 in chess)
-    merge          share of common words from which on two steps of one node count as one (`grow.similarity`); 1: only equal steps do
+    merge          share of common words from which on two steps of one node count as one (`expand.similarity`); 1: only equal steps do
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from search.guide import Guide
-from search.methods.grow import Child, at_once, child_of, judged, mover, solved
-from search.methods.inflight import InFlight, Lane
+from search.methods.concurrent_chains import InFlight, Lane
+from search.methods.expand import Child, at_once, child_of, judged, mover, solved
 from search.methods.session import Search
 from search.parts import Proposal, completed
-from search.pool import Child as Ended
 from search.problem import Problem, State, Step
-from search.requests import BudgetSpent, RequestFailed
-from search.tree import Tree
+from search.scheduling.pool import Child as Ended
+from search.scheduling.requests import BudgetSpent, RequestFailed
+from search.tree.tree import Tree
 
 FIRST = 1 / 2  #: until a chain has ended, half of the tokens are kept for the first one
 BARREN = 3  #: waves of chains in a row of which nothing came before a search gives up

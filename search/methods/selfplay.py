@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from search.asks import Asks
-from search.budget import Meter
-from search.forest import Forest
 from search.guide import Guide
 from search.problem import Problem, TextStep
-from search.requests import BudgetSpent, Cancelled, RequestFailed, Usage
-from search.rules import puct
+from search.scheduling.budget import Meter
+from search.scheduling.requests import BudgetSpent, Cancelled, RequestFailed, Usage
+from search.scheduling.scheduler import Asks
 from search.trace import Trace
+from search.tree.forest import Forest
+from search.tree.selection import puct
 
 if TYPE_CHECKING:
-    from search.fused import Game
+    from search.tree.game_kernels import Game
 
 METHOD = "search.methods.selfplay:selfplay"
 

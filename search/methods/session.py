@@ -17,12 +17,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from search.asks import Asks
-from search.budget import Budget, Meter
 from search.guide import Guide
-from search.methods.grow import RETRIES, Growth, judge_all, plant, round_of, solved, write
+from search.methods.expand import RETRIES, Growth, judge_all, plant, round_of, solved, write
 from search.problem import Problem
-from search.requests import BudgetSpent
+from search.scheduling.budget import Budget, Meter
+from search.scheduling.requests import BudgetSpent
+from search.scheduling.scheduler import Asks
 
 IDLE = 100  #: calls in a row that brought nothing and cost nothing after which a search is over
 ENDLESS = 10 * IDLE  #: ... and after which its method is told that it never ends

@@ -7,9 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from search.asks import Asks
-from search.methods.grow import RETRIES, Growth, judge_all, round_of, write
+from search.methods.expand import RETRIES, Growth, judge_all, round_of, write
 from search.methods.session import Search
+from search.scheduling.scheduler import Asks
 
 BARREN = 8  #: samples in a row that bring no new step before a node counts as having no more
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from search import kernel_cache
+from search.kernels import kernel_cache
 from search.problem import IllegalStep, Step, TextStep
 
 if TYPE_CHECKING:
-    from search.fused import Game
+    from search.tree.game_kernels import Game
 
 SMALLEST, LARGEST = 2, 11
 ROLLOUTS = 1  #: random games that `evaluate` plays out
@@ -116,7 +116,7 @@ def evaluate(row, priors):  # type: ignore[no-untyped-def]
 @functools.cache
 def game(n: int) -> Game:
     """The rules of the n x n board for `search.Forest`. Raises ValueError for a size that is none."""
-    from search.fused import Game
+    from search.tree.game_kernels import Game
 
     _check_size(n)
     return Game(start, play, outcome, evaluate, size=n * n + 1, moves=n * n, players=2)

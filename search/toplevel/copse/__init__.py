@@ -41,7 +41,7 @@ def _load_search() -> ModuleType:
 
 _search = _load_search()
 
-from search.shadow import LAYERS, own  # noqa: E402
+from search.imports import LAYERS, own  # noqa: E402
 
 for _package in LAYERS:
     if _package not in sys.modules:

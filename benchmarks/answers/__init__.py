@@ -1,0 +1,1 @@
+"""The answer checker, and public sets of problems."""

@@ -1,0 +1,74 @@
+"""What the engine costs beside its forward passes, while requests of random lengths come and go."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.engine.workloads import VOCABULARY, tokenizer
+from models import Engine
+from search.scheduling.requests import Generate, Usage
+
+PASSES = ("forward", "logits")  # what of the engine's passes is the model: transformer and output layer
+
+
+class Inside:
+    """Adds up the seconds of the processor spent in an engine's forward passes."""
+
+    def __init__(self, engine: Engine):
+        self.seconds = 0.0
+        for name in PASSES:
+            setattr(engine._pass, name, self._timed(getattr(engine._pass, name)))
+
+    def _timed(self, inner: Any) -> Any:
+        def timed(*args: Any, **options: Any) -> Any:
+            start = time.process_time()
+            try:
+                return inner(*args, **options)
+            finally:
+                self.seconds += time.process_time() - start
+
+        return timed
+
+
+def requests(count: int, seed: int) -> list[Generate]:
+    """Below few stems, as those of searches are; 4 to 40 tokens."""
+    rng = np.random.default_rng(seed)
+    stems = [tuple(rng.integers(1, VOCABULARY, 40).tolist()) for _ in range(max(1, count // 16))]
+    return [Generate(stems[i % len(stems)], max_tokens=int(rng.integers(4, 41)), seed=i) for i in range(count)]
+
+
+def churned(model: Any, slots: int, count: int, rounds: int) -> dict[str, Any]:
+    """Medians of `rounds` runs of `count` requests, the last quarter of which is not timed, since slots run empty then.
+
+    all, outside  microseconds of the processor in `submit` and `poll` a row of a pass, and those of them outside the forward
+    outside_pass  the latter a pass
+    rows          of a pass, mean;  slot_use: in [0, 1], of the whole run
+    """
+    engine = Engine(model, tokenizer(), slots=slots)
+    inside, found = Inside(engine), []
+    for seed in range(rounds + 1):
+        engine.clear()
+        asked, used, replies = requests(count, seed), Usage(), 0
+        inside.seconds, before = 0.0, (engine.counts.rows, engine.counts.passes)
+        start = time.process_time()
+        for request in asked:
+            engine.submit(request)
+        while replies < count * 3 // 4:
+            came = engine.poll(0)
+            replies += len(came)
+            used = sum((reply.usage for reply in came), used)
+        whole = time.process_time() - start
+        rows, passes = engine.counts.rows - before[0], engine.counts.passes - before[1]
+        outside = whole - inside.seconds
+        found.append((1e6 * whole / rows, 1e6 * outside / rows, 1e6 * outside / passes, rows / passes))
+        while replies < count:
+            came = engine.poll(0)
+            replies += len(came)
+            used = sum((reply.usage for reply in came), used)
+    every, outside, outside_pass, rows = (statistics.median(column) for column in zip(*found[1:], strict=True))
+    about = {"slots": slots, "requests": count, "rows": rows, "slot_use": used.slot_use}
+    return {**about, "all": every, "outside": outside, "outside_pass": outside_pass}

@@ -1,0 +1,311 @@
+"""Search with real models: rows a pass, tokens a CPU second, memory, priors and values of siblings.
+
+    python -m benchmarks.engine.real_models --model FOLDER --problems gsm8k_train.jsonl --count 4 \
+        --tokens 1500 --tokens 4000 --out rows.csv
+
+Every model, run and budget has a process of its own with one thread; `generate` of transformers
+stands beside them with as many chains at once as `--batch` says. A problems file has GSM8K's form.
+
+    rows a pass        of `Solution.usage`, as the engine counted them
+    blocks             siblings of two and more; the share of them whose largest prior is above
+                       0.99, the median of the largest, and the mean entropy, 1 where all are equal
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import logging
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.engine.rival_processes import ONE_THREAD
+from benchmarks.processes.interleave import table
+
+log = logging.getLogger(__name__)
+
+RUNS = ("sample wave=8", "beam width=4 branch=4", "mcts")
+SURE = 0.99  #: a prior above it leaves its siblings nothing
+WARM = 64  #: tokens of a search before the first that counts: kernels are compiled
+
+
+@dataclass(frozen=True)
+class Block:
+    """The edges of one node. priors: as they stand, sum at most 1; values: means, nan unvisited."""
+
+    node: int
+    priors: list[float]
+    values: list[float]
+    visits: list[int]
+    texts: list[str]
+
+    @property
+    def largest(self) -> float:
+        """The largest prior among these, as a share of their sum, in [0, 1]."""
+        return max(self.priors) / (sum(self.priors) or 1.0)
+
+    @property
+    def entropy(self) -> float:
+        """Of the priors as shares, divided by the logarithm of their number, in [0, 1]."""
+        whole = sum(self.priors) or 1.0
+        shares = [prior / whole for prior in self.priors if prior > 0]
+        return -sum(p * math.log(p) for p in shares) / math.log(len(self.priors))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One search, or one batch of `generate`. peak: bytes of its process at most; ready: seconds
+    of the processor until the model was there."""
+
+    model: str
+    run: str
+    budget: int
+    question: int
+    generated: int
+    chains: int
+    answered: bool
+    right: bool
+    rows: float
+    seconds: float
+    cpu: float
+    ready: float
+    peak: int
+    stopped: str
+    blocks: int = 0
+    sure: int = 0
+    largest: float = math.nan
+    entropy: float = math.nan
+
+
+def blocks_of(tree: Any) -> list[Block]:
+    """Blocks of two siblings and more of a search tree, from the root on."""
+    found = []
+    for node in range(len(tree.nodes)):
+        edges = list(tree.block(node))
+        if len(edges) < 2:
+            continue
+        children = [tree.child(edge) for edge in edges]
+        values = [tree.mean(child) if child >= 0 else math.nan for child in children]
+        priors = [tree.at(edge, "prior") for edge in edges]
+        visits = [int(tree.at(edge, "visits")) for edge in edges]
+        texts = [str(getattr(tree.steps[edge], "text", tree.steps[edge])) for edge in edges]
+        found.append(Block(node, priors, values, visits, texts))
+    return found
+
+
+def peak() -> int:
+    """Most bytes of memory that this process has held (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return kib * 1024
+
+
+# -- what runs in a process of its own
+
+
+def searched(model: str, dtype: str, run: str, tokens: int, questions: Sequence[int], problems: str) -> tuple[list[Row], list[Block]]:
+    """A search of each question, one after the other; and the blocks of the first one's tree."""
+    import guides
+    import search
+    from benchmarks.answers.gsm8k import load
+
+    method, options = parsed(run)
+    asked = load(problems)
+    guide = guides.load(model, device="cpu", dtype=dtype)
+    ready, rows, shown = time.process_time(), list[Row](), list[Block]()
+    search.solve(asked[-1][0], guide, method, search.Budget(tokens=WARM), **options)
+    for question in questions:
+        problem, target = asked[question]
+        wall, cpu = time.perf_counter(), time.process_time()
+        budget = search.Budget(tokens=tokens)
+        found = search.solve(problem, guide, method, budget, seed=question, **options)
+        spent = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        blocks = [] if found.tree is None else blocks_of(found.tree)
+        shown = shown or blocks
+        right = found.answer is not None and guides.check(found.answer, target)
+        rows.append(
+            Row(
+                Path(model).name, run, tokens, question, found.usage.generated,
+                len(found.tree.finished) if found.tree is not None else 0,
+                found.answer is not None, right is guides.Verdict.RIGHT,
+                found.usage.mean_rows, **spent, ready=ready, peak=peak(), stopped=found.stopped,
+                blocks=len(blocks), sure=sum(block.largest > SURE for block in blocks),
+                largest=_median([block.largest for block in blocks]),
+                entropy=_mean([block.entropy for block in blocks]),
+            )
+        )  # fmt: skip
+    return rows, shown
+
+
+def generated(model: str, dtype: str, batch: int, tokens: int, questions: Sequence[int], problems: str) -> tuple[list[Row], list[Block]]:
+    """`generate`: `batch` chains of each question at once, sampled until all have ended.
+
+    tokens  that all chains of a question may have together
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from benchmarks.answers.gsm8k import load
+
+    torch.set_num_threads(1)
+    asked = load(problems)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    own = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+    ends = own.generation_config.eos_token_id
+    ending = set(ends if isinstance(ends, list) else [ends])
+    ready, rows = time.process_time(), list[Row]()
+    for question in questions:
+        problem, _ = asked[question]
+        turn = [{"role": "user", "content": problem.prompt(problem.initial())}]
+        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+        torch.manual_seed(question)
+        wall, cpu = time.perf_counter(), time.process_time()
+        drawn = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+        many = {"num_return_sequences": batch, "max_new_tokens": tokens // batch}
+        found = own.generate(ids, attention_mask=torch.ones_like(ids), **drawn, **many)
+        spent = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        lengths = [_length(text, ending) for text in found[:, ids.shape[1] :].tolist()]
+        ended = sum(length < tokens // batch for length in lengths)
+        rows.append(
+            Row(
+                Path(model).name, f"generate {batch}", tokens, question, sum(lengths), ended,
+                False, False, sum(lengths) / max(lengths), **spent, ready=ready, peak=peak(),
+                stopped="",
+            )
+        )  # fmt: skip
+    return rows, []
+
+
+def _length(text: Sequence[int], ends: set[int]) -> int:
+    """Tokens until the first end, which counts."""
+    return next((i + 1 for i, token in enumerate(text) if token in ends), len(text))
+
+
+def parsed(run: str) -> tuple[str, dict[str, Any]]:
+    """A method and its options: "beam width=4". Raises ValueError for what is no name=number."""
+    method, *parts = run.split()
+    options: dict[str, Any] = {}
+    for part in parts:
+        name, _, number = part.partition("=")
+        try:
+            options[name] = int(number)
+        except ValueError:
+            try:
+                options[name] = float(number)
+            except ValueError:
+                raise ValueError(f"{part!r} in {run!r}: write name=number") from None
+    return method, options
+
+
+# -- telling
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """A table's lines, one a model, run and budget; means over questions."""
+    head = "model | run | tokens asked | generated | rows a pass | tokens/CPU s | peak MiB | chains"
+    told = [f"| {head} | answered | right | blocks | largest > {SURE} | largest | entropy |"]
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.run, row.budget), []).append(row)
+    for (model, run, budget), here in groups.items():
+        made, cpu = sum(row.generated for row in here), sum(row.cpu for row in here)
+        blocks = sum(row.blocks for row in here)
+        cells = [model, run, f"{budget:,}", f"{made / len(here):,.0f}"]
+        cells += [f"{_mean([row.rows for row in here]):.1f}", f"{made / max(cpu, 1e-9):.1f}"]
+        cells += [f"{max(row.peak for row in here) / 2**20:,.0f}"]
+        cells += [f"{_mean([row.chains for row in here]):.1f}"]
+        if run.startswith("generate"):
+            cells += ["", "", "", "", "", ""]
+        else:
+            cells += [f"{sum(row.answered for row in here)}/{len(here)}"]
+            cells += [f"{sum(row.right for row in here)}/{len(here)}", f"{blocks}"]
+            cells += [f"{sum(row.sure for row in here)}"]
+            cells += [f"{_median([row.largest for row in here]):.3f}"]
+            cells += [f"{_mean([row.entropy for row in here]):.2f}"]
+        told.append("| " + " | ".join(cells) + " |")
+    return told
+
+
+def shown(blocks: Sequence[Block], most: int = 6) -> str:
+    """Sibling blocks as text: prior, visits, value, and how the step begins."""
+    told = []
+    for block in blocks[:most]:
+        told.append(f"node {block.node}: entropy {block.entropy:.2f}")
+        lists = (block.priors, block.visits, block.values, block.texts)
+        for prior, visits, value, text in zip(*lists, strict=True):
+            begin = " ".join(text.split())[:70]
+            told.append(f"  prior {prior:.4f}  visits {visits:3d}  value {value:.3f}  {begin}")
+    return "\n".join(told)
+
+
+def _known(numbers: Sequence[float]) -> list[float]:
+    return [number for number in numbers if not math.isnan(number)]
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    known = _known(numbers)
+    return statistics.mean(known) if known else math.nan
+
+
+def _median(numbers: Sequence[float]) -> float:
+    known = _known(numbers)
+    return statistics.median(known) if known else math.nan
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """All rows as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+# -- the command
+
+
+def main(
+    model: Annotated[list[Path], typer.Option(help="Folder of a model; again for more.")],
+    problems: Annotated[Path, typer.Option(help="GSM8K's lines: question, answer.")],
+    count: Annotated[int, typer.Option(min=1, help="Questions.")] = 4,
+    begin: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    tokens: Annotated[list[int] | None, typer.Option(help="Budgets; default 1500.")] = None,
+    run: Annotated[list[str] | None, typer.Option(help='As "beam width=4 branch=4".')] = None,
+    batch: Annotated[str, typer.Option(help="Chains at once by `generate`; 0: none.")] = "8,16",
+    dtype: Annotated[str, typer.Option(help="Of all.")] = "float32",
+    out: Annotated[Path | None, typer.Option(help="Where to write all rows, as CSV.")] = None,
+) -> None:
+    """Search with every model, run and budget; tables and one tree's siblings go to stdout."""
+    os.environ.update(ONE_THREAD)
+    questions = list(range(begin, begin + count))
+    runs = [(searched, one) for one in run or RUNS]
+    runs += [(generated, int(one)) for one in batch.split(",") if int(one)]  # type: ignore[misc]
+    found, siblings = list[Row](), list[str]()
+    spawn = multiprocessing.get_context("spawn")
+    for folder, budget in itertools.product(model, tokens or [1500]):
+        for function, one in runs:
+            with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+                asked = (str(folder), dtype, one, budget, questions, str(problems))
+                rows, blocks = pool.submit(function, *asked).result()
+            found += rows
+            log.info("%s %s %d: %d tokens", folder.name, one, budget, rows[-1].generated)
+            if blocks:
+                siblings.append(f"{folder.name}, {one}, {budget} tokens\n{shown(blocks)}")
+            if out is not None:
+                write(out, found)
+    typer.echo(table(lines(found)) + "\n\n" + "\n\n".join(siblings))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Methods over budgets on one task: what `copse bench` is made of."""

@@ -1,0 +1,1 @@
+"""The tree core, beside other tree searches."""

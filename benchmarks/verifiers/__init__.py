@@ -1,0 +1,1 @@
+"""What labels and verifiers are worth."""

@@ -1,0 +1,122 @@
+"""Whether two expressions are equal, by their values at a few points.
+
+Equal at random points means equal, but for luck below 1e-15 (Schwartz 1980). Rational values are exact. Roots are computed to more bits
+than the separation bound of their expression asks for, so equal and different are certain there too. pi and e are transcendental, so
+among roots and fractions they are letters. A function is first a table of random values: what is equal then is equal whatever the
+function; else its true values show a difference, or somebody has to prove that there is none (`Unproven`).
+"""
+
+from __future__ import annotations
+
+import math
+
+from guides.answers.evaluate import Irrational, TooBig, Undefined, constant, exact
+from guides.answers.grammar import Node, letters
+from guides.answers.precision import approximate, bound, context
+
+ROOT_BITS = 6_000  #: precision that roots may ask for
+POINTS = 4  #: the first two are positive
+_DIGITS = 40  # agreement of true values that asks for a proof
+
+
+class Unproven(Exception):
+    """Equal as far as can be computed."""
+
+
+def compare(a: Node, b: Node) -> bool | None:
+    """Whether two expressions are equal; None where it cannot be known. Raises Unproven where only a proof can tell.
+
+    Letters may be any real numbers. What is equal for positive ones only, as x and |x|, cannot be known.
+    """
+    try:
+        return _compare(a, b)
+    except (ArithmeticError, ValueError):  # beyond the limits, or nowhere defined
+        return None
+
+
+def _compare(a: Node, b: Node) -> bool | None:
+    if a == b:
+        return _written_alike(a)
+    free = letters(a) | letters(b)
+    told = {index: _equal_at(a, b, index) for index in range(POINTS if free else 2)}
+    told = {index: verdict for index, verdict in told.items() if verdict is not None}
+    if len(told) >= 2 and all(told.values()):
+        return True
+    if opaque(a) or opaque(b):
+        return _by_true_values(a, b)
+    return None if len(told) < 2 or (told.get(0) and told.get(1)) else False
+
+
+def _written_alike(node: Node) -> bool | None:
+    """Whether an expression is worth something at all."""
+    try:
+        exact(node, 0)
+    except Undefined:
+        return None
+    except (Irrational, TooBig):
+        pass
+    return True
+
+
+def opaque(node: Node) -> bool:
+    """Whether an expression has functions, or powers with letters in the exponent."""
+    if node[0] in ("call", "log") or (node[0] == "pow" and not constant(node[2])) or (node[0] == "fact" and letters(node)):
+        return True
+    return any(opaque(part) for part in node[1:] if isinstance(part, tuple))
+
+
+def _equal_at(a: Node, b: Node, index: int) -> bool | None:
+    """Whether a and b are equal at a point; None where one has no value there."""
+    try:
+        return exact(a, index) == exact(b, index)
+    except Undefined:
+        return None
+    except Irrational:
+        pass
+    if opaque(a) or opaque(b):
+        return False  # as far as tables tell
+    try:
+        (over, under, roots), (over2, under2, others) = bound(a, index), bound(b, index)
+        degree = math.prod(root[0] for root in roots | others)
+        need = (degree - 1) * (max(over + under2, under + over2) + 1) + under + under2  # bits of a - b, if it is not 0
+        if need > ROOT_BITS:
+            raise TooBig
+        ctx = context(int(2 * need) + 200)
+        gap = abs(approximate(a, index, ctx, False) - approximate(b, index, ctx, False))
+        return bool(gap < ctx.mpf(2) ** -(int(need) + 2))
+    except Undefined:
+        return None
+
+
+def _by_true_values(a: Node, b: Node) -> bool | None:
+    ctx, told, positive = context(4 * _DIGITS + 100), 0, True
+    for index in range(POINTS):
+        try:
+            x, y = (approximate(node, index, ctx, True) for node in (a, b))
+        except Undefined:
+            continue
+        told += 1
+        if abs(x - y) > ctx.mpf(10) ** -_DIGITS * max(1, abs(x), abs(y)):
+            if "log" in _names(a) | _names(b):
+                return None  # to which base, nobody said
+            if index < 2:
+                return False
+            positive = False
+    if told < 2 or not positive:
+        return None
+    raise Unproven
+
+
+def _names(node: Node) -> set[str]:
+    own = {"log"} if node[0] == "log" and node[1] is None else set()
+    return own.union(*(_names(part) for part in node[1:] if isinstance(part, tuple)))
+
+
+def fingerprint(node: Node) -> tuple[str, ...] | None:
+    """The true values at the points to 12 digits: the same for equal expressions. None: it has none."""
+    ctx = context(200)
+    try:
+        values = [approximate(node, index, ctx, True) for index in range(2)]
+    except (ArithmeticError, ValueError):
+        return None
+    return tuple(ctx.nstr(ctx.mpc(value), 12) for value in values)

@@ -1,0 +1,155 @@
+r"""Intervals, unions of them and inequalities in one letter as one thing: 1 < x \le 2 is (1, 2]. Equations as one side that is 0."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from guides.answers import equality, quantities
+from guides.answers.evaluate import exact
+from guides.answers.grammar import Node, letters, read
+from guides.answers.normalise import parts
+
+_COMPARISON = re.compile(r" ?(<|>|\\(?:le|ge|ne)(?![a-z])) ?")
+_LETTER = re.compile(r"[a-zA-Z]", re.ASCII)
+_MEMBER = re.compile(r"([a-zA-Z]) ?\\in(?![a-z]) ?(.+)", re.ASCII)
+_UNION = re.compile(r" ?\\cup(?![a-z]) ?")
+_MOST = 6  # intervals of a union
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Tidy texts of the ends, "-\\infty" and "\\infty" among them, and which ends belong to it."""
+
+    low: str
+    high: str
+    with_low: bool = False
+    with_high: bool = False
+
+
+def region(text: str) -> tuple[str, tuple[Interval, ...]] | None:
+    """(the letter, "" for none, the intervals) that a tidy text writes; None where it is no such thing."""
+    member = _MEMBER.fullmatch(text)
+    letter, rest = (member[1], member[2]) if member else ("", text)
+    if rest == "\\mathbb{R}":
+        return letter, (Interval("-\\infty", "\\infty"),)
+    if (found := _inequality(rest)) is not None and not letter:
+        return found
+    intervals = [_interval(piece) for piece in _UNION.split(rest)]
+    if None in intervals or len(intervals) > _MOST:
+        return None
+    return letter, tuple(one for one in intervals if one is not None)
+
+
+def _interval(text: str) -> Interval | None:
+    if len(text) < 5 or text[0] not in "([" or text[-1] not in ")]":
+        return None
+    ends = parts(text[1:-1], thousands=False)
+    if ends is None or len(ends) != 2 or not all(ends):
+        return None
+    low, high = (end.removeprefix("+") for end in ends)
+    return Interval(low, high, text[0] == "[" and low != "-\\infty", text[-1] == "]" and high != "\\infty")
+
+
+def _inequality(text: str) -> tuple[str, tuple[Interval, ...]] | None:
+    """x < a, a < x, a < x < b with any of the signs, and x \\ne a."""
+    pieces = _COMPARISON.split(text)
+    sides, signs = pieces[::2], pieces[1::2]
+    if "=" in text or not all(sides) or len(signs) not in (1, 2):
+        return None
+    if signs == ["\\ne"] and _LETTER.fullmatch(sides[0]):
+        return sides[0], (Interval("-\\infty", sides[1]), Interval(sides[1], "\\infty"))
+    if all(sign in (">", "\\ge") for sign in signs):
+        sides, signs = sides[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in signs[::-1]]
+    if not all(sign in ("<", "\\le") for sign in signs):
+        return None
+    closed = [sign == "\\le" for sign in signs]
+    if len(signs) == 2:
+        return (sides[1], (Interval(sides[0], sides[2], *closed),)) if _LETTER.fullmatch(sides[1]) else None
+    letters = [_LETTER.fullmatch(side) is not None for side in sides]
+    if letters == [True, False]:
+        return sides[0], (Interval("-\\infty", sides[1], False, closed[0]),)
+    if letters == [False, True]:
+        return sides[1], (Interval(sides[0], "\\infty", closed[0], False),)
+    return None
+
+
+def same_points(one: Sequence[Interval], other: Sequence[Interval]) -> bool | None:
+    """Whether two unions of intervals with rational ends have the same points; None where an end is something else."""
+    a, b = _merged(one), _merged(other)
+    return None if a is None or b is None else a == b
+
+
+def _merged(intervals: Sequence[Interval]) -> list[list[Any]] | None:
+    """[low, whether it is out, high, whether it is in] of each piece, in order and apart."""
+    pieces = []
+    for interval in intervals:
+        low, high = _end(interval.low), _end(interval.high)
+        if low is None or high is None:
+            return None
+        if not (low < high or (low == high and interval.with_low and interval.with_high)):
+            return None  # (5, 3) is a slip, not the empty set
+        pieces.append([low, not interval.with_low, high, interval.with_high])
+    merged: list[list[Any]] = []
+    for piece in sorted(pieces):
+        last = merged[-1] if merged else None
+        if last is not None and (piece[0] < last[2] or (piece[0] == last[2] and (last[3] or not piece[1]))):
+            last[2:] = max(last[2:], piece[2:])
+        else:
+            merged.append(piece)
+    return merged
+
+
+def _end(text: str) -> Fraction | float | None:
+    if text in ("\\infty", "-\\infty"):
+        return math.inf if text[0] == "\\" else -math.inf
+    quantity = quantities.quantity(text)
+    return None if quantity is None or quantity.unit is not None else quantity.value
+
+
+def same_equation(answer: str, target: str) -> bool | None:
+    """Whether two equations have the same solutions; None where that cannot be known here.
+
+    They have if they say that multiples of one expression are 0. They have not if what solves one, found where it is linear in a
+    letter, does not solve the other.
+    """
+    a, b = (_zero(text) for text in (answer, target))
+    if a is None or b is None or not letters(a) or not letters(b) or equality.opaque(a) or equality.opaque(b):
+        return None
+    try:
+        factor = exact(a, 0) / exact(b, 0)
+        if factor and equality.compare(a, ("mul", ("num", Fraction(factor)), b)):
+            return True
+        return False if letters(a) == letters(b) and (_solves_one(a, b) or _solves_one(b, a)) else None
+    except ArithmeticError:
+        return None
+
+
+def _zero(text: str) -> Node | None:
+    """Left side less right side of an equation; None where it is none, or defines a function."""
+    left, sign, right = text.partition("=")
+    if not sign or re.search(r"[a-zA-Z]\([a-zA-Z]\)", left):
+        return None
+    one, other = read(left.strip()), read(right.strip())
+    return ("add", one, ("neg", other)) if one is not None and other is not None else None
+
+
+def _solves_one(a: Node, b: Node) -> bool:
+    """Whether a zero of a, found where a is linear in a letter, is none of b. The other letters have the values of a point."""
+    for name in sorted(letters(a)):
+        first, second, third = (exact(_with(a, name, Fraction(value)), 0) for value in (0, 1, 2))
+        if third - second == second - first != 0:
+            root = first / (first - second)
+            return exact(_with(a, name, root), 0) == 0 and exact(_with(b, name, root), 0) != 0
+    return False
+
+
+def _with(node: Node, name: str, value: Fraction) -> Node:
+    """The expression with a number for a letter."""
+    if node == ("var", name):
+        return ("num", value)
+    return tuple(_with(part, name, value) if isinstance(part, tuple) else part for part in node)

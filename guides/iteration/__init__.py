@@ -1,0 +1,1 @@
+"""Expert iteration and AlphaZero."""

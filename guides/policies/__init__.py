@@ -1,0 +1,1 @@
+"""Policies: what proposes steps, and what it reads."""

@@ -1,0 +1,262 @@
+"""A language model as policy: it writes the next step of the chain of thought."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from guides.engines import Loaded, loaded_of
+from guides.policies.prompts import Prompts, prompting
+from guides.policies.steps import blank_line, whole_step
+from search.final_answer import thinking
+from search.guide import PRECISION, Proposal
+from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
+from search.scheduling.requests import Avoided, Backend, Generate, Generated, NothingLeft, RequestFailed, check_sampling
+from search.scheduling.scheduler import Asks, ask, parallel
+
+if TYPE_CHECKING:
+    from models.server import Server
+
+log = logging.getLogger(__name__)
+
+TEMPERATURE = 0.8  #: of sampling from a model that says nothing of itself: at 1, small models leave the subject
+NO_LIMIT = 1 << 30  #: tokens of a context that nobody tells
+
+
+class LM:
+    """Policy: samples steps from a causal language model.
+
+    path         folder or hub id of a checkpoint, "builtin", what `load_engine` gave, or a `models.Server`
+    delimiter    ends a step; a blank line does not within a block (`guides.policies.steps`)
+    step_tokens  the most tokens of a step;  max_steps: the most steps of a chain
+    prompt       template with `{problem}`; None: the checkpoint's own, else its chat template, else the plain statement
+    instruction  what a chat model is told after the statement; None: the checkpoint's own, else to put its answer into a box
+    system       the chat's system turn; None: the checkpoint's own, else what the chat template says without one
+    temperature  of sampling, 0 is greedy; None: 1 for a model that was trained on our problems, 0.8 for others
+    top_k, top_p, min_p  of sampling. Priors are of the model itself, at temperature 1
+    values       give the value head's value with each step (`guides.load` does); nan without a head
+
+    ends  regular expression of what ends a chain beside a box, by what the model was asked for; None: nothing
+
+    Raises ValueError for options that are impossible; `propose` and `complete` do for a problem that leaves no room in the context.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | Loaded | Server,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        slots: int = 64,
+        pool_tokens: int | None = None,
+        delimiter: str | None = None,
+        step_tokens: int | None = None,
+        max_steps: int | None = None,
+        prompt: str | None = None,
+        instruction: str | None = None,
+        system: str | None = None,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        values: bool = False,
+    ):
+        self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
+        if loaded.published:
+            raise ValueError(
+                f"{path} is a reward model ({loaded.architecture}), which judges and does not write: give it as value function"
+            )
+        settings = loaded.settings
+        self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
+        self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)
+        self.max_steps: int = _positive("max_steps", max_steps or settings.get("max_steps") or 40)
+        if temperature is None:
+            temperature = 1.0 if settings.get("kinds") else TEMPERATURE
+        check_sampling(temperature, top_k, top_p, min_p)
+        self._sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        template, own_instruction, own_system = prompting(settings, prompt)
+        self._prompts = Prompts(
+            loaded.tokenizer,
+            template,
+            own_instruction if instruction is None else instruction,
+            own_system if system is None else system,
+        )
+        self.ends = self._prompts.ends
+        self._blocks = blank_line(self.delimiter)
+        self._values = values
+        self._prompt = lru_cache(maxsize=4096)(self._encode_prompt)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether it has one step for each state, however often it is asked."""
+        return self._sampling["temperature"] == 0
+
+    def sampled(self, **settings: Any) -> LM:
+        """This policy with other settings of sampling (temperature, top_k, top_p, min_p), on the same engine. Raises ValueError."""
+        sampling = {**self._sampling, **settings}
+        check_sampling(**sampling)
+        other = copy.copy(self)
+        other._sampling = sampling
+        return other
+
+    @property
+    def chain_tokens(self) -> int:
+        return self.step_tokens * self.max_steps
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether it goes on from any step: not a chat server that answers in whole turns alone."""
+        found = getattr(self._loaded.engine, "capabilities", None)
+        return found is None or found.stepwise
+
+    @property
+    def version(self) -> str:
+        return self._loaded.version
+
+    @property
+    def backends(self) -> Mapping[str, Backend]:
+        return {self._loaded.name: self._loaded.engine}
+
+    async def propose(
+        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+    ) -> list[Proposal]:
+        """Up to `n` distinct steps: `n` samples, equal ones once; none of them among `avoid`, but from a server, which cannot avoid.
+
+        [] at `max_steps`, at the end of the context, and where the model has nothing beside `avoid`. A step
+        of several blocks takes a request for each. Raises RequestFailed if all requests failed.
+        """
+        if self._full(problem, state):
+            return []
+        count = 1 if self.greedy else n
+        replies = await parallel(_attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count))
+        results = [reply for reply in replies if isinstance(reply, Generated)]
+        if not results:
+            if any(isinstance(reply, NothingLeft) for reply in replies):
+                return []
+            raise next(reply for reply in replies if isinstance(reply, RequestFailed))
+        distinct: dict[Any, list[Generated]] = {}
+        for result in results:
+            step = self._step(state, result)
+            try:
+                key = problem.key(state, step)
+            except IllegalStep:
+                key = ("illegal", step.text)
+            distinct.setdefault(key, []).append(result)
+        firsts = [same[0] for same in distinct.values()]
+        log_probs = np.array([float(result.log_probs.sum(dtype=np.float64)) for result in firsts])
+        priors = np.array([len(same) for same in distinct.values()]) / len(results)
+        return [
+            Proposal(self._step(state, same[0]), float(log_prob), float(prior), self._value(same[0]), _drawn(same))
+            for same, log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
+        ]
+
+    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
+        """Sample on, step by step, until the chain is finished, a step is illegal (it is the last one given), or there is no more room."""
+        steps: list[Step] = []
+        while not problem.is_terminal(state) and not self._full(problem, state):
+            try:
+                result = await self._sample(problem, state, _seeds(rng, 1)[0])
+            except RequestFailed:
+                if not steps:
+                    raise
+                break
+            steps.append(self._step(state, result))
+            try:
+                state = await apply(problem, state, steps[-1])
+            except RequestFailed:
+                break
+            if state is None:
+                break
+        return steps
+
+    def tokens(self, problem: Problem, state: State) -> tuple[int, ...]:
+        """What the model reads: the prompt and the sampled tokens of all steps, never encoded again."""
+        prompt = self._prompt(problem.prompt(state))
+        return prompt + tuple(token for step in state for token in step.tokens)
+
+    async def _sample(self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()) -> Generated:
+        """One step from `state`."""
+        prompt = self.tokens(problem, state)
+        options = {**self._sampling, "seed": seed, "avoid": tuple(avoid), "to": self._loaded.name}
+        room = min(self.step_tokens, self._context - len(prompt))
+        request = Generate(prompt, (self.delimiter,), room, **options)
+        if not self._blocks:
+            return await ask(request)
+
+        def ended(result: Generated) -> bool:
+            return isinstance(problem, TextProblem) and problem.is_terminal((*state, self._step(state, result)))
+
+        return await whole_step(request, _cut_text(state), self._decode, ended)
+
+    def _full(self, problem: Problem, state: State) -> bool:
+        """Whether a chain takes no more steps: it has them all, or fills the context."""
+        return len(state) >= self.max_steps or len(self.tokens(problem, state)) >= self._context
+
+    @property
+    def _context(self) -> int:
+        """Tokens that the model takes at once; a server does not tell."""
+        return int(getattr(self._loaded.engine, "context", NO_LIMIT))
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._loaded.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def _step(self, state: State, result: Generated) -> TextStep:
+        """What was sampled from `state`, as a step."""
+        last = result.finish == "stop" and len(state) + 1 >= self.max_steps
+        before = state[-1].thought if state else self._prompts.thinking
+        thought = thinking(_cut_text(state) + result.text, before)
+        return TextStep(result.text, result.tokens, "last" if last else result.finish, thought)
+
+    def _encode_prompt(self, statement: str) -> tuple[int, ...]:
+        tokens = self._prompts(statement)
+        if len(tokens) >= self._context:
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens, and the context takes {self._context}: shorten the problem, "
+                "or give a model with a longer context (or a larger pool_tokens, if that is what limits it)"
+            )
+        return tokens
+
+    def _value(self, result: Generated) -> float:
+        if not self._values:
+            return math.nan
+        value = result.value
+        return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
+
+
+async def _attempt(sampled: Asks[Generated]) -> Generated | RequestFailed:
+    try:
+        return await sampled
+    except RequestFailed as error:
+        return error
+
+
+def _cut_text(state: State) -> str:
+    """The text of the last steps that were cut off: what is sampled next goes on with it."""
+    first = len(state)
+    while first and state[first - 1].finish == "length":
+        first -= 1
+    return "".join(step.text for step in state[first:])
+
+
+def _drawn(results: Sequence[Generated]) -> tuple[Avoided, ...]:
+    """What was sampled, once each; without those whose log-probs are unknown."""
+    found = {result.tokens: tuple(result.log_probs.tolist()) for result in results if np.isfinite(result.log_probs).all()}
+    return tuple(Avoided(tokens, log_probs) for tokens, log_probs in found.items())
+
+
+def _seeds(rng: np.random.Generator, n: int) -> list[int]:
+    return [int(seed) for seed in rng.integers(2**63, size=n)]
+
+
+def _positive(name: str, number: int) -> int:
+    if number < 1:
+        raise ValueError(f"{name}={number} is impossible: give a whole number from 1 on")
+    return int(number)

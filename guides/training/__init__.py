@@ -1,0 +1,1 @@
+"""Training a policy with a value head, and what a trained head is worth."""

@@ -1,0 +1,139 @@
+"""From traces to a trained guide: examples are prepared (`guides.data.prepare`) and trained on in a child process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guides.data.grading import checker_of
+from guides.data.prepare import check_sources, prepare
+from guides.engines import locate
+from guides.training.options import Options, check_installed
+from guides.training.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
+from guides.training.value_report import table_of
+from models.checkpoints.checkpoint import check_settings, describe, resolve, version
+from models.checkpoints.head_layouts import LAYOUTS, architecture, head_layout
+
+log = logging.getLogger(__name__)
+
+
+def train_guide(
+    traces: str | Path,
+    targets: Mapping[str, str],
+    base: str | Path,
+    out: str | Path,
+    options: Mapping[str, Any] | None = None,
+    *,
+    policy: str = "solutions",
+    keep: int = 10,
+    seed: int = 0,
+    off_policy: bool = False,
+    checker: str | None = None,
+    labels: str | Path | None = None,
+    hard: bool = False,
+    every_token: bool = False,
+    held_out: float = 0.1,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Train `base` on traces into the checkpoint `out`, which `guides.load` takes; returns `out`.
+
+    options   of `guides.training.options.Options`, over those of `guides.training.options.fine_tuning`
+    held_out  share of the problems that is not trained on; on them the value head is calibrated and judged
+              (`guides.training.value_report`), and the checkpoint gets `report.json` and, as "within" of its guide.json, the AUROC within a
+              problem. 0: none
+    The others are those of `prepare`; `settings` stand in the new guide.json, so the next search needs no flags.
+
+    A run that was killed goes on when it is started again; one that is complete is left alone. Raises what `prepare` and
+    `run_training` raise, and ValueError where `out` holds another run, and for a published reward model as base, which has made no trace.
+    """
+    out, folder, settings = Path(out), resolve(locate(base)), dict(settings or {})
+    check_settings({"format": 1, **settings}, "the settings of the new guide")
+    if head_layout(folder) in LAYOUTS:
+        raise ValueError(
+            f"{base} is a reward model ({architecture(folder)}), which judges and does not write: give the model that made the traces"
+        )
+    options = {"seed": seed, **(options or {})}
+    check_installed(Options(**options))
+    checker_of(checker)
+    check_sources(checker, labels, held_out)
+    chosen = {"policy": policy, "keep": keep, "seed": seed, "off_policy": off_policy, "checker": checker}
+    chosen |= {"labels": None if labels is None else str(labels), "hard": hard, "every_token": every_token, "held_share": held_out}
+    digests = {"targets": _digest(json.dumps(targets, sort_keys=True).encode())}
+    if labels is not None:
+        digests["label_file"] = _digest(Path(labels).read_bytes())
+    run = {"traces": str(traces), **digests, "base": version(folder), **chosen, "settings": settings, "options": options}
+    if out.exists() and out.samefile(folder):
+        raise ValueError(f"{out} is the checkpoint to start from: choose another folder for the new one")
+    if (out / REPORT).exists():
+        _same_run(json.loads((out / REPORT).read_text()).get("data", {}).get("run"), run, out)
+        log.info("%s is complete", out)
+        return out
+    work = out / "work"
+    config, examples, held = work / "config.json", work / "examples.npz", work / "held.npz"
+    if config.exists():
+        _same_run(json.loads(config.read_text())["data"]["run"], run, out)
+    elif out.exists() and any(path.name != "work" for path in out.iterdir()):
+        raise ValueError(f"{out} holds something else: choose another folder for the new guide")
+    else:
+        counted = prepare(traces, targets, base, examples, **chosen, held_file=held, settings=settings)
+        log.info("examples: %s", ", ".join(f"{count} {name}" for name, count in counted.items() if name != "kinds"))
+        kinds = describe(folder).get("kinds")
+        guide = settings | ({"kinds": sorted({*kinds, *counted["kinds"]})} if kinds else {})
+        data = {"run": run, "counted": counted}
+        content = {"model": str(folder), "examples": [str(examples.resolve())], "out": str(out.resolve())}
+        content |= {"held": str(held.resolve())} if counted["held"] else {}
+        _write(config, json.dumps(content | {"options": options, "guide": guide, "data": data}, indent=2))
+    run_training(config)
+    if (out / JUDGED).exists():
+        log.info("%s", table_of(json.loads((out / JUDGED).read_text())))
+    return out
+
+
+def run_training(config: str | Path) -> None:
+    """`python -m guides.training.train config.json` as a child process, which shows its progress on stderr and goes on where it stopped.
+
+    Raises ValueError or OSError with what the child said, ChildProcessError where it ended without a word. The child ends with this
+    process, at the end of its step, and at once when this is interrupted.
+    """
+    paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-P", "-m", "guides.training.train", str(config), str(os.getpid())]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            said = child.stdout.read().strip().rpartition("\n")[2]
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            raise
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code == MISUSE:
+        raise ValueError(said)
+    if code == FULL:
+        raise OSError(said)
+    if code:
+        how = f"was killed by signal {-code}, perhaps for want of memory: give a smaller batch" if code < 0 else "failed: see what it said"
+        raise ChildProcessError(f"the training of {config} {how}; start again and it goes on from its last checkpoint")
+
+
+def _same_run(before: Any, now: Mapping[str, Any], out: Path) -> None:
+    if before != json.loads(json.dumps(now)):
+        raise ValueError(f"{out} holds a run with other traces, targets or options; remove it, or choose another --out")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    os.replace(part, path)

@@ -1,0 +1,1 @@
+"""Value functions: reward models, judges, likelihood, roll-outs."""

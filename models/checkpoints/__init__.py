@@ -1,0 +1,1 @@
+"""Checkpoints on disk: weights, heads, tokenizers, other forms made plain."""

@@ -1,0 +1,399 @@
+"""Checkpoints: folders that `AutoModelForCausalLM.from_pretrained` loads, with a value head and settings beside the model.
+
+`guide.json` is optional and says how the checkpoint wants to be used (`SETTINGS`); `value_head.safetensors` is the head
+(`models.checkpoints.heads`). What can be checked without torch is checked without it, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from models.checkpoints.head_layouts import HEAD, LAYOUTS, architecture, head_layout, tensor_names
+from models.checkpoints.sources import plain
+from models.memory import check_loading
+from search.scheduling.budget import Budget
+
+logger = logging.getLogger(__name__)
+
+GUIDE = "guide.json"
+CONTENT = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "*.safetensors.index.json",
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "*.jinja",
+    GUIDE,
+)
+BAR = 1 << 30  # bytes of weights from which loading shows a progress bar
+DTYPES = ("float32", "bfloat16", "float16")
+SETTINGS = {
+    "format": "1, the version of this file",
+    "kinds": 'list of problem classes it was trained on, each "module:Class"; null: any',
+    "budget": "object with simulations, calls, tokens, seconds: the default budget of a search",
+    "prompt": "text with {problem} in it: what the model reads before the first step",
+    "instruction": "text that a chat model is told after the problem",
+    "system": "text of the chat's system turn",
+    "delimiter": "text that ends a step",
+    "step_tokens": "whole number, tokens of a step at most",
+    "max_steps": "whole number, steps of a solution at most",
+    "value_head": "true or false, whether value_head.safetensors must be there",
+    "answer": "regular expression with one group that finds the answer; null: the problem knows",
+    "prm": "name of a format of process reward models, or an object that describes one (guides.values.prm_formats): how it reads a chain",
+    "aggregate": "last, min, prod or mean: what the value of a chain is of the scores of its steps",
+    "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the same problem, measured at training",
+}
+ENCODERS = ("ForMaskedLM", "ForQuestionAnswering", "ForPreTraining", "EncoderModel")  # how classes end that encode texts
+ENCODER_TYPES = frozenset((
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "esm",
+    "eurobert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta",
+))  # fmt: skip
+AGGREGATES = ("last", "min", "prod", "mean")
+_versions: dict[tuple[Any, ...], str] = {}
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """The settings in the checkpoint's `guide.json`, {} without one. Needs neither torch nor the weights in memory.
+
+    path  folder, or id of a model on the hub. Raises ValueError, saying what to do, where the folder, its config.json, its weights or
+          a head that the settings promise are missing, and for settings that `SETTINGS` does not allow
+    """
+    folder = resolve(path, weights=False)
+    _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    if Path(path).is_dir() and not any(f.name != HEAD for p in ("*.safetensors", "*.bin") for f in folder.glob(p)):
+        raise ValueError(f"{folder} holds no weights (*.safetensors): copy them there, or give another checkpoint")
+    if not (folder / GUIDE).exists():
+        return {}
+    settings = _read_json(folder / GUIDE, "the settings of a checkpoint are broken")
+    check_settings(settings, str(folder / GUIDE))
+    if settings.get("value_head") and not (folder / HEAD).exists() and Path(path).is_dir():
+        raise ValueError(f"{folder} has no {HEAD}, which its {GUIDE} promises: copy it there, or set value_head to false")
+    return settings
+
+
+def check_settings(settings: Any, where: str = GUIDE) -> None:
+    """Raise ValueError unless `settings` is what a `guide.json` may hold; `where` names it in the message."""
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where} is no JSON object: write one with {', '.join(SETTINGS)}")
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise ValueError(f"{where}: unknown setting {name!r}: use {', '.join(SETTINGS)}")
+        if value is None and name not in ("format", "value_head") or _allowed(name, value):
+            continue
+        raise ValueError(f"{where}: {name} is {json.dumps(value)[:60]}, but must be {SETTINGS[name]}: correct it")
+    if "format" not in settings:
+        raise ValueError(f'{where} does not say its format: add "format": 1')
+
+
+def _allowed(name: str, value: Any) -> bool:
+    if name == "format":
+        return value == 1 and not isinstance(value, bool)
+    if name == "kinds":
+        return isinstance(value, list) and all(isinstance(k, str) and k.count(":") == 1 for k in value)
+    if name == "budget":
+        try:
+            return isinstance(value, dict) and bool(Budget(**value))
+        except (TypeError, ValueError):
+            return False
+    if name in ("step_tokens", "max_steps"):
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if name == "value_head":
+        return isinstance(value, bool)
+    if name == "instruction":
+        return isinstance(value, str)  # an empty one says nothing
+    if name == "prm":
+        return isinstance(value, (str, dict)) and bool(value)
+    if name == "aggregate":
+        return value in AGGREGATES
+    if name == "within":
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    if name == "answer":
+        try:
+            return isinstance(value, str) and re.compile(value).groups == 1
+        except re.error:
+            return False
+    return isinstance(value, str) and bool(value) and (name != "prompt" or "{problem}" in value)
+
+
+def version(path: str | Path) -> str:
+    """16 hex digits: SHA-256 of what decides the model's behaviour (config, tokenizer, weights, head, settings), names included.
+
+    Kept per process as long as paths, sizes and times of the files stay the same.
+    """
+    files, key = _content(resolve(path))
+    if key not in _versions:
+        digest = hashlib.sha256()
+        for file in files:
+            with open(file, "rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").digest()
+            digest.update(file.name.encode() + b"\0" + content)
+        _versions[key] = digest.hexdigest()[:16]
+    return _versions[key]
+
+
+def _content(folder: Path) -> tuple[list[Path], tuple[Any, ...]]:
+    """The files that decide the model's behaviour, and what changes when one of them does."""
+    files = sorted({f for pattern in CONTENT for f in folder.glob(pattern) if f.is_file()})
+    state = [f.stat() for f in files]
+    return files, (str(folder), *((f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, state, strict=True)))
+
+
+def check_size(path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
+    """Raise ValueError where a model is larger than the memory of its device, before `version` reads it. Arguments as for `load_model`.
+
+    A checkpoint whose version is known already passes: it may be loaded, and would not fit a second time.
+    """
+    folder = resolve(path)
+    if _content(folder)[1] in _versions:
+        return
+    place, kind = _place(device, dtype, folder)
+    check_loading(folder, str(place), _stored(folder), kind)
+
+
+def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """A checkpoint's (model, tokenizer, head, settings); head is None and settings {} where there are none.
+
+    path    folder, or id of a model on the hub
+    device  "auto": cuda where there is one, else cpu; or what torch.device takes
+    dtype   "auto": what `chosen_dtype` says; or one of DTYPES
+    trainable  False: for an engine alone; the model is a `models.checkpoints.llama_weights.Llama` where the checkpoint has that shape, its
+               weights stay on disk
+            until the engine packs them, and transformers is not asked
+
+    A published reward model loads by its own head (`models.checkpoints.head_layouts`); where it has no output layer, that is its embedding,
+    which nobody reads. Code in the checkpoint's folder (`auto_map`) is never run.
+
+    Raises ValueError that says what to do: a missing folder, a tensor that is missing, unexpected or misshapen (by name), a broken head.
+    """
+    settings = describe(path)
+    folder = resolve(path)
+    from models.checkpoints.heads import load_head, published_head
+
+    place, kind = _place(device, dtype, folder)
+    _check_architecture(folder)
+    check_loading(folder, str(place), _stored(folder), kind)
+    layout = head_layout(folder)
+    model = None if trainable else _native(folder, place, kind)
+    if model is None:
+        model = _by_transformers(folder, layout, place, kind)
+    tokenizer = _tokenizer(folder, trainable)
+    hidden = model.config.get_text_config().hidden_size
+    head = published_head(folder, str(layout), hidden) if layout in LAYOUTS else load_head(folder, hidden)
+    head = None if head is None else head.to(place)
+    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
+    return model, tokenizer, head, settings
+
+
+def _check_architecture(folder: Path) -> None:
+    """Raise ValueError for a model that does not continue texts."""
+    made, raw = architecture(folder), _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    if made.endswith(ENCODERS) or (raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")):
+        what = made or raw["model_type"]
+        raise ValueError(
+            f"{folder} is a {what}, which encodes texts and cannot continue one: give a causal language model (...ForCausalLM)"
+        )
+    if raw.get("is_encoder_decoder"):
+        raise ValueError(f"{folder} is a {made}, an encoder with a decoder: give a causal language model (...ForCausalLM)")
+
+
+def _stored(folder: Path) -> str:
+    own = own_dtype(folder)
+    return own if own in DTYPES else "float32"
+
+
+def _native(folder: Path, place: Any, kind: str) -> Any:
+    """The checkpoint for our own forward, None where it has another shape, device or float type."""
+    import torch
+
+    from models.checkpoints.llama_weights import Llama
+
+    if place.type != "cpu" or kind not in ("float32", "bfloat16"):
+        return None
+    return Llama.open(folder, getattr(torch, kind))
+
+
+def _tokenizer(folder: Path, trainable: bool) -> Any:
+    """The checkpoint's tokenizer, by transformers where it is to be trained on or needs code of theirs."""
+    from models.checkpoints.tokenizer import Fast
+
+    try:
+        own = None if trainable else Fast.open(folder)
+        if own is not None:
+            return own
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise _unloadable(folder, error) from error
+
+
+def _unloadable(folder: Path, error: Exception) -> ValueError:
+    reason = str(error).strip().split("\n")[0][:300]
+    return ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another")
+
+
+def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) -> Any:
+    """The checkpoint's model by transformers, on its device. Raises ValueError for tensors that are missing, unexpected or misshapen."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+    from transformers.utils import logging as bar
+
+    published = LAYOUTS.get(layout or "")
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    bars = bar.is_progress_bar_enabled() and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
+    told = bar.get_verbosity()
+    try:
+        bar.set_verbosity_error()  # what it would say of surplus tensors is said below, or they are a head's
+        if bars:  # nobody needs to see a small model load
+            bar.disable_progress_bar()
+        config = AutoConfig.from_pretrained(folder, **local)
+        if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
+            config.get_text_config().tie_word_embeddings = True  # else the output layer would be random numbers
+        model, info = _maker(folder, config).from_pretrained(
+            folder, config=config, dtype=getattr(torch, kind), output_loading_info=True, **local
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise error if str(error).startswith(str(folder)) else _unloadable(folder, error) from error
+    finally:
+        bar.set_verbosity(told)
+        if bars:
+            bar.enable_progress_bar()
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        found = {str(k[0] if isinstance(k, tuple) else k) for k in info.get(what, ())}
+        names = sorted(name for name in found if not (published and name.startswith(published.prefix)))
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(
+                f"{folder}: {what.removesuffix('_keys')} tensors {', '.join(names[:3])}{more}: its weights are not those of a "
+                f"{type(model).__name__}; copy the checkpoint again, or correct config.json"
+            )
+    return model.to(place).eval().requires_grad_(False)
+
+
+def _maker(folder: Path, config: Any) -> Any:
+    """The class of transformers that loads it: for texts alone, or for texts and pictures, of which the half for texts is used."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    for maker in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in maker._model_mapping.keys():  # noqa: SIM118 (it is no dict)
+            return maker
+    raise ValueError(f"{folder} is a {config.model_type}, which transformers does not load as a language model: give another checkpoint")
+
+
+def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
+    """The torch device and the name of the float type."""
+    import torch
+
+    if dtype not in ("auto", *DTYPES):
+        raise ValueError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    cuda = torch.cuda.is_available()
+    try:
+        place = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}: use auto, cpu or cuda") from None
+    if place.type == "cuda" and not cuda:
+        raise ValueError("this torch sees no cuda device: use --device cpu, or install a torch built for your GPU")
+    return place, chosen_dtype(folder, place.type) if dtype == "auto" else dtype
+
+
+def chosen_dtype(folder: Path, device: str) -> str:
+    """The float type that a checkpoint is computed in where nobody says one: decided by checkpoint and device, never by what is free.
+
+    On a GPU bfloat16, or the checkpoint's own float16. On a CPU the checkpoint's own bfloat16 where it has instructions for that, else
+    float32, which holds every 16-bit number.
+    """
+    own = own_dtype(folder)
+    if device == "cuda":
+        return "float16" if own == "float16" else "bfloat16"
+    return "bfloat16" if own == "bfloat16" and fast_bfloat16() else "float32"
+
+
+def own_dtype(folder: Path) -> str:
+    """The float type that config.json gives; "float32" where it gives none."""
+    raw = _read_json(folder / "config.json", f"{folder} is not a checkpoint")
+    inner = raw.get("text_config") or {}
+    named = raw.get("dtype") or raw.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
+    return str(named or "float32").removeprefix("torch.")
+
+
+def fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers by instructions of its own (AVX-512 BF16, AMX), and torch's oneDNN uses them."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():
+        return False
+    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(known) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, settings: dict[str, Any] | None = None) -> Path:
+    """Write a checkpoint; the folder appears at once and complete, replacing one that is there. Returns its path.
+
+    Raises ValueError for settings that `describe` would refuse.
+    """
+    from models.checkpoints.heads import save_head
+
+    path = Path(path).resolve()
+    if settings is not None:
+        check_settings(settings)
+        if settings.get("value_head") and head is None:
+            raise ValueError("the settings promise a value head, but none is given: give head=, or set value_head to false")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as temporary:
+        fresh = Path(temporary, "new")
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        if head is not None:
+            save_head(fresh, head)
+        if settings is not None:
+            (fresh / GUIDE).write_text(json.dumps(settings, indent=2) + "\n")
+        if path.exists():
+            os.replace(path, Path(temporary, "old"))
+        os.replace(fresh, path)
+    return path
+
+
+def resolve(path: str | Path, weights: bool = True) -> Path:
+    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without `weights` its JSON files only.
+
+    A GGUF file, an adapter and quantised weights are made a plain folder first (`models.checkpoints.sources`). Raises ValueError that says
+    what to do.
+    """
+    name = str(path)
+    if Path(path).exists():
+        return plain(Path(path).resolve(), resolve)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise ValueError(f"no folder {name}: check the path of the checkpoint")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json"] + (["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"] if weights else [])
+    try:
+        found = Path(snapshot_download(name, allow_patterns=patterns))
+        if not (found / "config.json").exists():  # an adapter, or nothing but GGUF files
+            found = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.gguf", "*.jinja"]))
+            weights = True
+    except Exception as error:  # the hub's client raises what its HTTP library raises
+        reason = str(error).strip().split("\n")[0][:200]
+        message = f"{name} is neither a folder nor a model on the hub that can be reached now ({type(error).__name__}: {reason})"
+        raise ValueError(f"{message}: check the path, or the name and the network") from error
+    return plain(found, resolve) if weights else found
+
+
+def _read_json(path: Path, problem: str) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{problem}: it has no {path.name}: give the folder that save_pretrained wrote") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{problem}: {path} cannot be read ({error}): correct or copy it again") from None

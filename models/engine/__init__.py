@@ -1,0 +1,1 @@
+"""An engine for language models in this process."""

@@ -1,0 +1,1 @@
+"""The command `copse`: it may import everything, and nothing imports it."""

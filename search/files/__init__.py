@@ -1,0 +1,1 @@
+"""Files of problems, and of results that grow line by line."""

@@ -1,0 +1,324 @@
+"""What the methods share: asking for the children of one state, and writing them into the tree.
+
+`grow` is a child of `parallel`: it asks and returns, and never touches the tree. `write` is the parent's part.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from search.guide import Guide, normalise
+from search.parts import PRECISION, Proposal, examined, proposed
+from search.problem import IllegalStep, Problem, State, apply, verify
+from search.scheduling.budget import Meter
+from search.scheduling.requests import Avoided, RequestFailed
+from search.scheduling.scheduler import Asks, begin, granted, parallel
+from search.tree.tree import Tree
+
+T = TypeVar("T")
+SHORT = 5  #: tokens of a step up to which its log-prob is the sum over them
+RETRIES = 2  #: what failed is asked again this often
+
+
+@dataclass
+class Child:
+    """A legal proposal: the state behind it, whether that is finished, and its reward in [0, 1] (None: only the label could tell)."""
+
+    proposal: Proposal
+    key: Hashable
+    state: State
+    finished: bool
+    reward: float | None
+
+
+@dataclass
+class Growth:
+    """What asking at one state brought.
+
+    children  legal, distinct, finished ones with their reward;  value: of the state itself in [0, 1], nan unknown
+    drawn     what was sampled, illegal steps included
+    error     why there are no proposals at all: requests failed or the budget ended; None otherwise
+    """
+
+    children: list[Child] = field(default_factory=list)
+    value: float = math.nan
+    proposed: int = 0
+    unusable: int = 0
+    example: Any = None
+    error: RequestFailed | None = None
+    drawn: list[Avoided] = field(default_factory=list)
+
+
+async def grow(
+    problem: Problem,
+    guide: Guide,
+    state: State,
+    known: float,
+    n: int,
+    rng: np.random.Generator,
+    judge: bool = True,
+    avoid: Sequence[Avoided] = (),
+) -> Growth:
+    """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for its value, side by side."""
+    growth = Growth()
+    proposer, judger = rng.spawn(2)
+    tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, avoid, growth)]
+    if judge:
+        tasks.append(judged(problem, guide, state, known, judger))
+    results = await parallel(tasks)
+    if judge:
+        growth.value = results[1]
+    return growth
+
+
+async def _propose(
+    problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided], growth: Growth
+) -> None:
+    try:
+        proposals = await proposed(guide.policy, problem, state, n, rng, avoid)
+    except RequestFailed as error:
+        growth.error = error
+        return
+    growth.proposed = len(proposals)
+    growth.drawn = [sample for proposal in proposals for sample in proposal.drawn]
+    children = await parallel(child_of(problem, state, proposal) for proposal in proposals)
+    for proposal, child in zip(proposals, children, strict=True):
+        if child is None:
+            growth.unusable += 1
+            growth.example = proposal.step
+            continue
+        if getattr(proposal.step, "finish", "stop") == "length" and not child.finished:
+            growth.unusable += 1
+            growth.example = proposal.step
+        growth.children.append(child)
+
+
+async def child_of(problem: Problem, state: State, proposal: Proposal) -> Child | None:
+    """What a proposed step leads to; None where it is illegal, or its verifier did not answer."""
+    try:
+        key = problem.key(state, proposal.step)
+        behind = await apply(problem, state, proposal.step)
+        if behind is None:
+            return None
+        finished = problem.is_terminal(behind)
+        reward = await verify(problem, behind) if finished else None
+    except (IllegalStep, RequestFailed):
+        return None
+    return Child(proposal, key, behind, finished, reward)
+
+
+async def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> float:
+    """The value of one state in [0, 1]; nan where it could not be told."""
+    try:
+        values = await examined(guide.value, problem, [state], np.array([known], np.float32), rng)
+    except RequestFailed:
+        return math.nan
+    value = float(values[0])
+    return value if math.isnan(value) else round(value / PRECISION) * PRECISION
+
+
+def at_once(asks: Asks[T]) -> T:
+    """The result of a coroutine that asks for nothing."""
+    try:
+        begin(asks)
+    except StopIteration as stop:
+        return cast("T", stop.value)
+    asks.close()
+    raise RuntimeError("a part that says it makes no calls has asked for something: correct its `calls`")
+
+
+async def round_of(
+    problem: Problem,
+    guide: Guide,
+    meter: Meter,
+    tree: Tree,
+    nodes: Sequence[int],
+    n: int | Mapping[int, int],
+    rng: np.random.Generator,
+    judge: bool = True,
+) -> dict[int, Growth]:
+    """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it.
+
+    A node that has steps already was judged before: it only gets more proposals. n: steps asked for, perhaps of each node.
+    """
+    asked = n if isinstance(n, Mapping) else dict.fromkeys(nodes, n)
+    most = max(asked.values(), default=0)
+    tokens = most * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
+    calls = (most if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
+    growths: list[Growth] = []
+    spawned = rng.spawn(len(nodes))
+    while grants := meter.grant(len(nodes) - len(growths), tokens, calls, max(1, most)):  # what the first did not use serves the next
+        at = len(growths)
+        growths += await parallel(
+            granted(
+                grow(
+                    problem,
+                    guide,
+                    tree.states[node],
+                    tree.value(node),
+                    asked[node],
+                    child,
+                    judge and not tree.block(node),
+                    tuple(tree.drawn.get(node, {}).values()),
+                ),
+                grant,
+            )
+            for node, grant, child in zip(nodes[at:], grants, spawned[at:], strict=False)
+        )
+    return dict(zip(nodes, growths, strict=False))
+
+
+def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 1.0, merge: float = 1.0) -> list[int]:
+    """Add the new distinct children to `node`; returns their edges. Finished ones become nodes at once.
+
+    The prior of a step is the sum over its samples, those of earlier calls included, of exp(log-prob / tau). The log-prob of a
+    sample of more than `SHORT` tokens is first scaled to that length: else the shortest of the long steps would have it all.
+    Where a log-prob is unknown, the prior is the step's share of the samples. The node is told how probable the steps not
+    proposed yet are. Below 1, `merge` is the `similarity` from which on a step counts as one that is there already.
+    """
+    tree.proposed += growth.proposed
+    tree.unusable += growth.unusable
+    tree.example = growth.example if growth.example is not None else tree.example
+    if growth.drawn:
+        tree.drawn.setdefault(node, {}).update({sample.tokens: sample for sample in growth.drawn})
+    state = tree.states[node]
+    place = {problem.key(state, tree.steps[edge]): slot for slot, edge in enumerate(tree.block(node))}
+    samples = tree.samples.setdefault(node, [])
+    fresh: list[Child] = []
+    texts = [getattr(tree.steps[edge], "text", "") for edge in tree.block(node)] if merge < 1 else []
+    for child in growth.children:
+        if child.key not in place:
+            slot = _alike(child, texts, merge) if merge < 1 else None
+            place[child.key] = len(samples) if slot is None else slot
+            if slot is None:
+                samples.append({})
+                fresh.append(child)
+                texts.append(getattr(child.proposal.step, "text", ""))
+        samples[place[child.key]].update(_samples(child, growth.proposed))
+    priors = _priors(samples, tau)
+    edges = range(0)
+    if fresh:
+        edges = tree.add(
+            node,
+            [child.proposal.step for child in fresh],
+            [child.state for child in fresh],
+            priors,
+            values=[child.proposal.value for child in fresh],
+            log_probs=[child.proposal.log_prob for child in fresh],
+            players=[mover(problem, child.state) for child in fresh],
+        )
+    elif growth.children:
+        tree.set_priors(node, priors)
+    tree.set_unseen(node, _unseen(tree, node))
+    for edge, child in zip(edges, fresh, strict=True):
+        if child.finished:
+            tree.finished[tree.open(node, edge)] = child.reward
+    return list(edges)
+
+
+def _alike(child: Child, texts: Sequence[str], merge: float) -> int | None:
+    """The first of these texts that says what a child says in other words; None: none does. A finished child is like no other."""
+    if child.finished:
+        return None
+    text = getattr(child.proposal.step, "text", "")
+    return next((slot for slot, other in enumerate(texts) if text and similarity(text, other) >= merge), None)
+
+
+def similarity(first: str, second: str) -> float:
+    """Words that two texts share, of all their words (Jaccard index of the multisets), in [0, 1]; 0 where their numbers differ.
+
+    Case and punctuation do not count. Numbers are compared in order, since they are what a step works out.
+    """
+    numbers = [re.findall(r"\d+(?:[.,]\d+)*", text) for text in (first, second)]
+    if numbers[0] != numbers[1]:
+        return 0.0
+    one, two = (Counter(re.findall(r"\w+", text.lower())) for text in (first, second))
+    either = (one | two).total()
+    return (one & two).total() / either if either else 1.0
+
+
+def _samples(child: Child, proposed: int) -> dict[Hashable, tuple[float, float]]:
+    """What was drawn and means this child: tokens -> (log-prob, share); a name of its own where nothing is known of that.
+
+    A policy that says what it drew but not how probable the step is has it counted once, however often and in whatever writing it
+    came: so `benchmarks.sweep.ablations.uniform_priors` has equal priors and still draws nothing twice.
+    """
+    proposal = child.proposal
+    if proposal.drawn and math.isnan(proposal.log_prob):
+        return {None: (math.nan, 1.0)}
+    if proposal.drawn:
+        drawn = {sample.tokens: math.fsum(sample.log_probs) for sample in proposal.drawn}
+        return {tokens: (_scaled(log_prob, len(tokens)), 1.0) for tokens, log_prob in drawn.items()}
+    length = len(getattr(proposal.step, "tokens", ()))
+    return {object(): (_scaled(proposal.log_prob, length), proposal.prior * proposed)}
+
+
+def _scaled(log_prob: float, length: int) -> float:
+    """The log-prob of a sample as if it had at most `SHORT` tokens (a length normalisation as of Wu et al. 2016, section 7)."""
+    return log_prob * min(1.0, SHORT / max(1, length))
+
+
+def _priors(samples: Sequence[Mapping[Hashable, tuple[float, float]]], tau: float) -> np.ndarray:
+    """Priors of the edges of one block, float64 [edges], from the samples of each."""
+    owners = np.array([slot for slot, drawn in enumerate(samples) for _ in drawn], np.int64)
+    known = np.array([pair for drawn in samples for pair in drawn.values()]).reshape(-1, 2)
+    weights = known[:, 1]
+    if len(known) and np.isfinite(known).all():
+        weights = np.exp((known[:, 0] - known[:, 0].max()) / tau)
+    return normalise(np.bincount(owners, weights, len(samples)))
+
+
+def _unseen(tree: Tree, node: int) -> float:
+    """Probability, in [0, 1], that a step of `node` is not proposed yet, given that it is none of those known to be illegal or another
+    writing of one that is there. 1 where the policy does not tell its log-probs.
+    """
+    log_probs = [tree.log_probs[edge] for edge in tree.block(node)]
+    if any(map(math.isnan, log_probs)):
+        return 1.0
+    there = math.fsum(math.exp(min(0.0, log_prob)) for log_prob in log_probs)
+    left = 1.0 - max(there, math.fsum(sample.probability for sample in tree.drawn.get(node, {}).values()))
+    return round(left / (there + left) / PRECISION) * PRECISION if left > 0 else 0.0
+
+
+def plant(problem: Problem, meter: Meter | None = None) -> Tree:
+    """A tree of the problem's first state alone. `meter`: of the search, so that who watches it sees the tree."""
+    state = problem.initial()
+    if problem.is_terminal(state):
+        raise ValueError("the problem is finished before its first step: there is nothing to search")
+    tree = Tree(state, player=mover(problem, state), players=problem.players)
+    if meter is not None:
+        meter.tree = tree
+    return tree
+
+
+def mover(problem: Problem, state: State) -> int:
+    """0 or 1: who moves in `state`. Two-player problems say it by `to_move(state)`."""
+    return int(problem.to_move(state)) if problem.players == 2 else 0  # type: ignore[attr-defined]
+
+
+async def judge_all(
+    problem: Problem, guide: Guide, meter: Meter, states: Iterable[State], known: Sequence[float], rng: np.random.Generator
+) -> list[float]:
+    """Values of many states, as far as the budget has grants; nan for the others."""
+    states = list(states)
+    values: list[float] = []
+    spawned = rng.spawn(len(states))
+    while grants := meter.grant(len(states) - len(values), guide.value.tokens, guide.value.calls):
+        at = len(values)
+        values += await parallel(
+            granted(judged(problem, guide, state, value, child), grant)
+            for state, value, grant, child in zip(states[at:], known[at:], grants, spawned[at:], strict=False)
+        )
+    return [*values, *[math.nan] * (len(states) - len(values))]
+
+
+def solved(problem: Problem, tree: Tree) -> bool:
+    """Whether a search for one player has found a verified solution: nothing more is to be done."""
+    return problem.players == 1 and tree.verified is not None

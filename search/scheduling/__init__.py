@@ -1,0 +1,1 @@
+"""Requests, who drives them, budgets, clocks, and functions in processes of their own."""

@@ -1,0 +1,90 @@
+"""Which requests of a search failed for good, and what that means for its result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+
+from search.scheduling.requests import Call, Forward, Generate, Reply, Request, RequestFailed, Score, TooLong, failure
+
+
+class Failures:
+    """What went wrong among the requests of one search.
+
+    A request to a model that failed is made good by a later one that asks the same (the same text to
+    go on from, the same tokens to read) and is answered. A function of the user's (`Call`) that
+    crashes, hangs or needs too much memory may do so because of the step that it was given: that costs
+    the step. Only where it never came back is the function itself, or its process, what failed. A
+    text beyond the model's context ends its chain; where nothing else came, that is a failure too.
+    """
+
+    def __init__(self) -> None:
+        self._lost: Counter[Hashable] = Counter()  # what was asked in vain, and how often
+        self._again: dict[Request, Hashable] = {}  # requests under way that ask once more
+        self._last: RequestFailed | None = None
+        self._too_long: TooLong | None = None
+        self._calls: Counter[str] = Counter()  # of each function
+        self._crashed: Counter[str] = Counter()
+        self._crash: dict[str, RequestFailed] = {}  # the last of each function
+
+    def admit(self, request: Request) -> None:
+        """Take note of what is sent."""
+        if self._lost and (question := _question(request)) in self._lost:
+            self._again[request] = question
+
+    def settle(self, reply: Reply) -> None:
+        """Take note of an answer."""
+        error = failure(reply.error)
+        again = self._again.pop(reply.request, None) if self._again else None
+        if isinstance(reply.request, Call):
+            self._settle_call(reply.request, error)
+        elif isinstance(error, TooLong):
+            self._too_long = error
+        elif error is not None:
+            self._lost[_question(reply.request)] += 1
+            self._last = error
+        elif again is not None and reply.error is None and again in self._lost:
+            self._lost[again] -= 1
+            self._lost += Counter()  # without those at 0
+
+    def _settle_call(self, call: Call, error: RequestFailed | None) -> None:
+        name = str(getattr(call.function, "__qualname__", call.function))
+        self._calls[name] += 1
+        if error is not None:
+            self._crashed[name] += 1
+            self._crash[name] = error
+
+    def verdict(self, answered: bool) -> RequestFailed | None:
+        """Why the result of this search is not what it would have been; None where nothing failed for good.
+
+        answered  whether the search found an answer
+        """
+        for name, crashes in self._crashed.items():
+            if crashes == self._calls[name]:
+                return _told(f"all {crashes} calls of {name} failed", self._crash[name])
+        if self._lost:
+            count = self._lost.total()
+            assert self._last is not None
+            return _told(f"{count} request{'s' if count > 1 else ''} failed", self._last)
+        return None if answered else self._too_long
+
+    def crashes(self) -> list[tuple[str, int, int, RequestFailed]]:
+        """Functions that failed now and then: name, calls that failed, all calls, the last failure."""
+        return [(name, crashes, self._calls[name], self._crash[name]) for name, crashes in self._crashed.items()]
+
+
+def _told(what: str, last: RequestFailed) -> RequestFailed:
+    error = RequestFailed(f"{what}, the last: {last}")
+    error.__cause__ = last
+    return error
+
+
+def _question(request: Request) -> Hashable:
+    """What a request asks, equal for one that asks the same with other random numbers."""
+    if isinstance(request, Generate):
+        return ("generate", request.to, request.prompt)
+    if isinstance(request, Score):
+        return ("score", request.to, request.tokens)
+    if isinstance(request, Forward):
+        return ("forward", request.to, request.planes.tobytes())
+    return request

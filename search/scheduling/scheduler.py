@@ -1,0 +1,357 @@
+"""The whole of scheduling: searches ask, one driver acts.
+
+A method or guide is a coroutine (`async def`) that awaits what it asks: `await ask(request)`, `await parallel(children)`. It performs
+nothing itself. Beneath, a coroutine yields the requests that it wants started and is sent the replies that arrived (`Asks`); only
+`exchange` and `ask` do so themselves, and only `run` drives a coroutine to its end. No event loop is needed: `asyncio` is not used.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+import types
+from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from search.scheduling import stopwatch
+from search.scheduling.budget import Grant, Meter
+from search.scheduling.requests import Backend, BudgetSpent, Cancel, Progress, Reply, Request, Timer
+
+DRIVERS_OWN = (Cancel, Timer, Progress)  #: requests that the driver answers itself
+
+T = TypeVar("T")
+Asks = Coroutine[list[Request], list[Reply] | None, T]  #: what an `async def` that asks returns when it is called
+
+
+async def ask(request: Request) -> Any:
+    """The result of one request. Raises the backend's error here, where it was asked."""
+    reply = await _reply(request)
+    if reply.error is not None:
+        raise reply.error
+    return reply.result
+
+
+@types.coroutine
+def _reply(request: Request) -> Generator[list[Request], list[Reply], Reply]:
+    replies = yield [request]
+    while True:
+        for reply in replies:
+            if reply.request is request:
+                return reply
+        replies = yield []
+
+
+@types.coroutine
+def exchange(orders: list[Request]) -> Generator[list[Request], list[Reply], list[Reply]]:
+    """Have `orders` started; the replies that arrived next, whoever asked for them. For combinators such as `parallel` alone."""
+    return (yield orders)
+
+
+def begin(asks: Asks[Any]) -> list[Request]:
+    """The first orders of a coroutine. Raises StopIteration with its result where it asks for nothing; TypeError where it is none."""
+    if type(asks) is not types.CoroutineType:
+        check_coroutine(asks, "what runs here")
+    return asks.send(None)
+
+
+def check_coroutine(asks: object, what: str) -> None:
+    """Raises TypeError, naming `what` it is, where `asks` is no coroutine."""
+    if isinstance(asks, Coroutine):
+        return
+    if isinstance(asks, Generator):
+        raise TypeError(
+            f"{what} is a generator: write `async def` for `def` and `await` for `yield from`, "
+            "and leave out a `yield` that asks for nothing"
+        )
+    made = type(asks).__name__
+    raise TypeError(f"{what} is no coroutine but {made}: write `async def`, and give what the function returns when it is called")
+
+
+async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> list[T]:
+    """Run coroutines that ask side by side, at most `limit` at once; their results in order.
+
+    Children start in order and only when there is room, so `children` may be a long lazy iterable. When one raises, its siblings
+    are closed, what they asked for is cancelled and waited for, and the exception continues here. Raises TypeError for a child
+    that is no coroutine.
+    """
+    waiting = iter(children)
+    results: dict[int, T] = {}
+    running: dict[int, Asks[T]] = {}
+    owner: dict[Request, int] = {}
+    numbers = itertools.count()
+    wanted: list[Request] = []
+
+    def advance(index: int, replies: list[Reply] | None) -> None:
+        child = running[index]
+        try:
+            requests = begin(child) if replies is None else child.send(replies)
+        except StopIteration as stop:
+            results[index] = stop.value
+            del running[index]
+            return
+        except BaseException:
+            del running[index]
+            raise
+        for request in requests:
+            owner[request] = index
+        wanted.extend(requests)
+
+    try:
+        exhausted = False
+        while True:
+            while not exhausted and (limit is None or len(running) < limit):
+                child = next(waiting, None)
+                if child is None:
+                    exhausted = True
+                    break
+                index = next(numbers)
+                running[index] = child
+                advance(index, None)
+            if not running:
+                return [results[i] for i in range(len(results))]
+            orders, wanted = wanted, []
+            replies = await exchange(orders)
+            for index, mine in _by_owner(owner, replies).items():
+                if index in running:
+                    advance(index, mine)
+    except GeneratorExit:
+        _close([*running.values(), *_unstarted(children, waiting)])
+        raise
+    except BaseException:
+        _close([*running.values(), *_unstarted(children, waiting)])
+        unsent = set(wanted)
+        await abandon([request for request in owner if request not in unsent])
+        raise
+
+
+def _unstarted(children: Iterable[Asks[T]], waiting: Iterable[Asks[T]]) -> list[Asks[T]]:
+    """Those of a sequence that nobody began; a lazy iterable has not even made them."""
+    return list(waiting) if isinstance(children, Sequence) else []
+
+
+def _close(children: Iterable[Asks[Any]]) -> None:
+    for child in children:
+        if isinstance(child, Coroutine):
+            child.close()
+
+
+def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list[Reply]]:
+    shares: dict[int, list[Reply]] = {}
+    for reply in replies:
+        index = owner.pop(reply.request, None)
+        if index is not None:
+            shares.setdefault(index, []).append(reply)
+    return shares
+
+
+async def abandon(outstanding: list[Request]) -> None:
+    """Cancel requests whose owner is gone and wait for their replies, so that whoever meters them counts their cost."""
+    left = {request for request in outstanding if not isinstance(request, DRIVERS_OWN)}
+    orders: list[Request] = [Cancel(request) for request in outstanding]
+    while left:
+        replies = await exchange(orders)
+        orders = []
+        left.difference_update(reply.request for reply in replies)
+
+
+async def metered(asks: Asks[T], meter: Meter) -> T:
+    """Drive `asks` within `meter`: what is beyond it is answered `BudgetSpent`, what arrives is counted.
+
+    At the deadline or interrupt of a search's meter all that is outstanding is cancelled, and nothing more is sent.
+    """
+    sent: dict[Request, Request] = {}  # what was sent -> what was asked
+    alarm = meter.alarm()
+    orders: list[Request] = [] if alarm is None else [alarm]
+    try:
+        requests = begin(asks)
+        while True:
+            answers = []
+            share = meter.share(requests)
+            for request in requests:
+                order = meter.admit(request, share)
+                if order is None:
+                    answers.append(Reply(request, error=BudgetSpent("the budget of this search is spent")))
+                    continue
+                if isinstance(order, (Cancel, Progress)):
+                    target = order.target
+                    target = next((s for s, asked in sent.items() if asked is target), target)
+                    order = replace(order, target=target)
+                sent[order] = request
+                orders.append(order)
+            while not answers:
+                replies = await exchange(orders)
+                orders = []
+                for reply in replies:
+                    meter.settle(reply)
+                    if reply.request is alarm and meter.halted is None:  # others have shared the time
+                        alarm = meter.alarm()
+                        orders = [] if alarm is None else [alarm]
+                    elif reply.request is alarm:
+                        orders = [Cancel(request) for request in sent if not isinstance(request, DRIVERS_OWN)]
+                    elif reply.request in sent:
+                        answers.append(Reply(sent.pop(reply.request), reply.result, reply.error, reply.usage))
+            requests = asks.send(answers)
+    except StopIteration as stop:
+        if alarm is not None:
+            await _reply(Cancel(alarm))
+        return stop.value
+    finally:
+        _close([asks])
+
+
+def granted(asks: Asks[T], grant: Grant) -> Asks[T]:
+    """Drive one child of a round within its grant, turn by turn: it goes on when all it asked for has arrived, in the order of
+    asking, so that what it gets does not depend on the order of arrival."""
+    return metered(_in_turns(asks), grant)
+
+
+async def _in_turns(asks: Asks[T]) -> T:
+    try:
+        requests = begin(asks)
+        while True:
+            arrived: dict[Request, Reply] = {}
+            orders = requests
+            while len(arrived) < len(requests):
+                replies = await exchange(orders)
+                orders = []
+                arrived.update((reply.request, reply) for reply in replies)
+            requests = asks.send([arrived[request] for request in requests])
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        _close([asks])
+
+
+_drivers: dict[int, int] = {}  # id of a backend whose lock is held -> the thread that drives it
+
+
+def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
+    """Drive one coroutine that asks to its end and return its result.
+
+    Requests born in one turn are submitted together before anything is polled. Holds the lock of each backend from start to end, so
+    a second thread waits. Whatever happens, KeyboardInterrupt included, all that is outstanding is cancelled and collected.
+    Raises KeyError naming the backend that a request is addressed to but that is not there, TypeError where `asks` is no coroutine.
+    """
+    check_coroutine(asks, "what is to run")
+    distinct = list({id(backend): backend for backend in backends.values()}.values())
+    distinct.sort(key=id)
+    wake = threading.Event()
+    outstanding: dict[Request, Backend] = {}
+    held: list[Backend] = []
+    try:
+        for backend in distinct:
+            if _drivers.get(id(backend)) == threading.get_ident():
+                raise RuntimeError("a search runs on this engine in this very thread: give all problems to one solve_many instead")
+            backend.lock.acquire()
+            held.append(backend)
+            _drivers[id(backend)] = threading.get_ident()
+            backend.wake = wake
+        timers: list[tuple[float, int, Timer]] = []
+        watched: list[Progress] = []
+        numbers = itertools.count()
+        try:
+            orders = begin(asks)
+            while True:
+                replies = _act(orders, backends, outstanding, timers, watched, numbers)
+                while not replies:
+                    replies = _gather(outstanding, timers, watched, wake)
+                orders = asks.send(replies)
+        except StopIteration as stop:
+            return stop.value
+    finally:
+        try:
+            asks.close()
+            _collect(outstanding)
+        finally:
+            for backend in held:
+                backend.wake = None
+                del _drivers[id(backend)]
+                backend.lock.release()
+
+
+def _act(
+    orders: list[Request],
+    backends: Mapping[str, Backend],
+    outstanding: dict[Request, Backend],
+    timers: list[tuple[float, int, Timer]],
+    watched: list[Progress],
+    numbers: Iterable[int],
+) -> list[Reply]:
+    """Start what was ordered; the replies that are there at once (to Cancel)."""
+    replies = []
+    for order in orders:
+        if isinstance(order, Timer):
+            heapq.heappush(timers, (order.at, next(numbers), order))  # type: ignore[call-overload]
+        elif isinstance(order, Progress):
+            if _reached(order, outstanding):
+                replies.append(Reply(order))
+            else:
+                watched.append(order)
+        elif isinstance(order, Cancel):
+            if isinstance(order.target, Timer):
+                timers[:] = [entry for entry in timers if entry[2] is not order.target]
+                heapq.heapify(timers)
+            elif order.target in outstanding:
+                outstanding[order.target].cancel(order.target)
+            replies.append(Reply(order))
+        else:
+            name = order.to  # type: ignore[attr-defined]
+            if name not in backends:
+                raise KeyError(f"a {type(order).__name__} request is addressed to backend {name!r}, but there are only {sorted(backends)}")
+            outstanding[order] = backends[name]
+            backends[name].submit(order)
+    return replies
+
+
+def _gather(
+    outstanding: dict[Request, Backend],
+    timers: list[tuple[float, int, Timer]],
+    watched: list[Progress],
+    wake: threading.Event,
+) -> list[Reply]:
+    """Replies that are there now; waits on `wake` only if no backend computes in `poll`."""
+    wake.clear()
+    replies = []
+    working = {id(backend): backend for backend in outstanding.values()}
+    for backend in working.values():
+        for reply in backend.poll(0):
+            if outstanding.pop(reply.request, None) is not None:
+                replies.append(reply)
+    if watched:
+        reached = [order for order in watched if _reached(order, outstanding)]
+        if reached:
+            watched[:] = [order for order in watched if order not in reached]
+            replies.extend(Reply(order) for order in reached)
+    now = stopwatch.now()
+    fired = [entry for entry in timers if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())]
+    if fired:
+        timers[:] = [entry for entry in timers if entry not in fired]
+        heapq.heapify(timers)
+        replies.extend(Reply(entry[2]) for entry in fired)
+    if not replies and not any(backend.computes for backend in working.values()):
+        if not working and not timers:
+            raise RuntimeError("a search waits for replies but has asked for nothing: `exchange([])` was awaited too often")
+        wake.wait(min(0.05, max(0.0, timers[0][0] - now)) if timers else 0.05)
+    return replies
+
+
+def _reached(order: Progress, outstanding: Mapping[Request, Backend]) -> bool:
+    backend = outstanding.get(order.target)
+    if backend is None:
+        return True
+    progress = getattr(backend, "progress", None)
+    return progress is not None and progress(order.target) >= order.tokens
+
+
+def _collect(outstanding: dict[Request, Backend], seconds: float = 5.0) -> None:
+    """Cancel what is left and take the replies, so that the next run of these backends starts clean."""
+    for request, backend in outstanding.items():
+        backend.cancel(request)
+    deadline = time.monotonic() + seconds
+    while outstanding and time.monotonic() < deadline:
+        for backend in {id(b): b for b in outstanding.values()}.values():
+            for reply in backend.poll(0.01):
+                outstanding.pop(reply.request, None)

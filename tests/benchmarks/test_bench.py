@@ -1,0 +1,321 @@
+"""`copse bench`: what it prints, what it refuses before any work, what is left after SIGKILL; the figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_benchmarks import guesser, scripted_guide, solved, swept, written
+
+import guides
+import search
+from benchmarks.sweep import plot, rows, statistics
+from search.cli.main import main
+from search.solver import seed_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Every checkpoint is the tests' scripted model; a list of what was asked for."""
+    asked = []
+    monkeypatch.setattr(guides, "settings", lambda path: {}, raising=False)
+
+    def load(path, *, answer=None, device, dtype, slots, **policy):
+        asked.append(path)
+        return scripted_guide(guesser, **policy)
+
+    monkeypatch.setattr(guides, "load", load, raising=False)
+    return asked
+
+
+def problems(folder, count=6, **more):
+    path = folder / "p.jsonl"
+    lines = [{"id": f"q{i}", "problem": f"Question {i}", "target": i % 3, **more} for i in range(count)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def bench(capsys, *flags):
+    code = main(["bench", *map(str, flags)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_it_compares_methods_on_problems_of_the_users_own(tmp_path, capsys, loaded):
+    out = tmp_path / "out"
+    flags = ["--input", problems(tmp_path), "--out", out, "--budgets", "tokens=60,200", "--seeds", 2]
+    code, text, err = bench(capsys, *flags, "--methods", "self_consistency,mcts leaves=2,test_bench:walk", "--guide", "any")
+    assert code == 0 and "| method | searches | 60 tokens | 200 tokens |" in text and "points more than self_consistency" in text, err
+    found = rows.read(out / "results.csv")
+    assert len(found) == 6 * 3 * 2 * 2 and {row["task"] for row in found} == {"p"}
+    assert all(row["correct"] == str(int(row["answer"] == str(int(row["problem"][1:]) % 3))) for row in found)
+    assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    before = (out / "results.csv").read_bytes()
+    assert bench(capsys, *flags, "--methods", "self_consistency", "--guide", "any")[0] == 0 and (out / "results.csv").read_bytes() == before
+
+
+async def walk(search):
+    """A method of the user's own."""
+    from search.methods.sample import sample
+
+    await sample(search, chains=2)
+
+
+def test_problems_that_verify_themselves_need_no_target(tmp_path, capsys, loaded, monkeypatch):
+    monkeypatch.setattr(guides, "load", lambda path, answer=None, device=None, dtype=None, slots=None, **policy: scripted_guide(**policy))
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"problem": "Use 1, 2, 3 and 4 to make 24."}\n{"problem": "Use 1 and 1 to make 24."}\n')
+    code, text, _ = bench(capsys, "--input", path, "--out", tmp_path / "o", "--methods", "sample,mcts", "--budgets", "tokens=100,1000")
+    found = {(row["problem"], row["method"]): row for row in rows.read(tmp_path / "o" / "results.csv")}
+    assert code == 0 and found["1", "sample"]["correct"] == "1" and found["2", "sample"]["correct"] == "0"
+    assert "| 100 tokens | 200 tokens |" in text and {row["budget"] for row in found.values()} == {"tokens=1000"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--methods", "none"], "no method"),
+        (["--methods", "mcts colour=1"], "no option"),
+        (["--methods", "mcts,,"], "no method"),
+        (["--budgets", "2000"], "write one kind"),
+        (["--seeds", "0"], "--help"),
+        (["--input", "missing"], "cannot read"),
+        (["--answer", "(a)(b)"], "groups"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(tmp_path, capsys, loaded, flags, word):
+    code, _, err = bench(capsys, "--input", problems(tmp_path), "--out", tmp_path / "o", *flags)
+    assert code == 2 and word in err and err.count("\n") == 1 and not loaded and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("target", [None, [1], True, " "])
+def test_targets_that_are_missing_or_none_are_refused(tmp_path, capsys, loaded, target):
+    code, _, err = bench(capsys, "--input", problems(tmp_path, target=target), "--out", tmp_path / "o")
+    assert code == 2 and "target" in err and not loaded
+
+
+def test_results_of_other_problems_or_settings_are_not_mixed(tmp_path, capsys, loaded):
+    flags = ["--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60"]
+    assert bench(capsys, "--input", problems(tmp_path), *flags)[0] == 0
+    assert bench(capsys, "--input", problems(tmp_path, 8), *flags)[0] == 0, "more problems may come"
+    code, _, err = bench(capsys, "--input", problems(tmp_path), *flags, "--step-tokens", 9)
+    assert code == 2 and "settings" in err
+    code, _, err = bench(capsys, "--input", problems(tmp_path, target=7), *flags)
+    assert code == 2 and "another problem or target" in err
+    assert len(rows.read(tmp_path / "o" / "results.csv")) == 8
+
+
+def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, err = bench(
+        capsys, "--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60"
+    )
+    assert code == 0 and "copse-search[bench]" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6
+
+
+# -- killed and interrupted, in processes
+
+#: a process whose model takes its time, and whose methods note which searches begin
+SLOW = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
+sys.path[:0] = [{str(ROOT)!r}, *{sorted(str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_dir())!r}]
+import types
+import guides
+from fakes import scripted_guide
+from test_benchmarks import guesser
+from search.methods.sample import sample
+from search.methods.mcts import mcts
+
+def load(path, answer=None, device=None, dtype=None, slots=None, **policy):
+    guide = scripted_guide(guesser, slots=8, **policy)
+    guide.policy._loaded.engine.delay = 0.001
+    return guide
+
+def noted(method, name):
+    async def run(search):
+        with open(f"log-{{os.getpid()}}", "a") as log:
+            entropy = search.rng.bit_generator.seed_seq.entropy
+            log.write(f"{{search.problem.statement.split()[-1]}} own:{{name}} {{search.budget}} {{entropy}}\\n")
+        await method(search)
+    return run
+
+guides.settings, guides.load = (lambda path: {{}}), load
+own = sys.modules["own"] = types.ModuleType("own")
+own.chains, own.tree = noted(sample, "chains"), noted(mcts, "tree")
+from search.cli.main import main
+sys.exit(main())
+"""
+COUNT = 8
+
+
+def start(folder, out="o"):
+    flags = ["--methods", "own:chains,own:tree", "--budgets", "tokens=60,120", "--seeds", "2", "--input", "p.jsonl", "--out", out]
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW, "bench", *flags], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_lines(process, path, count):
+    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.005)
+
+
+def searches(lines):
+    """What `own` notes of the searches behind these lines of a results file."""
+    cells = [line.decode().split(",") for line in lines]
+    return {f"{problem[1:]} {method} {budget} {seed_of(problem, int(seed))}" for _, problem, method, budget, seed, *_ in cells}
+
+
+def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
+    problems(tmp_path, COUNT)
+    rng, results, finished = random.Random(1), tmp_path / "o" / "results.csv", []
+    for kill in (True, True, False):  # a process takes seconds to begin
+        process = start(tmp_path)
+        if kill:
+            wait_for_lines(process, results, len(finished) + rng.randint(1, 20))
+            time.sleep(rng.random() * 0.03)
+            process.kill()
+        _, err = process.communicate(timeout=120)
+        lines = results.read_bytes().split(b"\n")[:-1]
+        assert lines[: len(finished)] == finished, "what was finished stays as it is"
+        log = tmp_path / f"log-{process.pid}"
+        begun = log.read_text().splitlines() if log.exists() else []
+        assert not searches(finished[1:]) & set(begun), "what was finished is not searched again"
+        finished = lines
+    assert process.returncode == 0, err
+    assert len(finished) == 1 + COUNT * 2 * 2 * 2 and len(searches(finished[1:])) == COUNT * 2 * 2 * 2
+    whole = start(tmp_path, "whole")
+    assert whole.communicate(timeout=120) and whole.returncode == 0
+    once, again = rows.read(tmp_path / "whole" / "results.csv"), rows.read(results)
+    times = dict.fromkeys(("seconds", "rows"))
+    assert sorted(str(row | times) for row in once) == sorted(str(row | times) for row in again)
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path):
+    problems(tmp_path, COUNT)
+    process, results = start(tmp_path), tmp_path / "o" / "results.csv"
+    wait_for_lines(process, results, 5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    found = rows.read(results)
+    assert process.returncode == 130 and 4 <= len(found) < COUNT * 8 and "Traceback" not in err and "again to go on" in err
+    assert all(row["stopped"] != "interrupted" for row in found)
+
+
+def test_ctrl_c_after_the_last_search_of_a_job(tmp_path, capsys, loaded, monkeypatch):
+    solve_many = search.solve_many
+
+    def late(*args, **options):
+        solve_many(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "solve_many", late)
+    flags = ["--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60,120"]
+    code, out, err = bench(capsys, *flags)
+    assert code == 130 and "again to go on" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6 and "self_consistency" in out
+
+
+# -- figures
+
+
+def test_a_line_read_off_one_budget_is_the_share_solved(tmp_path):
+    costs = [20, 50, 50, 700, 2000]
+    found = written(tmp_path / "r.csv", *(solved(f"p{i}", "m", t, int(t < 2000)) for i, t in enumerate(costs)))
+    line = plot.line(found, "generated", 2500)
+    assert (
+        line.x[-1] == pytest.approx(2500)
+        and line.stepped
+        and (np.diff(line.mean) >= 0).all()
+        and (line.low <= line.mean).all()
+        and (line.mean <= line.high).all()
+    )
+    np.testing.assert_allclose(line.mean, [100 * np.mean([t <= x * (1 + 1e-9) and t < 2000 for t in costs]) for x in line.x])
+
+
+def test_a_line_of_separate_budgets_has_a_point_each(tmp_path):
+    swept(tmp_path / "r.csv", methods=["self_consistency"], budgets="tokens=60,120,240")
+    found = rows.read(tmp_path / "r.csv")
+    line = plot.line(found, "generated", 2500)
+    for x, mean, budget in zip(line.x, line.mean, (60, 120, 240), strict=True):
+        own = [row for row in found if row["budget"] == f"tokens={budget}"]
+        assert x == pytest.approx(np.mean([int(row["generated"]) for row in own]))
+        assert mean == pytest.approx(100 * np.mean([int(row["correct"]) for row in own]))
+    plot.curves(found, tmp_path / "f.svg")
+    assert "generated tokens a problem" in (tmp_path / "f.svg").read_text() or (tmp_path / "f.svg").stat().st_size > 5000
+
+
+def checkpoints(folder, slope_train=20.0, slope_test=10.0, count=400):
+    """Four checkpoints and three budgets whose accuracies rise by planted slopes, in points a decade."""
+    rng, entries = np.random.default_rng(0), ["name,training,results"]
+    for i, flops in enumerate((1e12, 1e13, 1e14, 1e15)):
+        cells = []
+        for tokens in (100, 1000, 10000):
+            chance = 0.1 + slope_train / 100 * i + slope_test / 100 * math.log10(tokens / 100)
+            cells += [
+                (f"p{n}", "mcts", f"tokens={tokens}", 0, int(hit), "", "a", tokens) for n, hit in enumerate(rng.random(count) < chance)
+            ]
+        written(folder / f"c{i}.csv", *cells)
+        (folder / f"c{i}.json").write_text(json.dumps({"flops": flops}))
+        entries.append(f"c{i},{f'{flops:g}' if i else 'c0.json'},c{i}.csv")
+    (folder / "checkpoints.csv").write_text("\n".join(entries) + "\n")
+    return folder / "checkpoints.csv"
+
+
+def test_the_two_axes_find_planted_slopes(tmp_path):
+    told = plot.axes(plot.read_checkpoints(checkpoints(tmp_path), "mcts"), tmp_path / "axes.png").splitlines()
+    assert [line.partition(":")[0] for line in told] == ["100 tokens", "1,000 tokens", "10,000 tokens", "c0", "c1", "c2", "c3"]
+    for line in told:
+        low, high = (float(end) for end in line.partition("[")[2].rstrip("]").split(","))
+        truth = 20 if "tokens" in line else 10
+        assert low - 1.5 < truth < high + 1.5 and 0 < high - low < 12, line
+    assert (tmp_path / "axes.png").stat().st_size > 10_000
+
+
+def test_rows_of_two_tasks_are_not_mixed_on_one_axis(tmp_path):
+    path, rest = checkpoints(tmp_path, count=5), tmp_path / "c1.csv"
+    lines = rest.read_text().splitlines(keepends=True)
+    rest.write_text("".join([*lines, *(line.replace("t,", "other,", 1) for line in lines[1:])]))
+    with pytest.raises(ValueError, match="--task"):
+        plot.read_checkpoints(path, "mcts")
+    assert {len(checkpoint.rows) for checkpoint in plot.read_checkpoints(path, "mcts", "t")} == {15}
+
+
+@pytest.mark.parametrize(
+    ("lines", "word"),
+    [
+        ("name,training\na,1\n", "results"),
+        ("name,training,results\na,0,c1.csv\n", "log axis"),
+        ("name,training,results\na,x,c1.csv\n", "training.json"),
+        ("name,training,results\na,1e9,c1.csv\n", "two or more"),
+    ],
+)
+def test_checkpoints_that_cannot_be_placed_are_refused(tmp_path, lines, word):
+    path = checkpoints(tmp_path, count=5)
+    with pytest.raises(ValueError, match="no rows of 'beam'"):
+        plot.read_checkpoints(path, "beam")
+    path.write_text(lines)
+    with pytest.raises(ValueError, match=word):
+        plot.read_checkpoints(path, "mcts")
+
+
+def test_bands_are_the_bootstrap_of_each_point():
+    values = np.random.default_rng(0).random((500, 3)) < [0.2, 0.5, 0.9]
+    found = statistics.bands(values, resamples=4000)
+    for i in range(3):
+        one = statistics.bootstrap(values[:, i])
+        assert (
+            found[0, i] == one.mean
+            and found[1, i] == pytest.approx(one.low, abs=0.006)
+            and found[2, i] == pytest.approx(one.high, abs=0.006)
+        )

@@ -1,0 +1,665 @@
+"""The methods on a scripted model: budgets are promises, same seed same tree, first verified solution ends it, nothing is an exception."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+from fakes import Characters, generated, listed_player, random_player, scripted_guide
+
+import search
+from guides.engines import Loaded
+from guides.policies.lm import LM
+from guides.values.rollout import Mixture, Rollout
+from models import Scripted
+from search.checks import check_policy, check_value
+from search.guide import Guide, Proposal, Uniform, multiplicity
+from search.methods.expand import Child, Growth, similarity, write
+from search.problem import TextStep
+from search.problems.countdown import Countdown
+from search.scheduling.budget import Budget
+from search.scheduling.requests import Avoided, RequestFailed
+from search.scheduling.scheduler import run
+from search.solver import side_by_side
+from search.tree.tree import Tree
+
+PUZZLE = Countdown((4, 7, 8, 8), 24)
+HOPELESS = Countdown((1, 1, 1, 1), 99)
+OPEN = search.TextProblem("What is 6 times 7?")
+SEEDS = {"gumbel": 3}  #: with which a random player finds a solution
+METHODS = {"mcts": {}, "gumbel": {}, "beam": {"width": 4, "branch": 3}, "sample": {}, "dvts": {"width": 4, "subtrees": 2}}
+
+
+def method_of(name):
+    return "beam" if name == "dvts" else name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_finds_and_stops_at_the_first_verified_solution(name):
+    options = {"width": 32, "branch": 16, "subtrees": 2 if name == "dvts" else 1} if method_of(name) == "beam" else {}
+    solution = search.solve(PUZZLE, scripted_guide(), method_of(name), "tokens=60000", seed=SEEDS.get(name, 0), **options)
+    assert solution.verified is True and solution.stopped == "verified" and solution.value == 1.0
+    assert PUZZLE.verify(solution.steps) == 1.0
+    assert solution.usage.generated < 60_000
+    assert solution.answer == PUZZLE.answer(solution.steps)
+
+
+def test_side_by_side_are_as_many_searches_as_keep_the_backend_busy():
+    """With more of them none ends before nearly all have, so that whoever is killed has nothing."""
+    begun, ended = [], []
+    problems = [Countdown((1, 2, 3, n), 99) for n in range(4, 44)]
+    guide = scripted_guide(slots=8)
+
+    class Noting(type(guide.policy)):
+        def propose(self, problem, state, *rest, **options):
+            begun.append((len(ended), problem.numbers))
+            return super().propose(problem, state, *rest, **options)
+
+        def complete(self, problem, state, *rest, **options):
+            begun.append((len(ended), problem.numbers))
+            return super().complete(problem, state, *rest, **options)
+
+    guide.policy.__class__ = Noting
+    search.solve_many(problems, guide, "sample", "tokens=200", wave=8, on_finish=lambda index, solution: ended.append(index))
+    firsts = {}
+    for before, numbers in begun:
+        firsts.setdefault(numbers, before)
+    assert len(ended) == 40
+    assert sorted(firsts.values())[:5] == [0, 0, 0, 0, 1], "four searches of eight chains are four times the eight slots"
+    backends = guide.backends
+    assert side_by_side(backends, {"leaves": 1}) == 32 and side_by_side(backends, {"width": 4, "branch": 4}) == 2
+    assert side_by_side(backends, {"wave": 8, "chains": 1}) == 32 and side_by_side({}, {}) == 256
+
+
+def test_no_budget_is_exceeded_in_a_thousand_searches():
+    """Over 1,000 searches of every method with random budgets none is exceeded by one token, call or simulation."""
+    rng = random.Random(7)
+    for trial in range(1000):
+        name = rng.choice(list(METHODS))
+        problem = HOPELESS if trial % 2 else Countdown(tuple(rng.randint(1, 13) for _ in range(4)), 24)
+        limits = {}
+        while not limits:
+            limits = {n: rng.randint(1, top) for n, top in (("tokens", 300), ("calls", 40), ("simulations", 30)) if rng.random() < 0.5}
+        guide = scripted_guide(slots=rng.randint(1, 64), shuffle=trial)
+        if rng.random() < 0.2:
+            guide = Guide(guide.policy, Mixture(guide.value, Rollout(guide.policy, 2), 0.5), guide.budget)
+        solution = search.solve(problem, guide, method_of(name), Budget(**limits), seed=trial, **METHODS[name])
+        for limit, spent in (("tokens", "generated"), ("calls", "calls"), ("simulations", "simulations")):
+            if limit in limits:
+                assert getattr(solution.usage, spent) <= limits[limit], (name, limits, solution.usage)
+        assert solution.stopped in ("verified", "finished", "exhausted", *limits)
+        if solution.stopped in limits:
+            spent = {"tokens": "generated"}.get(solution.stopped, solution.stopped)
+            left = limits[solution.stopped] - getattr(solution.usage, spent)
+            room = guide.policy.chain_tokens if solution.stopped == "tokens" else 0
+            assert left <= room, "only what is too little for one more chain may be left"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_same_tree_beside_any_neighbours(name):
+    problems = [Countdown((4, 7, 8, 8), 24), *(Countdown((n, 7, 8, 3), 99) for n in range(2, 26))]
+    alone = search.solve(problems[0], scripted_guide(slots=64), method_of(name), "tokens=400", seed=5, **METHODS[name])
+    for slots, shuffle in ((1, 0), (16, 1), (64, 2)):
+        guide = scripted_guide(slots=slots, shuffle=shuffle)
+        solutions = search.solve_many(problems, guide, method_of(name), "tokens=400", seed=5, **METHODS[name])
+        tree = solutions[0].tree
+        assert np.array_equal(tree.nodes, alone.tree.nodes)
+        assert tree.edges.tobytes() == alone.tree.edges.tobytes()
+        assert tree.steps == alone.tree.steps
+        assert solutions[0].usage.generated == alone.usage.generated
+    other = search.solve(problems[0], scripted_guide(), method_of(name), "tokens=400", seed=6, **METHODS[name])
+    assert other.tree.steps != alone.tree.steps
+
+
+def test_proposals_share_the_samples():
+    lines = {0: ("8-7=1", -0.1), 1: ("8-7=1", -0.1), 2: ("4+8=12", -0.3), 3: ("8+4=12", -0.2)}
+
+    def function(request):
+        text, log_prob = lines[counter.pop()]
+        return generated(text, value=0.25, log_prob=log_prob)
+
+    counter = [3, 2, 1, 0]
+    guide = scripted_guide(function)
+    proposals = run(guide.policy.propose(PUZZLE, (), 4, np.random.default_rng(0)), guide.backends)
+    assert [p.step.text for p in proposals] == ["8-7=1", "4+8=12"], "equal steps once, the first tokens kept"
+    assert [p.prior for p in proposals] == pytest.approx([0.5, 0.5]), "two samples of four are each"
+    assert all(p.value == 0.25 for p in proposals)
+
+
+def test_unlikely_samples_count_alike_and_likely_ones_by_their_probability():
+    """Chains of -5 nats and of -300: both are one draw. Nearly all of the policy found: its own probabilities."""
+    assert multiplicity(np.array([-5.0, -60.0, -300.0])) == pytest.approx([1 / 3] * 3, abs=0.01)
+    p = np.array([0.6, 0.3, 0.099])
+    assert multiplicity(np.log(p)) == pytest.approx(p / p.sum(), abs=0.01)
+    assert multiplicity(np.log(p / p.sum())) == pytest.approx(p / p.sum(), abs=1e-6)
+
+
+def drawn_child(name, log_probs, length):
+    """A child that was drawn once for each of these log-probs, each time in so many tokens."""
+    drawn = []
+    for index, log_prob in enumerate(log_probs):
+        tokens = (ord(name), index, *[0] * (length - 2))
+        drawn.append(Avoided(tokens, (log_prob, *[0.0] * (length - 1))))
+    proposal = Proposal(TextStep(name), log_probs[0], 1.0, drawn=tuple(drawn))
+    return Child(proposal, name, (TextStep(name),), False, None)
+
+
+@pytest.mark.parametrize("length, tau", [(2, 1.0), (5, 1.0), (40, 1.0), (40, 2.0)])
+def test_priors_of_a_block_are_of_all_that_was_drawn_and_long_steps_are_scaled(length, tau):
+    """Written in two goes, the block has the priors of one; a step that was written in two ways has both draws.
+
+    Of 40 tokens each, a step of -20 nats and one of -28 differ as steps of 5 tokens with -2.5 and -3.5 do.
+    """
+    log_probs = [-20.0, -28.0, -21.0, -33.0] if length > 5 else [-0.7, -2.5, -1.2, -3.0]
+    scale = min(1.0, 5 / length) / tau
+    weights = np.exp(np.array(log_probs) * scale)
+    children = [drawn_child(name, [log_prob], length) for name, log_prob in zip("abcd", log_probs, strict=True)]
+    for cut in (0, 1, 2):
+        tree = Tree(())
+        for part in (children[:cut], children[cut:]):
+            if part:
+                write(tree, OPEN, 0, Growth(part, proposed=len(part)), tau)
+        assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(weights / weights.sum(), abs=1e-4)
+    write(tree, OPEN, 0, Growth([drawn_child("a", [log_probs[0], -4.0], length)], proposed=1), tau)
+    weights[0] += np.exp(-4.0 * scale)
+    assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(weights / weights.sum(), abs=1e-4)
+
+
+def test_where_log_probs_are_unknown_priors_are_shares_of_the_samples():
+    def child(name, share):
+        return Child(Proposal(TextStep(name), math.nan, share), name, (TextStep(name),), False, None)
+
+    def priors():
+        return [tree.at(edge, "prior") for edge in tree.block(0)]
+
+    tree = Tree(())
+    write(tree, OPEN, 0, Growth([child("a", 0.75), child("b", 0.25)], proposed=2))
+    assert priors() == pytest.approx([3 / 4, 1 / 4], abs=1e-4)
+    write(tree, OPEN, 0, Growth([child("b", 0.5), child("c", 0.5)], proposed=2))
+    assert priors() == pytest.approx([3 / 8, 3 / 8, 2 / 8], abs=1e-4), "each call weighs as much as it brought steps"
+
+
+def test_steps_that_say_the_same_in_other_words_can_be_merged():
+    first, second, third = "So 6 times 7 is 42.", "so, 6 times 7 is 42", "So 6 times 7 is 48."
+    assert similarity(first, second) == 1.0 and similarity(first, third) == 0.0
+    assert similarity("Let us begin", "let us all begin") == pytest.approx(3 / 4)
+    children = []
+    for text in (first, second, third):
+        step = TextStep(text)
+        proposal = Proposal(step, -20.0, 1 / 3, drawn=(Avoided(tuple(map(ord, text)), (-20.0,)),))
+        children.append(Child(proposal, text, (step,), False, None))
+    for merge, texts, priors in ((1.0, [first, second, third], [1 / 3] * 3), (0.9, [first, third], [2 / 3, 1 / 3])):
+        tree = Tree(())
+        write(tree, OPEN, 0, Growth(children[:1], proposed=1), merge=merge)
+        write(tree, OPEN, 0, Growth(children[1:], proposed=2), merge=merge)
+        assert [tree.steps[edge].text for edge in tree.block(0)] == texts
+        assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(priors, abs=1e-4)
+
+
+def test_illegal_steps_are_counted_dead_ends_not_exceptions(caplog):
+    guide = scripted_guide(random_player(illegal=1.0))
+    for name in METHODS:
+        solution = search.solve(PUZZLE, guide, method_of(name), "tokens=200,seconds=20", **METHODS[name])
+        assert solution.answer is None and solution.verified is None and solution.error is None
+        assert solution.usage.generated > 0
+    assert "1+1=3" in caplog.text and "does not know this kind of problem" in caplog.text
+
+
+def test_a_search_with_nothing_left_to_explore_ends():
+    def function(request):
+        return generated("1+1=2" if request.prompt.count(10) == 1 else "1+2=3" if request.prompt.count(10) == 2 else "1+3=4")
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=100000")
+    assert solution.stopped == "exhausted" and solution.usage.generated < 1000
+    assert solution.verified is False and solution.candidates[0][1] == 1.0
+
+
+def test_failed_requests_are_retried_and_never_fatal_below_the_root():
+    def function(request, rate):
+        if random.Random(request.seed).random() < rate:
+            raise RequestFailed("time-out")
+        return random_player()(request)
+
+    for name in METHODS:
+        guide = scripted_guide(partial(function, rate=0.5), value=False)
+        solution = search.solve(PUZZLE, guide, method_of(name), "tokens=3000", **METHODS[name])
+        assert len(solution.tree.nodes) > 3
+        with pytest.raises(RequestFailed, match="time-out"):
+            search.solve(
+                PUZZLE,
+                scripted_guide(partial(function, rate=1.1), value=False),
+                method_of(name),
+                "tokens=3000",
+                **METHODS[name],
+            )
+
+
+def test_one_failing_search_among_many_becomes_a_solution_with_its_error():
+    class Broken(Countdown):
+        def is_terminal(self, state):
+            if state:
+                raise RuntimeError("boom")
+            return False
+
+    finished = {}
+    solutions = search.solve_many(
+        [PUZZLE, Broken((1, 2, 3), 6), PUZZLE], scripted_guide(), budget="tokens=200", on_finish=finished.__setitem__
+    )
+    assert isinstance(solutions[1].error, RuntimeError) and solutions[1].stopped == "error"
+    assert solutions[0].error is None and solutions[2].tree is not None
+    assert finished == dict(enumerate(solutions))
+    with pytest.raises(RuntimeError, match="boom"):
+        search.solve(Broken((1, 2, 3), 6), scripted_guide())
+
+
+def test_sample_stops_after_its_chains_and_counts_each():
+    solution = search.solve(HOPELESS, scripted_guide(random_player(illegal=0)), "sample", "tokens=100000", chains=13)
+    assert solution.stopped == "finished" and solution.usage.simulations == 13
+    assert solution.tree.visits(0) == 14
+    assert sum(share for _, share, _ in solution.candidates) == pytest.approx(1)
+
+
+def test_a_beam_keeps_the_best_states_and_subtrees_do_not_compete():
+    def function(request):
+        """Ten first letters with values by letter; letters a..e win the later contests too."""
+        text = chr(97 + request.seed % 10)
+        return generated(text, finish="stop", value=(request.seed % 10) / 10)
+
+    problem = search.TextProblem("say letters", answer=r"(never)")
+    loaded = Loaded(
+        Scripted(function),
+        Characters(),
+        {"delimiter": "\n", "step_tokens": 8, "max_steps": 3, "prompt": "{problem}\n"},
+        "fake",
+        True,
+    )
+    guide = Guide(LM(loaded, values=True))
+    one = search.solve(problem, guide, "beam", "tokens=10000", width=2, branch=6)
+    depth_two = [n for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1 and one.tree.block(n)]
+    values = sorted(float(one.tree.value(n)) for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1)
+    assert sorted(one.tree.value(n) for n in depth_two) == values[-2:]
+    many = search.solve(problem, guide, "beam", "tokens=10000", width=2, branch=6, subtrees=2)
+    expanded = [n for n in range(len(many.tree.nodes)) if many.tree.depth(n) == 1 and many.tree.block(n)]
+    order = list(many.tree.block(0))
+    assert {order.index(many.tree.edge_to(n)) % 2 for n in expanded} == {0, 1}
+
+
+def test_rollouts_estimate_the_probability_of_success():
+    """Value of a state = share of completions that succeed: compared with the exact probability of a two-step game."""
+
+    def function(request):
+        text = "a" if request.seed % 4 == 0 else "b"
+        return generated(text)
+
+    class Game(search.TextProblem):
+        def is_terminal(self, state):
+            return len(state) == 1
+
+        def verify(self, state):
+            return float(state[0].text == "a")
+
+    loaded = Loaded(Scripted(function), Characters(), {"delimiter": "\n", "step_tokens": 4, "max_steps": 3}, "fake", False)
+    policy = LM(loaded)
+    game = Game("a or b")
+    rollout = Rollout(policy, 2000)
+    value = run(rollout.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)[0]
+    assert value == pytest.approx(0.25, abs=0.04)
+    mixture = Mixture(search.Known(0.8), rollout, 0.25)
+    value = run(mixture.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)[0]
+    assert value == pytest.approx(0.75 * 0.8 + 0.25 * 0.25, abs=0.02)
+
+
+class Nim:
+    """Take 1 to 3 sticks, who takes the last one wins: lost for the mover exactly when sticks % 4 == 0."""
+
+    players, inline = 2, True
+
+    def __init__(self, sticks):
+        self.sticks = sticks
+
+    def initial(self):
+        return (self.sticks, 0)
+
+    def to_move(self, state):
+        return state[1]
+
+    def actions(self, state):
+        return [n for n in (1, 2, 3) if n <= state[0]]
+
+    def apply(self, state, step):
+        return (state[0] - step, 1 - state[1])
+
+    def is_terminal(self, state):
+        return state[0] == 0
+
+    def verify(self, state):
+        return 1.0
+
+    def answer(self, state):
+        return None
+
+    def prompt(self, state):
+        return f"{state[0]} sticks"
+
+    def key(self, state, step):
+        return step
+
+
+@pytest.mark.parametrize("sticks", [5, 6, 7, 9, 10])
+def test_two_players_find_the_winning_move(sticks):
+    policy = Uniform()
+    guide = Guide(policy, Rollout(policy, 4), Budget(simulations=1500))
+    search.check_problem(Nim(sticks))
+    solution = search.solve(Nim(sticks), guide, "mcts", seed=1, leaves=1)
+    tree = solution.tree
+    best = max(tree.block(0), key=lambda edge: int(tree.edges[edge]["visits"]))
+    assert tree.steps[best] == sticks % 4
+    assert 0.0 <= tree.mean(0) <= 1.0 and solution.usage.simulations == 1500
+
+
+def test_examiners_pass_on_ours_and_fail_on_a_cheat():
+    guide = scripted_guide()
+
+    check_policy(guide.policy, PUZZLE)
+    check_value(guide.value, PUZZLE)
+
+    class Loud(search.Value):
+        async def evaluate(self, problem, states, known, rng):
+            return np.full(len(states), 7.0)
+
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        check_value(Loud(), PUZZLE)
+
+    class Twice(Uniform):
+        async def propose(self, problem, state, n, rng):
+            found = await guide.policy.propose(problem, state, n, rng)
+            return found + found
+
+        backends = guide.policy.backends
+
+    with pytest.raises(ValueError, match="priors that sum to 2"):
+        check_policy(Twice(), PUZZLE)
+
+    class Mutable(Nim):
+        def apply(self, state, step):
+            self.sticks -= 1
+            return (self.sticks, 0)
+
+    with pytest.raises(ValueError, match="apply of the problem Mutable"):
+        search.check_problem(Mutable(5))
+
+
+def test_unknown_methods_options_and_problems_are_refused_before_anything_runs():
+    guide = scripted_guide(lambda request: pytest.fail("nothing may run"))
+    for problem, method, options, word in (
+        (PUZZLE, "mtcs", {}, "mcts"),
+        (PUZZLE, "nowhere:method", {}, "module:function"),
+        (PUZZLE, "mcts", {"branches": 3}, "branch"),
+        (PUZZLE, "mcts", {"branch": 0}, "whole number"),
+        (PUZZLE, "mcts", {"c_puct": math.nan}, "number"),
+        (PUZZLE, "beam", {"width": 3, "subtrees": 2}, "multiple"),
+        ("Use 4 and to make 24", "mcts", {}, "Use"),
+        ("  ", "mcts", {}, "empty"),
+        (42, "mcts", {}, "text"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            search.solve(problem, guide, method, "tokens=100", **options)
+    with pytest.raises(ValueError, match="seconds"):
+        search.solve(PUZZLE, guide, budget="hours=2")
+
+
+def test_a_leaf_backs_up_its_own_value_mixed_with_its_best_step():
+    """Values by depth: 0.5 for a first line, 0.9 for a second one; a third line is refuted."""
+
+    def function(request):
+        depth = request.prompt.count(10) - 1
+        texts = (["1+1=2"], ["1+2=3"], ["1+3=4"])
+        return generated(texts[depth][0], value=(0.5, 0.9, 0.7)[depth])
+
+    for lookahead, first, second in ((0.0, 0.5, 0.9), (0.5, 0.7, 0.45), (1.0, 0.9, 0.0)):
+        guide = scripted_guide(function, value=False)
+        solution = search.solve(HOPELESS, guide, "mcts", "simulations=2", leaves=1, rollout=0.0, lookahead=lookahead, widen=0.0)
+        tree = solution.tree
+        one = tree.child(tree.block(0)[0])
+        two = tree.child(tree.block(one)[0])
+        assert tree.visits(one) == 2 and tree.visits(two) == 1
+        assert tree.mean(two) == pytest.approx(second, abs=1e-4)
+        assert tree.mean(one) == pytest.approx((first + second) / 2, abs=1e-4)
+
+
+def test_a_leaf_whose_steps_are_all_illegal_is_a_dead_end():
+    def function(request):
+        return generated("1+1=2" if request.prompt.count(10) == 1 else "nonsense", value=0.9)
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=5000", widen=0.0)
+    tree = solution.tree
+    leaf = tree.child(tree.block(0)[0])
+    assert not tree.is_open(tree.block(0)[0]) and tree.mean(leaf) == 0.0
+    assert solution.stopped == "exhausted"
+
+
+def test_steps_not_proposed_yet_are_taken_when_all_others_look_bad():
+    """The first lines are worth nothing: the search asks for others instead of going on below them."""
+
+    def function(request):
+        good = request.seed % 10 == 0
+        return generated("1*1=1" if good else "1+1=2", value=0.9 if good else 0.0)
+
+    options = {"leaves": 1, "branch": 1, "c_puct": 0.5}
+    wide = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", **options)
+    narrow = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", widen=0.0, **options)
+    assert len(wide.tree.block(0)) == 2 and len(narrow.tree.block(0)) == 1
+
+
+def test_a_budget_that_is_never_spent_is_refused():
+    with pytest.raises(ValueError, match="simulations or seconds"):
+        search.solve(Nim(5), Guide(Uniform()), "mcts", "tokens=100")
+    assert search.solve(Nim(5), Guide(Uniform()), "mcts", "simulations=20").usage.simulations == 20
+
+
+def test_a_judge_that_always_fails_does_not_hold_the_search():
+    class Failing:
+        backends, tokens, calls, version = {}, 0, 0, "failing"
+
+        async def evaluate(self, problem, states, known, rng):
+            raise RequestFailed("down")
+
+    guide = scripted_guide(lambda request: generated("The answer is 7"), value=False)
+    for name in METHODS:
+        solution = search.solve("q", Guide(guide.policy, Failing()), method_of(name), "tokens=400", **METHODS[name])
+        assert solution.error is None and solution.answer == "7"
+
+
+class Choice:
+    """Two moves: after "bad" the opponent can only win, after "good" only lose."""
+
+    players, inline = 2, True
+
+    def initial(self):
+        return ()
+
+    def to_move(self, state):
+        return len(state) % 2
+
+    def actions(self, state):
+        return ["bad", "good"] if not state else ["end"]
+
+    def apply(self, state, step):
+        return (*state, step)
+
+    def is_terminal(self, state):
+        return len(state) == 2
+
+    def verify(self, state):
+        return 1.0 if state[0] == "bad" else 0.0
+
+    def answer(self, state):
+        return state[0]
+
+    def prompt(self, state):
+        return "choose"
+
+    def key(self, state, step):
+        return step
+
+
+def test_two_players_see_values_from_their_own_side():
+    solution = search.solve(Choice(), Guide(Uniform()), "mcts", "simulations=2", leaves=1)
+    values = {solution.tree.steps[e]: solution.tree.mean(solution.tree.child(e)) for e in solution.tree.block(0)}
+    assert values == {"bad": 0.25, "good": 0.75}
+    solution = search.solve(Choice(), Guide(Uniform()), "mcts", "simulations=200")
+    assert solution.answer == "good" and solution.verified is None, "the opponent's win verifies nothing"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_backend_that_dies_ends_the_search_with_what_there_is(name):
+    left = [25]
+
+    def function(request):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RequestFailed("the server is gone")
+        return random_player(illegal=0)(request)
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), method_of(name), "tokens=5000", **METHODS[name])
+    gone = solution.stopped == "error" and "the server is gone" in str(solution.error)
+    assert gone == (left[0] < 0) and len(solution.tree.nodes) > 1
+
+
+def test_a_beam_is_as_wide_as_the_budget_allows_though_its_worst_case_is_not():
+    guide = scripted_guide(random_player(illegal=0), value=False)
+    guide.policy.step_tokens = 500
+    solution = search.solve(Countdown((2, 3, 5, 7, 11), 99_999), guide, "beam", "tokens=5000", width=8, branch=8)
+    tree = solution.tree
+    first = [node for node in range(len(tree.nodes)) if tree.depth(node) == 1]
+    assert len(first) > 5 and all(tree.block(node) for node in first), "what the first states did not use serves the next"
+
+
+def test_a_verified_chain_without_an_answer_is_the_solution():
+    guide = scripted_guide(lambda r: generated("step 5" if r.seed % 2 == 0 else "step 1", finish="end"), value=False)
+    problem = search.TextProblem("write a five", verify=lambda text: "5" in text)
+    for name in METHODS:
+        solution = search.solve(problem, guide, method_of(name), "tokens=3000", **METHODS[name])
+        assert solution.verified is True and solution.text == "step 5" and solution.answer is None
+
+
+def test_a_verifier_that_times_out_costs_one_rollout_not_all():
+    calls = [0]
+
+    class Flaky(Countdown):
+        def verify(self, state):
+            calls[0] += 1
+            if calls[0] % 3 == 0:
+                raise RequestFailed("time-out")
+            return 1.0
+
+    policy = scripted_guide(random_player(illegal=0)).policy
+    rollout = Rollout(policy, 6)
+    value = run(rollout.evaluate(Flaky((1, 2, 3), 6), [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)
+    assert value[0] == 1.0
+
+
+def test_arguments_of_no_use_are_refused_at_the_door():
+    guide = scripted_guide(lambda request: pytest.fail("nothing may run"))
+    for arguments, word in (
+        ({"choose": "vote"}, "give one of majority"),
+        ({"guide": "builtin"}, "guides.load"),
+        ({"budget": 2000}, "tokens=2000"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"branch": 8.0}, "whole number"),
+        ({"c_puct": -1.0}, "from 0 on"),
+        ({"tau": 0.0}, "tau"),
+        ({"lookahead": 2.0}, "lookahead"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            search.solve(PUZZLE, **({"guide": guide, "budget": "tokens=100"} | arguments))
+    partial_method = partial(importlib.import_module("search.methods.mcts").mcts, branch=2)
+    assert search.solve(PUZZLE, scripted_guide(), partial_method, "tokens=100").trace.method == "search.methods.mcts:mcts"
+
+
+def test_a_search_within_a_search_says_what_to_do():
+    guide = scripted_guide()
+
+    def nested(index, solution):
+        search.solve(PUZZLE, guide, budget="tokens=50")
+
+    with pytest.raises(RuntimeError, match="solve_many"):
+        search.solve_many([PUZZLE], guide, budget="tokens=50", on_finish=nested)
+
+
+LINES = {"1+1=2": 0.4, "1*1=1": 0.3, "1+1=3": 0.2, "1-1=0": 0.06, "1/1=1": 0.04}  # one of them is illegal
+
+
+def first_lines(prompt):
+    return LINES if prompt.count("\n") == 1 else {"so": 1.0}
+
+
+@pytest.mark.parametrize("options", [{"branch": 1, "leaves": 1}, {"branch": 1}, {"branch": 3}])
+def test_a_step_that_was_sampled_is_not_sampled_again_and_a_node_knows_when_all_were(options):
+    asked = []
+
+    def function(request):
+        result = listed_player(first_lines)(request)
+        asked.append((request, result))
+        return result
+
+    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=10000", **options)
+    tree = solution.tree
+    assert solution.stopped == "exhausted"
+    assert {tree.steps[edge].text for edge in tree.block(0)} == set(LINES) - {"1+1=3"}
+    assert {"".join(map(chr, tokens[:-1])) for tokens in tree.drawn[0]} == set(LINES)
+    assert sum(a.probability for a in tree.drawn[0].values()) == pytest.approx(1, abs=1e-5)
+    for request, result in asked:
+        assert result.tokens not in {avoided.tokens for avoided in request.avoid}
+    if options["branch"] == 1:
+        texts = [(request.prompt, result.text) for request, result in asked]
+        assert len(texts) == len(set(texts)), "every line of every state was written once"
+
+
+def test_two_ways_to_write_one_step_are_both_avoided():
+    def lines(prompt):
+        return {"4+7=11": 0.6, "7+4=11": 0.4} if prompt.count("\n") == 1 else {"so": 1.0}
+
+    solution = search.solve(PUZZLE, scripted_guide(listed_player(lines), value=False), "mcts", "tokens=10000", branch=1, leaves=1)
+    assert solution.stopped == "exhausted" and len(solution.tree.block(0)) == 1 and len(solution.tree.drawn[0]) == 2
+
+
+def test_a_policy_that_cannot_avoid_needs_no_such_argument():
+    inner = scripted_guide(random_player(illegal=0), value=False).policy
+
+    class Plain:
+        backends, version = inner.backends, "plain"
+        step_tokens, chain_tokens, max_steps = inner.step_tokens, inner.chain_tokens, inner.max_steps
+        complete = inner.complete
+
+        async def propose(self, problem, state, n, rng):
+            proposals = await inner.propose(problem, state, n, rng)
+            return [search.Proposal(p.step, p.log_prob, p.prior, p.value) for p in proposals]
+
+    for name in METHODS:
+        solution = search.solve(HOPELESS, Guide(Plain()), method_of(name), "tokens=2000", **METHODS[name])
+        assert solution.stopped in ("tokens", "finished", "exhausted") and not solution.tree.drawn
+
+
+@pytest.mark.parametrize("branch", [1, 2])
+def test_a_node_knows_how_probable_the_steps_are_that_it_was_not_given(branch):
+    guide = scripted_guide(listed_player(first_lines), value=False)
+    for seed in range(6):
+        tree = search.solve(HOPELESS, guide, "mcts", "calls=6", seed=seed, branch=branch, leaves=1).tree
+        there = {tree.steps[edge].text for edge in tree.block(0)}
+        illegal = LINES["1+1=3"] * any(text == "1+1=3" for text in ("".join(map(chr, t[:-1])) for t in tree.drawn[0]))
+        exact = 1 - sum(LINES[text] for text in there) / (1 - illegal)
+        assert tree.unseen(0) == pytest.approx(exact, abs=3e-5)
+
+
+def test_a_policy_that_lists_all_steps_is_never_asked_for_more():
+    """And one that does not tell its log-probs always may be."""
+    for policy, unseen in ((Uniform(), 0.0), (scripted_guide(lambda r: generated("1+1=2", log_prob=math.nan), value=False).policy, 1.0)):
+        problem = Nim(9) if unseen == 0 else HOPELESS
+        tree = search.solve(problem, Guide(policy), "mcts", "simulations=1").tree
+        assert tree.unseen(0) == unseen
