@@ -6,8 +6,7 @@
 calibration  (i) prefixes of sampled chains whose value, from 2,000 roll-outs, is in [0.1, 0.9]: how often does the Wilson interval of
              32 other roll-outs cover it? (ii) prefixes that end with the first mistake: how often is any of M roll-outs right, so that
              the hard label takes them for right? By the unbiased estimate from 64 roll-outs, with the rise from each M to the next
-first-error  the first mistake of wrong chains of at least 8 steps, by labels of every step (Math-Shepherd) and by bisection, as in
-OmegaPRM,
+first-error  the first mistake of wrong chains of at least 8 steps, by labels of every step (Math-Shepherd) and by bisection (as OmegaPRM),
              with as many roll-outs a step. As there, problems that the model solves never or always in 32 roll-outs are left out
 """
 

@@ -107,7 +107,7 @@ def result(backend, request):
 
 
 def test_solve_and_bench(served, capsys, tmp_path):
-    """The commands of the README, without further options that the server would have to know."""
+    """The commands of `models/README.md`, without further options that the server would have to know."""
     for method in ("sample", "mcts"):
         main(["solve", "What is 12 * 12?", *flags(served), "--method", method, "--budget", "tokens=150", "--temperature", "0.6", "--json"])
         out, err = capsys.readouterr()
