@@ -287,7 +287,7 @@ WRONG = (
     "copse solve x --seed many",
     "copse train gide",
     "benchmarks.tasks training --cuont 5",
-    "benchmarks.core chekc",
+    "benchmarks.tree.core chekc",
 )
 
 
