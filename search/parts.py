@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import tokenize
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, coroutine
@@ -195,7 +196,7 @@ def version_of(part: object) -> str:
     name = f"{named.__module__}:{named.__qualname__}"
     try:
         source = inspect.getsource(named)
-    except (OSError, TypeError):  # typed in, or compiled
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed in, compiled, or from a text that is not this file
         source = ""
     plain = [setting for setting in _flat(settings) if isinstance(setting, (str, int, float, type(None)))]
     if not source and not plain:

@@ -130,7 +130,7 @@ ROWS = 1096  #: of the embeddings before the last stage, which adds some
 CHILD = """
 import sys, torch
 torch.set_num_threads(1)
-from guides import builtin
+from guides.builtin import train as builtin
 builtin.SHARD = 120
 builtin.train_builtin("small", sys.argv[1], recipe=sys.argv[2])
 """

@@ -180,7 +180,7 @@ COMPILES = """
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from models import llama_gpu, sampling_gpu, tree_attention_gpu
+from models.engine import llama_gpu, sampling_gpu, tree_attention_gpu
 
 def compiled(kernel, constants, bits="bf16", **options):
     types = {"_stride": "i32", "write": "*i32", "slots": "*i32", "tiles": "*i32", "partial": "*fp32", "sums": "*fp32", "scale": "fp32",

@@ -721,7 +721,7 @@ def test_requests_that_fail_for_good_do_not_end_the_search(serve, method):
     _, backend = serve(
         say=walker, fault=lambda n, b: ("status", 400, "no") if b["seed"] % 4 == 1 else "garbage" if b["seed"] % 9 == 1 else None
     )
-    solutions = [search.solve(problem(12), guide_of(backend), method, budget="tokens=800", seed=seed) for seed in range(3)]
+    solutions = [search.solve(problem(12), guide_of(backend), method, budget="tokens=800", seed=seed) for seed in range(6)]
     assert any(solution.verified for solution in solutions)
 
 

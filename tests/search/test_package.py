@@ -199,7 +199,7 @@ def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(tmp_path
     surroundings = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}
     if given is not None:
         surroundings[given] = str(tmp_path / "given")
-    found = python("from search import kernel_cache; print(kernel_cache.folder())", **surroundings).strip()
+    found = python("from search.kernels import kernel_cache; print(kernel_cache.folder())", **surroundings).strip()
     assert found == str(tmp_path / ("home/.cache" if given is None else "given") / "copse")
 
 
