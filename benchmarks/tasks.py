@@ -1,11 +1,13 @@
-"""Tasks: lists of problems to measure on, in a fixed order, and files of problems to train on. The only place that may know labels.
+"""Tasks: lists of problems to measure on, in a fixed order, and files of problems to train on. The
+only place that may know labels.
 
-    python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl      # for copse train iterate
-    python -m benchmarks.tasks gate --count 400 > gate.jsonl
+    python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl      # for copse
+    train iterate python -m benchmarks.tasks gate --count 400 > gate.jsonl
 
-The first is of the split "train", two Countdown puzzles to a chain, because a puzzle costs a tenth of the tokens; the second of
-"validation", as many of both; `--stories` adds word problems, so many to a chain. No problem in them is one of a task, no puzzle has the
-target 24, 36 or 50. The tasks "chains" and "words" are of the split "test".
+The first is of the split "train", two Countdown puzzles to a chain, because a puzzle costs a tenth
+of the tokens; the second of "validation", as many of both; `--stories` adds word problems, so many
+to a chain. No problem in them is one of a task, no puzzle has the target 24, 36 or 50. The tasks
+"chains" and "words" are of the split "test".
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ from search.problems.words import Words
 
 @cache
 def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
-    """Every value that all `numbers` (sorted) can make with + - * /; `whole`: through whole numbers from 0 on only."""
+    """Every value that all `numbers` (sorted) can make with + - * /; `whole`: through whole
+    numbers from 0 on only.
+    """
     if len(numbers) == 1:
         return frozenset({Fraction(numbers[0])})
     values = set()
@@ -50,37 +54,52 @@ def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
 
 @cache
 def game24(whole: bool = False) -> tuple[Countdown, ...]:
-    """The solvable puzzles of the Game of 24: four numbers 1 to 13, with fractions 1,362, through whole numbers from 0 on 1,346."""
+    """The solvable puzzles of the Game of 24: four numbers 1 to 13, with fractions 1,362,
+    through whole numbers from 0 on 1,346.
+    """
     hands = combinations_with_replacement(range(1, 14), 4)
     return tuple(Countdown(hand, 24) for hand in hands if Fraction(24) in _reachable(hand, whole))
 
 
 def ranked(path: str | Path, first: int, last: int) -> set[str]:
-    """Canonical forms of the puzzles of ranks `first` to `last` in a CSV file with columns Rank and Puzzles ("1 1 4 6")."""
+    """Canonical forms of the puzzles of ranks `first` to `last` in a CSV file with columns Rank
+    and Puzzles ("1 1 4 6").
+    """
     with Path(path).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if first <= int(row["Rank"]) <= last]
     return {Countdown(tuple(map(int, row["Puzzles"].split())), 24).canonical() for row in rows}
 
 
 def countdown_validation() -> tuple[Countdown, ...]:
-    """400 puzzles of four numbers 1 to 13 for choosing options: 200 of the validation split, 200 with targets never trained on."""
+    """400 puzzles of four numbers 1 to 13 for choosing options: 200 of the validation split, 200
+    with targets never trained on.
+    """
     seen = generate(101, 200, targets=set(range(1, 101)) - {24, 36, 50}, split="validation")
     return (*seen, *generate(102, 200, targets={36, 50}))
 
 
 @cache
 def countdown_hard() -> tuple[Countdown, ...]:
-    """150 puzzles of four numbers 1 to 13 whose targets 36 and 50 were never trained on, with at most 4 solution paths."""
+    """150 puzzles of four numbers 1 to 13 whose targets 36 and 50 were never trained on, with at
+    most 4 solution paths.
+    """
     from guides.builtin.countdown_data import solution_paths
 
-    few = [(paths, p) for p in generate(104, 700, targets={36, 50}) if (paths := solution_paths(p)) <= 4]
+    few = [
+        (paths, p)
+        for p in generate(104, 700, targets={36, 50})
+        if (paths := solution_paths(p)) <= 4
+    ]
     ordered = [p for _, p in sorted(few, key=lambda row: row[0])]
     random.Random(1).shuffle(ordered)
     return tuple(ordered[:150])
 
 
-OPERATIONS = 7  #: of the chains that methods are compared on: more than half of one model's single samples go wrong there
-SIZES = (5, 6, 7)  #: operations of the chains that are trained on; the generator's own paths have up to 6
+#: of the chains that methods are compared on: more than half of one model's single samples go wrong
+#: there
+OPERATIONS = 7
+#: operations of the chains that are trained on; the generator's own paths have up to 6
+SIZES = (5, 6, 7)
 STORIES = (3, 4, 5)  #: operations of the word problems of tasks and files
 UNSEEN = frozenset({24, 36, 50})  #: targets that no problem of a file for training has
 
@@ -91,7 +110,9 @@ def chains_test() -> tuple[Chains, ...]:
 
 
 def chains_short() -> tuple[Chains, ...]:
-    """200 chains of 5 operations of the test split, for the small generator of `benchmarks.verifiers.train`."""
+    """200 chains of 5 operations of the test split, for the small generator of
+    `benchmarks.verifiers.train`.
+    """
     return tuple(chains.generate(203, 200, 5, 2, split="test"))
 
 
@@ -103,13 +124,23 @@ def chains_validation() -> tuple[Chains, ...]:
 @cache
 def words_test() -> tuple[Words, ...]:
     """300 word problems of the test split, a third of each of `STORIES`."""
-    return tuple(problem for size in STORIES for problem in words.generate(300 + size, 100, size, 2, split="test"))
+    return tuple(
+        problem
+        for size in STORIES
+        for problem in words.generate(300 + size, 100, size, 2, split="test")
+    )
 
 
 @cache
 def words_validation() -> tuple[Words, ...]:
-    """210 word problems of the validation split, a third of each of `STORIES`, for choosing options."""
-    return tuple(problem for size in STORIES for problem in words.generate(310 + size, 70, size, 2, split="validation"))
+    """210 word problems of the validation split, a third of each of `STORIES`, for choosing
+    options.
+    """
+    return tuple(
+        problem
+        for size in STORIES
+        for problem in words.generate(310 + size, 70, size, 2, split="validation")
+    )
 
 
 TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
@@ -133,13 +164,16 @@ def target_of(problem: Problem) -> str | None:
 
 def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
     """Whether every step of a chain of thought is right; None where nobody knows."""
-    module = chains if isinstance(problem, Chains) else words if isinstance(problem, Words) else None
+    module = (
+        chains if isinstance(problem, Chains) else words if isinstance(problem, Words) else None
+    )
     wrong = module.mistakes(problem, tuple(steps)) if module else None
     return None if wrong is None else not any(wrong)
 
 
 def state_right(problem: Problem, state: Sequence[Any]) -> float | None:
-    """Is a chain without mistake so far, can a puzzle's target still be reached through whole numbers? 1.0 or 0.0; None: not known.
+    """Is a chain without mistake so far, can a puzzle's target still be reached through whole
+    numbers? 1.0 or 0.0; None: not known.
 
     As a checker: copse train iterate --checker benchmarks.tasks:state_right ...
     """
@@ -158,9 +192,11 @@ def identity(problem: Problem) -> str:
     return canonical() if canonical else problem.prompt(problem.initial())
 
 
-def training(seed: int, split: str = "train", puzzles_each: int = 2, stories_each: int = 0) -> Iterator[Problem]:
-    """`puzzles_each` Countdown puzzles of four numbers up to 13, a chain of one of the `SIZES`, `stories_each` word problems of one of
-    `STORIES`, and again, without end, none twice.
+def training(
+    seed: int, split: str = "train", puzzles_each: int = 2, stories_each: int = 0
+) -> Iterator[Problem]:
+    """`puzzles_each` Countdown puzzles of four numbers up to 13, a chain of one of the `SIZES`,
+    `stories_each` word problems of one of `STORIES`, and again, without end, none twice.
     """
     targets = set(range(1, 101)) - UNSEEN
     puzzles = generate(seed, sys.maxsize, targets=targets, split=split)
@@ -174,11 +210,15 @@ def training(seed: int, split: str = "train", puzzles_each: int = 2, stories_eac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", choices=["training", "gate"])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--stories", type=int, default=0, metavar="N", help="word problems to a chain")
+    parser.add_argument(
+        "--stories", type=int, default=0, metavar="N", help="word problems to a chain"
+    )
     args = parser.parse_args()
     split, puzzles = ("train", 2) if args.file == "training" else ("validation", 1)
     problems = training(args.seed, split, puzzles, args.stories)

@@ -1,4 +1,6 @@
-"""Models in engines, and behind servers. Engines are shared: loading the same checkpoint twice gives the same one."""
+"""Models in engines, and behind servers. Engines are shared: loading the same checkpoint twice
+gives the same one.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ class Loaded:
     """A checkpoint in an engine, or a model behind a server.
 
     settings   what its `guide.json` says, {} without one
-    version    `models.version` of the checkpoint, with "/bfloat16" or "/float16" where it is computed in that; traces keep it
-    published  the kind of head of a published reward model (`models.checkpoints.head_layouts`), "" for all else
+    version    `models.version` of the checkpoint, with "/bfloat16" or "/float16" where it is
+               computed in that; traces keep it
+    published  the kind of head of a published reward model (`models.checkpoints.head_layouts`), ""
+               for all else
     architecture  its class, as config.json says
     """
 
@@ -60,7 +64,8 @@ def locate(path: str | Path) -> str:
 
 
 def settings(path: str | Path) -> dict[str, Any]:
-    """What the checkpoint's `guide.json` says (kinds, budget, delimiter, ...), {} without one. Loads no model.
+    """What the checkpoint's `guide.json` says (kinds, budget, delimiter, ...), {} without one.
+    Loads no model.
 
     Raises ValueError that says what to do where the folder or its files are missing or broken.
     """
@@ -69,11 +74,18 @@ def settings(path: str | Path) -> dict[str, Any]:
     return describe(locate(path))
 
 
-def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slots: int = 64, pool_tokens: int | None = None) -> Loaded:
-    """The checkpoint in an engine with `slots` rows (and other `Engine` options). Raises ValueError for a missing or broken one.
+def load_engine(
+    path: str | Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    slots: int = 64,
+    pool_tokens: int | None = None,
+) -> Loaded:
+    """The checkpoint in an engine with `slots` rows (and other `Engine` options). Raises ValueError
+    for a missing or broken one.
 
-    A model on a CPU sets torch's number of threads (`models.engine.threads`), unless OMP_NUM_THREADS is set. What was loaded, its float
-    type and the threads are logged.
+    A model on a CPU sets torch's number of threads (`models.engine.threads`), unless
+    OMP_NUM_THREADS is set. What was loaded, its float type and the threads are logged.
     """
     from models.checkpoints.checkpoint import check_size, load_model, resolve, version
     from models.engine.engine import Engine
@@ -85,7 +97,9 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
     key = (digest, device, dtype, slots, pool_tokens)
     with _lock:
         if key not in _cache:
-            model, tokenizer, head, _ = load_model(place, device=device, dtype=dtype, trainable=False)
+            model, tokenizer, head, _ = load_model(
+                place, device=device, dtype=dtype, trainable=False
+            )
             _set_threads(model)
             engine = Engine(model, tokenizer, head=head, slots=slots, pool_tokens=pool_tokens)
             _report(place, engine)
@@ -94,7 +108,9 @@ def load_engine(path: str | Path, device: str = "auto", dtype: str = "auto", slo
             published = layout if layout in LAYOUTS else ""
             computed = str(engine.model.dtype).removeprefix("torch.")
             name = digest if computed == "float32" else f"{digest}/{computed}"
-            _cache[key] = Loaded(engine, tokenizer, known, name, head is not None, published, architecture(folder))
+            _cache[key] = Loaded(
+                engine, tokenizer, known, name, head is not None, published, architecture(folder)
+            )
         return _cache[key]
 
 
@@ -107,7 +123,8 @@ def load_server(
 ) -> Loaded:
     """The model that an OpenAI-compatible server serves. Raises ValueError as `models.Server` does.
 
-    tokenizer  folder or hub id of the model's tokenizer; None: `model` is one. A folder's `guide.json` counts
+    tokenizer  folder or hub id of the model's tokenizer; None: `model` is one. A folder's
+               `guide.json` counts
     timeout    seconds that a request may take in all, repetitions included
     """
     from models.server import Server
@@ -122,19 +139,33 @@ def load_server(
 
 
 def of_server(server: Server, settings: dict[str, Any] | None = None) -> Loaded:
-    """A server as guides take it. Its version names the model: what stands behind the name is the server's affair."""
+    """A server as guides take it. Its version names the model: what stands behind the name is
+    the server's affair.
+    """
     return Loaded(server, server.tokenizer, settings or {}, f"server:{server.model}", False)
 
 
-def loaded_of(given: str | Path | Loaded | Server, device: str, dtype: str, slots: int, pool_tokens: int | None) -> Loaded:
+def loaded_of(
+    given: str | Path | Loaded | Server,
+    device: str,
+    dtype: str,
+    slots: int,
+    pool_tokens: int | None,
+) -> Loaded:
     """What a guide is made from: a checkpoint, one that is loaded already, or a server."""
     if isinstance(given, Loaded):
         return given
-    return load_engine(given, device, dtype, slots, pool_tokens) if isinstance(given, (str, Path)) else of_server(given)
+    return (
+        load_engine(given, device, dtype, slots, pool_tokens)
+        if isinstance(given, (str, Path))
+        else of_server(given)
+    )
 
 
 def served_settings(place: str | Path) -> dict[str, Any]:
-    """The settings of a served model: of its folder, if it stands here with a `guide.json`; else {}."""
+    """The settings of a served model: of its folder, if it stands here with a `guide.json`; else
+    {}.
+    """
     return settings(place) if (Path(place) / "guide.json").exists() else {}
 
 
@@ -153,7 +184,9 @@ def unload(path: str | Path) -> None:
 
 
 def _set_threads(model: Any) -> None:
-    """Let a model on a CPU compute with as many threads as suit it and the machine (`models.engine.threads`)."""
+    """Let a model on a CPU compute with as many threads as suit it and the machine
+    (`models.engine.threads`).
+    """
     import torch
 
     count = suitable(model.num_parameters()) if model.device.type == "cpu" else None
@@ -162,7 +195,9 @@ def _set_threads(model: Any) -> None:
 
 
 def _report(place: str, engine: Engine) -> None:
-    """Say what was loaded: the float type and the number of threads are chosen here, and a trace keeps the former."""
+    """Say what was loaded: the float type and the number of threads are chosen here, and a trace
+    keeps the former.
+    """
     import torch
 
     model, kind = engine.model, str(engine.model.dtype).removeprefix("torch.")
@@ -171,4 +206,12 @@ def _report(place: str, engine: Engine) -> None:
         device += f" with {torch.get_num_threads()} of {cores()} cores"
     level = logging.DEBUG if place == locate("builtin") else logging.INFO
     size = model.num_parameters() / 1e6
-    log.log(level, "%s: %.0f M parameters, computed in %s on %s, by the forward %r", place, size, kind, device, engine.path)
+    log.log(
+        level,
+        "%s: %.0f M parameters, computed in %s on %s, by the forward %r",
+        place,
+        size,
+        kind,
+        device,
+        engine.path,
+    )

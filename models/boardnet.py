@@ -1,6 +1,8 @@
-"""A small policy-value network for board positions, its files, and the backend that answers `Forward` requests with it.
+"""A small policy-value network for board positions, its files, and the backend that answers
+`Forward` requests with it.
 
-A folder of such a network holds boardnet.json (`SHAPE`, and the problem classes it was trained on) and boardnet.safetensors.
+A folder of such a network holds boardnet.json (`SHAPE`, and the problem classes it was trained on)
+and boardnet.safetensors.
 """
 
 from __future__ import annotations
@@ -22,27 +24,38 @@ from torch import nn
 from search.scheduling.requests import Cancelled, Forward, Reply, Request, Usage
 
 NOTES, WEIGHTS = "boardnet.json", "boardnet.safetensors"
-SHAPE = ("planes", "moves", "width", "depth")  #: what makes the network: list of ints, and three ints
-ROWS = 16  #: passes have a multiple of this many rows: products of other shapes differ in their last bits
+#: what makes the network: list of ints, and three ints
+SHAPE = ("planes", "moves", "width", "depth")
+#: passes have a multiple of this many rows: products of other shapes differ in their last bits
+ROWS = 16
 MOST = 4096  #: rows of one product
 PRECISION = 2.0**-16  #: results are rounded to this, for the same reason
 
 
 class BoardNet(nn.Module):
-    """Fully connected residual network whose blocks begin as the identity (ReZero; Bachlechner et al. 2020), as in Jones (2021).
+    """Fully connected residual network whose blocks begin as the identity (ReZero; Bachlechner et
+    al. 2020), as in Jones (2021).
 
-    planes  shape of one position, such as (2, 3, 3);  moves: logits of the policy;  width, depth: of the residual blocks
+    planes  shape of one position, such as (2, 3, 3);  moves: logits of the policy;  width, depth:
+            of the residual blocks
     seed    of the weights; both heads begin at 0: a uniform policy, and 1/2 as every value
     kinds   problem classes ("module:Class") it is trained on
     """
 
     def __init__(
-        self, planes: Sequence[int], moves: int, width: int = 64, depth: int = 3, seed: int = 0, kinds: Sequence[str] = ()
+        self,
+        planes: Sequence[int],
+        moves: int,
+        width: int = 64,
+        depth: int = 3,
+        seed: int = 0,
+        kinds: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if min(*planes, moves, width, depth) < 1:
             raise ValueError(
-                f"a network of planes {list(planes)}, {moves} moves, width {width}, depth {depth} is none: give numbers above 0"
+                f"a network of planes {list(planes)}, {moves} moves, width {width}, depth "
+                f"{depth} is none: give numbers above 0"
             )
         self.planes, self.moves, self.width, self.depth = tuple(planes), moves, width, depth
         self.kinds = tuple(kinds)
@@ -53,7 +66,9 @@ class BoardNet(nn.Module):
         self.policy, self.value = _linear(width, moves, None), _linear(width, 1, None)
 
     def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Planes float32 [n, *planes] to logits of the moves, float32 [n, moves], and of the mover's winning, float32 [n]."""
+        """Planes float32 [n, *planes] to logits of the moves, float32 [n, moves], and of the
+        mover's winning, float32 [n].
+        """
         x = torch.relu(self.enter(planes.flatten(1)))
         for block, gain in zip(self.blocks, self.gains, strict=True):
             x = x + gain * torch.relu(block(x))
@@ -61,7 +76,12 @@ class BoardNet(nn.Module):
 
     def notes(self) -> dict[str, Any]:
         """What boardnet.json says."""
-        return {"format": 1, "kinds": list(self.kinds), **{name: getattr(self, name) for name in SHAPE}, "planes": list(self.planes)}
+        return {
+            "format": 1,
+            "kinds": list(self.kinds),
+            **{name: getattr(self, name) for name in SHAPE},
+            "planes": list(self.planes),
+        }
 
     @property
     def version(self) -> str:
@@ -75,13 +95,21 @@ class BoardNet(nn.Module):
         """Write the two files into `folder`, which is made where it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: weights.detach().cpu().contiguous() for name, weights in self.state_dict().items()}, folder / WEIGHTS)
+        save_file(
+            {
+                name: weights.detach().cpu().contiguous()
+                for name, weights in self.state_dict().items()
+            },
+            folder / WEIGHTS,
+        )
         (folder / NOTES).write_text(json.dumps(self.notes(), indent=2) + "\n")
         return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> BoardNet:
-        """The network of a folder. Raises ValueError, saying what to do, where its files are missing, broken or do not fit."""
+        """The network of a folder. Raises ValueError, saying what to do, where its files are
+        missing, broken or do not fit.
+        """
         folder = Path(folder)
         remedy = "give a folder that `copse train hex` wrote, such as best/ of its --out"
         try:
@@ -92,9 +120,13 @@ class BoardNet(nn.Module):
             net.load_state_dict(load_file(folder / WEIGHTS))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise ValueError(f"there is no board network in {folder} ({reason}): {remedy}") from error
+            raise ValueError(
+                f"there is no board network in {folder} ({reason}): {remedy}"
+            ) from error
         if not all(weights.isfinite().all() for weights in net.parameters()):
-            raise ValueError(f"the board network in {folder} has weights that are no numbers: {remedy}")
+            raise ValueError(
+                f"the board network in {folder} has weights that are no numbers: {remedy}"
+            )
         return net
 
 
@@ -102,15 +134,18 @@ def _linear(inputs: int, outputs: int, random: torch.Generator | None) -> nn.Lin
     """A layer that leaves the global random numbers alone; without `random`, all zeros."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     nn.init.zeros_(layer.bias)
-    nn.init.zeros_(layer.weight) if random is None else nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=random)
+    nn.init.zeros_(layer.weight) if random is None else nn.init.kaiming_uniform_(
+        layer.weight, nonlinearity="relu", generator=random
+    )
     return layer
 
 
 class Boards:
     """Backend of one network: each pass answers all `Forward` requests that wait.
 
-    The planes of a request are float32 [*planes], one position, or [n, *planes]. Its result: logits of the policy, float32
-    [n, moves], and the mover's chances, float32 [n] in [0, 1], n = 1 for one position; not finite where the network gives no number.
+    The planes of a request are float32 [*planes], one position, or [n, *planes]. Its result: logits
+    of the policy, float32 [n, moves], and the mover's chances, float32 [n] in [0, 1], n = 1 for one
+    position; not finite where the network gives no number.
     """
 
     computes = True
@@ -130,33 +165,48 @@ class Boards:
 
     def poll(self, seconds: float = 0.0) -> list[Reply]:
         """One pass over all that waits."""
-        replies = [Reply(request, error=Cancelled("cancelled before it was answered")) for request in self._cancelled]
+        replies = [
+            Reply(request, error=Cancelled("cancelled before it was answered"))
+            for request in self._cancelled
+        ]
         counts = {request: self._rows(request) for request in self._waiting}
         self._waiting, self._cancelled = [], []
-        replies += [Reply(request, error=rows) for request, rows in counts.items() if isinstance(rows, ValueError)]
+        replies += [
+            Reply(request, error=rows)
+            for request, rows in counts.items()
+            if isinstance(rows, ValueError)
+        ]
         readable = {request: rows for request, rows in counts.items() if isinstance(rows, int)}
         if not readable:
             return replies
-        planes = np.concatenate([np.reshape(request.planes, (-1, *self.net.planes)) for request in readable])  # type: ignore[attr-defined]
+        planes = np.concatenate(
+            [np.reshape(request.planes, (-1, *self.net.planes)) for request in readable]
+        )  # type: ignore[attr-defined]
         policy, values = self._pass(planes)
         self.total_passes += 1
         self.total_rows += len(planes)
         end, slots = 0, -(-len(planes) // ROWS) * ROWS
         for request, rows in readable.items():
             begin, end = end, end + rows
-            usage = Usage(calls=1, flops=self._flops * rows, passes=1, rows=len(planes), slots=slots)
+            usage = Usage(
+                calls=1, flops=self._flops * rows, passes=1, rows=len(planes), slots=slots
+            )
             replies.append(Reply(request, (policy[begin:end], values[begin:end]), usage=usage))
         return replies
 
     def _rows(self, request: Request) -> int | ValueError:
         """How many positions a request carries, or why it cannot be read."""
         if not isinstance(request, Forward):
-            return ValueError(f"a board network cannot answer {type(request).__name__}: send it Forward requests only")
+            return ValueError(
+                f"a board network cannot answer {type(request).__name__}: send it Forward "
+                "requests only"
+            )
         shape = np.shape(request.planes)
         lead = shape[: max(0, len(shape) - len(self.net.planes))]
         if shape[len(lead) :] != self.net.planes or len(lead) > 1 or 0 in lead:
             return ValueError(
-                f"this network reads planes {list(self.net.planes)}, not {list(shape)}: load one that was trained for this size of board"
+                f"this network reads planes {list(self.net.planes)}, not {list(shape)}: load "
+                "one that was trained for this size of board"
             )
         return lead[0] if lead else 1
 
@@ -165,7 +215,9 @@ class Boards:
         padded = np.zeros((-(-len(planes) // ROWS) * ROWS, *self.net.planes), np.float32)
         padded[: len(planes)] = planes
         with torch.inference_mode():
-            parts = [self.net(part.to(self.device)) for part in torch.from_numpy(padded).split(MOST)]
+            parts = [
+                self.net(part.to(self.device)) for part in torch.from_numpy(padded).split(MOST)
+            ]
             policy = torch.cat([part[0] for part in parts])
             values = torch.cat([part[1] for part in parts]).sigmoid()
             policy, values = ((x / PRECISION).round() * PRECISION for x in (policy, values))

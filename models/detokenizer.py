@@ -1,7 +1,9 @@
-"""From tokens to text as they are sampled: where a stop string completes, and what stands before it.
+"""From tokens to text as they are sampled: where a stop string completes, and what stands before
+it.
 
-Text is kept as bytes, so a character that several tokens spell is never broken. Where tokens decode independently (byte-level BPE, and any
-tokenizer whose decoder only joins) the bytes of each token come from a table; otherwise the generated tokens are decoded anew.
+Text is kept as bytes, so a character that several tokens spell is never broken. Where tokens decode
+independently (byte-level BPE, and any tokenizer whose decoder only joins) the bytes of each token
+come from a table; otherwise the generated tokens are decoded anew.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ import numpy as np
 
 BROKEN = "\ufffd"  # what a decoder makes of bytes that are no character
 JOINING = {"Fuse", "ByteFallback", "Replace"}  # decoders that treat each token by itself
-BEFORE = 8  # prompt tokens decoded along, where the text of a token depends on what stands before it: a whole character among them
+# prompt tokens decoded along, where the text of a token depends on what stands before it: a whole
+# character among them
+BEFORE = 8
 
 
 class Texts:
     """The tokenizer as the engine uses it: bytes of tokens, and the end tokens of a model.
 
-    ends     ids that end a text: the tokenizer's, those of `generation_config` and those of `config`
+    ends     ids that end a text: the tokenizer's, those of `generation_config` and those of
+             `config`
     watched  bool [sets of stop strings, vocabulary]: see `watch`
     """
 
@@ -30,7 +35,9 @@ class Texts:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._table: dict[int, bytes] = {}
         self._numbers: dict[tuple[str, ...], int] = {}
-        self.size = len(tokenizer) if model is None else int(model.config.get_text_config().vocab_size)
+        self.size = (
+            len(tokenizer) if model is None else int(model.config.get_text_config().vocab_size)
+        )
         self.watched = np.empty((0, self.size), bool)
         decoder = self._decoder()
         self._bytes = _byte_alphabet() if decoder.get("type") == "ByteLevel" else {}
@@ -41,7 +48,9 @@ class Texts:
         """The text of tokens, special tokens included, nothing cleaned up."""
         if self._backend is not None:
             return self._backend.decode([int(t) for t in tokens], skip_special_tokens=False)
-        return self.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
 
     def whole(self, tokens: tuple[int, ...]) -> str:
         """The text of tokens, but for a character that the last of them begin and do not finish."""
@@ -55,20 +64,31 @@ class Texts:
         return self.decode(tokens[: len(tokens) - _open_bytes(last)])
 
     def aligned(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
-        """Tokens without those at the beginning that are within a character: a run of bytes is decoded together, or not at all."""
+        """Tokens without those at the beginning that are within a character: a run of bytes is
+        decoded together, or not at all.
+        """
         first = 0
-        while self._fallback and first < len(tokens) and (self._byte(tokens[first]) or 0) & 0xC0 == 0x80:
+        while (
+            self._fallback
+            and first < len(tokens)
+            and (self._byte(tokens[first]) or 0) & 0xC0 == 0x80
+        ):
             first += 1
         return tokens[first:]
 
     def watch(self, stops: tuple[str, ...]) -> int:
-        """A number for these stop strings: `watched[number]` tells which tokens can complete one of them or end the text."""
+        """A number for these stop strings: `watched[number]` tells which tokens can complete one
+        of them or end the text.
+        """
         number = self._numbers.get(stops)
         if number is None:
             ends = {s.encode()[-1] for s in stops if s}
             can = np.ones(self.size, bool)
             if self.independent:
-                can[:] = [token in self.ends or not ends.isdisjoint(self.piece(token)) for token in range(self.size)]
+                can[:] = [
+                    token in self.ends or not ends.isdisjoint(self.piece(token))
+                    for token in range(self.size)
+                ]
             number = self._numbers[stops] = len(self._numbers)
             self.watched = np.concatenate([self.watched, can[None]])
         return number
@@ -101,14 +121,26 @@ class Texts:
         return getattr(self.tokenizer, "added_tokens_decoder", {})
 
     def _decoder(self) -> dict[str, Any]:
-        return {} if self._backend is None else json.loads(self._backend.to_str()).get("decoder") or {}
+        return (
+            {} if self._backend is None else json.loads(self._backend.to_str()).get("decoder") or {}
+        )
 
     def _joins(self) -> bool:
-        """Whether text of a and b is always text of a, then text of b (also tried on pairs all over the vocabulary)."""
-        if not {d["type"] for d in self._decoder().get("decoders", [self._decoder()]) if d} <= JOINING or self._backend is None:
+        """Whether text of a and b is always text of a, then text of b (also tried on pairs all
+        over the vocabulary).
+        """
+        if (
+            not {d["type"] for d in self._decoder().get("decoders", [self._decoder()]) if d}
+            <= JOINING
+            or self._backend is None
+        ):
             return False
         size = len(self.tokenizer)
-        ids = [i for i in sorted({i * size // 60 for i in range(60)}) if not (self._fallback and self._name(i).startswith("<0x"))]
+        ids = [
+            i
+            for i in sorted({i * size // 60 for i in range(60)})
+            if not (self._fallback and self._name(i).startswith("<0x"))
+        ]
         single = {i: self.decode([i]) for i in ids}
         pairs = zip(ids, ids[1:] + ids[:1], strict=True)
         broken = any("\ufffd" in text and text != self._name(i) for i, text in single.items())
@@ -118,11 +150,23 @@ class Texts:
 class Tail:
     """The text of one row while it grows, of `count` tokens.
 
-    A character that is cut at the row's last token is left out, and one that the prompt's last tokens began is there as a whole: a text
-    that goes on in another request (a step that was cut off) has all its characters once.
+    A character that is cut at the row's last token is left out, and one that the prompt's last
+    tokens began is there as a whole: a text that goes on in another request (a step that was cut
+    off) has all its characters once.
     """
 
-    __slots__ = ("_before", "_ended", "_longest", "_skip", "_stops", "_text", "_texts", "_tokens", "_until", "count")
+    __slots__ = (
+        "_before",
+        "_ended",
+        "_longest",
+        "_skip",
+        "_stops",
+        "_text",
+        "_texts",
+        "_tokens",
+        "_until",
+        "count",
+    )
 
     def __init__(self, texts: Texts, stops: tuple[str, ...], prompt: tuple[int, ...]):
         self._texts = texts
@@ -137,7 +181,9 @@ class Tail:
         self._tokens: list[int] = []
 
     def add(self, token: int) -> str | None:
-        """Take one more token; returns "stop" if a stop string completes in it, "end" if it ends the text, else None."""
+        """Take one more token; returns "stop" if a stop string completes in it, "end" if it ends
+        the text, else None.
+        """
         self.count += 1
         if token in self._texts.ends:
             self._ended = True
@@ -148,7 +194,10 @@ class Tail:
             text += self._texts.piece(token)
         else:
             self._tokens.append(token)
-            start, text[:] = 0, self._texts.decode([*self._before, *self._tokens])[self._skip :].encode()
+            start, text[:] = (
+                0,
+                self._texts.decode([*self._before, *self._tokens])[self._skip :].encode(),
+            )
         found = [at for at in (text.find(stop, start) for stop in self._stops) if at >= 0]
         if found:
             self._until = min(found)
@@ -157,12 +206,16 @@ class Tail:
 
     @property
     def text(self) -> str:
-        """The text up to the stop string, or as far as its characters are whole; bytes that are no UTF-8 become U+FFFD."""
+        """The text up to the stop string, or as far as its characters are whole; bytes that are
+        no UTF-8 become U+FFFD.
+        """
         if self._until is not None or self._ended:
             return bytes(self._text[: self._until]).decode("utf-8", "replace")
         if not self._texts.independent:
             return self._texts.whole((*self._before, *self._tokens))[self._skip :]
-        return bytes(self._text[: len(self._text) - _open_bytes(self._text)]).decode("utf-8", "replace")
+        return bytes(self._text[: len(self._text) - _open_bytes(self._text)]).decode(
+            "utf-8", "replace"
+        )
 
 
 def _begun(texts: Texts, prompt: tuple[int, ...]) -> bytes:
@@ -197,7 +250,9 @@ def end_tokens(tokenizer: Any, model: Any = None) -> frozenset[int]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Byte of each printable character in the names of byte-level BPE tokens (Radford et al. 2019, `bytes_to_unicode`)."""
+    """Byte of each printable character in the names of byte-level BPE tokens (Radford et al.
+    2019, `bytes_to_unicode`).
+    """
     plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     other = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(other)}

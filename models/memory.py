@@ -1,4 +1,6 @@
-"""Whether a model fits into memory, told by the sizes of its files before anything of them is read."""
+"""Whether a model fits into memory, told by the sizes of its files before anything of them is
+read.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,20 @@ def memory_left() -> int:
 
 def weight_bytes(folders: Iterable[Path]) -> int:
     """Bytes of the weights in these folders, as they are stored."""
-    return sum(file.stat().st_size for folder in folders for pattern in WEIGHTS for file in folder.glob(pattern))
+    return sum(
+        file.stat().st_size
+        for folder in folders
+        for pattern in WEIGHTS
+        for file in folder.glob(pattern)
+    )
 
 
 def check_loading(folder: Path, device: str, stored: str, kind: str) -> None:
-    """Raise ValueError where a checkpoint's weights are larger than the memory that its device has left.
+    """Raise ValueError where a checkpoint's weights are larger than the memory that its device has
+    left.
 
-    device        as torch names it;  stored, kind: the float types of its files, and that in which it will be computed
+    device        as torch names it;  stored, kind: the float types of its files, and that in which
+                  it will be computed
     """
     import torch
 
@@ -42,7 +51,9 @@ def check_loading(folder: Path, device: str, stored: str, kind: str) -> None:
 
 
 def check_anywhere(source: Path, needed: int) -> None:
-    """Raise ValueError where `needed` bytes of weights are more than the main memory and any GPU have left."""
+    """Raise ValueError where `needed` bytes of weights are more than the main memory and any GPU
+    have left.
+    """
     left = memory_left()
     if needed <= left:
         return
@@ -55,11 +66,17 @@ def check_anywhere(source: Path, needed: int) -> None:
 
 
 def check_making(source: Path, needed: int) -> None:
-    """Raise ValueError where a plain checkpoint cannot be made of `source`, which takes `needed` bytes of main memory meanwhile."""
+    """Raise ValueError where a plain checkpoint cannot be made of `source`, which takes `needed`
+    bytes of main memory meanwhile.
+    """
     left = memory_left()
     if needed > left:
-        raise _too_large(source, needed, "of main memory while it is made a plain checkpoint", left, REMEDY)
+        raise _too_large(
+            source, needed, "of main memory while it is made a plain checkpoint", left, REMEDY
+        )
 
 
 def _too_large(source: Path, needed: int, what: str, left: int, remedy: str) -> ValueError:
-    return ValueError(f"{source} takes {needed / 1e9:.1f} GB {what}, and {left / 1e9:.1f} GB are left: {remedy}")
+    return ValueError(
+        f"{source} takes {needed / 1e9:.1f} GB {what}, and {left / 1e9:.1f} GB are left: {remedy}"
+    )

@@ -1,7 +1,8 @@
-"""A backend from a Python function: the fake that every test uses, shipped so that users can test methods and problems of their own.
+"""A backend from a Python function: the fake that every test uses, shipped so that users can test
+methods and problems of their own.
 
-It batches like the engine: each `poll` is one pass over at most `slots` of the waiting requests, so what would share a pass with a
-real model can be counted without one.
+It batches like the engine: each `poll` is one pass over at most `slots` of the waiting requests, so
+what would share a pass with a real model can be counted without one.
 """
 
 from __future__ import annotations
@@ -14,17 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from search.scheduling.requests import Cancelled, Generate, Generated, Reply, Request, RequestFailed, Score, Usage
+from search.scheduling.requests import (
+    Cancelled,
+    Generate,
+    Generated,
+    Reply,
+    Request,
+    RequestFailed,
+    Score,
+    Usage,
+)
 
 
 class Scripted:
     """Answers each request by `function(request) -> result`, deterministically.
 
-    function  returns Generated, Scored or what else the request is answered by; may raise RequestFailed, which fails that request
-              only. A str is turned into a Generated of its characters (`scripted`). Anything else it raises is a programming error
+    function  returns Generated, Scored or what else the request is answered by; may raise
+              RequestFailed, which fails that request only. A str is turned into a Generated of its
+              characters (`scripted`). Anything else it raises is a programming error
     slots     requests held by one pass at most
     delay     seconds that each pass takes; None: no time
-    shuffle   a seed: requests are then answered in a random order, each pass taking any of those that wait
+    shuffle   a seed: requests are then answered in a random order, each pass taking any of those
+              that wait
 
     total_passes, total_rows: int, of all passes so far.
     """
@@ -32,7 +44,13 @@ class Scripted:
     computes = True
     wake: threading.Event | None = None
 
-    def __init__(self, function: Callable[[Request], Any], slots: int = 64, delay: float | None = None, shuffle: int | None = None):
+    def __init__(
+        self,
+        function: Callable[[Request], Any],
+        slots: int = 64,
+        delay: float | None = None,
+        shuffle: int | None = None,
+    ):
         if slots < 1:
             raise ValueError(f"slots={slots} is impossible: give at least 1")
         self.function, self.slots, self.delay = function, slots, delay
@@ -51,7 +69,9 @@ class Scripted:
 
     def poll(self, seconds: float = 0.0) -> list[Reply]:
         """One pass: answer up to `slots` waiting requests, and all that were cancelled."""
-        replies = [Reply(r, error=Cancelled("cancelled before it was answered")) for r in self._cancelled]
+        replies = [
+            Reply(r, error=Cancelled("cancelled before it was answered")) for r in self._cancelled
+        ]
         self._cancelled = []
         if not self._waiting:
             return replies
@@ -79,17 +99,28 @@ class Scripted:
 
     def _answer(self, request: Request, rows: int) -> Reply:
         usage = {"calls": 1, "passes": 1, "rows": rows, "slots": self.slots}
-        read = request.prompt if isinstance(request, Generate) else request.tokens if isinstance(request, Score) else ()
+        read = (
+            request.prompt
+            if isinstance(request, Generate)
+            else request.tokens
+            if isinstance(request, Score)
+            else ()
+        )
         try:
             result = self.function(request)
         except RequestFailed as error:
             return Reply(request, error=error, usage=Usage(prefilled=len(read), **usage))
         if isinstance(result, str):
             if not isinstance(request, Generate):
-                raise TypeError(f"a script answered {type(request).__name__} with a str: only Generate may be answered so")
+                raise TypeError(
+                    f"a script answered {type(request).__name__} with a str: only Generate may "
+                    "be answered so"
+                )
             result = scripted(request, result)
         generated = len(result.tokens) if isinstance(result, Generated) else 0
-        return Reply(request, result, usage=Usage(prefilled=len(read), generated=generated, **usage))
+        return Reply(
+            request, result, usage=Usage(prefilled=len(read), generated=generated, **usage)
+        )
 
 
 END = 3  # end of text, as in ASCII
@@ -105,10 +136,14 @@ def token_text(tokens: Any) -> str:
     return "".join(chr(t) for t in tokens if t != END)
 
 
-def scripted(request: Generate, text: str, log_prob: float = -0.1, value: float = float("nan")) -> Generated:
-    """The reply of a model that would write `text` and then end: cut at `request.stop` and `request.max_tokens`, as the engine does.
+def scripted(
+    request: Generate, text: str, log_prob: float = -0.1, value: float = float("nan")
+) -> Generated:
+    """The reply of a model that would write `text` and then end: cut at `request.stop` and
+    `request.max_tokens`, as the engine does.
 
-    log_prob  of every token;  value: the head's at the last token, in [0, 1], nan where `max_tokens` cut the text
+    log_prob  of every token;  value: the head's at the last token, in [0, 1], nan where
+              `max_tokens` cut the text
     """
     cuts = [(at + len(stop), at) for stop in request.stop if stop and (at := text.find(stop)) >= 0]
     length, shown = min(cuts, default=(len(text), len(text)))
@@ -118,4 +153,11 @@ def scripted(request: Generate, text: str, log_prob: float = -0.1, value: float 
     if len(tokens) > request.max_tokens:
         tokens, finish, value = tokens[: request.max_tokens], "length", float("nan")
     each = np.full(len(tokens), log_prob, np.float32)
-    return Generated(tokens, token_text(tokens)[:shown] if finish != "length" else token_text(tokens), each, each.copy(), value, finish)
+    return Generated(
+        tokens,
+        token_text(tokens)[:shown] if finish != "length" else token_text(tokens),
+        each,
+        each.copy(),
+        value,
+        finish,
+    )

@@ -1,4 +1,6 @@
-"""Copse: tree search over the steps of a language model. `solve` is the way in; names load when they are first used."""
+"""Copse: tree search over the steps of a language model. `solve` is the way in; names load when
+they are first used.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _WHERE = {
     "methods.session": ("Search",),
     "scheduling.scheduler": ("Asks", "ask", "parallel", "run"),
     "scheduling.requests": (
-        "Generate", "Score", "Forward", "Call", "Generated", "Scored", "Reply", "RequestFailed", "Cancelled", "BudgetSpent",
+        "Generate", "Score", "Forward", "Call", "Generated", "Scored", "Reply", "RequestFailed",
+        "Cancelled", "BudgetSpent",
         "Usage", "Backend", "check_backend",
     ),
     "tree.tree": ("Tree",),

@@ -21,7 +21,8 @@ from search.scheduling.budget import Budget
 if TYPE_CHECKING:
     from search.choose import Chooser
 
-Method = Callable[..., Coroutine[Any, Any, None]]  #: async (search: search.Search, *, options) -> None
+#: async (search: search.Search, *, options) -> None
+Method = Callable[..., Coroutine[Any, Any, None]]
 
 CHOOSERS = ("majority", "weighted", "best", "most_visited")  #: of `search.choose`
 
@@ -68,7 +69,9 @@ class Configured:
     policy: Mapping[str, Any]
 
     def guide(self, guide: Guide) -> Guide:
-        """`guide` with the policy's settings. Raises ValueError where the policy has no settings."""
+        """`guide` with the policy's settings. Raises ValueError where the policy has no
+        settings.
+        """
         if not self.policy:
             return guide
         if not hasattr(guide.policy, "sampled"):
@@ -80,7 +83,9 @@ class Configured:
         return replace(guide, policy=guide.policy.sampled(**self.policy))
 
 
-def configured(method: str | Method, options: Mapping[str, Any], choose: str | Chooser | None = None) -> Configured:
+def configured(
+    method: str | Method, options: Mapping[str, Any], choose: str | Chooser | None = None
+) -> Configured:
     """A method by its name (`search.methods.presets`), by module:function, or as a function.
 
     Raises ValueError for one that is not there, and for options it does not have.
@@ -96,9 +101,14 @@ def configured(method: str | Method, options: Mapping[str, Any], choose: str | C
         function = searching(named.search)
     check_options(function, options)
     if named.choose is not None and choose is not None:
-        raise ValueError(f'{method} chooses by {named.choose} already: leave choose out, or use method="{named.search}"')
+        raise ValueError(
+            f"{method} chooses by {named.choose} already: leave choose out, or use "
+            f'method="{named.search}"'
+        )
     chosen = chooser_of(named.choose if choose is None else choose)
-    return Configured(function, all_options(function, {**named.options, **options}), chosen, named.policy)
+    return Configured(
+        function, all_options(function, {**named.options, **options}), chosen, named.policy
+    )
 
 
 def loaded(method: str) -> Method:
@@ -107,20 +117,30 @@ def loaded(method: str) -> Method:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot load the method {method!r} ({error}): write it as module:function of an importable module") from None
+        raise ValueError(
+            f"cannot load the method {method!r} ({error}): write it as module:function of an "
+            "importable module"
+        ) from None
     return check_form(found)
 
 
 def check_form(method: Any) -> Method:
-    """The method itself. Raises ValueError, in a sentence that says what to write, for what cannot be one."""
+    """The method itself. Raises ValueError, in a sentence that says what to write, for what
+    cannot be one.
+    """
     form = "`async def name(search, *, options)`"
     if isinstance(method, type):
         raise ValueError(f"method={method.__name__} is a class: give a function, {form}")
     if not callable(method):
-        raise ValueError(f"method={short(method)} is no method: give one of {', '.join(PRESETS)}, or a function, {form}")
+        raise ValueError(
+            f"method={short(method)} is no method: give one of {', '.join(PRESETS)}, or a "
+            f"function, {form}"
+        )
     name = f"the method {label(method)}"
     if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
-        raise ValueError(f"{name} is a generator: write {form}, `await` for `yield from`, and no `yield`")
+        raise ValueError(
+            f"{name} is a generator: write {form}, `await` for `yield from`, and no `yield`"
+        )
     try:
         parameters = list(inspect.signature(method).parameters.values())
     except (TypeError, ValueError):
@@ -128,14 +148,22 @@ def check_form(method: Any) -> Method:
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes = ", ".join(p.name for p in places)
     if [p.name for p in places[:4]] == ["problem", "guide", "meter", "rng"]:
-        raise ValueError(f"{name} takes ({takes}): write {form}; search.problem, .guide, .meter, .rng and .tree are what it took and made")
+        raise ValueError(
+            f"{name} takes ({takes}): write {form}; search.problem, .guide, .meter, .rng and "
+            ".tree are what it took and made"
+        )
     if not places and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
         raise ValueError(f"{name} takes no search: write {form}")
     if len(places) > 1:
-        raise ValueError(f"{name} takes ({takes}), and is given the search alone: write a `*` before its options, {form}")
+        raise ValueError(
+            f"{name} takes ({takes}), and is given the search alone: write a `*` before its "
+            f"options, {form}"
+        )
     needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if needed:
-        raise ValueError(f"{name} has options without a default, {', '.join(needed)}: give each a default")
+        raise ValueError(
+            f"{name} has options without a default, {', '.join(needed)}: give each a default"
+        )
     return method
 
 
@@ -144,7 +172,10 @@ def chooser_of(choose: str | Chooser | None) -> Chooser | None:
     if choose is None or callable(choose):
         return choose
     if not isinstance(choose, str) or choose not in CHOOSERS:
-        raise ValueError(f"choose={choose!r} is no chooser: give one of {', '.join(CHOOSERS)}, or a function like those of search.choose")
+        raise ValueError(
+            f"choose={choose!r} is no chooser: give one of {', '.join(CHOOSERS)}, or a function "
+            "like those of search.choose"
+        )
     chooser: Chooser = getattr(importlib.import_module("search.choose"), choose)
     return chooser
 
@@ -152,34 +183,59 @@ def chooser_of(choose: str | Chooser | None) -> Chooser | None:
 def check_arguments(guide: Any, budget: Any, seed: Any) -> None:
     """Raises ValueError for arguments of `solve` that are of no use."""
     if isinstance(guide, (str, os.PathLike)):
-        raise ValueError(f"guide={guide!r} is no guide yet: load it with guides.load({str(guide)!r})")
+        raise ValueError(
+            f"guide={guide!r} is no guide yet: load it with guides.load({str(guide)!r})"
+        )
     if guide is not None and not isinstance(guide, Guide):
-        raise ValueError(f"guide={guide!r} is no guide: give what guides.load(path or hub id) returns")
+        raise ValueError(
+            f"guide={guide!r} is no guide: give what guides.load(path or hub id) returns"
+        )
     if not isinstance(budget, (Budget, str, type(None))):
-        raise ValueError(f'budget={budget!r} is no budget: write it like budget="{_budget_like(budget)}"')
+        raise ValueError(
+            f'budget={budget!r} is no budget: write it like budget="{_budget_like(budget)}"'
+        )
     for one in seed if isinstance(seed, Sequence) else [seed]:
         if isinstance(one, bool) or not hasattr(one, "__index__") or not 0 <= int(one) < 2**63:
-            raise ValueError(f"seed={one!r} is impossible: give a whole number from 0 on, below 2**63")
+            raise ValueError(
+                f"seed={one!r} is impossible: give a whole number from 0 on, below 2**63"
+            )
 
 
 def check_budget(budget: Budget, guide: Guide) -> None:
     """Raises ValueError for a budget of which this guide would never spend anything."""
     generates = guide.policy.step_tokens or guide.value.tokens
     asks = guide.policy.backends or guide.value.calls
-    if budget.simulations is None and budget.seconds is None and not (budget.tokens and generates) and not (budget.calls and asks):
-        raise ValueError(f"a budget of {budget} would never end, because this guide spends none of it: limit simulations or seconds too")
+    if (
+        budget.simulations is None
+        and budget.seconds is None
+        and not (budget.tokens and generates)
+        and not (budget.calls and asks)
+    ):
+        raise ValueError(
+            f"a budget of {budget} would never end, because this guide spends none of it: limit "
+            "simulations or seconds too"
+        )
 
 
 def check_steps(method: Method, guide: Guide) -> None:
-    """Raises ValueError for a method that goes on from single steps where the policy gives whole answers alone."""
+    """Raises ValueError for a method that goes on from single steps where the policy gives whole
+    answers alone.
+    """
     stepwise = method in [searching(name) for name in SEARCHES if name != "sample"]
     if stepwise and not getattr(guide.policy, "stepwise", True):
         name = getattr(method, "__name__", method)
-        raise ValueError(f"{name} goes on from steps, and the server answers in whole turns and continues none: use sample")
+        raise ValueError(
+            f"{name} goes on from steps, and the server answers in whole turns and continues "
+            "none: use sample"
+        )
 
 
 def all_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {n: p.default for n, p in inspect.signature(method).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    defaults = {
+        n: p.default
+        for n, p in inspect.signature(method).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
     return {**{n: d for n, d in defaults.items() if d is not inspect.Parameter.empty}, **options}
 
 
@@ -191,7 +247,10 @@ def _budget_like(budget: Any) -> str:
 def where_it_belongs(option: str) -> str | None:
     """A sentence on an option that methods never have, None where nothing is known of it."""
     if option in OF_THE_MODEL:
-        return f"{option} is of the model: guides.load(path, {option}=...), or --{option.replace('_', '-')}"
+        return (
+            f"{option} is of the model: guides.load(path, {option}=...), or "
+            f"--{option.replace('_', '-')}"
+        )
     if option in OF_THE_BUDGET:
         return f'limits are written in the budget: budget="{OF_THE_BUDGET[option]}"'
     return ELSEWHERE.get(option)
@@ -207,9 +266,15 @@ def check_options(method: Method, options: Mapping[str, Any]) -> None:
         if option not in allowed:
             raise ValueError(f"{name} has no option {option!r}: {_meant(option, allowed)}")
         kind = str(getattr(allowed[option].annotation, "__name__", allowed[option].annotation))
-        if kind not in ("int", "float", "int | None", "float | None") or (value is None and "None" in kind):
+        if kind not in ("int", "float", "int | None", "float | None") or (
+            value is None and "None" in kind
+        ):
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 <= value < math.inf
+        ):
             raise ValueError(f"{name} cannot use {option}={value!r}: give a number from 0 on")
         if kind.startswith("int") and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} cannot use {option}={value!r}: give a whole number from 1 on")
@@ -225,7 +290,9 @@ def _meant(option: str, allowed: Collection[str]) -> str:
 
 
 def problem_of(problem: Problem | str, guide: Guide | None) -> Problem:
-    """The problem of text, and open text as the guide's model was asked to mark its answer. Raises ValueError for what is none."""
+    """The problem of text, and open text as the guide's model was asked to mark its answer.
+    Raises ValueError for what is none.
+    """
     if isinstance(problem, str):
         from search.problems import parse
 
@@ -241,7 +308,8 @@ def guide_of(guide: Guide | None, problems: Sequence[Problem]) -> Guide:
         for problem in problems:
             guide.check(problem)
         return guide
-    guides = import_ours("guides")  # the one way in which `search` reaches above itself: the default guide
+    # the one way in which `search` reaches above itself: the default guide
+    guides = import_ours("guides")
     kinds = guides.settings("builtin").get("kinds")
     for problem in problems:
         check_kind(kinds, problem)

@@ -1,7 +1,8 @@
 """Which answer a search gives: choosers over the finished states it found.
 
-A chooser is a function of a non-empty list of `Finish` that returns one of them; equal answers vote together, and of the winning
-answer a state that is likely and good is given. Write your own the same way.
+A chooser is a function of a non-empty list of `Finish` that returns one of them; equal answers vote
+together, and of the winning answer a state that is likely and good is given. Write your own the
+same way.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from search.tree.tree import Tree
 class Finish:
     """A finished state with an answer.
 
-    reward    in [0, 1], None where only the label could tell;  value: the guide's in [0, 1], nan unknown;  visits >= 0
-    log_prob  of its chain under the policy; nan: unknown, or the chains were sampled independently and visits tell how often
+    reward    in [0, 1], None where only the label could tell;  value: the guide's in [0, 1], nan
+              unknown;  visits >= 0
+    log_prob  of its chain under the policy; nan: unknown, or the chains were sampled independently
+              and visits tell how often
     """
 
     node: int
@@ -44,13 +47,16 @@ class Finish:
 Chooser = Callable[[Sequence[Finish]], Finish]
 
 
-Classes = Callable[[Sequence[str]], Sequence[int]]  #: the number of each answer's class, the same for equal answers
+#: the number of each answer's class, the same for equal answers
+Classes = Callable[[Sequence[str]], Sequence[int]]
 
 
 def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> list[Finish]:
-    """All finished states of `tree` that have an answer, in the order they were found. Those without get no vote.
+    """All finished states of `tree` that have an answer, in the order they were found. Those
+    without get no vote.
 
-    classes  which answers of open text are equal, so that they vote together (`Guide.classes`); other problems' answers are canonical
+    classes  which answers of open text are equal, so that they vote together (`Guide.classes`);
+             other problems' answers are canonical
     """
     found = []
     for node, reward in tree.finished.items():
@@ -58,24 +64,40 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
         if answer is not None:
             mean = tree.mean(node)
             log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
-            found.append(Finish(node, answer, reward, tree.value(node) if math.isnan(mean) else mean, tree.visits(node), log_prob))
+            found.append(
+                Finish(
+                    node,
+                    answer,
+                    reward,
+                    tree.value(node) if math.isnan(mean) else mean,
+                    tree.visits(node),
+                    log_prob,
+                )
+            )
     if classes is not None and isinstance(problem, TextProblem) and len(found) > 1:
         return united(found, classes)
     return found
 
 
 def united(found: Sequence[Finish], classes: Classes) -> list[Finish]:
-    """The same with one writing for equal answers, so that they vote together: the one that was found first of each class."""
+    """The same with one writing for equal answers, so that they vote together: the one that was
+    found first of each class.
+    """
     kinds = classes([finish.answer for finish in found])
     firsts: dict[int, str] = {}
-    return [replace(finish, answer=firsts.setdefault(kind, finish.answer)) for finish, kind in zip(found, kinds, strict=True)]
+    return [
+        replace(finish, answer=firsts.setdefault(kind, finish.answer))
+        for finish, kind in zip(found, kinds, strict=True)
+    ]
 
 
 def counts(found: Sequence[Finish]) -> list[float]:
-    """How often the policy would sample each finished state, up to a factor that is the same for all.
+    """How often the policy would sample each finished state, up to a factor that is the same for
+    all.
 
-    Of independent samples, how often it did. A tree has each chain once, however likely it is, and the longer it is searched, the less
-    likely are those that are found: there each counts by its `multiplicity`.
+    Of independent samples, how often it did. A tree has each chain once, however likely it is, and
+    the longer it is searched, the less likely are those that are found: there each counts by its
+    `multiplicity`.
     """
     log_probs = np.array([finish.log_prob for finish in found])
     if np.isnan(log_probs).any():
@@ -84,18 +106,27 @@ def counts(found: Sequence[Finish]) -> list[float]:
 
 
 def _vote(found: Sequence[Finish], scored: bool) -> Finish:
-    """Of the answer with the largest sum of counts, or of counts times scores, the state where that product is largest; ties: the first."""
+    """Of the answer with the largest sum of counts, or of counts times scores, the state where
+    that product is largest; ties: the first.
+    """
     own = counts(found)
     products = [count * finish.score for count, finish in zip(own, found, strict=True)]
     votes: dict[str, float] = defaultdict(float)
     for finish, weight in zip(found, products if scored else own, strict=True):
         votes[finish.answer] += weight
     winner = max(votes, key=lambda answer: votes[answer])
-    return found[max((i for i, finish in enumerate(found) if finish.answer == winner), key=lambda i: products[i])]
+    return found[
+        max(
+            (i for i, finish in enumerate(found) if finish.answer == winner),
+            key=lambda i: products[i],
+        )
+    ]
 
 
 def majority(found: Sequence[Finish]) -> Finish:
-    """The answer that the policy gives most often (self-consistency; Wang et al. 2022), by `counts`."""
+    """The answer that the policy gives most often (self-consistency; Wang et al. 2022), by
+    `counts`.
+    """
     return _vote(found, scored=False)
 
 
@@ -105,7 +136,9 @@ def weighted(found: Sequence[Finish]) -> Finish:
 
 
 def best(found: Sequence[Finish]) -> Finish:
-    """The state with the highest reward or value (best-of-N; Cobbe et al. 2021); the first of equals."""
+    """The state with the highest reward or value (best-of-N; Cobbe et al. 2021); the first of
+    equals.
+    """
     return max(found, key=lambda finish: finish.score)
 
 
@@ -115,10 +148,15 @@ def most_visited(found: Sequence[Finish]) -> Finish:
 
 
 def candidates(found: Sequence[Finish]) -> list[tuple[str, float, float]]:
-    """(answer, share of the `counts`, best value) of each distinct answer, largest share first; shares sum to 1."""
+    """(answer, share of the `counts`, best value) of each distinct answer, largest share first;
+    shares sum to 1.
+    """
     own = counts(found)
     total, groups = sum(own), defaultdict[str, list[tuple[float, float]]](list)
     for finish, count in zip(found, own, strict=True):
         groups[finish.answer].append((count, finish.score))
-    rows = [(answer, sum(count for count, _ in group) / total, max(score for _, score in group)) for answer, group in groups.items()]
+    rows = [
+        (answer, sum(count for count, _ in group) / total, max(score for _, score in group))
+        for answer, group in groups.items()
+    ]
     return sorted(rows, key=lambda row: -row[1])

@@ -1,4 +1,6 @@
-"""The final answer of a written solution: where it stands, and how it is cut out. Reads, and evaluates nothing."""
+"""The final answer of a written solution: where it stands, and how it is cut out. Reads, and
+evaluates nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,16 @@ import re
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[^a-zA-Z]|[{}]")
 _MARKS = re.compile(
-    r"####\s*([^\n]+)|\b(?:final )?answer\**(?: is\b(?:\s*:)?|\s*:)\**\s*([^\n]+)|^[ \t]*\**A:\**[ \t]*([^\n]+)",
+    r"####\s*([^\n]+)|\b(?:final )?answer\**(?: is\b(?:\s*:)?|\s*:)\**\s*([^\n]+)|^[ \t]*\**A:\**[ "
+    r"\t]*([^\n]+)",
     re.IGNORECASE | re.MULTILINE,
 )
-_OTHER_CHOICE = re.compile(r"^[ \t]*\**B:", re.MULTILINE)  # beside it "A: 5" is one of several choices
+# beside it "A: 5" is one of several choices
+_OTHER_CHOICE = re.compile(r"^[ \t]*\**B:", re.MULTILINE)
 _SENTENCE = re.compile(r"\.\s+(?=[A-Z])")  # "18 dollars. She has ..."
 
-#: What opens the thoughts of a model, and what closes them (DeepSeek-R1 and Qwen3, Magistral, GPT-OSS, Command A, Kimi, others)
+#: What opens the thoughts of a model, and what closes them (DeepSeek-R1 and Qwen3, Magistral,
+#: GPT-OSS, Command A, Kimi, others)
 THOUGHTS = {
     "<think>": "</think>",
     "<thinking>": "</thinking>",
@@ -29,7 +34,9 @@ _OPENED = re.compile(rf"(?:{'|'.join(map(re.escape, THOUGHTS))})(?:<\|message\|>
 
 
 def opens_thought(prompt: str) -> bool:
-    """Whether a prompt ends with what opens the thoughts of a model, so that its text begins among them."""
+    """Whether a prompt ends with what opens the thoughts of a model, so that its text begins
+    among them.
+    """
     return _OPENED.search(prompt) is not None
 
 
@@ -40,7 +47,9 @@ def thinking(text: str, before: bool = False) -> bool:
 
 
 def spoken(text: str) -> str | None:
-    """What stands behind the last thoughts in `text`, all of it where there are none; None where they are not closed."""
+    """What stands behind the last thoughts in `text`, all of it where there are none; None where
+    they are not closed.
+    """
     end, last = 0, ""
     for match in _TAGS.finditer(text):
         end, last = match.end(), match[0]
@@ -50,9 +59,9 @@ def spoken(text: str) -> str | None:
 def final_answers(text: str) -> list[str] | None:
     r"""Everything that `text` marks as its final answer in its strongest way, in order.
 
-    The ways: `\boxed{...}`; else `#### x`, "the answer is x", "Answer: x" or a line "A: x". Only what is `spoken` counts. [] where nothing
-    is marked; None where a mark is not finished: open thoughts, or a box that is not closed. An empty box gives "". Linear in the length of
-    `text`.
+    The ways: `\boxed{...}`; else `#### x`, "the answer is x", "Answer: x" or a line "A: x". Only
+    what is `spoken` counts. [] where nothing is marked; None where a mark is not finished: open
+    thoughts, or a box that is not closed. An empty box gives "". Linear in the length of `text`.
     """
     said = spoken(text)
     if said is None:
@@ -68,7 +77,8 @@ def final_answers(text: str) -> list[str] | None:
 
 
 def final_answer(text: str) -> str | None:
-    r"""The last of `final_answers`: the last `\boxed{...}` in `text`, else the last `#### x`, "the answer is x", "Answer: x" or "A: x".
+    r"""The last of `final_answers`: the last `\boxed{...}` in `text`, else the last `#### x`, "the
+    answer is x", "Answer: x" or "A: x".
 
     None without any. Only what is `spoken` counts; while thoughts are open there is no answer yet.
     """
@@ -82,7 +92,9 @@ def boxed(text: str) -> bool:
 
 
 def _boxes(text: str) -> list[str] | None:
-    """What stands in the outermost boxes; None where one is not closed. A brace with a backslash before it is no brace."""
+    """What stands in the outermost boxes; None where one is not closed. A brace with a backslash
+    before it is no brace.
+    """
     boxes, depth, start, outside = [], 0, -1, 0
     for match in _BRACES.finditer(text):
         mark = match[0]
@@ -99,7 +111,9 @@ def _boxes(text: str) -> list[str] | None:
 
 
 def _clean(mark: str) -> str:
-    """A mark's line without what frames its answer: bold, dollars, a full stop, the sentence after it."""
+    """A mark's line without what frames its answer: bold, dollars, a full stop, the sentence
+    after it.
+    """
     if mark.lstrip("$*-\\ ")[:1].isdigit():
         mark = _SENTENCE.split(mark, maxsplit=1)[0]
     mark = mark.strip().strip("*").strip()

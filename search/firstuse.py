@@ -1,6 +1,8 @@
-"""The first use of what is not ours: parts and problems of others are looked at before a search begins.
+"""The first use of what is not ours: parts and problems of others are looked at before a search
+begins.
 
-What asks a model is not run here, since that would cost tokens: each of its answers is examined as it comes (`search.parts`).
+What asks a model is not run here, since that would cost tokens: each of its answers is examined as
+it comes (`search.parts`).
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ _seen: weakref.WeakSet[type] = weakref.WeakSet()  # kinds of problem that were l
 
 
 def look_at(guide: Guide, problems: Sequence[Problem]) -> None:
-    """Look at the parts of a guide and at each kind of problem, once. Raises ValueError that says what to write.
+    """Look at the parts of a guide and at each kind of problem, once. Raises ValueError that says
+    what to write.
 
-    What these raise themselves is left to the searches: not every method asks for the value of a first state, say.
+    What these raise themselves is left to the searches: not every method asks for the value of a
+    first state, say.
     """
     for problem in problems:
         kind = type(problem)
@@ -68,22 +72,30 @@ def _mistakes_alone() -> Iterator[None]:
 
 
 def look_at_value(value: Value, problem: Problem, states: Sequence[State]) -> np.ndarray:
-    """The values of some states, float64 in [0, 1], nan unknown. Raises ValueError where the value function is broken."""
+    """The values of some states, float64 in [0, 1], nan unknown. Raises ValueError where the
+    value function is broken.
+    """
     known = np.full(len(states), np.nan, np.float32)
     name = part_name(value, "evaluate")
-    values: np.ndarray = run_once(examined(value, problem, states, known, np.random.default_rng(0)), value, name)
+    values: np.ndarray = run_once(
+        examined(value, problem, states, known, np.random.default_rng(0)), value, name
+    )
     return values
 
 
 def look_at_policy(policy: Policy, problem: Problem, state: State, n: int = 1) -> list[Any]:
     """Proposals from a state. Raises ValueError where the policy is broken."""
     name = part_name(policy, "propose")
-    found: list[Any] = run_once(proposed(policy, problem, state, n, np.random.default_rng(0)), policy, name)
+    found: list[Any] = run_once(
+        proposed(policy, problem, state, n, np.random.default_rng(0)), policy, name
+    )
     return found
 
 
 def run_once(asks: Asks[Any], part: Value | Policy, name: str) -> Any:
-    """The result of a part's coroutine. Raises ValueError for an `await` that was forgotten and a backend that is not named."""
+    """The result of a part's coroutine. Raises ValueError for an `await` that was forgotten and
+    a backend that is not named.
+    """
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -92,7 +104,10 @@ def run_once(asks: Asks[Any], part: Value | Policy, name: str) -> Any:
         except KeyError as error:
             if "is addressed to backend" not in str(error):
                 raise
-            raise Mistake(f"{name} asks a backend that is not among its own ({error.args[0]}): name it in `backends`") from error
+            raise Mistake(
+                f"{name} asks a backend that is not among its own ({error.args[0]}): name it in "
+                "`backends`"
+            ) from error
     for warning in caught:
         forgotten = re.match(r"coroutine '(.*)' was never awaited", str(warning.message))
         if forgotten:
@@ -102,7 +117,8 @@ def run_once(asks: Asks[Any], part: Value | Policy, name: str) -> Any:
     took = time.perf_counter() - began
     if took > SLOW and not part.backends:
         log.warning(
-            "%s took %.1f s for one state, and all searches wait meanwhile: make it faster, or let a backend do what it waits for",
+            "%s took %.1f s for one state, and all searches wait meanwhile: make it faster, "
+            "or let a backend do what it waits for",
             name,
             took,
         )

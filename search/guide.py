@@ -28,12 +28,19 @@ class Uniform(Policy):
     version = "uniform"
 
     async def propose(
-        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+        self,
+        problem: Problem,
+        state: State,
+        n: int,
+        rng: np.random.Generator,
+        avoid: Sequence[Avoided] = (),
     ) -> list[Proposal]:
         actions = _actions(problem, state)
         return [Proposal(step, -math.log(len(actions)), 1.0 / len(actions)) for step in actions]
 
-    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
+    async def complete(
+        self, problem: Problem, state: State, rng: np.random.Generator
+    ) -> list[Step]:
         steps = []
         while not problem.is_terminal(state):
             actions = _actions(problem, state)
@@ -47,19 +54,26 @@ class Uniform(Policy):
 def _actions(problem: Problem, state: State) -> Sequence[Step]:
     actions = problem.actions(state)
     if actions is None:
-        raise ValueError(f"{type(problem).__name__} lists no actions: use a language-model policy, for example guides.load(...)")
+        raise ValueError(
+            f"{type(problem).__name__} lists no actions: use a language-model policy, for "
+            "example guides.load(...)"
+        )
     return actions
 
 
 class Known(Value):
-    """Value function that asks for nothing: the policy's value where it gave one, `default` elsewhere. `note`: see `Value`."""
+    """Value function that asks for nothing: the policy's value where it gave one, `default`
+    elsewhere. `note`: see `Value`.
+    """
 
     version = "known"
 
     def __init__(self, default: float = 0.5, note: str = ""):
         self.default, self.note = default, note
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         return np.where(np.isnan(known), np.float32(self.default), known)
 
 
@@ -67,16 +81,20 @@ class Known(Value):
 class Guide:
     """A policy and a value function, and what is known of them.
 
-    policy    a `Policy`, or a function: (text) -> list of the next steps as str, or (problem, state) -> list of steps. Either may be
-              async. text: the statement and the steps so far, a line each
-    value     a `Value`, or a function: (problem, states) -> floats in [0, 1], or (text) -> float. Either may be async. None: the
-              policy's own value where it gives one, 0.5 elsewhere
+    policy    a `Policy`, or a function: (text) -> list of the next steps as str, or (problem,
+              state) -> list of steps. Either may be async. text: the statement and the steps so
+              far, a line each
+    value     a `Value`, or a function: (problem, states) -> floats in [0, 1], or (text) -> float.
+              Either may be async. None: the policy's own value where it gives one, 0.5 elsewhere
     budget    the default budget of a search with it
     kinds     classes of problem ("module:Class") it was trained on; None: any
-    answer    regular expression with one group that marks the answer in free text; None: `problem.final_answer`
-    classes   tells which answers in free text are equal: the class of each, so that 1/2 and 0.5 vote together; None: equal texts are
+    answer    regular expression with one group that marks the answer in free text; None:
+              `problem.final_answer`
+    classes   tells which answers in free text are equal: the class of each, so that 1/2 and 0.5
+              vote together; None: equal texts are
 
-    Raises ValueError, in a sentence that says what to write, for what is no policy or no value function.
+    Raises ValueError, in a sentence that says what to write, for what is no policy or no value
+    function.
     """
 
     policy: Policy
@@ -114,14 +132,21 @@ class Guide:
         merged: dict[str, Backend] = dict(self.policy.backends)
         for name, backend in self.value.backends.items():
             if merged.setdefault(name, backend) is not backend:
-                raise ValueError(f"policy and value function both name a backend {name!r}: give one of them another name")
+                raise ValueError(
+                    f"policy and value function both name a backend {name!r}: give one of them "
+                    "another name"
+                )
         return merged
 
     @property
     def version(self) -> str:
         """Content hash of policy and value function, kept in every trace."""
         parts = f"{self.policy.version}|{self.value.version}"
-        return self.policy.version if self.value.version in ("known", self.policy.version) else _digest(parts)
+        return (
+            self.policy.version
+            if self.value.version in ("known", self.policy.version)
+            else _digest(parts)
+        )
 
     def check(self, problem: Problem) -> None:
         """Raises ValueError where this guide was not trained for the problem's kind."""
@@ -129,19 +154,23 @@ class Guide:
 
 
 def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
-    """Raises ValueError that names what a guide knows, where `problem` is of none of those `kinds`."""
+    """Raises ValueError that names what a guide knows, where `problem` is of none of those
+    `kinds`.
+    """
     kind = f"{type(problem).__module__}:{type(problem).__qualname__}"
     if kinds is not None and kind not in kinds:
         known = ", ".join(k.rsplit(":", 1)[1] for k in kinds)
         raise ValueError(
-            f"this guide was trained on {known} problems only and cannot solve a {type(problem).__name__}: "
+            f"this guide was trained on {known} problems only and cannot solve a "
+            f"{type(problem).__name__}: "
             "load a model that can with guides.load(path or hub id) and give it as guide=, "
             "or say the problem like one of those, such as: Use 4, 7, 8 and 8 to make 24."
         )
 
 
 def normalise(weights: np.ndarray) -> np.ndarray:
-    """Priors of the steps of one block: their weights, scaled and rounded. float64 [steps], sums to 1.
+    """Priors of the steps of one block: their weights, scaled and rounded. float64 [steps], sums to
+    1.
 
     weights: float [steps], each from 0 on, not all 0
     """
@@ -153,14 +182,17 @@ def normalise(weights: np.ndarray) -> np.ndarray:
 
 
 def multiplicity(log_probs: np.ndarray) -> np.ndarray:
-    """How often each of these distinct samples would be drawn, as a share of all draws. float64 [samples], sums to 1.
+    """How often each of these distinct samples would be drawn, as a share of all draws. float64
+    [samples], sums to 1.
 
-    log_probs: float [samples], of what was drawn from a policy without replacement. A sample of probability p counts p / q.
-    q = 1 - exp(-m p) is its probability to be among what is found in the time of m draws with replacement, and m is such
-    that the counts sum to 1 (Horvitz and Thompson 1952; Kool, van Hoof and Welling 2019, "Stochastic Beams and Where to Find
-    Them"). So unlikely samples count alike, as samples do, and likely ones by their probability: of long steps each is one
-    draw, whatever its length (the empirical prior of Sampled MuZero; Hubert et al. 2021, "Learning and Planning in Complex
-    Action Spaces"), and of short ones that are nearly all found the prior is the policy's own.
+    log_probs: float [samples], of what was drawn from a policy without replacement. A sample of
+    probability p counts p / q. q = 1 - exp(-m p) is its probability to be among what is found in
+    the time of m draws with replacement, and m is such that the counts sum to 1 (Horvitz and
+    Thompson 1952; Kool, van Hoof and Welling 2019, "Stochastic Beams and Where to Find Them"). So
+    unlikely samples count alike, as samples do, and likely ones by their probability: of long steps
+    each is one draw, whatever its length (the empirical prior of Sampled MuZero; Hubert et al.
+    2021, "Learning and Planning in Complex Action Spaces"), and of short ones that are nearly all
+    found the prior is the policy's own.
     """
     p = np.exp(np.minimum(np.asarray(log_probs, np.float64), 0.0))
     if not len(p):

@@ -1,9 +1,10 @@
-"""Importing our own packages: their names are common ones, and a file or folder of the user's may have them too.
+"""Importing our own packages: their names are common ones, and a file or folder of the user's may
+have them too.
 
-Whoever is imported first has the name. Ours are loaded from the folder where they are, wherever Python
-would look; a package of the user's that is loaded already is named, with a remedy. Each of our packages
-reaches into folders of its name on `sys.path` (`pkgutil.extend_path`), so that modules in the user's
-`models/` can be imported as ever.
+Whoever is imported first has the name. Ours are loaded from the folder where they are, wherever
+Python would look; a package of the user's that is loaded already is named, with a remedy. Each of
+our packages reaches into folders of its name on `sys.path` (`pkgutil.extend_path`), so that modules
+in the user's `models/` can be imported as ever.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ _HOME = Path(__file__).resolve().parent.parent
 
 
 class Shadowed(ImportError):
-    """A file or folder of the user's has the name of a package of Copse. The message names it and the remedy."""
+    """A file or folder of the user's has the name of a package of Copse. The message names it
+    and the remedy.
+    """
 
 
 def import_ours(name: str) -> ModuleType:
-    """Import a package of ours or a module of one, such as "guides" or "models.checkpoints.checkpoint".
+    """Import a package of ours or a module of one, such as "guides" or
+    "models.checkpoints.checkpoint".
 
     Raises Shadowed if something else is loaded under its package's name, or under that of a package
     which it needs.
@@ -43,12 +47,17 @@ def add_working_folder() -> None:
 
 
 def own(package: str) -> ModuleType:
-    """Our package of this name, loaded from our folder. Raises Shadowed if another one is loaded already."""
+    """Our package of this name, loaded from our folder. Raises Shadowed if another one is loaded
+    already.
+    """
     module = sys.modules.get(package)
     if module is not None:
         places = _places(module)
         if places and not any(place.resolve() == _HOME / package for place in places):
-            raise Shadowed(f"{places[0]} is loaded as {package!r}, the name of a package of Copse in {_HOME}: rename it")
+            raise Shadowed(
+                f"{places[0]} is loaded as {package!r}, the name of a package of Copse in "
+                f"{_HOME}: rename it"
+            )
         return module
     spec = PathFinder.find_spec(package, [str(_HOME)])
     if spec is None or spec.loader is None:
@@ -74,7 +83,10 @@ def absent(package: str, name: str) -> AttributeError | Shadowed:
     others = _others(package)
     if not others:
         return plain
-    return Shadowed(f"{plain}: it is the package of Copse in {_HOME}, and {others[0]} has the same name: rename that")
+    return Shadowed(
+        f"{plain}: it is the package of Copse in {_HOME}, and {others[0]} has the same name: "
+        "rename that"
+    )
 
 
 def _others(package: str) -> list[Path]:
@@ -83,7 +95,11 @@ def _others(package: str) -> list[Path]:
     for entry in sys.path:
         spec = PathFinder.find_spec(package, [entry])
         if spec is not None:
-            places = [Path(place) for place in [*(spec.submodule_search_locations or []), spec.origin] if place]
+            places = [
+                Path(place)
+                for place in [*(spec.submodule_search_locations or []), spec.origin]
+                if place
+            ]
             found += [place for place in places[:1] if place.resolve() != _HOME / package]
     return found
 

@@ -1,7 +1,8 @@
-"""The parts of a guide: what a policy and a value function are, and what each of their answers must be.
+"""The parts of a guide: what a policy and a value function are, and what each of their answers must
+be.
 
-A part may be anybody's. Whatever a search gets from one goes through `examined`, `proposed` or `completed`, which say in a
-sentence what is wrong with it and what to write instead.
+A part may be anybody's. Whatever a search gets from one goes through `examined`, `proposed` or
+`completed`, which say in a sentence what is wrong with it and what to write instead.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from search.scheduling.scheduler import Asks
 
 T = TypeVar("T")
 OURS = ("search", "models", "guides", "benchmarks")  #: packages whose parts were tested with them
-PRECISION = 2.0**-16  #: priors and values are rounded to this before they enter a tree: logits differ in their last bits with the batch
+#: priors and values are rounded to this before they enter a tree: logits differ in their last bits
+#: with the batch
+PRECISION = 2.0**-16
 _ROUNDING = 1e-6  # that of float32 is no fault of a value function
 
 
@@ -31,11 +34,12 @@ _ROUNDING = 1e-6  # that of float32 is no fault of a value function
 class Proposal:
     """A step that a policy proposes.
 
-    log_prob  sum of the model's own token log-probs at temperature 1, untruncated, end of step included; nan where unknown
+    log_prob  sum of the model's own token log-probs at temperature 1, untruncated, end of step
+              included; nan where unknown
     prior     share of the samples that were proposed together, among the distinct steps; sums to 1
     value     the value head's in [0, 1] if the same pass gave it, else nan
-    drawn     the distinct continuations that were sampled and mean this step, for `propose` to avoid at this state from now on; empty
-              where the policy cannot avoid
+    drawn     the distinct continuations that were sampled and mean this step, for `propose` to
+              avoid at this state from now on; empty where the policy cannot avoid
     """
 
     step: Step
@@ -46,23 +50,28 @@ class Proposal:
 
 
 class _Version:
-    """The version of a part that names none: its class, a digest of its source, and its plain attributes."""
+    """The version of a part that names none: its class, a digest of its source, and its plain
+    attributes.
+    """
 
     def __get__(self, part: object, owner: type) -> str:
         return version_of(owner if part is None else part)
 
 
 class Policy(Protocol):
-    """Proposes steps. Derive from it and write `propose`; the rest has defaults, those of a policy that asks no model.
+    """Proposes steps. Derive from it and write `propose`; the rest has defaults, those of a policy
+    that asks no model.
 
     backends     the backends its requests are addressed to, by name: {}
     step_tokens  the most tokens that one proposed step can take; 0 where nothing is generated
     max_steps    the most steps of a chain: 40
     chain_tokens the most tokens that `complete` can take: step_tokens * max_steps
-    version      content hash of what it was made from: the class, a digest of its source, and its plain attributes
+    version      content hash of what it was made from: the class, a digest of its source, and its
+                 plain attributes
     """
 
-    if TYPE_CHECKING:  # read-only for a type checker, so that an attribute and a property may both take their place
+    # read-only for a type checker, so that an attribute and a property may both take their place
+    if TYPE_CHECKING:
 
         @property
         def backends(self) -> Mapping[str, Backend]:
@@ -90,15 +99,24 @@ class Policy(Protocol):
         return self.step_tokens * self.max_steps
 
     async def propose(
-        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+        self,
+        problem: Problem,
+        state: State,
+        n: int,
+        rng: np.random.Generator,
+        avoid: Sequence[Avoided] = (),
     ) -> list[Proposal]:
-        """Up to `n` distinct next steps with priors, at most `n` requests. Raises the last RequestFailed if every request failed.
+        """Up to `n` distinct next steps with priors, at most `n` requests. Raises the last
+        RequestFailed if every request failed.
 
-        avoid: what it gave as `Proposal.drawn` at this state before, and no more is wanted of. It is passed only where there is some, so
-        a policy whose proposals carry no `drawn` may do without this argument. [] where nothing else is left.
+        avoid: what it gave as `Proposal.drawn` at this state before, and no more is wanted of. It
+        is passed only where there is some, so a policy whose proposals carry no `drawn` may do
+        without this argument. [] where nothing else is left.
         """
 
-    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
+    async def complete(
+        self, problem: Problem, state: State, rng: np.random.Generator
+    ) -> list[Step]:
         """Sample on from `state`: the steps to a finished state, or as far as it went.
 
         By default step by step, each drawn from what `propose` gives for n=1, by the priors.
@@ -122,15 +140,17 @@ class Policy(Protocol):
 
 
 class Value(Protocol):
-    """Judges states. Derive from it and write `evaluate`; the rest has defaults, those of a value function that asks no model.
+    """Judges states. Derive from it and write `evaluate`; the rest has defaults, those of a value
+    function that asks no model.
 
     backends  the backends its requests are addressed to, by name: {}
     tokens    the most tokens that judging one state can take; 0 where nothing is generated
     calls     the most requests that judging one state can take: 0
-    version   content hash of what it was made from: the class, a digest of its source, and its plain attributes
+    version   content hash of what it was made from: the class, a digest of its source, and its
+              plain attributes
 
-    One that nobody trained may have a `note`: a sentence on what it is and how much that is worth, which whoever makes a guide of it
-    is told once.
+    One that nobody trained may have a `note`: a sentence on what it is and how much that is worth,
+    which whoever makes a guide of it is told once.
     """
 
     if TYPE_CHECKING:
@@ -159,7 +179,8 @@ class Value(Protocol):
     async def evaluate(
         self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray | Sequence[float]:
-        """Float [states] in [0, 1]: probability of success for the player who led there; nan where it could not be told.
+        """Float [states] in [0, 1]: probability of success for the player who led there; nan where
+        it could not be told.
 
         known: float32 [states], the policy's value where the same pass gave it, else nan.
         """
@@ -176,7 +197,9 @@ def is_ours(part: object) -> bool:
 
 
 def label(function: Any) -> str:
-    """The name of a function, of what a functools.partial wraps, or of the class of a callable object."""
+    """The name of a function, of what a functools.partial wraps, or of the class of a callable
+    object.
+    """
     function = getattr(function, "func", function)
     named: str = getattr(function, "__qualname__", type(function).__qualname__)
     return named.replace("<locals>.", "")
@@ -185,20 +208,26 @@ def label(function: Any) -> str:
 def version_of(part: object) -> str:
     """ "module:name-digest" of a function, a class or an object.
 
-    The digest is of its source, where there is one, and of its settings that are text, numbers or None.
+    The digest is of its source, where there is one, and of its settings that are text, numbers or
+    None.
     """
     settings: list[object] = []
     if not inspect.isroutine(part) and hasattr(part, "func"):  # a functools.partial
         settings.append((part.args, sorted(part.keywords.items())))  # type: ignore[attr-defined]
         part = part.func
     named = part if inspect.isroutine(part) or isinstance(part, type) else type(part)
-    settings.append(sorted(vars(part).items()) if named is not part and hasattr(part, "__dict__") else [])
+    settings.append(
+        sorted(vars(part).items()) if named is not part and hasattr(part, "__dict__") else []
+    )
     name = f"{named.__module__}:{named.__qualname__}"
     try:
         source = inspect.getsource(named)
-    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed in, compiled, or from a text that is not this file
+    # typed in, compiled, or from a text that is not this file
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError):
         source = ""
-    plain = [setting for setting in _flat(settings) if isinstance(setting, (str, int, float, type(None)))]
+    plain = [
+        setting for setting in _flat(settings) if isinstance(setting, (str, int, float, type(None)))
+    ]
     if not source and not plain:
         return name
     return f"{name}-{hashlib.sha256(f'{source}{plain}'.encode()).hexdigest()[:16]}"
@@ -222,11 +251,13 @@ def short(thing: object) -> str:
 async def awaited(made: Any, name: str) -> Any:
     """The result of a coroutine of somebody else, or `made` itself where a plain function gave it.
 
-    Raises ValueError, naming the part, for a generator, an `await` that was forgotten, and one of a library with an event loop.
+    Raises ValueError, naming the part, for a generator, an `await` that was forgotten, and one of a
+    library with an event loop.
     """
     if inspect.isasyncgen(made) or (inspect.isgenerator(made) and not inspect.isawaitable(made)):
         raise Mistake(
-            f"{name} is a generator: write `async def` for `def` and `await` for `yield from`, and return a list where it has `yield`"
+            f"{name} is a generator: write `async def` for `def` and `await` for `yield "
+            "from`, and return a list where it has `yield`"
         )
     if not inspect.isawaitable(made):
         return made
@@ -234,29 +265,41 @@ async def awaited(made: Any, name: str) -> Any:
         result = await _requests_only(made, name)
     except (AttributeError, TypeError) as error:
         if "coroutine" in str(error):
-            raise Mistake(f"{name} uses a coroutine as if it were its result ({error}): write `await` before the call") from error
+            raise Mistake(
+                f"{name} uses a coroutine as if it were its result ({error}): write `await` "
+                "before the call"
+            ) from error
         raise
     except RuntimeError as error:
-        if "no running event loop" in str(error) or "async context" in str(error) or "async library" in str(error):
+        if (
+            "no running event loop" in str(error)
+            or "async context" in str(error)
+            or "async library" in str(error)
+        ):
             raise Mistake(_loop(name)) from error
         raise
     if inspect.isawaitable(result):
         if hasattr(result, "close"):
             result.close()
-        raise Mistake(f"{name} returned a coroutine: write `await` before the call whose result it returns")
+        raise Mistake(
+            f"{name} returned a coroutine: write `await` before the call whose result it returns"
+        )
     return result
 
 
 def _loop(name: str) -> str:
     return (
-        f"{name} awaits something of a library that needs an event loop, and a search has none: call that library's blocking "
+        f"{name} awaits something of a library that needs an event loop, and a search has "
+        "none: call that library's blocking "
         "functions, or give what it serves as a backend and await search.ask(...)"
     )
 
 
 @coroutine
 def _requests_only(made: Any, name: str) -> Generator[list[Request], list[Reply], Any]:
-    """Drive a coroutine as `await` does. Raises ValueError where it awaits anything else than requests."""
+    """Drive a coroutine as `await` does. Raises ValueError where it awaits anything else than
+    requests.
+    """
     asks: Asks[Any] = made if hasattr(made, "send") else made.__await__()
     replies: list[Reply] | None = None
     try:
@@ -274,14 +317,24 @@ def _requests_only(made: Any, name: str) -> Generator[list[Request], list[Reply]
 def part_name(part: object, method: str) -> str:
     """What a part is called in an error: its class and method, or its function."""
     function = getattr(part, "function", None)
-    return f"{type(part).__name__}.{method}" if function is None else f"the function {label(function)}"
+    return (
+        f"{type(part).__name__}.{method}" if function is None else f"the function {label(function)}"
+    )
 
 
 # -- what parts answer
 
 
-async def examined(value: Value, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`value.evaluate`, examined: float64 [states] in [0, 1], nan unknown. Raises ValueError, naming the part, for anything else."""
+async def examined(
+    value: Value,
+    problem: Problem,
+    states: Sequence[State],
+    known: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """`value.evaluate`, examined: float64 [states] in [0, 1], nan unknown. Raises ValueError,
+    naming the part, for anything else.
+    """
     name = part_name(value, "evaluate")
     made = value.evaluate(problem, states, known, rng)
     if not isinstance(made, Awaitable) and not inspect.isgenerator(made):
@@ -289,19 +342,30 @@ async def examined(value: Value, problem: Problem, states: Sequence[State], know
     returned = await (made if is_ours(value) else awaited(made, name))
     values = floats(returned)
     if values.shape != (len(states),):
-        raise Mistake(f"{name} returned {short(returned)} for {len(states)} state(s): return one number for each, nan where unknown")
+        raise Mistake(
+            f"{name} returned {short(returned)} for {len(states)} state(s): return one number "
+            "for each, nan where unknown"
+        )
     if ((values < -_ROUNDING) | (values > 1 + _ROUNDING)).any():
-        raise Mistake(f"{name} returned {short(returned)}: a value is a probability in [0, 1], or nan where it is unknown")
+        raise Mistake(
+            f"{name} returned {short(returned)}: a value is a probability in [0, 1], or nan "
+            "where it is unknown"
+        )
     return np.clip(values, 0.0, 1.0)
 
 
 def floats(returned: Any) -> np.ndarray:
-    """Numbers as float64, of lists, arrays and torch's tensors; an array without a number where something else is among them."""
+    """Numbers as float64, of lists, arrays and torch's tensors; an array without a number where
+    something else is among them.
+    """
     nothing = np.empty((0, 0))
     if hasattr(returned, "detach"):  # a tensor, perhaps with a gradient, in bfloat16 or on a GPU
         returned = returned.detach().cpu().double().numpy()
     elif isinstance(returned, (list, tuple)):
-        returned = [one.item() if hasattr(one, "item") and getattr(one, "ndim", 0) == 0 else one for one in returned]
+        returned = [
+            one.item() if hasattr(one, "item") and getattr(one, "ndim", 0) == 0 else one
+            for one in returned
+        ]
     try:
         array = np.array(returned)
         if array.dtype.kind == "O" and not all(hasattr(one, "__float__") for one in array.flat):
@@ -312,24 +376,45 @@ def floats(returned: Any) -> np.ndarray:
 
 
 async def proposed(
-    policy: Policy, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+    policy: Policy,
+    problem: Problem,
+    state: State,
+    n: int,
+    rng: np.random.Generator,
+    avoid: Sequence[Avoided] = (),
 ) -> list[Proposal]:
-    """`policy.propose`, examined. Raises ValueError, naming the part, for anything else than a list of proposals."""
+    """`policy.propose`, examined. Raises ValueError, naming the part, for anything else than a
+    list of proposals.
+    """
     made = policy.propose(problem, state, n, rng, **({"avoid": avoid} if avoid else {}))
     if is_ours(policy):
         return await made
     name = part_name(policy, "propose")
     found = await awaited(made, name)
-    if not isinstance(found, (list, tuple)) or not all(isinstance(proposal, Proposal) for proposal in found):
-        raise Mistake(f"{name} returned {short(found)}: return a list of search.Proposal(step, log_prob, prior), [] where there is none")
+    if not isinstance(found, (list, tuple)) or not all(
+        isinstance(proposal, Proposal) for proposal in found
+    ):
+        raise Mistake(
+            f"{name} returned {short(found)}: return a list of search.Proposal(step, log_prob, "
+            "prior), [] where there is none"
+        )
     for proposal in found:
-        if not 0 <= proposal.prior <= 1 + _ROUNDING or (not math.isnan(proposal.value) and not 0 <= proposal.value <= 1):
-            raise Mistake(f"{name} returned {short(proposal)}: a prior is a share in [0, 1], a value is in [0, 1] or nan")
+        if not 0 <= proposal.prior <= 1 + _ROUNDING or (
+            not math.isnan(proposal.value) and not 0 <= proposal.value <= 1
+        ):
+            raise Mistake(
+                f"{name} returned {short(proposal)}: a prior is a share in [0, 1], a value is in "
+                "[0, 1] or nan"
+            )
     return list(found)
 
 
-async def completed(policy: Policy, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
-    """`policy.complete`, examined. Raises ValueError, naming the part, for anything else than a list of steps."""
+async def completed(
+    policy: Policy, problem: Problem, state: State, rng: np.random.Generator
+) -> list[Step]:
+    """`policy.complete`, examined. Raises ValueError, naming the part, for anything else than a
+    list of steps.
+    """
     made = policy.complete(problem, state, rng)
     if is_ours(policy):
         return await made

@@ -26,16 +26,20 @@ class IllegalStep(ValueError):
 
 
 class Mistake(ValueError):
-    """A part or a problem that somebody wrote is none; the sentence says what to write. Never raised by what they wrote itself."""
+    """A part or a problem that somebody wrote is none; the sentence says what to write. Never
+    raised by what they wrote itself.
+    """
 
 
 @dataclass(frozen=True)
 class TextStep:
-    """One line of reasoning: its text without delimiter, and the exact tokens that were sampled for it.
+    """One line of reasoning: its text without delimiter, and the exact tokens that were sampled for
+    it.
 
-    finish   how it ended: "stop" (its delimiter), "last" (its delimiter, and the policy takes no more steps), "end" (end of text or turn),
-             "length" (cut off: it goes on with the next)
-    thought  whether it ends among the thoughts of a model, which are no answer. The policy knows: its prompt may have opened them
+    finish   how it ended: "stop" (its delimiter), "last" (its delimiter, and the policy takes no
+             more steps), "end" (end of text or turn), "length" (cut off: it goes on with the next)
+    thought  whether it ends among the thoughts of a model, which are no answer. The policy knows:
+             its prompt may have opened them
     """
 
     text: str
@@ -48,13 +52,16 @@ class TextStep:
 class Problem(Protocol):
     """Rules of one problem. It is never given a target, and no search asks it for one.
 
-    A generated problem can compute its answer from its statement (`Chains.values`, for example). That is for
-    grading and for making data, after or without a search: nothing in `search.methods` reads it.
+    A generated problem can compute its answer from its statement (`Chains.values`, for example).
+    That is for grading and for making data, after or without a search: nothing in `search.methods`
+    reads it.
 
-    Derive from it and write `initial`, `apply`, `is_terminal` and `prompt`; the rest has defaults: one player, rules that run inline,
-    no list of actions, no verifier, no answer, and steps that are the same where they are equal.
+    Derive from it and write `initial`, `apply`, `is_terminal` and `prompt`; the rest has defaults:
+    one player, rules that run inline, no list of actions, no verifier, no answer, and steps that
+    are the same where they are equal.
 
-    A kind whose `verify` can never tell says so with `verifies = False`: then nobody waits for it where results are to be graded.
+    A kind whose `verify` can never tell says so with `verifies = False`: then nobody waits for it
+    where results are to be graded.
     """
 
     players: int = 1  #: 1 or 2; a problem of two has `to_move(state)`, 0 or 1
@@ -85,7 +92,9 @@ class Problem(Protocol):
         """The statement only."""
 
     def key(self, state: State, step: Step) -> Hashable:
-        """What makes two steps from `state` the same step. Raises IllegalStep where it can tell at once."""
+        """What makes two steps from `state` the same step. Raises IllegalStep where it can tell
+        at once.
+        """
         return step.text.strip() if isinstance(step, TextStep) else cast("Hashable", step)
 
 
@@ -93,15 +102,20 @@ class TextProblem:
     r"""An open text problem: the chain of thought is free text, one `TextStep` after another.
 
     statement  what the model is asked
-    verify     function of the chain's text: a reward in [0, 1] (or a bool), None where it cannot tell; no function: never
-    answer     where the answer stands: a regular expression with one group, or a function of the text behind the model's thoughts that
-               gives the final answer, or None while there is none. Default: a box, and of a finished chain `final_answer`
+    verify     function of the chain's text: a reward in [0, 1] (or a bool), None where it cannot
+               tell; no function: never
+    answer     where the answer stands: a regular expression with one group, or a function of the
+               text behind the model's thoughts that gives the final answer, or None while there is
+               none. Default: a box, and of a finished chain `final_answer`
     ends       regular expression of what ends a chain beside a box, where there is no `answer`
-    inline     False: `verify` runs in a worker process (it must then be importable: module and name), at most `seconds` long
+    inline     False: `verify` runs in a worker process (it must then be importable: module and
+               name), at most `seconds` long
 
-    A chain is finished when its last step ended the text (`TextStep.finish == "end"`) or its answer is there: what `answer` finds, else a
-    completed box or what `ends` finds. Weaker marks, such as "the answer is", end no chain: they are read of one that has ended. Of a step
-    that was cut off, only what is surely whole counts. Raises ValueError for an empty statement and for a pattern that is none.
+    A chain is finished when its last step ended the text (`TextStep.finish == "end"`) or its answer
+    is there: what `answer` finds, else a completed box or what `ends` finds. Weaker marks, such as
+    "the answer is", end no chain: they are read of one that has ended. Of a step that was cut off,
+    only what is surely whole counts. Raises ValueError for an empty statement and for a pattern
+    that is none.
     """
 
     players = 1
@@ -116,7 +130,10 @@ class TextProblem:
         ends: str | None = None,
     ):
         if not isinstance(statement, str):
-            raise ValueError(f"a problem's statement is text, and this is {statement!r}: write what is to be solved")
+            raise ValueError(
+                f"a problem's statement is text, and this is {statement!r}: write what is to be "
+                "solved"
+            )
         if not statement.strip():
             raise ValueError("the problem is empty: write what is to be solved")
         _check_text_function("verify", verify)
@@ -128,7 +145,9 @@ class TextProblem:
         self._ends = None if ends is None else re.compile(ends)
 
     def asked(self, answer: str | None, ends: str | None) -> TextProblem:
-        """This problem for a model that was asked to mark its answer so; itself where it says already where the answer stands."""
+        """This problem for a model that was asked to mark its answer so; itself where it says
+        already where the answer stands.
+        """
         own = self._pattern or self._function or self._ends
         if own or (answer is None and ends is None):
             return self
@@ -154,12 +173,16 @@ class TextProblem:
         return step.text.strip()
 
     def apply(self, state: tuple[TextStep, ...], step: TextStep) -> tuple[TextStep, ...]:
-        """`state` with `step` added. Raises IllegalStep for an empty step, and for one that goes round in a circle
-        (`search.repetition`)."""
-        within = step.finish == "length" or (bool(state) and state[-1].finish == "length")  # a part of a step may be blank
+        """`state` with `step` added. Raises IllegalStep for an empty step, and for one that goes
+        round in a circle (`search.repetition`).
+        """
+        # a part of a step may be blank
+        within = step.finish == "length" or (bool(state) and state[-1].finish == "length")
         if not step.text.strip() and step.finish != "end" and not within:
             raise IllegalStep("an empty step leads nowhere")
-        if step.finish != "end" and repeats([*(before.text.strip() for before in state), step.text.strip()]):
+        if step.finish != "end" and repeats(
+            [*(before.text.strip() for before in state), step.text.strip()]
+        ):
             raise IllegalStep(f"the chain repeats {step.text[:80]!r} again and again")
         if step.finish == "length" and stutters(step.text):
             raise IllegalStep(f"the step repeats {step.text[-80:]!r} again and again")
@@ -175,16 +198,24 @@ class TextProblem:
         if self._function is not None:
             return not cut and self._function(text) is not None
         if self._pattern is not None:
-            found = [match for match in self._pattern.finditer(text) if match[1] and match[1].strip()]
+            found = [
+                match for match in self._pattern.finditer(text) if match[1] and match[1].strip()
+            ]
             return any(match.end(1) < len(text) for match in found) if cut else bool(found)
         if state[-1].finish == "last" and final_answer(text) is not None:
             return True
-        return boxed(text) or (not cut and self._ends is not None and self._ends.search(text) is not None)
+        return boxed(text) or (
+            not cut and self._ends is not None and self._ends.search(text) is not None
+        )
 
     def verify(self, state: tuple[TextStep, ...]) -> float | None:
         """The reward. Raises ValueError where the function gives what is none."""
         reward = self._verify(chain_text(state)) if self._verify else None
-        return None if reward is None else checked_reward(reward, "the function verify of a TextProblem")
+        return (
+            None
+            if reward is None
+            else checked_reward(reward, "the function verify of a TextProblem")
+        )
 
     def answer(self, state: tuple[TextStep, ...]) -> str | None:
         """The answer of a finished chain; None where there is none."""
@@ -199,23 +230,34 @@ class TextProblem:
         return self.statement
 
     def to_json(self) -> dict[str, Any]:
-        """Arguments that make this problem again. A `verify` or `answer` function is not among them."""
+        """Arguments that make this problem again. A `verify` or `answer` function is not among
+        them.
+        """
         return {"statement": self.statement}
 
 
 def chain_text(state: Sequence[TextStep]) -> str:
-    """The chain of thought as text, a line (or more) a step; a step that was cut off runs on into the next."""
-    return "".join(step.text + ("" if step.finish == "length" else "\n") for step in state).rstrip("\n")
+    """The chain of thought as text, a line (or more) a step; a step that was cut off runs on
+    into the next.
+    """
+    return "".join(step.text + ("" if step.finish == "length" else "\n") for step in state).rstrip(
+        "\n"
+    )
 
 
 def checked_reward(reward: Any, what: str) -> float:
-    """A reward as float in [0, 1]. Raises ValueError, naming `what` gave it, for all else than a number in [0, 1] or a bool."""
+    """A reward as float in [0, 1]. Raises ValueError, naming `what` gave it, for all else than a
+    number in [0, 1] or a bool.
+    """
     plain = reward
     if hasattr(reward, "item"):  # a number of numpy's or torch's; larger arrays have no item
         with contextlib.suppress(ValueError, RuntimeError):
             plain = reward.item()
     if not isinstance(plain, numbers.Real) or not 0.0 <= float(plain) <= 1.0:
-        raise ValueError(f"{what} returned {reward!r}: give a number in [0, 1], a bool, or None where nobody can tell")
+        raise ValueError(
+            f"{what} returned {reward!r}: give a number in [0, 1], a bool, or None where nobody "
+            "can tell"
+        )
     return float(plain)
 
 
@@ -227,7 +269,10 @@ def _behind_thoughts(state: Sequence[TextStep]) -> str | None:
 def _pattern(answer: str) -> re.Pattern[str]:
     pattern = re.compile(answer)
     if pattern.groups != 1:
-        raise ValueError(f"the answer pattern {answer!r} has {pattern.groups} groups: mark the answer with exactly one (...)")
+        raise ValueError(
+            f"the answer pattern {answer!r} has {pattern.groups} groups: mark the answer with "
+            "exactly one (...)"
+        )
     return pattern
 
 
@@ -237,14 +282,22 @@ def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
 
 
 def build(kind: str, arguments: dict) -> Problem:
-    """A problem again from its class path ("module:Class") and JSON arguments, as a trace or a problems file names it."""
+    """A problem again from its class path ("module:Class") and JSON arguments, as a trace or a
+    problems file names it.
+    """
     module, _, name = kind.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        raise ValueError(f"there is no problem class {kind!r}: write it as module:Class and make its module importable") from None
-    if not (isinstance(made, type) and hasattr(made, "apply")):  # a file must not have any function of any module called
-        raise ValueError(f"{kind!r} is no problem class: name one with the methods of search.Problem")
+        raise ValueError(
+            f"there is no problem class {kind!r}: write it as module:Class and make its module "
+            "importable"
+        ) from None
+    # a file must not have any function of any module called
+    if not (isinstance(made, type) and hasattr(made, "apply")):
+        raise ValueError(
+            f"{kind!r} is no problem class: name one with the methods of search.Problem"
+        )
     return made(**arguments)
 
 
@@ -265,13 +318,22 @@ async def apply(problem: Problem, state: State, step: Step) -> State | None:
     except IllegalStep:
         return None
     if after is None:
-        raise Mistake(f"{type(problem).__name__}.apply returned None: return the new state, or raise search.IllegalStep")
+        raise Mistake(
+            f"{type(problem).__name__}.apply returned None: return the new state, or raise "
+            "search.IllegalStep"
+        )
     return after
 
 
 async def verify(problem: Problem, state: State) -> float | None:
-    """`problem.verify(state)`, inline or by a worker process. Raises ValueError for a reward outside [0, 1]."""
-    reward = problem.verify(state) if problem.inline else await ask(Call(problem.verify, (state,), _limit(problem)))
+    """`problem.verify(state)`, inline or by a worker process. Raises ValueError for a reward
+    outside [0, 1].
+    """
+    reward = (
+        problem.verify(state)
+        if problem.inline
+        else await ask(Call(problem.verify, (state,), _limit(problem)))
+    )
     return None if reward is None else checked_reward(reward, f"{type(problem).__name__}.verify")
 
 
@@ -286,13 +348,17 @@ def _check_text_function(name: str, function: Any) -> None:
         raise ValueError(f"{name}={function!r} is no function: give a function of the chain's text")
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise ValueError(
-            f"the function {name} of a TextProblem is asynchronous or a generator: write a plain `def` that returns its result"
+            f"the function {name} of a TextProblem is asynchronous or a generator: write a "
+            "plain `def` that returns its result"
         )
     try:
         inspect.signature(function).bind("text")
     except TypeError:
         takes = ", ".join(inspect.signature(function).parameters) or "nothing"
-        raise ValueError(f"the function {name} of a TextProblem takes ({takes}): it is called with the chain's text alone") from None
+        raise ValueError(
+            f"the function {name} of a TextProblem takes ({takes}): it is called with the "
+            "chain's text alone"
+        ) from None
     except ValueError:  # it does not tell what it takes
         pass
 
@@ -305,38 +371,73 @@ def check_members(problem: Any) -> None:
     if isinstance(problem, type) and hasattr(problem, "apply"):
         raise Mistake(f"{problem.__name__} is a class: give a problem, {problem.__name__}(...)")
     if not any(hasattr(problem, member) for member in ("initial", "apply")):
-        raise Mistake(f"{problem!r} is no problem: give text, or an object with the methods of search.Problem")
+        raise Mistake(
+            f"{problem!r} is no problem: give text, or an object with the methods of search.Problem"
+        )
     name = type(problem).__name__
     missing = [member for member in _MEMBERS if not hasattr(problem, member)]
     if missing:
-        raise Mistake(f"the problem {name} has no {' and no '.join(missing)}: derive it from search.Problem, which has defaults for most")
+        raise Mistake(
+            f"the problem {name} has no {' and no '.join(missing)}: derive it from "
+            "search.Problem, which has defaults for most"
+        )
     for member in _OWN:
         if getattr(type(problem), member, None) is getattr(Problem, member):
-            raise Mistake(f"the problem {name} has no {member} of its own: write it, as search.Problem describes it")
+            raise Mistake(
+                f"the problem {name} has no {member} of its own: write it, as search.Problem "
+                "describes it"
+            )
 
 
-_MEMBERS = ("players", "inline", "initial", "actions", "apply", "is_terminal", "verify", "answer", "prompt", "key")
+_MEMBERS = (
+    "players",
+    "inline",
+    "initial",
+    "actions",
+    "apply",
+    "is_terminal",
+    "verify",
+    "answer",
+    "prompt",
+    "key",
+)
 
 
 def check_start(problem: Problem) -> Any:
-    """Examine what can be told of a problem without a step; its first state. Raises ValueError that says what to write."""
+    """Examine what can be told of a problem without a step; its first state. Raises ValueError
+    that says what to write.
+    """
     check_members(problem)
     name = f"the problem {type(problem).__name__}"
     _require(problem.players in (1, 2), f"{name} has players={problem.players!r}: give 1 or 2")
-    _require(isinstance(problem.inline, bool), f"{name} has inline={problem.inline!r}: give True or False")
-    _require(problem.players == 1 or hasattr(problem, "to_move"), f"{name} is for two players: write to_move(state), which returns 0 or 1")
+    _require(
+        isinstance(problem.inline, bool),
+        f"{name} has inline={problem.inline!r}: give True or False",
+    )
+    _require(
+        problem.players == 1 or hasattr(problem, "to_move"),
+        f"{name} is for two players: write to_move(state), which returns 0 or 1",
+    )
     state = problem.initial()
     _require(state is not None, f"initial of {name} returned None: return the first state")
-    _require(problem.initial() == state, f"initial of {name} gives another state each time: states that are the same must be equal")
+    _require(
+        problem.initial() == state,
+        f"initial of {name} gives another state each time: states that are the same must be equal",
+    )
     statement = problem.prompt(state)
-    _require(isinstance(statement, str) and bool(statement), f"prompt of {name} returned {statement!r}: return the statement as text")
+    _require(
+        isinstance(statement, str) and bool(statement),
+        f"prompt of {name} returned {statement!r}: return the statement as text",
+    )
     terminal = problem.is_terminal(state)
     _require(terminal is not None, f"is_terminal of {name} returned None: return True or False")
     return state
 
 
 def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
-    """Examine a problem by walking `steps` (or its first actions) from the start. Raises ValueError that says what is broken."""
+    """Examine a problem by walking `steps` (or its first actions) from the start. Raises
+    ValueError that says what is broken.
+    """
     state = check_start(problem)
     name = f"the problem {type(problem).__name__}"
     walk = list(steps)
@@ -347,19 +448,35 @@ def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
         step = walk.pop(0) if walk or not actions else actions[0]
         before = repr(state)
         after = problem.apply(state, step)
-        _require(after is not None, f"apply of {name} returned None: return the new state, or raise search.IllegalStep")
-        _require(repr(state) == before, f"apply of {name} changed the state it was given: return a new one")
-        _require(problem.apply(state, step) == after, f"apply of {name} gives another state each time: it must be deterministic")
         _require(
-            hash(problem.key(state, step)) == hash(problem.key(state, step)), f"key of {name} changes: equal steps must have equal keys"
+            after is not None,
+            f"apply of {name} returned None: return the new state, or raise search.IllegalStep",
+        )
+        _require(
+            repr(state) == before,
+            f"apply of {name} changed the state it was given: return a new one",
+        )
+        _require(
+            problem.apply(state, step) == after,
+            f"apply of {name} gives another state each time: it must be deterministic",
+        )
+        _require(
+            hash(problem.key(state, step)) == hash(problem.key(state, step)),
+            f"key of {name} changes: equal steps must have equal keys",
         )
         state = after
     reward = problem.verify(state)
     if reward is not None:
         checked_reward(reward, f"verify of {name}")
-    _require(problem.verify(state) == reward, f"verify of {name} changes its mind: it must be deterministic")
+    _require(
+        problem.verify(state) == reward,
+        f"verify of {name} changes its mind: it must be deterministic",
+    )
     answer = problem.answer(state)
-    _require(answer is None or isinstance(answer, str), f"answer of {name} returned {answer!r}: return text, or None")
+    _require(
+        answer is None or isinstance(answer, str),
+        f"answer of {name} returned {answer!r}: return text, or None",
+    )
 
 
 def _require(holds: bool, sentence: str) -> None:

@@ -28,7 +28,9 @@ _LONGEST = 40  # characters of an answer that are shown
 
 
 def watched(show: bool | None) -> bool:
-    """Whether to show a bar: `show`, or if that is None, whether a terminal or a notebook is there."""
+    """Whether to show a bar: `show`, or if that is None, whether a terminal or a notebook is
+    there.
+    """
     return sys.stderr.isatty() or "ipykernel" in sys.modules if show is None else show
 
 
@@ -44,7 +46,9 @@ class Watch:
     called in their way.
     """
 
-    def __init__(self, total: int, budget: Budget, choose: Chooser | None, alone: bool, show: bool | None):
+    def __init__(
+        self, total: int, budget: Budget, choose: Chooser | None, alone: bool, show: bool | None
+    ):
         self._total, self._alone, self._choose = total, alone, choose
         self._bar: Any = None
         self._barred = watched(show)
@@ -109,7 +113,11 @@ class Watch:
         from tqdm.auto import tqdm
 
         if self._alone:
-            form = "{percentage:3.0f}% of " + f"{self._limit:,g} {self._kind}" + " |{bar:10}| {elapsed}{postfix}"
+            form = (
+                "{percentage:3.0f}% of "
+                + f"{self._limit:,g} {self._kind}"
+                + " |{bar:10}| {elapsed}{postfix}"
+            )
             bar = tqdm(total=self._limit, bar_format=form, leave=False, dynamic_ncols=True)
         else:
             bar = tqdm(total=self._total, unit="problem", dynamic_ncols=True)
@@ -118,7 +126,8 @@ class Watch:
 
     def _told(self, usage: Usage) -> str:
         parts = []
-        if not (self._barred and self._alone and self._kind == "tokens"):  # the bar itself tells of them
+        # the bar itself tells of them
+        if not (self._barred and self._alone and self._kind == "tokens"):
             parts.append(f"{usage.generated:,} tokens")
         if usage.passes:
             parts.append(f"{usage.mean_rows:.1f} rows a pass")
@@ -138,12 +147,21 @@ class Watch:
             chosen = pick(found, problem, self._choose)
             if chosen is not None:
                 line = " ".join(chosen.answer.split())[:_LONGEST]
-                return ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)]
+                return [
+                    "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+                ]
         return []
 
 
 def _limit_of(budget: Budget) -> tuple[str, str, float]:
-    """The kind of limit that a bar shows, the field of `Usage` that tells what is spent, the limit."""
-    kinds = {"tokens": "generated", "simulations": "simulations", "calls": "calls", "seconds": "seconds"}
+    """The kind of limit that a bar shows, the field of `Usage` that tells what is spent, the
+    limit.
+    """
+    kinds = {
+        "tokens": "generated",
+        "simulations": "simulations",
+        "calls": "calls",
+        "seconds": "seconds",
+    }
     kind = next(name for name in kinds if getattr(budget, name) is not None)
     return kind, kinds[kind], getattr(budget, kind)

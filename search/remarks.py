@@ -25,7 +25,9 @@ _noted: set[str] = set()  # notes of value functions that were told already
 
 
 def tell_note(value: Value, method: Configured) -> None:
-    """Say once what a value function that nobody trained is worth (its `note`), where the search or the choice goes by values."""
+    """Say once what a value function that nobody trained is worth (its `note`), where the search
+    or the choice goes by values.
+    """
     note = getattr(value, "note", "")
     if note and note not in _noted and _goes_by_values(value, method):
         _noted.add(note)
@@ -37,12 +39,15 @@ def _goes_by_values(value: Value, method: Configured) -> bool:
 
     if method.function is not searching("sample"):
         return True
-    alike = method.choose in (None, choose.weighted) and isinstance(value, Known)  # a vote that weighs all chains alike
+    # a vote that weighs all chains alike
+    alike = method.choose in (None, choose.weighted) and isinstance(value, Known)
     return method.choose is not choose.majority and not alike
 
 
 class Remarks:
-    """Looks at every search that ends: says at once that one failed, and in the end why answers are missing."""
+    """Looks at every search that ends: says at once that one failed, and in the end why answers
+    are missing.
+    """
 
     def __init__(self) -> None:
         self._searches = self._failed = 0
@@ -60,7 +65,9 @@ class Remarks:
             self._failed += 1
             self._last = solution.error
             if self._failed <= FIRST:
-                log.warning("a search failed: %s: %s", type(solution.error).__name__, solution.error)
+                log.warning(
+                    "a search failed: %s: %s", type(solution.error).__name__, solution.error
+                )
             return
         lost = 0
         for name, crashed, calls, last in meter.failures.crashes():
@@ -72,12 +79,16 @@ class Remarks:
             # a step whose verifier failed is told of as such: it was understood
             self._proposed += max(0, solution.tree.proposed - lost)
             self._unusable += max(0, solution.tree.unusable - lost)
-            self._example = self._example if solution.tree.example is None else solution.tree.example
+            self._example = (
+                self._example if solution.tree.example is None else solution.tree.example
+            )
 
     def tell(self) -> None:
         """Say what there is to say of all of them."""
         if self._failed > FIRST:
-            log.warning("%d of %d searches failed, the last: %s", self._failed, self._searches, self._last)
+            log.warning(
+                "%d of %d searches failed, the last: %s", self._failed, self._searches, self._last
+            )
         for name, crashed in self._crashed.items():
             log.warning("%d of %d calls of %s failed, each of which cost its step, the last: %s",
                         crashed, self._calls[name], name, self._crash[name])  # fmt: skip
@@ -89,11 +100,15 @@ class Remarks:
         text = getattr(self._example, "text", self._example)
         if getattr(self._example, "finish", "stop") == "length":
             log.warning(
-                "no answer was found, and %s were cut off or not understood, for example %r: allow longer ones with step_tokens "
-                "(--step-tokens), or name what ends a step of this model with delimiter (--delimiter)", counts, text,
+                "no answer was found, and %s were cut off or not understood, for example %r: "
+                    "allow longer ones with step_tokens "
+                "(--step-tokens), or name what ends a step of this model with delimiter "
+                    "(--delimiter)", counts, text,
             )  # fmt: skip
         else:
             log.warning(
-                "no answer was found, and %s were cut off or not understood, for example %r: either the model does not know this kind "
-                "of problem, or it must be told how its steps are written with prompt (--prompt)", counts, text,
+                "no answer was found, and %s were cut off or not understood, for example %r: "
+                    "either the model does not know this kind "
+                "of problem, or it must be told how its steps are written with prompt "
+                    "(--prompt)", counts, text,
             )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Chains of thought that go round in a circle: a language model that repeats itself seldom stops by itself."""
+"""Chains of thought that go round in a circle: a language model that repeats itself seldom stops
+by itself.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ LEAST = 64  #: characters of the shortest loop: short steps may well come a few 
 
 
 def repeats(steps: Sequence[str]) -> bool:
-    """Whether a chain of steps ends with the same step, or the same few steps, three times in a row or more."""
+    """Whether a chain of steps ends with the same step, or the same few steps, three times in a
+    row or more.
+    """
     for size in range(1, min(LONGEST, len(steps) // TIMES) + 1):
         first = len(steps) - size
         while first > 0 and steps[first - 1] == steps[first - 1 + size]:
@@ -21,7 +25,8 @@ def repeats(steps: Sequence[str]) -> bool:
 
 
 def stutters(text: str) -> bool:
-    """Whether at least half of a text, up to its end, is one piece three times or more (the last perhaps in part).
+    """Whether at least half of a text, up to its end, is one piece three times or more (the last
+    perhaps in part).
 
     Linear in the length of the text, by the prefix function of Knuth, Morris and Pratt.
     """
@@ -33,4 +38,6 @@ def stutters(text: str) -> bool:
             border = borders[border - 1]
         borders[i] = border + (backwards[i] == backwards[border])
     least = max(LEAST, (len(text) + 1) // 2)
-    return any(length >= TIMES * (length - borders[length - 1]) for length in range(least, len(text) + 1))
+    return any(
+        length >= TIMES * (length - borders[length - 1]) for length in range(least, len(text) + 1)
+    )

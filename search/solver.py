@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from search.arguments import Configured, Method, check_arguments, check_budget, check_steps, configured, guide_of, problem_of
+from search.arguments import (
+    Configured,
+    Method,
+    check_arguments,
+    check_budget,
+    check_steps,
+    configured,
+    guide_of,
+    problem_of,
+)
 from search.firstuse import look_at
 from search.guide import Guide
 from search.parts import awaited, is_ours, label, short
@@ -48,19 +57,25 @@ def solve(
 ) -> Solution:
     """Search for a solution of one problem.
 
-    problem  a Problem, or text: a puzzle that a module of `search.problems` knows, else an open text problem
-    guide    policy and value function; None: the built-in model, for the kinds of problem it was trained on
-    method   "mcts", "gumbel", "beam", "sample", or one of the other names in `search.methods.presets` (greedy, self_consistency,
-             best_of_n, weighted_vote, rejection, dvts, rebase); "my.module:function", or an `async def` that works with a `search.Search`
+    problem  a Problem, or text: a puzzle that a module of `search.problems` knows, else an open
+             text problem
+    guide    policy and value function; None: the built-in model, for the kinds of problem it was
+             trained on
+    method   "mcts", "gumbel", "beam", "sample", or one of the other names in
+             `search.methods.presets` (greedy, self_consistency, best_of_n, weighted_vote,
+             rejection, dvts, rebase); "my.module:function", or an `async def` that works with a
+             `search.Search`
     budget   a Budget or text such as "tokens=2000,seconds=10"; None: the guide's own
-    choose   "majority", "weighted", "best" or "most_visited" (`search.choose`), or a function like them; None: the method's own, else a
-             verified state first, else the weighted vote
-    progress show a bar if the search takes long; None: where somebody is looking (a terminal or a notebook)
+    choose   "majority", "weighted", "best" or "most_visited" (`search.choose`), or a function like
+             them; None: the method's own, else a verified state first, else the weighted vote
+    progress show a bar if the search takes long; None: where somebody is looking (a terminal or a
+    notebook)
     options  of the method, for example branch=8
 
-    Raises ValueError for bad input, before any model is loaded; the backend's error where not even the root can be expanded.
-    Where later requests failed for good, what was found comes back with `Solution.error`.
-    Ctrl-C ends the search and gives back what there is; a second one raises KeyboardInterrupt.
+    Raises ValueError for bad input, before any model is loaded; the backend's error where not even
+    the root can be expanded. Where later requests failed for good, what was found comes back with
+    `Solution.error`. Ctrl-C ends the search and gives back what there is; a second one raises
+    KeyboardInterrupt.
     """
     call = _Call(limit=1, alone=True, progress=progress)
     return _solve([problem], guide, method, budget, seed, choose, options, call)[0]
@@ -83,39 +98,55 @@ def solve_many(
 ) -> list[Solution]:
     """Search all problems side by side on one engine; solutions in the order of the problems.
 
-    Each search is the one that `solve` with the same seed would make. One that fails becomes a Solution with its error.
+    Each search is the one that `solve` with the same seed would make. One that fails becomes a
+    Solution with its error.
 
-    budget     of each search. Its seconds count from the search's own start, and n searches side by side have 1/n of the time each:
-               none gets less than alone, and all together take at most their number times `seconds`
-    seed       of all searches, or one for each: with the same random numbers, similar problems get similar chains, so that what is
-               measured over problems wants `seed_of` each
+    budget     of each search. Its seconds count from the search's own start, and n searches side by
+               side have 1/n of the time each: none gets less than alone, and all together take at
+               most their number times `seconds`
+    seed       of all searches, or one for each: with the same random numbers, similar problems get
+               similar chains, so that what is measured over problems wants `seed_of` each
     on_finish  called with (index, solution) as each search ends
-    limit      searches that run at once; None: as many as have four times the requests under way that the guide's backends take at
-               once. With more of them, none ends before nearly all have, and what one has read is gone from the pool when it goes on
-    time_limit seconds for all searches together; what is not done by then ends with stopped="time_limit". None: no limit
+    limit      searches that run at once; None: as many as have four times the requests under way
+               that the guide's backends take at once. With more of them, none ends before nearly
+               all have, and what one has read is gone from the pool when it goes on
+    time_limit seconds for all searches together; what is not done by then ends with
+    stopped="time_limit". None: no limit
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
-    keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very many problems
+    keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very
+    many problems
     """
     if isinstance(problems, str):
-        raise ValueError(f"problems={problems[:80]!r} is one text: give a list of problems, as in solve_many([text]), or use solve(text)")
+        raise ValueError(
+            f"problems={problems[:80]!r} is one text: give a list of problems, as in "
+            "solve_many([text]), or use solve(text)"
+        )
     if not isinstance(problems, Iterable):
-        raise ValueError(f"problems={problems!r} is no list: give a list of problems, or use solve for one")
+        raise ValueError(
+            f"problems={problems!r} is no list: give a list of problems, or use solve for one"
+        )
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} lets no search run: give at least 1")
     if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"time_limit={time_limit} lets no search run: give seconds above 0, or None")
+        raise ValueError(
+            f"time_limit={time_limit} lets no search run: give seconds above 0, or None"
+        )
     call = _Call(limit, False, progress, on_finish, keep_trees, time_limit)
     return _solve(list(problems), guide, method, budget, seed, choose, options, call)
 
 
 def seed_of(name: str, seed: int) -> int:
-    """The seed of one among many problems, whose random numbers then have nothing to do with those of the others."""
+    """The seed of one among many problems, whose random numbers then have nothing to do with
+    those of the others.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
 class _Call:
-    """How the searches of one call run, as `solve_many` says. alone: the call of `solve`, which raises what one search raises."""
+    """How the searches of one call run, as `solve_many` says. alone: the call of `solve`, which
+    raises what one search raises.
+    """
 
     limit: int | None
     alone: bool
@@ -138,7 +169,9 @@ def _solve(
     check_arguments(guide, budget, seed)
     seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(problems)
     if len(seeds) != len(problems):
-        raise ValueError(f"{len(seeds)} seeds for {len(problems)} problems: give one for each, or one for all")
+        raise ValueError(
+            f"{len(seeds)} seeds for {len(problems)} problems: give one for each, or one for all"
+        )
     search = configured(method, options, choose)
     budget = Budget.parse(budget) if isinstance(budget, str) else budget
     ready = [problem_of(problem, guide) for problem in problems]
@@ -167,21 +200,32 @@ def _solve(
         remarks.add(solution, meter)
         return solution if call.keep_trees else replace(solution, tree=None, trace=None)
 
-    with Watch(len(ready), spend, search.choose, call.alone, call.progress) as watch, _ctrl_c(interrupt), workers:
+    with (
+        Watch(len(ready), spend, search.choose, call.alone, call.progress) as watch,
+        _ctrl_c(interrupt),
+        workers,
+    ):
         limit = side_by_side(backends, search.options) if call.limit is None else call.limit
         searches = parallel((job(i, p) for i, p in enumerate(ready)), limit)
         solutions = run(_beside(searches, watch.asks()) if watch.on else searches, backends)
     remarks.tell()
-    if interrupt.is_set() and call.on_finish is not None and not any(solution.stopped == "interrupted" for solution in solutions):
-        raise KeyboardInterrupt  # it came when all was done and handed over: the caller is to hear of it
+    if (
+        interrupt.is_set()
+        and call.on_finish is not None
+        and not any(solution.stopped == "interrupted" for solution in solutions)
+    ):
+        # it came when all was done and handed over: the caller is to hear of it
+        raise KeyboardInterrupt
     return solutions
 
 
 def side_by_side(backends: Mapping[str, Backend], options: Mapping[str, Any]) -> int:
-    """How many searches have four times the requests under way that the largest backend takes at once; at least 2.
+    """How many searches have four times the requests under way that the largest backend takes at
+    once; at least 2.
 
-    options  of the method. They tell how many requests one search has under way at most: chains, simulations, or steps of a beam. Often
-             it has fewer, as each of them waits for an earlier one
+    options  of the method. They tell how many requests one search has under way at most: chains,
+             simulations, or steps of a beam. Often it has fewer, as each of them waits for an
+             earlier one
     """
     slots = max((getattr(backend, "slots", 0) for backend in backends.values()), default=0)
     each = options.get("wave") or options.get("leaves") or options.get("considered")
@@ -210,7 +254,16 @@ async def _search(
     try:
         session = Search(problem, guide, meter, np.random.default_rng(seed))
         await metered(_run(method.function, session, dict(method.options)), meter)
-        return solution_of(problem, guide, session.tree, meter, method.function, dict(method.options), seed, method.choose)
+        return solution_of(
+            problem,
+            guide,
+            session.tree,
+            meter,
+            method.function,
+            dict(method.options),
+            seed,
+            method.choose,
+        )
     except Exception as error:
         if alone:
             raise
@@ -219,23 +272,32 @@ async def _search(
 
 
 async def _run(method: Method, session: Search, options: dict[str, Any]) -> None:
-    """Run a method to its end. Raises ValueError for one that is no coroutine or returns something."""
+    """Run a method to its end. Raises ValueError for one that is no coroutine or returns
+    something.
+    """
     made: Any = method(session, **options)
     if is_ours(method):
         await made
         return
     name = f"the method {label(method)}"
     if not inspect.isawaitable(made) and not inspect.isgenerator(made):
-        raise ValueError(f"{name} is no coroutine: write `async def`, and `await` before search.expand and search.judge")
+        raise ValueError(
+            f"{name} is no coroutine: write `async def`, and `await` before search.expand and "
+            "search.judge"
+        )
     returned = await awaited(made, name)
     session.check_awaited()
     if returned is not None and returned is not session.tree:
-        raise ValueError(f"{name} returned {short(returned)}: return nothing, what it found is in search.tree")
+        raise ValueError(
+            f"{name} returned {short(returned)}: return nothing, what it found is in search.tree"
+        )
 
 
 @contextlib.contextmanager
 def _ctrl_c(interrupt: threading.Event) -> Iterator[None]:
-    """Let the first Ctrl-C end all searches with what they have; only the main thread can listen."""
+    """Let the first Ctrl-C end all searches with what they have; only the main thread can
+    listen.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -256,7 +318,9 @@ def _ctrl_c(interrupt: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def workers_of(problems: Sequence[Problem], backends: dict[str, Backend]) -> contextlib.AbstractContextManager[Any]:
+def workers_of(
+    problems: Sequence[Problem], backends: dict[str, Backend]
+) -> contextlib.AbstractContextManager[Any]:
     """Worker processes for problems that want them, added to `backends`; open them as a context."""
     if all(problem.inline for problem in problems) or "workers" in backends:
         return contextlib.nullcontext()

@@ -1,7 +1,7 @@
 """Traces: finished search trees on disk, the training data of the next guide.
 
-A shard is a Parquet file with one row a trace, list columns for nodes and edges. States are not stored: applying the steps makes
-them again. A trace never holds a label.
+A shard is a Parquet file with one row a trace, list columns for nodes and edges. States are not
+stored: applying the steps makes them again. A trace never holds a label.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ SCHEMA = 1  #: version of the shard's columns; shards of another are skipped
 
 _COLUMNS = {  # list columns, in numpy's terms
     "node_parent": "int32", "node_edge": "int32", "node_finished": "bool", "node_reward": "float64",
-    "edge_node": "int32", "edge_child": "int32", "edge_visits": "int32", "edge_sum": "float64", "edge_prior": "float32",
+    "edge_node": "int32", "edge_child": "int32", "edge_visits": "int32", "edge_sum": "float64",
+    "edge_prior": "float32",
     "edge_value": "float32", "edge_log_prob": "float64",
 }  # fmt: skip
 FIELDS = ("sum", "prior", "value", "visits", "child")
@@ -44,11 +45,16 @@ _TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage", "j
 class Trace:
     """A finished tree with where it came from.
 
-    kind, arguments  the problem's class path and JSON arguments;  method, options, seed, version (of the guide), usage
-    node_*  [nodes]: parent (-1: root), edge that leads here (-1: root), finished, reward in [0, 1] (nan: only the label could tell)
-    edge_*  [edges]: node it leaves, child (-1: never taken), visits, sum of values, prior, the policy's own value, log-prob (nan unknown)
-    steps   one an edge: TextStep with text and tokens; a step of another kind stands as its JSON text
-    judge   version of the value function alone, for a reward model with its format and aggregation; "" in shards from before it was kept
+    kind, arguments  the problem's class path and JSON arguments;  method, options, seed, version
+                     (of the guide), usage
+    node_*  [nodes]: parent (-1: root), edge that leads here (-1: root), finished, reward in [0, 1]
+            (nan: only the label could tell)
+    edge_*  [edges]: node it leaves, child (-1: never taken), visits, sum of values, prior, the
+            policy's own value, log-prob (nan unknown)
+    steps   one an edge: TextStep with text and tokens; a step of another kind stands as its JSON
+            text
+    judge   version of the value function alone, for a reward model with its format and aggregation;
+            "" in shards from before it was kept
     error   why the search failed, as a whole or in some of its requests; "" where it did not
     """
 
@@ -92,7 +98,10 @@ class Trace:
         owner = [(node, edge) for node in range(len(tree.nodes)) for edge in tree.block(node)]
         place = {edge: i for i, (_, edge) in enumerate(owner)}
         parents = [node for node in range(len(tree.nodes)) if tree.block(node)]
-        live = {name: np.concatenate([tree.field(node, name) for node in parents] or [np.zeros(0)]) for name in FIELDS}
+        live = {
+            name: np.concatenate([tree.field(node, name) for node in parents] or [np.zeros(0)])
+            for name in FIELDS
+        }
         nodes = range(len(tree.nodes))
         rewards = [tree.finished.get(node) for node in nodes]
         describe = getattr(problem, "to_json", dict)
@@ -101,7 +110,11 @@ class Trace:
             kind=f"{type(problem).__module__}:{type(problem).__qualname__}",
             arguments=describe(),
             method=method,
-            options={name: value for name, value in options.items() if isinstance(value, (int, float, str, bool, type(None)))},
+            options={
+                name: value
+                for name, value in options.items()
+                if isinstance(value, (int, float, str, bool, type(None)))
+            },
             seed=seed,
             version=version,
             usage=usage,
@@ -130,7 +143,9 @@ class Trace:
         return edges[::-1]
 
     def problem(self) -> Problem:
-        """The problem again. Imports the module that the trace names: open only traces that you trust."""
+        """The problem again. Imports the module that the trace names: open only traces that you
+        trust.
+        """
         return build(self.kind, self.arguments)
 
     def states(self, problem: Problem | None = None) -> list[Any]:
@@ -138,23 +153,39 @@ class Trace:
         problem = problem or self.problem()
         states = [problem.initial()]
         for node in range(1, len(self.node_parent)):
-            states.append(problem.apply(states[int(self.node_parent[node])], self.steps[int(self.node_edge[node])]))
+            states.append(
+                problem.apply(
+                    states[int(self.node_parent[node])], self.steps[int(self.node_edge[node])]
+                )
+            )
         return states
 
     def to_networkx(self) -> networkx.DiGraph:
-        """Directed graph of the tree. Nodes: text, visits, value (mean, nan unvisited), finished, reward; edges: text, prior, visits."""
+        """Directed graph of the tree. Nodes: text, visits, value (mean, nan unvisited),
+        finished, reward; edges: text, prior, visits.
+        """
         import networkx
 
-        graph = networkx.DiGraph(**{**self.arguments, "kind": self.kind, "method": self.method, "seed": self.seed})
+        graph = networkx.DiGraph(
+            **{**self.arguments, "kind": self.kind, "method": self.method, "seed": self.seed}
+        )
         for node, parent in enumerate(self.node_parent):
             edge = int(self.node_edge[node])
-            visits = int(self.edge_visits[edge]) if edge >= 0 else int(self.edge_visits[self.edge_node == 0].sum())
+            visits = (
+                int(self.edge_visits[edge])
+                if edge >= 0
+                else int(self.edge_visits[self.edge_node == 0].sum())
+            )
             text = self.steps[edge].text if edge >= 0 else ""
             value = float(self.edge_sum[edge] / visits) if edge >= 0 and visits else math.nan
             finished, reward = bool(self.node_finished[node]), float(self.node_reward[node])
-            graph.add_node(node, text=text, visits=visits, value=value, finished=finished, reward=reward)
+            graph.add_node(
+                node, text=text, visits=visits, value=value, finished=finished, reward=reward
+            )
             if parent >= 0:
-                graph.add_edge(int(parent), node, text=text, prior=float(self.edge_prior[edge]), visits=visits)
+                graph.add_edge(
+                    int(parent), node, text=text, prior=float(self.edge_prior[edge]), visits=visits
+                )
         return graph
 
     def __eq__(self, other: object) -> bool:
@@ -166,10 +197,15 @@ class Trace:
 
     @staticmethod
     def save(traces: Sequence[Trace], path: str | Path) -> Path:
-        """Write one shard: into a temporary file beside `path`, renamed when complete. Raises OSError (a full disk) and leaves nothing."""
+        """Write one shard: into a temporary file beside `path`, renamed when complete. Raises
+        OSError (a full disk) and leaves nothing.
+        """
         pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
         path = Path(path)
-        table = pa.table([pa.array([_cell(t, f.name) for t in traces], f.type) for f in _schema(pa)], schema=_schema(pa))
+        table = pa.table(
+            [pa.array([_cell(t, f.name) for t in traces], f.type) for f in _schema(pa)],
+            schema=_schema(pa),
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
@@ -181,25 +217,33 @@ class Trace:
 
     @staticmethod
     def load(path: str | Path) -> list[Trace]:
-        """All traces of a shard, or of a folder of shards, each once. What cannot be read is named in a warning and skipped.
+        """All traces of a shard, or of a folder of shards, each once. What cannot be read is named
+        in a warning and skipped.
 
         Raises FileNotFoundError where there is nothing at `path`.
         """
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"there are no traces at {path}: give a folder that `copse solve --traces` wrote")
+            raise FileNotFoundError(
+                f"there are no traces at {path}: give a folder that `copse solve --traces` wrote"
+            )
         traces: dict[str, Trace] = {}
         for shard in sorted(path.glob("*.parquet")) if path.is_dir() else [path]:
             try:
                 for trace in _read(shard):
                     traces.setdefault(trace.id, trace)
             except Exception as error:  # whatever a damaged file makes the reader say
-                log.warning("skipped the trace shard %s: %s", shard, str(error).splitlines()[0] if str(error) else type(error).__name__)
+                log.warning(
+                    "skipped the trace shard %s: %s",
+                    shard,
+                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                )
         return list(traces.values())
 
 
 class TraceWriter:
-    """Writes traces as searches end, each to a file of its own so that a killed run loses none; `close` merges them into one shard.
+    """Writes traces as searches end, each to a file of its own so that a killed run loses none;
+    `close` merges them into one shard.
 
     A write that fails (a full disk) is kept in `error`, and the search goes on.
     """
@@ -237,8 +281,17 @@ def _text_step(step: Any) -> TextStep:
 
 
 def _schema(pa: Any) -> Any:
-    types = {"int32": pa.int32(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_()}
-    columns = [("schema", pa.int32()), ("seed", pa.int64()), *((name, pa.string()) for name in _TEXTS)]
+    types = {
+        "int32": pa.int32(),
+        "float32": pa.float32(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+    }
+    columns = [
+        ("schema", pa.int32()),
+        ("seed", pa.int64()),
+        *((name, pa.string()) for name in _TEXTS),
+    ]
     columns += [(name, pa.list_(types[kind])) for name, kind in _COLUMNS.items()]
     columns += [
         ("step_text", pa.list_(pa.string())),
@@ -266,10 +319,15 @@ def _read(shard: Path) -> list[Trace]:
     traces = []
     for row in rows:
         if row.get("schema") != SCHEMA:
-            raise ValueError(f"it has schema {row.get('schema')}, this version of Copse reads {SCHEMA}")
-        thoughts = row.get("step_thought") or [False] * len(row["step_text"])  # none in shards from before they were kept
+            raise ValueError(
+                f"it has schema {row.get('schema')}, this version of Copse reads {SCHEMA}"
+            )
+        # none in shards from before they were kept
+        thoughts = row.get("step_thought") or [False] * len(row["step_text"])
         steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], thoughts, strict=True)
-        cells: dict[str, Any] = {name: row[name] for name in ("id", "kind", "method", "version", "seed")}
+        cells: dict[str, Any] = {
+            name: row[name] for name in ("id", "kind", "method", "version", "seed")
+        }
         cells |= {name: np.array(row[name], kind) for name, kind in _COLUMNS.items()}
         traces.append(
             Trace(

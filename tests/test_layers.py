@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("search", "models", "guides", "benchmarks")  # each may import those before it; `search.cli` stands on all
+# each may import those before it; `search.cli` stands on all
+PACKAGES = ("search", "models", "guides", "benchmarks")
 LONGEST = 500  # lines of a file, as a guide: one idea a file
 
-#: Folders, and modules that stand in none, from the ground up. One may import those of the rows above its own, in its row those before it.
+#: Folders, and modules that stand in none, from the ground up. One may import those of the rows
+#: above its own, in its row those before it.
 ROWS = (
     ("search.imports", "search.final_answer", "search.repetition", "search.scheduling"),
     ("search.kernels", "search.problem", "search.tree"),
@@ -31,13 +33,25 @@ ROWS = (
         "search.view",
         "search.files",
     ),
-    ("models.memory", "models.checkpoints", "models.detokenizer", "models.boardnet", "models.scripted"),
+    (
+        "models.memory",
+        "models.checkpoints",
+        "models.detokenizer",
+        "models.boardnet",
+        "models.scripted",
+    ),
     ("models.engine", "models.server"),
     ("guides.answers", "guides.engines", "guides.policies"),
     ("guides.values", "guides.loading", "guides.data"),
     ("guides.training",),
     ("guides.iteration", "guides.builtin"),
-    ("benchmarks.tasks", "benchmarks.processes", "benchmarks.answers", "benchmarks.tree", "benchmarks.engine"),
+    (
+        "benchmarks.tasks",
+        "benchmarks.processes",
+        "benchmarks.answers",
+        "benchmarks.tree",
+        "benchmarks.engine",
+    ),
     ("benchmarks.sweep", "benchmarks.verifiers", "benchmarks.learning"),
     ("search.cli", "search.toplevel"),
 )
@@ -50,9 +64,12 @@ PAIRS = {
     ("guides.builtin", "guides.iteration"),
     ("benchmarks.engine", "benchmarks.tree"),
 }
-ROOF = ("search.cli", "search.toplevel")  # the command, and all names under `copse`: these may import everything
-METHODS = ("mcts", "gumbel", "beam", "sample", "selfplay")  # the others of their folder are what these have in common
-FOR_MODELS = ("search.scheduling", "search.kernels", "search.imports")  # all that `models` imports of `search`
+# the command, and all names under `copse`: these may import everything
+ROOF = ("search.cli", "search.toplevel")
+# the others of their folder are what these have in common
+METHODS = ("mcts", "gumbel", "beam", "sample", "selfplay")
+# all that `models` imports of `search`
+FOR_MODELS = ("search.scheduling", "search.kernels", "search.imports")
 
 #: The only import that reaches upwards, inside a function: the default guide.
 SANCTIONED = {("search.arguments", "guides")}
@@ -64,15 +81,21 @@ KERNELS = (  # what may import numba in `search`
     "search.tree.subtree_kernels",
     "search.problems.hex",
 )
-HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"}  # what `search` never imports
-LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}  # what `search` imports inside functions only,
-TERMINAL = {"search.cli": {"typer", "rich"}, "search.view": {"rich"}}  # but for what these are made of
-TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "guides/builtin/", "benchmarks/tasks.py")  # where the built-in kinds may be named
+# what `search` never imports
+HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"}
+# what `search` imports inside functions only,
+LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}
+# but for what these are made of
+TERMINAL = {"search.cli": {"typer", "rich"}, "search.view": {"rich"}}
+# where the built-in kinds may be named
+TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "guides/builtin/", "benchmarks/tasks.py")
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: "search.asks" or "search.asks.ask". `lazy`: inside a function. `typing`: for annotations only."""
+    """One imported name: "search.asks" or "search.asks.ask". `lazy`: inside a function.
+    `typing`: for annotations only.
+    """
 
     name: str
     line: int
@@ -94,17 +117,29 @@ def module_of(path: Path) -> str:
 
 
 def imports(source: str, package: str = "") -> Iterator[Import]:
-    """All imports of a source, those that `importlib.import_module("...")` names included. `package`: its own, for relative ones."""
+    """All imports of a source, those that `importlib.import_module("...")` names included.
+    `package`: its own, for relative ones.
+    """
 
     def walk(node: ast.AST, lazy: bool, typing: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, node.lineno, lazy, typing) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
-            yield from (Import(f"{base}.{alias.name}", node.lineno, lazy, typing) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__", "import_ours")):
-            yield from (Import(str(arg.value), node.lineno, lazy, typing) for arg in node.args[:1] if isinstance(arg, ast.Constant))
+            yield from (
+                Import(f"{base}.{alias.name}", node.lineno, lazy, typing) for alias in node.names
+            )
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("import_module", "__import__", "import_ours")
+        ):
+            yield from (
+                Import(str(arg.value), node.lineno, lazy, typing)
+                for arg in node.args[:1]
+                if isinstance(arg, ast.Constant)
+            )
         lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
@@ -120,7 +155,11 @@ def imports(source: str, package: str = "") -> Iterator[Import]:
 
 def imports_of(path: Path) -> list[Import]:
     module = module_of(path)
-    return list(imports(path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0]))
+    return list(
+        imports(
+            path.read_text(), module if path.name == "__init__.py" else module.rpartition(".")[0]
+        )
+    )
 
 
 def within(name: str, folder: str) -> bool:
@@ -128,7 +167,9 @@ def within(name: str, folder: str) -> bool:
 
 
 def place_of(name: str) -> str | None:
-    """The folder or module of ROWS in which a name stands; None for a package itself, its public names, and what is none of ours."""
+    """The folder or module of ROWS in which a name stands; None for a package itself, its public
+    names, and what is none of ours.
+    """
     return next((place for row in ROWS for place in row if within(name, place)), None)
 
 
@@ -140,7 +181,11 @@ def broken(module: str, found: Import) -> str | None:
             return f"search never imports {found.top}"
         if found.top in LATE - TERMINAL.get(here or "", set()) and not (found.lazy or found.typing):
             return f"{found.top} is imported inside functions only"
-    if found.top == "numba" and top == "search" and not any(within(module, kernel) for kernel in KERNELS):
+    if (
+        found.top == "numba"
+        and top == "search"
+        and not any(within(module, kernel) for kernel in KERNELS)
+    ):
         return "only modules that hold kernels import numba"
     if found.top not in PACKAGES or here in ROOF:
         return None
@@ -162,7 +207,13 @@ def _broken_between(module: str, here: str, name: str) -> str | None:
         return None
     if here == there:
         mine, yours = module.split(".")[2:], name.split(".")[2:]
-        if here == "search.methods" and mine and yours and mine[0] != yours[0] and yours[0] in METHODS:
+        if (
+            here == "search.methods"
+            and mine
+            and yours
+            and mine[0] != yours[0]
+            and yours[0] in METHODS
+        ):
             return "a method imports no other method"
         return None
     rows = {place: (i, j) for i, row in enumerate(ROWS) for j, place in enumerate(row)}
@@ -174,18 +225,26 @@ def _broken_between(module: str, here: str, name: str) -> str | None:
 @pytest.mark.parametrize("path", files(), ids=module_of)
 def test_imports_go_down(path: Path) -> None:
     found = [(one, broken(module_of(path), one)) for one in imports_of(path)]
-    faults = [f"{path.name}:{one.line} imports {one.name}: {fault}" for one, fault in found if fault]
+    faults = [
+        f"{path.name}:{one.line} imports {one.name}: {fault}" for one, fault in found if fault
+    ]
     assert not faults, "\n".join(faults)
 
 
 def test_every_module_has_its_place() -> None:
-    homeless = [module_of(path) for path in files() if "." in module_of(path) and place_of(module_of(path)) is None]
+    homeless = [
+        module_of(path)
+        for path in files()
+        if "." in module_of(path) and place_of(module_of(path)) is None
+    ]
     assert not homeless, f"give them a place in ROWS: {homeless}"
 
 
 def test_every_place_is_there() -> None:
     there = {module_of(path) for path in files()}
-    assert not [place for row in ROWS for place in row if not any(within(module, place) for module in there)], "a row names what is gone"
+    assert not [
+        place for row in ROWS for place in row if not any(within(module, place) for module in there)
+    ], "a row names what is gone"
 
 
 def test_no_file_stands_in_a_circle() -> None:
@@ -194,7 +253,9 @@ def test_no_file_stands_in_a_circle() -> None:
     below: dict[str, set[str]] = {}
     for module, path in modules.items():
         found = [one.name for one in imports_of(path) if not one.typing]
-        below[module] = {part for name in found for part in (name, name.rpartition(".")[0]) if part in modules} - {module}
+        below[module] = {
+            part for name in found for part in (name, name.rpartition(".")[0]) if part in modules
+        } - {module}
     while free := [module for module, needs in below.items() if not needs & below.keys()]:
         for module in free:
             del below[module]
@@ -210,7 +271,11 @@ def test_no_file_stands_in_a_circle() -> None:
         ("search.scheduling.scheduler", "import search.methods.mcts", "below"),
         ("search.scheduling.scheduler", "from search import tree", "below"),
         ("search.scheduling.scheduler", "from .. import tree", "below"),
-        ("search.scheduling.scheduler", "import importlib\nimportlib.import_module('search.tree.tree')", "below"),
+        (
+            "search.scheduling.scheduler",
+            "import importlib\nimportlib.import_module('search.tree.tree')",
+            "below",
+        ),
         ("search.scheduling.scheduler", "from search.scheduling.budget import Meter", None),
         ("search.scheduling.scheduler", "import search.cli.main", "below"),
         ("search.trace", "from search.tree.tree import Tree", None),
@@ -230,7 +295,11 @@ def test_no_file_stands_in_a_circle() -> None:
         ("models.engine.engine", "import guides", "below"),
         ("models.engine.engine", "from search.tree.tree import Tree", "only"),
         ("models.engine.engine", "from models.server.client import Server", "beside"),
-        ("models.checkpoints.checkpoint", "def f():\n    from models.engine.kv_pool import Store", "below"),
+        (
+            "models.checkpoints.checkpoint",
+            "def f():\n    from models.engine.kv_pool import Store",
+            "below",
+        ),
         ("models.engine.engine", "import torch", None),
         ("guides.policies.lm", "import models, search", None),
         ("guides.policies.lm", "from guides.loading import load", "below"),
@@ -242,7 +311,11 @@ def test_no_file_stands_in_a_circle() -> None:
     ],
 )
 def test_the_rules_catch_a_cheat(module: str, source: str, fault: str | None) -> None:
-    faults = [text for found in imports(source, module.rpartition(".")[0]) if (text := broken(module, found))]
+    faults = [
+        text
+        for found in imports(source, module.rpartition(".")[0])
+        if (text := broken(module, found))
+    ]
     assert any(fault in text for text in faults) if fault else not faults
 
 
@@ -252,20 +325,40 @@ def test_files_are_short_and_quiet(path: Path) -> None:
     lines = source.count("\n")
     assert lines <= LONGEST, f"{lines} lines: a file beyond {LONGEST} wants splitting"
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    printed = [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+    printed = [
+        node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
     assert not printed, f"print() in lines {printed}: use logging"
     if source.strip():
-        assert ast.get_docstring(ast.parse(source)), "a module begins with a sentence that says what it is for"
+        assert ast.get_docstring(ast.parse(source)), (
+            "a module begins with a sentence that says what it is for"
+        )
 
 
 def test_only_the_problems_know_the_built_in_kind() -> None:
     """Search, models and guides serve any problem: none of their files names one."""
-    told = [path.relative_to(ROOT).as_posix() for path in files() if "countdown" in path.read_text().lower()]
+    told = [
+        path.relative_to(ROOT).as_posix()
+        for path in files()
+        if "countdown" in path.read_text().lower()
+    ]
     assert [name for name in told if not name.startswith(TELLS_ITS_OWN)] == []
 
 
 def test_no_file_names_a_place_of_one_machine() -> None:
     machine = re.compile(r"(?<![\w.}])/(?:work|home|root|opt|Users|mnt)/")
-    patterns = ("*.md", "*.toml", ".ci/*", "tests/**/*.py", "benchmarks/**/*.md", "models/builtin/*.json", "models/builtin/*.md")
+    patterns = (
+        "*.md",
+        "*.toml",
+        ".ci/*",
+        "tests/**/*.py",
+        "benchmarks/**/*.md",
+        "models/builtin/*.json",
+        "models/builtin/*.md",
+    )
     texts = [*files(), *(path for pattern in patterns for path in ROOT.glob(pattern))]
-    assert not [path.relative_to(ROOT).as_posix() for path in texts if path != Path(__file__) and machine.search(path.read_text())]
+    assert not [
+        path.relative_to(ROOT).as_posix()
+        for path in texts
+        if path != Path(__file__) and machine.search(path.read_text())
+    ]

@@ -1,4 +1,6 @@
-"""The log of measurements: every entry has the form that `benchmarks/log/README.md` describes, and the index names them all."""
+"""The log of measurements: every entry has the form that `benchmarks/log/README.md` describes,
+and the index names them all.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,10 @@ def test_entries_have_an_answer_a_command_a_result_and_limits() -> None:
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
-GOOD = "# Is it?\n\n**Answer:** Yes.\n\n## Command\n\n    copse\n\n## Result\n\n1\n\n## Limits\n\nOne seed.\n"
+GOOD = (
+    "# Is it?\n\n**Answer:** Yes.\n\n## Command\n\n    copse\n\n## Result\n\n1\n\n## "
+    "Limits\n\nOne seed.\n"
+)
 
 
 @pytest.mark.parametrize(

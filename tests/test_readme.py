@@ -1,4 +1,5 @@
-"""The READMEs are true: examples run as they stand there, commands are parsed by the commands, links lead somewhere.
+"""The READMEs are true: examples run as they stand there, commands are parsed by the commands,
+links lead somewhere.
 
 Only `path/to/model` is put in: a tiny random chat model.
 """
@@ -26,7 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("search", "models", "guides", "benchmarks")
 PAGES = ("README.md", *(f"{package}/README.md" for package in PACKAGES), "models/builtin/README.md")
 TEXT = {page: (ROOT / page).read_text() for page in PAGES}
-CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor "
+    "%}<|im_start|>assistant\n"
+)
 OWN_PARTS = "search/README.md"  #: the page that says how to write parts
 LONGEST = 180  #: lines of the README that a stranger meets first
 
@@ -50,7 +54,9 @@ def places(language: str) -> list[Any]:
 
 
 def commands() -> list[Any]:
-    """Page and words of every command in a shell block: lines joined, comments and redirections left out."""
+    """Page and words of every command in a shell block: lines joined, comments and redirections
+    left out.
+    """
     found = []
     for page, text in TEXT.items():
         for block in blocks("sh", text):
@@ -60,7 +66,11 @@ def commands() -> list[Any]:
                     found.append((page, words[: words.index("&&")]))
                     words = words[words.index("&&") + 1 :]
                 found.append((page, words[: words.index(">")] if ">" in words else words))
-    return [pytest.param(page, words, id=f"{page}-{number}") for number, (page, words) in enumerate(found) if words]
+    return [
+        pytest.param(page, words, id=f"{page}-{number}")
+        for number, (page, words) in enumerate(found)
+        if words
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +83,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
-    tiny.model("qwen2", vocab=264, eos_token_id=257, max_position_embeddings=32_768).save_pretrained(folder)
+    tiny.model(
+        "qwen2", vocab=264, eos_token_id=257, max_position_embeddings=32_768
+    ).save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("page, code", places("python"))
 def test_python_examples_run(
-    page: str, code: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str,
+    code: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace("path/to/model", str(model)), page, "exec"), {"__name__": "readme"})
@@ -129,7 +146,9 @@ class Asks(search.Value):
     def backends(self) -> dict[str, search.Backend]:
         return dict(self._judge.backends)
 
-    async def evaluate(self, problem: search.Problem, states: Sequence[Any], known: Any, rng: Any) -> list[float]:
+    async def evaluate(
+        self, problem: search.Problem, states: Sequence[Any], known: Any, rng: Any
+    ) -> list[float]:
         scored: search.Scored = await search.ask(search.Score((1,), (0,), to="policy"))
         return [float(scored.values[0]) for state in states]
 
@@ -168,8 +187,10 @@ async def best_first(run: search.Search, *, branch: int = 4) -> None:
 
 
 policy: search.Policy = guides.LM("builtin")
-values: list[search.Value] = [guides.PRM("a"), guides.ORM("a"), guides.Judge("a"), guides.Likelihood("a")]
-values += [guides.Rollout(steps), guides.Mixture(later, nearness), Asks(guides.LM("a")), search.Known()]
+values: list[search.Value] = [guides.PRM("a"), guides.ORM("a")]
+values += [guides.Judge("a"), guides.Likelihood("a")]
+values += [guides.Rollout(steps), guides.Mixture(later, nearness)]
+values += [Asks(guides.LM("a")), search.Known()]
 guide = search.Guide(guides.LM("builtin"), nearness)
 guide = search.Guide(policy, later)
 guide = search.Guide(steps, lambda text: 0.5)
@@ -184,16 +205,28 @@ search.check_problem(Count())
 
 
 def type_check(folder: Path, strict: bool) -> None:
-    """Hold the modules of a folder against mypy as in a project of the user's, where the packages are installed."""
+    """Hold the modules of a folder against mypy as in a project of the user's, where the
+    packages are installed.
+    """
     pytest.importorskip("mypy")
     (folder / "mypy.ini").write_text(CHECKED.format(strict=strict, root=ROOT))
-    command = [sys.executable, "-P", "-m", "mypy", "--config-file", "mypy.ini", *sorted(file.name for file in folder.glob("*.py"))]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "mypy",
+        "--config-file",
+        "mypy.ini",
+        *sorted(file.name for file in folder.glob("*.py")),
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_examples_of_parts_pass_a_type_checker(tmp_path: Path) -> None:
-    examples = blocks("python", TEXT["README.md"]) + blocks("python", section(OWN_PARTS, "Parts of your own"))
+    examples = blocks("python", TEXT["README.md"]) + blocks(
+        "python", section(OWN_PARTS, "Parts of your own")
+    )
     assert len(examples) >= 6
     for number, code in enumerate(examples):
         (tmp_path / f"example_{number}.py").write_text(code)
@@ -215,7 +248,11 @@ def test_the_problems_file_runs(tmp_path: Path) -> None:
     name, *arguments = command.split()
     assert name == "copse"
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "search.cli.main", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-P", "-m", "search.cli.main", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode in (0, 1), done.stderr
     rows = [json.loads(line) for line in (tmp_path / "solved.jsonl").read_text().splitlines()]
@@ -226,9 +263,16 @@ def test_the_problems_file_runs(tmp_path: Path) -> None:
 
 def test_the_two_commands_stand_alone() -> None:
     """They are what `.ci/run` runs: each on one line, from an environment made there."""
-    commands = [line for block in blocks("sh", section("README.md", "Two commands")) for line in block.splitlines()]
+    commands = [
+        line
+        for block in blocks("sh", section("README.md", "Two commands"))
+        for line in block.splitlines()
+    ]
     assert len(commands) == 2
-    assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ") for command in commands)
+    assert all(
+        command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ")
+        for command in commands
+    )
     assert "copse solve" in commands[0] and commands[1].endswith("-m pytest -q -n 2")
 
 
@@ -237,7 +281,8 @@ class Parsed(BaseException):
 
 
 def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a command's own parser read a line, argparse's or Typer's, and end there. Words that are wrong end in SystemExit.
+    """Let a command's own parser read a line, argparse's or Typer's, and end there. Words that are
+    wrong end in SystemExit.
 
     words  of `copse`, or of `python -m MODULE`, whose first word is the module
     """
@@ -266,8 +311,12 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("page, words", commands())
-def test_commands_are_spelled_right(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command of `copse` and of `benchmarks` is one that its parser takes, options and values."""
+def test_commands_are_spelled_right(
+    page: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command of `copse` and of `benchmarks` is one that its parser takes, options and
+    values.
+    """
     name = Path(words[0]).name
     if name == "python" and words[2].startswith("benchmarks"):
         assert words[1] == "-m"
@@ -302,17 +351,26 @@ def test_a_misspelt_command_is_found(line: str, monkeypatch: pytest.MonkeyPatch)
 def test_the_table_of_methods_tells_all_options(name: str) -> None:
     parameters = inspect.signature(searching(name)).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    (row,) = re.findall(rf'^\| `"{name}"` \|.*\|(.*)\|$', section("README.md", "Methods and budgets"), re.MULTILINE)
+    (row,) = re.findall(
+        rf'^\| `"{name}"` \|.*\|(.*)\|$', section("README.md", "Methods and budgets"), re.MULTILINE
+    )
     told = dict(re.findall(r"`(\w+)`[^(]*\((\w[\w./]*)", row))
     assert {option: default_of(text) for option, text in told.items()} == options
 
 
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - set(SEARCHES)))
 def test_the_table_of_names_tells_their_search(name: str) -> None:
-    (row,) = re.findall(rf'^\| [^|]*`"{name}"`[^|]* \|.*\|([^|]*)\|$', section("README.md", "Methods and budgets"), re.MULTILINE)
+    (row,) = re.findall(
+        rf'^\| [^|]*`"{name}"`[^|]* \|.*\|([^|]*)\|$',
+        section("README.md", "Methods and budgets"),
+        re.MULTILINE,
+    )
     search, *options = re.findall(r"`([^`]*)`", row)
     assert search == PRESETS[name].search
-    told = {option: ast.literal_eval(text) for option, text in (written.split("=") for written in options)}
+    told = {
+        option: ast.literal_eval(text)
+        for option, text in (written.split("=") for written in options)
+    }
     assert told.items() <= dict(PRESETS[name].options).items()
 
 

@@ -1,4 +1,6 @@
-r"""Answers as competition mathematics has them, each in two writings: our own list, in the manner of MATH (Hendrycks et al. 2021)."""
+r"""Answers as competition mathematics has them, each in two writings: our own list, in the
+manner of MATH (Hendrycks et al. 2021).
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,7 @@ k^2-3k+2 ~ (k-1)(k-2)
 5 \cdot 2^{9} ~ 2560
 \sqrt{x+1}-1 ~ -1+\sqrt{1+x}
 \frac{x}{\sqrt{x^2+1}} ~ x(x^2+1)^{-1/2}
-"""
+"""  # noqa: E501
 
 
 def writings() -> list[tuple[str, str]]:

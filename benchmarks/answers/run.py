@@ -1,10 +1,12 @@
-"""How fast answers are checked, which way told, and how often it errs: plain numbers, grade-school answers, competition mathematics.
+"""How fast answers are checked, which way told, and how often it errs: plain numbers, grade-school
+answers, competition mathematics.
 
 python -m benchmarks.answers.run
 python -m benchmarks.answers.run --gsm8k gsm8k_test.jsonl
 
-Mathematics is measured on two processes after warm-up: each target against another writing of it, and against the next target, which
-is another answer. A RIGHT for the latter would be a false accept.
+Mathematics is measured on two processes after warm-up: each target against another writing of it,
+and against the next target, which is another answer. A RIGHT for the latter would be a false
+accept.
 """
 
 from __future__ import annotations
@@ -24,7 +26,18 @@ log = logging.getLogger(__name__)
 
 Pair = tuple[str, str, Verdict]  #: answer, target, and what is true: RIGHT or WRONG
 
-RIGHT_FORMS = ("{}", "${}", "{} dollars", "The answer is {}.", "\\boxed{{{}}}", "{}.00", "#### {}", "**{}**", "x = {}", "{} apples.")
+RIGHT_FORMS = (
+    "{}",
+    "${}",
+    "{} dollars",
+    "The answer is {}.",
+    "\\boxed{{{}}}",
+    "{}.00",
+    "#### {}",
+    "**{}**",
+    "x = {}",
+    "{} apples.",
+)
 
 
 def plain(count: int, seed: int = 0) -> list[Pair]:
@@ -33,20 +46,34 @@ def plain(count: int, seed: int = 0) -> list[Pair]:
     pairs: list[Pair] = []
     for i in range(count):
         number = f"{rng.randrange(10**6)}" if i % 3 else f"{rng.randrange(10**6) / 100:.2f}"
-        pairs.append((number, number, Verdict.RIGHT) if i % 2 else (number, f"{rng.randrange(10**6, 10**7)}", Verdict.WRONG))
+        pairs.append(
+            (number, number, Verdict.RIGHT)
+            if i % 2
+            else (number, f"{rng.randrange(10**6, 10**7)}", Verdict.WRONG)
+        )
     return pairs
 
 
 def school(targets: list[str]) -> list[Pair]:
     """Each target in ten writings, and one more than each."""
-    right = [(form.format(target), target, Verdict.RIGHT) for target in targets for form in RIGHT_FORMS]
-    wrong = [(form.format(int(target.replace(",", "")) + 1), target, Verdict.WRONG) for target in targets for form in RIGHT_FORMS]
+    right = [
+        (form.format(target), target, Verdict.RIGHT) for target in targets for form in RIGHT_FORMS
+    ]
+    wrong = [
+        (form.format(int(target.replace(",", "")) + 1), target, Verdict.WRONG)
+        for target in targets
+        for form in RIGHT_FORMS
+    ]
     return right + wrong
 
 
 def gsm8k(path: Path) -> list[str]:
     """The targets of a file with lines {"answer": "... #### 18"}."""
-    return [json.loads(line)["answer"].rsplit("####", 1)[1].strip() for line in path.read_text().splitlines() if line.strip()]
+    return [
+        json.loads(line)["answer"].rsplit("####", 1)[1].strip()
+        for line in path.read_text().splitlines()
+        if line.strip()
+    ]
 
 
 def mathematics() -> list[Pair]:
@@ -57,7 +84,9 @@ def mathematics() -> list[Pair]:
 
 
 def relations(count: int) -> list[Pair]:
-    """Inequalities in two letters and sets with single points, which our grammar leaves to math-verify, equal and not."""
+    """Inequalities in two letters and sets with single points, which our grammar leaves to
+    math-verify, equal and not.
+    """
     pairs: list[Pair] = []
     for k in range(2, 2 + count):
         pairs.append((f"{k}x+y \\le 1", f"1 \\ge y+{k}x", Verdict.RIGHT))
@@ -70,36 +99,63 @@ def relations(count: int) -> list[Pair]:
 def warm() -> None:
     """Start the processes, with pairs that are not measured."""
     examine(
-        [(f"x<{i}", f"(-\\infty,{i})") for i in range(101, 109)] + [(rf"\ln {i * i}", rf"2\ln {i}") for i in range(101, 109)], seconds=60
+        [(f"x<{i}", f"(-\\infty,{i})") for i in range(101, 109)]
+        + [(rf"\ln {i * i}", rf"2\ln {i}") for i in range(101, 109)],
+        seconds=60,
     )
 
 
 def measure(name: str, pairs: list[Pair]) -> dict[str, float]:
-    """Checks a second, the share of each way in per cent, false accepts, and what was left undecided or falsely rejected."""
+    """Checks a second, the share of each way in per cent, false accepts, and what was left
+    undecided or falsely rejected.
+    """
     start = time.perf_counter()
     told = examine([(answer, target) for answer, target, _ in pairs])
     rate = len(pairs) / (time.perf_counter() - start)
     ways = collections.Counter(way for _, way in told)
-    said = collections.Counter((verdict, truth) for (verdict, _), (_, _, truth) in zip(told, pairs, strict=True))
+    said = collections.Counter(
+        (verdict, truth) for (verdict, _), (_, _, truth) in zip(told, pairs, strict=True)
+    )
     right = sum(truth is Verdict.RIGHT for _, _, truth in pairs)
-    shares = ", ".join(f"{way} {100 * count / len(pairs):.1f} %" for way, count in ways.most_common())
+    shares = ", ".join(
+        f"{way} {100 * count / len(pairs):.1f} %" for way, count in ways.most_common()
+    )
     log.info("%s: %d pairs, %.0f checks a second; %s", name, len(pairs), rate, shares)
     log.info(
-        "    false accepts %d of %d; of %d equal ones %d right, %d undecided, %d falsely rejected; %d of the others undecided",
-        said[Verdict.RIGHT, Verdict.WRONG], len(pairs) - right, right, said[Verdict.RIGHT, Verdict.RIGHT],
-        said[Verdict.UNDECIDED, Verdict.RIGHT], said[Verdict.WRONG, Verdict.RIGHT], said[Verdict.UNDECIDED, Verdict.WRONG],
+        "    false accepts %d of %d; of %d equal ones %d right, %d undecided, %d falsely "
+            "rejected; %d of the others undecided",
+        said[Verdict.RIGHT, Verdict.WRONG], len(pairs) - right, right,
+        said[Verdict.RIGHT, Verdict.RIGHT],
+        said[Verdict.UNDECIDED, Verdict.RIGHT], said[Verdict.WRONG, Verdict.RIGHT],
+        said[Verdict.UNDECIDED, Verdict.WRONG],
     )  # fmt: skip
     for (answer, target, truth), (verdict, way) in zip(pairs, told, strict=True):
-        if truth is Verdict.RIGHT and verdict is not truth or (verdict is Verdict.RIGHT) != (truth is Verdict.RIGHT):
+        if (
+            truth is Verdict.RIGHT
+            and verdict is not truth
+            or (verdict is Verdict.RIGHT) != (truth is Verdict.RIGHT)
+        ):
             log.debug("    %s by %s: %r for %r", verdict.name, way, answer, target)
-    return {"rate": rate, "false accepts": said[Verdict.RIGHT, Verdict.WRONG], **{way: count / len(pairs) for way, count in ways.items()}}
+    return {
+        "rate": rate,
+        "false accepts": said[Verdict.RIGHT, Verdict.WRONG],
+        **{way: count / len(pairs) for way, count in ways.items()},
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gsm8k", type=Path, help='file of JSON lines with an "answer" that ends with #### and the target')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gsm8k",
+        type=Path,
+        help='file of JSON lines with an "answer" that ends with #### and the target',
+    )
     parser.add_argument("--plain", type=int, default=200_000, help="pairs of plain numbers")
-    parser.add_argument("--verbose", action="store_true", help="name what was not right of the equal ones")
+    parser.add_argument(
+        "--verbose", action="store_true", help="name what was not right of the equal ones"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
@@ -107,9 +163,15 @@ def main() -> None:
     start = time.perf_counter()
     for answer, target, _ in numbers:
         check(answer, target)
-    log.info("plain numbers, one after another: %.0f checks a second", len(numbers) / (time.perf_counter() - start))
+    log.info(
+        "plain numbers, one after another: %.0f checks a second",
+        len(numbers) / (time.perf_counter() - start),
+    )
     measure("plain numbers", numbers)
-    measure("grade school", school(gsm8k(args.gsm8k) if args.gsm8k else [f"{n:,}" for n in range(1, 20_000, 15)]))
+    measure(
+        "grade school",
+        school(gsm8k(args.gsm8k) if args.gsm8k else [f"{n:,}" for n in range(1, 20_000, 15)]),
+    )
     warm()
     measure("mathematics", mathematics())
     measure("what only math-verify reads", relations(40))

@@ -1,4 +1,5 @@
-"""What batching buys, and what it changes: searches side by side against one after another; trees under few slots; a small pool.
+"""What batching buys, and what it changes: searches side by side against one after another; trees
+under few slots; a small pool.
 
 python -m benchmarks.engine.batching speed --problems 64
 python -m benchmarks.engine.batching trees --problems 1000
@@ -20,7 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def speed(checkpoint: str, count: int, rounds: int, tokens: int) -> None:
-    """`solve_many` against `solve` in a loop: generated tokens a second, interleaved, medians of `rounds`; rows a pass and slot use."""
+    """`solve_many` against `solve` in a loop: generated tokens a second, interleaved, medians of
+    `rounds`; rows a pass and slot use.
+    """
     guide = guides.load(checkpoint)
     problems = game24()[-count:]
     budget = search.Budget(tokens=tokens)
@@ -29,39 +32,61 @@ def speed(checkpoint: str, count: int, rounds: int, tokens: int) -> None:
     for seed in range(rounds):
         start = time.perf_counter()
         together = search.solve_many(problems, guide, budget=budget, seed=seed, progress=False)
-        rates["side by side"].append(sum(s.usage.generated for s in together) / (time.perf_counter() - start))
+        rates["side by side"].append(
+            sum(s.usage.generated for s in together) / (time.perf_counter() - start)
+        )
         used = sum((s.usage for s in together), search.Usage())
         start = time.perf_counter()
         alone = [search.solve(problem, guide, budget=budget, seed=seed) for problem in problems]
-        rates["one after another"].append(sum(s.usage.generated for s in alone) / (time.perf_counter() - start))
+        rates["one after another"].append(
+            sum(s.usage.generated for s in alone) / (time.perf_counter() - start)
+        )
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    log.info("tokens a second: %s; ratio %.1f", medians, medians["side by side"] / medians["one after another"])
-    log.info("side by side: %.1f rows a pass, slot use %.0f %%", used.mean_rows, 100 * used.slot_use)
+    log.info(
+        "tokens a second: %s; ratio %.1f",
+        medians,
+        medians["side by side"] / medians["one after another"],
+    )
+    log.info(
+        "side by side: %.1f rows a pass, slot use %.0f %%", used.mean_rows, 100 * used.slot_use
+    )
 
 
 def trees(checkpoint: str, count: int, tokens: int) -> None:
-    """Same seed, same tree: how many of `count` searches grow another tree with 1 or 16 slots than with 64."""
+    """Same seed, same tree: how many of `count` searches grow another tree with 1 or 16 slots
+    than with 64.
+    """
     problems = game24()[-count:]
     grown = {}
     for slots in (64, 16, 1):
         guide = guides.load(checkpoint, slots=slots)
-        solutions = search.solve_many(problems, guide, budget=search.Budget(tokens=tokens), progress=True)
-        grown[slots] = [(s.tree.steps, s.tree.edges.tobytes()) for s in solutions if s.tree is not None]
+        solutions = search.solve_many(
+            problems, guide, budget=search.Budget(tokens=tokens), progress=True
+        )
+        grown[slots] = [
+            (s.tree.steps, s.tree.edges.tobytes()) for s in solutions if s.tree is not None
+        ]
     for slots in (16, 1):
         differing = sum(a != b for a, b in zip(grown[slots], grown[64], strict=True))
         log.info("%d slots against 64: %d of %d trees differ", slots, differing, count)
 
 
 def pool(checkpoint: str, count: int, tokens: int) -> None:
-    """How many of `count` searches grow another tree in a pool of a tenth of the tokens that they store, and how much slower."""
+    """How many of `count` searches grow another tree in a pool of a tenth of the tokens that
+    they store, and how much slower.
+    """
     problems, grown, wanted = game24()[-count:], [], None
     for _ in range(2):
         guide = guides.load(checkpoint, pool_tokens=wanted)
         engine = next(iter(guide.backends.values()))
         start = time.perf_counter()
-        solutions = search.solve_many(problems, guide, budget=search.Budget(tokens=tokens), progress=False)
+        solutions = search.solve_many(
+            problems, guide, budget=search.Budget(tokens=tokens), progress=False
+        )
         seconds = time.perf_counter() - start
-        grown.append([(s.tree.steps, s.tree.edges.tobytes()) for s in solutions if s.tree is not None])
+        grown.append(
+            [(s.tree.steps, s.tree.edges.tobytes()) for s in solutions if s.tree is not None]
+        )
         log.info("a pool of %d tokens: %.1f s; %s", engine.pool_tokens, seconds, engine.report())
         wanted = engine.counts.peak // 10
     log.info("%d of %d trees differ", sum(a != b for a, b in zip(*grown, strict=True)), count)
@@ -69,7 +94,9 @@ def pool(checkpoint: str, count: int, tokens: int) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("speed", "trees", "pool"))
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,6 +1,8 @@
-"""What an engine must beat: the keys and values of every node stand in a pool, and are copied into a dense block before decoding.
+"""What an engine must beat: the keys and values of every node stand in a pool, and are copied into
+a dense block before decoding.
 
-A Llama with as many heads of keys as of queries, in plain torch: one product for queries, keys and values, one for gate and up.
+A Llama with as many heads of keys as of queries, in plain torch: one product for queries, keys and
+values, one for gate and up.
 """
 
 from __future__ import annotations
@@ -18,13 +20,19 @@ class Gather:
     """Continues each of `contexts` `kids` times. All contexts are read when it is made.
 
     pool   [layers, 2, tokens, heads, dim], a token of a node once
-    table  int64 [contexts, longest], where each context's keys stand; contexts end in the last column, what is before them is masked
+    table  int64 [contexts, longest], where each context's keys stand; contexts end in the last
+           column, what is before them is masked
     """
 
     def __init__(self, model: Any, contexts: Sequence[Text], kids: int, new: int):
         config = model.config
         assert config.num_key_value_heads == config.num_attention_heads
-        self.layers, self.heads, self.width, self.new = config.num_hidden_layers, config.num_attention_heads, config.hidden_size, new
+        self.layers, self.heads, self.width, self.new = (
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.hidden_size,
+            new,
+        )
         self.eps, self.dim = config.rms_norm_eps, config.hidden_size // config.num_attention_heads
         self.model, self.rows = model, torch.arange(len(contexts)).repeat_interleave(kids)
         self._fuse(model.model.layers)
@@ -50,7 +58,9 @@ class Gather:
         turns = torch.outer(torch.arange(longest + new).float(), model.model.rotary_emb.inv_freq)
         self.cos, self.sin = turns.cos().repeat(1, 2), turns.sin().repeat(1, 2)
         self.sin[:, : self.dim // 2] *= -1  # so that turning by half is one roll
-        self.dense = torch.empty(self.layers, 2, len(self.rows), self.heads, longest + new, self.dim)
+        self.dense = torch.empty(
+            self.layers, 2, len(self.rows), self.heads, longest + new, self.dim
+        )
 
     @property
     def bytes(self) -> int:
@@ -71,9 +81,12 @@ class Gather:
         ]
 
     def __call__(self, noise: torch.Tensor) -> torch.Tensor:
-        """int64 [sequences, new]: the largest of logits plus `noise`, float32 [new, sequences, vocabulary]."""
+        """int64 [sequences, new]: the largest of logits plus `noise`, float32 [new, sequences,
+        vocabulary].
+        """
         longest = self.table.shape[1]
-        copied = self.pool[:, :, self.table[self.rows]]  # [layers, 2, sequences, longest, heads, dim]
+        # [layers, 2, sequences, longest, heads, dim]
+        copied = self.pool[:, :, self.table[self.rows]]
         self.dense[..., :longest, :] = copied.transpose(3, 4)
         logits, tokens = self.first, torch.empty(len(self.rows), self.new, dtype=torch.int64)
         for turn in range(self.new):
@@ -83,17 +96,24 @@ class Gather:
         return tokens
 
     def _step(self, tokens: torch.Tensor, column: int) -> torch.Tensor:
-        """float32 [sequences, vocabulary]: logits after one more token a sequence, whose keys go into `column`."""
+        """float32 [sequences, vocabulary]: logits after one more token a sequence, whose keys go
+        into `column`.
+        """
         body, width = self.model.model, (self.width,)
         cos, sin = (table[column - self.starts][:, None, None] for table in (self.cos, self.sin))
         mask = None if self.mask is None else self.mask[..., : column + 1]
         x = body.embed_tokens.weight[tokens]
-        for (before, qkv, out, after, gate_up, down), (keys, values) in zip(self.weights, self.dense, strict=True):
-            states = F.linear(F.rms_norm(x, width, before, self.eps), qkv).view(len(x), 3, self.heads, self.dim)
+        for (before, qkv, out, after, gate_up, down), (keys, values) in zip(
+            self.weights, self.dense, strict=True
+        ):
+            states = F.linear(F.rms_norm(x, width, before, self.eps), qkv).view(
+                len(x), 3, self.heads, self.dim
+            )
             turned = states[:, :2] * cos + states[:, :2].roll(self.dim // 2, -1) * sin
             keys[:, :, column], values[:, :, column] = turned[:, 1], states[:, 2]
             seen = F.scaled_dot_product_attention(
-                turned[:, 0, :, None], keys[:, :, : column + 1], values[:, :, : column + 1], attn_mask=mask
+                turned[:, 0, :, None], keys[:, :, : column + 1], values[:, :, : column + 1],
+                attn_mask=mask
             )  # fmt: skip
             x = x + F.linear(seen.reshape(len(x), -1), out)
             gate, up = F.linear(F.rms_norm(x, width, after, self.eps), gate_up).chunk(2, -1)

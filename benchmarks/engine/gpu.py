@@ -1,4 +1,6 @@
-"""A random model of the shape of Qwen2 1.5B on a GPU: decoding beside what the device's memory allows, and beams of many widths."""
+"""A random model of the shape of Qwen2 1.5B on a GPU: decoding beside what the device's memory
+allows, and beams of many widths.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ def shared_and_not(
     """A row a batch and sharing. Contexts are read before; the last token of each is not passed.
 
     step      seconds of a pass, median of rounds;  rate: new tokens a second
-    least     seconds in which the device's memory can read all weights, and each distinct key and value once
+    least     seconds in which the device's memory can read all weights, and each distinct key and
+              value once
     share     least / step;  peak: most bytes of the pool
     """
     device = str(model.device)
@@ -70,7 +73,9 @@ def shared_and_not(
         groups = {"nothing": (batch, 1), f"{shared} by {group}": (batch // group, group)}
         for name, (trees, leaves) in groups.items():
             if trees * leaves != batch:
-                raise ValueError(f"batch {batch} is no multiple of {group}: give groups that divide it")
+                raise ValueError(
+                    f"batch {batch} is no multiple of {group}: give groups that divide it"
+                )
             contexts = forest([(1, shared), (leaves, context - shared)], trees)
             engine = Engine(model, tokenizer(), slots=batch)
             steps = []
@@ -80,24 +85,53 @@ def shared_and_not(
                 before = engine.counts.passes
                 _wait(device)
                 start = time.perf_counter()
-                drained(engine, [Generate(text, max_tokens=new, temperature=0) for text in contexts])
+                drained(
+                    engine, [Generate(text, max_tokens=new, temperature=0) for text in contexts]
+                )
                 _wait(device)
                 steps.append((time.perf_counter() - start) / (engine.counts.passes - before))
             step, each = statistics.median(steps[1:]), engine.kv_bytes_per_token
-            tokens = trees * shared + batch * (context - shared) + batch * new / 2  # that are there, in the middle of the run
+            # that are there, in the middle of the run
+            tokens = trees * shared + batch * (context - shared) + batch * new / 2
             least = (weights + tokens * each) / fast
-            row = {"batch": batch, "shared": name, "step": step, "rate": batch / step, "least": least, "share": least / step}
-            rows.append({**row, "peak": engine.counts.peak * each, "bandwidth": fast, "path": engine.path, "steps": steps})
+            row = {
+                "batch": batch,
+                "shared": name,
+                "step": step,
+                "rate": batch / step,
+                "least": least,
+                "share": least / step,
+            }
+            rows.append(
+                {
+                    **row,
+                    "peak": engine.counts.peak * each,
+                    "bandwidth": fast,
+                    "path": engine.path,
+                    "steps": steps,
+                }
+            )
             engine.close()
     return rows
 
 
-def beams(model: Any, widths: Sequence[int], prompt: int, levels: int, new: int, rounds: int, branch: int = 4) -> list[dict[str, Any]]:
-    """A row a width: one search at a time, which decodes `width` continuations of `new` tokens a level.
+def beams(
+    model: Any,
+    widths: Sequence[int],
+    prompt: int,
+    levels: int,
+    new: int,
+    rounds: int,
+    branch: int = 4,
+) -> list[dict[str, Any]]:
+    """A row a width: one search at a time, which decodes `width` continuations of `new` tokens a
+    level.
 
-    At each level but the first the likeliest `width / branch` texts get `branch` continuations each. Every search has a prompt of its own.
+    At each level but the first the likeliest `width / branch` texts get `branch` continuations
+    each. Every search has a prompt of its own.
 
-    seconds  of a search, median of rounds;  rate: searches a second;  fall: times fewer than at the first width
+    seconds  of a search, median of rounds;  rate: searches a second;  fall: times fewer than at the
+             first width
     """
     device, rows, rng = str(model.device), list[dict[str, Any]](), np.random.default_rng(0)
     for width in widths:
@@ -112,17 +146,32 @@ def beams(model: Any, widths: Sequence[int], prompt: int, levels: int, new: int,
             times.append(time.perf_counter() - start)
         seconds = statistics.median(times[1:])
         first = rows[0]["rate"] if rows else 1 / seconds
-        rows.append({"width": width, "seconds": seconds, "rate": 1 / seconds, "fall": first * seconds, "times": times})
+        rows.append(
+            {
+                "width": width,
+                "seconds": seconds,
+                "rate": 1 / seconds,
+                "fall": first * seconds,
+                "times": times,
+            }
+        )
         engine.close()
     return rows
 
 
-def _search(engine: Engine, root: tuple[int, ...], width: int, levels: int, new: int, branch: int) -> None:
+def _search(
+    engine: Engine, root: tuple[int, ...], width: int, levels: int, new: int, branch: int
+) -> None:
     parents = [root]
     for level in range(levels):
-        requests = [Generate(parents[i % len(parents)], max_tokens=new, seed=level * width + i) for i in range(width)]
+        requests = [
+            Generate(parents[i % len(parents)], max_tokens=new, seed=level * width + i)
+            for i in range(width)
+        ]
         found = drained(engine, requests)
-        order = np.argsort([-float(reply.result.log_probs.mean()) for reply in found], kind="stable")
+        order = np.argsort(
+            [-float(reply.result.log_probs.mean()) for reply in found], kind="stable"
+        )
         best = [found[i] for i in order[: max(1, width // branch)]]
         parents = [reply.request.prompt + reply.result.tokens for reply in best]
 
@@ -131,14 +180,24 @@ def beam_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows of the table of `beams`, its head first."""
     found = ["| beam width | s a search | searches/s | times fewer |"]
     for row in rows:
-        found.append(f"| {row['width']} | {row['seconds']:.3f} | {row['rate']:.2f} | {row['fall']:.2f} |")
+        found.append(
+            f"| {row['width']} | {row['seconds']:.3f} | {row['rate']:.2f} | {row['fall']:.2f} |"
+        )
     return found
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows of a table, its head first."""
-    found = ["| batch | shared | path | ms a pass | tokens/s | least ms | share of the bound | KV MiB |"]
+    found = [
+        "| batch | shared | path | ms a pass | tokens/s | least ms | share of the bound | KV MiB |"
+    ]
     for row in rows:
-        times = f"{1e3 * row['step']:.2f} | {row['rate']:,.0f} | {1e3 * row['least']:.2f} | {100 * row['share']:.0f} %"
-        found.append(f"| {row['batch']} | {row['shared']} | {row['path']} | {times} | {row['peak'] / 2**20:.0f} |")
+        times = (
+            f"{1e3 * row['step']:.2f} | {row['rate']:,.0f} | {1e3 * row['least']:.2f} | "
+            f"{100 * row['share']:.0f} %"
+        )
+        found.append(
+            f"| {row['batch']} | {row['shared']} | {row['path']} | {times} | "
+            f"{row['peak'] / 2**20:.0f} |"
+        )
     return found

@@ -12,7 +12,8 @@ from benchmarks.engine.workloads import VOCABULARY, tokenizer
 from models import Engine
 from search.scheduling.requests import Generate, Usage
 
-PASSES = ("forward", "logits")  # what of the engine's passes is the model: transformer and output layer
+# what of the engine's passes is the model: transformer and output layer
+PASSES = ("forward", "logits")
 
 
 class Inside:
@@ -38,13 +39,18 @@ def requests(count: int, seed: int) -> list[Generate]:
     """Below few stems, as those of searches are; 4 to 40 tokens."""
     rng = np.random.default_rng(seed)
     stems = [tuple(rng.integers(1, VOCABULARY, 40).tolist()) for _ in range(max(1, count // 16))]
-    return [Generate(stems[i % len(stems)], max_tokens=int(rng.integers(4, 41)), seed=i) for i in range(count)]
+    return [
+        Generate(stems[i % len(stems)], max_tokens=int(rng.integers(4, 41)), seed=i)
+        for i in range(count)
+    ]
 
 
 def churned(model: Any, slots: int, count: int, rounds: int) -> dict[str, Any]:
-    """Medians of `rounds` runs of `count` requests, the last quarter of which is not timed, since slots run empty then.
+    """Medians of `rounds` runs of `count` requests, the last quarter of which is not timed, since
+    slots run empty then.
 
-    all, outside  microseconds of the processor in `submit` and `poll` a row of a pass, and those of them outside the forward
+    all, outside  microseconds of the processor in `submit` and `poll` a row of a pass, and those of
+                  them outside the forward
     outside_pass  the latter a pass
     rows          of a pass, mean;  slot_use: in [0, 1], of the whole run
     """
@@ -64,11 +70,15 @@ def churned(model: Any, slots: int, count: int, rounds: int) -> dict[str, Any]:
         whole = time.process_time() - start
         rows, passes = engine.counts.rows - before[0], engine.counts.passes - before[1]
         outside = whole - inside.seconds
-        found.append((1e6 * whole / rows, 1e6 * outside / rows, 1e6 * outside / passes, rows / passes))
+        found.append(
+            (1e6 * whole / rows, 1e6 * outside / rows, 1e6 * outside / passes, rows / passes)
+        )
         while replies < count:
             came = engine.poll(0)
             replies += len(came)
             used = sum((reply.usage for reply in came), used)
-    every, outside, outside_pass, rows = (statistics.median(column) for column in zip(*found[1:], strict=True))
+    every, outside, outside_pass, rows = (
+        statistics.median(column) for column in zip(*found[1:], strict=True)
+    )
     about = {"slots": slots, "requests": count, "rows": rows, "slot_use": used.slot_use}
     return {**about, "all": every, "outside": outside, "outside_pass": outside_pass}

@@ -1,4 +1,5 @@
-"""Where the time of a search goes: the model's passes, the rest of the engine, the guide, the tree and its kernels, scheduling.
+"""Where the time of a search goes: the model's passes, the rest of the engine, the guide, the tree
+and its kernels, scheduling.
 
 python -m benchmarks.engine.profile --problems 64
 """
@@ -41,7 +42,9 @@ PARTS = {  # of a file's path below the project
 
 
 def share(checkpoint: str, count: int, rounds: int, tokens: int, method: str) -> None:
-    """Wall time of `solve_many`, and of it that of the model's forward pass and output layer, medians of `rounds`."""
+    """Wall time of `solve_many`, and of it that of the model's forward pass and output layer,
+    medians of `rounds`.
+    """
     guide, problems = guides.load(checkpoint), game24()[-count:]
     engine = next(iter(guide.backends.values()))
     spent, engines = _Timer(), _Timer()
@@ -53,19 +56,35 @@ def share(checkpoint: str, count: int, rounds: int, tokens: int, method: str) ->
     for seed in range(rounds + 1):
         spent.seconds = engines.seconds = 0.0
         start = time.perf_counter()
-        found = search.solve_many(problems, guide, method, search.Budget(tokens=tokens), seed, progress=False)
+        found = search.solve_many(
+            problems, guide, method, search.Budget(tokens=tokens), seed, progress=False
+        )
         wall = time.perf_counter() - start
         if seed:  # the first warms up
             shares.append(1 - spent.seconds / wall)
             rest.append(1 - engines.seconds / wall)
             done = sum(s.usage.simulations for s in found)
-            log.info("seed %d: %.2f s, %d simulations, %.1f %% outside the model", seed, wall, done, 100 * shares[-1])
+            log.info(
+                "seed %d: %.2f s, %d simulations, %.1f %% outside the model",
+                seed,
+                wall,
+                done,
+                100 * shares[-1],
+            )
     middle = len(shares) // 2
     told = 100 * sorted(shares)[middle], 100 * sorted(rest)[middle]
-    log.info("median: %.1f %% of the wall time outside the model, %.1f %% outside the engine (method, tree, guide, scheduling)", *told)
+    log.info(
+        "median: %.1f %% of the wall time outside the model, %.1f %% outside the engine (method, "
+        "tree, guide, scheduling)",
+        *told,
+    )
     profile = cProfile.Profile()
-    profile.runcall(search.solve_many, problems, guide, method, search.Budget(tokens=tokens), 1, progress=False)
-    for part, (seconds, calls) in sorted(_parts(pstats.Stats(profile)).items(), key=lambda item: -item[1][0]):
+    profile.runcall(
+        search.solve_many, problems, guide, method, search.Budget(tokens=tokens), 1, progress=False
+    )
+    for part, (seconds, calls) in sorted(
+        _parts(pstats.Stats(profile)).items(), key=lambda item: -item[1][0]
+    ):
         log.info("%6.2f s %9d calls  %s", seconds, calls, part)
 
 
@@ -89,7 +108,9 @@ class _Timer:
 
 
 def _parts(stats: pstats.Stats) -> dict[str, tuple[float, int]]:
-    """Own time and calls by part; what a library spends counts for the part of ours that called it directly, else for the model."""
+    """Own time and calls by part; what a library spends counts for the part of ours that called
+    it directly, else for the model.
+    """
     found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for (path, _, _), (_, calls, own, _, callers) in stats.stats.items():  # type: ignore[attr-defined]
         part = _part(path)
@@ -111,12 +132,16 @@ def _part(path: str) -> str | None:
         inside = Path(path).resolve().relative_to(HERE).as_posix()
     except ValueError:
         return None
-    return next((part for start, part in PARTS.items() if inside.startswith(start)), "rest of search")
+    return next(
+        (part for start, part in PARTS.items() if inside.startswith(start)), "rest of search"
+    )
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--problems", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=400)

@@ -114,7 +114,9 @@ def peak() -> int:
 # -- what runs in a process of its own
 
 
-def searched(model: str, dtype: str, run: str, tokens: int, questions: Sequence[int], problems: str) -> tuple[list[Row], list[Block]]:
+def searched(
+    model: str, dtype: str, run: str, tokens: int, questions: Sequence[int], problems: str
+) -> tuple[list[Row], list[Block]]:
     """A search of each question, one after the other; and the blocks of the first one's tree."""
     import guides
     import search
@@ -148,7 +150,9 @@ def searched(model: str, dtype: str, run: str, tokens: int, questions: Sequence[
     return rows, shown
 
 
-def generated(model: str, dtype: str, batch: int, tokens: int, questions: Sequence[int], problems: str) -> tuple[list[Row], list[Block]]:
+def generated(
+    model: str, dtype: str, batch: int, tokens: int, questions: Sequence[int], problems: str
+) -> tuple[list[Row], list[Block]]:
     """`generate`: `batch` chains of each question at once, sampled until all have ended.
 
     tokens  that all chains of a question may have together
@@ -168,7 +172,9 @@ def generated(model: str, dtype: str, batch: int, tokens: int, questions: Sequen
     for question in questions:
         problem, _ = asked[question]
         turn = [{"role": "user", "content": problem.prompt(problem.initial())}]
-        ids = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(
+            turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )["input_ids"]
         torch.manual_seed(question)
         wall, cpu = time.perf_counter(), time.process_time()
         drawn = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}

@@ -47,9 +47,14 @@ class Copse:
     def prepare(self, prompts: Texts, copies: int) -> None:
         pass
 
-    def go_on(self, prompts: Texts, copies: int, new: int, temperature: float, seed: int) -> list[list[int]]:
+    def go_on(
+        self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
+    ) -> list[list[int]]:
         texts = [tuple(prompt) for prompt in prompts for _ in range(copies)]
-        asked = [self.generate(text, max_tokens=new, temperature=temperature, seed=seed + i) for i, text in enumerate(texts)]
+        asked = [
+            self.generate(text, max_tokens=new, temperature=temperature, seed=seed + i)
+            for i, text in enumerate(texts)
+        ]
         return [list(generated.tokens) for generated in self._replies(asked)]
 
     def _replies(self, requests: list[Any]) -> list[Any]:
@@ -108,7 +113,9 @@ class Generate:
             if copies > 1:
                 self.ready.batch_repeat_interleave(copies)
 
-    def go_on(self, prompts: Texts, copies: int, new: int, temperature: float, seed: int) -> list[list[int]]:
+    def go_on(
+        self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
+    ) -> list[list[int]]:
         ids = self.torch.tensor(prompts).repeat_interleave(copies, 0)
         self.torch.manual_seed(seed)
         drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -140,7 +147,9 @@ class Vllm:
     def prepare(self, prompts: Texts, copies: int) -> None:
         pass
 
-    def go_on(self, prompts: Texts, copies: int, new: int, temperature: float, seed: int) -> list[list[int]]:
+    def go_on(
+        self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
+    ) -> list[list[int]]:
         how = self.vllm.SamplingParams(
             n=copies, temperature=temperature, max_tokens=new, ignore_eos=True, seed=None,
             detokenize=False,

@@ -53,7 +53,9 @@ class Failed(RuntimeError):
 
 
 class Child:
-    """An engine of `benchmarks.engine.rival_child`, started. Raises Failed as it is made or asked."""
+    """An engine of `benchmarks.engine.rival_child`, started. Raises Failed as it is made or
+    asked.
+    """
 
     def __init__(self, engine: Engine, rows: int, tokens: int):
         self.label = engine.label
@@ -61,7 +63,9 @@ class Child:
         paths = {"PYTHONPATH": engine.source} if engine.kind == "copse" else {}
         environment = {**os.environ, **ONE_THREAD, **paths, **engine.extra}
         what = [engine.kind, engine.model, engine.dtype, str(rows), str(tokens)]
-        self._process = _started([engine.program, "-P", str(CHILD), *what], self._errors, environment, piped=True)
+        self._process = _started(
+            [engine.program, "-P", str(CHILD), *what], self._errors, environment, piped=True
+        )
         self.pid = self._process.pid
         self.about = str(self._ask({"do": "start"}, first=True)["about"])
 
@@ -73,7 +77,9 @@ class Child:
         """What must not be timed before `go_on`."""
         self._ask({"do": "prepare", "prompts": prompts, "copies": copies})
 
-    def go_on(self, prompts: Texts, copies: int, new: int, temperature: float, seed: int) -> list[list[int]]:
+    def go_on(
+        self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
+    ) -> list[list[int]]:
         """`copies` continuations of each text, with `new` tokens, one text after the other."""
         how = {"copies": copies, "new": new, "temperature": temperature, "seed": seed}
         tokens: list[list[int]] = self._ask({"do": "continue", "prompts": prompts, **how})["tokens"]
@@ -137,7 +143,9 @@ class LlamaServer:
     def prepare(self, prompts: Texts, copies: int) -> None:
         """Nothing: slots hold what they have read."""
 
-    def go_on(self, prompts: Texts, copies: int, new: int, temperature: float, seed: int) -> list[list[int]]:
+    def go_on(
+        self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
+    ) -> list[list[int]]:
         """As `Child.go_on`."""
         how = {"n_predict": new, "n_cmpl": copies, "temperature": temperature, "seed": seed}
         found = self._post(prompts, **how)
@@ -157,7 +165,9 @@ class LlamaServer:
         plain = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
         asked = {"prompt": prompts, "cache_prompt": True, "ignore_eos": True, "return_tokens": True}
         body = json.dumps({**asked, **plain, **how}).encode()
-        request = urllib.request.Request(self._url + "/completion", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self._url + "/completion", body, {"Content-Type": "application/json"}
+        )
         try:
             with urllib.request.urlopen(request) as response:
                 found = json.load(response)
@@ -190,7 +200,9 @@ def start(engine: Engine, rows: int, tokens: int) -> Rival:
     return kind(engine, rows, tokens)
 
 
-def _started(command: list[str], errors: Any, environment: dict[str, str], piped: bool = False) -> subprocess.Popen[str]:
+def _started(
+    command: list[str], errors: Any, environment: dict[str, str], piped: bool = False
+) -> subprocess.Popen[str]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if piped else {"stdout": errors}
     try:
         return subprocess.Popen(command, stderr=errors, text=True, env=environment, **pipes)

@@ -139,7 +139,9 @@ def library(tokenizer: Any, modules: Sequence[str] = SOURCES) -> list[int]:
 # -- measuring
 
 
-def measured(work: Work, engines: Sequence[Engine], behind: Sequence[int], rounds: int) -> Iterator[Measured]:
+def measured(
+    work: Work, engines: Sequence[Engine], behind: Sequence[int], rounds: int
+) -> Iterator[Measured]:
     """Runs of all engines in turn; what fails is told in the log and left out from there on.
 
     behind  token ids, one a round, that a context is followed by; the last warms up
@@ -179,7 +181,9 @@ def _reading(work: Work, rival: Rival) -> Measured:
     return Measured(name, rival.label, len(work.contexts), 0, count, spent.seconds, spent.cpu, here)
 
 
-def _run(work: Work, rival: Rival, behind: int, size: int, turn: int, new: int) -> tuple[Measured, list[Text]]:
+def _run(
+    work: Work, rival: Rival, behind: int, size: int, turn: int, new: int
+) -> tuple[Measured, list[Text]]:
     prompts = [context + [behind] for context in work.contexts[:size]]
     rival.prepare(prompts, work.copies)
     watch = Watch(rival.pid)

@@ -1,12 +1,14 @@
-"""The engine for language models beside transformers and beside a plain gather, on random models. One thread.
+"""The engine for language models beside transformers and beside a plain gather, on random models.
+One thread.
 
     python -m benchmarks.engine.run speed
     python -m benchmarks.engine.run expand
     python -m benchmarks.engine.run outside
     python -m benchmarks.engine.run gpu
 
-Tables go to stdout as Markdown, everything that was measured to a JSON file. Runs are interleaved; times are medians, by the clock and of
-the processor. `benchmarks.engine.run:tree_expand` and `benchmarks.engine.run:decode` join yardsticks that call other engines by name.
+Tables go to stdout as Markdown, everything that was measured to a JSON file. Runs are interleaved;
+times are medians, by the clock and of the processor. `benchmarks.engine.run:tree_expand` and
+`benchmarks.engine.run:decode` join yardsticks that call other engines by name.
 """
 
 from __future__ import annotations
@@ -44,12 +46,17 @@ __all__ = ["decode", "tree_expand"]
 
 Numbers = Annotated[str, typer.Option(help="Numbers, with commas between them.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Times that each run is repeated, in turn.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write all that was measured, as JSON.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Where to write all that was measured, as JSON.", show_default=False),
+]
 _engines: dict[Any, ByEngine] = {}
 
 
 def decode(model: Any, ids: torch.Tensor, new: int) -> torch.Tensor:
-    """What `lm_bench.py --engine benchmarks.engine.run:decode` calls: int64 [sequences, new], greedy."""
+    """What `lm_bench.py --engine benchmarks.engine.run:decode` calls: int64 [sequences, new],
+    greedy.
+    """
     key = (id(model), len(ids), new)
     if key not in _engines:
         _engines.clear()
@@ -59,20 +66,38 @@ def decode(model: Any, ids: torch.Tensor, new: int) -> torch.Tensor:
 
 
 @app.command()
-def speed(batch: Numbers = "1,16,64,256", prompt: int = 64, new: int = 64, rounds: Rounds = 3, out: Out = None) -> None:
+def speed(
+    batch: Numbers = "1,16,64,256",
+    prompt: int = 64,
+    new: int = 64,
+    rounds: Rounds = 3,
+    out: Out = None,
+) -> None:
     """Greedy continuations of random prompts: new tokens a second, prompts' reading included."""
     rows = speeds([int(part) for part in batch.split(",")], prompt, new, rounds)
     _write(out, rows)
-    lines = ["| batch | way | tokens/s | tokens/processor s | times generate | of the processor | same tokens | slot use |"]
+    lines = [
+        "| batch | way | tokens/s | tokens/processor s | times generate | of the processor | "
+        "same tokens | slot use |"
+    ]
     for row in rows:
-        rates = f"{row['rate']:,.0f} | {row['cpu_rate']:,.0f} | {row['times']:.2f} | {row['cpu_times']:.2f}"
+        rates = (
+            f"{row['rate']:,.0f} | {row['cpu_rate']:,.0f} | {row['times']:.2f} | "
+            f"{row['cpu_times']:.2f}"
+        )
         use = "" if row["slot_use"] is None else f"{row['slot_use']:.2f}"
-        lines.append(f"| {row['batch']} | {row['way']} | {rates} | {100 * row['same']:.0f} % | {use} |")
+        lines.append(
+            f"| {row['batch']} | {row['way']} | {rates} | {100 * row['same']:.0f} % | {use} |"
+        )
     typer.echo(table(lines))
 
 
-def speeds(batches: Sequence[int], prompt: int, new: int, rounds: int, **options: Any) -> list[dict[str, Any]]:
-    """A row a batch and way; `options` of the model. same: tokens as by `generate`; times, cpu_times: as fast as it."""
+def speeds(
+    batches: Sequence[int], prompt: int, new: int, rounds: int, **options: Any
+) -> list[dict[str, Any]]:
+    """A row a batch and way; `options` of the model. same: tokens as by `generate`; times,
+    cpu_times: as fast as it.
+    """
     rows = []
     for batch in batches:
         ids, ours = prompts(batch, prompt), ByEngine(small_model(**options), new, batch)
@@ -81,38 +106,75 @@ def speeds(batches: Sequence[int], prompt: int, new: int, rounds: int, **options
             "continuous batching": by_continuous_batching(small_model(**options), new),
             "copse": ours,
         }
-        medians, first = interleaved({name: lambda run=run: run(ids) for name, run in ways.items()}, rounds, {"copse": ours.forget})  # type: ignore[misc]
+        medians, first = interleaved(
+            {name: lambda run=run: run(ids) for name, run in ways.items()},
+            rounds,
+            {"copse": ours.forget},
+        )  # type: ignore[misc]
         base, made = medians["generate"], batch * new
         used = sum(r.usage.rows for r in ours.replies), sum(r.usage.slots for r in ours.replies)
         for name, found in medians.items():
-            row = {"batch": batch, "way": name, "rate": made / found["seconds"], "cpu_rate": made / found["cpu"], **found}
-            row |= {"times": base["seconds"] / found["seconds"], "cpu_times": base["cpu"] / found["cpu"]}
-            row |= {"same": agreement(first[name], first["generate"]), "slot_use": used[0] / used[1] if name == "copse" else None}
+            row = {
+                "batch": batch,
+                "way": name,
+                "rate": made / found["seconds"],
+                "cpu_rate": made / found["cpu"],
+                **found,
+            }
+            row |= {
+                "times": base["seconds"] / found["seconds"],
+                "cpu_times": base["cpu"] / found["cpu"],
+            }
+            row |= {
+                "same": agreement(first[name], first["generate"]),
+                "slot_use": used[0] / used[1] if name == "copse" else None,
+            }
             rows.append(row)
     return rows
 
 
 @app.command()
 def expand(
-    trees: int = 4, leaves: int = 16, shared: int = 80, own: int = 20, kids: int = 4, new: int = 12, rounds: Rounds = 3, out: Out = None
+    trees: int = 4,
+    leaves: int = 16,
+    shared: int = 80,
+    own: int = 20,
+    kids: int = 4,
+    new: int = 12,
+    rounds: Rounds = 3,
+    out: Out = None,
 ) -> None:
-    """Continuations from all leaves of a forest at once, beside `generate` and a plain gather; memory, and tokens read twice."""
+    """Continuations from all leaves of a forest at once, beside `generate` and a plain gather;
+    memory, and tokens read twice.
+    """
     rows = expansions(trees, leaves, shared, own, kids, new, rounds)
     _write(out, rows)
-    lines = ["| forest | context tokens | way | s | processor s | times generate | of the processor | KV MiB | read/distinct | same |"]
+    lines = [
+        "| forest | context tokens | way | s | processor s | times generate | of the processor | "
+        "KV MiB | read/distinct | same |"
+    ]
     for row in rows:
-        times = f"{row['seconds']:.3f} | {row['cpu']:.3f} | {row['times']:.1f} | {row['cpu_times']:.1f} | {row['bytes'] / 2**20:.0f}"
+        times = (
+            f"{row['seconds']:.3f} | {row['cpu']:.3f} | {row['times']:.1f} | "
+            f"{row['cpu_times']:.1f} | {row['bytes'] / 2**20:.0f}"
+        )
         read = "" if row["read"] is None else f"{row['read']:.3f}"
         same = "" if row["same"] is None else f"{100 * row['same']:.0f} %"
-        lines.append(f"| {row['forest']} | {row['distinct']} | {row['way']} | {times} | {read} | {same} |")
+        lines.append(
+            f"| {row['forest']} | {row['distinct']} | {row['way']} | {times} | {read} | {same} |"
+        )
     typer.echo(table(lines))
 
 
-def expansions(trees: int, leaves: int, shared: int, own: int, kids: int, new: int, rounds: int, **options: Any) -> list[dict[str, Any]]:
+def expansions(
+    trees: int, leaves: int, shared: int, own: int, kids: int, new: int, rounds: int, **options: Any
+) -> list[dict[str, Any]]:
     """A row a forest and way; `options` of the model.
 
-    distinct  tokens of all contexts, shared ones once;  bytes: of keys and values, and of ours hidden states
-    read      tokens that went through our model until the first expansion's end, to distinct ones among them
+    distinct  tokens of all contexts, shared ones once;  bytes: of keys and values, and of ours
+              hidden states
+    read      tokens that went through our model until the first expansion's end, to distinct ones
+              among them
     same      tokens as by the gather; `generate` draws by itself
     """
     rows = []
@@ -120,7 +182,10 @@ def expansions(trees: int, leaves: int, shared: int, own: int, kids: int, new: i
         sequences = len(contexts) * kids
         noise, model = gumbel(new, sequences), small_model(**options)
         with torch.inference_mode():
-            gather, ours = Gather(model, contexts, kids, new), Expansion(model, contexts, kids, noise)
+            gather, ours = (
+                Gather(model, contexts, kids, new),
+                Expansion(model, contexts, kids, noise),
+            )
             ways = {
                 "generate": lambda c=contexts, m=model: expansion.by_generate(m, c, kids, new),
                 "gather": lambda g=gather, n=noise: g(n),
@@ -128,29 +193,59 @@ def expansions(trees: int, leaves: int, shared: int, own: int, kids: int, new: i
             }
             medians, first = interleaved(ways, rounds, {"copse": ours.forget})
         each, longest = gather.pool[:, :, 0].nbytes, max(map(len, contexts))
-        texts = [text + tuple(tokens[:-1]) for text, tokens in zip(ours.contexts, first["copse"].tolist(), strict=True)]
+        texts = [
+            text + tuple(tokens[:-1])
+            for text, tokens in zip(ours.contexts, first["copse"].tolist(), strict=True)
+        ]
         for way, found in medians.items():
             size = {
                 "generate": sequences * (longest + new) * each,
                 "gather": gather.bytes,
                 "copse": ours.peak * ours.engine.kv_bytes_per_token,
             }[way]
-            row = {"forest": name, "distinct": distinct(contexts), "way": way, "bytes": size, **found}
-            row |= {kind + "times": medians["generate"][of] / found[of] for kind, of in (("", "seconds"), ("cpu_", "cpu"))}
+            row = {
+                "forest": name,
+                "distinct": distinct(contexts),
+                "way": way,
+                "bytes": size,
+                **found,
+            }
+            row |= {
+                kind + "times": medians["generate"][of] / found[of]
+                for kind, of in (("", "seconds"), ("cpu_", "cpu"))
+            }
             row["read"] = ours.read / distinct(texts) if way == "copse" else None
-            rows.append(row | {"same": None if way == "generate" else agreement(first[way], first["gather"])})
+            rows.append(
+                row
+                | {"same": None if way == "generate" else agreement(first[way], first["gather"])}
+            )
     return rows
 
 
 @app.command()
-def outside(batch: Numbers = "1,16,64,256", requests: int = 8, rounds: Rounds = 3, out: Out = None) -> None:
-    """What the engine costs beside its forward passes, while requests of 4 to 40 tokens come and go: processor time a row of a pass."""
-    rows = [churned(small_model(), int(part), int(part) * requests, rounds) for part in batch.split(",")]
+def outside(
+    batch: Numbers = "1,16,64,256", requests: int = 8, rounds: Rounds = 3, out: Out = None
+) -> None:
+    """What the engine costs beside its forward passes, while requests of 4 to 40 tokens come and
+    go: processor time a row of a pass.
+    """
+    rows = [
+        churned(small_model(), int(part), int(part) * requests, rounds) for part in batch.split(",")
+    ]
     _write(out, rows)
-    lines = ["| slots | requests | rows a pass | slot use | us a row, all | outside the forward | us a pass outside | share outside |"]
+    lines = [
+        "| slots | requests | rows a pass | slot use | us a row, all | outside the forward | us "
+        "a pass outside | share outside |"
+    ]
     for row in rows:
-        costs = f"{row['all']:.1f} | {row['outside']:.2f} | {row['outside_pass']:.0f} | {100 * row['outside'] / row['all']:.1f} %"
-        lines.append(f"| {row['slots']} | {row['requests']} | {row['rows']:.1f} | {row['slot_use']:.2f} | {costs} |")
+        costs = (
+            f"{row['all']:.1f} | {row['outside']:.2f} | {row['outside_pass']:.0f} | "
+            f"{100 * row['outside'] / row['all']:.1f} %"
+        )
+        lines.append(
+            f"| {row['slots']} | {row['requests']} | {row['rows']:.1f} | {row['slot_use']:.2f} | "
+            f"{costs} |"
+        )
     typer.echo(table(lines))
 
 
@@ -158,20 +253,30 @@ def outside(batch: Numbers = "1,16,64,256", requests: int = 8, rounds: Rounds = 
 def gpu(
     batch: Numbers = "64,256",
     context: int = 512,
-    shared: Annotated[int, typer.Option(help="Tokens of a context that a group of sequences shares.")] = 400,
+    shared: Annotated[
+        int, typer.Option(help="Tokens of a context that a group of sequences shares.")
+    ] = 400,
     group: Annotated[int, typer.Option(help="Sequences that share them.")] = 16,
     new: int = 64,
-    widths: Annotated[str, typer.Option(help="Widths of beams, with commas between them.")] = "10,50,100,200,400",
+    widths: Annotated[
+        str, typer.Option(help="Widths of beams, with commas between them.")
+    ] = "10,50,100,200,400",
     rounds: Rounds = 3,
     out: Out = None,
 ) -> None:
-    """Decoding with a random model of the shape of Qwen2 1.5B in bfloat16, with and without sharing: its share of what memory allows;
-    and searches a second by beam width, one search at a time (a prompt of 256 tokens, 4 levels of 16 tokens)."""
+    """Decoding with a random model of the shape of Qwen2 1.5B in bfloat16, with and without
+    sharing: its share of what memory allows; and searches a second by beam width, one search at a
+    time (a prompt of 256 tokens, 4 levels of 16 tokens).
+    """
     if not torch.cuda.is_available():
-        typer.echo("there is no GPU here: run this where torch.cuda.is_available() is true", err=True)
+        typer.echo(
+            "there is no GPU here: run this where torch.cuda.is_available() is true", err=True
+        )
         raise typer.Exit(2)
     model = ongpu.model("cuda")
-    rows = ongpu.shared_and_not(model, [int(part) for part in batch.split(",")], context, shared, group, new, rounds)
+    rows = ongpu.shared_and_not(
+        model, [int(part) for part in batch.split(",")], context, shared, group, new, rounds
+    )
     typer.echo(table(ongpu.lines(rows)) + "\n")
     found = ongpu.beams(model, [int(part) for part in widths.split(",")], 256, 4, 16, rounds)
     typer.echo(table(ongpu.beam_lines(found)))
@@ -180,8 +285,17 @@ def gpu(
 
 def _write(out: Path | None, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     if out is not None:
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
-        about = {"machine": platform.processor() or platform.machine(), "command": sys.argv, **versions, **more}
+        versions = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+        about = {
+            "machine": platform.processor() or platform.machine(),
+            "command": sys.argv,
+            **versions,
+            **more,
+        }
         out.write_text(json.dumps({**about, "rows": rows}, indent=1))
 
 

@@ -1,7 +1,8 @@
 """Trees of a real model for different numbers of slots: the same, or where do they part?
 
-    python -m benchmarks.engine.slots --model FOLDER --problems questions.jsonl --count 12 --out slots.json
-    python -m benchmarks.engine.slots --model FOLDER --dtype bfloat16 --slots 3,16,64 --out slots.json
+    python -m benchmarks.engine.slots --model FOLDER --problems questions.jsonl --count 12 --out
+    slots.json python -m benchmarks.engine.slots --model FOLDER --dtype bfloat16 --slots 3,16,64
+    --out slots.json
 
 The questions are searched side by side, so that the number of slots decides who shares a pass with
 whom. In float32 on a CPU nothing of a tree may depend on that, to the last bit. A problems file has
@@ -45,8 +46,8 @@ NUMBERS = ("edge_visits", "edge_child", "edge_sum", "edge_prior", "edge_value", 
 class Difference:
     """Where two trees part first, edges in the order of their trace.
 
-    what   "tokens": one has another step there, or none; a name of `NUMBERS`: the steps are the same,
-           and that differs
+    what   "tokens": one has another step there, or none; a name of `NUMBERS`: the steps are the
+           same, and that differs
     edge   its number;  token: sampled tokens of its chain that are still the same
     by     how far the numbers are apart; 0 for tokens
     """
@@ -58,7 +59,9 @@ class Difference:
 
 
 def kept(trace: Trace) -> dict[str, Any]:
-    """What is compared of a tree, as JSON: the tokens of every step, and the arrays of its edges."""
+    """What is compared of a tree, as JSON: the tokens of every step, and the arrays of its
+    edges.
+    """
     arrays = {name: getattr(trace, name).tolist() for name in NUMBERS}
     before = [0] * len(trace.node_edge)  # sampled tokens of the chain that leads to each node
     for node, edge in enumerate(trace.node_edge.tolist()):
@@ -93,23 +96,35 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> Difference | None:
     return None
 
 
-def grown(guide: Guide, problems: Sequence[Problem], run: str, tokens: int, seed: int) -> list[dict[str, Any]]:
-    """The trees of all problems, searched side by side. Raises the error of a search that failed."""
+def grown(
+    guide: Guide, problems: Sequence[Problem], run: str, tokens: int, seed: int
+) -> list[dict[str, Any]]:
+    """The trees of all problems, searched side by side. Raises the error of a search that
+    failed.
+    """
     import search
 
     method, options = parsed(run)
     budget = search.Budget(tokens=tokens)
     trees = []
-    for solution in search.solve_many(problems, guide, method, budget, seed, progress=False, **options):
+    for solution in search.solve_many(
+        problems, guide, method, budget, seed, progress=False, **options
+    ):
         if solution.error is not None or solution.trace is None:
-            raise solution.error or RuntimeError(f"{run} has left no tree: let the method give one back")
+            raise solution.error or RuntimeError(
+                f"{run} has left no tree: let the method give one back"
+            )
         trees.append(kept(solution.trace))
     return trees
 
 
 def lines(trees: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """A table's lines, from trees by "dtype | run | slots": each against those of the most slots."""
-    told = ["| dtype | run | slots | trees | edges | differ | in their steps | where they part first |"]
+    """A table's lines, from trees by "dtype | run | slots": each against those of the most
+    slots.
+    """
+    told = [
+        "| dtype | run | slots | trees | edges | differ | in their steps | where they part first |"
+    ]
     groups: dict[tuple[str, str], list[int]] = {}
     for key in trees:
         dtype, run, slots = key.split(" | ")
@@ -123,7 +138,9 @@ def lines(trees: dict[str, list[dict[str, Any]]]) -> list[str]:
             apart = [one for one in parted if one is not None]
             edges = sum(len(tree["steps"]) for tree in here)
             steps = sum(one.what == "tokens" for one in apart)
-            places = "; ".join(f"{one.what} at edge {one.edge}, token {one.token}" for one in apart[:3])
+            places = "; ".join(
+                f"{one.what} at edge {one.edge}, token {one.token}" for one in apart[:3]
+            )
             if slots == most:
                 cells = [f"{len(here)}", f"{edges}", "", "", ""]
             else:
@@ -141,7 +158,9 @@ def differing(trees: dict[str, list[dict[str, Any]]], dtype: str) -> Counter[str
         whole = trees[f"{dtype} | {run} | {max(counts)}"]
         for slots in counts:
             here = trees[f"{dtype} | {run} | {slots}"]
-            found[run] += sum(difference(*pair) is not None for pair in zip(here, whole, strict=True))
+            found[run] += sum(
+                difference(*pair) is not None for pair in zip(here, whole, strict=True)
+            )
     return found
 
 
@@ -155,7 +174,8 @@ def questions(problems: Path | None, count: int, seed: int) -> list[Problem]:
         from search.problems import words
 
         stories = words.generate(1000 + seed, count, 3, 2, split="test")
-        return [TextProblem(story.prompt(story.initial())) for story in stories]  # any step is legal
+        # any step is legal
+        return [TextProblem(story.prompt(story.initial())) for story in stories]
     from benchmarks.answers.gsm8k import load
 
     return [problem for problem, _ in load(problems)[:count]]
@@ -181,21 +201,33 @@ def main(
     run: Annotated[list[str] | None, typer.Option(help='As "beam width=4 branch=4".')] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     seed: Annotated[int, typer.Option(help="Of the searches, and of what is generated.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON of all trees; a run goes on from it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON of all trees; a run goes on from it.")
+    ] = None,
 ) -> None:
-    """Grow the trees for each number of slots and compare. Exits 1 where trees of float32 differ."""
+    """Grow the trees for each number of slots and compare. Exits 1 where trees of float32
+    differ.
+    """
     os.environ.update(ONE_THREAD)
     from guides.engines import unload
     from guides.loading import load
 
     asked = questions(problems, count, seed)
-    given = {"model": model.name, "problems": str(problems), "count": count, "tokens": tokens, "seed": seed}
+    given = {
+        "model": model.name,
+        "problems": str(problems),
+        "count": count,
+        "tokens": tokens,
+        "seed": seed,
+    }
     trees = before(out, given)
     for rows in (int(part) for part in slots.split(",")):
         missing = [one for one in run or RUNS if f"{dtype} | {one} | {rows}" not in trees]
         if not missing:
             continue
-        guide = load(model, device="cpu", dtype=dtype, slots=rows, delimiter="\n", step_tokens=STEP_TOKENS)
+        guide = load(
+            model, device="cpu", dtype=dtype, slots=rows, delimiter="\n", step_tokens=STEP_TOKENS
+        )
         for one in missing:
             start = time.process_time()
             trees[f"{dtype} | {one} | {rows}"] = grown(guide, asked, one, tokens, seed)

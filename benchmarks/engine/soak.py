@@ -1,20 +1,24 @@
-"""Random requests of a real model that come, go and are cancelled: is every answer right, whoever stands beside it?
+"""Random requests of a real model that come, go and are cancelled: is every answer right, whoever
+stands beside it?
 
     python -m benchmarks.engine.soak --model FOLDER --requests 2000 --seed 0 --out soak.json
 
-Greedy and sampled texts of 5 to 40 tokens, with stop strings, truncation and continuations to avoid,
-and readings, below prompts of up to 120 tokens that go on from earlier texts; in a pool so small that
-texts are forgotten all the time. They are computed in float32 on a CPU, and looked at in four ways:
+Greedy and sampled texts of 5 to 40 tokens, with stop strings, truncation and continuations to
+avoid, and readings, below prompts of up to 120 tokens that go on from earlier texts; in a pool so
+small that texts are forgotten all the time. They are computed in float32 on a CPU, and looked at in
+four ways:
 
-    greedy   each text is the one that `generate` of transformers writes, in batches of its own. Where
-             they part, the gap between the two tokens' logits is told: a near-tie has one below `NEAR`
-    alone    some others are asked again, with nobody beside them and nothing stored: the same tokens
-             and log-probs to the last bit
-    off      log-probs of these against one pass of transformers over the text: the largest difference
+    greedy   each text is the one that `generate` of transformers writes, in batches of its own.
+             Where they part, the gap between the two tokens' logits is told: a near-tie has one
+             below `NEAR`
+    alone    some others are asked again, with nobody beside them and nothing stored: the same
+             tokens and log-probs to the last bit
+    off      log-probs of these against one pass of transformers over the text: the largest
+             difference
     books    the pool and the rows are counted every `EVERY` passes, and at the end nothing is held
 
-Requests come in rounds of `--each`, every one with a seed of its own and kept in `--out` when it has
-ended: a run that was stopped goes on with the next round. Exits 1 where anything is wrong.
+Requests come in rounds of `--each`, every one with a seed of its own and kept in `--out` when it
+has ended: a run that was stopped goes on with the next round. Exits 1 where anything is wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +40,15 @@ import typer
 
 from benchmarks.engine.rival_processes import ONE_THREAD
 from benchmarks.processes.interleave import table
-from search.scheduling.requests import Avoided, Cancelled, Generate, NothingLeft, Reply, Request, Score
+from search.scheduling.requests import (
+    Avoided,
+    Cancelled,
+    Generate,
+    NothingLeft,
+    Reply,
+    Request,
+    Score,
+)
 
 if TYPE_CHECKING:
     from models.engine.engine import Engine
@@ -45,7 +57,14 @@ log = logging.getLogger(__name__)
 
 LONGEST = 120  #: tokens of a prompt
 NEW = (5, 40)  #: tokens that a request may generate
-STOPS: tuple[tuple[str, ...], ...] = ((), ("\n",), ("\n\n", ". "), (".",), (" the", ","), ("1", "2", "5"))
+STOPS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("\n",),
+    ("\n\n", ". "),
+    (".",),
+    (" the", ","),
+    ("1", "2", "5"),
+)
 CUTS: tuple[dict[str, Any], ...] = ({}, {}, {}, {"top_k": 20}, {"top_p": 0.9}, {"min_p": 0.05})
 TEMPERATURES = (0.5, 0.8, 1.0, 1.0, 1.3)
 BESIDE = 40  #: requests under way at once
@@ -59,7 +78,8 @@ BATCH = 16  #: texts that `generate` writes at once
 class Round:
     """What came of one round. All lists are of what is wrong, but `ties`.
 
-    kinds    answers by kind;  passes, rows, read, peak: of the engine (`models.engine.sequences.Counts`)
+    kinds    answers by kind;  passes, rows, read, peak: of the engine
+             (`models.engine.sequences.Counts`)
     looks    at the books;  compared, tokens: greedy texts;  alone: requests asked again
     ties     gaps in logits where a greedy text and that of `generate` part by rounding
     wrong    greedy texts that are others;  company: requests that are answered otherwise alone
@@ -103,7 +123,9 @@ class Stream:
         self._again: list[tuple[Generate, Any]] = []  # what can be asked again without its answer
 
     def next(self) -> Generate | Score:
-        """The next request: in twenty two readings, eight greedy texts, one with something to avoid."""
+        """The next request: in twenty two readings, eight greedy texts, one with something to
+        avoid.
+        """
         rng = self.rng
         kind = rng.random()
         if kind < 0.05 and self._again:
@@ -160,7 +182,9 @@ def tokens_of(request: Generate | Score) -> tuple[int, ...]:
 
 
 def soak(engine: Engine, stream: Stream, count: int, found: Round) -> list[Reply]:
-    """Send `count` requests at random times, give some up, and look at the books; the replies with a result."""
+    """Send `count` requests at random times, give some up, and look at the books; the replies
+    with a result.
+    """
     rng = stream.rng
     running: dict[Request, bool] = {}  # request -> whether it was given up
     kept: list[Reply] = []
@@ -199,7 +223,12 @@ def soak(engine: Engine, stream: Stream, count: int, found: Round) -> list[Reply
     found.looks += 1
     found.kinds = dict(kinds)
     counts = engine.counts
-    found.passes, found.rows, found.read, found.peak = counts.passes, counts.rows, counts.read, counts.peak
+    found.passes, found.rows, found.read, found.peak = (
+        counts.passes,
+        counts.rows,
+        counts.read,
+        counts.peak,
+    )
     return kept
 
 
@@ -254,7 +283,11 @@ def check_greedy(reference: Any, tokenizer: Any, replies: Sequence[Reply], found
             found.compared += 1
             found.tokens += len(mine)
             if mine == wanted:
-                if "\ufffd" not in text and reply.result.finish == "stop" and reply.result.text != text:
+                if (
+                    "\ufffd" not in text
+                    and reply.result.finish == "stop"
+                    and reply.result.text != text
+                ):
                     found.wrong.append(f"{reply.result.text!r} for the tokens of {text!r}")
                 continue
             gap, at = parted(reference, request.prompt, mine, wanted)
@@ -275,7 +308,9 @@ def continued(reference: Any, requests: Sequence[Generate]) -> list[tuple[int, .
         ids[row, longest - len(request.prompt) :] = torch.tensor(request.prompt)
         mask[row, longest - len(request.prompt) :] = 1
     most = max(request.max_tokens for request in requests)
-    out = reference.generate(ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=0)
+    out = reference.generate(
+        ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=0
+    )
     ends = reference.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
     texts = []
@@ -285,8 +320,12 @@ def continued(reference: Any, requests: Sequence[Generate]) -> list[tuple[int, .
     return texts
 
 
-def until_stop(tokenizer: Any, tokens: tuple[int, ...], stop: Sequence[str]) -> tuple[tuple[int, ...], str]:
-    """The tokens up to the one in which a stop string completes, and the text before that string."""
+def until_stop(
+    tokenizer: Any, tokens: tuple[int, ...], stop: Sequence[str]
+) -> tuple[tuple[int, ...], str]:
+    """The tokens up to the one in which a stop string completes, and the text before that
+    string.
+    """
     for count in range(1, len(tokens) + 1):
         text = tokenizer.decode(list(tokens[:count]), clean_up_tokenization_spaces=False)
         places = [text.find(one) for one in stop if one in text]
@@ -295,11 +334,17 @@ def until_stop(tokenizer: Any, tokens: tuple[int, ...], stop: Sequence[str]) -> 
     return tokens, tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
 
 
-def parted(reference: Any, prompt: tuple[int, ...], mine: Sequence[int], wanted: Sequence[int]) -> tuple[float, int]:
-    """How far apart the logits of the first two tokens that differ are, and where; inf where one text only ends earlier."""
+def parted(
+    reference: Any, prompt: tuple[int, ...], mine: Sequence[int], wanted: Sequence[int]
+) -> tuple[float, int]:
+    """How far apart the logits of the first two tokens that differ are, and where; inf where one
+    text only ends earlier.
+    """
     import torch
 
-    at = next((i for i, pair in enumerate(zip(mine, wanted, strict=False)) if pair[0] != pair[1]), None)
+    at = next(
+        (i for i, pair in enumerate(zip(mine, wanted, strict=False)) if pair[0] != pair[1]), None
+    )
     if at is None:
         return float("inf"), min(len(mine), len(wanted))
     with torch.inference_mode():
@@ -308,7 +353,9 @@ def parted(reference: Any, prompt: tuple[int, ...], mine: Sequence[int], wanted:
 
 
 def off(reference: Any, reply: Reply) -> float:
-    """Largest difference between a reply's log-probs and those of one pass of transformers over its text."""
+    """Largest difference between a reply's log-probs and those of one pass of transformers over
+    its text.
+    """
     import torch
 
     request = reply.request
@@ -320,7 +367,9 @@ def off(reference: Any, reply: Reply) -> float:
         text += reply.result.tokens
     with torch.inference_mode():
         logits = reference(torch.tensor([text])).logits[0].float()
-    wanted = torch.log_softmax(logits, -1).numpy()[np.arange(begin - 1, len(text) - 1), text[begin:]]
+    wanted = torch.log_softmax(logits, -1).numpy()[
+        np.arange(begin - 1, len(text) - 1), text[begin:]
+    ]
     told = reply.result.log_probs[-len(wanted) :] if len(wanted) else wanted
     return float(np.abs(told - wanted).max(initial=0.0))
 
@@ -328,7 +377,9 @@ def off(reference: Any, reply: Reply) -> float:
 # -- without company
 
 
-def check_alone(engine: Engine, reference: Any, replies: Sequence[Reply], count: int, found: Round) -> None:
+def check_alone(
+    engine: Engine, reference: Any, replies: Sequence[Reply], count: int, found: Round
+) -> None:
     """Ask some of what was not greedy again, each by itself in an empty pool."""
     others = [reply for reply in replies if _kind(reply) != "greedy"]
     rng = np.random.default_rng(found.seed)
@@ -343,11 +394,15 @@ def check_alone(engine: Engine, reference: Any, replies: Sequence[Reply], count:
         found.alone += 1
         found.off = max(found.off, off(reference, reply))
         if apart := others_of(reply.result, again[0].result):
-            found.company.append(f"{_kind(reply)}: another {', '.join(apart)} than alone for {request}")
+            found.company.append(
+                f"{_kind(reply)}: another {', '.join(apart)} than alone for {request}"
+            )
 
 
 def others_of(one: Any, other: Any) -> list[str]:
-    """Names of the fields in which two results are not the same to the last bit; "kind" where one is none."""
+    """Names of the fields in which two results are not the same to the last bit; "kind" where
+    one is none.
+    """
     if type(one) is not type(other):
         return ["kind"]
     found = []
@@ -362,7 +417,8 @@ def others_of(one: Any, other: Any) -> list[str]:
 
 
 def examined(engine: Engine, reference: Any, count: int, seed: int, alone: int) -> Round:
-    """One round: `count` requests to an engine, whose counts begin anew, and what is wrong with them.
+    """One round: `count` requests to an engine, whose counts begin anew, and what is wrong with
+    them.
 
     reference  the same model as transformers computes it, in float32
     """
@@ -383,12 +439,18 @@ def lines(rounds: Sequence[Round]) -> list[str]:
     kinds = ("greedy", "sampled", "avoiding", "read", "cancelled", "NothingLeft")
     head = " | ".join(kinds)
     told = [
-        f"| seed | {head} | passes | rows a pass | peak of the pool | looks | greedy tokens | near-ties | wrong "
+        f"| seed | {head} | passes | rows a pass | peak of the pool | looks | greedy tokens "
+        "| near-ties | wrong "
         "| asked alone | otherwise | largest difference | faults | CPU s |"
     ]
     for one in rounds:
         cells = [str(one.seed), *(str(one.kinds.get(kind, 0)) for kind in kinds)]
-        cells += [str(one.passes), f"{one.rows / max(1, one.passes):.1f}", str(one.peak), str(one.looks)]
+        cells += [
+            str(one.passes),
+            f"{one.rows / max(1, one.passes):.1f}",
+            str(one.peak),
+            str(one.looks),
+        ]
         cells += [str(one.tokens), str(len(one.ties)), str(len(one.wrong)), str(one.alone)]
         cells += [str(len(one.company)), f"{one.off:.1e}", str(len(one.faults)), f"{one.cpu:.0f}"]
         told.append("| " + " | ".join(cells) + " |")
@@ -399,11 +461,15 @@ def main(
     model: Annotated[Path, typer.Option(help="Folder of a model.")],
     requests: Annotated[int, typer.Option(min=1, help="In all.")] = 2000,
     each: Annotated[int, typer.Option(min=1, help="Of a round.")] = 250,
-    alone: Annotated[int, typer.Option(min=0, help="Asked again by themselves, of each round.")] = 20,
+    alone: Annotated[
+        int, typer.Option(min=0, help="Asked again by themselves, of each round.")
+    ] = 20,
     slots: Annotated[int, typer.Option(min=1, help="Rows of a pass at most.")] = 24,
     pool: Annotated[int, typer.Option(min=200, help="Tokens of the pool.")] = 3000,
     seed: Annotated[int, typer.Option(help="Of the first round; the next has the next.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON of all rounds; a run goes on from it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON of all rounds; a run goes on from it.")
+    ] = None,
 ) -> None:
     """Soak an engine, compare, and print a table."""
     os.environ.update(ONE_THREAD)
@@ -424,7 +490,9 @@ def main(
         count = min(each, requests - done)
         rounds.append(examined(engine, reference, count, seed + len(rounds), alone))  # type: ignore[arg-type]
         done += count
-        log.info("%d of %d requests, %.0f s, bad: %s", done, requests, rounds[-1].cpu, rounds[-1].bad)
+        log.info(
+            "%d of %d requests, %.0f s, bad: %s", done, requests, rounds[-1].cpu, rounds[-1].bad
+        )
         if out is not None:
             part = out.with_suffix(".part")
             part.write_text(json.dumps([asdict(one) for one in rounds]))

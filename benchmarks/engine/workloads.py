@@ -1,7 +1,9 @@
-"""What the benchmark of the engine runs: random models, a tokenizer without an end, prompts, and three ways to continue them.
+"""What the benchmark of the engine runs: random models, a tokenizer without an end, prompts, and
+three ways to continue them.
 
-The small model is the Llama of 4.9 million parameters that decoding is compared on (width 256, 6 layers of 8 heads, vocabulary 256). Its
-matrices are drawn wider than usual, so that the likeliest token is beyond doubt and all ways must give the same.
+The small model is the Llama of 4.9 million parameters that decoding is compared on (width 256, 6
+layers of 8 heads, vocabulary 256). Its matrices are drawn wider than usual, so that the likeliest
+token is beyond doubt and all ways must give the same.
 """
 
 from __future__ import annotations
@@ -13,22 +15,44 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
-from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from benchmarks.processes.watch import Watch
 from models import Engine
 from search.scheduling.requests import Generate, Reply
 
 VOCABULARY = 256
-SMALL = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 688}
-PAGE = 32  # tokens of a page of continuous batching; with its default of 256 a short text fills a page, which costs memory only
+SMALL = {
+    "hidden_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "intermediate_size": 688,
+}
+# tokens of a page of continuous batching; with its default of 256 a short text fills a page, which
+# costs memory only
+PAGE = 32
 PASS_TOKENS = 1024  # of continuous batching
-Continue = Callable[[torch.Tensor], torch.Tensor]  #: int64 [sequences, prompt] -> int64 [sequences, new]
+#: int64 [sequences, prompt] -> int64 [sequences, new]
+Continue = Callable[[torch.Tensor], torch.Tensor]
 
 
 def small_model(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """A Llama with random weights, the same every time; `options` of its configuration go before `SMALL`."""
-    settings = {"vocab_size": VOCABULARY, "max_position_embeddings": 1024, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+    """A Llama with random weights, the same every time; `options` of its configuration go before
+    `SMALL`.
+    """
+    settings = {
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**settings | ends | SMALL | options))
@@ -41,14 +65,23 @@ def small_model(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """The 256 bytes and nothing else: no token ends a text."""
-    raw = Tokenizer(kinds.BPE({letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    raw = Tokenizer(
+        kinds.BPE(
+            {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []
+        )
+    )
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
 def prompts(count: int, length: int, vocabulary: int = VOCABULARY) -> torch.Tensor:
     """int64 [count, length], random, without token 0, which pads."""
-    return torch.randint(1, vocabulary, (count, length), generator=torch.Generator().manual_seed(count))
+    return torch.randint(
+        1, vocabulary, (count, length), generator=torch.Generator().manual_seed(count)
+    )
 
 
 def drained(engine: Engine, requests: Sequence[Any]) -> list[Reply]:
@@ -68,21 +101,31 @@ def by_generate(model: Any, new: int) -> Continue:
     """`generate` of transformers with its default cache."""
 
     def run(ids: torch.Tensor) -> torch.Tensor:
-        given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+        given = {
+            "attention_mask": torch.ones_like(ids),
+            "max_new_tokens": new,
+            "min_new_tokens": new,
+            "do_sample": False,
+        }
         return model.generate(ids, **given)[:, ids.shape[1] :]
 
     return run
 
 
 def by_continuous_batching(model: Any, new: int) -> Continue:
-    """`generate_batch` of transformers, with a pool that holds the batch and not much more: its default fills gigabytes first."""
+    """`generate_batch` of transformers, with a pool that holds the batch and not much more: its
+    default fills gigabytes first.
+    """
     options = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0)
 
     def run(ids: torch.Tensor) -> torch.Tensor:
         blocks = len(ids) * -(-(ids.shape[1] + new) // PAGE) + 8
-        sizes = ContinuousBatchingConfig(num_blocks=blocks, page_size=PAGE, max_batch_tokens=PASS_TOKENS)
+        sizes = ContinuousBatchingConfig(
+            num_blocks=blocks, page_size=PAGE, max_batch_tokens=PASS_TOKENS
+        )
         found = model.generate_batch(
-            inputs=ids.tolist(), generation_config=options, continuous_batching_config=sizes, progress_bar=False
+            inputs=ids.tolist(), generation_config=options, continuous_batching_config=sizes,
+            progress_bar=False
         )  # fmt: skip
         names = sorted(found, key=lambda name: int(name.rpartition("_")[2]))
         return torch.tensor([list(found[name].generated_tokens)[:new] for name in names])
@@ -91,7 +134,9 @@ def by_continuous_batching(model: Any, new: int) -> Continue:
 
 
 class ByEngine:
-    """Our engine, one slot a sequence. Before another call `forget`, else it finds all texts read."""
+    """Our engine, one slot a sequence. Before another call `forget`, else it finds all texts
+    read.
+    """
 
     def __init__(self, model: Any, new: int, slots: int):
         self.new, self.engine = new, Engine(model, tokenizer(), slots=slots)
@@ -102,7 +147,9 @@ class ByEngine:
         self.engine.clear()
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
-        requests = [Generate(tuple(prompt), max_tokens=self.new, temperature=0) for prompt in ids.tolist()]
+        requests = [
+            Generate(tuple(prompt), max_tokens=self.new, temperature=0) for prompt in ids.tolist()
+        ]
         self.replies = drained(self.engine, requests)
         return torch.tensor([reply.result.tokens for reply in self.replies])
 
@@ -110,9 +157,11 @@ class ByEngine:
 def interleaved(
     runs: dict[str, Callable[[], Any]], rounds: int, before: dict[str, Callable[[], None]]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Each run once to warm up, then all of them in turn. before: what is done before a run of that name, untimed.
+    """Each run once to warm up, then all of them in turn. before: what is done before a run of that
+    name, untimed.
 
-    Returns the medians of `seconds` and `cpu` by name, with all that was measured in `each`; and what the first calls returned.
+    Returns the medians of `seconds` and `cpu` by name, with all that was measured in `each`; and
+    what the first calls returned.
     """
     first = {name: run() for name, run in runs.items()}
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
@@ -124,7 +173,10 @@ def interleaved(
             run()
             taken[name].append(watch.read())
     medians = {
-        name: {**{kind: statistics.median(one[kind] for one in each) for kind in ("seconds", "cpu")}, "each": each}
+        name: {
+            **{kind: statistics.median(one[kind] for one in each) for kind in ("seconds", "cpu")},
+            "each": each,
+        }
         for name, each in taken.items()
     }
     return medians, first

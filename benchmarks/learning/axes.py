@@ -1,10 +1,13 @@
-"""The two axes of a run of expert iteration: every accepted checkpoint on one task, accuracy against training and against search.
+"""The two axes of a run of expert iteration: every accepted checkpoint on one task, accuracy
+against training and against search.
 
-    python -m benchmarks.learning.axes run --task chains-validation --run mcts --budgets tokens=200,400,800,1600 --seeds 2 --out axes
+    python -m benchmarks.learning.axes run --task chains-validation --run mcts --budgets
+    tokens=200,400,800,1600 --seeds 2 --out axes
 
-Checkpoints before the run, such as the first edition, join by --before NAME=DIR; each needs a training.json that says its own FLOPs in
-all. Those of a round are the base's and all that the run had spent by then: searching, gates and rejected rounds included. Writes
-checkpoints.csv, a results file for each checkpoint, and axes.png into `out`; the slopes are printed. A killed run goes on.
+Checkpoints before the run, such as the first edition, join by --before NAME=DIR; each needs a
+training.json that says its own FLOPs in all. Those of a round are the base's and all that the run
+had spent by then: searching, gates and rejected rounds included. Writes checkpoints.csv, a results
+file for each checkpoint, and axes.png into `out`; the slopes are printed. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -31,24 +34,39 @@ log = logging.getLogger(__name__)
 
 
 def checkpoints(run: Path, before: Sequence[str] = ()) -> list[tuple[str, Path, float]]:
-    """(name, folder, FLOPs spent until it was there), least first. Raises ValueError for what is not there."""
+    """(name, folder, FLOPs spent until it was there), least first. Raises ValueError for what is
+    not there.
+    """
     pairs = [text.partition("=") for text in before]
     found = [(name, Path(folder), _flops(Path(folder))) for name, _, folder in pairs]
     chain = accepted(run)
     base = _flops(chain[0][1])
     with (run / "rounds.csv").open(newline="") as file:
         spent = {int(row["round"]): float(row["total_flops"]) for row in csv.DictReader(file)}
-    return found + [(f"round {n}" if n else "start", folder, base + spent[n] if n else base) for n, folder in chain]
+    return found + [
+        (f"round {n}" if n else "start", folder, base + spent[n] if n else base)
+        for n, folder in chain
+    ]
 
 
 def _flops(folder: Path) -> float:
     try:
         return float(json.loads((folder / REPORT).read_text())["flops"])
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder / REPORT} does not say what the checkpoint cost ({error}): give one that was trained here") from None
+        raise ValueError(
+            f"{folder / REPORT} does not say what the checkpoint cost ({error}): give one that "
+            "was trained here"
+        ) from None
 
 
-def measure(found: Sequence[tuple[str, Path, float]], task: Task, run: Run, budgets: Sequence[Limit], seeds: int, out: Path) -> bool:
+def measure(
+    found: Sequence[tuple[str, Path, float]],
+    task: Task,
+    run: Run,
+    budgets: Sequence[Limit],
+    seeds: int,
+    out: Path,
+) -> bool:
     """Sweep every checkpoint and write checkpoints.csv; False where Ctrl-C ended it."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -69,7 +87,9 @@ def measure(found: Sequence[tuple[str, Path, float]], task: Task, run: Run, budg
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="a run of copse train iterate")
     parser.add_argument("--task", choices=sorted(TASKS), default="chains-validation")
     parser.add_argument("--run", default="mcts", help='method and options, as "mcts branch=8"')
@@ -84,7 +104,12 @@ def main() -> None:
         found = checkpoints(args.folder, args.before)
         if not measure(found, task, run, read_budgets(args.budgets), args.seeds, args.out):
             raise SystemExit(130)
-        log.info("\n%s", plot.axes(plot.read_checkpoints(args.out / "checkpoints.csv", run.text), args.out / "axes.png"))
+        log.info(
+            "\n%s",
+            plot.axes(
+                plot.read_checkpoints(args.out / "checkpoints.csv", run.text), args.out / "axes.png"
+            ),
+        )
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
 

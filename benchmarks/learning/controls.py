@@ -1,12 +1,15 @@
-"""The control of expert iteration that learns from the generator: a start trained on fresh paths, for as many tokens as a run read.
+"""The control of expert iteration that learns from the generator: a start trained on fresh paths,
+for as many tokens as a run read.
 
     python -m benchmarks.learning.controls start --tokens-of run --out paths
-    python -m benchmarks.learning.controls start --tokens 1500000 --stage NAME --out seed.npz      # such a file of paths, and no training
+    python -m benchmarks.learning.controls start --tokens 1500000 --stage NAME --out seed.npz      #
+    such a file of paths, and no training
 
-The paths are those of a stage of the recipe (`models/builtin/recipe.json`; of the last one, if none is named), from a seed that the
-recipe does not use; one pass, with the options of the run's own trainings. A file of paths serves `copse train iterate --examples`. The
-other control, the same start trained on samples that nobody filtered, needs no command of its own: `copse solve --method sample
---traces`, then `copse train guide --policy all`.
+The paths are those of a stage of the recipe (`models/builtin/recipe.json`; of the last one, if none
+is named), from a seed that the recipe does not use; one pass, with the options of the run's own
+trainings. A file of paths serves `copse train iterate --examples`. The other control, the same
+start trained on samples that nobody filtered, needs no command of its own: `copse solve --method
+sample --traces`, then `copse train guide --policy all`.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ AT_ONCE = 1024  #: examples made between two looks at the count
 
 
 def accepted(run: Path) -> list[tuple[int, Path]]:
-    """(number, checkpoint) of the base and of every accepted round of a run, in order. Raises ValueError where there is no run."""
+    """(number, checkpoint) of the base and of every accepted round of a run, in order. Raises
+    ValueError where there is no run.
+    """
     verdicts = sorted(run.glob("round-*/gate.json"))
     if not verdicts:
         raise ValueError(f"{run} holds no finished round: give the folder of copse train iterate")
@@ -51,8 +56,12 @@ def spent(run: Path) -> tuple[int, dict[str, Any]]:
     return tokens, json.loads((rounds[-1].parent / "training.json").read_text())["options"]
 
 
-def fresh_paths(tokenizer: Any, tokens: int, stage: str | None = None, seed: int = SEED) -> list[list[Segment]]:
-    """Examples of a stage of the recipe, None: the last, in its shares, with about `tokens` tokens. Raises ValueError for no stage."""
+def fresh_paths(
+    tokenizer: Any, tokens: int, stage: str | None = None, seed: int = SEED
+) -> list[list[Segment]]:
+    """Examples of a stage of the recipe, None: the last, in its shares, with about `tokens`
+    tokens. Raises ValueError for no stage.
+    """
     stages = {one["name"]: one for one in read_recipe()["stages"]}
     name = stage or list(stages)[-1]
     if name not in stages:
@@ -61,24 +70,43 @@ def fresh_paths(tokenizer: Any, tokens: int, stage: str | None = None, seed: int
     count = shard = 0
     while count < tokens:
         for module, source in stages[name]["data"].items():
-            given = {"progress": 1.0, **{key: value for key, value in source.items() if key != "share"}}
-            made = importlib.import_module(module).examples(seed, shard, round(source["share"] * AT_ONCE), **given)
+            given = {
+                "progress": 1.0,
+                **{key: value for key, value in source.items() if key != "share"},
+            }
+            made = importlib.import_module(module).examples(
+                seed, shard, round(source["share"] * AT_ONCE), **given
+            )
             examples += (more := list(encode(tokenizer, made)))
             count += sum(len(segment.tokens) for example in more for segment in example)
         shard += 1
     lengths = np.array([sum(len(segment.tokens) for segment in example) for example in examples])
-    order = np.random.default_rng(seed).permutation(len(examples))  # what is left out is of all kinds alike
+    # what is left out is of all kinds alike
+    order = np.random.default_rng(seed).permutation(len(examples))
     return [examples[i] for i in order[np.cumsum(lengths[order]) <= tokens]]
 
 
 def train_on_paths(start: Path, tokens: int, options: dict[str, Any], out: Path) -> Path:
-    """Train `start` for one pass through `tokens` tokens of fresh paths; the checkpoint, `out`. A killed run goes on."""
+    """Train `start` for one pass through `tokens` tokens of fresh paths; the checkpoint, `out`.
+    A killed run goes on.
+    """
     config, examples = out / "control.json", (out / "paths.npz").resolve()
     if not config.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_examples(examples, fresh_paths(AutoTokenizer.from_pretrained(start), tokens), options.get("batch", 64))
-        options = {name: value for name, value in options.items() if name not in ("steps", "epochs")} | {"epochs": 1.0}
-        content = {"model": str(resolve(str(start))), "examples": [str(examples)], "out": str(out.resolve()), "options": options}
+        write_examples(
+            examples,
+            fresh_paths(AutoTokenizer.from_pretrained(start), tokens),
+            options.get("batch", 64),
+        )
+        options = {
+            name: value for name, value in options.items() if name not in ("steps", "epochs")
+        } | {"epochs": 1.0}
+        content = {
+            "model": str(resolve(str(start))),
+            "examples": [str(examples)],
+            "out": str(out.resolve()),
+            "options": options,
+        }
         write_json(config, content)
     run_training(config)
     return out
@@ -86,12 +114,18 @@ def train_on_paths(start: Path, tokens: int, options: dict[str, Any], out: Path)
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("start", type=Path)
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--tokens-of", type=Path, help="a run of copse train iterate")
-    amount.add_argument("--tokens", type=int, help="write a file of so many tokens, and train nothing")
-    parser.add_argument("--stage", help="with --tokens: the stage of the recipe whose paths they are")
+    amount.add_argument(
+        "--tokens", type=int, help="write a file of so many tokens, and train nothing"
+    )
+    parser.add_argument(
+        "--stage", help="with --tokens: the stage of the recipe whose paths they are"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     try:
@@ -103,7 +137,10 @@ def main() -> None:
             log.info("%d paths are in %s", len(paths), args.out)
             return
         if args.stage:
-            raise ValueError("--stage goes with --tokens: the control learns from the last stage, as the start did")
+            raise ValueError(
+                "--stage goes with --tokens: the control learns from the last stage, as the "
+                "start did"
+            )
         tokens, options = spent(args.tokens_of)
         log.info("%s tokens, as the accepted rounds of %s", f"{tokens:,}", args.tokens_of)
         log.info("the control is in %s", train_on_paths(args.start, tokens, options, args.out))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.processes.child ENGINE [CORE]
 
-ENGINE is module:Class, or a function that makes one: something with the methods of those in `benchmarks.tree.rivals`. A JSON object a line
-comes in, one goes out; see `measure`.
+ENGINE is module:Class, or a function that makes one: something with the methods of those in
+`benchmarks.tree.rivals`. A JSON object a line comes in, one goes out; see `measure`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ def made(name: str) -> Any:
 def measure(engine: Any, asked: dict[str, Any], prepare: bool) -> dict[str, Any]:
     """Run a search again and again.
 
-    asked    B, A, S, K, c, seed, threads; least: seconds to go on for at least; most: runs;  visits: give root visits too
+    asked    B, A, S, K, c, seed, threads; least: seconds to go on for at least; most: runs;
+             visits: give root visits too
     prepare  it is another search than last time; the first run is then told apart, in `first`
 
-    The answer: what the runs told, a list each; bytes, if the engine knows; rss, peak memory of the process in bytes.
+    The answer: what the runs told, a list each; bytes, if the engine knows; rss, peak memory of the
+    process in bytes.
     """
     result: dict[str, Any] = {"empty": _peak()}
     if prepare:

@@ -1,4 +1,6 @@
-"""Engines side by side: one living process each, in a Python of its own and on one core; searches in turn, medians over rounds."""
+"""Engines side by side: one living process each, in a Python of its own and on one core;
+searches in turn, medians over rounds.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +19,45 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OURS, SPLIT = "benchmarks.tree.core:HashTree", "benchmarks.tree.core:HashTreeSplit"
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 ONE_THREAD["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-ASKED = {"B": 16, "A": 4, "S": 64, "K": 1, "c": 1.25, "seed": 0, "threads": 1, "least": 0.0, "most": 1000, "visits": False}
+ASKED = {
+    "B": 16,
+    "A": 4,
+    "S": 64,
+    "K": 1,
+    "c": 1.25,
+    "seed": 0,
+    "threads": 1,
+    "least": 0.0,
+    "most": 1000,
+    "visits": False,
+}
 
 
 class Engine:
     """A child process that measures one engine.
 
-    name    module:Class, see `benchmarks.tree.rivals`;  python: which to start;  core: the one it may use; None: any, and threads as it
-            likes
+    name    module:Class, see `benchmarks.tree.rivals`;  python: which to start;  core: the one it
+            may use; None: any, and threads as it likes
     """
 
     def __init__(self, name: str, python: str = sys.executable, core: int | None = None):
         self.name, self.core = name, core
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, **(ONE_THREAD if core is not None else {}), "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {
+            **os.environ,
+            **(ONE_THREAD if core is not None else {}),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.processes.child", name, *([] if core is None else [str(core)])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=environment,
+            [python, "-m", "benchmarks.processes.child", name,
+            *([] if core is None else [str(core)])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            env=environment,
         )  # fmt: skip
 
     def __enter__(self) -> Engine:
@@ -51,7 +72,9 @@ class Engine:
         self._errors.close()
 
     def ask(self, **asked: Any) -> dict[str, Any]:
-        """What `benchmarks.processes.child.measure` says, or {"error": ...}. asked: what differs from `ASKED`."""
+        """What `benchmarks.processes.child.measure` says, or {"error": ...}. asked: what differs
+        from `ASKED`.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps({**ASKED, **asked}) + "\n")
@@ -63,7 +86,11 @@ class Engine:
             return json.loads(line)
         self._errors.seek(0)
         said = self._errors.read().strip().splitlines()
-        return {"error": f"the process of {self.name} ended with {self._process.wait()}; the last it said: {said[-1] if said else '-'}"}
+        return {
+            "error": f"the process of {self.name} ended with {self._process.wait()}; the last it "
+            "said: "
+            f"{said[-1] if said else '-'}"
+        }
 
 
 def installed(module: str, python: str) -> bool:
@@ -72,15 +99,24 @@ def installed(module: str, python: str) -> bool:
     try:
         return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
     except OSError as error:
-        raise ValueError(f"{python} does not start ({error}): give --python NAME=PATH of a Python") from error
+        raise ValueError(
+            f"{python} does not start ({error}): give --python NAME=PATH of a Python"
+        ) from error
 
 
 def interleaved(
-    engines: Sequence[tuple[str, Engine]], searches: Sequence[dict[str, int]], rounds: int, *, least: float = 0.1, slow: float = 10.0
+    engines: Sequence[tuple[str, Engine]],
+    searches: Sequence[dict[str, int]],
+    rounds: int,
+    *,
+    least: float = 0.1,
+    slow: float = 10.0,
 ) -> list[dict[str, Any]]:
-    """Every search by every engine in turn, `rounds` times. A row for each search and engine: label, the search, and medians.
+    """Every search by every engine in turn, `rounds` times. A row for each search and engine:
+    label, the search, and medians.
 
-    least  seconds to repeat a search for in a round;  slow: an engine that needs more seconds is asked once
+    least  seconds to repeat a search for in a round;  slow: an engine that needs more seconds is
+           asked once
     """
     rows = []
     for search in searches:
@@ -93,22 +129,50 @@ def interleaved(
         for label, engine in engines:
             row = _row(search, answers.get(label), first[label], engine.core is not None)
             rows.append({"engine": label, **search, **row})
-            log.info("%s %s: %s", label, search, row.get("error") or f"{row['rate']:,.0f} simulations a second")
+            log.info(
+                "%s %s: %s",
+                label,
+                search,
+                row.get("error") or f"{row['rate']:,.0f} simulations a second",
+            )
     return rows
 
 
-def _row(search: dict[str, int], answers: list[dict[str, Any]] | None, first: dict[str, Any], pinned: bool) -> dict[str, Any]:
-    """Medians over rounds of the medians of each. time: seconds of a search, of processor time where a core is shared with others."""
+def _row(
+    search: dict[str, int],
+    answers: list[dict[str, Any]] | None,
+    first: dict[str, Any],
+    pinned: bool,
+) -> dict[str, Any]:
+    """Medians over rounds of the medians of each. time: seconds of a search, of processor time
+    where a core is shared with others.
+    """
     if answers is None:
         return {"error": first["error"]}
-    later = [answer for answer in answers[1:] if "error" not in answer] or answers  # the first is cold
-    medians = {name: [statistics.median(answer[name]) for answer in later] for name in ("seconds", "cpu", "core") if name in first}
+    # the first is cold
+    later = [answer for answer in answers[1:] if "error" not in answer] or answers
+    medians = {
+        name: [statistics.median(answer[name]) for answer in later]
+        for name in ("seconds", "cpu", "core")
+        if name in first
+    }
     row: dict[str, Any] = {name: statistics.median(values) for name, values in medians.items()}
     times = medians["cpu" if pinned else "seconds"]
-    row |= {"time": statistics.median(times), "time_least": min(times), "time_most": max(times), "of": len(times)}
+    row |= {
+        "time": statistics.median(times),
+        "time_least": min(times),
+        "time_most": max(times),
+        "of": len(times),
+    }
     row |= {name: first[name][-1] for name in ("nodes", "rounds", "leaves") if name in first}
-    row |= {f"{name}_least": min(min(one[name]) for one in answers) for name in ("core_seconds", "replayed") if name in first}
-    row |= {name: first[name] for name in ("first", "empty", "rss", "bytes", "visits") if name in first}
+    row |= {
+        f"{name}_least": min(min(one[name]) for one in answers)
+        for name in ("core_seconds", "replayed")
+        if name in first
+    }
+    row |= {
+        name: first[name] for name in ("first", "empty", "rss", "bytes", "visits") if name in first
+    }
     row["rate"] = search["B"] * search["S"] / row["time"]
     if "core" in row:
         row["core_rate"] = row["rate"] / row["core"]
@@ -131,13 +195,19 @@ def done(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> str:
-    """Thousands of simulations a second, with those of cores alone in brackets, and how many times as many ours does."""
+    """Thousands of simulations a second, with those of cores alone in brackets, and how many
+    times as many ours does.
+    """
     searches: dict[tuple[int, int, int], dict[str, dict[str, Any]]] = {}
     for row in rows:
         searches.setdefault((row["B"], row["S"], row["A"]), {})[row["engine"]] = row
     names = list(dict.fromkeys(row["engine"] for row in rows))
     against = {title: rate for title, rate in _AGAINST.items() if set(names) & set(rate[0])}
-    lines = ["| " + " | ".join(["B", "S", "A", "path", *names, *(f"copse / {title}" for title in against)]) + " |"]
+    lines = [
+        "| "
+        + " | ".join(["B", "S", "A", "path", *names, *(f"copse / {title}" for title in against)])
+        + " |"
+    ]
     same = []
     for (trees, simulations, moves), here in searches.items():
         ours = done(here["copse"])
@@ -153,8 +223,18 @@ def compared(rows: Sequence[dict[str, Any]]) -> str:
             cells.append(f"{ours['rate'] / best:.1f}" if best > 0 else "-")
         lines.append("| " + " | ".join(cells) + " |")
         if "visits" in here.get("mctx-muzero", {}):
-            same += [one == other for one, other in zip(ours["visits"], here["mctx-muzero"]["visits"], strict=True)]
-    note = f"\n\nmctx-muzero and copse have the same root visits in {sum(same)} of {len(same)} trees." if same else ""
+            same += [
+                one == other
+                for one, other in zip(ours["visits"], here["mctx-muzero"]["visits"], strict=True)
+            ]
+    note = (
+        (
+            f"\n\nmctx-muzero and copse have the same root visits in {sum(same)} of {len(same)} "
+            "trees."
+        )
+        if same
+        else ""
+    )
     return f"{table(lines)}{note}"
 
 
@@ -174,4 +254,8 @@ def _rates(row: dict[str, Any]) -> str:
     if "error" in row:
         return "failed"
     core = f" ({row['core_rate'] / 1e3:,.0f})" if "core_rate" in row else ""
-    return f"{row['rate'] / 1e3:,.1f}{core}" if row["rate"] < 1e4 else f"{row['rate'] / 1e3:,.0f}{core}"
+    return (
+        f"{row['rate'] / 1e3:,.1f}{core}"
+        if row["rate"] < 1e4
+        else f"{row['rate'] / 1e3:,.0f}{core}"
+    )

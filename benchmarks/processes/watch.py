@@ -6,7 +6,9 @@ import time
 
 
 class Watch:
-    """Time since it was made: `seconds` on the clock, and `cpu`, that of all threads of this process, which nobody else's work inflates."""
+    """Time since it was made: `seconds` on the clock, and `cpu`, that of all threads of this
+    process, which nobody else's work inflates.
+    """
 
     def __init__(self) -> None:
         self._cpu, self._wall = time.process_time(), time.perf_counter()

@@ -1,11 +1,13 @@
-"""What a sweep does: problems with their targets, methods and budgets as text. Everything is checked here, before any work.
+"""What a sweep does: problems with their targets, methods and budgets as text. Everything is
+checked here, before any work.
 
-A method is a name and options: "mcts leaves=1 c_puct=0.8". The names are those of `search.methods.presets` and module:function.
-Those that choose among the same chains (sample, self_consistency, best_of_n, weighted_vote with the same options) share one search, so
-their rows cost the same and differ in the answer only.
+A method is a name and options: "mcts leaves=1 c_puct=0.8". The names are those of
+`search.methods.presets` and module:function. Those that choose among the same chains (sample,
+self_consistency, best_of_n, weighted_vote with the same options) share one search, so their rows
+cost the same and differ in the answer only.
 
-Options are those of the method, of the policy (temperature, top_k, top_p, min_p), and the ablations value=0.5 (or another constant),
-value=shuffled and prior=uniform.
+Options are those of the method, of the policy (temperature, top_k, top_p, min_p), and the ablations
+value=0.5 (or another constant), value=shuffled and prior=uniform.
 """
 
 from __future__ import annotations
@@ -37,8 +39,10 @@ _EXAMPLE = '"mcts leaves=1 c_puct=0.8"'
 class Task:
     """Problems by name, and what is right.
 
-    targets      name -> right answer; none at all: the problems verify themselves, and one budget, the largest, tells of all smaller ones
-    steps_right  (problem, steps) -> whether all steps are right, None where that is unknown; None: nobody can say
+    targets      name -> right answer; none at all: the problems verify themselves, and one budget,
+                 the largest, tells of all smaller ones
+    steps_right  (problem, steps) -> whether all steps are right, None where that is unknown; None:
+                 nobody can say
     """
 
     name: str
@@ -47,25 +51,38 @@ class Task:
     steps_right: Callable[[Problem, Sequence[Any]], bool | None] | None = None
 
     def correct(self, name: str, answer: str | None, verified: bool | None) -> bool:
-        """Whether a search succeeded: by the problem's own verifier where it spoke, else by the target."""
+        """Whether a search succeeded: by the problem's own verifier where it spoke, else by the
+        target.
+        """
         if verified is not None or answer is None:
             return bool(verified)
         if name not in self.targets:
-            raise ValueError(f"nobody can tell whether {answer[:80]!r} is right for the problem {name!r}: give its target")
+            raise ValueError(
+                f"nobody can tell whether {answer[:80]!r} is right for the problem {name!r}: "
+                "give its target"
+            )
         return same(answer, self.targets[name])
 
 
 def task_named(name: str) -> Task:
     """A task of `benchmarks.tasks`."""
     problems = {clean(tasks.identity(problem)): problem for problem in tasks.TASKS[name]()}
-    targets = {key: target for key, problem in problems.items() if (target := tasks.target_of(problem)) is not None}
+    targets = {
+        key: target
+        for key, problem in problems.items()
+        if (target := tasks.target_of(problem)) is not None
+    }
     return Task(name, problems, targets, tasks.steps_right)
 
 
-def task_of_file(path: Path, answer: str | None = None, check: Callable[[Problem], None] | None = None) -> Task:
-    """The problems of a JSON-lines file (`search.files.problems_file`) by their ids, with the "target" of each line.
+def task_of_file(
+    path: Path, answer: str | None = None, check: Callable[[Problem], None] | None = None
+) -> Task:
+    """The problems of a JSON-lines file (`search.files.problems_file`) by their ids, with the
+    "target" of each line.
 
-    Raises ValueError for whatever is wrong with it, targets that are missing where the problem cannot verify itself included.
+    Raises ValueError for whatever is wrong with it, targets that are missing where the problem
+    cannot verify itself included.
     """
     jobs = read_jobs(path, answer, check)
     known = read_targets(path)
@@ -74,13 +91,18 @@ def task_of_file(path: Path, answer: str | None = None, check: Callable[[Problem
     for job in jobs:
         name, problem = clean(str(job.id)), job.problem
         if problems.setdefault(name, problem) is not problem:
-            raise ValueError(f"{path}: two ids are {name!r} but for spaces: give each problem its own")
+            raise ValueError(
+                f"{path}: two ids are {name!r} but for spaces: give each problem its own"
+            )
         target = known.get(key_of(problem)) if known and hasattr(problem, "to_json") else None
         target = tasks.target_of(problem) if target is None else target
         if target is not None:
             targets[name] = target
         elif type(problem).verify is TextProblem.verify:
-            raise ValueError(f'{path}: {name!r} has no target, and open text cannot verify itself: add "target": "the right answer"')
+            raise ValueError(
+                f"{path}: {name!r} has no target, and open text cannot verify itself: add "
+                '"target": "the right answer"'
+            )
     return Task(path.stem, problems, targets, tasks.steps_right)
 
 
@@ -88,7 +110,8 @@ def task_of_file(path: Path, answer: str | None = None, check: Callable[[Problem
 class Run:
     """A method with its options, read from `text`.
 
-    options  of the method;  policy: those of the policy;  chooser: of `search.choose` by name, or None: the choice of `search.solve`
+    options  of the method;  policy: those of the policy;  chooser: of `search.choose` by name, or
+             None: the choice of `search.solve`
     value, prior  the ablations, None without
     """
 
@@ -108,7 +131,10 @@ class Run:
         for part in rest:
             name, equals, setting = part.partition("=")
             if not equals or not name or name in given:
-                raise ValueError(f"cannot read {part!r} in the method {text!r}: write options once each, as in {_EXAMPLE}")
+                raise ValueError(
+                    f"cannot read {part!r} in the method {text!r}: write options once each, as "
+                    f"in {_EXAMPLE}"
+                )
             try:
                 given[name] = json.loads(setting)
             except ValueError:
@@ -127,7 +153,10 @@ class Run:
     @property
     def search(self) -> str:
         """Equal for runs that are the same search and differ only in what they choose of it."""
-        return json.dumps([self.method, dict(self.options), dict(self.policy), self.value, self.prior], sort_keys=True)
+        return json.dumps(
+            [self.method, dict(self.options), dict(self.policy), self.value, self.prior],
+            sort_keys=True,
+        )
 
     @property
     def greedy(self) -> bool:
@@ -135,7 +164,9 @@ class Run:
         return self.method == "sample" and self.policy.get("temperature") == 0
 
     def guide(self, load: Callable[..., Guide]) -> Guide:
-        """The guide of these searches; `load(**policy)` gives the whole one. Raises ValueError where it has no such part to take."""
+        """The guide of these searches; `load(**policy)` gives the whole one. Raises ValueError
+        where it has no such part to take.
+        """
         guide = load(**self.policy)
         guide = guide if self.prior is None else ablations.uniform_priors(guide)
         if self.value == "shuffled":
@@ -146,31 +177,51 @@ class Run:
 def _check_policy(text: str, policy: Mapping[str, Any]) -> None:
     for name, setting in policy.items():
         if isinstance(setting, bool) or not isinstance(setting, (int, float)) or not setting >= 0:
-            raise ValueError(f"cannot use {name}={setting!r} in the method {text!r}: give a number from 0 on")
+            raise ValueError(
+                f"cannot use {name}={setting!r} in the method {text!r}: give a number from 0 on"
+            )
 
 
-def _check_ablations(text: str, method: str, options: dict[str, Any], value: Any, prior: Any) -> None:
+def _check_ablations(
+    text: str, method: str, options: dict[str, Any], value: Any, prior: Any
+) -> None:
     whole = configured(method, options).options
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if value is not None and value != "shuffled" and not number:
-        raise ValueError(f"cannot use value={value!r} in the method {text!r}: give shuffled, or a constant from 0 to 1")
+        raise ValueError(
+            f"cannot use value={value!r} in the method {text!r}: give shuffled, or a constant "
+            "from 0 to 1"
+        )
     if prior is not None and prior != "uniform":
-        raise ValueError(f"cannot use prior={prior!r} in the method {text!r}: the only one is uniform")
+        raise ValueError(
+            f"cannot use prior={prior!r} in the method {text!r}: the only one is uniform"
+        )
     if method == "sample" and (value == "shuffled" or prior is not None):
-        raise ValueError(f"{text!r} would change nothing: chains are sampled without priors, and judged at their end only")
+        raise ValueError(
+            f"{text!r} would change nothing: chains are sampled without priors, and judged at "
+            "their end only"
+        )
     if value == "shuffled" and whole.get("branch") == 1:
-        raise ValueError(f"{text!r} would change nothing: values are dealt out among steps proposed together, so use branch=2 or more")
+        raise ValueError(
+            f"{text!r} would change nothing: values are dealt out among steps proposed together, "
+            "so use branch=2 or more"
+        )
 
 
 def read_runs(texts: Sequence[str], task: Task) -> list[Run]:
-    """The methods of `texts`, each once. Raises ValueError for one that cannot be measured on this task."""
+    """The methods of `texts`, each once. Raises ValueError for one that cannot be measured on
+    this task.
+    """
     runs = [Run.parse(text) for text in texts]
     names = [run.text for run in runs]
     if not runs or len(set(names)) < len(names):
         raise ValueError("give at least one method, and each only once")
     for run in runs:
         if run.chooser and not task.targets:
-            raise ValueError(f"{run.text!r} chooses among chains that nobody verified, but these problems verify themselves: use sample")
+            raise ValueError(
+                f"{run.text!r} chooses among chains that nobody verified, but these problems "
+                "verify themselves: use sample"
+            )
     return runs
 
 
@@ -182,7 +233,11 @@ class Limit:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.kind}={self.amount:g}" if self.kind == "seconds" else f"{self.kind}={int(self.amount)}"
+        return (
+            f"{self.kind}={self.amount:g}"
+            if self.kind == "seconds"
+            else f"{self.kind}={int(self.amount)}"
+        )
 
     @property
     def budget(self) -> Budget:
@@ -193,31 +248,53 @@ def read_budgets(text: str) -> list[Limit]:
     """Budgets of one kind, "tokens=500,2000", ascending. Raises ValueError."""
     kind, equals, amounts = text.partition("=")
     if not equals or "=" in amounts:
-        raise ValueError(f"cannot read the budgets {text!r}: write one kind with its amounts, such as tokens=500,2000")
+        raise ValueError(
+            f"cannot read the budgets {text!r}: write one kind with its amounts, such as "
+            "tokens=500,2000"
+        )
     budgets = [Budget.parse(f"{kind.strip()}={amount.strip()}") for amount in amounts.split(",")]
     limits = {Limit(kind.strip(), getattr(budget, kind.strip())) for budget in budgets}
     return sorted(limits, key=lambda limit: limit.amount)
 
 
 def claim(folder: Path, task: Task, settings: Mapping[str, Any]) -> None:
-    """Note in `folder` what its results are of: settings of the model, and the problems behind the names, which may become more.
+    """Note in `folder` what its results are of: settings of the model, and the problems behind the
+    names, which may become more.
 
     Raises ValueError where it holds results of other ones, with which these would be mixed.
     """
     note = folder / "bench.json"
-    mine = {name: _digest(problem, task.targets.get(name)) for name, problem in task.problems.items()}
+    mine = {
+        name: _digest(problem, task.targets.get(name)) for name, problem in task.problems.items()
+    }
     try:
-        before = json.loads(note.read_text()) if note.exists() else {"settings": dict(settings), "problems": {}}
-        changed = sorted(name for name, digest in before["problems"].items() if mine.get(name, digest) != digest)
+        before = (
+            json.loads(note.read_text())
+            if note.exists()
+            else {"settings": dict(settings), "problems": {}}
+        )
+        changed = sorted(
+            name for name, digest in before["problems"].items() if mine.get(name, digest) != digest
+        )
         if changed or before["settings"] != settings:
-            what = f"another problem or target under the id {changed[0]!r}" if changed else f"the settings {before['settings']}"
+            what = (
+                f"another problem or target under the id {changed[0]!r}"
+                if changed
+                else f"the settings {before['settings']}"
+            )
             raise ValueError(f"{folder} has results of {what}: choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         whole = note.with_suffix(".new")
-        whole.write_text(json.dumps({"settings": dict(settings), "problems": before["problems"] | mine}, indent=1))
+        whole.write_text(
+            json.dumps(
+                {"settings": dict(settings), "problems": before["problems"] | mine}, indent=1
+            )
+        )
         whole.replace(note)
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"cannot use {folder} for results ({error}): choose another folder") from None
+        raise ValueError(
+            f"cannot use {folder} for results ({error}): choose another folder"
+        ) from None
 
 
 def _digest(problem: Problem, target: str | None) -> str:

@@ -3,10 +3,11 @@
     python -m benchmarks.sweep.plot curves results.csv --out figure.png
     python -m benchmarks.sweep.plot axes checkpoints.csv --method "mcts leaves=1" --out axes.png
 
-`curves`: accuracy against generated tokens and against FLOPs, a line a method, with 95 % intervals over problems. `axes`: accuracy against
-the compute of training and against that of the search, the two axes of OpenAI's post on o1 (2024), with slopes in points a decade.
-checkpoints.csv has a line a checkpoint: `name`, `training` (its FLOPs, or the path of a training.json that says them under "flops") and
-`results` (the rows of a sweep with it; paths count from the file's folder).
+`curves`: accuracy against generated tokens and against FLOPs, a line a method, with 95 % intervals
+over problems. `axes`: accuracy against the compute of training and against that of the search, the
+two axes of OpenAI's post on o1 (2024), with slopes in points a decade. checkpoints.csv has a line a
+checkpoint: `name`, `training` (its FLOPs, or the path of a training.json that says them under
+"flops") and `results` (the rows of a sweep with it; paths count from the file's folder).
 """
 
 from __future__ import annotations
@@ -25,19 +26,31 @@ import numpy as np
 
 from benchmarks.sweep import statistics
 from benchmarks.sweep.plan import Limit
-from benchmarks.sweep.report import by_method, levels, limit_of, means, readable, solved_after, table, within
+from benchmarks.sweep.report import (
+    by_method,
+    levels,
+    limit_of,
+    means,
+    readable,
+    solved_after,
+    table,
+    within,
+)
 from benchmarks.sweep.rows import Row, failed, read
 
 log = logging.getLogger(__name__)
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
+# Okabe and Ito (2008)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "osD^vP*"
 AXES = {"generated": "generated tokens a problem", "flops": "FLOPs of the search a problem"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """Accuracy, in per cent, against what was spent: all float64 [points]. stepped: read off one budget, so known everywhere between."""
+    """Accuracy, in per cent, against what was spent: all float64 [points]. stepped: read off one
+    budget, so known everywhere between.
+    """
 
     x: np.ndarray
     mean: np.ndarray
@@ -47,7 +60,9 @@ class Line:
 
 
 def line(rows: Sequence[Row], column: str, end: float) -> Line:
-    """The line of one method on one task against a column of costs. end: where one that is read off a single budget stops"""
+    """The line of one method on one task against a column of costs. end: where one that is read
+    off a single budget stops
+    """
     if all(map(readable, rows)):
         times = means_of_times(rows, column)
         finite = times[np.isfinite(times)]
@@ -56,15 +71,24 @@ def line(rows: Sequence[Row], column: str, end: float) -> Line:
         return Line(x, *(100 * statistics.bands(solved)), True)
     points = sorted({limit_of(row) for row in rows}, key=lambda limit: limit.amount)
     x = np.array([spent(rows, limit, column) for limit in points])
-    found = np.array([100 * statistics.bands(means(table(rows, within(limit)))[:, None])[:, 0] for limit in points]).T
+    found = np.array(
+        [
+            100 * statistics.bands(means(table(rows, within(limit)))[:, None])[:, 0]
+            for limit in points
+        ]
+    ).T
     return Line(x, *found, False)
 
 
 def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
-    """float64 [problems, seeds]: what was spent at the solution, inf without one; problems with all seeds."""
+    """float64 [problems, seeds]: what was spent at the solution, inf without one; problems with
+    all seeds.
+    """
     found = table(rows, solved_after(column))
     seeds = max(map(len, found.values()))
-    return np.array([[by[seed] for seed in sorted(by)] for by in found.values() if len(by) == seeds])
+    return np.array(
+        [[by[seed] for seed in sorted(by)] for by in found.values() if len(by) == seeds]
+    )
 
 
 def spent(rows: Sequence[Row], limit: Limit, column: str) -> float:
@@ -73,7 +97,9 @@ def spent(rows: Sequence[Row], limit: Limit, column: str) -> float:
 
 
 def curves(rows: Sequence[Row], out: Path) -> None:
-    """Write the figure of accuracy against generated tokens and FLOPs: two panels for each task. Raises ImportError without matplotlib."""
+    """Write the figure of accuracy against generated tokens and FLOPs: two panels for each task.
+    Raises ImportError without matplotlib.
+    """
     rows = [row for row in rows if not failed(row)]
     tasks = by_method(rows)
     columns = [column for column in AXES if any(float(row[column]) > 0 for row in rows)]
@@ -82,7 +108,13 @@ def curves(rows: Sequence[Row], out: Path) -> None:
         for panel, column in zip(across, columns, strict=True):
             end = max(float(row[column]) for own in methods.values() for row in own)
             for i, (method, own) in enumerate(methods.items()):
-                _draw(panel, line(own, column, end), COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)], method)
+                _draw(
+                    panel,
+                    line(own, column, end),
+                    COLOURS[i % len(COLOURS)],
+                    MARKS[i % len(MARKS)],
+                    method,
+                )
             _dress(panel, AXES[column], task if column == columns[0] else "")
         across[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     _save(figure, out)
@@ -109,10 +141,18 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
         try:
             name, training, results = (entry[column] for column in ("name", "training", "results"))
         except KeyError as error:
-            raise ValueError(f"{path} has no column {error}: give name, training and results") from None
-        rows = [row for row in read(path.parent / results) if row["method"] == method and task in (None, row["task"]) and not failed(row)]
+            raise ValueError(
+                f"{path} has no column {error}: give name, training and results"
+            ) from None
+        rows = [
+            row
+            for row in read(path.parent / results)
+            if row["method"] == method and task in (None, row["task"]) and not failed(row)
+        ]
         if not rows:
-            raise ValueError(f"{results} has no rows of {method!r}: sweep it with this checkpoint too")
+            raise ValueError(
+                f"{results} has no rows of {method!r}: sweep it with this checkpoint too"
+            )
         if len({row["task"] for row in rows}) > 1:
             raise ValueError(f"{results} has rows of several tasks: name one of them with --task")
         found.append(Checkpoint(name, _training(path.parent, training), rows))
@@ -123,48 +163,88 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
 
 def _training(folder: Path, text: str) -> float:
     try:
-        flops = float(text) if not text.endswith(".json") else float(json.loads((folder / text).read_text())["flops"])
+        flops = (
+            float(text)
+            if not text.endswith(".json")
+            else float(json.loads((folder / text).read_text())["flops"])
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"no FLOPs of training in {text!r} ({error}): write a number, or the path of a training.json") from None
+        raise ValueError(
+            f"no FLOPs of training in {text!r} ({error}): write a number, or the path of a "
+            "training.json"
+        ) from None
     if not 0 < flops < math.inf:
-        raise ValueError(f"{flops} FLOPs of training have no place on a log axis: give a number above 0")
+        raise ValueError(
+            f"{flops} FLOPs of training have no place on a log axis: give a number above 0"
+        )
     return flops
 
 
 def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
-    """Write the figure of the two axes; returns its slopes as text, a line each. Raises ImportError without matplotlib."""
-    budgets = [level for level in levels(checkpoints[0].rows) if all(level in levels(c.rows) for c in checkpoints)]
+    """Write the figure of the two axes; returns its slopes as text, a line each. Raises
+    ImportError without matplotlib.
+    """
+    budgets = [
+        level
+        for level in levels(checkpoints[0].rows)
+        if all(level in levels(c.rows) for c in checkpoints)
+    ]
     grid = {(c.name, b): table(c.rows, within(b)) for c in checkpoints for b in budgets}
     problems = sorted(set.intersection(*(set(found) for found in grid.values()))) if grid else []
     if not problems:
-        raise ValueError("the checkpoints have no problem and budget in common: sweep all of them on the same task and budgets")
+        raise ValueError(
+            "the checkpoints have no problem and budget in common: sweep all of them on the same "
+            "task and budgets"
+        )
     right = {key: 100 * means({p: found[p] for p in problems}) for key, found in grid.items()}
-    figure, [[training, testing]] = _figure(1, 2, below=0.3 + 0.2 * max(len(budgets), len(checkpoints)))
+    figure, [[training, testing]] = _figure(
+        1, 2, below=0.3 + 0.2 * max(len(budgets), len(checkpoints))
+    )
     told = []
     shades = _shades(figure, len(budgets))
     for budget, colour in zip(budgets, shades, strict=True):
-        x, values = [c.flops for c in checkpoints], np.array([right[c.name, budget] for c in checkpoints]).T
+        x, values = (
+            [c.flops for c in checkpoints],
+            np.array([right[c.name, budget] for c in checkpoints]).T,
+        )
         told.append(_sloped(training, x, values, colour, f"{budget.amount:,g} {budget.kind}"))
     for checkpoint, colour in zip(checkpoints, _shades(figure, len(checkpoints)), strict=True):
         x = [_tokens(checkpoint.rows, budget) for budget in budgets]
-        told.append(_sloped(testing, x, np.array([right[checkpoint.name, b] for b in budgets]).T, colour, checkpoint.name))
+        told.append(
+            _sloped(
+                testing,
+                x,
+                np.array([right[checkpoint.name, b] for b in budgets]).T,
+                colour,
+                checkpoint.name,
+            )
+        )
     _dress(training, "FLOPs of training", "more training")
     _dress(testing, AXES["generated"], "more search")
     for panel in (training, testing):
         panel.legend(
-            frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0, -0.2), title="slope, points a decade", alignment="left"
+            frameon=False,
+            fontsize="small",
+            loc="upper left",
+            bbox_to_anchor=(0, -0.2),
+            title="slope, points a decade",
+            alignment="left",
         )
     _save(figure, out)
     return "\n".join(told)
 
 
 def _tokens(rows: Sequence[Row], budget: Limit) -> float:
-    """What searches with this budget generate, on average; the budget itself where it was read off a larger one."""
+    """What searches with this budget generate, on average; the budget itself where it was read
+    off a larger one.
+    """
     return budget.amount if all(map(readable, rows)) else spent(rows, budget, "generated")
 
 
 def _sloped(panel: Any, x: Sequence[float], values: np.ndarray, colour: Any, name: str) -> str:
-    """Draw a line with its slope in the legend; returns the legend. values: float [problems, points], in per cent"""
+    """Draw a line with its slope in the legend; returns the legend. values: float [problems,
+    points], in per cent
+    """
     if len(set(x)) > 1:
         name = f"{name}: {statistics.slope(x, values).signed}"
     _draw(panel, Line(np.array(x), *statistics.bands(values), False), colour, "o", name)
@@ -179,8 +259,11 @@ def _figure(down: int, across: int, below: float = 0.0) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('no figure without matplotlib: pip install "copse-search[bench]"') from None
-    figure = Figure(figsize=(4.6 * across + 1.2, 3.6 * down + below), layout="constrained")  # drawn without a display: no pyplot
+        raise ImportError(
+            'no figure without matplotlib: pip install "copse-search[bench]"'
+        ) from None
+    # drawn without a display: no pyplot
+    figure = Figure(figsize=(4.6 * across + 1.2, 3.6 * down + below), layout="constrained")
     return figure, figure.subplots(down, across, squeeze=False, sharey="row")
 
 
@@ -192,7 +275,15 @@ def _shades(figure: Any, count: int) -> list[Any]:
 
 
 def _draw(panel: Any, found: Line, colour: Any, mark: str, label: str) -> None:
-    panel.fill_between(found.x, found.low, found.high, color=colour, alpha=0.15, linewidth=0, step="post" if found.stepped else None)
+    panel.fill_between(
+        found.x,
+        found.low,
+        found.high,
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
+        step="post" if found.stepped else None,
+    )
     draw: Callable[..., Any] = panel.step if found.stepped else panel.plot
     style = {"where": "post"} if found.stepped else {"marker": mark, "markersize": 4}
     draw(found.x, found.mean, color=colour, linewidth=1.6, label=label, **style)
@@ -214,12 +305,16 @@ def _save(figure: Any, out: Path) -> None:
     try:
         figure.savefig(out, dpi=160)
     except ValueError as error:
-        raise ValueError(f"cannot draw {out} ({error}): give a name that ends with .png or .svg") from None
+        raise ValueError(
+            f"cannot draw {out} ({error}): give a name that ends with .png or .svg"
+        ) from None
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("curves", "axes"))
     parser.add_argument("file", type=Path)
     parser.add_argument("--method", default="mcts", help="of axes: the method whose rows are drawn")

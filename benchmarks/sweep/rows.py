@@ -1,15 +1,23 @@
 """The rows of a sweep: a CSV file that only grows, so that a killed run can go on.
 
-A search that failed has a row, too, but the next run does it again; of several rows of one search the last one counts.
+A search that failed has a row, too, but the next run does it again; of several rows of one search
+the last one counts.
 
 task, problem, method, budget, seed   which search; method and budget as text
-correct       1 or 0: verified, or where nobody could verify, the answer equals the target; of a failed search nobody counts it
-steps_right   1 or 0: whether every step of the chain is right, too; empty where the task cannot tell
-verified      1 or 0: what the problem's own verifier said of the answer; empty where it has none or found nothing to judge
-answer        the chosen one, empty without;  value: what the search thinks of it, in [0, 1], empty where unknown
-generated     tokens, by policy and guide;  prefilled, reused: prompt tokens read by either, and those whose keys were there already
-flops         2 x parameters x tokens that passed through a model, plus attention: guide and re-reading included
-simulations, calls, seconds (its share of the time: all sum to that of the run), rows (of the passes it took part in, mean)
+correct       1 or 0: verified, or where nobody could verify, the answer equals the target; of a
+              failed search nobody counts it
+steps_right   1 or 0: whether every step of the chain is right, too; empty where the task cannot
+              tell
+verified      1 or 0: what the problem's own verifier said of the answer; empty where it has none or
+              found nothing to judge
+answer        the chosen one, empty without;  value: what the search thinks of it, in [0, 1], empty
+              where unknown
+generated     tokens, by policy and guide;  prefilled, reused: prompt tokens read by either, and
+              those whose keys were there already
+flops         2 x parameters x tokens that passed through a model, plus attention: guide and
+              re-reading included
+simulations, calls, seconds (its share of the time: all sum to that of the run), rows (of the passes
+it took part in, mean)
 stopped       why the search ended, "error" where it failed;  guide: version of its checkpoint
 """
 
@@ -26,8 +34,10 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = (
-    "task", "problem", "method", "budget", "seed", "correct", "steps_right", "verified", "answer", "value",
-    "generated", "prefilled", "reused", "flops", "simulations", "calls", "seconds", "rows", "stopped", "guide",
+    "task", "problem", "method", "budget", "seed", "correct", "steps_right", "verified", "answer",
+    "value",
+    "generated", "prefilled", "reused", "flops", "simulations", "calls", "seconds", "rows",
+    "stopped", "guide",
 )  # fmt: skip
 KEY = COLUMNS[:5]
 Row = dict[str, str]
@@ -39,12 +49,16 @@ def failed(row: Row) -> bool:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a results file, the last one of each search. Raises ValueError where it is none."""
+    """The rows of a results file, the last one of each search. Raises ValueError where it is
+    none.
+    """
     try:
         rows = _parsed(path, path.read_bytes())
         return list({tuple(row[name] for name in KEY): row for row in rows}.values())
     except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}): give a file that a sweep wrote") from None
+        raise ValueError(
+            f"cannot read {path} ({error.strerror}): give a file that a sweep wrote"
+        ) from None
 
 
 def _parsed(path: Path, data: bytes) -> list[Row]:
@@ -55,23 +69,30 @@ def _parsed(path: Path, data: bytes) -> list[Row]:
     for cells in reader:
         if len(cells) != len(COLUMNS):
             where = f"{path}, line {reader.line_num}"
-            raise ValueError(f"{where} has {len(cells)} cells of {len(COLUMNS)}: remove the line, or choose another file")
+            raise ValueError(
+                f"{where} has {len(cells)} cells of {len(COLUMNS)}: remove the line, or choose "
+                "another file"
+            )
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
     return rows
 
 
 def clean(text: str) -> str:
-    """`text` as it can stand in a row, which is one line: spaces for all white space, escapes for what is no character."""
+    """`text` as it can stand in a row, which is one line: spaces for all white space, escapes
+    for what is no character.
+    """
     return " ".join(text.encode(errors="backslashreplace").decode().replace("\0", " ").split())
 
 
 class Results:
     """A results file under way, locked against a second run until this process ends.
 
-    done  (task, problem, method, budget, seed) of every row that is there and not of a failed search
+    done  (task, problem, method, budget, seed) of every row that is there and not of a failed
+          search
     guides  the guide versions of all rows
 
-    A last line that was cut off is removed. Raises ValueError where the file holds something else or cannot be written.
+    A last line that was cut off is removed. Raises ValueError where the file holds something else
+    or cannot be written.
     """
 
     def __init__(self, path: Path):
@@ -91,7 +112,9 @@ class Results:
                 rows = []
                 self._append(header)
         except OSError as error:
-            raise ValueError(f"cannot write results to {path} ({error.strerror}): choose another place") from None
+            raise ValueError(
+                f"cannot write results to {path} ({error.strerror}): choose another place"
+            ) from None
         self.done = {tuple(row[name] for name in KEY) for row in rows if not failed(row)}
         self.guides = {row["guide"] for row in rows}
 
@@ -124,6 +147,8 @@ def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"another run is writing to {path}: wait for its end, or choose another place") from None
+        raise ValueError(
+            f"another run is writing to {path}: wait for its end, or choose another place"
+        ) from None
     except OSError:
         return  # a file system without locks

@@ -1,14 +1,17 @@
-"""Solve a task with several methods at several budgets and write one row a search; a second start does only what is missing.
+"""Solve a task with several methods at several budgets and write one row a search; a second start
+does only what is missing.
 
-    python -m benchmarks.sweep.run --task game24 --run greedy --run sample --run "beam width=8 branch=8" --run mcts --out results.csv
-    python -m benchmarks.sweep.run --task chains --run self_consistency --run mcts --budgets tokens=250,500,1000 --out results.csv
-    python -m benchmarks.sweep.run --report results.csv
-    python -m benchmarks.sweep.run --report results.csv --compare mcts sample
+    python -m benchmarks.sweep.run --task game24 --run greedy --run sample --run "beam width=8
+    branch=8" --run mcts --out results.csv python -m benchmarks.sweep.run --task chains --run
+    self_consistency --run mcts --budgets tokens=250,500,1000 --out results.csv python -m
+    benchmarks.sweep.run --report results.csv python -m benchmarks.sweep.run --report results.csv
+    --compare mcts sample
 
-Methods are written as `benchmarks.sweep.plan` says, the columns are those of `benchmarks.sweep.rows`. Problems that verify themselves are
-searched with the largest budget only: a search ends at its first verified solution, so "solved within B tokens" is read off what it had
-spent by then. Every problem has random numbers of its own, the same for all methods and budgets of one seed: intervals take problems to be
-independent.
+Methods are written as `benchmarks.sweep.plan` says, the columns are those of
+`benchmarks.sweep.rows`. Problems that verify themselves are searched with the largest budget only:
+a search ends at its first verified solution, so "solved within B tokens" is read off what it had
+spent by then. Every problem has random numbers of its own, the same for all methods and budgets of
+one seed: intervals take problems to be independent.
 """
 
 from __future__ import annotations
@@ -49,10 +52,12 @@ def sweep(
     limit: int | None = None,
     progress: bool | None = None,
 ) -> bool:
-    """Append to `out` a row for every task, problem, method, budget and seed that is not there yet; True when all are there.
+    """Append to `out` a row for every task, problem, method, budget and seed that is not there yet;
+    True when all are there.
 
     load      `load(**policy)` gives the guide with these options of its policy, such as temperature
-    limit     searches that run at once, None: as `search.solve_many` chooses;  progress: show a bar; None: where somebody is looking
+    limit     searches that run at once, None: as `search.solve_many` chooses;  progress: show a
+              bar; None: where somebody is looking
 
     A search whose requests failed is a row with stopped=error, and a second start does it again.
     False: Ctrl-C ended it, with all that was finished kept.
@@ -64,11 +69,22 @@ def sweep(
         guides = {run.search: run.guide(load) for _, _, shared in jobs for run in shared[:1]}
         version = load().version
         if results.guides - {version}:
-            raise ValueError(f"{out} has rows of the guide {', '.join(results.guides)} and this is {version}: write to another file")
-        todo = [(job, left) for job in jobs if (left := [name for name in task.problems if _missing(results, task, name, job)])]
-        with Progress([(_kind(job), job[1].amount, len(left)) for job, left in todo], progress) as bar:
+            raise ValueError(
+                f"{out} has rows of the guide {', '.join(results.guides)} and this is {version}: "
+                "write to another file"
+            )
+        todo = [
+            (job, left)
+            for job in jobs
+            if (left := [name for name in task.problems if _missing(results, task, name, job)])
+        ]
+        with Progress(
+            [(_kind(job), job[1].amount, len(left)) for job, left in todo], progress
+        ) as bar:
             for job, left in todo:
-                if not _search(task, job, left, guides[job[2][0].search], version, results, bar, limit):
+                if not _search(
+                    task, job, left, guides[job[2][0].search], version, results, bar, limit
+                ):
                     return False
         return True
     except KeyboardInterrupt:  # between two calls of `solve_many`, or after the last search of one
@@ -78,12 +94,20 @@ def sweep(
 
 
 def _jobs(task: Task, runs: Sequence[Run], budgets: Sequence[Limit], seeds: int) -> list[Job]:
-    """All searches of a sweep, seed by seed, so that a sweep that was cut off still compares methods."""
+    """All searches of a sweep, seed by seed, so that a sweep that was cut off still compares
+    methods.
+    """
     shared: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         shared[run.search].append(run)
     limits = list(budgets) if task.targets else list(budgets)[-1:]
-    return [(seed, b, group) for seed in range(seeds) for b in limits for group in shared.values() if seed == 0 or not group[0].greedy]
+    return [
+        (seed, b, group)
+        for seed in range(seeds)
+        for b in limits
+        for group in shared.values()
+        if seed == 0 or not group[0].greedy
+    ]
 
 
 def _kind(job: Job) -> str:
@@ -93,11 +117,22 @@ def _kind(job: Job) -> str:
 
 def _missing(results: rows.Results, task: Task, name: str, job: Job) -> list[Run]:
     seed, budget, runs = job
-    return [run for run in runs if (task.name, name, run.text, str(budget), str(seed)) not in results.done]
+    return [
+        run
+        for run in runs
+        if (task.name, name, run.text, str(budget), str(seed)) not in results.done
+    ]
 
 
 def _search(
-    task: Task, job: Job, left: list[str], guide: Guide, version: str, results: rows.Results, bar: Progress, limit: int | None
+    task: Task,
+    job: Job,
+    left: list[str],
+    guide: Guide,
+    version: str,
+    results: rows.Results,
+    bar: Progress,
+    limit: int | None,
 ) -> bool:
     """Search the problems `left` of one job; False if Ctrl-C ended it."""
     seed, budget, runs = job
@@ -111,23 +146,36 @@ def _search(
         if solution.error is not None and not isinstance(solution.error, search.RequestFailed):
             raise solution.error
         name = left[index]
-        cells = {"task": task.name, "problem": name, "budget": budget, "seed": seed, "guide": version, **_cost(solution)}
+        cells = {
+            "task": task.name,
+            "problem": name,
+            "budget": budget,
+            "seed": seed,
+            "guide": version,
+            **_cost(solution),
+        }
         missing = _missing(results, task, name, job)
-        results.write({**cells, "method": run.text, **_outcome(task, name, solution, run.chooser, guide)} for run in missing)
+        results.write(
+            {**cells, "method": run.text, **_outcome(task, name, solution, run.chooser, guide)}
+            for run in missing
+        )
         bar.add(_kind(job), budget.amount, solution.usage.generated)
 
     problems = [task.problems[name] for name in left]
     seeds = [seed_of(name, seed) for name in left]
     _forget(guide)
     search.solve_many(
-        problems, guide, runs[0].method, budget.budget, seeds, limit=limit, on_finish=finish, progress=False, keep_trees=False,
+        problems, guide, runs[0].method, budget.budget, seeds, limit=limit, on_finish=finish,
+        progress=False, keep_trees=False,
         **runs[0].options,
     )  # fmt: skip
     return not interrupted
 
 
 def _forget(guide: Guide) -> None:
-    """Empty the caches: what an earlier search of the same seed has read and written there would cost this one nothing."""
+    """Empty the caches: what an earlier search of the same seed has read and written there would
+    cost this one nothing.
+    """
     for backend in guide.backends.values():
         if hasattr(backend, "clear"):
             backend.clear()
@@ -136,24 +184,43 @@ def _forget(guide: Guide) -> None:
 def _cost(solution: Solution) -> dict[str, Any]:
     u = solution.usage
     return {
-        "generated": u.generated, "prefilled": u.prefilled, "reused": u.reused, "flops": f"{u.flops:.6g}", "simulations": u.simulations,
-        "calls": u.calls, "seconds": f"{u.seconds:.3f}", "rows": _number(u.mean_rows, ".1f"), "stopped": solution.stopped,
+        "generated": u.generated, "prefilled": u.prefilled, "reused": u.reused,
+        "flops": f"{u.flops:.6g}", "simulations": u.simulations,
+        "calls": u.calls, "seconds": f"{u.seconds:.3f}", "rows": _number(u.mean_rows, ".1f"),
+        "stopped": solution.stopped,
     }  # fmt: skip
 
 
-def _outcome(task: Task, name: str, solution: Solution, chooser: str | None, guide: Guide) -> dict[str, Any]:
+def _outcome(
+    task: Task, name: str, solution: Solution, chooser: str | None, guide: Guide
+) -> dict[str, Any]:
     """The cells of what was chosen: by `search.solve`, or by a chooser from the same tree."""
-    answer, verified, value, steps = solution.answer, solution.verified, solution.value, solution.steps
+    answer, verified, value, steps = (
+        solution.answer,
+        solution.verified,
+        solution.value,
+        solution.steps,
+    )
     choose = chooser_of(chooser)
-    found = finishes(solution.tree, solution.problem, guide.classes) if solution.tree is not None else []
+    found = (
+        finishes(solution.tree, solution.problem, guide.classes)
+        if solution.tree is not None
+        else []
+    )
     if found and choose is not None:
         chosen = pick(found, solution.problem, choose)
         answer, value, steps = chosen.answer, chosen.score, tuple(solution.tree.chain(chosen.node))
         verified = None if chosen.reward is None else chosen.reward == 1.0
-    right = task.steps_right(solution.problem, steps) if task.steps_right is not None and answer is not None else None
+    right = (
+        task.steps_right(solution.problem, steps)
+        if task.steps_right is not None and answer is not None
+        else None
+    )
     return {
-        "correct": int(task.correct(name, answer, verified)), "steps_right": "" if right is None else int(right),
-        "verified": "" if verified is None else int(verified), "answer": "" if answer is None else rows.clean(answer),
+        "correct": int(task.correct(name, answer, verified)),
+        "steps_right": "" if right is None else int(right),
+        "verified": "" if verified is None else int(verified),
+        "answer": "" if answer is None else rows.clean(answer),
         "value": _number(value, ".6g"),
     }  # fmt: skip
 
@@ -163,7 +230,8 @@ def _number(value: float, form: str) -> str:
 
 
 class Progress:
-    """A bar over all searches. The time left is reckoned in tokens: what searches of the same kind have spent so far by their budget.
+    """A bar over all searches. The time left is reckoned in tokens: what searches of the same kind
+    have spent so far by their budget.
 
     jobs  (kind, amount of the budget, searches) of all that is to be done
     """
@@ -174,7 +242,8 @@ class Progress:
         self._left: dict[tuple[str, float], int] = defaultdict(int)
         for kind, amount, count in jobs:
             self._left[kind, amount] += count
-        self._spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # kind -> tokens generated, budgets of those searches
+        # kind -> tokens generated, budgets of those searches
+        self._spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         self._start = time.monotonic()
         shape = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} searches [{elapsed}{postfix}]"
         off = not (sys.stderr.isatty() if show is None else show)
@@ -196,26 +265,43 @@ class Progress:
         self._bar.update()
 
     def seconds_left(self, elapsed: float) -> float:
-        """At the speed so far in tokens; 0 before anything was generated. Kinds that were not seen yet count like all those seen."""
-        tokens, amounts = (sum(part) for part in zip(*self._spent.values(), strict=True)) if self._spent else (0.0, 0.0)
+        """At the speed so far in tokens; 0 before anything was generated. Kinds that were not
+        seen yet count like all those seen.
+        """
+        tokens, amounts = (
+            (sum(part) for part in zip(*self._spent.values(), strict=True))
+            if self._spent
+            else (0.0, 0.0)
+        )
         if not tokens:
             return 0.0
         rate = {kind: spent / budgets for kind, (spent, budgets) in self._spent.items()}
-        ahead = sum(count * amount * rate.get(kind, tokens / amounts) for (kind, amount), count in self._left.items())
+        ahead = sum(
+            count * amount * rate.get(kind, tokens / amounts)
+            for (kind, amount), count in self._left.items()
+        )
         return elapsed * ahead / tokens
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", choices=sorted(TASKS), default="game24")
-    parser.add_argument("--run", action="append", default=[], help='method and options, as "mcts branch=8"')
-    parser.add_argument("--budgets", default="tokens=2000", help="amounts of one kind, as tokens=250,500,1000")
+    parser.add_argument(
+        "--run", action="append", default=[], help='method and options, as "mcts branch=8"'
+    )
+    parser.add_argument(
+        "--budgets", default="tokens=2000", help="amounts of one kind, as tokens=250,500,1000"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results.csv"))
     parser.add_argument("--guide", default="builtin")
     parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--limit", type=int, help="searches at once; default: as many as keep the engine busy")
+    parser.add_argument(
+        "--limit", type=int, help="searches at once; default: as many as keep the engine busy"
+    )
     report.add_arguments(parser)
     args = parser.parse_args()
     try:
@@ -239,7 +325,16 @@ def _asked(args: argparse.Namespace) -> bool:
     def load(**policy: Any) -> Guide:
         return guides.load(args.guide, slots=args.slots, **policy)
 
-    return sweep(task, runs, read_budgets(args.budgets), args.seeds, args.out, load, limit=args.limit, progress=True)
+    return sweep(
+        task,
+        runs,
+        read_budgets(args.budgets),
+        args.seeds,
+        args.out,
+        load,
+        limit=args.limit,
+        progress=True,
+    )
 
 
 if __name__ == "__main__":

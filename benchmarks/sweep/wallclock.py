@@ -2,10 +2,11 @@
 
     python -m benchmarks.sweep.wallclock results.csv --against self_consistency
 
-Each method's accuracy is known at a few budgets, and what the searches took in the mean is known with it: tokens and
-seconds. Between two budgets accuracy is taken to change evenly with the logarithm of the seconds; beyond the first and
-the last nothing is said. Seconds are those of searches among their neighbours, as many as `copse bench --side` says, so
-only rows of one sweep on one machine can be compared.
+Each method's accuracy is known at a few budgets, and what the searches took in the mean is known
+with it: tokens and seconds. Between two budgets accuracy is taken to change evenly with the
+logarithm of the seconds; beyond the first and the last nothing is said. Seconds are those of
+searches among their neighbours, as many as `copse bench --side` says, so only rows of one sweep on
+one machine can be compared.
 """
 
 from __future__ import annotations
@@ -51,13 +52,18 @@ def points(rows: Sequence[Row]) -> dict[str, list[Point]]:
         for row in group:
             right[row["problem"]].append(float(row["correct"]))
         correct = {problem: float(np.mean(scores)) for problem, scores in right.items()}
-        means = [float(np.mean([float(row[name]) for row in group])) for name in ("generated", "seconds", "flops")]
+        means = [
+            float(np.mean([float(row[name]) for row in group]))
+            for name in ("generated", "seconds", "flops")
+        ]
         found[method].append(Point(budget, means[0], means[1], means[2], correct))
     return found
 
 
 def at(line: Sequence[Point], seconds: float, problems: Sequence[str]) -> np.ndarray | None:
-    """float [problems], in [0, 1]: the accuracy of a method in a mean of so many seconds a problem; None beyond its budgets."""
+    """float [problems], in [0, 1]: the accuracy of a method in a mean of so many seconds a
+    problem; None beyond its budgets.
+    """
     scores = [np.array([point.correct[problem] for problem in problems]) for point in line]
     times = [point.seconds for point in line]
     for place in range(1, len(line)):
@@ -75,9 +81,13 @@ def report(rows: Sequence[Row], against: str) -> str:
     """
     found = points(rows)
     if against not in found:
-        raise ValueError(f"there is no method {against!r} in these rows: give one of {', '.join(found)}")
+        raise ValueError(
+            f"there is no method {against!r} in these rows: give one of {', '.join(found)}"
+        )
     lines = [_line("method", "budget", "right, %", "tokens", "seconds", "TFLOP")]
-    differences = [_line("method", "budget", "seconds", f"less {against} in as many seconds, points")]
+    differences = [
+        _line("method", "budget", "seconds", f"less {against} in as many seconds, points")
+    ]
     for method, line in found.items():
         for point in line:
             share = statistics.bootstrap(100 * np.array(list(point.correct.values())))
@@ -85,7 +95,9 @@ def report(rows: Sequence[Row], against: str) -> str:
             lines.append(_line(method, point.budget, str(share), *cost))
             if method == against:
                 continue
-            shared = sorted(set(point.correct).intersection(*(other.correct for other in found[against])))
+            shared = sorted(
+                set(point.correct).intersection(*(other.correct for other in found[against]))
+            )
             other = at(found[against], point.seconds, shared)
             told = "not known"
             if other is not None:
@@ -100,9 +112,13 @@ def _line(*cells: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", type=Path)
-    parser.add_argument("--against", default="self_consistency", help="the method that the others are compared with")
+    parser.add_argument(
+        "--against", default="self_consistency", help="the method that the others are compared with"
+    )
     arguments = parser.parse_args()
     sys.stdout.write(report(read(arguments.results), arguments.against) + "\n")
 

@@ -1,12 +1,13 @@
-"""The tree core against other engines and against itself, on hashtree-1 (`benchmarks.tree.hashtree`). One core, unless said otherwise.
+"""The tree core against other engines and against itself, on hashtree-1
+(`benchmarks.tree.hashtree`). One core, unless said otherwise.
 
-    python -m benchmarks.tree.core compare --python mctx=rivals/bin/python --python openspiel=rivals/bin/python
-    python -m benchmarks.tree.core growth
-    python -m benchmarks.tree.core split
-    python -m benchmarks.tree.core check
+    python -m benchmarks.tree.core compare --python mctx=rivals/bin/python --python
+    openspiel=rivals/bin/python python -m benchmarks.tree.core growth python -m benchmarks.tree.core
+    split python -m benchmarks.tree.core check
 
-Tables go to stdout as Markdown, everything that was measured to a JSON file. Where an engine has a core of its own, times are processor
-time, which is the same when others work on that core too; engines that may use all cores are timed by the clock.
+Tables go to stdout as Markdown, everything that was measured to a JSON file. Where an engine has a
+core of its own, times are processor time, which is the same when others work on that core too;
+engines that may use all cores are timed by the clock.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.processes.interleave import OURS, SPLIT, Engine, compared, done, installed, interleaved, table
+from benchmarks.processes.interleave import (
+    OURS,
+    SPLIT,
+    Engine,
+    compared,
+    done,
+    installed,
+    interleaved,
+    table,
+)
 from benchmarks.tree import reference_puct
 from benchmarks.tree.hashgame import HashTree, HashTreeSplit
 from benchmarks.tree.rivals import RIVALS
@@ -32,17 +42,30 @@ from benchmarks.tree.rivals import RIVALS
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 log = logging.getLogger(__name__)
 
-MODULES = {"mctx-muzero": "mctx", "mctx-gumbel": "mctx", "openspiel": "pyspiel", "lightzero": "lzero", "reasoners": "reasoners"}
+MODULES = {
+    "mctx-muzero": "mctx",
+    "mctx-gumbel": "mctx",
+    "openspiel": "pyspiel",
+    "lightzero": "lzero",
+    "reasoners": "reasoners",
+}
 FAMILIES = {"mctx-muzero": "mctx", "mctx-gumbel": "mctx"}  # by which --python names them too
 Numbers = Annotated[str, typer.Option(help="Numbers, with commas between them.")]
 Core = Annotated[int, typer.Option(help="The core that engines run on, -1: any.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write all that was measured, as JSON.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Where to write all that was measured, as JSON.", show_default=False),
+]
 
 
 @app.command()
 def compare(
     python: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PATH", help=f"The Python of a rival: {', '.join(RIVALS)}, or mctx for both.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help=f"The Python of a rival: {', '.join(RIVALS)}, or mctx for both.",
+        ),
     ] = None,
     trees: Numbers = "16",
     simulations: Numbers = "64,512",
@@ -59,12 +82,23 @@ def compare(
         for name in RIVALS:
             path = pythons.get(name) or pythons.get(FAMILIES.get(name, "")) or sys.executable
             if not installed(MODULES[name], path):
-                typer.echo(f"{name}: {MODULES[name]} is not installed in {path}, skipped; give --python {name}=PATH", err=True)
+                typer.echo(
+                    f"{name}: {MODULES[name]} is not installed in {path}, skipped; give --python "
+                    f"{name}=PATH",
+                    err=True,
+                )
                 continue
             engines.append((name, stack.enter_context(Engine(RIVALS[name], path, _core(core)))))
             if MODULES[name] == "mctx":
-                engines.append((f"{name}, all cores", stack.enter_context(Engine(RIVALS[name], path))))
-        searches = [{"B": b, "S": s, "A": a} for b in _numbers(trees) for s in _numbers(simulations) for a in _numbers(moves)]
+                engines.append(
+                    (f"{name}, all cores", stack.enter_context(Engine(RIVALS[name], path)))
+                )
+        searches = [
+            {"B": b, "S": s, "A": a}
+            for b in _numbers(trees)
+            for s in _numbers(simulations)
+            for a in _numbers(moves)
+        ]
         rows = interleaved(engines, searches, rounds, least=least)
     _write(out, rows, pythons=pythons)
     typer.echo(compared(rows))
@@ -72,21 +106,32 @@ def compare(
 
 @app.command()
 def growth(
-    simulations: Numbers = "1000,10000,100000,1000000,10000000", moves: int = 4, rounds: int = 3, core: Core = 0, out: Out = None
+    simulations: Numbers = "1000,10000,100000,1000000,10000000",
+    moves: int = 4,
+    rounds: int = 3,
+    core: Core = 0,
+    out: Out = None,
 ) -> None:
-    """One tree of ever more simulations: time a node that a descent comes by, bytes a node, memory of the process."""
+    """One tree of ever more simulations: time a node that a descent comes by, bytes a node,
+    memory of the process.
+    """
     rows = []
     for count in _numbers(simulations):
         with Engine(OURS, core=_core(core)) as engine:  # peak memory is that of a process
             rows += interleaved([("copse", engine)], [{"B": 1, "S": count, "A": moves}], rounds)
     _write(out, rows)
-    lines = ["| simulations | mean path | M simulations/s | ns a node | the same, first run | bytes a node | peak memory, MB |"]
+    lines = [
+        "| simulations | mean path | M simulations/s | ns a node | the same, first run | bytes a "
+        "node | peak memory, MB |"
+    ]
     for row in rows:
         done(row)
         count, nodes = row["S"], row["nodes"]
         times = f"{row['time'] / nodes * 1e9:.1f} | {row['first'] / nodes * 1e9:.1f}"
         memory = f"{row['bytes'] / count:.0f} | {(row['rss'] - row['empty']) / 1e6:.0f}"
-        lines.append(f"| {count:.0e} | {nodes / count:.1f} | {row['rate'] / 1e6:.2f} | {times} | {memory} |")
+        lines.append(
+            f"| {count:.0e} | {nodes / count:.1f} | {row['rate'] / 1e6:.2f} | {times} | {memory} |"
+        )
     typer.echo(table(lines))
 
 
@@ -100,31 +145,55 @@ def split(
     core: Core = 0,
     out: Out = None,
 ) -> None:
-    """Leaf by leaf with an evaluator outside: microseconds of the core a round and a leaf, the least seen, and their line."""
+    """Leaf by leaf with an evaluator outside: microseconds of the core a round and a leaf, the
+    least seen, and their line.
+    """
     rows = []
     with Engine(SPLIT, core=_core(core)) as engine:
-        searches = [{"B": b, "S": simulations, "A": moves, "K": many} for b in _numbers(trees) for many in _numbers(k)]
+        searches = [
+            {"B": b, "S": simulations, "A": moves, "K": many}
+            for b in _numbers(trees)
+            for many in _numbers(k)
+        ]
         rows = interleaved([("copse", engine)], searches, rounds)
     _write(out, rows)
-    lines, points = ["| trees | leaves a round and tree | us a round | us a leaf | us a leaf beside the evaluator | of all time |"], []
+    lines, points = (
+        [
+            "| trees | leaves a round and tree | us a round | us a leaf | us a leaf beside the "
+            "evaluator | of all time |"
+        ],
+        [],
+    )
     for row in rows:
         done(row)
         spent, beside = row["replayed_least"] * 1e6, row["core_seconds_least"] * 1e6
         points.append((row["leaves"] / row["rounds"], spent / row["rounds"]))
         costs = (
-            f"{points[-1][1]:.2f} | {spent / row['leaves']:.3f} | {beside / row['leaves']:.3f} | {100 * spent / 1e6 / row['time']:.0f} %"
+            f"{points[-1][1]:.2f} | {spent / row['leaves']:.3f} | "
+            f"{beside / row['leaves']:.3f} | {100 * spent / 1e6 / row['time']:.0f} %"
         )
         lines.append(f"| {row['B']} | {row['K']} | {costs} |")
     constant, each = line_through(points)
-    typer.echo(f"{table(lines)}\n\n{constant:.2f} us a round and {each:.3f} us a leaf (A = {moves})")
+    typer.echo(
+        f"{table(lines)}\n\n{constant:.2f} us a round and {each:.3f} us a leaf (A = {moves})"
+    )
 
 
 @app.command()
 def check(
-    moves: Numbers = "2,4,16,64", k: Numbers = "1,8,16", c: str = "0.5,1.25,3", seeds: int = 2, trees: int = 2, simulations: int = 256
+    moves: Numbers = "2,4,16,64",
+    k: Numbers = "1,8,16",
+    c: str = "0.5,1.25,3",
+    seeds: int = 2,
+    trees: int = 2,
+    simulations: int = 256,
 ) -> None:
-    """Root visits against plain Python in float64: how many trees differ, with priors in float32 as a forest keeps them, and in float64."""
-    lines = ["| moves | k | trees | fused differ | split differ | fused differ from float64 priors |"]
+    """Root visits against plain Python in float64: how many trees differ, with priors in float32
+    as a forest keeps them, and in float64.
+    """
+    lines = [
+        "| moves | k | trees | fused differ | split differ | fused differ from float64 priors |"
+    ]
     whole = True
     for a in _numbers(moves):
         for many in _numbers(k):
@@ -133,14 +202,18 @@ def check(
                 for seed in range(seeds):
                     counts += differing(trees, a, simulations, many, constant, seed)
             whole = whole and not counts[1:3].any()
-            lines.append(f"| {a} | {many} | {counts[0]} | {counts[1]} | {counts[2]} | {counts[3]} |")
+            lines.append(
+                f"| {a} | {many} | {counts[0]} | {counts[1]} | {counts[2]} | {counts[3]} |"
+            )
     typer.echo(table(lines))
     if not whole:
         raise typer.Exit(1)
 
 
 def differing(trees: int, moves: int, simulations: int, k: int, c: float, seed: int) -> np.ndarray:
-    """int [4]: trees, those where fused and split differ from priors in float32, and where fused differs from priors in float64."""
+    """int [4]: trees, those where fused and split differ from priors in float32, and where fused
+    differs from priors in float64.
+    """
     found = []
     for kind in (HashTree, HashTreeSplit):
         engine = kind()
@@ -149,7 +222,12 @@ def differing(trees: int, moves: int, simulations: int, k: int, c: float, seed: 
         engine.run()
         found.append(engine.root_visits())
     truth = [
-        np.array([reference_puct.root_visits(tree, moves, simulations, k, c, seed, rounded) for tree in range(trees)])
+        np.array(
+            [
+                reference_puct.root_visits(tree, moves, simulations, k, c, seed, rounded)
+                for tree in range(trees)
+            ]
+        )
         for rounded in (True, False)
     ]
     pairs = [(found[0], truth[0]), (found[1], truth[0]), (found[0], truth[1])]
@@ -167,14 +245,22 @@ def _numbers(text: str) -> list[int]:
     try:
         return [int(float(part)) for part in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers: write them with commas between, as 4,16") from None
+        raise typer.BadParameter(
+            f"{text!r} is no list of numbers: write them with commas between, as 4,16"
+        ) from None
 
 
 def _pythons(pairs: Sequence[str]) -> dict[str, str]:
     """Which Python each rival has, of NAME=PATH."""
     found = dict(pair.partition("=")[::2] for pair in pairs)
-    if unknown := [name for name, path in found.items() if name not in {*RIVALS, *FAMILIES.values()} or not path]:
-        raise typer.BadParameter(f"--python {unknown[0]}: write NAME=PATH, with a name of {', '.join([*RIVALS, 'mctx'])}")
+    if unknown := [
+        name
+        for name, path in found.items()
+        if name not in {*RIVALS, *FAMILIES.values()} or not path
+    ]:
+        raise typer.BadParameter(
+            f"--python {unknown[0]}: write NAME=PATH, with a name of {', '.join([*RIVALS, 'mctx'])}"
+        )
     return found
 
 
@@ -185,7 +271,12 @@ def _core(core: int) -> int | None:
 
 def _write(out: Path | None, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     if out is not None:
-        about = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(), "command": sys.argv, **more}
+        about = {
+            "machine": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            "command": sys.argv,
+            **more,
+        }
         out.write_text(json.dumps({**about, "rows": rows}, indent=1))
 
 

@@ -1,4 +1,6 @@
-"""hashtree-1 as a game of compiled functions, and our core on it: whole searches in one call, or leaf by leaf with a NumPy evaluator."""
+"""hashtree-1 as a game of compiled functions, and our core on it: whole searches in one call, or
+leaf by leaf with a NumPy evaluator.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from search.tree.forest import Forest
 from search.tree.game_kernels import Game
 from search.tree.selection import puct
 
-u4 = np.uint32  # every intermediate is cast: numba takes uint32 x uint32 for uint64, which LLVM does not narrow again
+# every intermediate is cast: numba takes uint32 x uint32 for uint64, which LLVM does not narrow
+# again
+u4 = np.uint32
 _compiled = numba.njit(error_model="numpy")
 _inlined = numba.njit(error_model="numpy", inline="always")
 
@@ -30,7 +34,10 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 @_inlined
 def _read(row):  # type: ignore[no-untyped-def]
-    low, high = u4(row[0]) | u4(u4(row[1]) << u4(8)), u4(u4(row[2]) << u4(16)) | u4(u4(row[3]) << u4(24))
+    low, high = (
+        u4(row[0]) | u4(u4(row[1]) << u4(8)),
+        u4(u4(row[2]) << u4(16)) | u4(u4(row[3]) << u4(24)),
+    )
     return u4(u4(low) | u4(high))
 
 
@@ -58,8 +65,9 @@ def outcome(row):  # type: ignore[no-untyped-def]
 
 @_compiled
 def evaluate(row, priors):  # type: ignore[no-untyped-def]
-    """The product with 1 / total rounds to the same float32 as the quotient up to 64 moves: no share of weights lies within 2**-51 of the
-    middle between two float32, relatively, and the product is within 2**-52 of the share.
+    """The product with 1 / total rounds to the same float32 as the quotient up to 64 moves: no
+    share of weights lies within 2**-51 of the middle between two float32, relatively, and the
+    product is within 2**-52 of the share.
     """
     h, total = _read(row), np.int32(0)
     for a in range(len(priors)):
@@ -74,7 +82,9 @@ def evaluate(row, priors):  # type: ignore[no-untyped-def]
 
 @_compiled
 def planted(first, seed, rows, priors, values):  # type: ignore[no-untyped-def]
-    """Roots of the trees from `first` on: their positions uint8 [n, SIZE], priors float32 [n, moves] and values float64 [n]."""
+    """Roots of the trees from `first` on: their positions uint8 [n, SIZE], priors float32 [n,
+    moves] and values float64 [n].
+    """
     for t in range(len(rows)):
         _write(rows[t], _mix(u4(u4(seed) * u4(ROOT) + u4(first + t + 1))))
         values[t] = evaluate(rows[t], priors[t])
@@ -89,7 +99,9 @@ def game(moves: int) -> Game:
 
 @numba.njit
 def _visited(parents):  # type: ignore[no-untyped-def]
-    """Nodes on the paths of all simulations, if each reached a new leaf: the depths of all nodes, the root's counting too."""
+    """Nodes on the paths of all simulations, if each reached a new leaf: the depths of all
+    nodes, the root's counting too.
+    """
     depths, total = np.zeros(len(parents), np.int32), 0
     for node in range(len(parents)):
         if parents[node] >= 0:
@@ -104,7 +116,11 @@ class _Trees:
     def __init__(self, first: int, trees: int, moves: int, simulations: int, c: float, seed: int):
         self.first, self.seed = first, seed
         self.forest = Forest(trees, game=game(moves), rule=puct(c), nodes=trees * (simulations + 1))
-        self.roots = np.empty((trees, SIZE), np.uint8), np.empty((trees, moves), np.float32), np.empty(trees)
+        self.roots = (
+            np.empty((trees, SIZE), np.uint8),
+            np.empty((trees, moves), np.float32),
+            np.empty(trees),
+        )
         planted(first, seed, *self.roots)  # compiled here, not in the first run
 
     def plant(self) -> Forest:
@@ -121,7 +137,8 @@ class _Trees:
 class HashTree:
     """Whole searches in one call, the evaluator compiled into them.
 
-    K        leaves a round;  threads: with more than one, and work for them, trees are dealt out to that many forests
+    K        leaves a round;  threads: with more than one, and work for them, trees are dealt out to
+                              that many forests
 
     `prepare` once, then `run` as often as you like; `root_visits` reads the last run.
     """
@@ -134,9 +151,14 @@ class HashTree:
         """B trees of A moves with S simulations each."""
         parts = max(1, min(self.threads, B)) if self.most <= B * S else 1
         edges = [B * part // parts for part in range(parts + 1)]
-        self.parts = [_Trees(low, high - low, A, S, c, seed) for low, high in zip(edges, edges[1:], strict=False)]
+        self.parts = [
+            _Trees(low, high - low, A, S, c, seed)
+            for low, high in zip(edges, edges[1:], strict=False)
+        ]
         self.simulations, self.pool = S, ThreadPoolExecutor(parts) if parts > 1 else None
-        self.bytes = sum(part.forest.bytes + part.forest.positions.base.nbytes for part in self.parts)
+        self.bytes = sum(
+            part.forest.bytes + part.forest.positions.base.nbytes for part in self.parts
+        )
         self._nodes = 0
 
     def run(self) -> dict[str, Any]:
@@ -155,12 +177,17 @@ class HashTree:
     def _walked(self) -> dict[str, int]:
         if self.K == 1 and not self._nodes:
             forests = [part.forest for part in self.parts]
-            self._nodes = sum(int(_visited(forest.parents(np.arange(len(forest.positions))))) for forest in forests)
+            self._nodes = sum(
+                int(_visited(forest.parents(np.arange(len(forest.positions)))))
+                for forest in forests
+            )
         return {"nodes": self._nodes} if self._nodes else {}
 
 
 class HashTreeSplit(HashTree):
-    """Leaf by leaf: `select`, a NumPy evaluator for the leaves of all trees, `step`. On one thread."""
+    """Leaf by leaf: `select`, a NumPy evaluator for the leaves of all trees, `step`. On one
+    thread.
+    """
 
     def prepare(self, B: int, A: int, S: int, c: float = 1.25, seed: int = 0) -> None:
         self.threads = 1
@@ -169,8 +196,9 @@ class HashTreeSplit(HashTree):
         self.sizes = [self.K] * (S // self.K) + ([S % self.K] if S % self.K else [])
 
     def run(self) -> dict[str, Any]:
-        """Also core_seconds: what is spent outside the evaluator; replayed: processor time of the same search, the evaluator's answers
-        being there already; rounds and leaves: how many of each.
+        """Also core_seconds: what is spent outside the evaluator; replayed: processor time of the
+        same search, the evaluator's answers being there already; rounds and leaves: how many of
+        each.
         """
         clock, spent, answers = time.perf_counter, 0.0, []
         watch = Watch()
@@ -190,11 +218,18 @@ class HashTreeSplit(HashTree):
             count += len(leaves)
             leaves = _answer(forest, leaves, answer, k)
         replayed = watch.read()["cpu"]
-        told = {"core_seconds": total["seconds"] - spent, "replayed": replayed, "rounds": len(self.sizes), "leaves": count}
+        told = {
+            "core_seconds": total["seconds"] - spent,
+            "replayed": replayed,
+            "rounds": len(self.sizes),
+            "leaves": count,
+        }
         return {**total, **told, **self._walked()}
 
 
-def _answer(forest: Forest, leaves: np.ndarray, answer: tuple[np.ndarray, np.ndarray], k: int) -> np.ndarray:
+def _answer(
+    forest: Forest, leaves: np.ndarray, answer: tuple[np.ndarray, np.ndarray], k: int
+) -> np.ndarray:
     if k:
         return forest.step(leaves, *answer, k)
     forest.absorb(leaves, *answer)

@@ -1,14 +1,17 @@
-"""The search problem "hashtree-1": endless trees of hashes, the same bit for bit in any language. Needs nothing but NumPy.
+"""The search problem "hashtree-1": endless trees of hashes, the same bit for bit in any language.
+Needs nothing but NumPy.
 
 A position is a 32-bit number; all arithmetic is modulo 2**32, moves a count from 0:
 
     mix(x)        the finaliser of MurmurHash3
     root(t)       mix(seed 0x27D4EB2F + t + 1), of tree t
     child(h, a)   mix((h xor (a + 1) 0x9E3779B1) + 0x7F4A7C15)
-    weight(h, a)  1 + (mix(h + (a + 1) 0x85EBCA6B) >> 12), of 2**20 at most; the prior of a move is its share of the weights
+    weight(h, a)  1 + (mix(h + (a + 1) 0x85EBCA6B) >> 12), of 2**20 at most; the prior of a move is
+                  its share of the weights
     value(h)      (mix(h xor 0xC2B2AE35) >> 8) / 2**24
 
-No position is finished, there is one player, and values are not discounted. All functions here take and give arrays.
+No position is finished, there is one player, and values are not discounted. All functions here take
+and give arrays.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""PUCT in rounds, said again in plain Python and float64: the truth that root visits are compared with, and the problem it is run on.
+"""PUCT in rounds, said again in plain Python and float64: the truth that root visits are compared
+with, and the problem it is run on.
 
-The rules: a root's evaluation is its first visit. A descent takes the move with the highest Q + c sqrt(N) P / (1 + n), the lowest of
-equals; Q of an untaken move is the mean of its parent. A round is k descents. Their visits count at once and their values when the round
-ends, so that a visit under way counts as value 0. A leaf that was reached twice is evaluated once and backed up twice.
+The rules: a root's evaluation is its first visit. A descent takes the move with the highest Q + c
+sqrt(N) P / (1 + n), the lowest of equals; Q of an untaken move is the mean of its parent. A round
+is k descents. Their visits count at once and their values when the round ends, so that a visit
+under way counts as value 0. A leaf that was reached twice is evaluated once and backed up twice.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def single(number: float) -> float:
 
 
 class Node:
-    """A position that was reached. children: a Node for each move that was taken, else None; None for all until it is expanded."""
+    """A position that was reached. children: a Node for each move that was taken, else None;
+    None for all until it is expanded.
+    """
 
     __slots__ = ("children", "position", "priors", "total", "visits")
 
@@ -85,8 +89,18 @@ def descend(node: Node, c: float) -> list[Node]:
     return path
 
 
-def root_visits(tree: int, moves: int, simulations: int, k: int = 1, c: float = 1.25, seed: int = 0, rounded: bool = False) -> list[int]:
-    """Visits of each move at the root of one tree. rounded: priors are rounded to float32, as a forest keeps them."""
+def root_visits(
+    tree: int,
+    moves: int,
+    simulations: int,
+    k: int = 1,
+    c: float = 1.25,
+    seed: int = 0,
+    rounded: bool = False,
+) -> list[int]:
+    """Visits of each move at the root of one tree. rounded: priors are rounded to float32, as a
+    forest keeps them.
+    """
     top = Node(root(tree, seed))
     top.expand(moves, rounded)
     top.visits, top.total = 1, value(top.position)

@@ -1,6 +1,8 @@
-"""Other tree searches on hashtree-1, each driven as its own users drive it. A Python needs NumPy and the rival itself, nothing of ours.
+"""Other tree searches on hashtree-1, each driven as its own users drive it. A Python needs NumPy
+and the rival itself, nothing of ours.
 
-They compute what their libraries compute, which is not always what we do: each class says what differs.
+They compute what their libraries compute, which is not always what we do: each class says what
+differs.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ clock = time.perf_counter
 class Mctx:
     """mctx on the CPU, the evaluator compiled into the search; compilation is not timed.
 
-    muzero  with Q as it is and the parent's mean for untaken moves, so that it computes what we compute;  gumbel: its defaults
+    muzero  with Q as it is and the parent's mean for untaken moves, so that it computes what we
+            compute;  gumbel: its defaults
     """
 
     module = "mctx"
@@ -45,16 +48,25 @@ class Mctx:
 
         def judge(h: Any) -> tuple[Any, Any]:
             logits = jnp.log(((mix(h[:, None] + turns) >> 12) + 1).astype(jnp.float32))
-            return logits, (mix(h ^ word(hashtree.VALUE)) >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+            return logits, (mix(h ^ word(hashtree.VALUE)) >> 8).astype(jnp.float32) * jnp.float32(
+                2.0**-24
+            )
 
         def play(params: Any, key: Any, move: Any, h: Any) -> Any:
             h = mix((h ^ ((move.astype(word) + 1) * word(hashtree.CHILD))) + word(hashtree.SHIFT))
             logits, value = judge(h)
-            output = mctx.RecurrentFnOutput(reward=jnp.zeros_like(value), discount=jnp.ones_like(value), prior_logits=logits, value=value)
+            output = mctx.RecurrentFnOutput(
+                reward=jnp.zeros_like(value),
+                discount=jnp.ones_like(value),
+                prior_logits=logits,
+                value=value,
+            )
             return output, h
 
         def plain(tree: Any, node: Any) -> Any:
-            return jnp.where(tree.children_visits[node] > 0, tree.qvalues(node), tree.node_values[node])
+            return jnp.where(
+                tree.children_visits[node] > 0, tree.qvalues(node), tree.node_values[node]
+            )
 
         def search(h: Any, key: Any) -> tuple[Any, Any]:
             logits, value = judge(h)
@@ -63,11 +75,15 @@ class Mctx:
                 tree = mctx.gumbel_muzero_policy((), key, root, play, S).search_tree
             else:
                 tree = mctx.muzero_policy(
-                    (), key, root, play, S, qtransform=plain, dirichlet_fraction=0.0, pb_c_init=c, pb_c_base=1e9
+                    (), key, root, play, S, qtransform=plain, dirichlet_fraction=0.0, pb_c_init=c,
+                    pb_c_base=1e9
                 ).search_tree  # fmt: skip
             return tree.children_visits[:, 0], tree.node_visits
 
-        self.ready, self.given = jax.block_until_ready, (jnp.asarray(hashtree.roots(B, seed)), jax.random.PRNGKey(0))
+        self.ready, self.given = (
+            jax.block_until_ready,
+            (jnp.asarray(hashtree.roots(B, seed)), jax.random.PRNGKey(0)),
+        )
         self.search = jax.jit(search).lower(*self.given).compile()
 
     def run(self) -> dict[str, Any]:
@@ -80,12 +96,14 @@ class Mctx:
 
 
 class OpenSpiel:
-    """The MCTSBot in C++ with PUCT, one tree after another, all from the root of tree 0; a random roll-out a leaf.
+    """The MCTSBot in C++ with PUCT, one tree after another, all from the root of tree 0; a random
+    roll-out a leaf.
 
-    It searches finite games: the tree is written out until it has `leaves`. Its payoffs are 2 value - 1 and c is doubled, which is the
-    same rule in other units. Priors are uniform, and a leaf is expanded when it is reached again. core: the share of time without the
-    roll-outs, one for each node of the tree; what one costs is how the time grows with their number where all payoffs are 0, so that the
-    tree stays the same.
+    It searches finite games: the tree is written out until it has `leaves`. Its payoffs are 2 value
+    - 1 and c is doubled, which is the same rule in other units. Priors are uniform, and a leaf is
+    expanded when it is reached again. core: the share of time without the roll-outs, one for each
+    node of the tree; what one costs is how the time grows with their number where all payoffs are
+    0, so that the tree stays the same.
     """
 
     module = "pyspiel"
@@ -96,11 +114,18 @@ class OpenSpiel:
 
         self.lib, self.given = pyspiel, (B, S, 2 * c, seed)
         self.depth = next(depth for depth in range(1, 40) if A**depth >= self.leaves)
-        self.game, flat = (pyspiel.load_efg_game(written(reference_puct.root(0, seed), A, self.depth, scale)) for scale in (1.0, 0.0))
+        self.game, flat = (
+            pyspiel.load_efg_game(written(reference_puct.root(0, seed), A, self.depth, scale))
+            for scale in (1.0, 0.0)
+        )
         runs = [(flat, 1), (flat, 2), (self.game, 1)]
         least, begin, rounds = [math.inf] * 3, clock(), 0
-        while rounds < 9 or (rounds < 200 and clock() - begin < 1.0):  # the least of each: others disturb, and chill the caches
-            least = [min(time, self._search(game, rollouts)["cpu"]) for time, (game, rollouts) in zip(least, runs, strict=True)]
+        # the least of each: others disturb, and chill the caches
+        while rounds < 9 or (rounds < 200 and clock() - begin < 1.0):
+            least = [
+                min(time, self._search(game, rollouts)["cpu"])
+                for time, (game, rollouts) in zip(least, runs, strict=True)
+            ]
             rounds += 1
         one = (least[1] - least[0]) / self._count(flat)[0]
         evaluated, self.nodes = self._count(self.game)
@@ -112,7 +137,17 @@ class OpenSpiel:
         judge = self.lib.RandomRolloutEvaluator(rollouts, seed + 1)
         watch = Watch()
         for tree in range(trees):
-            bot = self.lib.MCTSBot(game, judge, c, simulations, 4000, False, tree, False, self.lib.ChildSelectionPolicy.PUCT)
+            bot = self.lib.MCTSBot(
+                game,
+                judge,
+                c,
+                simulations,
+                4000,
+                False,
+                tree,
+                False,
+                self.lib.ChildSelectionPolicy.PUCT,
+            )
             top = bot.mcts_search(game.new_initial_state())
             if tops is not None:
                 tops.append(top)
@@ -135,7 +170,9 @@ class OpenSpiel:
 
 
 def written(position: int, moves: int, depth: int, scale: float = 1.0) -> str:
-    """hashtree-1 below a position, `depth` moves deep, in the format of Gambit; payoffs are 2 value - 1, times `scale`."""
+    """hashtree-1 below a position, `depth` moves deep, in the format of Gambit; payoffs are 2
+    value - 1, times `scale`.
+    """
     text, counts = ['EFG 2 R "hashtree" { "one" "two" }'], [0, 0]
     actions = " ".join(f'"{move}"' for move in range(moves))
 
@@ -154,7 +191,8 @@ def written(position: int, moves: int, depth: int, scale: float = 1.0) -> str:
 
 
 class LightZero:
-    """The ctree of MuZero in C++, driven as its own search drives it, with a NumPy evaluator; core: the share of time without that one.
+    """The ctree of MuZero in C++, driven as its own search drives it, with a NumPy evaluator; core:
+    the share of time without that one.
 
     Q is scaled between its extremes, ties are broken at random.
     """
@@ -164,8 +202,11 @@ class LightZero:
     def prepare(self, B: int, A: int, S: int, c: float, seed: int) -> None:
         folder = importlib.util.find_spec("lzero")
         assert folder is not None and folder.submodule_search_locations
-        [path] = Path(list(folder.submodule_search_locations)[0]).glob("mcts/ctree/ctree_muzero/mz_tree*.so")
-        spec = importlib.util.spec_from_file_location("mz_tree", path)  # the package around it wants torch and much else
+        [path] = Path(list(folder.submodule_search_locations)[0]).glob(
+            "mcts/ctree/ctree_muzero/mz_tree*.so"
+        )
+        # the package around it wants torch and much else
+        spec = importlib.util.spec_from_file_location("mz_tree", path)
         assert spec is not None and spec.loader is not None
         self.tree = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.tree)
@@ -179,24 +220,36 @@ class LightZero:
         positions[0] = hashtree.roots(trees, seed)
         nothing, players = [0.0] * trees, [-1] * trees
         top = tree.Roots(trees, [list(range(moves)) for _ in range(trees)])
-        top.prepare_no_noise(nothing, np.log(hashtree.weights(positions[0], moves).astype(np.float32)).tolist(), players)
+        top.prepare_no_noise(
+            nothing,
+            np.log(hashtree.weights(positions[0], moves).astype(np.float32)).tolist(),
+            players,
+        )
         extremes = tree.MinMaxStatsList(trees)
         extremes.set_delta(0.01)
         for simulation in range(1, simulations + 1):
             results = tree.ResultsWrapper(num=trees)
-            level, place, taken, turn = tree.batch_traverse(top, 19_652, c, 1.0, extremes, results, list(players))
+            level, place, taken, turn = tree.batch_traverse(
+                top, 19_652, c, 1.0, extremes, results, list(players)
+            )
             asked = clock()
-            found = positions[simulation] = hashtree.children(positions[level, place], np.asarray(taken))
+            found = positions[simulation] = hashtree.children(
+                positions[level, place], np.asarray(taken)
+            )
             logits = np.log(hashtree.weights(found, moves).astype(np.float32))
             values = hashtree.values(found)
             spent += clock() - asked
-            tree.batch_backpropagate(simulation, 1.0, nothing, values.tolist(), logits.tolist(), extremes, results, turn)
+            tree.batch_backpropagate(
+                simulation, 1.0, nothing, values.tolist(), logits.tolist(), extremes, results, turn
+            )
         total = watch.read()
         return {**total, "core": 1 - spent / total["seconds"]}
 
 
 class Reasoners:
-    """The MCTS of llm-reasoners with its defaults: UCT without priors, at most five steps deep, every leaf followed to there."""
+    """The MCTS of llm-reasoners with its defaults: UCT without priors, at most five steps deep,
+    every leaf followed to there.
+    """
 
     module = "reasoners"
 
@@ -225,7 +278,11 @@ class Reasoners:
             def reward(self, position: int, move: int, **details: Any) -> tuple[float, dict]:
                 return reference_puct.value(reference_puct.child(position, move)), {}
 
-        self.roots, self.world, self.config = [reference_puct.root(tree, seed) for tree in range(B)], World(), Config()
+        self.roots, self.world, self.config = (
+            [reference_puct.root(tree, seed) for tree in range(B)],
+            World(),
+            Config(),
+        )
         self.new = lambda: MCTS(n_iters=S, w_exp=c)
 
     def run(self) -> dict[str, Any]:

@@ -1,19 +1,24 @@
-"""Guided search against best-of-N and majority at equal tokens, those that the verifier reads included (Snell et al. 2024).
+"""Guided search against best-of-N and majority at equal tokens, those that the verifier reads
+included (Snell et al. 2024).
 
-    python -m benchmarks.verifiers.guided --task chains --sizes 4,16,64 --out guided.csv
-    python -m benchmarks.verifiers.guided --task chains --value DIR --search "beam width=4 branch={quarter}" --out separate.csv
+    python -m benchmarks.verifiers.guided --task chains --sizes 4,16,64 --out guided.csv python -m
+    benchmarks.verifiers.guided --task chains --value DIR --search "beam width=4 branch={quarter}"
+    --out separate.csv
 
-Without --value the policy's own head judges, whose values come with the pass that writes a step; the verifier of --value has an engine of
-its own and reads every chain and prefix that it judges. Tokens are those generated and those read (`generated` and `prefilled` of
-`benchmarks.sweep.rows`), by policy and verifier; each search starts with empty caches, and what its own cache has is not read again.
-Searches whose text has a place for N ({n}, its {root}, a {quarter} of it) run to their end, once for each size; the others have, for each
-size, as many tokens to generate as N chains took, and where their verifier then read more, so many fewer that the sums come near each
-other.
+Without --value the policy's own head judges, whose values come with the pass that writes a step;
+the verifier of --value has an engine of its own and reads every chain and prefix that it judges.
+Tokens are those generated and those read (`generated` and `prefilled` of `benchmarks.sweep.rows`),
+by policy and verifier; each search starts with empty caches, and what its own cache has is not read
+again. Searches whose text has a place for N ({n}, its {root}, a {quarter} of it) run to their end,
+once for each size; the others have, for each size, as many tokens to generate as N chains took, and
+where their verifier then read more, so many fewer that the sums come near each other.
 
-Methods are compared at the tokens that best-of-N took on the mean. What a method reaches there lies on the line between two of its own
-sizes: whoever tosses a coin between the two searches spends and solves just that on the mean. Beyond its largest size it keeps what that
-one reached: a majority asks no verifier, so it ends below the tokens of best-of-N. Intervals are paired, over problems. Problems that
-verify themselves have no best-of-N: there N chains end with the first that is right, and so do the searches.
+Methods are compared at the tokens that best-of-N took on the mean. What a method reaches there lies
+on the line between two of its own sizes: whoever tosses a coin between the two searches spends and
+solves just that on the mean. Beyond its largest size it keeps what that one reached: a majority
+asks no verifier, so it ends below the tokens of best-of-N. Intervals are paired, over problems.
+Problems that verify themselves have no best-of-N: there N chains end with the first that is right,
+and so do the searches.
 
 A second start does what is missing, and prints the tables again.
 """
@@ -48,8 +53,10 @@ ENOUGH = Limit("tokens", 1_000_000)  #: for searches that end by themselves
 
 
 class Rung(NamedTuple):
-    """One method at one size. tokens: its mean, generated and read;  right: problem -> seed -> 1.0 or 0.0, in the order of
-    the problems' names;  found: the rows."""
+    """One method at one size. tokens: its mean, generated and read;  right: problem -> seed -> 1.0
+    or 0.0, in the order of
+    the problems' names;  found: the rows.
+    """
 
     tokens: float
     right: report.Table
@@ -57,7 +64,9 @@ class Rung(NamedTuple):
 
 
 def bases(task: Task) -> dict[str, str]:
-    """What searches are compared with, by name; the tokens of the first one are those at which all are compared."""
+    """What searches are compared with, by name; the tokens of the first one are those at which
+    all are compared.
+    """
     return CHOSEN if task.targets else VERIFIED
 
 
@@ -66,7 +75,9 @@ def written(text: str, n: int) -> str:
     try:
         return " ".join(text.format(n=n, root=round(n**0.5), quarter=max(1, n // 4)).split())
     except (KeyError, IndexError, ValueError):
-        raise ValueError(f"cannot read the places in {text!r}: write {{n}}, {{root}} or {{quarter}}") from None
+        raise ValueError(
+            f"cannot read the places in {text!r}: write {{n}}, {{root}} or {{quarter}}"
+        ) from None
 
 
 def measure(
@@ -79,43 +90,75 @@ def measure(
     limit: int = 64,
     progress: bool | None = None,
 ) -> dict[str, list[Rung]] | None:
-    """Sweep what is missing in `out`; the rungs of each method by its text, ascending in tokens. None where Ctrl-C ended it.
+    """Sweep what is missing in `out`; the rungs of each method by its text, ascending in tokens.
+    None where Ctrl-C ended it.
 
-    sizes  N, ascending. The searches have one more, half the smallest, so that they are known at its tokens, too
+    sizes  N, ascending. The searches have one more, half the smallest, so that they are known at
+           its tokens, too
     """
     half = [sizes[0] // 2] if sizes[0] > 1 else []
     ladders = {text: [(written(text, n), ENOUGH) for n in sizes] for text in bases(task).values()}
-    ladders |= {text: [(written(text, n), ENOUGH) for n in (*half, *sizes)] for text in searches if "{" in text}
+    ladders |= {
+        text: [(written(text, n), ENOUGH) for n in (*half, *sizes)]
+        for text in searches
+        if "{" in text
+    }
     anytime = [" ".join(text.split()) for text in searches if "{" not in text]
     ended = list(dict.fromkeys(method for own in ladders.values() for method, _ in own))
-    read_runs([*ended, *anytime], task)  # what is wrong with any of them is said before the first search
+    # what is wrong with any of them is said before the first search
+    read_runs([*ended, *anytime], task)
 
     def swept(methods: Sequence[str], budget: Limit) -> bool:
-        return run.sweep(task, read_runs(methods, task), [budget], seeds, out, load, limit=limit, progress=progress)
+        return run.sweep(
+            task,
+            read_runs(methods, task),
+            [budget],
+            seeds,
+            out,
+            load,
+            limit=limit,
+            progress=progress,
+        )
 
     if not swept(ended, ENOUGH):
         return None
-    bests = [_rung(rows.read(out), task, *step) for step in next(iter(ladders.values()))] if anytime else []
+    bests = (
+        [_rung(rows.read(out), task, *step) for step in next(iter(ladders.values()))]
+        if anytime
+        else []
+    )
     for text in anytime:
         ladder = []
-        for share, best in [*((n / sizes[0], bests[0]) for n in half), *((1.0, best) for best in bests)]:
+        for share, best in [
+            *((n / sizes[0], bests[0]) for n in half),
+            *((1.0, best) for best in bests),
+        ]:
             first = Limit("tokens", max(1, round(share * _mean(best.found, "generated"))))
             if not swept([text], first):
                 return None
-            excess = max(1.0, _rung(rows.read(out), task, text, first).tokens / (share * best.tokens))
+            excess = max(
+                1.0, _rung(rows.read(out), task, text, first).tokens / (share * best.tokens)
+            )
             nearer = Limit("tokens", max(1, round(first.amount / excess)))
             if not swept([text], nearer):
                 return None
             ladder += [(text, first), (text, nearer)]
         ladders[text] = ladder
     found = rows.read(out)
-    made = {text: [_rung(found, task, *step) for step in dict.fromkeys(own)] for text, own in ladders.items()}
+    made = {
+        text: [_rung(found, task, *step) for step in dict.fromkeys(own)]
+        for text, own in ladders.items()
+    }
     return {text: sorted(own, key=lambda rung: rung.tokens) for text, own in made.items()}
 
 
 def _rung(found: Iterable[rows.Row], task: Task, method: str, budget: Limit) -> Rung:
     wanted = task.name, method, str(budget)
-    own = [row for row in found if (row["task"], row["method"], row["budget"]) == wanted and row["problem"] in task.problems]
+    own = [
+        row
+        for row in found
+        if (row["task"], row["method"], row["budget"]) == wanted and row["problem"] in task.problems
+    ]
     right = report.table(own, lambda one: float(one[0]["correct"]))
     return Rung(_mean(own, "generated") + _mean(own, "prefilled"), dict(sorted(right.items())), own)
 
@@ -125,25 +168,33 @@ def _mean(found: Sequence[rows.Row], column: str) -> float:
 
 
 def at(ladder: Sequence[Rung], tokens: float) -> report.Table | None:
-    """What a method solves with so many tokens on the mean: its last rung where that costs less, None where its first costs more."""
+    """What a method solves with so many tokens on the mean: its last rung where that costs less,
+    None where its first costs more.
+    """
     if tokens < ladder[0].tokens:
         return None
     for low, high in itertools.pairwise(ladder):
         if tokens < high.tokens:
             share = (tokens - low.tokens) / (high.tokens - low.tokens)
             return {
-                problem: {seed: (1 - share) * right + share * high.right[problem][seed] for seed, right in by.items()}
+                problem: {
+                    seed: (1 - share) * right + share * high.right[problem][seed]
+                    for seed, right in by.items()
+                }
                 for problem, by in low.right.items()
             }
     return ladder[-1].right
 
 
 def tables(ladders: dict[str, list[Rung]], names: Sequence[str], sizes: Sequence[int]) -> str:
-    """Markdown: what every rung took and solved; per cent right at equal tokens; points more than each of the first methods.
+    """Markdown: what every rung took and solved; per cent right at equal tokens; points more than
+    each of the first methods.
 
-    names  of the methods that the others are compared with, which come first in `ladders`: at the tokens of the first of them
+    names  of the methods that the others are compared with, which come first in `ladders`: at the
+           tokens of the first of them
 
-    The last column is how much larger the advantage is at the smallest than at the largest size at which it is known.
+    The last column is how much larger the advantage is at the smallest than at the largest size at
+    which it is known.
     """
     labels = dict(zip(ladders, [*names, *list(ladders)[len(names) :]], strict=True))
     first, others = list(ladders)[: len(names)], list(ladders)[len(names) :]
@@ -154,10 +205,15 @@ def tables(ladders: dict[str, list[Rung]], names: Sequence[str], sizes: Sequence
     for text, ladder in ladders.items():
         found = [at(ladder, tokens) for tokens in places]
         solved.append([labels[text], *("-" if own is None else _rate(own) for own in found)])
-    more = [[f"{labels[a]} - {labels[b]}", *_gains(ladders[a], ladders[b], places)] for a, b in itertools.product(others, first)]
+    more = [
+        [f"{labels[a]} - {labels[b]}", *_gains(ladders[a], ladders[b], places)]
+        for a, b in itertools.product(others, first)
+    ]
     return "\n\n".join(
         (
-            _table(["method", "size", "generated", "read", "tokens", "FLOPs", "per cent right"], took),
+            _table(
+                ["method", "size", "generated", "read", "tokens", "FLOPs", "per cent right"], took
+            ),
             _table(["per cent right", *heads], solved),
             _table(["points more", *heads, "smallest - largest"], more),
         )
@@ -168,7 +224,12 @@ def _cost(rung: Rung) -> list[str]:
     budget = rung.found[0]["budget"]
     size = rung.found[0]["method"] if budget == str(ENOUGH) else budget
     means = [_mean(rung.found, column) for column in ("generated", "prefilled")]
-    return [size, *(f"{mean:,.0f}" for mean in (*means, rung.tokens)), f"{_mean(rung.found, 'flops'):.3g}", _rate(rung.right)]
+    return [
+        size,
+        *(f"{mean:,.0f}" for mean in (*means, rung.tokens)),
+        f"{_mean(rung.found, 'flops'):.3g}",
+        _rate(rung.right),
+    ]
 
 
 def _rate(right: report.Table) -> str:
@@ -176,20 +237,32 @@ def _rate(right: report.Table) -> str:
 
 
 def _gains(first: Sequence[Rung], second: Sequence[Rung], places: Sequence[float]) -> list[str]:
-    """`first` minus `second` at each of so many tokens, and the change from the smallest to the largest, in points."""
+    """`first` minus `second` at each of so many tokens, and the change from the smallest to the
+    largest, in points.
+    """
     pairs = [(at(first, tokens), at(second, tokens)) for tokens in places]
-    gains = [None if one is None or other is None else report.means(one) - report.means(other) for one, other in pairs]
+    gains = [
+        None if one is None or other is None else report.means(one) - report.means(other)
+        for one, other in pairs
+    ]
     known = [gain for gain in gains if gain is not None]
     change = [known[0] - known[-1]] if len(known) > 1 else [None]
-    return ["-" if gain is None else (stats.bootstrap(gain) * 100).signed for gain in (*gains, *change)]
+    return [
+        "-" if gain is None else (stats.bootstrap(gain) * 100).signed for gain in (*gains, *change)
+    ]
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines))
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)
+    )
 
 
-def loader(guide: str, value: str | None, judge: str | None, critiques: int, slots: int) -> Callable[..., Guide]:
-    """`load(**policy)` for `benchmarks.sweep.run`: one checkpoint, or a policy with another one's head or verdicts as verifier.
+def loader(
+    guide: str, value: str | None, judge: str | None, critiques: int, slots: int
+) -> Callable[..., Guide]:
+    """`load(**policy)` for `benchmarks.sweep.run`: one checkpoint, or a policy with another one's
+    head or verdicts as verifier.
 
     Raises ValueError for critiques of nobody.
     """
@@ -197,12 +270,17 @@ def loader(guide: str, value: str | None, judge: str | None, critiques: int, slo
 
     if critiques and judge is None:
         raise ValueError("--critiques are those of a --judge: give one, or leave them out")
-    more = {"slots": slots + 1}  # an engine of its own, even of the same checkpoint: else it would find all read already
+    # an engine of its own, even of the same checkpoint: else it would find all read already
+    more = {"slots": slots + 1}
 
     def load(**policy: Any) -> Guide:
         if value is None and judge is None:
             return guides.load(guide, slots=slots, **policy)
-        verifier = guides.PRM(value, **more) if value is not None else guides.Judge(judge, critiques, **more)
+        verifier = (
+            guides.PRM(value, **more)
+            if value is not None
+            else guides.Judge(judge, critiques, **more)
+        )
         return Guide(guides.LM(guide, slots=slots, **policy), verifier)
 
     return load
@@ -210,17 +288,31 @@ def loader(guide: str, value: str | None, judge: str | None, critiques: int, slo
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", choices=sorted(TASKS), default="chains")
     parser.add_argument("--problems", type=int, help="only the first so many")
-    parser.add_argument("--search", action="append", help=f"a search that is compared, again for more (default: {', '.join(SEARCHES)})")
+    parser.add_argument(
+        "--search",
+        action="append",
+        help=f"a search that is compared, again for more (default: {', '.join(SEARCHES)})",
+    )
     parser.add_argument("--sizes", default="4,8,16,32,64", help="N, ascending")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("guided.csv"))
     parser.add_argument("--guide", default="builtin")
     verifier = parser.add_mutually_exclusive_group()
-    verifier.add_argument("--value", metavar="DIR", help="a checkpoint whose value head judges, in an engine of its own")
-    verifier.add_argument("--judge", metavar="DIR", help="a chat model that is asked for verdicts, in an engine of its own")
+    verifier.add_argument(
+        "--value",
+        metavar="DIR",
+        help="a checkpoint whose value head judges, in an engine of its own",
+    )
+    verifier.add_argument(
+        "--judge",
+        metavar="DIR",
+        help="a chat model that is asked for verdicts, in an engine of its own",
+    )
     parser.add_argument("--critiques", type=int, default=0, help="of --judge, before its verdict")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--limit", type=int, default=64, help="searches at once")
@@ -228,16 +320,35 @@ def main() -> None:
     try:
         sizes = [int(size) for size in args.sizes.split(",")]
         if sorted(set(sizes)) != sizes or sizes[0] < 1:
-            raise ValueError(f"the sizes {args.sizes} are not ascending whole numbers from 1 on: write for example 4,16,64")
+            raise ValueError(
+                f"the sizes {args.sizes} are not ascending whole numbers from 1 on: write for "
+                "example 4,16,64"
+            )
         whole = task_named(args.task)
-        task = replace(whole, problems=dict(itertools.islice(whole.problems.items(), args.problems)))
+        task = replace(
+            whole, problems=dict(itertools.islice(whole.problems.items(), args.problems))
+        )
         load = loader(args.guide, args.value, args.judge, args.critiques, args.slots)
-        found = measure(task, args.search or SEARCHES, sizes, args.seeds, args.out, load, args.limit, progress=None)
+        found = measure(
+            task,
+            args.search or SEARCHES,
+            sizes,
+            args.seeds,
+            args.out,
+            load,
+            args.limit,
+            progress=None,
+        )
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if found is None:
         raise SystemExit(130)
-    log.info("%s, %d problems\n\n%s", task.name, len(task.problems), tables(found, list(bases(task)), sizes))
+    log.info(
+        "%s, %d problems\n\n%s",
+        task.name,
+        len(task.problems),
+        tables(found, list(bases(task)), sizes),
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""Are labels from roll-outs what they claim to be? Measured on chains, where every step is known to be right or wrong.
+"""Are labels from roll-outs what they claim to be? Measured on chains, where every step is known to
+be right or wrong.
 
     python -m benchmarks.verifiers.label_quality calibration --guide my-model
     python -m benchmarks.verifiers.label_quality first-error --guide my-model --count 4 8 16
 
-calibration  (i) prefixes of sampled chains whose value, from 2,000 roll-outs, is in [0.1, 0.9]: how often does the Wilson interval of
-             32 other roll-outs cover it? (ii) prefixes that end with the first mistake: how often is any of M roll-outs right, so that
-             the hard label takes them for right? By the unbiased estimate from 64 roll-outs, with the rise from each M to the next
-first-error  the first mistake of wrong chains of at least 8 steps, by labels of every step (Math-Shepherd) and by bisection (as OmegaPRM),
-             with as many roll-outs a step. As there, problems that the model solves never or always in 32 roll-outs are left out
+calibration  (i) prefixes of sampled chains whose value, from 2,000 roll-outs, is in [0.1, 0.9]: how
+             often does the Wilson interval of 32 other roll-outs cover it? (ii) prefixes that end
+             with the first mistake: how often is any of M roll-outs right, so that the hard label
+             takes them for right? By the unbiased estimate from 64 roll-outs, with the rise from
+             each M to the next
+first-error  the first mistake of wrong chains of at least 8 steps, by labels of every step
+             (Math-Shepherd) and by bisection (as OmegaPRM), with as many roll-outs a step. As
+             there, problems that the model solves never or always in 32 roll-outs are left out
 """
 
 from __future__ import annotations
@@ -36,11 +40,14 @@ from search.trace import Trace
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-#: of the chains: long enough that many prefixes are neither lost nor won; short enough that what is lost is lost by a mistake, not by a
-#: line of the plan that is missing, which is none (of wrong chains of 5 the labels of 16 roll-outs find 17 % of the first mistakes)
+#: of the chains: long enough that many prefixes are neither lost nor won; short enough that what is
+#: lost is lost by a mistake, not by a line of the plan that is missing, which is none (of wrong
+#: chains of 5 the labels of 16 roll-outs find 17 % of the first mistakes)
 OPERATIONS = {"calibration": 5, "first-error": 4}
-LABEL, PILOT, REFERENCE = 32, 24, 2_000  #: roll-outs of a label, of the choice of prefixes, of a reference value
-LATE = (1, 2, 3)  #: so many steps before the end of its chain a prefix ends: roll-outs from there are short
+#: roll-outs of a label, of the choice of prefixes, of a reference value
+LABEL, PILOT, REFERENCE = 32, 24, 2_000
+#: so many steps before the end of its chain a prefix ends: roll-outs from there are short
+LATE = (1, 2, 3)
 DRAWS = 4  #: labels of a prefix: 32 roll-outs each
 SIZES = (1, 4, 16, 64)  #: roll-outs of a hard label
 SCREEN = 32  #: roll-outs that tell whether a problem is neither too easy nor too hard
@@ -61,10 +68,14 @@ def side_by_side(guide: Guide, asks: Iterator[Asks[T]], limit: int = 64) -> list
 
 
 def outcomes(guide: Guide, prefixes: Sequence[Prefix], count: int, seed: int) -> np.ndarray:
-    """float64 [prefixes, count], 0 or 1: was each roll-out right? Other roll-outs for another seed."""
+    """float64 [prefixes, count], 0 or 1: was each roll-out right? Other roll-outs for another
+    seed.
+    """
 
     async def one(prefix: Prefix) -> np.ndarray:
-        rng = np.random.default_rng(seed_of(f"{identity(prefix.problem)} {len(prefix.state)}", seed))
+        rng = np.random.default_rng(
+            seed_of(f"{identity(prefix.problem)} {len(prefix.state)}", seed)
+        )
         judge = Target(target_of(prefix.problem))
         return await Rollout(guide.policy, count, judge).outcomes(prefix.problem, prefix.state, rng)
 
@@ -75,7 +86,9 @@ def outcomes(guide: Guide, prefixes: Sequence[Prefix], count: int, seed: int) ->
 def chains_of(guide: Guide, problems: Sequence[Chains], seed: int) -> list[Trace]:
     """The trace of one sampled chain of each problem."""
     seeds = [seed_of(identity(problem), seed) for problem in problems]
-    found = search.solve_many(problems, guide, "sample", search.Budget(simulations=1), seeds, chains=1, progress=False)
+    found = search.solve_many(
+        problems, guide, "sample", search.Budget(simulations=1), seeds, chains=1, progress=False
+    )
     return [solution.trace for solution in found if solution.trace is not None]
 
 
@@ -92,7 +105,8 @@ def last(trace: Trace) -> Prefix:
 def coverage(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """float64 [prefixes]: the share of its labels whose Wilson interval covers its reference value.
 
-    values  float64 [prefixes], the references;  labels: float64 [prefixes, draws, roll-outs], 0 or 1
+    values  float64 [prefixes], the references;  labels: float64 [prefixes, draws, roll-outs], 0 or
+            1
     """
     size = labels.shape[2]
     intervals = [statistics.wilson(right, size) for right in range(size + 1)]
@@ -102,13 +116,22 @@ def coverage(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def false_positives(rolled: np.ndarray) -> np.ndarray:
-    """float64 [prefixes, SIZES]: the chance that any of M roll-outs is right. rolled: float64 [prefixes, roll-outs], 0 or 1."""
+    """float64 [prefixes, SIZES]: the chance that any of M roll-outs is right. rolled: float64
+    [prefixes, roll-outs], 0 or 1.
+    """
     n = rolled.shape[1]
-    return np.array([[statistics.pass_at_k(n, int(right), size) for size in SIZES] for right in rolled.sum(axis=1)])
+    return np.array(
+        [
+            [statistics.pass_at_k(n, int(right), size) for size in SIZES]
+            for right in rolled.sum(axis=1)
+        ]
+    )
 
 
 def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: int) -> str:
-    """Both tables, in Markdown: over up to `prefixes` prefixes of middling value and `wrong` ones that end with the first mistake."""
+    """Both tables, in Markdown: over up to `prefixes` prefixes of middling value and `wrong`
+    ones that end with the first mistake.
+    """
     problems = generate(seed, 20 * (prefixes + wrong), operations, 2, split="validation")
     late, mistaken = list[Prefix](), list[Prefix]()
     while len(late) < prefixes or len(mistaken) < wrong:
@@ -127,10 +150,12 @@ def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: 
     bias = statistics.bootstrap((labels[kept].mean(axis=(1, 2)) - values[kept]) * 100)
     told = false_positives(outcomes(guide, mistaken, SIZES[-1], seed + 4)) * 100
     lines = [
-        f"Wilson 95 % intervals of {LABEL} roll-outs cover the value in {covered} % of {kept.sum()} prefixes x {DRAWS} labels;"
+        f"Wilson 95 % intervals of {LABEL} roll-outs cover the value in {covered} % of "
+        f"{kept.sum()} prefixes x {DRAWS} labels;"
         f" label minus value {bias.signed} points",
         "",
-        f"| M | taken for right, % of {len(mistaken)} prefixes with a mistake | more than at the M before |",
+        f"| M | taken for right, % of {len(mistaken)} prefixes with a mistake | more than at "
+        "the M before |",
         "|---|---|---|",
     ]
     for place, size in enumerate(SIZES):
@@ -140,13 +165,21 @@ def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: 
 
 
 def _middling(guide: Guide, ends: Sequence[Prefix], seed: int) -> list[Prefix]:
-    """Of each chain the longest of three late prefixes whose value seems neither high nor low, if there is one."""
+    """Of each chain the longest of three late prefixes whose value seems neither high nor low,
+    if there is one.
+    """
     found = dict[int, Prefix]()
     for back in LATE:
-        left = [place for place, end in enumerate(ends) if len(end.state) > back and place not in found]
+        left = [
+            place for place, end in enumerate(ends) if len(end.state) > back and place not in found
+        ]
         begun = [Prefix(ends[place].problem, ends[place].state[:-back]) for place in left]
         share = outcomes(guide, begun, PILOT, seed).mean(axis=1)
-        found |= {place: prefix for place, prefix, value in zip(left, begun, share, strict=True) if 0.1 <= value <= 0.9}
+        found |= {
+            place: prefix
+            for place, prefix, value in zip(left, begun, share, strict=True)
+            if 0.1 <= value <= 0.9
+        }
     return list(found.values())
 
 
@@ -163,7 +196,9 @@ def _first_mistake(end: Prefix) -> Prefix | None:
 
 @dataclass(frozen=True)
 class Search:
-    """Looking for the first error of a chain: the step that is the first mistake, the ones found, and the roll-outs they took."""
+    """Looking for the first error of a chain: the step that is the first mistake, the ones
+    found, and the roll-outs they took.
+    """
 
     steps: int
     truth: int
@@ -191,7 +226,9 @@ async def look(guide: Guide, trace: Trace, count: int, seed: int) -> Search:
 
 
 def wrong_chains(guide: Guide, chains: int, operations: int, seed: int) -> list[Trace]:
-    """Traces of one finished wrong chain each, of at least `STEPS` steps, of problems that the model solves sometimes."""
+    """Traces of one finished wrong chain each, of at least `STEPS` steps, of problems that the
+    model solves sometimes.
+    """
     problems, found = generate(seed, 100 * chains, operations, 2, split="validation"), list[Trace]()
     while len(found) < chains and (batch := list(islice(problems, chains))):
         wrong = [trace for trace in chains_of(guide, batch, seed) if _wrong(last(trace))]
@@ -204,27 +241,47 @@ def wrong_chains(guide: Guide, chains: int, operations: int, seed: int) -> list[
 
 def _wrong(end: Prefix) -> bool:
     """Is it a long enough chain with a wrong answer?"""
-    return len(end.state) >= STEPS and end.problem.answer(end.state) not in (None, target_of(end.problem))
+    return len(end.state) >= STEPS and end.problem.answer(end.state) not in (
+        None,
+        target_of(end.problem),
+    )
 
 
 def report(found: Sequence[Search]) -> str:
-    """A line of the table: accuracies in per cent and roll-outs a chain, with what bisection has of the exhaustive search's."""
-    exact = {name: np.array([getattr(s, name) == s.truth for s in found]) * 100.0 for name in ("exhaustive", "bisection")}
+    """A line of the table: accuracies in per cent and roll-outs a chain, with what bisection has
+    of the exhaustive search's.
+    """
+    exact = {
+        name: np.array([getattr(s, name) == s.truth for s in found]) * 100.0
+        for name in ("exhaustive", "bisection")
+    }
     made = {name: np.mean([getattr(s, f"{name}_made") for s in found]) for name in exact}
     late = {name: 100 * np.mean([getattr(s, name) > s.truth for s in found]) for name in exact}
-    accuracy = exact["bisection"].mean() / exact["exhaustive"].mean() if exact["exhaustive"].any() else math.nan
-    cells = [f"{statistics.bootstrap(exact[name])} | {late[name]:.1f} | {made[name]:.1f}" for name in exact]
-    return " | ".join([*cells, f"{100 * accuracy:.1f} %", f"{100 * made['bisection'] / made['exhaustive']:.1f} %"])
+    accuracy = (
+        exact["bisection"].mean() / exact["exhaustive"].mean()
+        if exact["exhaustive"].any()
+        else math.nan
+    )
+    cells = [
+        f"{statistics.bootstrap(exact[name])} | {late[name]:.1f} | {made[name]:.1f}"
+        for name in exact
+    ]
+    return " | ".join(
+        [*cells, f"{100 * accuracy:.1f} %", f"{100 * made['bisection'] / made['exhaustive']:.1f} %"]
+    )
 
 
-def first_error(guide: Guide, chains: int, counts: Sequence[int], operations: int, seed: int) -> str:
+def first_error(
+    guide: Guide, chains: int, counts: Sequence[int], operations: int, seed: int
+) -> str:
     """The table, in Markdown, with a line for each number of roll-outs a step."""
     traces = wrong_chains(guide, chains, operations, seed)
     steps = np.mean([len(trace.steps) for trace in traces])
     lines = [
         f"{len(traces)} wrong chains of {steps:.1f} steps",
         "",
-        "| M | every step: exact, % | late, % | roll-outs | bisection: exact, % | late, % | roll-outs | accuracy kept | of the roll-outs |",
+        "| M | every step: exact, % | late, % | roll-outs | bisection: exact, % | late, % | "
+        "roll-outs | accuracy kept | of the roll-outs |",
         "|---" * 9 + "|",
     ]
     for count in counts:
@@ -235,20 +292,27 @@ def first_error(guide: Guide, chains: int, counts: Sequence[int], operations: in
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["calibration", "first-error"])
     parser.add_argument("--guide", default="builtin")
     parser.add_argument("--operations", type=int, help=f"of the chains; by default {OPERATIONS}")
     parser.add_argument("--prefixes", type=int, default=600, help="of middling value")
     parser.add_argument("--wrong", type=int, default=500, help="prefixes with a mistake")
     parser.add_argument("--chains", type=int, default=500, help="wrong chains")
-    parser.add_argument("--count", type=int, nargs="+", default=[4, 8, 16], help="roll-outs of a step")
+    parser.add_argument(
+        "--count", type=int, nargs="+", default=[4, 8, 16], help="roll-outs of a step"
+    )
     parser.add_argument("--slots", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     import guides
 
-    guide, operations = guides.load(args.guide, slots=args.slots), args.operations or OPERATIONS[args.what]
+    guide, operations = (
+        guides.load(args.guide, slots=args.slots),
+        args.operations or OPERATIONS[args.what],
+    )
     if args.what == "calibration":
         log.info("\n%s", calibration(guide, args.prefixes, args.wrong, operations, args.seed))
     else:

@@ -1,7 +1,8 @@
-"""What N stored samples of a problem say of any number of them, for many sizes and ways to choose at once.
+"""What N stored samples of a problem say of any number of them, for many sizes and ways to choose
+at once.
 
-The estimators are those of `guides.training.metrics`, as matrix products: a thousand problems with 256 samples each, nine sizes and twenty
-ways to weigh a vote take a minute.
+The estimators are those of `guides.training.metrics`, as matrix products: a thousand problems with
+256 samples each, nine sizes and twenty ways to weigh a vote take a minute.
 """
 
 from __future__ import annotations
@@ -31,17 +32,22 @@ class Samples:
     @property
     def ballots(self) -> np.ndarray:
         """float64 [N, answers]: 1 at each sample's answer."""
-        return (self.answers[:, None] == np.arange(self.answers.max(initial=-1) + 1)).astype(np.float64)
+        return (self.answers[:, None] == np.arange(self.answers.max(initial=-1) + 1)).astype(
+            np.float64
+        )
 
 
 def passed(good: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """float64 [sizes]: the chance that a good one is among so many of N samples (Chen et al. 2021, eq. 1). good: bool [N]."""
+    """float64 [sizes]: the chance that a good one is among so many of N samples (Chen et al.
+    2021, eq. 1). good: bool [N].
+    """
     n, bad = len(good), int((~good).sum())
     return np.array([1.0 - math.comb(bad, k) / math.comb(n, k) for k in sizes])
 
 
 def best(scores: np.ndarray, good: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """float64 [sizes]: the chance that the best-scored of so many of N samples is good, exactly; equal scores in random order.
+    """float64 [sizes]: the chance that the best-scored of so many of N samples is good, exactly;
+    equal scores in random order.
 
     scores  float [N], none nan;  good: bool [N]
     """
@@ -52,20 +58,28 @@ def best(scores: np.ndarray, good: np.ndarray, sizes: Sequence[int]) -> np.ndarr
 
 @cache
 def _chances(n: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """float64 [sizes, n]: the chance that the i-th best of n is the best of k drawn, C(n - 1 - i, k - 1) / C(n, k), i from 0 on."""
-    return np.array([[math.comb(n - 1 - i, k - 1) / math.comb(n, k) for i in range(n)] for k in sizes])
+    """float64 [sizes, n]: the chance that the i-th best of n is the best of k drawn, C(n - 1 -
+    i, k - 1) / C(n, k), i from 0 on.
+    """
+    return np.array(
+        [[math.comb(n - 1 - i, k - 1) / math.comb(n, k) for i in range(n)] for k in sizes]
+    )
 
 
 def _drawn(n: int, sizes: tuple[int, ...], seed: int) -> np.ndarray:
-    """float64 [DRAWS, sizes, n], 1 for the samples that were drawn; the smaller sub-samples are parts of the larger."""
+    """float64 [DRAWS, sizes, n], 1 for the samples that were drawn; the smaller sub-samples are
+    parts of the larger.
+    """
     ranks = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1)
     return (ranks[:, None, :] < np.array(sizes)[None, :, None]).astype(np.float64)
 
 
 def votes(samples: Samples, weights: np.ndarray, sizes: Sequence[int], seed: int) -> np.ndarray:
-    """float64 [ways, sizes]: how often the answer with the most votes is right, over sub-samples; ties count with their share.
+    """float64 [ways, sizes]: how often the answer with the most votes is right, over sub-samples;
+    ties count with their share.
 
-    weights  float [ways, N], at least 0, of each sample's vote;  seed: of the sub-samples, another one for each problem
+    weights  float [ways, N], at least 0, of each sample's vote;  seed: of the sub-samples, another
+             one for each problem
     """
     ballots = samples.ballots
     ways, (n, answers) = len(weights), ballots.shape
@@ -80,10 +94,14 @@ def votes(samples: Samples, weights: np.ndarray, sizes: Sequence[int], seed: int
     return ((tied @ verdict) / np.maximum(tied.sum(axis=-1), 1)).mean(axis=0).T
 
 
-def flawed(samples: Samples, weights: np.ndarray, scores: np.ndarray, size: int, seed: int) -> tuple[float, float]:
-    """How often the best-scored chain of the answer with the most votes has a right answer, and that with a wrong step: trace error.
+def flawed(
+    samples: Samples, weights: np.ndarray, scores: np.ndarray, size: int, seed: int
+) -> tuple[float, float]:
+    """How often the best-scored chain of the answer with the most votes has a right answer, and
+    that with a wrong step: trace error.
 
-    weights, scores  float [N]: of the vote, and of the chains among those of the answer that won (ties go to the first)
+    weights, scores  float [N]: of the vote, and of the chains among those of the answer that won
+                     (ties go to the first)
     """
     ballots = samples.ballots
     if not ballots.shape[1]:

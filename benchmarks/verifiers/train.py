@@ -1,17 +1,26 @@
 """Outcome and process verifiers of the same chains: which selects the better answer among N?
 
-    python -m benchmarks.verifiers.train generator --out DIR        a model of 0.94 M parameters that writes chains of 1 to 5 operations
-    python -m benchmarks.verifiers.train pool --split test          256 chains of each of 1,000 problems that no model was trained on
-    python -m benchmarks.verifiers.train pool --split validation    64 of each of 300, for every choice that is made
-    python -m benchmarks.verifiers.train pool --split train         8 of each of 3,000, which are labelled
-    python -m benchmarks.verifiers.train label                      their steps, by 8 roll-outs of each
-    python -m benchmarks.verifiers.train train --kind orm --seed 0  and kinds exact, rollouts; seeds 0, 1, 2: each from the generator's
-    weights python -m benchmarks.verifiers.train report                     the values of all verifiers at all chains, and what they select
+    python -m benchmarks.verifiers.train generator --out DIR        a model of 0.94 M parameters
+    that writes chains of 1 to 5 operations
+    python -m benchmarks.verifiers.train pool --split test          256 chains of each of 1,000
+    problems that no model was trained on
+    python -m benchmarks.verifiers.train pool --split validation    64 of each of 300, for every
+    choice that is made
+    python -m benchmarks.verifiers.train pool --split train         8 of each of 3,000, which are
+    labelled
+    python -m benchmarks.verifiers.train label                      their steps, by 8 roll-outs of
+    each
+    python -m benchmarks.verifiers.train train --kind orm --seed 0  and kinds exact, rollouts; seeds
+    0, 1, 2: each from the generator's
+    weights python -m benchmarks.verifiers.train report                     the values of all
+    verifiers at all chains, and what they select
 
-Every command has --out DIR (default: verifiers), where it leaves what it made; one that was killed goes on when it is given again.
+Every command has --out DIR (default: verifiers), where it leaves what it made; one that was killed
+goes on when it is given again.
 
     generator/         the checkpoint, by the recipe benchmarks/verifiers/recipe.json
-    chains/SPLIT/      traces of the method `sample`: equal chains stand once, with their number as visits
+    chains/SPLIT/      traces of the method `sample`: equal chains stand once, with their number as
+                       visits
     rollouts.jsonl     labels of chains/train (`guides.data.labels`)
     KIND-SEED/         a verifier, with its report.json on a tenth of the problems of chains/train
     values/            of each verifier at each chain of chains/validation and chains/test
@@ -40,8 +49,10 @@ from search.trace import Trace, TraceWriter
 log = logging.getLogger(__name__)
 
 RECIPE = Path(__file__).with_name("recipe.json")
-OPERATIONS = 5  #: the most that the generator is trained on; there its plans begin to lack what they need
-SPLITS = {"train": (3_000, 8), "validation": (300, 64), "test": (1_000, 256)}  #: problems, and chains of each
+#: the most that the generator is trained on; there its plans begin to lack what they need
+OPERATIONS = 5
+#: problems, and chains of each
+SPLITS = {"train": (3_000, 8), "validation": (300, 64), "test": (1_000, 256)}
 
 
 def problems_of(split: str, count: int, operations: int = OPERATIONS) -> list[Problem]:
@@ -53,11 +64,25 @@ def problems_of(split: str, count: int, operations: int = OPERATIONS) -> list[Pr
 def task_of(problems: list[Problem]) -> Task:
     """The problems by their keys, with their answers."""
     keyed = {key_of(problem): problem for problem in problems}
-    return Task("verifiers", keyed, {key: str(target_of(problem)) for key, problem in keyed.items()}, steps_right)
+    return Task(
+        "verifiers",
+        keyed,
+        {key: str(target_of(problem)) for key, problem in keyed.items()},
+        steps_right,
+    )
 
 
-def sample_chains(folder: Path, generator: Path, problems: list[Problem], count: int, temperature: float, slots: int = 256) -> None:
-    """`count` chains of every problem that has no trace in `folder` yet, each problem from random numbers of its own."""
+def sample_chains(
+    folder: Path,
+    generator: Path,
+    problems: list[Problem],
+    count: int,
+    temperature: float,
+    slots: int = 256,
+) -> None:
+    """`count` chains of every problem that has no trace in `folder` yet, each problem from
+    random numbers of its own.
+    """
     import guides
 
     done = {key_of(trace) for trace in Trace.load(folder)} if folder.exists() else set()
@@ -75,53 +100,110 @@ def sample_chains(folder: Path, generator: Path, problems: list[Problem], count:
 
     with contextlib.closing(TraceWriter(folder)) as writer:
         budget = f"simulations={count}"
-        solve_many(left, guide, "sample", budget, seeds, on_finish=finish, keep_trees=False, limit=64, chains=count, wave=32)
-    log.info("%s: %d chains of each of %d problems, %d of them made now", folder, count, len(problems), len(left))
+        solve_many(
+            left,
+            guide,
+            "sample",
+            budget,
+            seeds,
+            on_finish=finish,
+            keep_trees=False,
+            limit=64,
+            chains=count,
+            wave=32,
+        )
+    log.info(
+        "%s: %d chains of each of %d problems, %d of them made now",
+        folder,
+        count,
+        len(problems),
+        len(left),
+    )
 
 
 def label_chains(out: Path, count: int = 8, slots: int = 256) -> None:
-    """Label every step of chains/train by `count` roll-outs of the generator (Math-Shepherd, Wang et al. 2023)."""
+    """Label every step of chains/train by `count` roll-outs of the generator (Math-Shepherd,
+    Wang et al. 2023).
+    """
     from guides.data.label_traces import Plan, label_traces
     from guides.policies.lm import LM
 
-    traces, task = Trace.load(out / "chains" / "train"), task_of(problems_of("train", SPLITS["train"][0]))
+    traces, task = (
+        Trace.load(out / "chains" / "train"),
+        task_of(problems_of("train", SPLITS["train"][0])),
+    )
     policy = LM(out / "generator", slots=slots)
-    log.info("%s", label_traces(traces, task.targets, out / "rollouts.jsonl", Plan(count=count), policy))
+    log.info(
+        "%s", label_traces(traces, task.targets, out / "rollouts.jsonl", Plan(count=count), policy)
+    )
 
 
-#: what the labels of each kind come from, as `guides.train_guide` takes it: the same chains, equally many for each
+#: what the labels of each kind come from, as `guides.train_guide` takes it: the same chains,
+#: equally many for each
 KINDS: dict[str, dict[str, Any]] = {
     "orm": {"every_token": True},  # the outcomes, at each token (Cobbe et al. 2021)
-    "exact": {"checker": "benchmarks.tasks:state_right"},  # no mistake so far (Lightman et al. 2023)
+    # no mistake so far (Lightman et al. 2023)
+    "exact": {"checker": "benchmarks.tasks:state_right"},
     "rollouts": {"labels": "rollouts.jsonl"},
 }
-TRAINING = {"optimizer": "muon", "lr": 1e-3, "batch": 32, "epochs": 2}  #: muon made the generator's weights
+#: muon made the generator's weights
+TRAINING = {"optimizer": "muon", "lr": 1e-3, "batch": 32, "epochs": 2}
 
 
 def train_verifier(out: Path, kind: str, seed: int) -> Path:
-    """A verifier of one kind, its weights those of the generator before, with the value loss alone."""
+    """A verifier of one kind, its weights those of the generator before, with the value loss
+    alone.
+    """
     from guides.training.train_guide import train_guide
 
-    source = {name: out / value if name == "labels" else value for name, value in KINDS[kind].items()}
+    source = {
+        name: out / value if name == "labels" else value for name, value in KINDS[kind].items()
+    }
     targets = task_of(problems_of("train", SPLITS["train"][0])).targets
     folder = out / f"{kind}-{seed}"
-    return train_guide(out / "chains" / "train", targets, out / "generator", folder, TRAINING, policy="none", seed=seed, **source)
+    return train_guide(
+        out / "chains" / "train",
+        targets,
+        out / "generator",
+        folder,
+        TRAINING,
+        policy="none",
+        seed=seed,
+        **source,
+    )
 
 
 def report(out: Path) -> str:
-    """The table of all verifiers that are trained; it is in report.md, too. Raises ValueError where there is none."""
+    """The table of all verifiers that are trained; it is in report.md, too. Raises ValueError
+    where there is none.
+    """
     from benchmarks.verifiers import judged
 
     folders = judged.complete(out, list(KINDS))
     if not folders:
-        raise ValueError(f"no seed in {out} has a verifier of each kind that was begun: train one first")
+        raise ValueError(
+            f"no seed in {out} has a verifier of each kind that was begun: train one first"
+        )
     checker, pools, values = "benchmarks.tasks:state_right", {}, dict[str, dict[str, np.ndarray]]()
     for split in ("validation", "test"):
         targets = task_of(problems_of(split, SPLITS[split][0])).targets
-        held = judged.chains_of(out / "chains" / split, targets, out / "generator", checker, out / "values" / f"{split}.npz")
+        held = judged.chains_of(
+            out / "chains" / split,
+            targets,
+            out / "generator",
+            checker,
+            out / "values" / f"{split}.npz",
+        )
         pools[split] = judged.Pool(held)
         values[split] = {
-            kind: np.array([judged.values_of(held, verifier, out / "values" / split / f"{verifier.name}.npy") for verifier in found])
+            kind: np.array(
+                [
+                    judged.values_of(
+                        held, verifier, out / "values" / split / f"{verifier.name}.npy"
+                    )
+                    for verifier in found
+                ]
+            )
             for kind, found in folders.items()
         }
     chosen, table = judged.choices(pools["validation"], values["validation"])
@@ -132,7 +214,9 @@ def report(out: Path) -> str:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=["generator", "pool", "label", "train", "report"])
     parser.add_argument("--out", type=Path, default=Path("verifiers"))
     parser.add_argument("--split", choices=list(SPLITS), default="test")
@@ -150,7 +234,9 @@ def main() -> None:
         problems, count = SPLITS[args.split]
         folder = args.out / "chains" / args.split
         wanted = problems_of(args.split, args.problems or problems)
-        sample_chains(folder, args.out / "generator", wanted, args.chains or count, args.temperature)
+        sample_chains(
+            folder, args.out / "generator", wanted, args.chains or count, args.temperature
+        )
     elif args.command == "label":
         label_chains(args.out)
     elif args.command == "train":

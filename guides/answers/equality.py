@@ -1,9 +1,11 @@
 """Whether two expressions are equal, by their values at a few points.
 
-Equal at random points means equal, but for luck below 1e-15 (Schwartz 1980). Rational values are exact. Roots are computed to more bits
-than the separation bound of their expression asks for, so equal and different are certain there too. pi and e are transcendental, so
-among roots and fractions they are letters. A function is first a table of random values: what is equal then is equal whatever the
-function; else its true values show a difference, or somebody has to prove that there is none (`Unproven`).
+Equal at random points means equal, but for luck below 1e-15 (Schwartz 1980). Rational values are
+exact. Roots are computed to more bits than the separation bound of their expression asks for, so
+equal and different are certain there too. pi and e are transcendental, so among roots and fractions
+they are letters. A function is first a table of random values: what is equal then is equal whatever
+the function; else its true values show a difference, or somebody has to prove that there is none
+(`Unproven`).
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ class Unproven(Exception):
 
 
 def compare(a: Node, b: Node) -> bool | None:
-    """Whether two expressions are equal; None where it cannot be known. Raises Unproven where only a proof can tell.
+    """Whether two expressions are equal; None where it cannot be known. Raises Unproven where only
+    a proof can tell.
 
-    Letters may be any real numbers. What is equal for positive ones only, as x and |x|, cannot be known.
+    Letters may be any real numbers. What is equal for positive ones only, as x and |x|, cannot be
+    known.
     """
     try:
         return _compare(a, b)
@@ -60,7 +64,11 @@ def _written_alike(node: Node) -> bool | None:
 
 def opaque(node: Node) -> bool:
     """Whether an expression has functions, or powers with letters in the exponent."""
-    if node[0] in ("call", "log") or (node[0] == "pow" and not constant(node[2])) or (node[0] == "fact" and letters(node)):
+    if (
+        node[0] in ("call", "log")
+        or (node[0] == "pow" and not constant(node[2]))
+        or (node[0] == "fact" and letters(node))
+    ):
         return True
     return any(opaque(part) for part in node[1:] if isinstance(part, tuple))
 
@@ -78,7 +86,8 @@ def _equal_at(a: Node, b: Node, index: int) -> bool | None:
     try:
         (over, under, roots), (over2, under2, others) = bound(a, index), bound(b, index)
         degree = math.prod(root[0] for root in roots | others)
-        need = (degree - 1) * (max(over + under2, under + over2) + 1) + under + under2  # bits of a - b, if it is not 0
+        # bits of a - b, if it is not 0
+        need = (degree - 1) * (max(over + under2, under + over2) + 1) + under + under2
         if need > ROOT_BITS:
             raise TooBig
         ctx = context(int(2 * need) + 200)
@@ -113,7 +122,9 @@ def _names(node: Node) -> set[str]:
 
 
 def fingerprint(node: Node) -> tuple[str, ...] | None:
-    """The true values at the points to 12 digits: the same for equal expressions. None: it has none."""
+    """The true values at the points to 12 digits: the same for equal expressions. None: it has
+    none.
+    """
     ctx = context(200)
     try:
         values = [approximate(node, index, ctx, True) for index in range(2)]

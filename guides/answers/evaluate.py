@@ -1,6 +1,7 @@
 """What expressions are worth at points drawn from their letters' names: exact fractions.
 
-pi and e are letters here, and functions are tables of random values: what is equal then is equal whatever they are.
+pi and e are letters here, and functions are tables of random values: what is equal then is equal
+whatever they are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Irrational(ArithmeticError):
 
 def constant(node: Node) -> bool:
     """Whether an expression is made of numbers alone."""
-    return node[0] == "num" or (node[0] in ("add", "mul", "div", "neg") and all(constant(part) for part in node[1:]))
+    return node[0] == "num" or (
+        node[0] in ("add", "mul", "div", "neg") and all(constant(part) for part in node[1:])
+    )
 
 
 def calculation(node: Node) -> bool:
@@ -39,17 +42,23 @@ def calculation(node: Node) -> bool:
 
 
 def _rational(node: Node) -> bool:
-    return node[0] not in ("var", "pi", "e", "i", "root", "call", "log") and all(_rational(p) for p in node[1:] if isinstance(p, tuple))
+    return node[0] not in ("var", "pi", "e", "i", "root", "call", "log") and all(
+        _rational(p) for p in node[1:] if isinstance(p, tuple)
+    )
 
 
 def _has_operation(node: Node) -> bool:
-    return node[0] in ("add", "mul") or any(_has_operation(part) for part in node[1:] if isinstance(part, tuple))
+    return node[0] in ("add", "mul") or any(
+        _has_operation(part) for part in node[1:] if isinstance(part, tuple)
+    )
 
 
 @lru_cache(4096)
 def draw(name: str, index: int) -> Fraction:
     """The value of a letter at a point; positive at the first two."""
-    number = int.from_bytes(hashlib.sha256(f"{index} {name}".encode(errors="surrogatepass")).digest()[:12], "big")
+    number = int.from_bytes(
+        hashlib.sha256(f"{index} {name}".encode(errors="surrogatepass")).digest()[:12], "big"
+    )
     value = Fraction(number % 999_983 + 2, (number >> 40) % 61 + 37)
     return -value if index >= 2 and (number >> 90) % 2 == (index % 2) else value
 
@@ -112,7 +121,11 @@ def _power(a: Fraction, b: Fraction, constant: bool) -> Fraction:
         return _power(_root(a, b.denominator), Fraction(b.numerator), True)
     if a == 0 and b <= 0:
         raise Undefined
-    if abs(b) * (a.numerator.bit_length() + a.denominator.bit_length()) > BITS and abs(a) != 1 and a != 0:
+    if (
+        abs(b) * (a.numerator.bit_length() + a.denominator.bit_length()) > BITS
+        and abs(a) != 1
+        and a != 0
+    ):
         raise TooBig
     return Fraction(a) ** int(b) if abs(a) != 1 else a if b % 2 else Fraction(1)
 

@@ -1,7 +1,9 @@
-r"""A small grammar of algebra: numbers, letters, + - * / ^, \frac, \sqrt[n], functions, |x|, n!, products without a sign.
+r"""A small grammar of algebra: numbers, letters, + - * / ^, \frac, \sqrt[n], functions, |x|, n!,
+products without a sign.
 
-A recursive descent over tokens, with limits on length and depth. It makes tuples and evaluates nothing; `guides.answers.evaluate` tells
-what they are worth. What has two readings, such as 1/2x, 1/2/3 or 2 3, is not read at all.
+A recursive descent over tokens, with limits on length and depth. It makes tuples and evaluates
+nothing; `guides.answers.evaluate` tells what they are worth. What has two readings, such as 1/2x,
+1/2/3 or 2 3, is not read at all.
 """
 
 from __future__ import annotations
@@ -10,25 +12,31 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-#: ("num", Fraction) ("var", name) ("pi",) ("e",) ("i",) ("add" | "mul" | "div" | "pow", a, b) ("neg" | "abs" | "fact", a)
-#: ("root", n, a) ("call", name, a) ("log", base or None, a)
+#: ("num", Fraction) ("var", name) ("pi",) ("e",) ("i",) ("add" | "mul" | "div" | "pow", a, b)
+#: ("neg" | "abs" | "fact", a) ("root", n, a) ("call", name, a) ("log", base or None, a)
 Node = tuple
 
 DEEPEST = 40  #: brackets within brackets
 MOST = 400  #: tokens
 TALLEST = 150  #: operations upon operations: who walks the tree stays far from Python's own limit
 GREEK = frozenset(
-    ("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu", "xi", "rho",
+    ("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa",
+    "lambda", "mu", "nu", "xi", "rho",
      "sigma", "tau", "phi", "varphi", "chi", "psi", "omega")
 )  # fmt: skip
 FUNCTIONS = frozenset(
-    ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "exp", "ln")
+    ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
+    "exp", "ln")
 )  # fmt: skip
 _TOKEN = re.compile(
     r"\s*(?:(?P<num>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<sign>[-+*/^(){}\[\]|!_°]))",
     re.ASCII,
 )
-_PROSE = re.compile(r"(?<![a-zA-Z])[a-zA-Z]{2,} +[a-zA-Z\d]|[a-zA-Z\d})] +[a-zA-Z]{2,}(?![a-zA-Z])|\d(?:st|nd|rd|th)(?![a-zA-Z])", re.ASCII)
+_PROSE = re.compile(
+    r"(?<![a-zA-Z])[a-zA-Z]{2,} +[a-zA-Z\d]|[a-zA-Z\d})] +[a-zA-Z]{2,}(?![a-zA-Z])|\d(?:st|nd|rd|"
+    r"th)(?![a-zA-Z])",
+    re.ASCII,
+)
 _NAMES = re.compile(rf"\\[a-zA-Z]+|\b(?:{'|'.join(sorted(FUNCTIONS))}|sqrt|log|pi)\b")
 
 
@@ -38,7 +46,9 @@ class Unreadable(ValueError):
 
 @lru_cache(2048)
 def read(text: str) -> Node | None:
-    """The expression that a tidy `text` (`normalise.tidy`) writes, None where the grammar does not read it. Raises nothing."""
+    """The expression that a tidy `text` (`normalise.tidy`) writes, None where the grammar does
+    not read it. Raises nothing.
+    """
     bare = _NAMES.sub("\\\\", text)
     if not text or _PROSE.search(bare) or re.fullmatch(r"[a-zA-Z]{2,}", text):
         return None
@@ -72,7 +82,11 @@ def _tokens(text: str) -> list[tuple[str, str]]:
         if match is None or len(tokens) > MOST:
             raise Unreadable
         kind = str(match.lastgroup)
-        if kind == "word" and match[kind] not in FUNCTIONS and match[kind] not in ("sqrt", "pi", "log", "abs"):
+        if (
+            kind == "word"
+            and match[kind] not in FUNCTIONS
+            and match[kind] not in ("sqrt", "pi", "log", "abs")
+        ):
             if len(match[kind]) > 3:
                 raise Unreadable  # a word, not a product
             tokens += [("letter", letter) for letter in match[kind]]
@@ -114,7 +128,9 @@ class _Parser:
         return node
 
     def term(self, depth: int) -> Node:
-        """Signs, then factors with * or / or nothing between them. 1/2x and 1/2/2 have two readings."""
+        """Signs, then factors with * or / or nothing between them. 1/2x and 1/2/2 have two
+        readings.
+        """
         minus = False
         while self.peek() in (("sign", "+"), ("sign", "-")):
             minus ^= self.take()[1] == "-"
@@ -137,7 +153,11 @@ class _Parser:
     def starts(self) -> bool:
         """Whether a factor starts here."""
         kind, said = self.peek()
-        return kind in ("num", "letter", "command") or (kind == "sign" and said in "({") or (said == "|" and not self.bars)
+        return (
+            kind in ("num", "letter", "command")
+            or (kind == "sign" and said in "({")
+            or (said == "|" and not self.bars)
+        )
 
     bars = False  # inside |...| the next bar closes
 
@@ -173,7 +193,9 @@ class _Parser:
         return node
 
     def argument(self, depth: int) -> Node:
-        r"""What \frac and \sqrt take: a group, or one letter, digit or command. \frac12 has two arguments; \sqrt12 has two readings."""
+        r"""What \frac and \sqrt take: a group, or one letter, digit or command. \frac12 has two
+        arguments; \sqrt12 has two readings.
+        """
         kind, said = self.peek()
         if (kind, said) == ("sign", "{"):
             return self.group("{", "}", depth)
@@ -212,7 +234,8 @@ class _Parser:
         value = Fraction(said.replace(",", "").rstrip(".")) if len(said) <= 400 else None
         if value is None or ("." in said and self.peek() == ("sign", "(")):  # 0.(3) is a third
             raise Unreadable
-        if self.peek() == ("command", "frac") and said.isdigit():  # a mixed number, where it can be one
+        # a mixed number, where it can be one
+        if self.peek() == ("command", "frac") and said.isdigit():
             self.take()
             top, bottom = self.argument(depth), self.argument(depth)
             if self.peek() in (("sign", "^"), ("sign", "!")):
@@ -225,7 +248,8 @@ class _Parser:
         return ("num", value)
 
     def variable(self, name: str) -> Node:
-        if name in ("f", "g", "h", "phi", "varphi") and self.peek() == ("sign", "("):  # f(2x) is hardly f times 2x
+        # f(2x) is hardly f times 2x
+        if name in ("f", "g", "h", "phi", "varphi") and self.peek() == ("sign", "("):
             raise Unreadable
         if self.accept("_"):
             if self.accept("{"):
@@ -251,7 +275,15 @@ class _Parser:
         if name == "abs":
             return ("abs", self.group("(", ")", depth))
         if name == "log":
-            base = (self.argument(depth) if self.peek()[0] != "sign" or self.peek()[1] == "{" else None) if self.accept("_") else None
+            base = (
+                (
+                    self.argument(depth)
+                    if self.peek()[0] != "sign" or self.peek()[1] == "{"
+                    else None
+                )
+                if self.accept("_")
+                else None
+            )
             return ("log", base, self.applied(depth))
         if name in FUNCTIONS:
             return self.function(name, depth)
@@ -280,14 +312,18 @@ class _Parser:
         return ("pow", ("call", name, self.applied(depth)), exponent)
 
     def applied(self, depth: int) -> Node:
-        """The argument of a function: a bracket, or numbers and letters up to the next sign, bracket or function."""
+        """The argument of a function: a bracket, or numbers and letters up to the next sign,
+        bracket or function.
+        """
         if self.peek() in (("sign", "("), ("sign", "{")):
             node = self.primary(depth + 1)
             if self.peek() in (("sign", "^"), ("sign", "!")):  # sin(x)^2 has two readings
                 raise Unreadable
             return node
         node = self.power(depth + 1)
-        while self.peek()[0] == "letter" or (self.peek()[0] == "command" and self.peek()[1] in GREEK | {"pi"}):
+        while self.peek()[0] == "letter" or (
+            self.peek()[0] == "command" and self.peek()[1] in GREEK | {"pi"}
+        ):
             node = ("mul", node, self.power(depth + 1))
         if self.peek() in (("sign", "("), ("sign", "/")):
             raise Unreadable

@@ -1,4 +1,6 @@
-r"""Intervals, unions of them and inequalities in one letter as one thing: 1 < x \le 2 is (1, 2]. Equations as one side that is 0."""
+r"""Intervals, unions of them and inequalities in one letter as one thing: 1 < x \le 2 is (1, 2].
+Equations as one side that is 0.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Interval:
 
 
 def region(text: str) -> tuple[str, tuple[Interval, ...]] | None:
-    """(the letter, "" for none, the intervals) that a tidy text writes; None where it is no such thing."""
+    """(the letter, "" for none, the intervals) that a tidy text writes; None where it is no such
+    thing.
+    """
     member = _MEMBER.fullmatch(text)
     letter, rest = (member[1], member[2]) if member else ("", text)
     if rest == "\\mathbb{R}":
@@ -52,7 +56,9 @@ def _interval(text: str) -> Interval | None:
     if ends is None or len(ends) != 2 or not all(ends):
         return None
     low, high = (end.removeprefix("+") for end in ends)
-    return Interval(low, high, text[0] == "[" and low != "-\\infty", text[-1] == "]" and high != "\\infty")
+    return Interval(
+        low, high, text[0] == "[" and low != "-\\infty", text[-1] == "]" and high != "\\infty"
+    )
 
 
 def _inequality(text: str) -> tuple[str, tuple[Interval, ...]] | None:
@@ -69,7 +75,11 @@ def _inequality(text: str) -> tuple[str, tuple[Interval, ...]] | None:
         return None
     closed = [sign == "\\le" for sign in signs]
     if len(signs) == 2:
-        return (sides[1], (Interval(sides[0], sides[2], *closed),)) if _LETTER.fullmatch(sides[1]) else None
+        return (
+            (sides[1], (Interval(sides[0], sides[2], *closed),))
+            if _LETTER.fullmatch(sides[1])
+            else None
+        )
     letters = [_LETTER.fullmatch(side) is not None for side in sides]
     if letters == [True, False]:
         return sides[0], (Interval("-\\infty", sides[1], False, closed[0]),)
@@ -79,7 +89,9 @@ def _inequality(text: str) -> tuple[str, tuple[Interval, ...]] | None:
 
 
 def same_points(one: Sequence[Interval], other: Sequence[Interval]) -> bool | None:
-    """Whether two unions of intervals with rational ends have the same points; None where an end is something else."""
+    """Whether two unions of intervals with rational ends have the same points; None where an end
+    is something else.
+    """
     a, b = _merged(one), _merged(other)
     return None if a is None or b is None else a == b
 
@@ -97,7 +109,9 @@ def _merged(intervals: Sequence[Interval]) -> list[list[Any]] | None:
     merged: list[list[Any]] = []
     for piece in sorted(pieces):
         last = merged[-1] if merged else None
-        if last is not None and (piece[0] < last[2] or (piece[0] == last[2] and (last[3] or not piece[1]))):
+        if last is not None and (
+            piece[0] < last[2] or (piece[0] == last[2] and (last[3] or not piece[1]))
+        ):
             last[2:] = max(last[2:], piece[2:])
         else:
             merged.append(piece)
@@ -114,17 +128,26 @@ def _end(text: str) -> Fraction | float | None:
 def same_equation(answer: str, target: str) -> bool | None:
     """Whether two equations have the same solutions; None where that cannot be known here.
 
-    They have if they say that multiples of one expression are 0. They have not if what solves one, found where it is linear in a
-    letter, does not solve the other.
+    They have if they say that multiples of one expression are 0. They have not if what solves one,
+    found where it is linear in a letter, does not solve the other.
     """
     a, b = (_zero(text) for text in (answer, target))
-    if a is None or b is None or not letters(a) or not letters(b) or equality.opaque(a) or equality.opaque(b):
+    if (
+        a is None
+        or b is None
+        or not letters(a)
+        or not letters(b)
+        or equality.opaque(a)
+        or equality.opaque(b)
+    ):
         return None
     try:
         factor = exact(a, 0) / exact(b, 0)
         if factor and equality.compare(a, ("mul", ("num", Fraction(factor)), b)):
             return True
-        return False if letters(a) == letters(b) and (_solves_one(a, b) or _solves_one(b, a)) else None
+        return (
+            False if letters(a) == letters(b) and (_solves_one(a, b) or _solves_one(b, a)) else None
+        )
     except ArithmeticError:
         return None
 
@@ -139,7 +162,9 @@ def _zero(text: str) -> Node | None:
 
 
 def _solves_one(a: Node, b: Node) -> bool:
-    """Whether a zero of a, found where a is linear in a letter, is none of b. The other letters have the values of a point."""
+    """Whether a zero of a, found where a is linear in a letter, is none of b. The other letters
+    have the values of a point.
+    """
     for name in sorted(letters(a)):
         first, second, third = (exact(_with(a, name, Fraction(value)), 0) for value in (0, 1, 2))
         if third - second == second - first != 0:

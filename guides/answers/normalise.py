@@ -1,4 +1,6 @@
-r"""Answers in one notation: LaTeX's ways to space, frame and name things are taken off, `\frac{1}{2}` and `\{` stay. Evaluates nothing."""
+r"""Answers in one notation: LaTeX's ways to space, frame and name things are taken off,
+`\frac{1}{2}` and `\{` stay. Evaluates nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,14 @@ LONGEST = 2_000  #: characters of an answer that is read as more than its text
 
 _SIGNS = str.maketrans(
     {
-        "−": "-", "–": "-", "﹣": "-", "－": "-", "×": "*", "⋅": "*", "·": "*", "∙": "*", "÷": "/", "⁄": "/", "∕": "/", "≤": "\\le ",
-        "≥": "\\ge ", "≠": "\\ne ", "∞": "\\infty ", "π": "\\pi ", "√": "\\sqrt", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ",
-        "∅": "\\emptyset ", "±": "\\pm ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
-        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "ℝ": "\\mathbb{R}", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ", "º": "°",
+        "−": "-", "–": "-", "﹣": "-", "－": "-", "×": "*", "⋅": "*", "·": "*", "∙": "*", "÷": "/",
+        "⁄": "/", "∕": "/", "≤": "\\le ",
+        "≥": "\\ge ", "≠": "\\ne ", "∞": "\\infty ", "π": "\\pi ", "√": "\\sqrt", "∪": "\\cup ",
+        "∩": "\\cap ", "∈": "\\in ",
+        "∅": "\\emptyset ", "±": "\\pm ", "²": "^2", "³": "^3", "½": "\\frac{1}{2}",
+        "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
+        "\u00a0": " ", "\u2009": " ", "\u202f": " ", "ℝ": "\\mathbb{R}", "θ": "\\theta ",
+        "α": "\\alpha ", "β": "\\beta ", "º": "°",
         "\t": " ", "\n": " ", "\r": " ",
     }
 )  # fmt: skip
@@ -26,7 +32,10 @@ _RULES = [
         (r"(?<=\d)\\[,;: ](?=\d{3}(?!\d))", ""),
         (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}", r" \1"),
+        (
+            r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}",
+            r" \1",
+        ),
         (r"\^\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?", "°"),
         (r"\\(?:degrees?)(?![a-zA-Z])", "°"),
         (r"\\(?:times|cdot|ast)(?![a-zA-Z])", "*"),
@@ -49,12 +58,21 @@ _RULES = [
         (r"\s+", " "),
     )
 ]
-_FRAMES = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("\\boxed{", "}"))
+_FRAMES = (
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("**", "**"),
+    ("\\boxed{", "}"),
+)
 _ROOT = re.compile(r"√ ?(\d+)", re.ASCII)
 
 
 def tidy(text: str) -> str:
-    """`text`, at most `LONGEST` characters, in one notation. Texts that mean different things stay different."""
+    """`text`, at most `LONGEST` characters, in one notation. Texts that mean different things
+    stay different.
+    """
     text = _ROOT.sub(r"\\sqrt{\1}", unframed(text)).translate(_SIGNS)
     if "\\" in text or not text.isalnum():
         for rule, by in _RULES:
@@ -63,13 +81,20 @@ def tidy(text: str) -> str:
 
 
 def unframed(text: str) -> str:
-    """Without the dollars, brackets or stars that frame the whole of it, nor a full stop at its end."""
+    """Without the dollars, brackets or stars that frame the whole of it, nor a full stop at its
+    end.
+    """
     while True:
         before = text
         text = text.strip()
         for left, right in _FRAMES:
             inner = text[len(left) : len(text) - len(right)]
-            if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right) and left not in inner:
+            if (
+                len(text) > len(left) + len(right)
+                and text.startswith(left)
+                and text.endswith(right)
+                and left not in inner
+            ):
                 text = inner.strip()
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
@@ -78,7 +103,8 @@ def unframed(text: str) -> str:
 
 
 def parts(text: str, thousands: bool) -> list[str] | None:
-    r"""What stands between the commas (and semicolons) of a tidy `text` outside its brackets; None where brackets do not match.
+    r"""What stands between the commas (and semicolons) of a tidy `text` outside its brackets; None
+    where brackets do not match.
 
     thousands: a comma between groups of three digits, as in 1,234, belongs to a number
     """
@@ -90,7 +116,9 @@ def parts(text: str, thousands: bool) -> list[str] | None:
         elif mark in (")", "]", "}", "\\}"):
             if not stack or mark not in stack.pop():
                 return None
-        elif mark in ",;" and not stack and not (thousands and _THOUSANDS.match(text, max(0, i - 1))):
+        elif (
+            mark in ",;" and not stack and not (thousands and _THOUSANDS.match(text, max(0, i - 1)))
+        ):
             found.append(text[start:i].strip())
             start = i + 1
         i += len(mark)

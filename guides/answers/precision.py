@@ -1,7 +1,8 @@
-"""What expressions with roots and functions are worth, to any number of bits, and how near to zero one can be that is not zero.
+"""What expressions with roots and functions are worth, to any number of bits, and how near to zero
+one can be that is not zero.
 
-The bound is of Burnikel, Fleischer, Mehlhorn, Schirra (2000), "A strong and easily computable separation bound for arithmetic expressions
-involving radicals".
+The bound is of Burnikel, Fleischer, Mehlhorn, Schirra (2000), "A strong and easily computable
+separation bound for arithmetic expressions involving radicals".
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import math
 import threading
 from typing import Any
 
-from guides.answers.evaluate import BITS, TooBig, Undefined, constant, draw, exact, factorial, surrogate
+from guides.answers.evaluate import (
+    BITS,
+    TooBig,
+    Undefined,
+    constant,
+    draw,
+    exact,
+    factorial,
+    surrogate,
+)
 from guides.answers.grammar import Node, letters
 
 _local = threading.local()
@@ -27,13 +37,15 @@ def context(bits: int) -> Any:
 
 
 def approximate(node: Node, index: int, ctx: Any, true: bool) -> Any:
-    """mpf or mpc: the value at a point to the context's bits. true: with the true pi and e, else with the fractions beside them.
+    """mpf or mpc: the value at a point to the context's bits. true: with the true pi and e, else
+    with the fractions beside them.
 
     Raises Undefined, TooBig.
     """
     kind = node[0]
     if kind in ("num", "var"):
-        value = node[1] if kind == "num" else draw(node[1], index) / (5_000 if true else 1)  # powers and functions want small ones
+        # powers and functions want small ones
+        value = node[1] if kind == "num" else draw(node[1], index) / (5_000 if true else 1)
         return ctx.mpf(value.numerator) / value.denominator
     if kind in ("pi", "e"):
         near = surrogate(kind, index)
@@ -41,7 +53,11 @@ def approximate(node: Node, index: int, ctx: Any, true: bool) -> Any:
     if kind == "i":
         return ctx.mpc(0, 1)
     if kind == "log":
-        base = ctx.mpf("2.345") if node[1] is None else _ln(approximate(node[1], index, ctx, true), ctx)
+        base = (
+            ctx.mpf("2.345")
+            if node[1] is None
+            else _ln(approximate(node[1], index, ctx, true), ctx)
+        )
         if base == 0:
             raise Undefined
         return _ln(approximate(node[2], index, ctx, true), ctx) / base
@@ -55,7 +71,11 @@ def approximate(node: Node, index: int, ctx: Any, true: bool) -> Any:
     if kind == "abs":
         return abs(a)
     if kind == "fact":
-        return ctx.mpf(factorial(exact(node[1], index), False).numerator) if not letters(node) else ctx.gamma(a + 1)
+        return (
+            ctx.mpf(factorial(exact(node[1], index), False).numerator)
+            if not letters(node)
+            else ctx.gamma(a + 1)
+        )
     b = approximate(node[2], index, ctx, true)
     if kind == "pow":
         return _near_power(a, b, node[2], index, ctx)
@@ -102,7 +122,9 @@ def _call(name: str, a: Any, ctx: Any) -> Any:
 
 
 def bound(node: Node, index: int) -> tuple[float, float, frozenset]:
-    """(log2 u, log2 l, {(degree, root)}) of an expression without functions: u and l of table 1 of the paper."""
+    """(log2 u, log2 l, {(degree, root)}) of an expression without functions: u and l of table 1
+    of the paper.
+    """
     kind = node[0]
     if kind in ("num", "var", "pi", "e"):
         value = exact(node, index)
@@ -122,7 +144,9 @@ def bound(node: Node, index: int) -> tuple[float, float, frozenset]:
         q = exact(node[2], index)
         over, under, roots = bound(node[1], index)
         if q.denominator > 1:
-            over, under, roots = _root_bound((over, under, roots), q.denominator, ("root", q.denominator, node[1]))
+            over, under, roots = _root_bound(
+                (over, under, roots), q.denominator, ("root", q.denominator, node[1])
+            )
         if q < 0:
             over, under = under, over
         return over * abs(q.numerator), under * abs(q.numerator), roots
@@ -130,10 +154,16 @@ def bound(node: Node, index: int) -> tuple[float, float, frozenset]:
     both = roots | others
     if kind == "div":
         return over + under2, under + over2, both
-    return (max(over + under2, under + over2) + 1 if kind == "add" else over + over2), under + under2, both
+    return (
+        (max(over + under2, under + over2) + 1 if kind == "add" else over + over2),
+        under + under2,
+        both,
+    )
 
 
-def _root_bound(inner: tuple[float, float, frozenset], degree: int, node: Node) -> tuple[float, float, frozenset]:
+def _root_bound(
+    inner: tuple[float, float, frozenset], degree: int, node: Node
+) -> tuple[float, float, frozenset]:
     over, under, roots = inner
     roots = roots | {(degree, node)}
     if over >= under:

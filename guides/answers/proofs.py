@@ -1,7 +1,9 @@
-"""Proofs in processes that can be killed: sympy for expressions that agree at every point, math-verify for what our grammar does not read.
+"""Proofs in processes that can be killed: sympy for expressions that agree at every point,
+math-verify for what our grammar does not read.
 
-Both may take for ever or fill the memory, whatever their own limits say, so they run in warm worker processes (`search.scheduling.workers`)
-with a limit of time and memory. math-verify is optional: `pip install "copse-search[math]"`.
+Both may take for ever or fill the memory, whatever their own limits say, so they run in warm worker
+processes (`search.scheduling.workers`) with a limit of time and memory. math-verify is optional:
+`pip install "copse-search[math]"`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ MEMORY = 4 << 30  #: bytes of address space of a process
 
 
 class Pool:
-    """Worker processes shared by all threads. Each call is a future: its result, or the exception that says why there is none."""
+    """Worker processes shared by all threads. Each call is a future: its result, or the
+    exception that says why there is none.
+    """
 
     def __init__(self, processes: int = PROCESSES, memory: int = MEMORY):
         self._workers = Workers(processes, memory)
@@ -38,7 +42,9 @@ class Pool:
         threading.Thread(target=self._collect, name="copse-proofs", daemon=True).start()
 
     def submit(self, function: Any, args: tuple[Any, ...], seconds: float) -> Future[Any]:
-        """Have `function(*args)` performed, at most `seconds` long; starting a process and its imports do not count."""
+        """Have `function(*args)` performed, at most `seconds` long; starting a process and its
+        imports do not count.
+        """
         request, future = Call(_called, (_Loaded(), function, args), seconds), Future[Any]()
         with self._lock:
             self._futures[request] = future
@@ -67,7 +73,8 @@ def pool() -> Pool:
     return Pool()
 
 
-os.register_at_fork(after_in_child=pool.cache_clear)  # a fork has neither its threads nor its processes
+# a fork has neither its threads nor its processes
+os.register_at_fork(after_in_child=pool.cache_clear)
 
 
 @cache
@@ -75,12 +82,17 @@ def installed() -> bool:
     """Whether math-verify is there; a warning says once what to install where it is not."""
     there = importlib.util.find_spec("math_verify") is not None
     if not there:
-        log.warning('some sets and inequalities stay undecided without math-verify: pip install "copse-search[math]"')
+        log.warning(
+            "some sets and inequalities stay undecided without math-verify: pip install "
+            '"copse-search[math]"'
+        )
     return there
 
 
 class _Loaded:
-    """Crosses to a worker as the import of sympy and math-verify, so that a call's own time begins when they are there."""
+    """Crosses to a worker as the import of sympy and math-verify, so that a call's own time
+    begins when they are there.
+    """
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return _load, ()
@@ -104,7 +116,9 @@ def _called(loaded: None, function: Any, args: tuple[Any, ...]) -> Any:
 
 
 def prove_equal(a: Node, b: Node) -> bool | None:
-    """True where sympy proves two expressions equal for all real values of their letters, else None."""
+    """True where sympy proves two expressions equal for all real values of their letters, else
+    None.
+    """
     import sympy
 
     difference = _sympy(a) - _sympy(b)
@@ -117,7 +131,9 @@ def prove_equal(a: Node, b: Node) -> bool | None:
 def _expand_all(expression: Any) -> Any:
     import sympy
 
-    return sympy.simplify(sympy.expand_log(sympy.expand_trig(sympy.expand(expression)), force=False))
+    return sympy.simplify(
+        sympy.expand_log(sympy.expand_trig(sympy.expand(expression)), force=False)
+    )
 
 
 def _sympy(node: Node) -> Any:
@@ -134,7 +150,13 @@ def _sympy(node: Node) -> Any:
     parts = [_sympy(part) if isinstance(part, tuple) else part for part in node[1:]]
     if kind == "root":
         degree, a = parts
-        return sympy.real_root(a, degree) if degree % 2 else sympy.sqrt(a) if degree == 2 else sympy.root(a, degree)
+        return (
+            sympy.real_root(a, degree)
+            if degree % 2
+            else sympy.sqrt(a)
+            if degree == 2
+            else sympy.root(a, degree)
+        )
     if kind == "call":
         names = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "log"}
         return getattr(sympy, names.get(parts[0], parts[0]))(parts[1])
@@ -148,16 +170,26 @@ def _sympy(node: Node) -> Any:
     if kind == "neg":
         return -parts[0]
     a, b = parts
-    return a + b if kind == "add" else a * b if kind == "mul" else a / b if kind == "div" else sympy.Pow(a, b)
+    return (
+        a + b
+        if kind == "add"
+        else a * b
+        if kind == "mul"
+        else a / b
+        if kind == "div"
+        else sympy.Pow(a, b)
+    )
 
 
 def math_verify_equal(answer: str, target: str) -> bool | None:
-    """What math-verify says of two tidy texts; None where it does not read both, or is known to err.
+    """What math-verify says of two tidy texts; None where it does not read both, or is known to
+    err.
 
-    It takes an interval for an inequality in one order only, so both are tried. It takes x + 1 = 5 for 5 and x^2 = -1 for x^2 = -2, so
-    it is asked about sets and inequalities only.
-    It rounds, so it is not believed where that may hide a difference (`_ROUNDED`). Two sets differ where sympy finds what is in one of
-    them only; all else that it finds different stays open: it may lack an idea.
+    It takes an interval for an inequality in one order only, so both are tried. It takes x + 1 = 5
+    for 5 and x^2 = -1 for x^2 = -2, so it is asked about sets and inequalities only. It rounds, so
+    it is not believed where that may hide a difference (`_ROUNDED`). Two sets differ where sympy
+    finds what is in one of them only; all else that it finds different stays open: it may lack an
+    idea.
     """
     from math_verify import verify
 
@@ -166,7 +198,11 @@ def math_verify_equal(answer: str, target: str) -> bool | None:
     if "" in kinds or (len(kinds) > 1 and kinds != {"set", "relation"}):
         return None
     sure = not _ROUNDED.search(answer) and not _ROUNDED.search(target)
-    if kinds == {"set"} and not a.free_symbols | b.free_symbols and (alike := a.symmetric_difference(b).is_empty) is not None:
+    if (
+        kinds == {"set"}
+        and not a.free_symbols | b.free_symbols
+        and (alike := a.symmetric_difference(b).is_empty) is not None
+    ):
         return None if alike and not sure else alike
     if verify(b, a, raise_on_error=True) or (len(kinds) > 1 and verify(a, b, raise_on_error=True)):
         return True if sure else None

@@ -1,4 +1,6 @@
-"""Plain numbers and quantities, read exactly: 1,200; -0.5; 3/4; 2 1/2; 3 x 10^8; 12.5%; $18; 12 cm. Nothing is rounded or evaluated."""
+"""Plain numbers and quantities, read exactly: 1,200; -0.5; 3/4; 2 1/2; 3 x 10^8; 12.5%; $18; 12
+cm. Nothing is rounded or evaluated.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,16 @@ _QUANTITY = re.compile(
 _LONGEST = 1_000  # characters of a quantity
 
 _TABLE = {  # dimension -> names and what one of them is
-    "length": "mm 1/1000, millimeter 1/1000, millimetre 1/1000, cm 1/100, centimeter 1/100, centimetre 1/100, m 1, meter 1, metre 1,"
-    "km 1000, kilometer 1000, kilometre 1000, in 127/5000, inch 127/5000, inche 127/5000, ft 381/1250, foot 381/1250, feet 381/1250,"
+    "length": "mm 1/1000, millimeter 1/1000, millimetre 1/1000, cm 1/100, centimeter 1/100, "
+    "centimetre 1/100, m 1, meter 1, metre 1,"
+    "km 1000, kilometer 1000, kilometre 1000, in 127/5000, inch 127/5000, inche 127/5000, ft "
+    "381/1250, foot 381/1250, feet 381/1250,"
     "yd 1143/1250, yard 1143/1250, mi 1609344/1000, mile 1609344/1000",
-    "mass": "mg 1/1000, milligram 1/1000, g 1, gram 1, kg 1000, kilogram 1000, oz 45359237/1600000, ounce 45359237/1600000,"
+    "mass": "mg 1/1000, milligram 1/1000, g 1, gram 1, kg 1000, kilogram 1000, "
+    "oz 45359237/1600000, ounce 45359237/1600000,"
     "lb 45359237/100000",
-    "time": "s 1, sec 1, second 1, min 60, minute 60, h 3600, hr 3600, hour 3600, day 86400, week 604800",
+    "time": "s 1, sec 1, second 1, min 60, minute 60, h 3600, hr 3600, hour 3600, day 86400, week "
+    "604800",
     "volume": "ml 1/1000, milliliter 1/1000, millilitre 1/1000, l 1, liter 1, litre 1",
     "$": "$ 1, us$ 1, usd 1, dollar 1, buck 1, cent 1/100, ¢ 1/100",
     "€": "€ 1, euro 1, eur 1",
@@ -45,11 +51,13 @@ _UNITS = {
     (words := entry.strip().rsplit(" ", 1))[0]: (dimension, Fraction(words[1]))
     for dimension, entries in _TABLE.items() for entry in entries.split(",")
 }  # fmt: skip
-_PERHAPS = ({"angle", "temperature"}, {"angle", "heat"}, {"time", "year"})  # 20 degrees may be 20 °C, and a year 365 days
+# 20 degrees may be 20 °C, and a year 365 days
+_PERHAPS = ({"angle", "temperature"}, {"angle", "heat"}, {"time", "year"})
 _POWERED = re.compile(r"(square |sq\.? ?|cubic |cu\.? ?)?(.+?)(?:\^\{?([23])\}?)?")
 _CHANGES = re.compile(  # words that make another number of the one before them, or take it back
     r"(?:hundred|thousand|[mbtr]+illion|dozen|score|half|halve|quarter|tenth|third|fourth|fifth|sixth|seventh|eighth|ninth|\w+th|squared?|"
-    r"cubed?|factorial|times|plus|minus|over|mod(?:ulo)?|per ?cent(?:age)?|percent|point|to|or|and|not|no|wrong|incorrect|isn|but|by|than|"
+    r"cubed?|factorial|times|plus|minus|over|mod(?:ulo)?|per ?cent(?:age)?|percent|point|to|or|and|"
+    r"not|no|wrong|incorrect|isn|but|by|than|"
     r"pi|root|power|log|base|pair|couple|gross|double|triple|if|unless|without|instead|never|maybe|probably|about|approximately|around|"
     r"almost|nearly|roughly|between|least|most|equal|less|more|fewer|greater|divided|multiplied|sin|cos|tan|exp|sqrt|"
     r"choose|false|guess|error|invalid|unknown|unsure|remainder|reject|rejected|except|negative|binary|hex|octal|lakh|crore|kilo|mega|giga|"
@@ -60,16 +68,20 @@ _CHANGES = re.compile(  # words that make another number of the one before them,
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with its unit: `unit` is (dimension, power, what one is), ("%",), ("word", words), or None where there is none."""
+    """A number with its unit: `unit` is (dimension, power, what one is), ("%",), ("word",
+    words), or None where there is none.
+    """
 
     value: Fraction
     unit: tuple | None = None
 
 
 def plain(text: str) -> tuple[bool, str, str] | None:
-    """(negative, digits before the point, digits after it) of a plain decimal such as -1,200.50, without idle zeros. None: it is none.
+    """(negative, digits before the point, digits after it) of a plain decimal such as -1,200.50,
+    without idle zeros. None: it is none.
 
-    Equal numbers have equal readings, and no digit string is turned into a number, so millions of digits cost what reading them costs.
+    Equal numbers have equal readings, and no digit string is turned into a number, so millions of
+    digits cost what reading them costs.
     """
     match = _PLAIN.fullmatch(text.strip())
     if match is None:
@@ -84,8 +96,14 @@ def plain(text: str) -> tuple[bool, str, str] | None:
 
 @lru_cache(4096)
 def quantity(text: str) -> Quantity | None:
-    """The number and unit that a tidy `text` (`normalise.tidy`) writes; None: it is no such thing, or not for sure. Raises nothing."""
-    if len(text) > _LONGEST or (match := _QUANTITY.fullmatch(text)) is None or (match["sign"] and match["sign2"]):
+    """The number and unit that a tidy `text` (`normalise.tidy`) writes; None: it is no such
+    thing, or not for sure. Raises nothing.
+    """
+    if (
+        len(text) > _LONGEST
+        or (match := _QUANTITY.fullmatch(text)) is None
+        or (match["sign"] and match["sign2"])
+    ):
         return None
     value = _value(match)
     unit = _unit(match["money"], match["unit"])
@@ -102,7 +120,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
     if match["whole"]:
         top, bottom = read("a", "c", "e"), read("b", "d", "f")
         assert top is not None and bottom is not None
-        return Fraction(match["whole"]) + top / bottom if top < bottom else None  # 2 7/3 may be 2 times 7/3
+        # 2 7/3 may be 2 times 7/3
+        return Fraction(match["whole"]) + top / bottom if top < bottom else None
     if (top := read("n", "s", "top")) is not None:
         bottom = read("m", "t", "bottom")
         return top / bottom if bottom else None
@@ -112,10 +131,15 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _unit(money: str, text: str) -> tuple | None | Literal[False]:
-    """The unit that stands around a number, None where there is none; False where it may be something else than a unit."""
+    """The unit that stands around a number, None where there is none; False where it may be
+    something else than a unit.
+    """
     if not money:
         unit = unit_of(text.strip())
-        product = text[:1].isalpha() and (len(text.rstrip("0123456789^{}")) == 1 or not unit or unit[0] == "word")  # 5m, 2abc
+        # 5m, 2abc
+        product = text[:1].isalpha() and (
+            len(text.rstrip("0123456789^{}")) == 1 or not unit or unit[0] == "word"
+        )
         return False if product else unit
     if text.strip() and unit_of(text.strip()) != unit_of(money.lower()):
         return False
@@ -144,14 +168,17 @@ def unit_of(text: str) -> tuple | None | Literal[False]:
     first = text.split()[0]
     if len(first) == 3 and list(first) == sorted(set(first)):  # abc, xyz: a product of letters
         return False
-    if any(_CHANGES.fullmatch(word.lower()) for word in text.split()) or any(_CHANGES.fullmatch(word.lower()) for word in words):
+    if any(_CHANGES.fullmatch(word.lower()) for word in text.split()) or any(
+        _CHANGES.fullmatch(word.lower()) for word in words
+    ):
         return False
     return ("word", " ".join(words).lower())
 
 
 def _known(name: str) -> tuple[str, Fraction] | None:
     for form in (name, name.lower(), name.lower().removesuffix("s") if len(name) > 3 else name):
-        if form in _UNITS and (len(name) > 2 or name not in ("M", "S", "H", "G", "KM", "MM", "MG")):  # M is no metre
+        # M is no metre
+        if form in _UNITS and (len(name) > 2 or name not in ("M", "S", "H", "G", "KM", "MM", "MG")):
             return _UNITS[form]
     return None
 
@@ -159,9 +186,11 @@ def _known(name: str) -> tuple[str, Fraction] | None:
 def compare(answer: Quantity, target: Quantity) -> bool | None:
     """Whether two quantities are equal; None where it cannot be known.
 
-    A unit that only one of them names is taken as understood: the target 12 takes 12 cm, and 18 takes $18. Units that can be converted
-    are. Units that are words must be the same; what different ones say of each other nobody knows. 50% is 0.5, and it is 50 too where
-    that is a whole number beyond 1, because then the percent sign was left out; 0.5% against 0.5 cannot be known.
+    A unit that only one of them names is taken as understood: the target 12 takes 12 cm, and 18
+    takes $18. Units that can be converted are. Units that are words must be the same; what
+    different ones say of each other nobody knows. 50% is 0.5, and it is 50 too where that is a
+    whole number beyond 1, because then the percent sign was left out; 0.5% against 0.5 cannot be
+    known.
     """
     a, b = answer.unit, target.unit
     same = answer.value == target.value
@@ -191,9 +220,13 @@ def _percent(answer: Quantity, target: Quantity) -> bool | None:
 
 
 def _converted(value: Fraction, other: Fraction, unit: tuple | None) -> bool | None:
-    """None where one of two different numbers may be the other in another unit of the same kind, as 50 cents and 0.50; else False."""
+    """None where one of two different numbers may be the other in another unit of the same kind,
+    as 50 cents and 0.50; else False.
+    """
     assert unit is not None
     if unit[0] == "word" or not other:
         return False
-    ratios = {(unit[2] / size ** unit[1]) for dimension, size in _UNITS.values() if dimension == unit[0]}
+    ratios = {
+        (unit[2] / size ** unit[1]) for dimension, size in _UNITS.values() if dimension == unit[0]
+    }
     return None if value / other in ratios or (value and other / value in ratios) else False

@@ -1,13 +1,15 @@
-r"""Is this answer the target? RIGHT and WRONG are said only where they are known, UNDECIDED elsewhere.
+r"""Is this answer the target? RIGHT and WRONG are said only where they are known, UNDECIDED
+elsewhere.
 
     check("so he pays \\boxed{\\frac{1}{2}}", "0.5")    RIGHT
     check("12 cm", "12 m")                              WRONG
     check("1/2x", "x/2")                                UNDECIDED: it has two readings
 
-What is read, in this order: equal text; numbers (exactly: nothing is rounded), units, percents and money; choices such as (B), yes and
-no, equal words; matrices, intervals, inequalities and equations; lists, tuples and sets; algebra, by values at drawn points; then other
-sets and inequalities by math-verify, in a process that can be killed. A unit on one side only is taken as understood. What an expression
-is worth counts, not its form. Text is never evaluated.
+What is read, in this order: equal text; numbers (exactly: nothing is rounded), units, percents and
+money; choices such as (B), yes and no, equal words; matrices, intervals, inequalities and
+equations; lists, tuples and sets; algebra, by values at drawn points; then other sets and
+inequalities by math-verify, in a process that can be killed. A unit on one side only is taken as
+understood. What an expression is worth counts, not its form. Text is never evaluated.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from search.final_answer import final_answers
 
 
 class Verdict(enum.Enum):
-    """What `check` says. UNDECIDED: it cannot be known, or not within the limits; never take it for a RIGHT."""
+    """What `check` says. UNDECIDED: it cannot be known, or not within the limits; never take it
+    for a RIGHT.
+    """
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -35,9 +39,11 @@ _BULLET = re.compile(r"- +[\d.]", re.ASCII)
 
 
 def extract(text: str) -> str | None:
-    """The final answer that a solution's text marks (`search.final_answer`); None where it marks none, or not for sure.
+    """The final answer that a solution's text marks (`search.final_answer`); None where it marks
+    none, or not for sure.
 
-    Not for sure are a box or a `<think>` that is not closed, an empty mark, and two boxes with different contents.
+    Not for sure are a box or a `<think>` that is not closed, an empty mark, and two boxes with
+    different contents.
     """
     return _marked(text) or None
 
@@ -45,22 +51,28 @@ def extract(text: str) -> str | None:
 def check(text: str, target: str, *, seconds: float = 5.0) -> Verdict:
     """Whether `text`, an answer or a whole solution, gives the `target`.
 
-    seconds  the most that a process computes for it; more is UNDECIDED. Starting the first process does not count
+    seconds  the most that a process computes for it; more is UNDECIDED. Starting the first process
+             does not count
 
-    A text that marks no answer is the answer itself if it is short; a long one is UNDECIDED, whatever numbers stand in it. An empty
-    one is WRONG. The target may be a solution with a marked answer too. Raises ValueError for an empty target.
+    A text that marks no answer is the answer itself if it is short; a long one is UNDECIDED,
+    whatever numbers stand in it. An empty one is WRONG. The target may be a solution with a marked
+    answer too. Raises ValueError for an empty target.
     """
     said, _ = _decide(text, target)
     return _VERDICTS[said] if not isinstance(said, compare.Asked) else _ask([said], seconds)[0]
 
 
 def check_many(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> list[Verdict]:
-    """`check` of (text, target) pairs, in order. What must be proved is proved by all processes at once; equal pairs are checked once."""
+    """`check` of (text, target) pairs, in order. What must be proved is proved by all processes
+    at once; equal pairs are checked once.
+    """
     return [verdict for verdict, _ in examine(pairs, seconds=seconds)]
 
 
 def examine(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> list[tuple[Verdict, str]]:
-    """As `check_many`, with the way that told: "text", "numbers", "grammar", "pool" (sympy) or "math-verify"."""
+    """As `check_many`, with the way that told: "text", "numbers", "grammar", "pool" (sympy) or
+    "math-verify".
+    """
     pairs = list(pairs)
     decisions = {pair: _decide(*pair) for pair in dict.fromkeys(pairs)}
     asked = {pair: said for pair, (said, _) in decisions.items() if isinstance(said, compare.Asked)}
@@ -69,15 +81,25 @@ def examine(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> list[t
 
 
 def classes(answers: Sequence[str], *, seconds: float = 5.0) -> list[int]:
-    r"""The class of each answer, int from 0 on in order of appearance: equal answers, such as 1/2, 0.5 and \frac12, share one.
+    r"""The class of each answer, int from 0 on in order of appearance: equal answers, such as 1/2,
+    0.5 and \frac12, share one.
 
-    Answers are put into buckets by their values at drawn points, and compared with the first of each class in their bucket: a
-    thousand answers are a thousand readings, not a million comparisons. An answer without a unit joins the same number with one.
+    Answers are put into buckets by their values at drawn points, and compared with the first of
+    each class in their bucket: a thousand answers are a thousand readings, not a million
+    comparisons. An answer without a unit joins the same number with one.
     """
-    tidied = [_tidied(answer.strip()) if len(answer) <= LONGEST else repr(quantities.plain(answer) or answer) for answer in answers]
+    tidied = [
+        _tidied(answer.strip())
+        if len(answer) <= LONGEST
+        else repr(quantities.plain(answer) or answer)
+        for answer in answers
+    ]
     firsts: dict[object, list[str]] = {}
     class_of: dict[str, tuple[object, int]] = {}
-    for text in sorted(dict.fromkeys(tidied), key=lambda text: (quantity := quantities.quantity(text)) is None or quantity.unit is None):
+    for text in sorted(
+        dict.fromkeys(tidied),
+        key=lambda text: (quantity := quantities.quantity(text)) is None or quantity.unit is None,
+    ):
         bucket = _bucket(text)
         known = firsts.setdefault(bucket, [])
         same = next((i for i, first in enumerate(known) if _same(text, first, seconds)), len(known))
@@ -102,9 +124,12 @@ def _decide(text: str, target: str) -> tuple[compare.Decision, str]:
         return None, "text"
     if answer == right:
         return True, "text"
-    if (mine := quantities.plain(answer)) is not None and (wanted := quantities.plain(right)) is not None:
+    if (mine := quantities.plain(answer)) is not None and (
+        wanted := quantities.plain(right)
+    ) is not None:
         return mine == wanted, "numbers"
-    if max(len(answer), len(right)) > LONGEST or _BULLET.match(answer):  # "- 5" may be the first of a list
+    # "- 5" may be the first of a list
+    if max(len(answer), len(right)) > LONGEST or _BULLET.match(answer):
         return None, "text"
     return compare.decide(_tidied(answer), _tidied(right))
 
@@ -123,8 +148,17 @@ def _tidied(text: str) -> str:
 
 
 def _marked(text: str) -> str | None:
-    """The answer that a text marks; "" where it marks one that cannot be read; None where it marks none."""
-    if len(text) < 4 or not ("\\" in text or "#" in text or ":" in text or "nswer" in text or "NSWER" in text or "<think" in text):
+    """The answer that a text marks; "" where it marks one that cannot be read; None where it
+    marks none.
+    """
+    if len(text) < 4 or not (
+        "\\" in text
+        or "#" in text
+        or ":" in text
+        or "nswer" in text
+        or "NSWER" in text
+        or "<think" in text
+    ):
         return None
     found = final_answers(text)
     if found is None:
@@ -144,12 +178,17 @@ def _ask(asked: Sequence[compare.Asked], seconds: float) -> list[Verdict]:
         return []
     from guides.answers.proofs import pool, results
 
-    return [_VERDICTS[said] for said in results([pool().submit(one.function, one.args, seconds) for one in asked])]
+    return [
+        _VERDICTS[said]
+        for said in results([pool().submit(one.function, one.args, seconds) for one in asked])
+    ]
 
 
 def _same(text: str, first: str, seconds: float) -> bool:
     said, _ = compare.decide(text, first)
-    return said is True or (isinstance(said, compare.Asked) and _ask([said], seconds)[0] is Verdict.RIGHT)
+    return said is True or (
+        isinstance(said, compare.Asked) and _ask([said], seconds)[0] is Verdict.RIGHT
+    )
 
 
 def _bucket(text: str, depth: int = 0) -> object:

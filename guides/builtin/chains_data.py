@@ -1,8 +1,10 @@
-"""Training data for chains: the steps that solve a problem, and wrong steps for a value head, all from the generator.
+"""Training data for chains: the steps that solve a problem, and wrong steps for a value head, all
+from the generator.
 
-An example is a problem with a small tree below it: the plan and the values that solve it, to be imitated, and branches that begin
-with a wrong line, which are only judged. A label says whether all lines so far are right. A shard depends on nothing but
-its seed, its index and how far the training has come. Every problem belongs to the split "train".
+An example is a problem with a small tree below it: the plan and the values that solve it, to be
+imitated, and branches that begin with a wrong line, which are only judged. A label says whether all
+lines so far are right. A shard depends on nothing but its seed, its index and how far the training
+has come. Every problem belongs to the split "train".
 """
 
 from __future__ import annotations
@@ -14,30 +16,41 @@ from dataclasses import replace
 from search.problems.chains import LETTERS, OPERATORS, Chains, Definition, compute, draw
 
 MODULUS = 11
-OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}  #: definitions to compute: how often
+#: definitions to compute: how often
+OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}
 EARLY = 0.3  #: until this share of the training only up to `EASY` operations are drawn
 EASY = 3
 DISTRACTORS = 3  #: up to this many, evenly
 BRANCHES = 4  #: wrong lines in an example
 AFTER = 2  #: lines behind a wrong one, up to this many, evenly
-PREMATURE = 0.25  #: share of the branches that go on to an answer which give one at once, before all is computed
+#: share of the branches that go on to an answer which give one at once, before all is computed
+PREMATURE = 0.25
 
 Segment = tuple[str, float, float, int]
 
 
 def examples(
-    seed: int, shard: int, count: int, progress: float = 0.0, operations: Mapping[int | str, float] = OPERATIONS, ends: float = 0.0
+    seed: int,
+    shard: int,
+    count: int,
+    progress: float = 0.0,
+    operations: Mapping[int | str, float] = OPERATIONS,
+    ends: float = 0.0,
 ) -> Iterator[list[Segment]]:
-    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
+    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its
+    arguments.
 
-    progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some size must be up to `EASY`
-    operations  definitions to compute: how often they are tried (of many, most draws fail, and then another number is tried); the
-                numbers, or their texts as JSON has them
-    ends        share of the wrong branches that go on to an answer, and some to one before all is computed: a search comes there, and a
-                value head that never saw an answer below a mistake takes any for right
+    progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some
+                size must be up to `EASY`
+    operations  definitions to compute: how often they are tried (of many, most draws fail, and then
+                another number is tried); the numbers, or their texts as JSON has them
+    ends        share of the wrong branches that go on to an answer, and some to one before all is
+                computed: a search comes there, and a value head that never saw an answer below a
+                mistake takes any for right
 
-    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
-    earlier segment; -1 for the prompt). The texts have no end token: a chain ends with its answer.
+    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the
+    place after its parent (an earlier segment; -1 for the prompt). The texts have no end token: a
+    chain ends with its answer.
     weight  1.0 on the lines that solve the problem, 0.0 on those that are only judged
     value   1.0 or 0.0: are all lines up to here right
     """
@@ -52,16 +65,22 @@ def examples(
 
 
 def solution(problem: Chains) -> list[str]:
-    """The lines that solve `problem`: the plan, then the values, of each moment's computable variables the last planned."""
+    """The lines that solve `problem`: the plan, then the values, of each moment's computable
+    variables the last planned.
+    """
     plan, known = problem.needed(), dict(problem.given)
-    return [_plan(problem, name) for name in plan] + [_value(problem.defined[name], name, known, problem) for name in _order(problem, plan)]
+    return [_plan(problem, name) for name in plan] + [
+        _value(problem.defined[name], name, known, problem) for name in _order(problem, plan)
+    ]
 
 
 def _order(problem: Chains, plan: list[str]) -> list[str]:
     """The planned variables in the order in which they are computed."""
     left, known, order = list(plan), set(problem.given), []
     while left:
-        name = next(n for n in reversed(left) if {problem.defined[n][0], problem.defined[n][2]} <= known)
+        name = next(
+            n for n in reversed(left) if {problem.defined[n][0], problem.defined[n][2]} <= known
+        )
         left.remove(name)
         known.add(name)
         order.append(name)
@@ -77,7 +96,10 @@ def _value(definition: Definition, name: str, known: dict[str, int], problem: Ch
     """The line that computes `name` from what is `known`; its value is added there."""
     a, sign, b = definition
     known[name] = compute(known[a], sign, known[b], problem.modulus)
-    return f"{name}={a}{sign}{b} {a.upper()}{known[a]} {b.upper()}{known[b]} {name.upper()}{known[name]}"
+    return (
+        f"{name}={a}{sign}{b} {a.upper()}{known[a]} {b.upper()}{known[b]} "
+        f"{name.upper()}{known[name]}"
+    )
 
 
 def _tree(problem: Chains, rng: random.Random, ends: float) -> list[Segment]:
@@ -94,8 +116,12 @@ def _tree(problem: Chains, rng: random.Random, ends: float) -> list[Segment]:
     return segments
 
 
-def _branch(problem: Chains, plan: list[str], order: list[str], at: int, whole: bool, rng: random.Random) -> Iterator[str]:
-    """A wrong line in place of the solution's line `at`, and some that follow from it; whole: all, to an answer."""
+def _branch(
+    problem: Chains, plan: list[str], order: list[str], at: int, whole: bool, rng: random.Random
+) -> Iterator[str]:
+    """A wrong line in place of the solution's line `at`, and some that follow from it; whole:
+    all, to an answer.
+    """
     computed = max(0, at - len(plan))
     known = {**problem.given, **{name: problem.values[name] for name in order[:computed]}}
     if at < len(plan):
@@ -116,7 +142,8 @@ def _branch(problem: Chains, plan: list[str], order: list[str], at: int, whole: 
 
 
 def _wrong_value(problem: Chains, name: str, known: dict[str, int], rng: random.Random) -> str:
-    """A line that computes `name` with one mistake: a definition that is nowhere, a value that is not the operand's, or a wrong result.
+    """A line that computes `name` with one mistake: a definition that is nowhere, a value that is
+    not the operand's, or a wrong result.
 
     The rest of it follows from the mistake. `known` gets the value that the line gives to `name`.
     """
@@ -126,10 +153,17 @@ def _wrong_value(problem: Chains, name: str, known: dict[str, int], rng: random.
         made_up.setdefault(operand, rng.randrange(problem.modulus))
     if kind == 1:
         operand = definition[rng.choice((0, 2))]
-        made_up[operand] = _another(made_up[operand], [*known.values(), rng.randrange(problem.modulus)], problem.modulus, rng)
+        made_up[operand] = _another(
+            made_up[operand],
+            [*known.values(), rng.randrange(problem.modulus)],
+            problem.modulus,
+            rng,
+        )
     text = _value(definition, name, made_up, problem)
     if kind == 2:
-        made_up[name] = _another(made_up[name], [rng.randrange(problem.modulus)], problem.modulus, rng)
+        made_up[name] = _another(
+            made_up[name], [rng.randrange(problem.modulus)], problem.modulus, rng
+        )
         text = f"{text.rpartition(' ')[0]} {name.upper()}{made_up[name]}"
     known[name] = made_up[name]
     return text
@@ -142,7 +176,9 @@ def _another(value: int, others: list[int], modulus: int, rng: random.Random) ->
 
 
 def _other(problem: Chains, definition: Definition, rng: random.Random) -> Definition:
-    """`definition` with one part exchanged for another one; operands are variables of the statement."""
+    """`definition` with one part exchanged for another one; operands are variables of the
+    statement.
+    """
     part = rng.randrange(3)
     names = [name for name in LETTERS if name in problem.values]
     choices = [c for c in (OPERATORS if part == 1 else names) if c != definition[part]]

@@ -1,12 +1,14 @@
 """Training data for Countdown: random solution paths, and labelled steps for a value head.
 
-An example is a problem with a small tree of steps below it: solution paths, which are to be imitated, and other legal steps,
-which are only judged. Whether the target can still be reached from the numbers left is known exactly, by brute force, and is the
-value's label. Only non-negative whole intermediate results up to `LIMIT` occur. A shard depends on nothing but its seed, its
-index and how far the training has come.
+An example is a problem with a small tree of steps below it: solution paths, which are to be
+imitated, and other legal steps, which are only judged. Whether the target can still be reached from
+the numbers left is known exactly, by brute force, and is the value's label. Only non-negative whole
+intermediate results up to `LIMIT` occur. A shard depends on nothing but its seed, its index and how
+far the training has come.
 
-Rules that every example keeps: its target is in 1..100 and in none of `HELD_OUT` (24 is the Game of 24, which is to stay a pure
-test; 36 and 50 are unseen targets to choose a recipe on), and its canonical form belongs to the split "train".
+Rules that every example keeps: its target is in 1..100 and in none of `HELD_OUT` (24 is the Game of
+24, which is to stay a pure test; 36 and 50 are unseen targets to choose a recipe on), and its
+canonical form belongs to the split "train".
 """
 
 from __future__ import annotations
@@ -23,24 +25,30 @@ LIMIT = 999  #: largest intermediate result
 HELD_OUT = (24, 36, 50)  #: never the target of an example
 SIZES = {3: 0.08, 4: 0.80, 5: 0.12}  #: how many numbers: probability
 RANGES = {13: 0.60, 25: 0.15, 100: 0.25}  #: numbers are drawn from 1 .. key: probability
-LATE = 0.7  #: from this share of the training on, while the learning rate falls, small numbers are drawn more often:
+#: from this share of the training on, while the learning rate falls, small numbers are drawn more
+#: often:
+LATE = 0.7
 LATE_SIZES = {3: 0.04, 4: 0.90, 5: 0.06}
 LATE_RANGES = {13: 0.85, 25: 0.05, 100: 0.10}
 UNREACHABLE = 0.05  #: share of problems whose target cannot be reached
 PATHS = 4  #: solution paths in an example; where they begin alike they are one
-STEPS = {3: 10, 4: 16, 5: 20}  #: how many numbers: steps in an example, filled up with any legal steps
+#: how many numbers: steps in an example, filled up with any legal steps
+STEPS = {3: 10, 4: 16, 5: 20}
 
 Segment = tuple[str, float, float, int]
 
 
 def examples(seed: int, shard: int, count: int, progress: float = 0.0) -> Iterator[list[Segment]]:
-    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
+    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its
+    arguments.
 
     `progress` in [0, 1]: how far the training has come when it reads them.
 
-    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
-    earlier segment; -1 for the prompt). An empty text is the end of the text.
-    weight  how much the text is to be imitated: the share of the solution paths drawn that go through it, in [0, 1]
+    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the
+    place after its parent (an earlier segment; -1 for the prompt). An empty text is the end of the
+    text.
+    weight  how much the text is to be imitated: the share of the solution paths drawn that go
+            through it, in [0, 1]
     value   1.0 or 0.0: can the target be reached from the state at the segment's end; nan: no label
     """
     rng = np.random.default_rng((seed, shard))
@@ -54,12 +62,18 @@ def examples(seed: int, shard: int, count: int, progress: float = 0.0) -> Iterat
 
 
 def solution_paths(problem: Countdown) -> int:
-    """How many paths of different steps, through whole numbers 0 to `LIMIT` only, solve `problem`."""
-    return int(_paths(_work(np.array(sorted(problem.numbers))), 0, len(problem.numbers), problem.target))
+    """How many paths of different steps, through whole numbers 0 to `LIMIT` only, solve
+    `problem`.
+    """
+    return int(
+        _paths(_work(np.array(sorted(problem.numbers))), 0, len(problem.numbers), problem.target)
+    )
 
 
 def _draw(alive: bool, progress: float, rng: np.random.Generator) -> Countdown | None:
-    """A problem of the training split, or None: draw again. Targets are uniform among those that can (or cannot) be reached."""
+    """A problem of the training split, or None: draw again. Targets are uniform among those that
+    can (or cannot) be reached.
+    """
     sizes, ranges = (LATE_SIZES, LATE_RANGES) if progress >= LATE else (SIZES, RANGES)
     size = rng.choice(list(sizes), p=list(sizes.values()))
     numbers = np.sort(rng.integers(1, rng.choice(list(ranges), p=list(ranges.values())) + 1, size))
@@ -76,14 +90,18 @@ def _draw(alive: bool, progress: float, rng: np.random.Generator) -> Countdown |
 
 
 def _tree(problem: Countdown, alive: bool, rng: np.random.Generator) -> list[Segment]:
-    """`PATHS` solution paths, drawn each alike, and then single legal steps from any state of the tree."""
+    """`PATHS` solution paths, drawn each alike, and then single legal steps from any state of
+    the tree.
+    """
     states = [np.array(sorted(problem.numbers))]
     segments: list[Segment] = [(problem.prompt(problem.initial()) + "\n", 0.0, float(alive), -1)]
     options: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     children: dict[tuple[int, int], int] = {}
 
     def take(node: int, winning: bool) -> int:
-        """Go from `node` to a child, made if it is not there: along a solution path, or by any legal step."""
+        """Go from `node` to a child, made if it is not there: along a solution path, or by any
+        legal step.
+        """
         if node not in options:
             steps, paths = np.zeros((100, 4), np.int64), np.zeros(100)
             legal = _steps(_work(states[node]), 0, len(states[node]), problem.target, paths, steps)
@@ -98,7 +116,9 @@ def _tree(problem: Countdown, alive: bool, rng: np.random.Generator) -> list[Seg
             rest.remove(a)
             rest.remove(b)
             states.append(np.array(sorted([*rest, result])))
-            segments.append((f"{a}{OPERATORS[operator]}{b}={result}\n", 0.0, float(paths[pick] > 0), node))
+            segments.append(
+                (f"{a}{OPERATORS[operator]}{b}={result}\n", 0.0, float(paths[pick] > 0), node)
+            )
         return children[node, pick]
 
     node = 0
@@ -129,7 +149,9 @@ def _work(numbers: np.ndarray) -> np.ndarray:
 
 @kernel("int64(int64, int64, int64)")
 def _result(a: int, operator: int, b: int) -> int:
-    """a operator b for a >= b >= 0 (0 +, 1 -, 2 *, 3 /), or -1: not a whole number, or above LIMIT."""
+    """a operator b for a >= b >= 0 (0 +, 1 -, 2 *, 3 /), or -1: not a whole number, or above
+    LIMIT.
+    """
     if operator == 0:
         c = a + b
     elif operator == 1:
@@ -169,7 +191,9 @@ def _repeated(work: np.ndarray, depth: int, n: int, i: int, j: int) -> bool:
 
 @kernel("void(int64[:, ::1], int64, int64, float64[::1])")
 def _count(work: np.ndarray, depth: int, n: int, counts: np.ndarray) -> None:
-    """Add to counts[t], for t below its length, the paths of different steps from row `depth` (n numbers) to t."""
+    """Add to counts[t], for t below its length, the paths of different steps from row `depth` (n
+    numbers) to t.
+    """
     if n == 1:
         if work[depth, 0] < len(counts):
             counts[work[depth, 0]] += 1
@@ -204,8 +228,12 @@ def _paths(work: np.ndarray, depth: int, n: int, target: int) -> float:
 
 
 @kernel("int64(int64[:, ::1], int64, int64, int64, float64[::1], int64[:, ::1])")
-def _steps(work: np.ndarray, depth: int, n: int, target: int, paths: np.ndarray, steps: np.ndarray) -> int:
-    """Write the different legal steps (a, operator, b, result), a >= b, and the solution paths behind each. Returns how many."""
+def _steps(
+    work: np.ndarray, depth: int, n: int, target: int, paths: np.ndarray, steps: np.ndarray
+) -> int:
+    """Write the different legal steps (a, operator, b, result), a >= b, and the solution paths
+    behind each. Returns how many.
+    """
     k = 0
     for i in range(n):
         for j in range(i + 1, n):

@@ -1,14 +1,18 @@
-"""Trains the built-in model from its recipe, `models/builtin/recipe.json`: `copse train builtin --size small --out DIR`.
+"""Trains the built-in model from its recipe, `models/builtin/recipe.json`: `copse train builtin
+--size small --out DIR`.
 
-The recipe is a list of stages, each trained from the weights of the one before, with options of its own for each size (of which
-"full" has never been run). A stage names the modules that make its data, with a share of the examples each. A module has a function
-`examples(seed, shard, count, progress)`, which yields examples, each a tree of segments (text, weight, value, parent), deterministic
-in its arguments; progress in [0, 1] is how far the stage has come. What the recipe says beside the share is handed to it, too,
-"progress" among them where it is not to change. A stage may have "words" that the tokenizer gets from there on.
+The recipe is a list of stages, each trained from the weights of the one before, with options of its
+own for each size (of which "full" has never been run). A stage names the modules that make its
+data, with a share of the examples each. A module has a function `examples(seed, shard, count,
+progress)`, which yields examples, each a tree of segments (text, weight, value, parent),
+deterministic in its arguments; progress in [0, 1] is how far the stage has come. What the recipe
+says beside the share is handed to it, too, "progress" among them where it is not to change. A stage
+may have "words" that the tokenizer gets from there on.
 
-Everything else, from the tokenizer to the checkpoint, is made here. The last stage's checkpoint is in DIR, those before it in
-DIR/work/STAGE. A run that was killed goes on where it stopped when it is started again with the same arguments: stages, shards
-and checkpoints that are there are not made again.
+Everything else, from the tokenizer to the checkpoint, is made here. The last stage's checkpoint is
+in DIR, those before it in DIR/work/STAGE. A run that was killed goes on where it stopped when it is
+started again with the same arguments: stages, shards and checkpoints that are there are not made
+again.
 """
 
 from __future__ import annotations
@@ -40,8 +44,11 @@ log = logging.getLogger(__name__)
 
 RECIPE = Path(__file__).parent.parent.parent / "models" / "builtin" / "recipe.json"
 SHARD = 8192  #: examples in a shard
-BLOCK = 32  #: examples that are about as long, and so mostly of one kind, side by side; a larger batch has several such blocks
-PAD, BOS, EOS, UNKNOWN = "\u2400", "\u2402", "\u2403", "\ufffd"  #: one symbol each, none of them ASCII
+#: examples that are about as long, and so mostly of one kind, side by side; a larger batch has
+#: several such blocks
+BLOCK = 32
+#: one symbol each, none of them ASCII
+PAD, BOS, EOS, UNKNOWN = "\u2400", "\u2402", "\u2403", "\ufffd"
 
 
 def train_builtin(
@@ -52,26 +59,34 @@ def train_builtin(
     stage: str | None = None,
     base: str | Path | None = None,
 ) -> Path:
-    """Train the model of the recipe's `size`, stage by stage, and write its checkpoint into `out`; returns `out`.
+    """Train the model of the recipe's `size`, stage by stage, and write its checkpoint into `out`;
+    returns `out`.
 
-    seed   of weights and data in the first stage, one more in each stage after it; None: the recipe's
+    seed   of weights and data in the first stage, one more in each stage after it; None: the
+           recipe's
     stage  the first stage that is run; None: all of them
-    base   the checkpoint that the first stage begins with, of the recipe's tokenizer and size; None: new weights
-    Raises ValueError for an unknown size or stage, a base that does not fit, impossible options, if `out` holds a run with other settings,
-    or where accelerate is not installed.
+    base   the checkpoint that the first stage begins with, of the recipe's tokenizer and size;
+           None: new weights
+    Raises ValueError for an unknown size or stage, a base that does not fit, impossible options, if
+    `out` holds a run with other settings, or where accelerate is not installed.
     """
     out, settings = Path(out), read_recipe(recipe, size)
     names = [one["name"] for one in settings["stages"]]
     if stage is not None and stage not in names:
         raise ValueError(f"unknown stage {stage!r}; choose one of {', '.join(names)}")
     if stage not in (None, names[0]) and base is None:
-        raise ValueError(f"the stage {stage!r} goes on from trained weights: give the checkpoint that it is to begin with")
+        raise ValueError(
+            f"the stage {stage!r} goes on from trained weights: give the checkpoint that it is "
+            "to begin with"
+        )
     settings["stages"] = settings["stages"][0 if stage is None else names.index(stage) :]
     if base is not None:
         base = resolve(locate(base))
         settings["base"] = version(base)
     if seed is not None:
-        settings["stages"] = [{**stage, "seed": seed + i} for i, stage in enumerate(settings["stages"])]
+        settings["stages"] = [
+            {**stage, "seed": seed + i} for i, stage in enumerate(settings["stages"])
+        ]
     if (out / GUIDE).exists():
         log.info("%s is complete", out)
         return out
@@ -85,8 +100,11 @@ def train_builtin(
     return out
 
 
-def _train_stage(settings: dict[str, Any], index: int, out: Path, folder: Path, base: Path | None) -> None:
-    """Write the checkpoint of a stage into `folder`, trained on from that in `base`, None: from scratch.
+def _train_stage(
+    settings: dict[str, Any], index: int, out: Path, folder: Path, base: Path | None
+) -> None:
+    """Write the checkpoint of a stage into `folder`, trained on from that in `base`, None: from
+    scratch.
 
     Its `training.json` tells of this stage and those before it; "flops" are of them all.
     """
@@ -101,23 +119,47 @@ def _train_stage(settings: dict[str, Any], index: int, out: Path, folder: Path, 
         grow(model, len(tokenizer), stage["seed"])
         if (base / REPORT).exists():
             stages = json.loads((base / REPORT).read_text()).get("stages", {})
-    log.info("stage %s: %.2f M parameters, %d examples", stage["name"], model.num_parameters() / 1e6, len(rows))
-    if (os.cpu_count() or 1) >= 8 and not all(rows.path(shard).exists() for shard in range(rows.count)):
+    log.info(
+        "stage %s: %.2f M parameters, %d examples",
+        stage["name"],
+        model.num_parameters() / 1e6,
+        len(rows),
+    )
+    if (os.cpu_count() or 1) >= 8 and not all(
+        rows.path(shard).exists() for shard in range(rows.count)
+    ):
         _make_shards(out, index, os.cpu_count() or 1)
     report = train(model, head.train(), rows, out / "work" / stage["name"], _options(stage))
     stages[stage["name"]] = report | {"seconds": round(time.time() - started)}
-    totals = {"flops": sum(one["flops"] for one in stages.values()), "parameters": model.num_parameters()}
-    export(model, head, tokenizer, folder, training={**totals, "recipe": settings, "stages": stages}, guide=settings["guide"])
+    totals = {
+        "flops": sum(one["flops"] for one in stages.values()),
+        "parameters": model.num_parameters(),
+    }
+    export(
+        model,
+        head,
+        tokenizer,
+        folder,
+        training={**totals, "recipe": settings, "stages": stages},
+        guide=settings["guide"],
+    )
 
 
 def _tokenizer(settings: dict[str, Any], stage: dict[str, Any]) -> PreTrainedTokenizerFast:
     return build_tokenizer(**settings["tokenizer"], more=stage["words"])
 
 
-def _check_base(base: Path, known: Any, head: ValueHead | None, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Raise ValueError where a stage cannot go on from `base`: `known`, its tokenizer, has tokens that ours writes otherwise."""
+def _check_base(
+    base: Path, known: Any, head: ValueHead | None, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Raise ValueError where a stage cannot go on from `base`: `known`, its tokenizer, has
+    tokens that ours writes otherwise.
+    """
     if head is None or not known.get_vocab().items() <= tokenizer.get_vocab().items():
-        raise ValueError(f"{base} has no value head, or tokens that the recipe does not know: give a checkpoint that this recipe made")
+        raise ValueError(
+            f"{base} has no value head, or tokens that the recipe does not know: give a "
+            "checkpoint that this recipe made"
+        )
 
 
 def _options(stage: dict[str, Any]) -> Options:
@@ -125,7 +167,9 @@ def _options(stage: dict[str, Any]) -> Options:
 
 
 def _shards(out: Path, settings: dict[str, Any], stage: dict[str, Any]) -> Shards:
-    """The training data of a stage, in order; files that are missing are made when they are read."""
+    """The training data of a stage, in order; files that are missing are made when they are
+    read.
+    """
     options, tokenizer = _options(stage), _tokenizer(settings, stage)
     files = -(-options.steps * options.batch * options.accumulation // SHARD)
     counts = {name: round(source["share"] * SHARD) for name, source in stage["data"].items()}
@@ -134,24 +178,50 @@ def _shards(out: Path, settings: dict[str, Any], stage: dict[str, Any]) -> Shard
         for name, source in stage["data"].items():
             given = {"progress": shard / files, **source}
             del given["share"]
-            yield from encode(tokenizer, importlib.import_module(name).examples(stage["seed"], shard, counts[name], **given))
+            yield from encode(
+                tokenizer,
+                importlib.import_module(name).examples(stage["seed"], shard, counts[name], **given),
+            )
 
-    return Shards(out / "work" / stage["name"] / "shards", files, sum(counts.values()), make, block=min(BLOCK, options.batch))
+    return Shards(
+        out / "work" / stage["name"] / "shards",
+        files,
+        sum(counts.values()),
+        make,
+        block=min(BLOCK, options.batch),
+    )
 
 
 def _make_shards(out: Path, stage: int, jobs: int) -> None:
-    """Make all files of a stage that are missing, in child processes: where a GPU trains, one process could not keep up with it."""
+    """Make all files of a stage that are missing, in child processes: where a GPU trains, one
+    process could not keep up with it.
+    """
     log.info("making the training data in %d processes", jobs)
-    command = [sys.executable, "-P", "-m", "guides.builtin.train", "shards", str(out.resolve()), str(stage), str(jobs)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")])}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "guides.builtin.train",
+        "shards",
+        str(out.resolve()),
+        str(stage),
+        str(jobs),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
     children = [subprocess.Popen([*command, str(job)], env=environment) for job in range(jobs)]
     codes = [child.wait() for child in children]
     if any(codes):
-        raise RuntimeError(f"making the training data in {out} failed; start again, what is done is kept")
+        raise RuntimeError(
+            f"making the training data in {out} failed; start again, what is done is kept"
+        )
 
 
 def read_recipe(path: str | Path = RECIPE, size: str = "small") -> dict[str, Any]:
-    """The settings of one size: "tokenizer", "guide", "model", and "stages" with "name", "seed", "data", "options" and "words" each.
+    """The settings of one size: "tokenizer", "guide", "model", and "stages" with "name", "seed",
+    "data", "options" and "words" each.
 
     The words of a stage are those of the stages before it and its own.
     """
@@ -166,61 +236,101 @@ def read_recipe(path: str | Path = RECIPE, size: str = "small") -> dict[str, Any
     return {**recipe, "model": sizes[size]["model"], "stages": stages}
 
 
-def build_tokenizer(words: Sequence[str], numbers: int, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """A lossless tokenizer of ASCII text: a token is one of `words` or `more`, a whole number up to `numbers`, or one character.
+def build_tokenizer(
+    words: Sequence[str], numbers: int, more: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A lossless tokenizer of ASCII text: a token is one of `words` or `more`, a whole number up to
+    `numbers`, or one character.
 
-    numbers  largest number that is one token: 9 (single digits), 99 or 999; larger ones, and leading zeros, become digits
-    more     further words, with the spaces around them that they are to take in; their tokens come last, so that all others are
-             the same without them. Where several words fit, the longest does
-    Special tokens are not ASCII, so no ASCII text contains one; characters beyond ASCII become one unknown token each.
+    numbers  largest number that is one token: 9 (single digits), 99 or 999; larger ones, and
+             leading zeros, become digits
+    more     further words, with the spaces around them that they are to take in; their tokens come
+             last, so that all others are the same without them. Where several words fit, the
+             longest does
+    Special tokens are not ASCII, so no ASCII text contains one; characters beyond ASCII become one
+    unknown token each.
     """
     if numbers not in (9, 99, 999):
         raise ValueError(f"numbers is 9, 99 or 999, not {numbers}; correct the recipe")
     characters = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
-    vocabulary = [PAD, BOS, EOS, UNKNOWN, *characters, *words, *(str(n) for n in range(10, numbers + 1)), *more]
+    vocabulary = [
+        PAD,
+        BOS,
+        EOS,
+        UNKNOWN,
+        *characters,
+        *words,
+        *(str(n) for n in range(10, numbers + 1)),
+        *more,
+    ]
     if len(set(vocabulary)) < len(vocabulary):
         raise ValueError("a word is there twice, or is a character or a number; correct the recipe")
     parts = [_bounded(word) for word in sorted([*words, *more], key=len, reverse=True)]
     if numbers > 9:
         parts.append(rf"(?<![0-9])[1-9][0-9]{{1,{len(str(numbers)) - 1}}}(?![0-9])")
     parts.append(r"[\s\S]")
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN))
+    tokenizer = Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(parts)), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, unk_token=UNKNOWN, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        clean_up_tokenization_spaces=False,
     )
 
 
 def _bounded(word: str) -> str:
-    """A regular expression for `word` where no letter or digit goes on at an end of it that is one."""
-    return (r"\b" if word[0].isalnum() else "") + re.escape(word) + (r"\b" if word[-1].isalnum() else "")
+    """A regular expression for `word` where no letter or digit goes on at an end of it that is
+    one.
+    """
+    return (
+        (r"\b" if word[0].isalnum() else "")
+        + re.escape(word)
+        + (r"\b" if word[-1].isalnum() else "")
+    )
 
 
 def grow(model: LlamaForCausalLM, tokens: int, seed: int) -> None:
-    """Give `model` rows for `tokens` tokens, padded to 8; those it has stay, new ones are drawn like them, by `seed`."""
+    """Give `model` rows for `tokens` tokens, padded to 8; those it has stay, new ones are drawn
+    like them, by `seed`.
+    """
     table = model.get_input_embeddings().weight
     size, old = -(-tokens // 8) * 8, len(table)
     if size > old:
         spread = float(table.std())
         model.resize_token_embeddings(size, mean_resizing=False)
-        noise = torch.randn(size - old, table.shape[1], generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(
+            size - old, table.shape[1], generator=torch.Generator().manual_seed(seed)
+        )
         with torch.no_grad():
             model.get_input_embeddings().weight[old:] = spread * noise
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, examples: Iterator[list[tuple[str, float, float, int]]]) -> Iterator[list[Segment]]:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, examples: Iterator[list[tuple[str, float, float, int]]]
+) -> Iterator[list[Segment]]:
     """Examples with their texts as tokens; an empty text becomes the end-of-text token."""
     known: dict[str, tuple[int, ...]] = {"": (tokenizer.eos_token_id,)}
     for example in examples:
         for text, *_ in example:
             if text not in known:
                 known[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
-        yield [Segment(known[text], weight, value, parent) for text, weight, value, parent in example]
+        yield [
+            Segment(known[text], weight, value, parent) for text, weight, value, parent in example
+        ]
 
 
-def build_model(shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, seed: int) -> tuple[LlamaForCausalLM, ValueHead]:
-    """A new model, float32, and its value head. `shape`: hidden, layers, heads, inner, context; vocabulary padded to 8."""
+def build_model(
+    shape: dict[str, int], tokenizer: PreTrainedTokenizerFast, seed: int
+) -> tuple[LlamaForCausalLM, ValueHead]:
+    """A new model, float32, and its value head. `shape`: hidden, layers, heads, inner, context;
+    vocabulary padded to 8.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 8) * 8,
@@ -243,12 +353,17 @@ def _claim(work: Path, settings: dict[str, Any]) -> None:
     work.mkdir(parents=True, exist_ok=True)
     note, text = work / "settings.json", json.dumps(settings, indent=2)
     if note.exists() and note.read_text() != text:
-        raise ValueError(f"{work} holds an unfinished run with other settings; remove it, or choose another --out")
+        raise ValueError(
+            f"{work} holds an unfinished run with other settings; remove it, or choose another "
+            "--out"
+        )
     note.write_text(text)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`SIZE OUT` trains; `shards OUT STAGE JOBS JOB` makes every JOBS-th file of the data of a stage of a run that was begun."""
+    """`SIZE OUT` trains; `shards OUT STAGE JOBS JOB` makes every JOBS-th file of the data of a
+    stage of a run that was begun.
+    """
     if arguments[0] == "shards":
         out, (stage, jobs, job) = Path(arguments[1]), map(int, arguments[2:])
         settings = json.loads((out / "work" / "settings.json").read_text())

@@ -1,8 +1,10 @@
-"""Training data for stories: the lines that solve a problem, and wrong lines for a value head, all from the generator.
+"""Training data for stories: the lines that solve a problem, and wrong lines for a value head, all
+from the generator.
 
-An example is a problem with a small tree below it: the notes and the counts that solve it, to be imitated, and branches that begin
-with a wrong line, which are only judged. A label says whether all lines so far are right. A shard depends on nothing but
-its seed, its index and how far the training has come. Every problem belongs to the split "train".
+An example is a problem with a small tree below it: the notes and the counts that solve it, to be
+imitated, and branches that begin with a wrong line, which are only judged. A label says whether all
+lines so far are right. A shard depends on nothing but its seed, its index and how far the training
+has come. Every problem belongs to the split "train".
 """
 
 from __future__ import annotations
@@ -13,37 +15,51 @@ from collections.abc import Iterator, Mapping
 from search.problems.words import AMOUNTS, LIMIT, PAIRS, draw, split_of
 from search.problems.words_story import NAMES, PHRASES, Definition, Line, Story, tell
 
-OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}  #: definitions to compute: how often
+#: definitions to compute: how often
+OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}
 EARLY = 0.3  #: until this share of the training only up to `EASY` operations are drawn
 EASY = 3
 DISTRACTORS = 3  #: up to this many, evenly
 BRANCHES = 4  #: wrong lines in an example
 AFTER = 2  #: lines behind a wrong one, up to this many, evenly
-PREMATURE = 0.25  #: share of the branches that go on to an answer which give one at once, before all is counted
+#: share of the branches that go on to an answer which give one at once, before all is counted
+PREMATURE = 0.25
 NEAR = 10  #: a made-up number differs by up to this much
 
 Segment = tuple[str, float, float, int]
 
 
 def examples(
-    seed: int, shard: int, count: int, progress: float = 0.0, operations: Mapping[int | str, float] = OPERATIONS, ends: float = 0.0
+    seed: int,
+    shard: int,
+    count: int,
+    progress: float = 0.0,
+    operations: Mapping[int | str, float] = OPERATIONS,
+    ends: float = 0.0,
 ) -> Iterator[list[Segment]]:
-    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its arguments.
+    """`count` examples, each a tree of segments (text, weight, value, parent), deterministic in its
+    arguments.
 
-    progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some size must be up to `EASY`
+    progress    in [0, 1], how far the training has come when it reads them; before `EARLY` some
+                size must be up to `EASY`
     operations  definitions to compute: how often; the numbers, or their texts as JSON has them
-    ends        share of the wrong branches that go on to an answer, and some to one before all is counted: a search comes there, and a
-                value head that never saw an answer below a mistake takes any for right
+    ends        share of the wrong branches that go on to an answer, and some to one before all is
+                counted: a search comes there, and a value head that never saw an answer below a
+                mistake takes any for right
 
-    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the place after its parent (an
-    earlier segment; -1 for the prompt). The texts have no end token: a chain ends with its answer.
+    Segment 0 is the prompt with its newline; the others are lines, newline included, each in the
+    place after its parent (an earlier segment; -1 for the prompt). The texts have no end token: a
+    chain ends with its answer.
     weight  1.0 on the lines that solve the problem, 0.0 on those that are only judged
     value   1.0 or 0.0: are all lines up to here right
     """
     rng, made = random.Random(f"words {seed} {shard}"), 0
     sizes = {int(k): p for k, p in operations.items() if progress >= EARLY or int(k) <= EASY}
     while made < count:
-        size, distractors = rng.choices(list(sizes), list(sizes.values()))[0], rng.randint(0, DISTRACTORS)
+        size, distractors = (
+            rng.choices(list(sizes), list(sizes.values()))[0],
+            rng.randint(0, DISTRACTORS),
+        )
         story = None
         while story is None:
             story = draw(rng, size, distractors)
@@ -53,10 +69,16 @@ def examples(
 
 
 def solution(story: Story) -> list[str]:
-    """The lines that solve it: the notes, the counts, of each moment's computable ones the last noted, and the answer."""
+    """The lines that solve it: the notes, the counts, of each moment's computable ones the last
+    noted, and the answer.
+    """
     plan, known = story.needed(), dict(story.given)
     notes = [str(Line(name, story.defined[name])) for name in plan]
-    return [*notes, *(_count(story.defined[name], name, known) for name in _order(story, plan)), f"#### {known[story.query]}"]
+    return [
+        *notes,
+        *(_count(story.defined[name], name, known) for name in _order(story, plan)),
+        f"#### {known[story.query]}",
+    ]
 
 
 def _order(story: Story, plan: list[str]) -> list[str]:
@@ -70,13 +92,20 @@ def _order(story: Story, plan: list[str]) -> list[str]:
     return order
 
 
-def _count(definition: Definition, name: str, known: dict[str, int], result: int | None = None) -> str:
-    """The line that computes `name` from what is `known`, or says it is `result`; what it says is added there.
+def _count(
+    definition: Definition, name: str, known: dict[str, int], result: int | None = None
+) -> str:
+    """The line that computes `name` from what is `known`, or says it is `result`; what it says is
+    added there.
 
     A made-up definition may have no count in our range: it says 0 then.
     """
     operands = definition.operands
-    known[name] = (definition.made([known[operand] for operand in operands]) or 0) if result is None else result
+    known[name] = (
+        (definition.made([known[operand] for operand in operands]) or 0)
+        if result is None
+        else result
+    )
     return str(Line(name, definition, tuple((who, known[who]) for who in (*operands, name))))
 
 
@@ -94,8 +123,12 @@ def _tree(story: Story, rng: random.Random, ends: float) -> list[Segment]:
     return segments
 
 
-def _branch(story: Story, plan: list[str], order: list[str], at: int, whole: bool, rng: random.Random) -> Iterator[str]:
-    """A wrong line in place of the solution's line `at`, and some that follow from it; whole: all, to an answer."""
+def _branch(
+    story: Story, plan: list[str], order: list[str], at: int, whole: bool, rng: random.Random
+) -> Iterator[str]:
+    """A wrong line in place of the solution's line `at`, and some that follow from it; whole:
+    all, to an answer.
+    """
     computed = max(0, at - len(plan))
     known = story.given | {name: story.values[name] for name in order[:computed]}
     if at < len(plan):
@@ -103,7 +136,9 @@ def _branch(story: Story, plan: list[str], order: list[str], at: int, whole: boo
         yield str(Line(plan[at], definition))
         if whole:
             try:
-                yield from solution(Story(story.given, story.defined | {plan[at]: definition}, story.query))[at + 1 :]
+                yield from solution(
+                    Story(story.given, story.defined | {plan[at]: definition}, story.query)
+                )[at + 1 :]
             except ValueError:  # in a circle, or counts that there are not
                 return
         return
@@ -122,7 +157,8 @@ def _branch(story: Story, plan: list[str], order: list[str], at: int, whole: boo
 
 
 def _wrong_count(story: Story, name: str, known: dict[str, int], rng: random.Random) -> str:
-    """A line that computes `name` with one mistake: a definition that is nowhere, a count that is not the operand's, or a wrong result.
+    """A line that computes `name` with one mistake: a definition that is nowhere, a count that is
+    not the operand's, or a wrong result.
 
     The rest of it follows from the mistake. `known` gets the count that the line gives to `name`.
     """
@@ -143,17 +179,25 @@ def _wrong_count(story: Story, name: str, known: dict[str, int], rng: random.Ran
 def _another(value: int, others: list[int], rng: random.Random) -> int:
     """One of `others`, or a number near `value`, but not `value` itself."""
     near = [n for n in range(max(0, value - NEAR), value + NEAR + 1) if n != value]
-    return rng.choice([n for n in others if n != value] or near) if rng.random() < 0.5 else rng.choice(near)
+    return (
+        rng.choice([n for n in others if n != value] or near)
+        if rng.random() < 0.5
+        else rng.choice(near)
+    )
 
 
 def _other(story: Story, definition: Definition, rng: random.Random) -> Definition:
-    """`definition` with one part exchanged for another one; operands are people of the statement."""
+    """`definition` with one part exchanged for another one; operands are people of the
+    statement.
+    """
     kind, amount, operands = definition
     part = rng.choice(("kind", "amount", "operand") if amount else ("kind", "operand"))
     if part == "amount":
         return Definition(kind, rng.choice([n for n in AMOUNTS[kind] if n != amount]), operands)
     if part == "kind":
-        other = rng.choice([other for other in PHRASES if (other in PAIRS) == (kind in PAIRS) and other != kind])
+        other = rng.choice(
+            [other for other in PHRASES if (other in PAIRS) == (kind in PAIRS) and other != kind]
+        )
         return Definition(other, rng.choice(AMOUNTS.get(other, [0])), operands)
     at = rng.randrange(len(operands))
     names = [name for name in NAMES if name in story.values and name not in operands]

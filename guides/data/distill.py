@@ -1,8 +1,9 @@
 """From a graded trace to training examples: pure functions, no model.
 
-An example is the tree again, as segments of tokens (`guides.data.examples`): first the prompt, then the sampled tokens of each step that is
-kept. Nothing is added to what was sampled: where a problem is finished by its last step, no end of text is taught, because none was
-sampled; a chat model that ends its turn has the end token among the tokens of its last step.
+An example is the tree again, as segments of tokens (`guides.data.examples`): first the prompt, then
+the sampled tokens of each step that is kept. Nothing is added to what was sampled: where a problem
+is finished by its last step, no end of text is taught, because none was sampled; a chat model that
+ends its turn has the end token among the tokens of its last step.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from guides.data.labels import Labels
 from search.trace import Trace
 
 POLICIES = ("solutions", "visits", "all", "none")
-CHAINS = "search.methods.sample:sample"  #: the method whose every visit of a finished node is one more chain drawn from the policy
+#: the method whose every visit of a finished node is one more chain drawn from the policy
+CHAINS = "search.methods.sample:sample"
 
 
 def distill(
@@ -36,12 +38,16 @@ def distill(
     outcomes  float64 [nodes], in [0, 1], nan: not graded (`guides.data.grading`)
     prompt    the tokens that the policy read before the first step
     labels    of the nodes, k of n; None: `counts`
-    every_token  a step's label stands at each of its tokens, not only at its end; the prompt's at its end
+    every_token  a step's label stands at each of its tokens, not only at its end; the prompt's at
+                 its end
     policy    what is imitated, the weights:
-        "solutions"  up to `keep` different right chains (outcome 1), drawn by `rng`; the weight of a step is the share of them that go
-                     through it, so every solved problem weighs the same (ReST-EM, Singh et al. 2023, keeps 10 a problem)
-        "visits"     the share of its node's visits that each step got, at nodes with two or more (AlphaZero, Silver et al. 2017)
-        "all"        as "solutions", of all finished chains: self-training without a filter, the control of the first
+        "solutions"  up to `keep` different right chains (outcome 1), drawn by `rng`; the weight of
+                     a step is the share of them that go through it, so every solved problem weighs
+                     the same (ReST-EM, Singh et al. 2023, keeps 10 a problem)
+        "visits"     the share of its node's visits that each step got, at nodes with two or more
+                     (AlphaZero, Silver et al. 2017)
+        "all"        as "solutions", of all finished chains: self-training without a filter, the
+                     control of the first
         "none"       nothing: only the value labels are learnt
 
     What is neither imitated nor labelled, nor followed by what is, is left out.
@@ -50,7 +56,11 @@ def distill(
     k, n = labels or counts(trace, outcomes)
     weights = np.zeros(len(trace.steps))
     if policy != "none":
-        weights = _visit_shares(trace) if policy == "visits" else _chain_shares(trace, outcomes, policy == "all", keep, rng)
+        weights = (
+            _visit_shares(trace)
+            if policy == "visits"
+            else _chain_shares(trace, outcomes, policy == "all", keep, rng)
+        )
     kept = n > 0
     kept[1:] |= weights[trace.node_edge[1:]] > 0
     for node in range(len(kept) - 1, 0, -1):  # a child stands behind its parent
@@ -61,7 +71,14 @@ def distill(
         edge, parent = int(trace.node_edge[node]), int(trace.node_parent[node])
         if kept[node]:
             place[node] = len(segments)
-            segments.append(Segment(trace.steps[edge].tokens, float(weights[edge]), *_label(k[node], n[node], place[parent]), every_token))
+            segments.append(
+                Segment(
+                    trace.steps[edge].tokens,
+                    float(weights[edge]),
+                    *_label(k[node], n[node], place[parent]),
+                    every_token,
+                )
+            )
     return segments if len(segments) > 1 else []
 
 
@@ -75,21 +92,27 @@ def check(policy: str, keep: int) -> None:
 
 def _label(k: float, n: float, parent: int) -> tuple[float, int, float]:
     """Value, parent and count of a segment. n = inf: k is an exact label."""
-    return (float(k if math.isinf(n) else k / n), parent, float(n)) if n else (math.nan, parent, 0.0)
+    return (
+        (float(k if math.isinf(n) else k / n), parent, float(n)) if n else (math.nan, parent, 0.0)
+    )
 
 
 def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [nodes] each: the sum of the outcomes of the graded finished nodes at or below each node, and how many they are.
+    """float64 [nodes] each: the sum of the outcomes of the graded finished nodes at or below each
+    node, and how many they are.
 
-    A node that the method `sample` reached several times counts as often, because those were as many chains, and a chain of
-    it that ended unfinished (by an illegal step, too many of them, or the budget's end) is a failure, unless nobody could grade one that
-    finished, beside which failures alone would say too much; a tree search comes back to what it likes, so there a finished node counts
-    once.
+    A node that the method `sample` reached several times counts as often, because those were as
+    many chains, and a chain of it that ended unfinished (by an illegal step, too many of them, or
+    the budget's end) is a failure, unless nobody could grade one that finished, beside which
+    failures alone would say too much; a tree search comes back to what it likes, so there a
+    finished node counts once.
     """
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)
     if trace.method == CHAINS:
-        reached = np.array([trace.usage.simulations, *trace.edge_visits[trace.node_edge[1:]]], np.float64)
+        reached = np.array(
+            [trace.usage.simulations, *trace.edge_visits[trace.node_edge[1:]]], np.float64
+        )
         went_on = np.bincount(trace.edge_node, trace.edge_visits, len(n))
         told = graded if (trace.node_finished & ~graded).any() else graded | ~trace.node_finished
         n = np.where(told, np.maximum(reached - went_on, 0.0), 0.0)
@@ -101,7 +124,9 @@ def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return k, n
 
 
-def _chain_shares(trace: Trace, outcomes: np.ndarray, everything: bool, keep: int, rng: np.random.Generator) -> np.ndarray:
+def _chain_shares(
+    trace: Trace, outcomes: np.ndarray, everything: bool, keep: int, rng: np.random.Generator
+) -> np.ndarray:
     """float64 [edges], in [0, 1]: the share of the chains drawn that go through each edge."""
     ends = np.flatnonzero(trace.node_finished if everything else outcomes == 1.0)
     if len(ends) > keep:
@@ -113,16 +138,21 @@ def _chain_shares(trace: Trace, outcomes: np.ndarray, everything: bool, keep: in
 
 
 def _visit_shares(trace: Trace) -> np.ndarray:
-    """float64 [edges], in [0, 1]: each edge's share of the visits of its node's edges; 0 at nodes with fewer than two."""
-    totals = np.bincount(trace.edge_node, trace.edge_visits, len(trace.node_parent))[trace.edge_node]
+    """float64 [edges], in [0, 1]: each edge's share of the visits of its node's edges; 0 at
+    nodes with fewer than two.
+    """
+    totals = np.bincount(trace.edge_node, trace.edge_visits, len(trace.node_parent))[
+        trace.edge_node
+    ]
     return np.where(totals >= 2, trace.edge_visits / np.maximum(totals, 1), 0.0)
 
 
 def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
-    """Parts of an example with at most `longest` tokens each, so that a batch fits into memory; a longer single chain stays whole.
+    """Parts of an example with at most `longest` tokens each, so that a batch fits into memory; a
+    longer single chain stays whole.
 
-    A part is a few chains from the prompt on. What several parts share stands in each, but has its weight and label in the first only:
-    trained together, they are the example.
+    A part is a few chains from the prompt on. What several parts share stands in each, but has its
+    weight and label in the first only: trained together, they are the example.
     """
     if sum(len(segment.tokens) for segment in example) <= longest:
         return [list(example)]
@@ -132,7 +162,8 @@ def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
     parents = {segment.parent for segment in example}
     parts: list[set[int]] = []
     size = 0
-    for path in sorted(paths[i] for i in range(len(example)) if i not in parents):  # chains that share much stand side by side
+    # chains that share much stand side by side
+    for path in sorted(paths[i] for i in range(len(example)) if i not in parents):
         fresh = set(path) - (parts[-1] if parts else set())
         if parts and size + sum(len(example[i].tokens) for i in fresh) <= longest:
             parts[-1] |= fresh
@@ -145,6 +176,11 @@ def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
     for part in map(sorted, parts):
         place = {-1: -1} | {i: at for at, i in enumerate(part)}
         moved = [example[i]._replace(parent=place[example[i].parent]) for i in part]
-        examples.append([s._replace(weight=0.0, value=math.nan, count=0.0) if i in told else s for i, s in zip(part, moved, strict=True)])
+        examples.append(
+            [
+                s._replace(weight=0.0, value=math.nan, count=0.0) if i in told else s
+                for i, s in zip(part, moved, strict=True)
+            ]
+        )
         told.update(part)
     return examples

@@ -1,7 +1,9 @@
-"""Training examples on disk: trees of token segments, each with an imitation weight and a value label.
+"""Training examples on disk: trees of token segments, each with an imitation weight and a value
+label.
 
-A segment continues the one that is its parent, so branches share what they have in common: the prompt is read once, however many
-answers follow it. A row is read in one pass, where each token attends to its own segment and to that segment's ancestors.
+A segment continues the one that is its parent, so branches share what they have in common: the
+prompt is read once, however many answers follow it. A row is read in one pass, where each token
+attends to its own segment and to that segment's ancestors.
 
 A file is an uncompressed `.npz`, written under another name and renamed when complete:
 
@@ -9,9 +11,12 @@ A file is an uncompressed `.npz`, written under another name and renamed when co
     lengths   uint16 [segments]            tokens of each segment, at least 1
     weights   float32 [segments]           weight of its tokens' negative log-likelihood, at least 0
     values    float32 [segments]           value label in [0, 1] at its last token, nan: none
-    spread    bool [segments]              the label stands at each of its tokens, not only at the last; older files: nowhere
-    counts    float32 [segments]           outcomes that the label is the mean of; inf: the label is exact; without a label 0
-    parents   int16 [segments]             index, within the example, of an earlier segment; -1: it begins the text
+    spread    bool [segments]              the label stands at each of its tokens, not only at the
+              last; older files: nowhere
+    counts    float32 [segments]           outcomes that the label is the mean of; inf: the label is
+              exact; without a label 0
+    parents   int16 [segments]             index, within the example, of an earlier segment; -1: it
+              begins the text
     segments  uint16 [examples]            segments of each example
 """
 
@@ -29,9 +34,11 @@ from torch.utils.data import Dataset
 
 
 class Segment(NamedTuple):
-    """value nan: no label; parent -1: none; count: outcomes that the value is the mean of, inf where it is exact.
+    """value nan: no label; parent -1: none; count: outcomes that the value is the mean of, inf
+    where it is exact.
 
-    spread  the label stands at every token (Cobbe et al. 2021, "Training Verifiers to Solve Math Word Problems"), not only at the last
+    spread  the label stands at every token (Cobbe et al. 2021, "Training Verifiers to Solve Math
+            Word Problems"), not only at the last
     """
 
     tokens: Sequence[int]
@@ -45,7 +52,9 @@ class Segment(NamedTuple):
 Row = dict[str, np.ndarray]
 
 
-def write_examples(path: str | Path, examples: Iterable[Sequence[tuple]], block: int = 64, seed: int = 0) -> None:
+def write_examples(
+    path: str | Path, examples: Iterable[Sequence[tuple]], block: int = 64, seed: int = 0
+) -> None:
     """Write one file atomically, of examples made of `Segment`s or of tuples like them.
 
     Examples are sorted by length, cut into blocks of `block`, and the blocks shuffled by `seed`.
@@ -62,7 +71,9 @@ def write_examples(path: str | Path, examples: Iterable[Sequence[tuple]], block:
         "lengths": np.array([len(segment.tokens) for segment in flat], np.uint16),
         "weights": np.array([segment.weight for segment in flat], np.float32),
         "values": np.array([segment.value for segment in flat], np.float32),
-        "counts": np.array([0.0 if math.isnan(segment.value) else segment.count for segment in flat], np.float32),
+        "counts": np.array(
+            [0.0 if math.isnan(segment.value) else segment.count for segment in flat], np.float32
+        ),
         "spread": np.array([segment.spread for segment in flat], bool),
         "parents": np.array([segment.parent for segment in flat], np.int16),
         "segments": np.array([len(example) for example in examples], np.uint16),
@@ -93,13 +104,31 @@ class ExampleFile(Dataset[Row]):
     def __init__(self, path: str | Path):
         try:
             with np.load(path) as file:
-                arrays = {name: file[name] for name in ("tokens", "lengths", "weights", "values", "counts", "parents", "segments")}
-                self.spread = file["spread"] if "spread" in file else np.zeros(len(arrays["lengths"]), bool)
+                arrays = {
+                    name: file[name]
+                    for name in (
+                        "tokens",
+                        "lengths",
+                        "weights",
+                        "values",
+                        "counts",
+                        "parents",
+                        "segments",
+                    )
+                }
+                self.spread = (
+                    file["spread"] if "spread" in file else np.zeros(len(arrays["lengths"]), bool)
+                )
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ValueError(f"{path} holds no training examples ({error}): write it again with write_examples") from None
+            raise ValueError(
+                f"{path} holds no training examples ({error}): write it again with write_examples"
+            ) from None
         self.tokens, self.weights = arrays["tokens"].astype(np.int64), arrays["weights"]
         self.values, self.counts = arrays["values"], arrays["counts"]
-        self.lengths, self.parents = arrays["lengths"].astype(np.int64), arrays["parents"].astype(np.int64)
+        self.lengths, self.parents = (
+            arrays["lengths"].astype(np.int64),
+            arrays["parents"].astype(np.int64),
+        )
         self.segments = np.concatenate([[0], np.cumsum(arrays["segments"], dtype=np.int64)])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
 
@@ -133,13 +162,28 @@ class ExampleFile(Dataset[Row]):
 
 
 class Shards(Dataset[Row]):
-    """`count` files of `size` examples each in `folder`; a missing one is made when it is first read.
+    """`count` files of `size` examples each in `folder`; a missing one is made when it is first
+    read.
 
-    `make(i)` returns the examples of file i and must depend on nothing else, so a restart finds or makes the same.
+    `make(i)` returns the examples of file i and must depend on nothing else, so a restart finds or
+    makes the same.
     """
 
-    def __init__(self, folder: str | Path, count: int, size: int, make: Callable[[int], Iterable[Sequence[Segment]]], block: int):
-        self.folder, self.count, self.size, self.make, self.block = Path(folder), count, size, make, block
+    def __init__(
+        self,
+        folder: str | Path,
+        count: int,
+        size: int,
+        make: Callable[[int], Iterable[Sequence[Segment]]],
+        block: int,
+    ):
+        self.folder, self.count, self.size, self.make, self.block = (
+            Path(folder),
+            count,
+            size,
+            make,
+            block,
+        )
         self._open: tuple[int, ExampleFile] | None = None
 
     def __len__(self) -> int:
@@ -163,14 +207,19 @@ class Shards(Dataset[Row]):
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows padded on the right to the longest, as tensors [rows, longest] ("visible": [rows, longest, longest]).
+    """Rows padded on the right to the longest, as tensors [rows, longest] ("visible": [rows,
+    longest, longest]).
 
     Padding has token 0, weight 0, value nan, count 0, and is invisible.
     """
     longest = max(len(row["tokens"]) for row in rows)
     batch = {}
     for name, first in rows[0].items():
-        padded = np.full((len(rows), *(longest for _ in first.shape)), np.nan if name == "values" else 0, first.dtype)
+        padded = np.full(
+            (len(rows), *(longest for _ in first.shape)),
+            np.nan if name == "values" else 0,
+            first.dtype,
+        )
         for i, row in enumerate(rows):
             padded[(i, *(slice(length) for length in row[name].shape))] = row[name]
         batch[name] = torch.from_numpy(padded)

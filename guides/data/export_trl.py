@@ -1,7 +1,8 @@
 """Labels as training data of other programs: the columns of TRL's process reward models.
 
-A row is a finished chain: `prompt` (text), `completions` (the texts of its steps), `labels` (one a step). TRL makes `int(label)` of each,
-so that 0.9 would become 0: labels are true booleans, and floats only where they are asked for, for trainers that take them.
+A row is a finished chain: `prompt` (text), `completions` (the texts of its steps), `labels` (one a
+step). TRL makes `int(label)` of each, so that 0.9 would become 0: labels are true booleans, and
+floats only where they are asked for, for trainers that take them.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 def prm_rows(trace: Trace, labels: Labels, *, soft: bool = False) -> Iterator[dict[str, Any]]:
-    """A row for each finished chain of a trace, up to its first step whose label nobody knows; none where that is the first step.
+    """A row for each finished chain of a trace, up to its first step whose label nobody knows; none
+    where that is the first step.
 
     soft  labels are k / n, float in [0, 1]; else bool: was any outcome right?
 
-    A hard label that is missing follows from the others where its meaning says so: a step is right if one below it in the tree is (some
-    completion of it was), and else wrong if one before it is. So chains that were bisected have all their labels.
+    A hard label that is missing follows from the others where its meaning says so: a step is right
+    if one below it in the tree is (some completion of it was), and else wrong if one before it is.
+    So chains that were bisected have all their labels.
     """
     problem, known = trace.problem(), labels.soft if soft else _filled(trace, labels.hard)
     prompt = problem.prompt(problem.initial())
@@ -40,7 +43,11 @@ def prm_rows(trace: Trace, labels: Labels, *, soft: bool = False) -> Iterator[di
         told = told[: next((i for i, label in enumerate(told) if math.isnan(label)), len(told))]
         if told:
             steps = [trace.steps[edge].text for edge in edges[: len(told)]]
-            yield {"prompt": prompt, "completions": steps, "labels": told if soft else [label == 1.0 for label in told]}
+            yield {
+                "prompt": prompt,
+                "completions": steps,
+                "labels": told if soft else [label == 1.0 for label in told],
+            }
 
 
 def _filled(trace: Trace, hard: np.ndarray) -> np.ndarray:
@@ -51,18 +58,32 @@ def _filled(trace: Trace, hard: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(hard), np.where(right, 1.0, np.where(wrong, 0.0, math.nan)), hard)
 
 
-def export_prm(traces: Sequence[Trace], labels: Mapping[str, Labels], out: str | Path, *, soft: bool = False) -> int:
-    """Write the rows of all labelled traces to a .jsonl or .parquet file, renamed into place when complete; how many they are.
+def export_prm(
+    traces: Sequence[Trace], labels: Mapping[str, Labels], out: str | Path, *, soft: bool = False
+) -> int:
+    """Write the rows of all labelled traces to a .jsonl or .parquet file, renamed into place when
+    complete; how many they are.
 
     labels  trace id -> labels (`guides.data.labels.read_labels`)
     Raises ValueError for another kind of file and where no chain has labels.
     """
     out = Path(out)
     check_suffix(out)
-    rows = [row for trace in traces if trace.id in labels for row in prm_rows(trace, labels[trace.id], soft=soft)]
+    rows = [
+        row
+        for trace in traces
+        if trace.id in labels
+        for row in prm_rows(trace, labels[trace.id], soft=soft)
+    ]
     if not rows:
-        hint = "label more nodes (--by rollouts)" if soft else "label more nodes, or let the search finish more chains"
-        raise ValueError(f"no finished chain of {len(traces)} traces has a label at its first step: {hint}")
+        hint = (
+            "label more nodes (--by rollouts)"
+            if soft
+            else "label more nodes, or let the search finish more chains"
+        )
+        raise ValueError(
+            f"no finished chain of {len(traces)} traces has a label at its first step: {hint}"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
     try:
@@ -76,7 +97,10 @@ def export_prm(traces: Sequence[Trace], labels: Mapping[str, Labels], out: str |
 def check_suffix(out: Path) -> None:
     """Raises ValueError for a name that does not tell the kind of the file."""
     if out.suffix not in SUFFIXES:
-        raise ValueError(f"cannot tell what kind of file {out} is to be: let its name end with {' or '.join(SUFFIXES)}")
+        raise ValueError(
+            f"cannot tell what kind of file {out} is to be: let its name end with "
+            f"{' or '.join(SUFFIXES)}"
+        )
 
 
 def _write(rows: Sequence[dict[str, Any]], path: Path, suffix: str, soft: bool) -> None:
@@ -85,5 +109,11 @@ def _write(rows: Sequence[dict[str, Any]], path: Path, suffix: str, soft: bool) 
         return
     pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     kind = pa.float64() if soft else pa.bool_()
-    schema = pa.schema([("prompt", pa.string()), ("completions", pa.list_(pa.string())), ("labels", pa.list_(kind))])
+    schema = pa.schema(
+        [
+            ("prompt", pa.string()),
+            ("completions", pa.list_(pa.string())),
+            ("labels", pa.list_(kind)),
+        ]
+    )
     parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")

@@ -1,8 +1,10 @@
-"""What the nodes of a trace are worth: told by a checker, by what the search found, or by roll-outs.
+"""What the nodes of a trace are worth: told by a checker, by what the search found, or by
+roll-outs.
 
-A roll-out completes the chain of a node by a policy and compares its end with the target (`guides.values.rollout`, `guides.data.grading`).
-Each node has random numbers of its own, from the seed, the trace and the node: so its roll-outs are the same whatever else is labelled, in
-which order and by which of the two labellers.
+A roll-out completes the chain of a node by a policy and compares its end with the target
+(`guides.values.rollout`, `guides.data.grading`). Each node has random numbers of its own, from the
+seed, the trace and the node: so its roll-outs are the same whatever else is labelled, in which
+order and by which of the two labellers.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from search.trace import Trace
 
 
 def from_trace(trace: Trace, outcomes: np.ndarray) -> Labels:
-    """k of the n graded chains at or below each node were right, as `guides.data.distill` counts them. It costs nothing.
+    """k of the n graded chains at or below each node were right, as `guides.data.distill` counts
+    them. It costs nothing.
 
     outcomes  float64 [nodes], in [0, 1], nan: not graded (`guides.data.grading`)
     """
@@ -42,7 +45,8 @@ def from_checker(trace: Trace, checker: Checker) -> Labels:
 
 
 class RolledOut(NamedTuple):
-    """Labels from roll-outs, and how many there were. A failed one (a time-out, an answer of which nobody can tell) counts in no label.
+    """Labels from roll-outs, and how many there were. A failed one (a time-out, an answer of which
+    nobody can tell) counts in no label.
 
     errors  finished node -> which of its steps is the first wrong one, from 1 on (`by_bisection`)
     """
@@ -54,9 +58,17 @@ class RolledOut(NamedTuple):
 
 
 async def by_rollouts(
-    trace: Trace, target: str | None, policy: Policy, count: int, seed: int, *, answer: str | None = None, finished: bool = False
+    trace: Trace,
+    target: str | None,
+    policy: Policy,
+    count: int,
+    seed: int,
+    *,
+    answer: str | None = None,
+    finished: bool = False,
 ) -> RolledOut:
-    """Roll out every node `count` times: k is the sum of the outcomes (Math-Shepherd, Wang et al. 2023, eq. 3 and 4).
+    """Roll out every node `count` times: k is the sum of the outcomes (Math-Shepherd, Wang et al.
+    2023, eq. 3 and 4).
 
     target    what a right answer is; None: the problem verifies itself
     answer    the regular expression that marked the answer of open text in the search
@@ -65,37 +77,56 @@ async def by_rollouts(
     A finished node is not rolled out: its own outcome is exact.
     """
     rolls = _Rolls(trace, target, policy, count, seed, answer)
-    wanted = above(trace, trace.node_finished) if finished else np.ones(len(trace.node_parent), bool)
+    wanted = (
+        above(trace, trace.node_finished) if finished else np.ones(len(trace.node_parent), bool)
+    )
     await rolls.roll(np.flatnonzero(wanted).tolist())
     return rolls.result({})
 
 
-async def by_bisection(trace: Trace, target: str | None, policy: Policy, count: int, seed: int, *, answer: str | None = None) -> RolledOut:
-    """Find the first error of every finished wrong chain by bisection (Luo et al. 2024, section 3.2).
+async def by_bisection(
+    trace: Trace,
+    target: str | None,
+    policy: Policy,
+    count: int,
+    seed: int,
+    *,
+    answer: str | None = None,
+) -> RolledOut:
+    """Find the first error of every finished wrong chain by bisection (Luo et al. 2024, section
+    3.2).
 
-    This is the bisection of OmegaPRM alone. Its tree, which chooses the roll-outs to go on from and uses them
-    again, is not here.
+    This is the bisection of OmegaPRM alone. Its tree, which chooses the roll-outs to go on from and
+    uses them again, is not here.
 
-    A step from whose end any of `count` roll-outs is right is taken for right, and then all before it; one with none for wrong, and all
-    behind it. So a chain of T steps takes roll-outs at no more than ceil(log2 T) nodes, at none twice for two chains. The common
-    beginning with a right chain of the trace is taken for right at once. Arguments are those of `by_rollouts`.
+    A step from whose end any of `count` roll-outs is right is taken for right, and then all before
+    it; one with none for wrong, and all behind it. So a chain of T steps takes roll-outs at no more
+    than ceil(log2 T) nodes, at none twice for two chains. The common beginning with a right chain
+    of the trace is taken for right at once. Arguments are those of `by_rollouts`.
 
-    Only nodes that were rolled out, and finished ones (exactly), have labels: what bisection takes for granted is no measurement.
-    Where a policy finds its way back from errors, the first error is found too late. A chain whose roll-outs failed has none.
+    Only nodes that were rolled out, and finished ones (exactly), have labels: what bisection takes
+    for granted is no measurement. Where a policy finds its way back from errors, the first error is
+    found too late. A chain whose roll-outs failed has none.
     """
     rolls = _Rolls(trace, target, policy, count, seed, answer)
     right = above(trace, rolls.outcomes > 0)
     chains = [_Chain.of(trace, int(end), right) for end in np.flatnonzero(rolls.outcomes == 0)]
     while under_way := [chain for chain in chains if chain.middle is not None]:
-        await rolls.roll(dict.fromkeys(chain.nodes[chain.middle - 1] for chain in under_way if chain.middle))
+        await rolls.roll(
+            dict.fromkeys(chain.nodes[chain.middle - 1] for chain in under_way if chain.middle)
+        )
         for chain in under_way:
             chain.narrow(rolls)
-    return rolls.result({chain.nodes[-1]: chain.bad for chain in chains if chain.bad - chain.good == 1})
+    return rolls.result(
+        {chain.nodes[-1]: chain.bad for chain in chains if chain.bad - chain.good == 1}
+    )
 
 
 @dataclass
 class _Chain:
-    """A wrong chain: its first `good` steps are taken for right, those from the `bad`-th on for wrong. `lost`: roll-outs failed."""
+    """A wrong chain: its first `good` steps are taken for right, those from the `bad`-th on for
+    wrong. `lost`: roll-outs failed.
+    """
 
     nodes: Sequence[int]  #: the ends of its steps
     good: int
@@ -125,9 +156,19 @@ class _Chain:
 
 
 class _Rolls:
-    """The roll-outs of one trace so far. outcomes: float64 [nodes], of its finished nodes, else nan."""
+    """The roll-outs of one trace so far. outcomes: float64 [nodes], of its finished nodes, else
+    nan.
+    """
 
-    def __init__(self, trace: Trace, target: str | None, policy: Policy, count: int, seed: int, answer: str | None):
+    def __init__(
+        self,
+        trace: Trace,
+        target: str | None,
+        policy: Policy,
+        count: int,
+        seed: int,
+        answer: str | None,
+    ):
         self.outcomes = grade(trace, target, answer)
         self._problem = problem_of(trace, answer)
         self._states = trace.states(self._problem)
@@ -137,10 +178,15 @@ class _Rolls:
         self._made: dict[int, np.ndarray] = {}
 
     async def roll(self, nodes: Iterable[int]) -> None:
-        """Roll out from those nodes that are not finished and were not rolled out yet, side by side."""
+        """Roll out from those nodes that are not finished and were not rolled out yet, side by
+        side.
+        """
         fresh = [node for node in nodes if node not in self._made and not self._finished[node]]
         found = await parallel(
-            self._rollout.outcomes(self._problem, self._states[node], np.random.default_rng([self._seed, node])) for node in fresh
+            self._rollout.outcomes(
+                self._problem, self._states[node], np.random.default_rng([self._seed, node])
+            )
+            for node in fresh
         )
         self._made.update(zip(fresh, found, strict=True))
 
@@ -159,8 +205,9 @@ class _Rolls:
 
 
 class Target:
-    """A value function that knows the target: 1 where the answer of a finished state is right, 0 where it is wrong, nan where nobody can
-    tell, and everywhere without a target."""
+    """A value function that knows the target: 1 where the answer of a finished state is right, 0
+    where it is wrong, nan where nobody can tell, and everywhere without a target.
+    """
 
     tokens = calls = 0
     version = "target"
@@ -168,9 +215,12 @@ class Target:
 
     def __init__(self, target: str | None):
         self._target = target
-        self._told: dict[str | None, float] = {}  # of answers that roll-outs gave before: most give one of a few
+        # of answers that roll-outs gave before: most give one of a few
+        self._told: dict[str | None, float] = {}
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """float32 [states]."""
         return np.array([self._outcome(problem.answer(state)) for state in states], np.float32)
 

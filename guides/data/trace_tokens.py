@@ -17,12 +17,23 @@ from search.trace import Trace
 
 
 class Reader:
-    """Reads traces as the engine of the checkpoint in `folder` wrote them, with `settings` of its guide.json or of the search."""
+    """Reads traces as the engine of the checkpoint in `folder` wrote them, with `settings` of
+    its guide.json or of the search.
+    """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        generation = GenerationConfig.from_pretrained(folder) if (folder / "generation_config.json").exists() else None
-        self._texts = Texts(self._tokenizer, SimpleNamespace(config=AutoConfig.from_pretrained(folder), generation_config=generation))
+        generation = (
+            GenerationConfig.from_pretrained(folder)
+            if (folder / "generation_config.json").exists()
+            else None
+        )
+        self._texts = Texts(
+            self._tokenizer,
+            SimpleNamespace(
+                config=AutoConfig.from_pretrained(folder), generation_config=generation
+            ),
+        )
         self._delimiter = settings.get("delimiter") or "\n\n"
         self._blocks = blank_line(self._delimiter)
         self._prompts = Prompts(self._tokenizer, *prompting(settings))
@@ -34,28 +45,37 @@ class Reader:
         return self._prompts(problem.prompt(problem.initial()))
 
     def check(self, trace: Trace) -> None:
-        """Raises ValueError for a step whose tokens, followed one by one, do not end as a step and with its text."""
-        ends = [() if self._texts.independent else self.prompt(trace)[-BEFORE:]]  # of each node: what its steps' texts depend on
+        """Raises ValueError for a step whose tokens, followed one by one, do not end as a step
+        and with its text.
+        """
+        # of each node: what its steps' texts depend on
+        ends = [() if self._texts.independent else self.prompt(trace)[-BEFORE:]]
         cuts = [""]  # of each node: the text of its last steps, if they were cut off
         for node in range(1, len(trace.node_parent)):
             step, parent = trace.steps[int(trace.node_edge[node])], int(trace.node_parent[node])
             before, cut = ends[parent], cuts[parent]
             key = (before, cut, step.tokens, step.text, step.finish)
             within = step.finish == "length"  # the next one may go on in the middle of a character
-            ends.append(() if self._texts.independent and not within else (*before, *step.tokens)[-BEFORE:])
+            ends.append(
+                () if self._texts.independent and not within else (*before, *step.tokens)[-BEFORE:]
+            )
             cuts.append(cut + step.text if within else "")
             if key in self._right:
                 continue
             text, whole = self._follow(step, before, cut)
             if text != step.text or not whole:
                 raise ValueError(
-                    f"the trace {trace.id} has a step {step.text[:60]!r} whose tokens are {text[:60]!r} to this model, with the "
-                    f"delimiter {self._delimiter!r}: it was made with another tokenizer or delimiter; give model and flags of the search"
+                    f"the trace {trace.id} has a step {step.text[:60]!r} whose tokens are "
+                    f"{text[:60]!r} to this model, with the "
+                    f"delimiter {self._delimiter!r}: it was made with another tokenizer or "
+                    "delimiter; give model and flags of the search"
                 )
             self._right.add(key)
 
     def _follow(self, step: TextStep, before: tuple[int, ...], cut: str) -> tuple[str, bool]:
-        """The text of a step's tokens, one by one, and whether it ends with the last of them, as the step says."""
+        """The text of a step's tokens, one by one, and whether it ends with the last of them, as
+        the step says.
+        """
         said, tail, begun = "", Tail(self._texts, (self._delimiter,), before), 0
         for i, token in enumerate(step.tokens, 1):
             if token >= len(self._tokenizer) or tail.add(token) is None:
@@ -64,7 +84,9 @@ class Reader:
                 return said + tail.text, True
             if not self._blocks or not goes_on(cut + said + tail.text):
                 return said + tail.text, False
-            said += tail.text + behind(tail.text, step.tokens[begun:i], self._delimiter, self._texts.decode)
+            said += tail.text + behind(
+                tail.text, step.tokens[begun:i], self._delimiter, self._texts.decode
+            )
             begun = i
             tail = Tail(self._texts, (self._delimiter,), (*before, *step.tokens[:i]))
         return said + tail.text, step.finish == "length" and bool(step.tokens)

@@ -1,16 +1,21 @@
-"""AlphaZero for a board problem as expert iteration: self-play, distil, train, gate; then again with the better network.
+"""AlphaZero for a board problem as expert iteration: self-play, distil, train, gate; then again
+with the better network.
 
-The gate plays a match of the new network against the accepted one, with as many simulations a move as in self-play and without noise:
-every first move, and then random pairs of moves, are the openings, each played once with either player. The new network is accepted if it
-scores at least half: of two that are equal the newer has learnt from more games. (AlphaGo Zero asked for 55 %, AlphaZero for nothing;
-Silver et al. 2017, 2018.) A run is a folder:
+The gate plays a match of the new network against the accepted one, with as many simulations a move
+as in self-play and without noise: every first move, and then random pairs of moves, are the
+openings, each played once with either player. The new network is accepted if it scores at least
+half: of two that are equal the newer has learnt from more games. (AlphaGo Zero asked for 55 %,
+AlphaZero for nothing; Silver et al. 2017, 2018.) A run is a folder:
 
-    settings.json   what the run was started with; other arguments are refused, but `rounds` may grow
+    settings.json   what the run was started with; other arguments are refused, but `rounds` may
+    grow
     round-00/       checkpoint/: the network before any training; gate.json
-    round-01/       traces.parquet, examples.npz, checkpoint/, gate.json: each renamed into place when it is complete
+    round-01/       traces.parquet, examples.npz, checkpoint/, gate.json: each renamed into place
+                    when it is complete
     best/           a copy of the accepted checkpoint
 
-A start looks for the first that is missing, so a killed run that is started again repeats nothing that was finished.
+A start looks for the first that is missing, so a killed run that is started again repeats nothing
+that was finished.
 """
 
 from __future__ import annotations
@@ -25,7 +30,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from guides.iteration.run_folder import accepted_before, claimed, copy_checkpoint, round_folder, write_json
+from guides.iteration.run_folder import (
+    accepted_before,
+    claimed,
+    copy_checkpoint,
+    round_folder,
+    write_json,
+)
 from guides.policies.board import Examples, board_guide, examples
 from models.boardnet import BoardNet
 from search.guide import Guide
@@ -45,7 +56,8 @@ class BoardPlan:
     width, depth     of the network
     games            of self-play;  simulations: of a move, there and at the gate
     opening, warm    first moves drawn at random, and by visits (`search.methods.selfplay`)
-    window           rounds whose examples are trained on;  epochs: passes through them;  batch, lr, decay: of AdamW
+    window           rounds whose examples are trained on;  epochs: passes through them;  batch, lr,
+                     decay: of AdamW
     value_weight     of the value's loss beside the policy's
     openings         of the gate's match, each of two games
     seed             the same gives the same run
@@ -67,18 +79,36 @@ class BoardPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "games", "simulations", "window", "epochs", "batch", "openings"):
+        for name in (
+            "width",
+            "depth",
+            "games",
+            "simulations",
+            "window",
+            "epochs",
+            "batch",
+            "openings",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} trains nothing: give at least 1")
-        if self.lr <= 0 or min(self.decay, self.value_weight, self.opening, self.warm, self.seed) < 0:
-            raise ValueError("lr must be above 0; decay, value_weight, opening, warm and seed are numbers from 0 on: correct them")
+        if (
+            self.lr <= 0
+            or min(self.decay, self.value_weight, self.opening, self.warm, self.seed) < 0
+        ):
+            raise ValueError(
+                "lr must be above 0; decay, value_weight, opening, warm and seed are numbers "
+                "from 0 on: correct them"
+            )
 
 
-def board_iteration(problem: BoardProblem, out: str | Path, *, rounds: int, plan: BoardPlan | None = None) -> Path:
-    """Run or go on with `rounds` rounds in the folder `out`; the path of the best network, `out/best`.
+def board_iteration(
+    problem: BoardProblem, out: str | Path, *, rounds: int, plan: BoardPlan | None = None
+) -> Path:
+    """Run or go on with `rounds` rounds in the folder `out`; the path of the best network,
+    `out/best`.
 
-    Raises ValueError for bad input, and where the folder holds another run; OSError (a full disk) and KeyboardInterrupt leave all that
-    was finished, and the same call goes on with it.
+    Raises ValueError for bad input, and where the folder holds another run; OSError (a full disk)
+    and KeyboardInterrupt leave all that was finished, and the same call goes on with it.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} trains nothing: give at least 1")
@@ -110,14 +140,26 @@ class _Rounds:
         if not (place / "checkpoint").exists():
             first = np.frombuffer(self.problem.initial(), np.uint8)[None]
             shape, plan = self.problem.planes(first).shape[1:], self.plan
-            net = BoardNet(shape, self.problem.game.moves, plan.width, plan.depth, plan.seed, kinds=(self.kind,))
+            net = BoardNet(
+                shape,
+                self.problem.game.moves,
+                plan.width,
+                plan.depth,
+                plan.seed,
+                kinds=(self.kind,),
+            )
             os.replace(net.save(place / "checkpoint.part"), place / "checkpoint")
         if not (place / "gate.json").exists():
             write_json(place / "gate.json", {"accepted": True})
 
     def round(self, number: int, rounds: int) -> None:
         """What is missing of one round."""
-        steps = {"traces.parquet": self._play, "examples.npz": self._distil, "checkpoint": self._train, "gate.json": self._gate}
+        steps = {
+            "traces.parquet": self._play,
+            "examples.npz": self._distil,
+            "checkpoint": self._train,
+            "gate.json": self._gate,
+        }
         for name, step in steps.items():
             if not (self._folder(number) / name).exists():
                 log.info("round %d of %d: %s", number, rounds, step.__name__[1:])
@@ -133,9 +175,18 @@ class _Rounds:
         meter = Meter(Budget(simulations=plan.games * plan.simulations * self.problem.game.moves))
         rng = np.random.default_rng(seed_of(f"round {number}", plan.seed))
         games = selfplay(
-            self.problem, guide, meter, rng, games=plan.games, simulations=plan.simulations, opening=plan.opening, warm=plan.warm
+            self.problem,
+            guide,
+            meter,
+            rng,
+            games=plan.games,
+            simulations=plan.simulations,
+            opening=plan.opening,
+            warm=plan.warm,
         )
-        Trace.save(run(metered(games, meter), guide.backends), self._folder(number) / "traces.parquet")
+        Trace.save(
+            run(metered(games, meter), guide.backends), self._folder(number) / "traces.parquet"
+        )
 
     def _distil(self, number: int) -> None:
         folder = self._folder(number)
@@ -145,24 +196,40 @@ class _Rounds:
 
     def _train(self, number: int) -> None:
         folder = self._folder(number)
-        files = [self._folder(i) / "examples.npz" for i in range(max(1, number - self.plan.window + 1), number + 1)]
+        files = [
+            self._folder(i) / "examples.npz"
+            for i in range(max(1, number - self.plan.window + 1), number + 1)
+        ]
         parts = []
         for file in files:
             with np.load(file) as arrays:
                 parts.append(Examples(**arrays))
         net = BoardNet.load(self._accepted(number))
-        report = train(net, Examples(*map(np.concatenate, zip(*parts, strict=True))), self.plan, seed_of(f"train {number}", self.plan.seed))
+        report = train(
+            net,
+            Examples(*map(np.concatenate, zip(*parts, strict=True))),
+            self.plan,
+            seed_of(f"train {number}", self.plan.seed),
+        )
         place = net.save(folder / "checkpoint.part")
         write_json(place / "training.json", report)
         os.replace(place, folder / "checkpoint")
-        log.info("trained on %(examples)d positions: policy loss %(policy).3f, value loss %(value).3f", report)
+        log.info(
+            "trained on %(examples)d positions: policy loss %(policy).3f, value loss %(value).3f",
+            report,
+        )
 
     def _gate(self, number: int) -> None:
         folder, plan = self._folder(number), self.plan
         guides = [self._guide(place) for place in (folder / "checkpoint", self._accepted(number))]
         rng = np.random.default_rng(seed_of(f"gate {number}", plan.seed))
         backends = {**guides[0].backends, **guides[1].backends}
-        games = run(match(self.problem, guides, openings(self.problem, plan.openings, rng), plan.simulations), backends)
+        games = run(
+            match(
+                self.problem, guides, openings(self.problem, plan.openings, rng), plan.simulations
+            ),
+            backends,
+        )
         verdict = {
             "games": games.size,
             "score": float(games.mean()),
@@ -170,7 +237,11 @@ class _Rounds:
             "second": float(games[:, 1].mean()),
         }
         write_json(folder / "gate.json", verdict | {"accepted": verdict["score"] >= 0.5})
-        log.info("the new network scores %.3f of %d games against the accepted one", verdict["score"], games.size)
+        log.info(
+            "the new network scores %.3f of %d games against the accepted one",
+            verdict["score"],
+            games.size,
+        )
 
     # -- folders
 
@@ -185,9 +256,11 @@ class _Rounds:
 
 
 def train(net: BoardNet, data: Examples, plan: BoardPlan, seed: int) -> dict[str, Any]:
-    """Train a network in place by AdamW: cross-entropy of the policy with the visits, and of the value with the outcomes.
+    """Train a network in place by AdamW: cross-entropy of the policy with the visits, and of the
+    value with the outcomes.
 
-    Returns the mean losses of the last epoch, and how many examples and steps there were. Raises ValueError where a loss is no number.
+    Returns the mean losses of the last epoch, and how many examples and steps there were. Raises
+    ValueError where a loss is no number.
     """
     planes, policy, chances = map(torch.from_numpy, data)
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan.lr, weight_decay=plan.decay)
@@ -205,7 +278,10 @@ def train(net: BoardNet, data: Examples, plan: BoardPlan, seed: int) -> dict[str
             losses += len(rows) * np.array([policy_loss.item(), value_loss.item()])
             steps += 1
         if not np.isfinite(losses).all():
-            raise ValueError(f"the loss is no number after {steps} steps: train with a lower learning rate than {plan.lr}")
+            raise ValueError(
+                f"the loss is no number after {steps} steps: train with a lower learning rate "
+                f"than {plan.lr}"
+            )
     net.eval()
     policy_loss, value_loss = (losses / len(planes)).tolist()
     return {"examples": len(planes), "steps": steps, "policy": policy_loss, "value": value_loss}
@@ -215,23 +291,33 @@ def train(net: BoardNet, data: Examples, plan: BoardPlan, seed: int) -> dict[str
 
 
 def openings(problem: Any, count: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """`count` different openings, or fewer where there are no more: first all moves, then random pairs of them. None ends a game."""
+    """`count` different openings, or fewer where there are no more: first all moves, then random
+    pairs of them. None ends a game.
+    """
 
     def longer(moves: tuple[int, ...]) -> list[tuple[int, ...]]:
         state = problem.initial()
         for move in moves:
             state = problem.apply(state, move)
-        return [(*moves, move) for move in problem.actions(state) if not problem.is_terminal(problem.apply(state, move))]
+        return [
+            (*moves, move)
+            for move in problem.actions(state)
+            if not problem.is_terminal(problem.apply(state, move))
+        ]
 
     singles = longer(())
     pairs = [pair for moves in singles for pair in longer(moves)]
     return [*singles, *(pairs[i] for i in rng.permutation(len(pairs)))][:count]
 
 
-async def match(problem: Any, guides: Sequence[Guide], openings: Sequence[Sequence[int]], simulations: int) -> np.ndarray:
-    """Play each opening twice; float64 [openings, 2] in [0, 1], how the first guide fared as the first and as the second player.
+async def match(
+    problem: Any, guides: Sequence[Guide], openings: Sequence[Sequence[int]], simulations: int
+) -> np.ndarray:
+    """Play each opening twice; float64 [openings, 2] in [0, 1], how the first guide fared as the
+    first and as the second player.
 
-    Each move is the one with most visits (of equals the first) after so many simulations of a new tree.
+    Each move is the one with most visits (of equals the first) after so many simulations of a new
+    tree.
     """
     states = [problem.initial() for _ in range(2 * len(openings))]
     for game, state in enumerate(states):
@@ -244,12 +330,20 @@ async def match(problem: Any, guides: Sequence[Guide], openings: Sequence[Sequen
         for game in np.flatnonzero(np.isnan(scores)).tolist():
             turns[problem.to_move(states[game]) ^ (game % 2)].append(game)
         movers = [which for which in (0, 1) if turns[which]]
-        rows = [np.array([np.frombuffer(states[game], np.uint8) for game in turns[which]]) for which in movers]
+        rows = [
+            np.array([np.frombuffer(states[game], np.uint8) for game in turns[which]])
+            for which in movers
+        ]
         forests = await parallel(
-            [think(problem, guides[which], positions, simulations) for which, positions in zip(movers, rows, strict=True)]
+            [
+                think(problem, guides[which], positions, simulations)
+                for which, positions in zip(movers, rows, strict=True)
+            ]
         )
         for which, forest in zip(movers, forests, strict=True):
-            for game, move in zip(turns[which], forest.root_visits().argmax(axis=1).tolist(), strict=True):
+            for game, move in zip(
+                turns[which], forest.root_visits().argmax(axis=1).tolist(), strict=True
+            ):
                 states[game] = problem.apply(states[game], move)
                 if problem.is_terminal(states[game]):
                     reward = problem.verify(states[game])

@@ -1,16 +1,20 @@
-"""Expert iteration: search, grade, distil, train, gate; then again with the better guide (Anthony et al. 2017).
+"""Expert iteration: search, grade, distil, train, gate; then again with the better guide (Anthony
+et al. 2017).
 
-With `restart` every round trains the base anew, as in ReST-EM (Singh et al. 2023); the gate is that of AlphaGo Zero (Silver et al.
-2017). A run is a folder:
+With `restart` every round trains the base anew, as in ReST-EM (Singh et al. 2023); the gate is that
+of AlphaGo Zero (Silver et al. 2017). A run is a folder:
 
-    settings.json   what the run was started with; other arguments are refused, but `rounds` may grow
+    settings.json   what the run was started with; other arguments are refused, but `rounds` may
+    grow
     round-00/       checkpoint/: the base, with the settings of its use; gate.json: how good it is
-    round-01/       traces/, examples.npz, checkpoint/, gate.json: each renamed into place when it is complete
+    round-01/       traces/, examples.npz, checkpoint/, gate.json: each renamed into place when it
+                    is complete
     rounds.csv      a line a round (`guides.iteration.ledger`), made from the files above
-    best/           a copy of the accepted checkpoint, swapped by two renames; if a kill falls between them the next start puts it back
+    best/           a copy of the accepted checkpoint, swapped by two renames; if a kill falls
+                    between them the next start puts it back
 
-A start looks for the first that is missing, so a run that was killed and is started again repeats nothing that was finished: no search,
-no optimiser step before the last checkpoint.
+A start looks for the first that is missing, so a run that was killed and is started again repeats
+nothing that was finished: no search, no optimiser step before the last checkpoint.
 """
 
 from __future__ import annotations
@@ -34,7 +38,13 @@ from guides.engines import locate, unload
 from guides.iteration.gate import check_gate, gradable, hold_out, interval, outcomes
 from guides.iteration.ledger import results_of, write_ledger
 from guides.iteration.plan import Plan
-from guides.iteration.run_folder import accepted_before, claimed, copy_checkpoint, round_folder, write_json
+from guides.iteration.run_folder import (
+    accepted_before,
+    claimed,
+    copy_checkpoint,
+    round_folder,
+    write_json,
+)
 from guides.loading import load
 from guides.training.train_guide import run_training
 from models.checkpoints.checkpoint import describe, resolve, version
@@ -57,21 +67,26 @@ def expert_iteration(
     gate: Sequence[Job] | None = None,
     plan: Plan | None = None,
 ) -> Path:
-    """Run or go on with `rounds` rounds in the folder `out`; the path of the best checkpoint, `out/best`.
+    """Run or go on with `rounds` rounds in the folder `out`; the path of the best checkpoint,
+    `out/best`.
 
     base     folder or hub id of a causal language model, or "builtin"
-    targets  the target of each problem by its key (`guides.data.grading`), of training and gate alike; none where problems verify
-             themselves
+    targets  the target of each problem by its key (`guides.data.grading`), of training and gate
+             alike; none where problems verify themselves
     gate     held-out problems; None: a tenth of `jobs` is held out, never searched for training
 
-    Raises ValueError for bad input before any model is loaded, and where a round solved nothing; OSError (a full disk) and
-    KeyboardInterrupt (Ctrl-C) leave all that was finished, and the same call goes on with it.
+    Raises ValueError for bad input before any model is loaded, and where a round solved nothing;
+    OSError (a full disk) and KeyboardInterrupt (Ctrl-C) leave all that was finished, and the same
+    call goes on with it.
     """
     plan = plan or Plan()
     if rounds < 1:
         raise ValueError(f"rounds={rounds} trains nothing: give at least 1")
     if not any(gradable(job, targets) for job in jobs):
-        raise ValueError(f"nobody can grade any of the {len(jobs)} problems: give them targets, or a kind that verifies itself")
+        raise ValueError(
+            f"nobody can grade any of the {len(jobs)} problems: give them targets, or a kind "
+            "that verifies itself"
+        )
     if gate is None:
         jobs, gate = hold_out(jobs, targets)
     check_gate(jobs, gate, targets)
@@ -98,11 +113,19 @@ class _Run:
         """All that the run's results depend on, as JSON can say it."""
         plan = {name: value for name, value in vars(self.plan).items() if name != "engine"}
         problems = {
-            name: [[str(job.id), key_of(job.problem), self.targets.get(key_of(job.problem))] for job in jobs]
+            name: [
+                [str(job.id), key_of(job.problem), self.targets.get(key_of(job.problem))]
+                for job in jobs
+            ]
             for name, jobs in (("jobs", self.jobs), ("gate", self.held))
         }
-        digests = {name: hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] for name, rows in problems.items()}
-        return json.loads(json.dumps({"base": version(locate(base)), **digests, **plan}, default=str))
+        digests = {
+            name: hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+            for name, rows in problems.items()
+        }
+        return json.loads(
+            json.dumps({"base": version(locate(base)), **digests, **plan}, default=str)
+        )
 
     def start(self, base: str | Path) -> None:
         """Round 0: the base with the settings of its use, and its outcomes at the gate."""
@@ -116,10 +139,20 @@ class _Run:
     def round(self, number: int, rounds: int) -> None:
         """What is missing of one round."""
         folder = self._folder(number)
-        steps = {"traces": self._search, "examples.npz": self._distil, "checkpoint": self._train, "gate.json": self._gate}
+        steps = {
+            "traces": self._search,
+            "examples.npz": self._distil,
+            "checkpoint": self._train,
+            "gate.json": self._gate,
+        }
         for name, step in steps.items():
             if not (folder / name).exists():
-                log.info("round %d of %d: %s", number, rounds, {"traces": "search", "examples.npz": "distil"}.get(name, step.__name__[1:]))
+                log.info(
+                    "round %d of %d: %s",
+                    number,
+                    rounds,
+                    {"traces": "search", "examples.npz": "distil"}.get(name, step.__name__[1:]),
+                )
                 step(number)
         self._publish(number)
 
@@ -129,7 +162,14 @@ class _Run:
         """traces/: one shard, in the order of the problems, and their result lines."""
         folder, jobs = self._folder(number), self._jobs(number)
         part = folder / "traces.part"
-        self._solve(self._accepted(number), jobs, part / "results.jsonl", self.plan.budget, self.plan.seed + number, _Traces(part))
+        self._solve(
+            self._accepted(number),
+            jobs,
+            part / "results.jsonl",
+            self.plan.budget,
+            self.plan.seed + number,
+            _Traces(part),
+        )
         place = {key_of(job.problem): i for i, job in enumerate(jobs)}
         traces = {place[key_of(trace)]: trace for trace in Trace.load(part)}
         shard = Trace.save([traces[i] for i in sorted(traces)], part / "traces.parquet")
@@ -140,25 +180,43 @@ class _Run:
 
     def _distil(self, number: int) -> None:
         """examples.npz, and what `prepare` counted in examples.json."""
-        folder, part, plan = self._folder(number), self._folder(number) / "examples.part.npz", self.plan
+        folder, part, plan = (
+            self._folder(number),
+            self._folder(number) / "examples.part.npz",
+            self.plan,
+        )
         keys = [key_of(job.problem) for job in self._jobs(number)]
         targets = {key: self.targets[key] for key in keys if key in self.targets}
-        chosen = {"policy": plan.policy, "keep": plan.keep, "checker": plan.checker, "seed": plan.seed + number}
+        chosen = {
+            "policy": plan.policy,
+            "keep": plan.keep,
+            "checker": plan.checker,
+            "seed": plan.seed + number,
+        }
         try:
             report = prepare(folder / "traces", targets, self._accepted(number), part, **chosen)
         except ValueError as error:
-            raise ValueError(f"round {number}, after {len(keys)} searches: {error}; begin anew with another --out") from error
+            raise ValueError(
+                f"round {number}, after {len(keys)} searches: {error}; begin anew with another "
+                "--out"
+            ) from error
         write_json(folder / "examples.json", report)
         os.replace(part, folder / "examples.npz")
 
     def _train(self, number: int) -> None:
-        """checkpoint/, trained with a fresh optimiser in a child process that goes on from its own last checkpoint."""
+        """checkpoint/, trained with a fresh optimiser in a child process that goes on from its
+        own last checkpoint.
+        """
         folder = self._folder(number)
         out = folder / "training"
         window = range(max(1, number - self.plan.window + 1), number + 1)
         files = [*(self._folder(i) / "examples.npz" for i in window), *self.plan.seed_examples]
         config = {
-            "model": str((self._folder(0) / "checkpoint" if self.plan.restart else self._accepted(number)).resolve()),
+            "model": str(
+                (
+                    self._folder(0) / "checkpoint" if self.plan.restart else self._accepted(number)
+                ).resolve()
+            ),
             "examples": [str(Path(path).resolve()) for path in files],
             "out": str(out.resolve()),
             "options": {"seed": self.plan.seed + number, **self.plan.training},
@@ -169,22 +227,46 @@ class _Run:
         os.replace(out, folder / "checkpoint")
 
     def _gate(self, number: int) -> None:
-        """gate.json: outcomes of the round's guide, and from round 1 on whether it is better than the accepted one."""
+        """gate.json: outcomes of the round's guide, and from round 1 on whether it is better
+        than the accepted one.
+        """
         folder = self._folder(number)
         budget = self.plan.gate_budget or self.plan.budget
-        rows = self._solve(folder / "checkpoint", self.held, folder / "gate.jsonl", budget, self.plan.seed)
+        rows = self._solve(
+            folder / "checkpoint", self.held, folder / "gate.jsonl", budget, self.plan.seed
+        )
         after = outcomes(self.held, rows, self.targets)
-        verdict: dict[str, Any] = {"problems": len(after), "after": float(after.mean()), "outcomes": after.tolist(), "accepted": True}
+        verdict: dict[str, Any] = {
+            "problems": len(after),
+            "after": float(after.mean()),
+            "outcomes": after.tolist(),
+            "accepted": True,
+        }
         if number > 0:
-            before = np.array(json.loads((self._accepted(number).parent / "gate.json").read_text())["outcomes"])
+            before = np.array(
+                json.loads((self._accepted(number).parent / "gate.json").read_text())["outcomes"]
+            )
             low, high = interval(before, after)
-            verdict |= {"before": float(before.mean()), "low": low, "high": high, "accepted": bool(after.mean() > before.mean())}
+            verdict |= {
+                "before": float(before.mean()),
+                "low": low,
+                "high": high,
+                "accepted": bool(after.mean() > before.mean()),
+            }
         write_json(folder / "gate.json", verdict)
 
     def _solve(
-        self, checkpoint: Path, jobs: Sequence[Job], path: Path, budget: Budget | None, seed: int, writer: TraceWriter | None = None
+        self,
+        checkpoint: Path,
+        jobs: Sequence[Job],
+        path: Path,
+        budget: Budget | None,
+        seed: int,
+        writer: TraceWriter | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Search what has no line in the file of results yet, each problem with a seed of its own; all its lines by id."""
+        """Search what has no line in the file of results yet, each problem with a seed of its
+        own; all its lines by id.
+        """
         plan = self.plan
         with contextlib.closing(Results(path)) as results:
             waiting = [job for job in jobs if not results.done(job.id)]
@@ -193,13 +275,24 @@ class _Run:
                 with _loaded(checkpoint, plan) as guide:
                     problems = [job.problem for job in waiting]
                     seeds = [seed_of(key_of(problem), seed) for problem in problems]
-                    solve_many(problems, guide, plan.method, budget, seeds, on_finish=finisher, keep_trees=False, **plan.options)
+                    solve_many(
+                        problems,
+                        guide,
+                        plan.method,
+                        budget,
+                        seeds,
+                        on_finish=finisher,
+                        keep_trees=False,
+                        **plan.options,
+                    )
                 if len(finisher.written) < len(waiting):
                     raise KeyboardInterrupt
         return results_of(path)
 
     def _jobs(self, number: int) -> list[Job]:
-        """The problems of a round: the next ones of the list, from its beginning again after its end."""
+        """The problems of a round: the next ones of the list, from its beginning again after its
+        end.
+        """
         count = len(self.jobs)
         size = min(self.plan.per_round or count, count)
         return [self.jobs[i % count] for i in range((number - 1) * size, number * size)]
@@ -221,11 +314,15 @@ class _Run:
             copy_checkpoint(accepted, best)
         for left in self.out.glob(".best.*"):  # by a kill
             shutil.rmtree(left)
-        log.info("the best guide is that of %s\n%s", accepted.parent.name, write_ledger(self.out, number))
+        log.info(
+            "the best guide is that of %s\n%s", accepted.parent.name, write_ledger(self.out, number)
+        )
 
 
 class _Traces(TraceWriter):
-    """Ends the search where the disk is full: with a result but no trace, a problem would be lost for training."""
+    """Ends the search where the disk is full: with a result but no trace, a problem would be
+    lost for training.
+    """
 
     def write(self, trace: Trace) -> None:
         super().write(trace)
@@ -235,7 +332,9 @@ class _Traces(TraceWriter):
 
 @contextlib.contextmanager
 def _loaded(checkpoint: Path, plan: Plan) -> Iterator[Guide]:
-    """The guide of a checkpoint, unloaded in the end: training needs the memory, and rounds must not pile up models."""
+    """The guide of a checkpoint, unloaded in the end: training needs the memory, and rounds must
+    not pile up models.
+    """
     sampling = {name: value for name, value in plan.language.items() if name not in plan.settings}
     try:
         yield load(checkpoint, **plan.engine, **sampling)

@@ -1,6 +1,8 @@
-"""The gate of expert iteration: held-out problems on which a new guide must beat the accepted one (Silver et al. 2017).
+"""The gate of expert iteration: held-out problems on which a new guide must beat the accepted one
+(Silver et al. 2017).
 
-Both solve the same problems with equal budgets and seeds, so that their outcomes are compared problem by problem.
+Both solve the same problems with equal budgets and seeds, so that their outcomes are compared
+problem by problem.
 """
 
 from __future__ import annotations
@@ -18,27 +20,42 @@ RESAMPLES = 10_000  #: of the bootstrap
 
 
 def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job], list[Job]]:
-    """(training, gate): a tenth of the different problems, at least one, by the hash of their forms; only such as can be graded.
+    """(training, gate): a tenth of the different problems, at least one, by the hash of their
+    forms; only such as can be graded.
 
     Raises ValueError where fewer than two problems are different.
     """
-    can = sorted({form_of(job.problem) for job in jobs if gradable(job, targets)}, key=lambda form: hashlib.sha256(form.encode()).digest())
+    can = sorted(
+        {form_of(job.problem) for job in jobs if gradable(job, targets)},
+        key=lambda form: hashlib.sha256(form.encode()).digest(),
+    )
     held = set(can[: max(1, len(can) // 10)])
     training = [job for job in jobs if form_of(job.problem) not in held]
     if not training or not held:
-        raise ValueError(f"{len(can)} problem(s) that can be graded are too few to train and to hold one out: give at least two, or a gate")
+        raise ValueError(
+            f"{len(can)} problem(s) that can be graded are too few to train and to hold one out: "
+            "give at least two, or a gate"
+        )
     return training, [job for job in jobs if form_of(job.problem) in held]
 
 
 def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, str]) -> None:
-    """Raises ValueError where gate and training share problems, with their count, or where nobody could grade one of the gate."""
+    """Raises ValueError where gate and training share problems, with their count, or where
+    nobody could grade one of the gate.
+    """
     trained = {form_of(job.problem) for job in jobs}
     both = [job.id for job in gate if form_of(job.problem) in trained]
     if both:
-        raise ValueError(f"{len(both)} of {len(gate)} gate problems are training problems too (the first: {both[0]!r}): remove them")
+        raise ValueError(
+            f"{len(both)} of {len(gate)} gate problems are training problems too (the first: "
+            f"{both[0]!r}): remove them"
+        )
     unknown = [job.id for job in gate if not gradable(job, targets)]
     if unknown or not gate:
-        raise ValueError(f"nobody can grade {len(unknown)} of {len(gate)} gate problems {unknown[:3]}: give each a target")
+        raise ValueError(
+            f"nobody can grade {len(unknown)} of {len(gate)} gate problems {unknown[:3]}: give "
+            "each a target"
+        )
 
 
 def gradable(job: Job, targets: Mapping[str, str]) -> bool:
@@ -46,8 +63,11 @@ def gradable(job: Job, targets: Mapping[str, str]) -> bool:
     return key_of(job.problem) in targets or getattr(job.problem, "verifies", True)
 
 
-def outcomes(jobs: Sequence[Job], rows: Mapping[str, Mapping[str, Any]], targets: Mapping[str, str]) -> np.ndarray:
-    """float64 [jobs], 1 solved, 0 not: a verified solution, or the answer that is the target; no answer and an error are 0.
+def outcomes(
+    jobs: Sequence[Job], rows: Mapping[str, Mapping[str, Any]], targets: Mapping[str, str]
+) -> np.ndarray:
+    """float64 [jobs], 1 solved, 0 not: a verified solution, or the answer that is the target; no
+    answer and an error are 0.
 
     rows  result line (`search.files.problems_file.result_of`) of each job by its id as text
     Raises ValueError for an answer that nobody can grade.
@@ -60,17 +80,22 @@ def _outcome(job: Job, row: Mapping[str, Any], targets: Mapping[str, str]) -> fl
         return float(row["verified"] is True)
     target = targets.get(key_of(job.problem))
     if target is None:
-        raise ValueError(f"nobody can grade the answer {row['answer']!r} to the problem {job.id!r}: give it a target")
+        raise ValueError(
+            f"nobody can grade the answer {row['answer']!r} to the problem {job.id!r}: give it a "
+            "target"
+        )
     return float(same(row["answer"], target))
 
 
 def interval(before: np.ndarray, after: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of mean(after - before), paired: percentiles over problems drawn with replacement (Efron 1979).
+    """95 % interval of mean(after - before), paired: percentiles over problems drawn with
+    replacement (Efron 1979).
 
     before, after  float64 [problems], outcomes of the same problems
     """
     gains, counts = np.unique(after - before, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(after), counts / len(after), RESAMPLES)  # how often each gain is drawn
+    # how often each gain is drawn
+    draws = np.random.default_rng(seed).multinomial(len(after), counts / len(after), RESAMPLES)
     means = draws @ gains / len(after)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

@@ -6,11 +6,13 @@ The columns of `rounds.csv`:
 * problems, solved: searched in this round; the share of them with a right solution
 * examples, solutions: distilled from the traces; the right solutions that were kept
 * steps: of the optimiser
-* gate_before, gate_after: accuracy of the accepted and of the new guide on the gate problems, in [0, 1]
+* gate_before, gate_after: accuracy of the accepted and of the new guide on the gate problems, in
+  [0, 1]
 * gate_low, gate_high: 95 % interval of their difference, paired bootstrap over problems
 * accepted: 1 where the new guide was better
 * search_tokens, gate_tokens, training_tokens: generated, generated, read
-* search_flops, gate_flops, training_flops, total_flops: the last of this and all earlier rounds: searching and labelling count too
+* search_flops, gate_flops, training_flops, total_flops: the last of this and all earlier rounds:
+  searching and labelling count too
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 COLUMNS = (
-    "round", "problems", "solved", "examples", "solutions", "steps", "gate_before", "gate_after", "gate_low", "gate_high", "accepted",
-    "search_tokens", "gate_tokens", "training_tokens", "search_flops", "gate_flops", "training_flops", "total_flops",
+    "round", "problems", "solved", "examples", "solutions", "steps", "gate_before", "gate_after",
+    "gate_low", "gate_high", "accepted",
+    "search_tokens", "gate_tokens", "training_tokens", "search_flops", "gate_flops",
+    "training_flops", "total_flops",
 )  # fmt: skip
 
 
@@ -35,7 +39,9 @@ def results_of(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_ledger(out: Path, last: int) -> str:
-    """Write `rounds.csv` of the rounds 0 to `last` into the run's folder; the same as a Markdown table."""
+    """Write `rounds.csv` of the rounds 0 to `last` into the run's folder; the same as a Markdown
+    table.
+    """
     rows = [_row(out / f"round-{number:02d}", number) for number in range(last + 1)]
     total = 0.0
     for row in rows:
@@ -48,27 +54,52 @@ def write_ledger(out: Path, last: int) -> str:
     part = out / ".rounds.csv.part"
     part.write_text(text.getvalue())
     os.replace(part, out / "rounds.csv")
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *([_shown(row[name]) for name in COLUMNS] for row in rows)]
+    lines = [
+        COLUMNS,
+        ["---"] * len(COLUMNS),
+        *([_shown(row[name]) for name in COLUMNS] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _row(folder: Path, number: int) -> dict[str, Any]:
-    row: dict[str, Any] = {name: "" if name.startswith("gate_") else 0 for name in COLUMNS} | {"round": number}
+    row: dict[str, Any] = {name: "" if name.startswith("gate_") else 0 for name in COLUMNS} | {
+        "round": number
+    }
     gate = json.loads((folder / "gate.json").read_text())
-    row |= {f"gate_{name}": gate[name] for name in ("before", "after", "low", "high") if name in gate} | {"accepted": int(gate["accepted"])}
+    row |= {
+        f"gate_{name}": gate[name] for name in ("before", "after", "low", "high") if name in gate
+    } | {"accepted": int(gate["accepted"])}
     row["gate_tokens"], row["gate_flops"], _ = _spent(folder / "gate.jsonl")
     if number > 0:
-        report, training = (json.loads((folder / name).read_text()) for name in ("examples.json", "checkpoint/training.json"))
-        row["search_tokens"], row["search_flops"], row["problems"] = _spent(folder / "traces" / "results.jsonl")
-        row |= {"solved": report["solved"] / row["problems"], "examples": report["examples"], "solutions": report["solutions"]}
-        row |= {"steps": training["steps"], "training_tokens": training["tokens"], "training_flops": training["flops"]}
+        report, training = (
+            json.loads((folder / name).read_text())
+            for name in ("examples.json", "checkpoint/training.json")
+        )
+        row["search_tokens"], row["search_flops"], row["problems"] = _spent(
+            folder / "traces" / "results.jsonl"
+        )
+        row |= {
+            "solved": report["solved"] / row["problems"],
+            "examples": report["examples"],
+            "solutions": report["solutions"],
+        }
+        row |= {
+            "steps": training["steps"],
+            "training_tokens": training["tokens"],
+            "training_flops": training["flops"],
+        }
     return row
 
 
 def _spent(path: Path) -> tuple[int, float, int]:
     """Generated tokens, FLOPs and the number of the searches in a file of results."""
     usages = [row["usage"] for row in results_of(path).values()]
-    return sum(usage["generated"] for usage in usages), sum(usage["flops"] for usage in usages), len(usages)
+    return (
+        sum(usage["generated"] for usage in usages),
+        sum(usage["flops"] for usage in usages),
+        len(usages),
+    )
 
 
 def _shown(value: Any) -> str:

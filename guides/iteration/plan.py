@@ -19,17 +19,21 @@ from search.scheduling.budget import Budget
 class Plan:
     """What every round does.
 
-    method, options  of the search, by name;  budget: of one search, None: the guide's own;  gate_budget: None: as `budget`
-    language         how the model is asked: delimiter, step_tokens, max_steps, prompt, answer, temperature, ...
+    method, options  of the search, by name;  budget: of one search, None: the guide's own;
+                     gate_budget: None: as `budget`
+    language         how the model is asked: delimiter, step_tokens, max_steps, prompt, answer,
+                     temperature, ...
     engine           device, dtype, slots
     per_round        problems that a round searches, the next ones of the list each time; None: all
     policy, keep     what is imitated, and most solutions of a problem (`guides.data.distill`)
-    checker          "module:function" that labels every state exactly (`guides.data.grading`), None: labels are shares of right ends
-    window           rounds whose examples are trained on;  seed_examples: files of examples that are trained on in every round
+    checker          "module:function" that labels every state exactly (`guides.data.grading`),
+                     None: labels are shares of right ends
+    window           rounds whose examples are trained on;  seed_examples: files of examples that
+                     are trained on in every round
     restart          train from the base instead of the accepted guide
     training         options of `guides.training.options.fine_tuning`
-    seed             with the problem's key makes the random numbers of a search; the same gives the same run, but for what `seconds`
-                     of a budget cut off
+    seed             with the problem's key makes the random numbers of a search; the same gives the
+                     same run, but for what `seconds` of a budget cut off
     """
 
     method: str = "sample"
@@ -58,7 +62,9 @@ class Plan:
             raise ValueError("per_round and window are whole numbers from 1 on: correct them")
         for path in self.seed_examples:
             if not Path(path).is_file():
-                raise ValueError(f"there are no examples at {path}: give files that write_examples wrote")
+                raise ValueError(
+                    f"there are no examples at {path}: give files that write_examples wrote"
+                )
 
     @property
     def settings(self) -> dict[str, Any]:

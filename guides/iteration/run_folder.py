@@ -1,4 +1,6 @@
-"""Folders of runs that may be killed at any moment: whose they are, and how a file or a checkpoint comes into them at once."""
+"""Folders of runs that may be killed at any moment: whose they are, and how a file or a
+checkpoint comes into them at once.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,17 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
-    """Note the settings in the folder and keep other runs away. Raises ValueError where it is another's."""
+    """Note the settings in the folder and keep other runs away. Raises ValueError where it is
+    another's.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "settings.json", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is at work in {out}: wait for its end, or choose another --out") from None
+            raise ValueError(
+                f"another run is at work in {out}: wait for its end, or choose another --out"
+            ) from None
         except OSError as error:  # a file system without locks
             log.info("%s cannot be locked (%s): let only one run write to it", out, error.strerror)
         file.seek(0)
@@ -36,19 +42,26 @@ def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
             file.flush()
         elif (before := json.loads(noted)) != settings:
             other = [name for name in settings if before.get(name) != settings[name]]
-            raise ValueError(f"{out} holds a run with other {', '.join(other)}: give the arguments of that run, or choose another --out")
+            raise ValueError(
+                f"{out} holds a run with other {', '.join(other)}: give the arguments of that "
+                "run, or choose another --out"
+            )
         yield
 
 
 def copy_checkpoint(source: Path, place: Path, said: Mapping[str, Any] | None = None) -> None:
-    """A copy of a checkpoint in place of what is there; `said` overrides its guide.json. Weights are hard links where that is possible."""
+    """A copy of a checkpoint in place of what is there; `said` overrides its guide.json. Weights
+    are hard links where that is possible.
+    """
     new, old = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
     for folder in (new, old):
         shutil.rmtree(folder, ignore_errors=True)
     new.mkdir()
     for file in [path.resolve() for path in source.iterdir() if path.is_file()]:
         try:
-            (os.link if file.suffix in (".safetensors", ".bin") else shutil.copy)(file, new / file.name)
+            (os.link if file.suffix in (".safetensors", ".bin") else shutil.copy)(
+                file, new / file.name
+            )
         except OSError:  # another file system
             shutil.copy(file, new / file.name)
     if said:

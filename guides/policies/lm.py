@@ -18,7 +18,15 @@ from guides.policies.steps import blank_line, whole_step
 from search.final_answer import thinking
 from search.guide import PRECISION, Proposal
 from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
-from search.scheduling.requests import Avoided, Backend, Generate, Generated, NothingLeft, RequestFailed, check_sampling
+from search.scheduling.requests import (
+    Avoided,
+    Backend,
+    Generate,
+    Generated,
+    NothingLeft,
+    RequestFailed,
+    check_sampling,
+)
 from search.scheduling.scheduler import Asks, ask, parallel
 
 if TYPE_CHECKING:
@@ -26,26 +34,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TEMPERATURE = 0.8  #: of sampling from a model that says nothing of itself: at 1, small models leave the subject
+#: of sampling from a model that says nothing of itself: at 1, small models leave the subject
+TEMPERATURE = 0.8
 NO_LIMIT = 1 << 30  #: tokens of a context that nobody tells
 
 
 class LM:
     """Policy: samples steps from a causal language model.
 
-    path         folder or hub id of a checkpoint, "builtin", what `load_engine` gave, or a `models.Server`
+    path         folder or hub id of a checkpoint, "builtin", what `load_engine` gave, or a
+                 `models.Server`
     delimiter    ends a step; a blank line does not within a block (`guides.policies.steps`)
     step_tokens  the most tokens of a step;  max_steps: the most steps of a chain
-    prompt       template with `{problem}`; None: the checkpoint's own, else its chat template, else the plain statement
-    instruction  what a chat model is told after the statement; None: the checkpoint's own, else to put its answer into a box
-    system       the chat's system turn; None: the checkpoint's own, else what the chat template says without one
-    temperature  of sampling, 0 is greedy; None: 1 for a model that was trained on our problems, 0.8 for others
+    prompt       template with `{problem}`; None: the checkpoint's own, else its chat template, else
+                 the plain statement
+    instruction  what a chat model is told after the statement; None: the checkpoint's own, else to
+                 put its answer into a box
+    system       the chat's system turn; None: the checkpoint's own, else what the chat template
+                 says without one
+    temperature  of sampling, 0 is greedy; None: 1 for a model that was trained on our problems, 0.8
+                 for others
     top_k, top_p, min_p  of sampling. Priors are of the model itself, at temperature 1
     values       give the value head's value with each step (`guides.load` does); nan without a head
 
-    ends  regular expression of what ends a chain beside a box, by what the model was asked for; None: nothing
+    ends  regular expression of what ends a chain beside a box, by what the model was asked for;
+          None: nothing
 
-    Raises ValueError for options that are impossible; `propose` and `complete` do for a problem that leaves no room in the context.
+    Raises ValueError for options that are impossible; `propose` and `complete` do for a problem
+    that leaves no room in the context.
     """
 
     def __init__(
@@ -71,16 +87,24 @@ class LM:
         self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
         if loaded.published:
             raise ValueError(
-                f"{path} is a reward model ({loaded.architecture}), which judges and does not write: give it as value function"
+                f"{path} is a reward model ({loaded.architecture}), which judges and does "
+                "not write: give it as value function"
             )
         settings = loaded.settings
         self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
-        self.step_tokens: int = _positive("step_tokens", step_tokens or settings.get("step_tokens") or 256)
+        self.step_tokens: int = _positive(
+            "step_tokens", step_tokens or settings.get("step_tokens") or 256
+        )
         self.max_steps: int = _positive("max_steps", max_steps or settings.get("max_steps") or 40)
         if temperature is None:
             temperature = 1.0 if settings.get("kinds") else TEMPERATURE
         check_sampling(temperature, top_k, top_p, min_p)
-        self._sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        self._sampling = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+        }
         template, own_instruction, own_system = prompting(settings, prompt)
         self._prompts = Prompts(
             loaded.tokenizer,
@@ -99,7 +123,9 @@ class LM:
         return self._sampling["temperature"] == 0
 
     def sampled(self, **settings: Any) -> LM:
-        """This policy with other settings of sampling (temperature, top_k, top_p, min_p), on the same engine. Raises ValueError."""
+        """This policy with other settings of sampling (temperature, top_k, top_p, min_p), on the
+        same engine. Raises ValueError.
+        """
         sampling = {**self._sampling, **settings}
         check_sampling(**sampling)
         other = copy.copy(self)
@@ -125,17 +151,26 @@ class LM:
         return {self._loaded.name: self._loaded.engine}
 
     async def propose(
-        self, problem: Problem, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided] = ()
+        self,
+        problem: Problem,
+        state: State,
+        n: int,
+        rng: np.random.Generator,
+        avoid: Sequence[Avoided] = (),
     ) -> list[Proposal]:
-        """Up to `n` distinct steps: `n` samples, equal ones once; none of them among `avoid`, but from a server, which cannot avoid.
+        """Up to `n` distinct steps: `n` samples, equal ones once; none of them among `avoid`, but
+        from a server, which cannot avoid.
 
-        [] at `max_steps`, at the end of the context, and where the model has nothing beside `avoid`. A step
-        of several blocks takes a request for each. Raises RequestFailed if all requests failed.
+        [] at `max_steps`, at the end of the context, and where the model has nothing beside
+        `avoid`. A step of several blocks takes a request for each. Raises RequestFailed if all
+        requests failed.
         """
         if self._full(problem, state):
             return []
         count = 1 if self.greedy else n
-        replies = await parallel(_attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count))
+        replies = await parallel(
+            _attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count)
+        )
         results = [reply for reply in replies if isinstance(reply, Generated)]
         if not results:
             if any(isinstance(reply, NothingLeft) for reply in replies):
@@ -153,12 +188,22 @@ class LM:
         log_probs = np.array([float(result.log_probs.sum(dtype=np.float64)) for result in firsts])
         priors = np.array([len(same) for same in distinct.values()]) / len(results)
         return [
-            Proposal(self._step(state, same[0]), float(log_prob), float(prior), self._value(same[0]), _drawn(same))
+            Proposal(
+                self._step(state, same[0]),
+                float(log_prob),
+                float(prior),
+                self._value(same[0]),
+                _drawn(same),
+            )
             for same, log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
         ]
 
-    async def complete(self, problem: Problem, state: State, rng: np.random.Generator) -> list[Step]:
-        """Sample on, step by step, until the chain is finished, a step is illegal (it is the last one given), or there is no more room."""
+    async def complete(
+        self, problem: Problem, state: State, rng: np.random.Generator
+    ) -> list[Step]:
+        """Sample on, step by step, until the chain is finished, a step is illegal (it is the
+        last one given), or there is no more room.
+        """
         steps: list[Step] = []
         while not problem.is_terminal(state) and not self._full(problem, state):
             try:
@@ -177,11 +222,15 @@ class LM:
         return steps
 
     def tokens(self, problem: Problem, state: State) -> tuple[int, ...]:
-        """What the model reads: the prompt and the sampled tokens of all steps, never encoded again."""
+        """What the model reads: the prompt and the sampled tokens of all steps, never encoded
+        again.
+        """
         prompt = self._prompt(problem.prompt(state))
         return prompt + tuple(token for step in state for token in step.tokens)
 
-    async def _sample(self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()) -> Generated:
+    async def _sample(
+        self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()
+    ) -> Generated:
         """One step from `state`."""
         prompt = self.tokens(problem, state)
         options = {**self._sampling, "seed": seed, "avoid": tuple(avoid), "to": self._loaded.name}
@@ -191,7 +240,9 @@ class LM:
             return await ask(request)
 
         def ended(result: Generated) -> bool:
-            return isinstance(problem, TextProblem) and problem.is_terminal((*state, self._step(state, result)))
+            return isinstance(problem, TextProblem) and problem.is_terminal(
+                (*state, self._step(state, result))
+            )
 
         return await whole_step(request, _cut_text(state), self._decode, ended)
 
@@ -205,7 +256,9 @@ class LM:
         return int(getattr(self._loaded.engine, "context", NO_LIMIT))
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._loaded.tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text: str = self._loaded.tokenizer.decode(
+            list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
         return text
 
     def _step(self, state: State, result: Generated) -> TextStep:
@@ -219,8 +272,10 @@ class LM:
         tokens = self._prompts(statement)
         if len(tokens) >= self._context:
             raise ValueError(
-                f"the prompt has {len(tokens)} tokens, and the context takes {self._context}: shorten the problem, "
-                "or give a model with a longer context (or a larger pool_tokens, if that is what limits it)"
+                f"the prompt has {len(tokens)} tokens, and the context takes "
+                f"{self._context}: shorten the problem, "
+                "or give a model with a longer context (or a larger pool_tokens, if that is "
+                "what limits it)"
             )
         return tokens
 
@@ -228,7 +283,9 @@ class LM:
         if not self._values:
             return math.nan
         value = result.value
-        return value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
+        return (
+            value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
+        )
 
 
 async def _attempt(sampled: Asks[Generated]) -> Generated | RequestFailed:
@@ -248,7 +305,11 @@ def _cut_text(state: State) -> str:
 
 def _drawn(results: Sequence[Generated]) -> tuple[Avoided, ...]:
     """What was sampled, once each; without those whose log-probs are unknown."""
-    found = {result.tokens: tuple(result.log_probs.tolist()) for result in results if np.isfinite(result.log_probs).all()}
+    found = {
+        result.tokens: tuple(result.log_probs.tolist())
+        for result in results
+        if np.isfinite(result.log_probs).all()
+    }
     return tuple(Avoided(tokens, log_probs) for tokens, log_probs in found.items())
 
 

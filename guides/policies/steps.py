@@ -1,8 +1,8 @@
 """What one step of a chain is: text up to its delimiter, but a blank line within a block ends none.
 
-A block is a fence of code, displayed mathematics, or an environment of LaTeX. What only announces the next lines is no step of its own
-either: a heading, a rule, a line that ends with a colon. An item of a list is a step, where blank lines stand between items: so models
-number their steps.
+A block is a fence of code, displayed mathematics, or an environment of LaTeX. What only announces
+the next lines is no step of its own either: a heading, a rule, a line that ends with a colon. An
+item of a list is a step, where blank lines stand between items: so models number their steps.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ _ANNOUNCES = re.compile(r"(?:^#{1,6}[ \t]+\S.*|^(?:[-*_][ \t]*){3,}|:[*_]*)[ \t]
 
 
 def blank_line(delimiter: str) -> bool:
-    """Whether a delimiter is made of line ends alone, two or more: only then can a block hold it."""
+    """Whether a delimiter is made of line ends alone, two or more: only then can a block hold
+    it.
+    """
     return len(delimiter) > 1 and not delimiter.strip("\n")
 
 
 def goes_on(text: str) -> bool:
-    """Whether the step that begins with `text` goes on behind a blank line: a block is open, or the last line announces more."""
+    """Whether the step that begins with `text` goes on behind a blank line: a block is open, or
+    the last line announces more.
+    """
     fences = list(_FENCE.finditer(text))
     at, outside = 0, ""
     while fences:
@@ -56,15 +60,21 @@ def _maths_open(text: str) -> bool:
 
 
 async def whole_step(
-    request: Generate, before: str, decode: Callable[[Sequence[int]], str], ended: Callable[[Generated], bool]
+    request: Generate,
+    before: str,
+    decode: Callable[[Sequence[int]], str],
+    ended: Callable[[Generated], bool],
 ) -> Generated:
-    """The result of a request for one step whose delimiter is a blank line: asked on while a block is open, within its `max_tokens`.
+    """The result of a request for one step whose delimiter is a blank line: asked on while a block
+    is open, within its `max_tokens`.
 
     before  text of the same step from earlier requests, which were cut off
     decode  text of tokens, special ones included
-    ended   whether the chain ends with what there is of the step, so that nothing is wanted behind it
+    ended   whether the chain ends with what there is of the step, so that nothing is wanted behind
+            it
 
-    Where the tokens or the budget end within a block, the step is cut off ("length"). Raises what `ask` raises.
+    Where the tokens or the budget end within a block, the step is cut off ("length"). Raises what
+    `ask` raises.
     """
     result: Generated = await ask(request)
     said, text, tokens, parts = "", result.text, result.tokens, 1
@@ -102,7 +112,11 @@ async def whole_step(
     return result
 
 
-def behind(text: str, tokens: Sequence[int], delimiter: str, decode: Callable[[Sequence[int]], str]) -> str:
-    """What the tokens of a text say behind it: the delimiter, and what the last token brought along."""
+def behind(
+    text: str, tokens: Sequence[int], delimiter: str, decode: Callable[[Sequence[int]], str]
+) -> str:
+    """What the tokens of a text say behind it: the delimiter, and what the last token brought
+    along.
+    """
     whole = decode(tokens)
     return whole[len(text) :] if whole.startswith(text) and len(whole) > len(text) else delimiter

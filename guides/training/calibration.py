@@ -1,7 +1,8 @@
-"""Calibration of a value head: its log-odds are stretched and moved until they say how often it is right (Platt 1999).
+"""Calibration of a value head: its log-odds are stretched and moved until they say how often it is
+right (Platt 1999).
 
-Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") with a bias. Both are folded into the head's weight
-and bias, so that nothing is to be done when it is used.
+Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") with a bias. Both
+are folded into the head's weight and bias, so that nothing is to be done when it is used.
 """
 
 from __future__ import annotations
@@ -26,21 +27,27 @@ class Line(NamedTuple):
 
 
 def log_odds(values: np.ndarray) -> np.ndarray:
-    """float64, finite: log(v / (1 - v)) of values in [0, 1], which are known to 2^-16; nan stays."""
+    """float64, finite: log(v / (1 - v)) of values in [0, 1], which are known to 2^-16; nan
+    stays.
+    """
     inside = np.clip(np.asarray(values, np.float64), LEAST, 1 - LEAST)
     return np.log(inside) - np.log1p(-inside)
 
 
 def cross_entropy(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted mean of -(y log v + (1 - y) log(1 - v)), in nats. All float [labels], none nan; y in [0, 1], the weights' sum above 0."""
+    """Weighted mean of -(y log v + (1 - y) log(1 - v)), in nats. All float [labels], none nan; y
+    in [0, 1], the weights' sum above 0.
+    """
     odds = log_odds(values)
     return float(np.average(np.logaddexp(0.0, odds) - labels * odds, weights=weights))
 
 
 def fit(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Line:
-    """The line of the least cross-entropy, by Newton's method with halved steps. Arguments as `cross_entropy`.
+    """The line of the least cross-entropy, by Newton's method with halved steps. Arguments as
+    `cross_entropy`.
 
-    Without anything to tell labels apart by (one value, one label, no labels), or where it would turn the values round: no change.
+    Without anything to tell labels apart by (one value, one label, no labels), or where it would
+    turn the values round: no change.
     """
     x = log_odds(values)
     if not len(x) or np.ptp(x) == 0 or np.ptp(labels) == 0:
@@ -63,4 +70,6 @@ def fit(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Line:
         line = line - step
         if np.abs(step).max() <= 1e-9:
             break
-    return Line(float(line[0]), float(line[1])) if line[0] > 0 and np.isfinite(line).all() else Line()
+    return (
+        Line(float(line[0]), float(line[1])) if line[0] > 0 and np.isfinite(line).all() else Line()
+    )

@@ -1,7 +1,9 @@
-"""Training a value head alone. The model below it stays as it is, so it reads every example once, and further passes cost next to nothing.
+"""Training a value head alone. The model below it stays as it is, so it reads every example once,
+and further passes cost next to nothing.
 
-An engine reads, as in a search, so the head learns from the very numbers that it will meet there. What was read is kept in files of
-`READ` tokens or so, each written under another name and renamed when complete: a run that was killed goes on behind them.
+An engine reads, as in a search, so the head learns from the very numbers that it will meet there.
+What was read is kept in files of `READ` tokens or so, each written under another name and renamed
+when complete: a run that was killed goes on behind them.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Features:
 
 @dataclass(frozen=True)
 class _Text:
-    """One text of a row, and where in it the labelled tokens stand that no longer text of the row has: `labels`, indices into the row."""
+    """One text of a row, and where in it the labelled tokens stand that no longer text of the
+    row has: `labels`, indices into the row.
+    """
 
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
@@ -72,9 +76,11 @@ def train_head(
     options: Options,
     parent: int | None,
 ) -> dict[str, Any]:
-    """Train `head` in place on the hidden states of `model`, in passes through `rows` that have an order of their own each.
+    """Train `head` in place on the hidden states of `model`, in passes through `rows` that have an
+    order of their own each.
 
-    out     where what was read is kept;  parent: process id of the parent, as of `guides.training.train.train`
+    out     where what was read is kept;  parent: process id of the parent, as of
+            `guides.training.train.train`
     Returns and raises what that does, and what `read` raises.
     """
     features = read(model, tokenizer, rows, out, parent)
@@ -82,7 +88,9 @@ def train_head(
     size = options.batch * options.accumulation
     steps = options.updates(len(rows))
     order = list(Order(len(rows), steps * size, size, options.seed))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=max(options.lr, 0.1 / head.weight.numel()), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=max(options.lr, 0.1 / head.weight.numel()), weight_decay=0.0
+    )
     schedule = get_scheduler(
         "warmup_stable_decay",
         optimizer,
@@ -110,20 +118,28 @@ def train_head(
 
 
 def _loss(head: ValueHead, features: Features, rows: Sequence[int]) -> torch.Tensor:
-    """The mean cross-entropy of the labels of `rows`, weighed by how far each is trusted (`guides.training.trainer`)."""
-    labels = np.concatenate([np.arange(features.starts[row], features.starts[row + 1]) for row in rows])
+    """The mean cross-entropy of the labels of `rows`, weighed by how far each is trusted
+    (`guides.training.trainer`).
+    """
+    labels = np.concatenate(
+        [np.arange(features.starts[row], features.starts[row + 1]) for row in rows]
+    )
     chosen = torch.from_numpy(labels)
     odds = head.logits(features.hidden[chosen])
-    doubt = nn.functional.binary_cross_entropy_with_logits(odds, features.values[chosen], reduction="none")
+    doubt = nn.functional.binary_cross_entropy_with_logits(
+        odds, features.values[chosen], reduction="none"
+    )
     weights = _trust(features.counts[chosen])
     return doubt @ weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
 
 
-def read(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], out: Path, parent: int | None) -> Features:
+def read(
+    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], out: Path, parent: int | None
+) -> Features:
     """Read `rows` by the frozen `model`, but for what lies in `out` already.
 
-    Raises ValueError for an example that is too long for the model, OSError where the disk is full, and KeyboardInterrupt when the
-    process `parent` has ended; what was read stays.
+    Raises ValueError for an example that is too long for the model, OSError where the disk is full,
+    and KeyboardInterrupt when the process `parent` has ended; what was read stays.
     """
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -137,13 +153,20 @@ def read(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], out: Path,
                 raise KeyboardInterrupt
             engine = engine or Engine(model, tokenizer, slots=64, name=NAME)
             _write(path, _states(engine, [rows[row] for row in group]))
-            log.info("read %d of %d parts of the examples, %.0f s", number + 1, len(groups), time.monotonic() - start)
+            log.info(
+                "read %d of %d parts of the examples, %.0f s",
+                number + 1,
+                len(groups),
+                time.monotonic() - start,
+            )
         parts.append(load_file(path))
     if engine is not None:
         engine.close()
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     starts = np.concatenate([[0], np.cumsum(whole["labels"].numpy())])
-    return Features(whole["hidden"], whole["values"], whole["counts"], starts, int(whole["tokens"].sum()))
+    return Features(
+        whole["hidden"], whole["values"], whole["counts"], starts, int(whole["tokens"].sum())
+    )
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[int]]:
@@ -161,7 +184,9 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[int]]:
 
 
 def _states(engine: Engine, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """Hidden states, values and counts of the labels, row by row; labels: how many each row has; tokens: how many of it were read."""
+    """Hidden states, values and counts of the labels, row by row; labels: how many each row has;
+    tokens: how many of it were read.
+    """
     texts = [_texts(row) for row in rows]
     scores = (_scored(text) for own in texts for text in own)
     replies = iter(run(parallel(scores, limit=512), {NAME: engine}))
@@ -177,7 +202,9 @@ def _states(engine: Engine, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         "values": torch.from_numpy(np.concatenate([row["values"][_labelled(row)] for row in rows])),
         "counts": torch.from_numpy(np.concatenate([row["counts"][_labelled(row)] for row in rows])),
         "labels": torch.tensor([int(_labelled(row).sum()) for row in rows]),
-        "tokens": torch.tensor([_different(row, own) for row, own in zip(rows, texts, strict=True)]),
+        "tokens": torch.tensor(
+            [_different(row, own) for row, own in zip(rows, texts, strict=True)]
+        ),
     }
 
 
@@ -186,7 +213,9 @@ def _labelled(row: Row) -> np.ndarray:
 
 
 def _texts(row: Row) -> list[_Text]:
-    """The texts that end at a labelled token behind which there is none, so that each label is in exactly one of them."""
+    """The texts that end at a labelled token behind which there is none, so that each label is
+    in exactly one of them.
+    """
     left = _labelled(row)
     found = []
     for last in np.flatnonzero(left)[::-1]:  # what continues a token stands behind it
@@ -218,7 +247,9 @@ async def _scored(text: _Text) -> Scored:
     try:
         return await ask(request)
     except RequestFailed as error:
-        raise ValueError(f"the model cannot read an example of {len(text.tokens)} tokens ({error}): leave it out") from error
+        raise ValueError(
+            f"the model cannot read an example of {len(text.tokens)} tokens ({error}): leave it out"
+        ) from error
 
 
 def _write(path: Path, arrays: dict[str, torch.Tensor]) -> None:
@@ -226,6 +257,9 @@ def _write(path: Path, arrays: dict[str, torch.Tensor]) -> None:
     try:
         save_file({name: array.contiguous() for name, array in arrays.items()}, unfinished)
         os.replace(unfinished, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has a name of its own in each library
+    # a full disk has a name of its own in each library
+    except (OSError, RuntimeError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path} ({error}): make room and start again, what was read is kept") from error
+        raise OSError(
+            f"cannot write {path} ({error}): make room and start again, what was read is kept"
+        ) from error

@@ -1,8 +1,10 @@
-"""Muon for the matrices of a decoder, AdamW for everything else, as one optimizer that the Trainer can save and resume.
+"""Muon for the matrices of a decoder, AdamW for everything else, as one optimizer that the Trainer
+can save and resume.
 
-Muon (Jordan et al. 2024; scale as in "Muon is Scalable for LLM Training", Liu et al. 2025) replaces the momentum of a matrix by the
-nearest orthogonal one. Measured on the built-in model, same data and learning rate: training loss 0.69 after 300 steps,
-which AdamW alone reached after 650; a step takes as long within the noise of a busy machine.
+Muon (Jordan et al. 2024; scale as in "Muon is Scalable for LLM Training", Liu et al. 2025) replaces
+the momentum of a matrix by the nearest orthogonal one. Measured on the built-in model, same data
+and learning rate: training loss 0.69 after 300 steps, which AdamW alone reached after 650; a step
+takes as long within the noise of a busy machine.
 """
 
 from __future__ import annotations
@@ -18,13 +20,21 @@ class MuonAdamW(torch.optim.Optimizer):
     """Weight decay for the matrices only. Every group has the learning rate `lr` at birth."""
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float):
-        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        tables = {
+            id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+        }
         trained = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in trained if p.ndim == 2 and min(p.shape) > 1 and id(p) not in tables]
         chosen = {id(p) for p in matrices}
         others = [p for p in trained if id(p) not in chosen]
         self._parts = (
-            torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(
+                matrices,
+                lr=lr,
+                weight_decay=weight_decay,
+                momentum=0.95,
+                adjust_lr_fn="match_rms_adamw",
+            ),
             torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0),
         )
         super().__init__([{"params": matrices}, {"params": others}], {"lr": lr})

@@ -1,13 +1,18 @@
-"""Training a policy with a value head, in this process or as a child: python -m guides.training.train config.json, where the config holds
+"""Training a policy with a value head, in this process or as a child: python -m
+guides.training.train config.json, where the config holds
 
-    {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"epochs": 2, ...}, "guide": {...}, "data": {...}, "held": FILE}
+    {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"epochs": 2, ...}, "guide":
+    {...}, "data": {...}, "held": FILE}
 
-with "options" over those of `guides.training.options.fine_tuning`, "guide" what `guide.json` of the new checkpoint shall say beside what
-the old one says, "data" whatever its `training.json` shall keep of where the examples come from, and "held" chains to calibrate the value
-head on and to judge it by (`guides.training.value_report`); these three may be missing. The loss is that of `guides.training.trainer`.
+with "options" over those of `guides.training.options.fine_tuning`, "guide" what `guide.json` of the
+new checkpoint shall say beside what the old one says, "data" whatever its `training.json` shall
+keep of where the examples come from, and "held" chains to calibrate the value head on and to judge
+it by (`guides.training.value_report`); these three may be missing. The loss is that of
+`guides.training.trainer`.
 
-Checkpoints and resuming are the Trainer's; a checkpoint counts once the file `complete` stands in it, so one cut short by a
-kill is ignored and removed. Works with causal language models of the Llama and Qwen type.
+Checkpoints and resuming are the Trainer's; a checkpoint counts once the file `complete` stands in
+it, so one cut short by a kill is ignored and removed. Works with causal language models of the
+Llama and Qwen type.
 """
 
 from __future__ import annotations
@@ -39,9 +44,12 @@ from models.checkpoints.heads import ValueHead, save_head
 log = logging.getLogger(__name__)
 
 REPORT = "training.json"  #: the last file of a checkpoint to appear
-JUDGED = "report.json"  #: of a checkpoint whose value head was judged on problems that were held out
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}  #: Hu et al. 2022; on all matrices, Dettmers et al. 2023
-MISUSE, FULL, INTERRUPTED = 2, 3, 130  #: exit codes of the child process; the last line of its stdout says what is wrong
+#: of a checkpoint whose value head was judged on problems that were held out
+JUDGED = "report.json"
+#: Hu et al. 2022; on all matrices, Dettmers et al. 2023
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+#: exit codes of the child process; the last line of its stdout says what is wrong
+MISUSE, FULL, INTERRUPTED = 2, 3, 130
 
 
 def train(
@@ -61,14 +69,16 @@ def train(
     shuffle  a new order of `rows` in each pass; else they are read in order
     parent   process id of the parent: raises KeyboardInterrupt when it has ended
 
-    Returns {"steps", "examples", "tokens", "flops", "options"}; flops: forward and backward. Raises ValueError where the loss is not
-    finite, OSError where the disk is full; the last complete checkpoint then stays.
+    Returns {"steps", "examples", "tokens", "flops", "options"}; flops: forward and backward. Raises
+    ValueError where the loss is not finite, OSError where the disk is full; the last complete
+    checkpoint then stays.
     """
     out = Path(out)
     steps = options.updates(len(rows))  # type: ignore[arg-type]
     accelerated = torch.cuda.is_available()
     if not accelerated:
-        model.set_attn_implementation("eager")  # on a CPU the backward pass of fused attention took half the time of a step
+        # on a CPU the backward pass of fused attention took half the time of a step
+        model.set_attn_implementation("eager")
     disable_progress_bar()  # a checkpoint is written in a moment; progress is logged
     adapter = _adapt(model, options)
     model.value_head = head.requires_grad_(True)
@@ -82,7 +92,10 @@ def train(
         max_grad_norm=1.0,
         lr_scheduler_type="warmup_stable_decay",
         warmup_steps=min(options.warmup, steps // 10),
-        lr_scheduler_kwargs={"num_decay_steps": round(options.decay * steps), "decay_type": "linear"},
+        lr_scheduler_kwargs={
+            "num_decay_steps": round(options.decay * steps),
+            "decay_type": "linear",
+        },
         save_steps=options.save_steps,
         save_total_limit=2,
         logging_steps=max(1, min(100, steps // 20)),
@@ -111,12 +124,18 @@ def train(
     if adapter is not None:
         adapter.merge_and_unload(progressbar=False)
     model.config.use_cache = True  # the Trainer turned it off
-    done = {"steps": trainer.state.global_step, "examples": examples, "tokens": trainer.state.num_input_tokens_seen}
+    done = {
+        "steps": trainer.state.global_step,
+        "examples": examples,
+        "tokens": trainer.state.num_input_tokens_seen,
+    }
     return done | {"flops": trainer.state.total_flos, "options": asdict(options)}
 
 
 def _adapt(model: PreTrainedModel, options: Options) -> Any:
-    """Choose what of `model` is trained; the adapter to merge in the end, None without one. Raises ValueError where peft is missing."""
+    """Choose what of `model` is trained; the adapter to merge in the end, None without one.
+    Raises ValueError where peft is missing.
+    """
     if options.tune != "lora":
         model.requires_grad_(True)
         return None
@@ -129,8 +148,12 @@ def _adapt(model: PreTrainedModel, options: Options) -> Any:
 
 
 def last_checkpoint(out: str | Path) -> str | None:
-    """The newest complete checkpoint of `out`, or None; checkpoints that a kill cut short are removed."""
-    folders = sorted(Path(out).glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))
+    """The newest complete checkpoint of `out`, or None; checkpoints that a kill cut short are
+    removed.
+    """
+    folders = sorted(
+        Path(out).glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1])
+    )
     for folder in [f for f in folders if not (f / "complete").exists()]:
         log.warning("%s is incomplete and removed", folder)
         shutil.rmtree(folder)
@@ -138,11 +161,14 @@ def last_checkpoint(out: str | Path) -> str | None:
     return str(folders[-1]) if folders else None
 
 
-def export(model: PreTrainedModel, head: ValueHead, tokenizer: Any, out: str | Path, **files: Any) -> None:
-    """Write a checkpoint into `out`: the model, value_head.safetensors, the tokenizer, and `name`.json for each of `files`.
+def export(
+    model: PreTrainedModel, head: ValueHead, tokenizer: Any, out: str | Path, **files: Any
+) -> None:
+    """Write a checkpoint into `out`: the model, value_head.safetensors, the tokenizer, and
+    `name`.json for each of `files`.
 
-    Every file is written beside and renamed, so a reader never sees half of one; the last of `files` is the last to appear.
-    Raises OSError where they cannot be written.
+    Every file is written beside and renamed, so a reader never sees half of one; the last of
+    `files` is the last to appear. Raises OSError where they cannot be written.
     """
     out = Path(out)
     for left in out.glob(".*.tmp"):  # by one that was killed
@@ -160,16 +186,22 @@ def export(model: PreTrainedModel, head: ValueHead, tokenizer: Any, out: str | P
         for path in written:
             path.chmod(0o644)
             os.replace(path, out / path.name)
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has a name of its own in each library
-        raise OSError(f"cannot write the model into {out} ({error}): make room and start again, the training is kept") from error
+    # a full disk has a name of its own in each library
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(
+            f"cannot write the model into {out} ({error}): make room and start again, the "
+            "training is kept"
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def main(config: str | Path, parent: int | None = None) -> None:
-    """Train as the config file says and write the checkpoint into its `out`. Does nothing if that is complete.
+    """Train as the config file says and write the checkpoint into its `out`. Does nothing if that
+    is complete.
 
-    The weights keep the type of the old checkpoint's; a head that it lacks begins at 0. Raises what `train` raises.
+    The weights keep the type of the old checkpoint's; a head that it lacks begins at 0. Raises what
+    `train` raises.
     """
     settings = json.loads(Path(config).read_text())
     out, base = Path(settings["out"]), settings["model"]
@@ -182,12 +214,20 @@ def main(config: str | Path, parent: int | None = None) -> None:
     rows = ConcatDataset([ExampleFile(path) for path in settings["examples"]])
     if options.tune == "head":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        report = train_head(model.to(device, kind), tokenizer, head, rows, out / "work", options, parent)
+        report = train_head(
+            model.to(device, kind), tokenizer, head, rows, out / "work", options, parent
+        )
     else:
         report = train(model, head, rows, out / "work", options, shuffle=True, parent=parent)
     history = Path(base, REPORT)
     before = json.loads(history.read_text()) if history.exists() else {}
-    report |= {"base": version(base), "ancestors": [*before.get("ancestors", []), *([before["base"]] if "base" in before else [])]}
+    report |= {
+        "base": version(base),
+        "ancestors": [
+            *before.get("ancestors", []),
+            *([before["base"]] if "base" in before else []),
+        ],
+    }
     guide = {"format": 1, **guide, **settings.get("guide", {}), "value_head": True}
     model = model.to(dtype=kind)
     guide.pop("within", None)  # it told of the old head
@@ -197,12 +237,22 @@ def main(config: str | Path, parent: int | None = None) -> None:
 
         judged["report"] = told = judge(model, tokenizer, head, Held.load(settings["held"]))
         guide |= {} if told["within"] is None else {"within": round(told["within"], 4)}
-    export(model.cpu(), head.cpu(), tokenizer, out, guide=guide, **judged, training=report | {"data": settings.get("data", {})})
+    export(
+        model.cpu(),
+        head.cpu(),
+        tokenizer,
+        out,
+        guide=guide,
+        **judged,
+        training=report | {"data": settings.get("data", {})},
+    )
     shutil.rmtree(out / "work", ignore_errors=True)
 
 
 def _child(config: str, parent: str | None = None) -> int:
-    """`main` for a parent process; the exit code, with a word on stdout for what the user can mend."""
+    """`main` for a parent process; the exit code, with a word on stdout for what the user can
+    mend.
+    """
     try:
         main(config, None if parent is None else int(parent))
     except (ValueError, OSError) as error:

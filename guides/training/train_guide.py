@@ -1,4 +1,6 @@
-"""From traces to a trained guide: examples are prepared (`guides.data.prepare`) and trained on in a child process."""
+"""From traces to a trained guide: examples are prepared (`guides.data.prepare`) and trained on
+in a child process.
+"""
 
 from __future__ import annotations
 
@@ -44,33 +46,57 @@ def train_guide(
 ) -> Path:
     """Train `base` on traces into the checkpoint `out`, which `guides.load` takes; returns `out`.
 
-    options   of `guides.training.options.Options`, over those of `guides.training.options.fine_tuning`
-    held_out  share of the problems that is not trained on; on them the value head is calibrated and judged
-              (`guides.training.value_report`), and the checkpoint gets `report.json` and, as "within" of its guide.json, the AUROC within a
-              problem. 0: none
-    The others are those of `prepare`; `settings` stand in the new guide.json, so the next search needs no flags.
+    options   of `guides.training.options.Options`, over those of
+              `guides.training.options.fine_tuning`
+    held_out  share of the problems that is not trained on; on them the value head is calibrated and
+              judged (`guides.training.value_report`), and the checkpoint gets `report.json` and, as
+              "within" of its guide.json, the AUROC within a problem. 0: none
+    The others are those of `prepare`; `settings` stand in the new guide.json, so the next search
+    needs no flags.
 
-    A run that was killed goes on when it is started again; one that is complete is left alone. Raises what `prepare` and
-    `run_training` raise, and ValueError where `out` holds another run, and for a published reward model as base, which has made no trace.
+    A run that was killed goes on when it is started again; one that is complete is left alone.
+    Raises what `prepare` and `run_training` raise, and ValueError where `out` holds another run,
+    and for a published reward model as base, which has made no trace.
     """
     out, folder, settings = Path(out), resolve(locate(base)), dict(settings or {})
     check_settings({"format": 1, **settings}, "the settings of the new guide")
     if head_layout(folder) in LAYOUTS:
         raise ValueError(
-            f"{base} is a reward model ({architecture(folder)}), which judges and does not write: give the model that made the traces"
+            f"{base} is a reward model ({architecture(folder)}), which judges and does not "
+            "write: give the model that made the traces"
         )
     options = {"seed": seed, **(options or {})}
     check_installed(Options(**options))
     checker_of(checker)
     check_sources(checker, labels, held_out)
-    chosen = {"policy": policy, "keep": keep, "seed": seed, "off_policy": off_policy, "checker": checker}
-    chosen |= {"labels": None if labels is None else str(labels), "hard": hard, "every_token": every_token, "held_share": held_out}
+    chosen = {
+        "policy": policy,
+        "keep": keep,
+        "seed": seed,
+        "off_policy": off_policy,
+        "checker": checker,
+    }
+    chosen |= {
+        "labels": None if labels is None else str(labels),
+        "hard": hard,
+        "every_token": every_token,
+        "held_share": held_out,
+    }
     digests = {"targets": _digest(json.dumps(targets, sort_keys=True).encode())}
     if labels is not None:
         digests["label_file"] = _digest(Path(labels).read_bytes())
-    run = {"traces": str(traces), **digests, "base": version(folder), **chosen, "settings": settings, "options": options}
+    run = {
+        "traces": str(traces),
+        **digests,
+        "base": version(folder),
+        **chosen,
+        "settings": settings,
+        "options": options,
+    }
     if out.exists() and out.samefile(folder):
-        raise ValueError(f"{out} is the checkpoint to start from: choose another folder for the new one")
+        raise ValueError(
+            f"{out} is the checkpoint to start from: choose another folder for the new one"
+        )
     if (out / REPORT).exists():
         _same_run(json.loads((out / REPORT).read_text()).get("data", {}).get("run"), run, out)
         log.info("%s is complete", out)
@@ -82,14 +108,26 @@ def train_guide(
     elif out.exists() and any(path.name != "work" for path in out.iterdir()):
         raise ValueError(f"{out} holds something else: choose another folder for the new guide")
     else:
-        counted = prepare(traces, targets, base, examples, **chosen, held_file=held, settings=settings)
-        log.info("examples: %s", ", ".join(f"{count} {name}" for name, count in counted.items() if name != "kinds"))
+        counted = prepare(
+            traces, targets, base, examples, **chosen, held_file=held, settings=settings
+        )
+        log.info(
+            "examples: %s",
+            ", ".join(f"{count} {name}" for name, count in counted.items() if name != "kinds"),
+        )
         kinds = describe(folder).get("kinds")
         guide = settings | ({"kinds": sorted({*kinds, *counted["kinds"]})} if kinds else {})
         data = {"run": run, "counted": counted}
-        content = {"model": str(folder), "examples": [str(examples.resolve())], "out": str(out.resolve())}
+        content = {
+            "model": str(folder),
+            "examples": [str(examples.resolve())],
+            "out": str(out.resolve()),
+        }
         content |= {"held": str(held.resolve())} if counted["held"] else {}
-        _write(config, json.dumps(content | {"options": options, "guide": guide, "data": data}, indent=2))
+        _write(
+            config,
+            json.dumps(content | {"options": options, "guide": guide, "data": data}, indent=2),
+        )
     run_training(config)
     if (out / JUDGED).exists():
         log.info("%s", table_of(json.loads((out / JUDGED).read_text())))
@@ -97,10 +135,12 @@ def train_guide(
 
 
 def run_training(config: str | Path) -> None:
-    """`python -m guides.training.train config.json` as a child process, which shows its progress on stderr and goes on where it stopped.
+    """`python -m guides.training.train config.json` as a child process, which shows its progress on
+    stderr and goes on where it stopped.
 
-    Raises ValueError or OSError with what the child said, ChildProcessError where it ended without a word. The child ends with this
-    process, at the end of its step, and at once when this is interrupted.
+    Raises ValueError or OSError with what the child said, ChildProcessError where it ended without
+    a word. The child ends with this process, at the end of its step, and at once when this is
+    interrupted.
     """
     paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
@@ -120,13 +160,22 @@ def run_training(config: str | Path) -> None:
     if code == FULL:
         raise OSError(said)
     if code:
-        how = f"was killed by signal {-code}, perhaps for want of memory: give a smaller batch" if code < 0 else "failed: see what it said"
-        raise ChildProcessError(f"the training of {config} {how}; start again and it goes on from its last checkpoint")
+        how = (
+            f"was killed by signal {-code}, perhaps for want of memory: give a smaller batch"
+            if code < 0
+            else "failed: see what it said"
+        )
+        raise ChildProcessError(
+            f"the training of {config} {how}; start again and it goes on from its last checkpoint"
+        )
 
 
 def _same_run(before: Any, now: Mapping[str, Any], out: Path) -> None:
     if before != json.loads(json.dumps(now)):
-        raise ValueError(f"{out} holds a run with other traces, targets or options; remove it, or choose another --out")
+        raise ValueError(
+            f"{out} holds a run with other traces, targets or options; remove it, or choose "
+            "another --out"
+        )
 
 
 def _digest(content: bytes) -> str:

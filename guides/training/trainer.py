@@ -1,13 +1,17 @@
-"""Our loss, our order of rows and our checkpoints, on `transformers.Trainer`; `guides.training.train` is the way in.
+"""Our loss, our order of rows and our checkpoints, on `transformers.Trainer`;
+`guides.training.train` is the way in.
 
-    loss = sum(weight * token NLL) / tokens with a weight + value_weight * sum(c * value cross-entropy) / sum(c)
+    loss = sum(weight * token NLL) / tokens with a weight + value_weight * sum(c * value
+    cross-entropy) / sum(c)
 
-Both sums and counts are taken over the whole accumulated batch, so 4 accumulated batches of 8 give the gradient of one batch of 32.
+Both sums and counts are taken over the whole accumulated batch, so 4 accumulated batches of 8 give
+the gradient of one batch of 32.
 
-c = n / (n + DOUBT), with `guides.data.labels.DOUBT`, is how far a value label is trusted that is the mean of n outcomes, 1 where it is
-exact. The variance of such a label is p (1 - p) (1 / n + 1 / DOUBT): what n draws leave open, and what they all share (one policy,
-one search), which does not shrink with n. Its inverse grows like c: a label from 16 outcomes counts 4 times as much as one from a
-single outcome, an exact one 5 times.
+c = n / (n + DOUBT), with `guides.data.labels.DOUBT`, is how far a value label is trusted that is
+the mean of n outcomes, 1 where it is exact. The variance of such a label is p (1 - p) (1 / n + 1 /
+DOUBT): what n draws leave open, and what they all share (one policy, one search), which does not
+shrink with n. Its inverse grows like c: a label from 16 outcomes counts 4 times as much as one from
+a single outcome, an exact one 5 times.
 """
 
 from __future__ import annotations
@@ -43,19 +47,27 @@ TRAINED = "trained.safetensors"  #: of a checkpoint: the parameters that are tra
 
 
 class PolicyValueTrainer(Trainer):
-    """A Trainer of a causal language model that carries a `ValueHead` as its submodule `value_head`; `order`: of its rows."""
+    """A Trainer of a causal language model that carries a `ValueHead` as its submodule
+    `value_head`; `order`: of its rows.
+    """
 
     def __init__(self, *args: Any, options: Options, order: Sampler[int], **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.options, self.order = options, order
-        self.loss_is_scaled_for_ga = True  # `compute_loss` divides by counts of the whole accumulated batch
+        # `compute_loss` divides by counts of the whole accumulated batch
+        self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
         decoder = self.model.get_decoder()
-        self._decoder = torch.compile(decoder) if options.compile and _can_compile(self.args.device) else decoder
+        self._decoder = (
+            torch.compile(decoder)
+            if options.compile and _can_compile(self.args.device)
+            else decoder
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Muon, or AdamW with decay for matrices only. A fresh linear head needs larger steps than weights that are tuned: with
-        AdamW, `0.1 / hidden` moves the log-odds by about 0.1 a step."""
+        """Muon, or AdamW with decay for matrices only. A fresh linear head needs larger steps than
+        weights that are tuned: with AdamW, `0.1 / hidden` moves the log-odds by about 0.1 a step.
+        """
         if self.optimizer is not None:
             return self.optimizer
         options, model = self.options, model or self.model
@@ -63,45 +75,73 @@ class PolicyValueTrainer(Trainer):
             self.optimizer = MuonAdamW(model, options.lr, options.weight_decay)
             return self.optimizer
         head = list(model.value_head.parameters())
-        trunk = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("value_head.")]
-        groups: list[dict[str, Any]] = [{"params": head, "lr": max(options.lr, 0.1 / head[0].numel()), "weight_decay": 0.0}]
+        trunk = [
+            p
+            for name, p in model.named_parameters()
+            if p.requires_grad and not name.startswith("value_head.")
+        ]
+        groups: list[dict[str, Any]] = [
+            {"params": head, "lr": max(options.lr, 0.1 / head[0].numel()), "weight_decay": 0.0}
+        ]
         for matrices in (True, False):
             chosen = [p for p in trunk if (p.ndim > 1) == matrices]
-            groups.append({"params": chosen, "weight_decay": options.weight_decay if matrices else 0.0})
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=options.lr)
+            groups.append(
+                {"params": chosen, "weight_decay": options.weight_decay if matrices else 0.0}
+            )
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=options.lr
+        )
         return self.optimizer
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple[list[Any], torch.Tensor]:
-        """The batches of one step, and float32 [2]: how many of their tokens have a weight, and the sum of c over their labels."""
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """The batches of one step, and float32 [2]: how many of their tokens have a weight, and
+        the sum of c over their labels.
+        """
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = torch.zeros(2, device=device)
         for batch in batches:
-            batch = {name: array.to(device) for name, array in batch.items()}  # most loaders have put it there
+            # most loaders have put it there
+            batch = {name: array.to(device) for name, array in batch.items()}
             counts += torch.stack([self._imitated(batch).sum(), _trust(batch["counts"]).sum()])
             self.state.num_input_tokens_seen += int(batch["visible"].diagonal(dim1=1, dim2=2).sum())
         return batches, torch.where(counts > 0, counts, 1.0)
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: torch.Tensor | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         tokens, weights, values = inputs["tokens"], inputs["weights"], inputs["values"]
         assert num_items_in_batch is not None and not return_outputs
         imitated, labelled = self._imitated(inputs), ~values.isnan()
         with self._autocast():
             hidden = self._decoder(
-                input_ids=tokens, position_ids=inputs["positions"], attention_mask=self._mask(inputs["visible"]), use_cache=False
+                input_ids=tokens,
+                position_ids=inputs["positions"],
+                attention_mask=self._mask(inputs["visible"]),
+                use_cache=False,
             ).last_hidden_state
             rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
             before = hidden[rows[imitated], inputs["previous"][imitated]]
             logits = self.model.get_output_embeddings()(before)
         nll = nn.functional.cross_entropy(logits.float(), tokens[imitated], reduction="none")
         odds = self.model.value_head.logits(hidden[labelled])
-        doubt = nn.functional.binary_cross_entropy_with_logits(odds, values[labelled], reduction="none")
+        doubt = nn.functional.binary_cross_entropy_with_logits(
+            odds, values[labelled], reduction="none"
+        )
         doubt = doubt @ _trust(inputs["counts"][labelled])
-        return nll @ weights[imitated] / num_items_in_batch[0] + self.options.value_weight * doubt / num_items_in_batch[1]
+        return (
+            nll @ weights[imitated] / num_items_in_batch[0]
+            + self.options.value_weight * doubt / num_items_in_batch[1]
+        )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """2 x parameters x tokens forward, as much backward for activations and again for weights, where those are trained.
+        """2 x parameters x tokens forward, as much backward for activations and again for weights,
+        where those are trained.
 
         The tied embedding is counted once, padding included.
         """
@@ -109,17 +149,23 @@ class PolicyValueTrainer(Trainer):
         return passes * sum(p.numel() for p in self.model.parameters()) * inputs["tokens"].numel()
 
     def _imitated(self, batch: dict[str, Any]) -> torch.Tensor:
-        """bool [rows, tokens]: the tokens whose likelihood counts. A text's first token follows nothing; a frozen trunk imitates none."""
+        """bool [rows, tokens]: the tokens whose likelihood counts. A text's first token follows
+        nothing; a frozen trunk imitates none.
+        """
         return (batch["weights"] > 0) & (batch["previous"] >= 0) & (self.options.tune != "head")
 
     def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are computed in.
+        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are
+        computed in.
 
-        Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0 times infinity.
+        Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0
+        times infinity.
         """
         dtype = torch.bfloat16 if _half(self.options.precision, self.args.device) else torch.float32
         visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -1e9)[:, None]
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+            ~visible, -1e9
+        )[:, None]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not _half(self.options.precision, self.args.device):
@@ -134,27 +180,39 @@ class PolicyValueTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         assert output_dir is not None
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        trained = {name: p.detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = {
+            name: p.detach().contiguous()
+            for name, p in self.model.named_parameters()
+            if p.requires_grad
+        }
         save_file(trained, Path(output_dir, TRAINED))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        left = self.model.load_state_dict(load_file(Path(resume_from_checkpoint, TRAINED)), strict=False)
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        left = self.model.load_state_dict(
+            load_file(Path(resume_from_checkpoint, TRAINED)), strict=False
+        )
         assert not left.unexpected_keys, left.unexpected_keys
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk has a name of its own in each library
+        # a full disk has a name of its own in each library
+        except (OSError, RuntimeError, SafetensorError) as error:
             folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
             shutil.rmtree(folder, ignore_errors=True)
-            raise OSError(f"cannot write {folder} ({error}): make room and start again, the last complete checkpoint is kept") from error
+            raise OSError(
+                f"cannot write {folder} ({error}): make room and start again, the last complete "
+                "checkpoint is kept"
+            ) from error
 
 
 class Order(Sampler[int]):
     """`total` indices of rows, in passes through them.
 
-    seed  None: in order. Else blocks of `batch` neighbours, which are about as long as each other, stand in an order of their own in
-          each pass. A resumed run finds the same.
+    seed  None: in order. Else blocks of `batch` neighbours, which are about as long as each other,
+          stand in an order of their own in each pass. A resumed run finds the same.
     """
 
     def __init__(self, rows: int, total: int, batch: int, seed: int | None):
@@ -164,7 +222,9 @@ class Order(Sampler[int]):
         return self.total
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.islice(itertools.chain.from_iterable(map(self._epoch, itertools.count())), self.total)
+        return itertools.islice(
+            itertools.chain.from_iterable(map(self._epoch, itertools.count())), self.total
+        )
 
     def _epoch(self, epoch: int) -> Iterator[int]:
         first = -epoch * self.rows % self.batch  # the rest of a block that the pass before began
@@ -178,7 +238,8 @@ class Order(Sampler[int]):
 
 
 class Progress(TrainerCallback):
-    """Marks a checkpoint as complete, shows how far the training is, and stops it where going on would spoil the checkpoints.
+    """Marks a checkpoint as complete, shows how far the training is, and stops it where going on
+    would spoil the checkpoints.
 
     parent  process without which the training has nobody to serve, None: it stands alone
     """
@@ -190,14 +251,23 @@ class Progress(TrainerCallback):
         from tqdm.auto import tqdm
 
         self.start, self.first = time.monotonic(), state.global_step
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=not sys.stderr.isatty())
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+        )
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **kwargs: Any
+    ) -> None:
         assert model is not None
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not torch.nn.utils.get_total_norm(gradients).isfinite():  # one look at the device, not one a parameter
+        # one look at the device, not one a parameter
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
             raise ValueError(
-                f"the loss or its gradient is not a finite number at step {state.global_step + 1}: give a smaller learning rate, or look "
+                "the loss or its gradient is not a finite number at step "
+                f"{state.global_step + 1}: give a smaller learning rate, or look "
                 "for broken examples; the last complete checkpoint is kept"
             )
 
@@ -214,14 +284,24 @@ class Progress(TrainerCallback):
             seconds, done = time.monotonic() - self.start, state.global_step - self.first
             left = seconds / max(done, 1) * (state.max_steps - state.global_step)
             message = "step %d of %d: loss %.4f, lr %.2g, %.0f s, %.0f s left"
-            log.info(message, state.global_step, state.max_steps, logs["loss"], logs["learning_rate"], seconds, left)
+            log.info(
+                message,
+                state.global_step,
+                state.max_steps,
+                logs["loss"],
+                logs["learning_rate"],
+                seconds,
+                left,
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.close()
 
 
 def _trust(counts: torch.Tensor) -> torch.Tensor:
-    """c of value labels: n / (n + DOUBT), float in [0, 1]; 0 without a label, 1 for an exact one (n is inf)."""
+    """c of value labels: n / (n + DOUBT), float in [0, 1]; 0 without a label, 1 for an exact one
+    (n is inf).
+    """
     return 1 / (1 + DOUBT / counts)
 
 
@@ -234,5 +314,9 @@ def _can_compile(device: torch.device) -> bool:
 
 def _half(precision: str, device: torch.device) -> bool:
     if precision == "auto":
-        return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return (
+            torch.cuda.is_bf16_supported()
+            if device.type == "cuda"
+            else torch.cpu._is_avx512_bf16_supported()
+        )
     return precision == "bfloat16"

@@ -1,6 +1,8 @@
-"""What a trained value head is worth, told on problems that were held out: `report.json` of a checkpoint.
+"""What a trained value head is worth, told on problems that were held out: `report.json` of a
+checkpoint.
 
-The head is calibrated on one half of these problems first, and keeps that if it lowers the cross-entropy on the other half.
+The head is calibrated on one half of these problems first, and keeps that if it lowers the
+cross-entropy on the other half.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ THRESHOLD = 0.5  #: a step whose value is below it is called wrong (ProcessBench
 
 
 def judge(model: Any, tokenizer: Any, head: ValueHead, held: Held) -> dict[str, Any]:
-    """The report on `head` at `held`, after it was calibrated in place; the values are those of an engine. What is not known is None.
+    """The report on `head` at `held`, after it was calibrated in place; the values are those of an
+    engine. What is not known is None.
 
     problems, chains     how many; chains as often as they were sampled
-    auroc, within        of the finished chains' values: over all, and the mean over problems with right and wrong ones
-    brier, calibration_error   of the values of finished chains, for the chance that they are right; of the problems alone that a
+    auroc, within        of the finished chains' values: over all, and the mean over problems with
+                         right and wrong ones
+    brier, calibration_error   of the values of finished chains, for the chance that they are right;
+                               of the problems alone that a
                          calibration that was kept was not fitted on
     steps                `step_report`, where the labels are exact
     best_of              `selection`
@@ -46,9 +51,11 @@ def judge(model: Any, tokenizer: Any, head: ValueHead, held: Held) -> dict[str, 
 
 
 def calibrate(held: Held, values: np.ndarray) -> tuple[Line, dict[str, Any]]:
-    """How to change the log-odds, and {"scale", "shift", "kept", "before", "after"}: the cross-entropy with the labels, nats.
+    """How to change the log-odds, and {"scale", "shift", "kept", "before", "after"}: the
+    cross-entropy with the labels, nats.
 
-    The fit is on the problems with even numbers, before and after are of the others. Labels are weighed as in training.
+    The fit is on the problems with even numbers, before and after are of the others. Labels are
+    weighed as in training.
     """
     labels, even = held.labels.soft, held.problems % 2 == 0
     known = ~np.isnan(labels) & ~np.isnan(values)
@@ -58,15 +65,32 @@ def calibrate(held: Held, values: np.ndarray) -> tuple[Line, dict[str, Any]]:
     if not len(halves[1][0]):
         return Line(), {"scale": 1.0, "shift": 0.0, "kept": False, "before": None, "after": None}
     before, after = (cross_entropy(one(halves[1][0]), *halves[1][1:]) for one in (Line(), line))
-    told = {"scale": line.scale, "shift": line.shift, "kept": after < before, "before": before, "after": after}
+    told = {
+        "scale": line.scale,
+        "shift": line.shift,
+        "kept": after < before,
+        "before": before,
+        "after": after,
+    }
     return (line if after < before else Line()), told
 
 
 def report_of(held: Held, values: np.ndarray, fresh: np.ndarray) -> dict[str, Any]:
-    """What `judge` says, of values float64 [N] in [0, 1], but for the calibration. fresh: bool [problems], it has not seen them."""
-    rows = np.repeat(np.flatnonzero(~np.isnan(values[held.ends])), held.times[~np.isnan(values[held.ends])])  # a row a sample
-    scores, right, problems = values[held.ends[rows]], held.right[rows], held.problems[held.ends[rows]]
-    inside = np.array([auroc(scores[problems == one], right[problems == one]) for one in np.unique(problems)])
+    """What `judge` says, of values float64 [N] in [0, 1], but for the calibration. fresh: bool
+    [problems], it has not seen them.
+    """
+    # a row a sample
+    rows = np.repeat(
+        np.flatnonzero(~np.isnan(values[held.ends])), held.times[~np.isnan(values[held.ends])]
+    )
+    scores, right, problems = (
+        values[held.ends[rows]],
+        held.right[rows],
+        held.problems[held.ends[rows]],
+    )
+    inside = np.array(
+        [auroc(scores[problems == one], right[problems == one]) for one in np.unique(problems)]
+    )
     told_apart, new = inside[~np.isnan(inside)], fresh[problems]
     return {
         "problems": len(held.lost),
@@ -82,7 +106,9 @@ def report_of(held: Held, values: np.ndarray, fresh: np.ndarray) -> dict[str, An
 
 
 def calibration_error(values: np.ndarray, right: np.ndarray) -> float:
-    """Sum over equal bins of (share of the values) x |mean value - share right| (Guo et al. 2017, eq. 3); nan without values."""
+    """Sum over equal bins of (share of the values) x |mean value - share right| (Guo et al.
+    2017, eq. 3); nan without values.
+    """
     if not len(values):
         return math.nan
     bins = np.minimum((values * BINS).astype(int), BINS - 1)
@@ -92,9 +118,11 @@ def calibration_error(values: np.ndarray, right: np.ndarray) -> float:
 
 
 def step_report(held: Held, values: np.ndarray) -> dict[str, Any] | None:
-    """How well the first wrong step is found (ProcessBench): {"erroneous", "right", "f1", "chains"}; None without exact labels.
+    """How well the first wrong step is found (ProcessBench): {"erroneous", "right", "f1",
+    "chains"}; None without exact labels.
 
-    erroneous, right  the share of different chains with and without a wrong step (label 0) whose first step with a value below
+    erroneous, right  the share of different chains with and without a wrong step (label 0) whose
+                      first step with a value below
                       `THRESHOLD` is the first wrong one, or is not there;  f1: their harmonic mean
     """
     hits: dict[bool, list[bool]] = {False: [], True: []}
@@ -106,9 +134,17 @@ def step_report(held: Held, values: np.ndarray) -> dict[str, Any] | None:
         hits[wrong == len(path)].append(called == wrong)
     if not hits[False] and not hits[True]:
         return None
-    erroneous, right = (float(np.mean(hits[clean])) if hits[clean] else math.nan for clean in (False, True))
-    f1 = 2 * erroneous * right / (erroneous + right) if erroneous + right > 0 else erroneous + right  # 0, or nan
-    return {"erroneous": _known(erroneous), "right": _known(right), "f1": _known(f1), "chains": len(hits[False]) + len(hits[True])}
+    erroneous, right = (
+        float(np.mean(hits[clean])) if hits[clean] else math.nan for clean in (False, True)
+    )
+    # 0, or nan
+    f1 = 2 * erroneous * right / (erroneous + right) if erroneous + right > 0 else erroneous + right
+    return {
+        "erroneous": _known(erroneous),
+        "right": _known(right),
+        "f1": _known(f1),
+        "chains": len(hits[False]) + len(hits[True]),
+    }
 
 
 def _first(marks: np.ndarray) -> int:
@@ -117,22 +153,40 @@ def _first(marks: np.ndarray) -> int:
 
 
 def selection(held: Held, values: np.ndarray) -> list[dict[str, float]]:
-    """{"n", "best", "weighted", "majority"} for n = 1, 2, 4, ..., the fewest samples of a problem: the mean over problems of the chance
-    that the answer chosen from n of its samples is right. A sample that ended unfinished is wrong and has no vote."""
+    """{"n", "best", "weighted", "majority"} for n = 1, 2, 4, ..., the fewest samples of a problem:
+    the mean over problems of the chance that the answer chosen from n of its samples is right. A
+    sample that ended unfinished is wrong and has no vote.
+    """
     problems = held.problems[held.ends]
     samples = np.bincount(problems, held.times, len(held.lost)).astype(int) + held.lost
     if not len(samples) or not samples.min():
         return []
     sizes = [2**i for i in range(int(samples.min()).bit_length())]
-    table: list[dict[str, Callable[[int], float]]] = [_choices(held, values, one, problems == one) for one in range(len(samples))]
-    return [{"n": n, **{name: float(np.mean([row[name](n) for row in table])) for name in ("best", "weighted", "majority")}} for n in sizes]
+    table: list[dict[str, Callable[[int], float]]] = [
+        _choices(held, values, one, problems == one) for one in range(len(samples))
+    ]
+    return [
+        {
+            "n": n,
+            **{
+                name: float(np.mean([row[name](n) for row in table]))
+                for name in ("best", "weighted", "majority")
+            },
+        }
+        for n in sizes
+    ]
 
 
-def _choices(held: Held, values: np.ndarray, problem: int, own: np.ndarray) -> dict[str, Callable[[int], float]]:
+def _choices(
+    held: Held, values: np.ndarray, problem: int, own: np.ndarray
+) -> dict[str, Callable[[int], float]]:
     """The estimators of one problem, by name, as functions of n."""
     missing, times = [0] * int(held.lost[problem]), held.times[own]
     right = [*np.repeat(held.right[own], times).tolist(), *map(bool, missing)]
-    answers = [*(None if a < 0 else a for a in np.repeat(held.answers[own], times).tolist()), *(None for _ in missing)]
+    answers = [
+        *(None if a < 0 else a for a in np.repeat(held.answers[own], times).tolist()),
+        *(None for _ in missing),
+    ]
     scores = np.nan_to_num(np.repeat(values[held.ends[own]], times), nan=0.0)
     ranks, weights = [*scores.tolist(), *(-1.0 for _ in missing)], [*scores.tolist(), *missing]
     return {
@@ -146,18 +200,25 @@ def table_of(report: Mapping[str, Any]) -> str:
     """The report as a few lines for people."""
     lines = [
         f"held out: {report['problems']} problems, {report['chains']} chains",
-        f"AUROC within a problem {_told(report['within'])} ({report['within_problems']} with right and wrong chains), "
+        f"AUROC within a problem {_told(report['within'])} ({report['within_problems']} with "
+        "right and wrong chains), "
         f"over all {_told(report['auroc'])}",
         f"Brier {_told(report['brier'])}, calibration error {_told(report['calibration_error'])}",
     ]
     line = report["calibration"]
     if line["before"] is not None:
-        how = f"log-odds x {line['scale']:.2f} {line['shift']:+.2f}: {'kept' if line['kept'] else 'left out'}"
+        how = (
+            f"log-odds x {line['scale']:.2f} {line['shift']:+.2f}: "
+            f"{'kept' if line['kept'] else 'left out'}"
+        )
         lines.append(f"cross-entropy {line['before']:.4f}, calibrated {line['after']:.4f} ({how})")
     if (steps := report["steps"]) is not None:
         said = ", ".join(f"{name} {_told(steps[name])}" for name in ("erroneous", "right", "f1"))
         lines.append(f"first wrong step found in {steps['chains']} chains: {said}")
-    lines += [f"{row['n']:4d} samples: " + ", ".join(f"{k} {100 * row[k]:.1f} %" for k in list(row)[1:]) for row in report["best_of"]]
+    lines += [
+        f"{row['n']:4d} samples: " + ", ".join(f"{k} {100 * row[k]:.1f} %" for k in list(row)[1:])
+        for row in report["best_of"]
+    ]
     return "\n".join(lines)
 
 

@@ -1,4 +1,6 @@
-"""How probable a model finds a chain of thought, as value function: the geometric mean of its tokens' probabilities."""
+"""How probable a model finds a chain of thought, as value function: the geometric mean of its
+tokens' probabilities.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,24 @@ if TYPE_CHECKING:
 def mean_probability(log_probs: np.ndarray) -> float:
     """exp(mean log-prob) over the tokens whose log-prob is known: in [0, 1], nan where none is.
 
-    The log-prob of a text divided by its length (Wu et al. 2016, section 7, alpha = 1), as a probability: one over its perplexity.
+    The log-prob of a text divided by its length (Wu et al. 2016, section 7, alpha = 1), as a
+    probability: one over its perplexity.
     """
     told = log_probs[np.isfinite(log_probs)]
     return math.exp(min(0.0, float(told.mean(dtype=np.float64)))) if len(told) else math.nan
 
 
 class Likelihood:
-    """Value function: the mean token probability (`mean_probability`) of a chain's steps, given the problem.
+    """Value function: the mean token probability (`mean_probability`) of a chain's steps, given the
+    problem.
 
-    It tells how usual a chain is, not whether it is right: a yardstick for verifiers that have learned what is right.
+    It tells how usual a chain is, not whether it is right: a yardstick for verifiers that have
+    learned what is right.
 
-    path    folder or hub id of a checkpoint, what `load_engine` gave, or a `models.Server` that tells the log-probs of a prompt
-    policy  the `LM` of the same checkpoint: the tokens it sampled are read. None: each step's text is encoded anew with this
-            model's tokenizer
+    path    folder or hub id of a checkpoint, what `load_engine` gave, or a `models.Server` that
+            tells the log-probs of a prompt
+    policy  the `LM` of the same checkpoint: the tokens it sampled are read. None: each step's text
+            is encoded anew with this model's tokenizer
     part    "chain": all steps so far;  "step": the last one, given those before it
     """
 
@@ -68,18 +74,30 @@ class Likelihood:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [states] in [0, 1]; nan for a chain without steps, and where its request failed."""
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """float32 [states] in [0, 1]; nan for a chain without steps, and where its request
+        failed.
+        """
         values = np.full(len(states), np.nan, np.float32)
         unknown = [i for i, state in enumerate(states) if len(state)]
         values[unknown] = await parallel(self._read(problem, states[i]) for i in unknown)
         return values
 
     async def _read(self, problem: Problem, state: State) -> float:
-        steps = [step.tokens for step in state] if self._policy is not None else [self._encode(step.text) for step in state]
+        steps = (
+            [step.tokens for step in state]
+            if self._policy is not None
+            else [self._encode(step.text) for step in state]
+        )
         chain = tuple(token for tokens in steps for token in tokens)
         judged = len(chain) if self._part == "chain" else len(steps[-1])
-        prompt = self._policy.tokens(problem, state[:0]) if self._policy is not None else self._prompt(problem, state)
+        prompt = (
+            self._policy.tokens(problem, state[:0])
+            if self._policy is not None
+            else self._prompt(problem, state)
+        )
         try:
             scored = await ask(Score(prompt + chain, (), to=self._loaded.name))
         except RequestFailed:
@@ -90,4 +108,6 @@ class Likelihood:
         return self._prompts(problem.prompt(state))
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._loaded.tokenizer.encode(text + self._delimiter, add_special_tokens=False))
+        return tuple(
+            self._loaded.tokenizer.encode(text + self._delimiter, add_special_tokens=False)
+        )

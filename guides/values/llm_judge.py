@@ -1,7 +1,8 @@
-"""A generative verifier: a chat model that is asked whether a solution is right, with or without critiques.
+"""A generative verifier: a chat model that is asked whether a solution is right, with or without
+critiques.
 
-The form is that of GenRM (Zhang et al. 2024), which trains its model to judge. Here the model is prompted and not
-trained, and how well it judges has not been measured.
+The form is that of GenRM (Zhang et al. 2024), which trains its model to judge. Here the model is
+prompted and not trained, and how well it judges has not been measured.
 """
 
 from __future__ import annotations
@@ -42,24 +43,32 @@ SPOKEN = 4  #: tokens within which a sampled verdict must be spoken
 
 
 class Judge:
-    """Value function: the chance that a model, asked whether a solution (or its first steps) is correct, says yes.
+    """Value function: the chance that a model, asked whether a solution (or its first steps) is
+    correct, says yes.
 
-    path             folder or hub id of a chat model (or any other), what `load_engine` gave, or a `models.Server`
-    critiques        K: 0 asks for the verdict at once; else K critiques are sampled, each is followed by a verdict of its own, and the
-                     value is their mean (as in GenRM-CoT: r = 1/K sum p("Yes" | problem, solution, critique))
-    template         what a finished chain is judged by, with {problem} and {solution};  unfinished: the same for a prefix
+    path             folder or hub id of a chat model (or any other), what `load_engine` gave, or a
+                     `models.Server`
+    critiques        K: 0 asks for the verdict at once; else K critiques are sampled, each is
+                     followed by a verdict of its own, and the value is their mean (as in GenRM-CoT:
+                     r = 1/K sum p("Yes" | problem, solution, critique))
+    template         what a finished chain is judged by, with {problem} and {solution};  unfinished:
+                     the same for a prefix
     yes, no          the verdicts, each a single token of the model, alone or after a space
-    critique_tokens  the most tokens of a critique, counted as the search's own;  temperature: of critiques
-    votes            verdicts sampled from a server that does not tell how probable "Yes" and "No" are
+    critique_tokens  the most tokens of a critique, counted as the search's own;  temperature: of
+                     critiques
+    votes            verdicts sampled from a server that does not tell how probable "Yes" and "No"
+                     are
 
-    A verdict is P(yes) / (P(yes) + P(no)), over all single-token spellings, not P(yes) itself: a model that was not trained as a judge
-    spends much of its probability on neither. Its leaning to one of the words remains: values rank the chains of a problem, and are
-    probabilities only where the model was trained to judge. A server tells at most its 20 likeliest tokens, some tell none: there one
-    spelling is read, and where that of one word is not among them, the value is the share of `votes` sampled verdicts that say yes. The
-    words of a chain cannot become special tokens, so that no chain ends the judge's turn; but it may still talk a judge round, as an
-    argument may.
+    A verdict is P(yes) / (P(yes) + P(no)), over all single-token spellings, not P(yes) itself: a
+    model that was not trained as a judge spends much of its probability on neither. Its leaning to
+    one of the words remains: values rank the chains of a problem, and are probabilities only where
+    the model was trained to judge. A server tells at most its 20 likeliest tokens, some tell none:
+    there one spelling is read, and where that of one word is not among them, the value is the share
+    of `votes` sampled verdicts that say yes. The words of a chain cannot become special tokens, so
+    that no chain ends the judge's turn; but it may still talk a judge round, as an argument may.
 
-    Raises ValueError where the tokenizer has no single token for a verdict, or a template has no place for problem or solution.
+    Raises ValueError where the tokenizer has no single token for a verdict, or a template has no
+    place for problem or solution.
     """
 
     def __init__(
@@ -80,32 +89,55 @@ class Judge:
         votes: int = 4,
     ):
         if critiques < 0 or critique_tokens < 1 or temperature < 0 or votes < 1:
-            given = f"critiques={critiques}, critique_tokens={critique_tokens}, temperature={temperature}, votes={votes}"
+            given = (
+                f"critiques={critiques}, critique_tokens={critique_tokens}, "
+                f"temperature={temperature}, votes={votes}"
+            )
             raise ValueError(f"{given} are impossible: give at least 0, 1, 0 and 1")
         self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
         tokenizer = loaded.tokenizer
-        self._critiques, self._critique_tokens, self._temperature = critiques, critique_tokens, temperature
+        self._critiques, self._critique_tokens, self._temperature = (
+            critiques,
+            critique_tokens,
+            temperature,
+        )
         self._words = yes.strip().lower(), no.strip().lower()
         last = CRITIQUE if critiques else f" Answer {yes.strip()} or {no.strip()}."
         names = ("problem", "solution")
-        self._frames = {True: frame(tokenizer, template + last, names), False: frame(tokenizer, unfinished + last, names)}
-        asked = bool(critiques) or not getattr(tokenizer, "chat_template", None)  # else the verdict begins the model's turn
-        self._question = plain_tokens(tokenizer, f"\n\nVerdict ({yes.strip()} or {no.strip()}):") if asked else ()
+        self._frames = {
+            True: frame(tokenizer, template + last, names),
+            False: frame(tokenizer, unfinished + last, names),
+        }
+        # else the verdict begins the model's turn
+        asked = bool(critiques) or not getattr(tokenizer, "chat_template", None)
+        self._question = (
+            plain_tokens(tokenizer, f"\n\nVerdict ({yes.strip()} or {no.strip()}):")
+            if asked
+            else ()
+        )
         self._yes, self._no = _spellings(tokenizer, yes), _spellings(tokenizer, no)
         if set(self._yes) & set(self._no):
-            raise ValueError(f"yes={yes!r} and no={no!r} are the same token: give two different words")
+            raise ValueError(
+                f"yes={yes!r} and no={no!r} are the same token: give two different words"
+            )
         found = getattr(loaded.engine, "capabilities", None)  # a server's
         if critiques and found is not None and not found.stepwise:
-            raise ValueError("this server continues no turn, and a verdict follows its critique: give critiques=0")
+            raise ValueError(
+                "this server continues no turn, and a verdict follows its critique: give "
+                "critiques=0"
+            )
         self._votes = 0 if found is None else votes
         self._reads = found is None or found.log_probs
-        if found is not None:  # it fails where any of the tokens is none of its likeliest: read what the words begin with here
+        # it fails where any of the tokens is none of its likeliest: read what the words begin with
+        # here
+        if found is not None:
             self._yes, self._no = (ids[-1:] if asked else ids[:1] for ids in (self._yes, self._no))
         verdicts = max(1, critiques)
         self.tokens = critiques * critique_tokens + verdicts * self._votes * SPOKEN
         self.calls = critiques + verdicts * (self._reads + self._votes)
         wording = (template, unfinished, yes, no, critique_tokens, temperature, self._votes)
-        self.version = f"judge{critiques}-{loaded.version}-{hashlib.sha256(repr(wording).encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(repr(wording).encode()).hexdigest()[:8]
+        self.version = f"judge{critiques}-{loaded.version}-{digest}"
         self._plain = lru_cache(maxsize=4096)(lambda text: plain_tokens(tokenizer, text))
         self._warned = False
 
@@ -113,10 +145,16 @@ class Judge:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [states] in [0, 1]; nan for a chain without steps, and where all its requests failed. Text problems only."""
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """float32 [states] in [0, 1]; nan for a chain without steps, and where all its requests
+        failed. Text problems only.
+        """
         seeds = rng.integers(2**63, size=(len(states), max(1, self._critiques), 1 + self._votes))
-        values = await parallel(self._judge(problem, state, own) for state, own in zip(states, seeds, strict=True))
+        values = await parallel(
+            self._judge(problem, state, own) for state, own in zip(states, seeds, strict=True)
+        )
         return np.array(values, np.float32)
 
     async def _judge(self, problem: Problem, state: State, seeds: np.ndarray) -> float:
@@ -138,14 +176,28 @@ class Judge:
             return math.nan
 
     async def _critique(self, prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
-        request = Generate(prompt, (), self._critique_tokens, temperature=self._temperature, seed=seed, to=self._loaded.name)
+        request = Generate(
+            prompt,
+            (),
+            self._critique_tokens,
+            temperature=self._temperature,
+            seed=seed,
+            to=self._loaded.name,
+        )
         result = await ask(request)
-        return result.tokens[:-1] if result.finish == "end" else result.tokens  # the verdict goes on in the same turn
+        # the verdict goes on in the same turn
+        return result.tokens[:-1] if result.finish == "end" else result.tokens
 
     async def _verdict(self, prompt: tuple[int, ...], seeds: np.ndarray) -> float:
         if self._reads:
             try:
-                request = Score(prompt, (len(prompt) - 1,), self._yes + self._no, log_probs=False, to=self._loaded.name)
+                request = Score(
+                    prompt,
+                    (len(prompt) - 1,),
+                    self._yes + self._no,
+                    log_probs=False,
+                    to=self._loaded.name,
+                )
                 scored = await ask(request)
                 return _share(scored.reads[0, : len(self._yes)], scored.reads[0, len(self._yes) :])
             except RequestFailed:
@@ -161,21 +213,35 @@ class Judge:
             return math.nan
         text = spoken.text.lower().lstrip(" \n*\"'")
         return next(
-            (worth for word, worth in zip(self._words, (1.0, 0.0), strict=True) if re.match(rf"{re.escape(word)}(?!\w)", text)), math.nan
+            (
+                worth
+                for word, worth in zip(self._words, (1.0, 0.0), strict=True)
+                if re.match(rf"{re.escape(word)}(?!\w)", text)
+            ),
+            math.nan,
         )
 
     def _prompt(self, problem: Problem, state: State) -> tuple[int, ...]:
         texts = {"problem": problem.prompt(state), "solution": chain_text(state)}
         pieces = self._frames[problem.is_terminal(state)]
-        return tuple(t for piece in pieces for t in (self._plain(texts[piece]) if isinstance(piece, str) else piece))
+        return tuple(
+            t
+            for piece in pieces
+            for t in (self._plain(texts[piece]) if isinstance(piece, str) else piece)
+        )
 
 
 def _spellings(tokenizer: object, word: str) -> tuple[int, ...]:
-    """Tokens that are the whole of a word: alone, and after a space. Raises ValueError where there is none."""
+    """Tokens that are the whole of a word: alone, and after a space. Raises ValueError where
+    there is none.
+    """
     spelled = [plain_tokens(tokenizer, text) for text in (word.strip(), f" {word.strip()}")]
     found = dict.fromkeys(tokens[0] for tokens in spelled if len(tokens) == 1)
     if not found:
-        raise ValueError(f"the tokenizer writes the verdict {word!r} in several tokens: give yes= and no= words that are single ones")
+        raise ValueError(
+            f"the tokenizer writes the verdict {word!r} in several tokens: give yes= and no= "
+            "words that are single ones"
+        )
     return tuple(found)
 
 

@@ -1,4 +1,6 @@
-"""Process reward models as value functions: a score at the end of every step, made one value of the chain."""
+"""Process reward models as value functions: a score at the end of every step, made one value of
+the chain.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +24,29 @@ from search.scheduling.scheduler import ask, parallel
 
 log = logging.getLogger(__name__)
 
-TELLING = 0.75  #: share of pairs of chains told apart from which on a value is good enough to pick favourites by
+#: share of pairs of chains told apart from which on a value is good enough to pick favourites by
+TELLING = 0.75
 
 
 class PRM:
     """Value function: the probabilities that a model gives to the steps of a chain, as one number.
 
     path       folder of a checkpoint, a hub id, or what `load_engine` gave
-    policy     the `LM` of the same checkpoint, whose passes already give the value of each step, and whose tokens are read; for heads of
-               ours. None: every state is read by a request of its own, in the model's format and with its tokenizer. Only what is new
-               goes through the model: all that a chain shares with one read before is remembered
-    format     how the model reads a chain: a name in `guides.values.prm_formats.FORMATS`, the path of a JSON file, or a `Format`. None:
-               what the checkpoint's guide.json says, or what its class leaves no doubt of
-    aggregate  "last", "min", "prod" or "mean" of the steps' scores. None: what guide.json says, else the format's own
-    delimiter, prompt   of our own format: what ends a step, and what stands before the first one, with {problem} in it
+    policy     the `LM` of the same checkpoint, whose passes already give the value of each step,
+               and whose tokens are read; for heads of ours. None: every state is read by a request
+               of its own, in the model's format and with its tokenizer. Only what is new goes
+               through the model: all that a chain shares with one read before is remembered
+    format     how the model reads a chain: a name in `guides.values.prm_formats.FORMATS`, the path
+               of a JSON file, or a `Format`. None: what the checkpoint's guide.json says, or what
+               its class leaves no doubt of
+    aggregate  "last", "min", "prod" or "mean" of the steps' scores. None: what guide.json says,
+               else the format's own
+    delimiter, prompt   of our own format: what ends a step, and what stands before the first one,
+                        with {problem} in it
 
-    A problem that holds the format's marker is refused with ValueError (`guides.values.prm_reader`). A chain with a step that does, and
-    one longer than the model's context, has value nan, and a warning says so: it is never shortened. Raises ValueError for a
+    A problem that holds the format's marker is refused with ValueError
+    (`guides.values.prm_reader`). A chain with a step that does, and one longer than the model's
+    context, has value nan, and a warning says so: it is never shortened. Raises ValueError for a
     format that is missing, unknown or another head's.
     """
 
@@ -66,12 +74,19 @@ class PRM:
         chosen = choose_format(format, settings, loaded.head, loaded.architecture, where)
         own = replace(chosen, name="copse", aggregate="last") == FORMATS["copse"]
         if own:
-            chosen = replace(chosen, step="{step}" + (delimiter or settings.get("delimiter") or "\n\n"))
+            chosen = replace(
+                chosen, step="{step}" + (delimiter or settings.get("delimiter") or "\n\n")
+            )
         elif policy is not None or delimiter is not None or prompt is not None:
             raise ValueError(
-                f"policy, delimiter and prompt are for heads of ours, but {where} reads in the format {chosen.name!r}: leave them out"
+                f"policy, delimiter and prompt are for heads of ours, but {where} reads in "
+                f"the format {chosen.name!r}: leave them out"
             )
-        prompts = Prompts(loaded.tokenizer, *prompting(settings, prompt)) if chosen.prompt is None else None
+        prompts = (
+            Prompts(loaded.tokenizer, *prompting(settings, prompt))
+            if chosen.prompt is None
+            else None
+        )
         self._reader = Reader(chosen, loaded.tokenizer, prompts)
         self._aggregate: str = aggregate or settings.get("aggregate") or chosen.aggregate
         self._policy = policy
@@ -79,14 +94,16 @@ class PRM:
         within = settings.get("within")
         if within is not None and within < TELLING:
             log.warning(
-                "%s: its values tell right from wrong chains of one problem in only %.0f of 100 pairs: picking its favourite (choose=best, "
+                "%s: its values tell right from wrong chains of one problem in only %.0f of "
+                    "100 pairs: picking its favourite (choose=best, "
                 "beam, mcts) may do harm, use the weighted vote", where, 100 * within,
             )  # fmt: skip
 
     @property
     def version(self) -> str:
-        """The checkpoint's content hash, its format and the aggregation, such as "0123456789abcdef qwen#1a2b3c4d min"; the hash alone for
-        the last value of the policy's own head."""
+        """The checkpoint's content hash, its format and the aggregation, such as "0123456789abcdef
+        qwen#1a2b3c4d min"; the hash alone for the last value of the policy's own head.
+        """
         if self._policy is not None and self._aggregate == "last":
             return self._loaded.version
         return f"{self._loaded.version} {self._reader.format.label} {self._aggregate}"
@@ -95,10 +112,14 @@ class PRM:
     def backends(self) -> Mapping[str, Backend]:
         return {self._loaded.name: self._loaded.engine}
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32 [states] in [0, 1]; nan where its request failed, and for a chain without steps of which the format says nothing.
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """float32 [states] in [0, 1]; nan where its request failed, and for a chain without steps
+        of which the format says nothing.
 
-        What is known from the policy's own pass is not asked again, if the last step is all that counts.
+        What is known from the policy's own pass is not asked again, if the last step is all that
+        counts.
         """
         told = self._policy is not None and self._aggregate == "last"
         values = known.astype(np.float32) if told else np.full(len(states), np.nan, np.float32)
@@ -118,7 +139,9 @@ class PRM:
             return math.nan
         positions = positions[-1:] if self._aggregate == "last" else positions
         try:
-            scored = await ask(Score(tokens, positions, self._reader.read, log_probs=False, to=self._loaded.name))
+            scored = await ask(
+                Score(tokens, positions, self._reader.read, log_probs=False, to=self._loaded.name)
+            )
         except RequestFailed as error:
             if failure(error) is not None and not self._warned:
                 self._warned = True
@@ -127,9 +150,13 @@ class PRM:
         return aggregated(self._aggregate, _scores(scored))
 
     def _read(self, problem: Problem, state: State) -> Reading:
-        """The policy's own tokens, or the texts of the steps but blank ones, which end a chain and say nothing."""
+        """The policy's own tokens, or the texts of the steps but blank ones, which end a chain
+        and say nothing.
+        """
         if self._policy is None:
-            return self._reader(problem.prompt(state), tuple(step.text for step in state if step.text.strip()))
+            return self._reader(
+                problem.prompt(state), tuple(step.text for step in state if step.text.strip())
+            )
         tokens, positions = self._policy.tokens(problem, state), []
         at = len(tokens)
         for step in reversed(state):
@@ -139,19 +166,25 @@ class PRM:
 
 
 class ORM(PRM):
-    """Value function of an outcome verifier: it judges finished chains, as `PRM` does with the last score.
+    """Value function of an outcome verifier: it judges finished chains, as `PRM` does with the last
+    score.
 
-    Unfinished ones, of which it has learned nothing, keep what the policy knows, else 1/2: a search goes by its priors there.
+    Unfinished ones, of which it has learned nothing, keep what the policy knows, else 1/2: a search
+    goes by its priors there.
     """
 
     def __init__(self, path: str | Path | Loaded, **options: Any):
         super().__init__(path, **{"aggregate": "last", **options})
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """As `PRM.evaluate`, of finished states."""
         values = np.where(np.isnan(known), np.float32(0.5), known).astype(np.float32)
         finished = [i for i, state in enumerate(states) if problem.is_terminal(state)]
-        values[finished] = await super().evaluate(problem, [states[i] for i in finished], known[finished], rng)
+        values[finished] = await super().evaluate(
+            problem, [states[i] for i in finished], known[finished], rng
+        )
         return values
 
     @property
@@ -161,11 +194,17 @@ class ORM(PRM):
 
 def aggregated(aggregate: str, scores: np.ndarray) -> float:
     """One value in [0, 1] of the scores of a chain's steps, float64 [steps], at least one."""
-    return float({"last": lambda s: s[-1], "min": np.min, "prod": np.prod, "mean": np.mean}[aggregate](scores))
+    return float(
+        {"last": lambda s: s[-1], "min": np.min, "prod": np.prod, "mean": np.mean}[aggregate](
+            scores
+        )
+    )
 
 
 def _scores(scored: Scored) -> np.ndarray:
-    """float64 [positions] in [0, 1]: the head's, or the softmax over the logits of two tokens, of the first."""
+    """float64 [positions] in [0, 1]: the head's, or the softmax over the logits of two tokens,
+    of the first.
+    """
     if scored.reads.shape[1] == 0:
         return scored.values.astype(np.float64)
     good, bad = scored.reads.astype(np.float64).T

@@ -8,7 +8,8 @@ from typing import Any
 from guides.policies.prompts import Prompts
 from guides.values.prm_formats import Format
 
-Reading = tuple[tuple[int, ...], tuple[int, ...]]  #: token ids of a text, and the index of each step's score, in the steps' order
+#: token ids of a text, and the index of each step's score, in the steps' order
+Reading = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Marked(ValueError):
@@ -18,8 +19,10 @@ class Marked(ValueError):
 class Reader:
     """A format with a tokenizer.
 
-    prompts   what stands before the first step, for formats without a prompt of their own; None: the tokenizer's default
-    read      the tokens whose log-probs make the score, good before bad; empty where a head tells it
+    prompts   what stands before the first step, for formats without a prompt of their own; None:
+              the tokenizer's default
+    read      the tokens whose log-probs make the score, good before bad; empty where a head tells
+              it
 
     Raises ValueError where the tokenizer lacks the chat template, or a marker is not one token.
     """
@@ -30,29 +33,43 @@ class Reader:
         self._prompts = (prompts or Prompts(tokenizer)) if format.prompt is None else None
         if format.layout in ("chat", "turns") and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                f"the format {format.name!r} is a chat, but the tokenizer has no chat template: copy its chat_template.jinja too"
+                f"the format {format.name!r} is a chat, but the tokenizer has no chat "
+                "template: copy its chat_template.jinja too"
             )
-        self._marker, self._good, self._bad = (self._token(text) for text in (format.marker, format.good, format.bad))
+        self._marker, self._good, self._bad = (
+            self._token(text) for text in (format.marker, format.good, format.bad)
+        )
         self.read = (self._good, self._bad) if format.score == "tokens" else ()
-        self._layout = {"parts": self._parts, "text": self._text, "chat": self._chat, "turns": self._turns}[format.layout]
+        self._layout = {
+            "parts": self._parts,
+            "text": self._text,
+            "chat": self._chat,
+            "turns": self._turns,
+        }[format.layout]
         self._encode = lru_cache(maxsize=65_536)(self._encoded)
 
     def __call__(self, statement: str, steps: tuple[str, ...]) -> Reading:
         """The tokens up to the last score, and the index of the score of every step.
 
-        Without steps, the index of the prompt's own score, or none at all. Raises ValueError where there would be more or fewer scores
-        than steps, `Marked` where that is due to a step: text that holds the marker is never taken for the end of a step.
+        Without steps, the index of the prompt's own score, or none at all. Raises ValueError where
+        there would be more or fewer scores than steps, `Marked` where that is due to a step: text
+        that holds the marker is never taken for the end of a step.
         """
         if not steps and not self.format.opening:
             return (), ()
         leads = (self.format.lead.replace("{number}", str(i)) for i in range(1, len(steps) + 1))
-        said = tuple(step if step.startswith(lead.strip()) else lead + step for lead, step in zip(leads, steps, strict=True))
+        said = tuple(
+            step if step.startswith(lead.strip()) else lead + step
+            for lead, step in zip(leads, steps, strict=True)
+        )
         tokens, positions = self._layout(statement, said)
         if len(positions) != max(1, len(steps)):
             plain = self._layout(statement, ("1",) * len(steps))[1]
             raise (Marked if len(plain) == len(steps) else ValueError)(
-                f"{len(positions)} scores for {len(steps)} steps: the marker {self.format.marker!r} stands in the problem or in a step, "
-                f"or the tokenizer writes it otherwise there: give a problem without it, or correct the format {self.format.name!r}"
+                f"{len(positions)} scores for {len(steps)} steps: the marker "
+                f"{self.format.marker!r} stands in the problem or in a step, "
+                "or the tokenizer writes it otherwise there: give a problem without it, or "
+                f"correct the format {self.format.name!r}"
             )
         return tokens[: positions[-1] + 1], positions
 
@@ -76,20 +93,25 @@ class Reader:
 
     def _chat(self, statement: str, steps: tuple[str, ...]) -> Reading:
         messages = [*self._system(), {"role": "user", "content": self._opened(statement)}]
-        return self._marked(self._rendered([*messages, {"role": "assistant", "content": self._joined(steps)}]))
+        return self._marked(
+            self._rendered([*messages, {"role": "assistant", "content": self._joined(steps)}])
+        )
 
     def _turns(self, statement: str, steps: tuple[str, ...]) -> Reading:
         messages, starts = self._system(), []
         for i, step in enumerate(steps):
             said = self.format.parts[0].replace("{step}", step)
-            messages.append({"role": "user", "content": said if i else self._opened(statement) + said})
+            messages.append(
+                {"role": "user", "content": said if i else self._opened(statement) + said}
+            )
             starts.append(self._rendered(messages, True))  # up to where the reply begins
             messages.append({"role": "assistant", "content": str(self.format.good)})
         tokens = self._rendered(messages)
         for start in starts:
             if tokens[: len(start)] != start or tokens[len(start)] != self._good:
                 raise ValueError(
-                    f"the chat template does not begin a reply as it writes one, so the place of {self.format.good!r} is not certain: use "
+                    "the chat template does not begin a reply as it writes one, so the "
+                    f"place of {self.format.good!r} is not certain: use "
                     "the template that came with the model"
                 )
         return tokens, tuple(len(start) - 1 for start in starts)
@@ -101,14 +123,24 @@ class Reader:
         return "".join(self.format.parts[0].replace("{step}", step) for step in steps)
 
     def _system(self) -> list[dict[str, str]]:
-        return [] if self.format.system is None else [{"role": "system", "content": self.format.system}]
+        return (
+            []
+            if self.format.system is None
+            else [{"role": "system", "content": self.format.system}]
+        )
 
     def _marked(self, tokens: tuple[int, ...]) -> Reading:
         return tokens, tuple(i for i, token in enumerate(tokens) if token == self._marker)
 
     def _rendered(self, messages: list[dict[str, str]], begin: bool = False) -> tuple[int, ...]:
-        """Tokens of a chat; begin: with what opens the next reply. The template writes all special tokens itself."""
-        return self._encode(self._tokenizer.apply_chat_template(messages, add_generation_prompt=begin, tokenize=False))
+        """Tokens of a chat; begin: with what opens the next reply. The template writes all
+        special tokens itself.
+        """
+        return self._encode(
+            self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=begin, tokenize=False
+            )
+        )
 
     def _encoded(self, text: str, special: bool = False) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=special))
@@ -120,7 +152,8 @@ class Reader:
         tokens = self._tokenizer.encode(text, add_special_tokens=False)
         if len(tokens) != 1 or tokens[0] == getattr(self._tokenizer, "unk_token_id", None):
             raise ValueError(
-                f"{text!r} is not one token of this tokenizer ({len(tokens)} tokens), but the format {self.format.name!r} needs it to be: "
+                f"{text!r} is not one token of this tokenizer ({len(tokens)} tokens), but "
+                f"the format {self.format.name!r} needs it to be: "
                 "give the checkpoint that the format is of, or correct the format"
             )
         return tokens[0]

@@ -15,38 +15,55 @@ from search.scheduling.scheduler import parallel
 
 
 class Rollout:
-    """Monte-Carlo value: the mean reward of `count` completions by `policy` (1/M sum of Ver(y_m); Math-Shepherd, Wang et al. 2023).
+    """Monte-Carlo value: the mean reward of `count` completions by `policy` (1/M sum of Ver(y_m);
+    Math-Shepherd, Wang et al. 2023).
 
-    judge  value function for finished states whose reward only the label could tell; None: such a problem is a ValueError
+    judge  value function for finished states whose reward only the label could tell; None: such a
+           problem is a ValueError
 
     Both may be plain functions, as in a `search.Guide`.
     """
 
-    def __init__(self, policy: Policy | PlainPolicy, count: int = 4, judge: Value | PlainValue | None = None):
+    def __init__(
+        self, policy: Policy | PlainPolicy, count: int = 4, judge: Value | PlainValue | None = None
+    ):
         if count < 1:
             raise ValueError(f"count={count} roll-outs tell nothing: give at least 1")
         policy = policy_of(policy)
         judge = None if judge is None else value_of(judge)
         self._policy, self._count, self._judge = policy, count, judge
         self.tokens = count * (policy.chain_tokens + (judge.tokens if judge else 0))
-        self.calls = count * ((policy.max_steps if policy.step_tokens else 0) + (judge.calls if judge else 0))
+        self.calls = count * (
+            (policy.max_steps if policy.step_tokens else 0) + (judge.calls if judge else 0)
+        )
         self.version = f"rollout{count}-{policy.version}" + (f"-{judge.version}" if judge else "")
 
     @property
     def backends(self) -> Mapping[str, Backend]:
         return {**self._policy.backends, **(self._judge.backends if self._judge else {})}
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """float32 [states] in [0, 1]; nan where no roll-out could be made."""
         found = await parallel([self.outcomes(problem, state, rng) for state in states])
         rewards = np.array(found, np.float32).reshape(len(states), self._count)
         there = ~np.isnan(rewards)
         sums = np.where(there, rewards, 0).sum(axis=1)
-        return np.where(there.any(axis=1), sums / np.maximum(there.sum(axis=1), 1), np.float32(np.nan)).astype(np.float32)
+        return np.where(
+            there.any(axis=1), sums / np.maximum(there.sum(axis=1), 1), np.float32(np.nan)
+        ).astype(np.float32)
 
-    async def outcomes(self, problem: Problem, state: State, rng: np.random.Generator) -> np.ndarray:
-        """float64 [count], in [0, 1]: the reward of each completion, 0 where it never finished; nan where it could not be made."""
-        return np.array(await parallel(self._one(problem, state, child) for child in rng.spawn(self._count)), np.float64)
+    async def outcomes(
+        self, problem: Problem, state: State, rng: np.random.Generator
+    ) -> np.ndarray:
+        """float64 [count], in [0, 1]: the reward of each completion, 0 where it never finished;
+        nan where it could not be made.
+        """
+        return np.array(
+            await parallel(self._one(problem, state, child) for child in rng.spawn(self._count)),
+            np.float64,
+        )
 
     async def _one(self, problem: Problem, state: State, rng: np.random.Generator) -> float:
         try:
@@ -55,7 +72,9 @@ class Rollout:
             return math.nan
 
     async def _reward(self, problem: Problem, state: State, rng: np.random.Generator) -> float:
-        """Reward of one completion in the view of the player who led to `state`; 0 if it never finished, nan if it was cut short."""
+        """Reward of one completion in the view of the player who led to `state`; 0 if it never
+        finished, nan if it was cut short.
+        """
         mover = problem.to_move if problem.players == 2 else None  # type: ignore[attr-defined]
         start = mover(state) if mover else 0
         steps = await completed(self._policy, problem, state, rng)
@@ -64,27 +83,44 @@ class Rollout:
             if state is None:
                 return 0.0
             last = mover(before) if mover else 0
-        if not problem.is_terminal(state):  # it took all its steps, or something cut it short: then nothing is known
-            return 0.0 if not hasattr(state, "__len__") or len(state) >= self._policy.max_steps else math.nan
+        # it took all its steps, or something cut it short: then nothing is known
+        if not problem.is_terminal(state):
+            return (
+                0.0
+                if not hasattr(state, "__len__") or len(state) >= self._policy.max_steps
+                else math.nan
+            )
         reward = await verify(problem, state)
         if reward is None:
             if self._judge is None:
                 raise ValueError(
-                    f"{type(problem).__name__} cannot verify itself: give Rollout(judge=...) a value function for finished states"
+                    f"{type(problem).__name__} cannot verify itself: give Rollout(judge=...) "
+                    "a value function for finished states"
                 )
-            reward = float((await examined(self._judge, problem, [state], np.array([np.nan], np.float32), rng))[0])
+            reward = float(
+                (
+                    await examined(
+                        self._judge, problem, [state], np.array([np.nan], np.float32), rng
+                    )
+                )[0]
+            )
         return 1.0 - reward if mover and steps and last == start else reward
 
 
 class Mixture:
-    """(1 - lam) * value + lam * rollout, as AlphaGo's leaf value (Silver et al. 2016, eq. V = (1 - lambda) v + lambda z).
+    """(1 - lam) * value + lam * rollout, as AlphaGo's leaf value (Silver et al. 2016, eq. V = (1 -
+    lambda) v + lambda z).
 
-    Where one of the two is unknown the other stands alone. Both may be plain functions, as in a `search.Guide`.
+    Where one of the two is unknown the other stands alone. Both may be plain functions, as in a
+    `search.Guide`.
     """
 
     def __init__(self, value: Value | PlainValue, rollout: Value | PlainValue, lam: float = 0.5):
         if not 0.0 <= lam <= 1.0:
-            raise ValueError(f"lam={lam} is no mixture: give a number from 0 (value alone) to 1 (roll-outs alone)")
+            raise ValueError(
+                f"lam={lam} is no mixture: give a number from 0 (value alone) to 1 (roll-outs "
+                "alone)"
+            )
         value, rollout = value_of(value), value_of(rollout)
         self._value, self._rollout, self._lam = value, rollout, lam
         self.tokens = value.tokens + rollout.tokens
@@ -95,10 +131,15 @@ class Mixture:
     def backends(self) -> Mapping[str, Backend]:
         return {**self._value.backends, **self._rollout.backends}
 
-    async def evaluate(self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    async def evaluate(
+        self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """float32 [states] in [0, 1], nan where both are unknown."""
         first, second = rng.spawn(2)
-        both = [examined(self._value, problem, states, known, first), examined(self._rollout, problem, states, known, second)]
+        both = [
+            examined(self._value, problem, states, known, first),
+            examined(self._rollout, problem, states, known, second),
+        ]
         a, b = (values.astype(np.float32) for values in await parallel(both))
         mixed = (1 - self._lam) * a + self._lam * b
         return np.where(np.isnan(a), b, np.where(np.isnan(b), a, mixed)).astype(np.float32)

@@ -1,7 +1,9 @@
-"""Checkpoints: folders that `AutoModelForCausalLM.from_pretrained` loads, with a value head and settings beside the model.
+"""Checkpoints: folders that `AutoModelForCausalLM.from_pretrained` loads, with a value head and
+settings beside the model.
 
-`guide.json` is optional and says how the checkpoint wants to be used (`SETTINGS`); `value_head.safetensors` is the head
-(`models.checkpoints.heads`). What can be checked without torch is checked without it, before anything is loaded.
+`guide.json` is optional and says how the checkpoint wants to be used (`SETTINGS`);
+`value_head.safetensors` is the head (`models.checkpoints.heads`). What can be checked without torch
+is checked without it, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -49,11 +51,14 @@ SETTINGS = {
     "max_steps": "whole number, steps of a solution at most",
     "value_head": "true or false, whether value_head.safetensors must be there",
     "answer": "regular expression with one group that finds the answer; null: the problem knows",
-    "prm": "name of a format of process reward models, or an object that describes one (guides.values.prm_formats): how it reads a chain",
+    "prm": "name of a format of process reward models, or an object that describes one "
+    "(guides.values.prm_formats): how it reads a chain",
     "aggregate": "last, min, prod or mean: what the value of a chain is of the scores of its steps",
-    "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the same problem, measured at training",
+    "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the "
+    "same problem, measured at training",
 }
-ENCODERS = ("ForMaskedLM", "ForQuestionAnswering", "ForPreTraining", "EncoderModel")  # how classes end that encode texts
+# how classes end that encode texts
+ENCODERS = ("ForMaskedLM", "ForQuestionAnswering", "ForPreTraining", "EncoderModel")
 ENCODER_TYPES = frozenset((
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "esm",
     "eurobert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta",
@@ -63,26 +68,38 @@ _versions: dict[tuple[Any, ...], str] = {}
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """The settings in the checkpoint's `guide.json`, {} without one. Needs neither torch nor the weights in memory.
+    """The settings in the checkpoint's `guide.json`, {} without one. Needs neither torch nor the
+    weights in memory.
 
-    path  folder, or id of a model on the hub. Raises ValueError, saying what to do, where the folder, its config.json, its weights or
-          a head that the settings promise are missing, and for settings that `SETTINGS` does not allow
+    path  folder, or id of a model on the hub. Raises ValueError, saying what to do, where the
+          folder, its config.json, its weights or a head that the settings promise are missing, and
+          for settings that `SETTINGS` does not allow
     """
     folder = resolve(path, weights=False)
     _read_json(folder / "config.json", f"{folder} is not a checkpoint")
-    if Path(path).is_dir() and not any(f.name != HEAD for p in ("*.safetensors", "*.bin") for f in folder.glob(p)):
-        raise ValueError(f"{folder} holds no weights (*.safetensors): copy them there, or give another checkpoint")
+    if Path(path).is_dir() and not any(
+        f.name != HEAD for p in ("*.safetensors", "*.bin") for f in folder.glob(p)
+    ):
+        raise ValueError(
+            f"{folder} holds no weights (*.safetensors): copy them there, or give another "
+            "checkpoint"
+        )
     if not (folder / GUIDE).exists():
         return {}
     settings = _read_json(folder / GUIDE, "the settings of a checkpoint are broken")
     check_settings(settings, str(folder / GUIDE))
     if settings.get("value_head") and not (folder / HEAD).exists() and Path(path).is_dir():
-        raise ValueError(f"{folder} has no {HEAD}, which its {GUIDE} promises: copy it there, or set value_head to false")
+        raise ValueError(
+            f"{folder} has no {HEAD}, which its {GUIDE} promises: copy it there, or set "
+            "value_head to false"
+        )
     return settings
 
 
 def check_settings(settings: Any, where: str = GUIDE) -> None:
-    """Raise ValueError unless `settings` is what a `guide.json` may hold; `where` names it in the message."""
+    """Raise ValueError unless `settings` is what a `guide.json` may hold; `where` names it in
+    the message.
+    """
     if not isinstance(settings, dict):
         raise ValueError(f"{where} is no JSON object: write one with {', '.join(SETTINGS)}")
     for name, value in settings.items():
@@ -90,7 +107,9 @@ def check_settings(settings: Any, where: str = GUIDE) -> None:
             raise ValueError(f"{where}: unknown setting {name!r}: use {', '.join(SETTINGS)}")
         if value is None and name not in ("format", "value_head") or _allowed(name, value):
             continue
-        raise ValueError(f"{where}: {name} is {json.dumps(value)[:60]}, but must be {SETTINGS[name]}: correct it")
+        raise ValueError(
+            f"{where}: {name} is {json.dumps(value)[:60]}, but must be {SETTINGS[name]}: correct it"
+        )
     if "format" not in settings:
         raise ValueError(f'{where} does not say its format: add "format": 1')
 
@@ -99,7 +118,9 @@ def _allowed(name: str, value: Any) -> bool:
     if name == "format":
         return value == 1 and not isinstance(value, bool)
     if name == "kinds":
-        return isinstance(value, list) and all(isinstance(k, str) and k.count(":") == 1 for k in value)
+        return isinstance(value, list) and all(
+            isinstance(k, str) and k.count(":") == 1 for k in value
+        )
     if name == "budget":
         try:
             return isinstance(value, dict) and bool(Budget(**value))
@@ -126,7 +147,8 @@ def _allowed(name: str, value: Any) -> bool:
 
 
 def version(path: str | Path) -> str:
-    """16 hex digits: SHA-256 of what decides the model's behaviour (config, tokenizer, weights, head, settings), names included.
+    """16 hex digits: SHA-256 of what decides the model's behaviour (config, tokenizer, weights,
+    head, settings), names included.
 
     Kept per process as long as paths, sizes and times of the files stay the same.
     """
@@ -145,13 +167,18 @@ def _content(folder: Path) -> tuple[list[Path], tuple[Any, ...]]:
     """The files that decide the model's behaviour, and what changes when one of them does."""
     files = sorted({f for pattern in CONTENT for f in folder.glob(pattern) if f.is_file()})
     state = [f.stat() for f in files]
-    return files, (str(folder), *((f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, state, strict=True)))
+    return files, (
+        str(folder),
+        *((f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, state, strict=True)),
+    )
 
 
 def check_size(path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
-    """Raise ValueError where a model is larger than the memory of its device, before `version` reads it. Arguments as for `load_model`.
+    """Raise ValueError where a model is larger than the memory of its device, before `version`
+    reads it. Arguments as for `load_model`.
 
-    A checkpoint whose version is known already passes: it may be loaded, and would not fit a second time.
+    A checkpoint whose version is known already passes: it may be loaded, and would not fit a second
+    time.
     """
     folder = resolve(path)
     if _content(folder)[1] in _versions:
@@ -160,20 +187,25 @@ def check_size(path: str | Path, device: str = "auto", dtype: str = "auto") -> N
     check_loading(folder, str(place), _stored(folder), kind)
 
 
-def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """A checkpoint's (model, tokenizer, head, settings); head is None and settings {} where there are none.
+def load_model(
+    path: str | Path, device: str = "auto", dtype: str = "auto", trainable: bool = True
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """A checkpoint's (model, tokenizer, head, settings); head is None and settings {} where there
+    are none.
 
     path    folder, or id of a model on the hub
     device  "auto": cuda where there is one, else cpu; or what torch.device takes
     dtype   "auto": what `chosen_dtype` says; or one of DTYPES
-    trainable  False: for an engine alone; the model is a `models.checkpoints.llama_weights.Llama` where the checkpoint has that shape, its
-               weights stay on disk
+    trainable  False: for an engine alone; the model is a `models.checkpoints.llama_weights.Llama`
+               where the checkpoint has that shape, its weights stay on disk
             until the engine packs them, and transformers is not asked
 
-    A published reward model loads by its own head (`models.checkpoints.head_layouts`); where it has no output layer, that is its embedding,
-    which nobody reads. Code in the checkpoint's folder (`auto_map`) is never run.
+    A published reward model loads by its own head (`models.checkpoints.head_layouts`); where it has
+    no output layer, that is its embedding, which nobody reads. Code in the checkpoint's folder
+    (`auto_map`) is never run.
 
-    Raises ValueError that says what to do: a missing folder, a tensor that is missing, unexpected or misshapen (by name), a broken head.
+    Raises ValueError that says what to do: a missing folder, a tensor that is missing, unexpected
+    or misshapen (by name), a broken head.
     """
     settings = describe(path)
     folder = resolve(path)
@@ -188,22 +220,42 @@ def load_model(path: str | Path, device: str = "auto", dtype: str = "auto", trai
         model = _by_transformers(folder, layout, place, kind)
     tokenizer = _tokenizer(folder, trainable)
     hidden = model.config.get_text_config().hidden_size
-    head = published_head(folder, str(layout), hidden) if layout in LAYOUTS else load_head(folder, hidden)
+    head = (
+        published_head(folder, str(layout), hidden)
+        if layout in LAYOUTS
+        else load_head(folder, hidden)
+    )
     head = None if head is None else head.to(place)
-    logger.info("%s: %.1f M parameters, %s on %s, value head: %s", folder, model.num_parameters() / 1e6, kind, place, layout or "none")
+    logger.info(
+        "%s: %.1f M parameters, %s on %s, value head: %s",
+        folder,
+        model.num_parameters() / 1e6,
+        kind,
+        place,
+        layout or "none",
+    )
     return model, tokenizer, head, settings
 
 
 def _check_architecture(folder: Path) -> None:
     """Raise ValueError for a model that does not continue texts."""
-    made, raw = architecture(folder), _read_json(folder / "config.json", f"{folder} is not a checkpoint")
-    if made.endswith(ENCODERS) or (raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")):
+    made, raw = (
+        architecture(folder),
+        _read_json(folder / "config.json", f"{folder} is not a checkpoint"),
+    )
+    if made.endswith(ENCODERS) or (
+        raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")
+    ):
         what = made or raw["model_type"]
         raise ValueError(
-            f"{folder} is a {what}, which encodes texts and cannot continue one: give a causal language model (...ForCausalLM)"
+            f"{folder} is a {what}, which encodes texts and cannot continue one: give a "
+            "causal language model (...ForCausalLM)"
         )
     if raw.get("is_encoder_decoder"):
-        raise ValueError(f"{folder} is a {made}, an encoder with a decoder: give a causal language model (...ForCausalLM)")
+        raise ValueError(
+            f"{folder} is a {made}, an encoder with a decoder: give a causal language model "
+            "(...ForCausalLM)"
+        )
 
 
 def _stored(folder: Path) -> str:
@@ -223,7 +275,9 @@ def _native(folder: Path, place: Any, kind: str) -> Any:
 
 
 def _tokenizer(folder: Path, trainable: bool) -> Any:
-    """The checkpoint's tokenizer, by transformers where it is to be trained on or needs code of theirs."""
+    """The checkpoint's tokenizer, by transformers where it is to be trained on or needs code of
+    theirs.
+    """
     from models.checkpoints.tokenizer import Fast
 
     try:
@@ -239,11 +293,15 @@ def _tokenizer(folder: Path, trainable: bool) -> Any:
 
 def _unloadable(folder: Path, error: Exception) -> ValueError:
     reason = str(error).strip().split("\n")[0][:300]
-    return ValueError(f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another")
+    return ValueError(
+        f"{folder} cannot be loaded ({reason}): copy or save the checkpoint again, or give another"
+    )
 
 
 def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) -> Any:
-    """The checkpoint's model by transformers, on its device. Raises ValueError for tensors that are missing, unexpected or misshapen."""
+    """The checkpoint's model by transformers, on its device. Raises ValueError for tensors that
+    are missing, unexpected or misshapen.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig
@@ -251,15 +309,20 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
 
     published = LAYOUTS.get(layout or "")
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    bars = bar.is_progress_bar_enabled() and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
+    bars = (
+        bar.is_progress_bar_enabled()
+        and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
+    )
     told = bar.get_verbosity()
     try:
-        bar.set_verbosity_error()  # what it would say of surplus tensors is said below, or they are a head's
+        # what it would say of surplus tensors is said below, or they are a head's
+        bar.set_verbosity_error()
         if bars:  # nobody needs to see a small model load
             bar.disable_progress_bar()
         config = AutoConfig.from_pretrained(folder, **local)
         if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
-            config.get_text_config().tie_word_embeddings = True  # else the output layer would be random numbers
+            # else the output layer would be random numbers
+            config.get_text_config().tie_word_embeddings = True
         model, info = _maker(folder, config).from_pretrained(
             folder, config=config, dtype=getattr(torch, kind), output_loading_info=True, **local
         )
@@ -271,24 +334,32 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
             bar.enable_progress_bar()
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         found = {str(k[0] if isinstance(k, tuple) else k) for k in info.get(what, ())}
-        names = sorted(name for name in found if not (published and name.startswith(published.prefix)))
+        names = sorted(
+            name for name in found if not (published and name.startswith(published.prefix))
+        )
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(
-                f"{folder}: {what.removesuffix('_keys')} tensors {', '.join(names[:3])}{more}: its weights are not those of a "
+                f"{folder}: {what.removesuffix('_keys')} tensors "
+                f"{', '.join(names[:3])}{more}: its weights are not those of a "
                 f"{type(model).__name__}; copy the checkpoint again, or correct config.json"
             )
     return model.to(place).eval().requires_grad_(False)
 
 
 def _maker(folder: Path, config: Any) -> Any:
-    """The class of transformers that loads it: for texts alone, or for texts and pictures, of which the half for texts is used."""
+    """The class of transformers that loads it: for texts alone, or for texts and pictures, of
+    which the half for texts is used.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     for maker in (AutoModelForCausalLM, AutoModelForImageTextToText):
         if type(config) in maker._model_mapping.keys():  # noqa: SIM118 (it is no dict)
             return maker
-    raise ValueError(f"{folder} is a {config.model_type}, which transformers does not load as a language model: give another checkpoint")
+    raise ValueError(
+        f"{folder} is a {config.model_type}, which transformers does not load as a language "
+        "model: give another checkpoint"
+    )
 
 
 def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
@@ -303,15 +374,19 @@ def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
     except RuntimeError:
         raise ValueError(f"unknown device {device!r}: use auto, cpu or cuda") from None
     if place.type == "cuda" and not cuda:
-        raise ValueError("this torch sees no cuda device: use --device cpu, or install a torch built for your GPU")
+        raise ValueError(
+            "this torch sees no cuda device: use --device cpu, or install a torch built for your "
+            "GPU"
+        )
     return place, chosen_dtype(folder, place.type) if dtype == "auto" else dtype
 
 
 def chosen_dtype(folder: Path, device: str) -> str:
-    """The float type that a checkpoint is computed in where nobody says one: decided by checkpoint and device, never by what is free.
+    """The float type that a checkpoint is computed in where nobody says one: decided by checkpoint
+    and device, never by what is free.
 
-    On a GPU bfloat16, or the checkpoint's own float16. On a CPU the checkpoint's own bfloat16 where it has instructions for that, else
-    float32, which holds every 16-bit number.
+    On a GPU bfloat16, or the checkpoint's own float16. On a CPU the checkpoint's own bfloat16 where
+    it has instructions for that, else float32, which holds every 16-bit number.
     """
     own = own_dtype(folder)
     if device == "cuda":
@@ -323,12 +398,16 @@ def own_dtype(folder: Path) -> str:
     """The float type that config.json gives; "float32" where it gives none."""
     raw = _read_json(folder / "config.json", f"{folder} is not a checkpoint")
     inner = raw.get("text_config") or {}
-    named = raw.get("dtype") or raw.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
+    named = (
+        raw.get("dtype") or raw.get("torch_dtype") or inner.get("dtype") or inner.get("torch_dtype")
+    )
     return str(named or "float32").removeprefix("torch.")
 
 
 def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers by instructions of its own (AVX-512 BF16, AMX), and torch's oneDNN uses them."""
+    """Whether this CPU multiplies bfloat16 numbers by instructions of its own (AVX-512 BF16,
+    AMX), and torch's oneDNN uses them.
+    """
     import torch
 
     if not torch.backends.mkldnn.is_available():
@@ -337,8 +416,15 @@ def fast_bfloat16() -> bool:
     return bool(known) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, settings: dict[str, Any] | None = None) -> Path:
-    """Write a checkpoint; the folder appears at once and complete, replacing one that is there. Returns its path.
+def save_model(
+    path: str | Path,
+    model: Any,
+    tokenizer: Any,
+    head: Any = None,
+    settings: dict[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint; the folder appears at once and complete, replacing one that is there.
+    Returns its path.
 
     Raises ValueError for settings that `describe` would refuse.
     """
@@ -348,9 +434,14 @@ def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, s
     if settings is not None:
         check_settings(settings)
         if settings.get("value_head") and head is None:
-            raise ValueError("the settings promise a value head, but none is given: give head=, or set value_head to false")
+            raise ValueError(
+                "the settings promise a value head, but none is given: give head=, or set "
+                "value_head to false"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True) as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.", dir=path.parent, ignore_cleanup_errors=True
+    ) as temporary:
         fresh = Path(temporary, "new")
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
@@ -365,10 +456,11 @@ def save_model(path: str | Path, model: Any, tokenizer: Any, head: Any = None, s
 
 
 def resolve(path: str | Path, weights: bool = True) -> Path:
-    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without `weights` its JSON files only.
+    """The folder of a checkpoint; a hub id is looked up in the hub's cache or downloaded, without
+    `weights` its JSON files only.
 
-    A GGUF file, an adapter and quantised weights are made a plain folder first (`models.checkpoints.sources`). Raises ValueError that says
-    what to do.
+    A GGUF file, an adapter and quantised weights are made a plain folder first
+    (`models.checkpoints.sources`). Raises ValueError that says what to do.
     """
     name = str(path)
     if Path(path).exists():
@@ -377,15 +469,24 @@ def resolve(path: str | Path, weights: bool = True) -> Path:
         raise ValueError(f"no folder {name}: check the path of the checkpoint")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json"] + (["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"] if weights else [])
+    patterns = ["*.json"] + (
+        ["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"] if weights else []
+    )
     try:
         found = Path(snapshot_download(name, allow_patterns=patterns))
         if not (found / "config.json").exists():  # an adapter, or nothing but GGUF files
-            found = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.gguf", "*.jinja"]))
+            found = Path(
+                snapshot_download(
+                    name, allow_patterns=["*.json", "*.safetensors", "*.gguf", "*.jinja"]
+                )
+            )
             weights = True
     except Exception as error:  # the hub's client raises what its HTTP library raises
         reason = str(error).strip().split("\n")[0][:200]
-        message = f"{name} is neither a folder nor a model on the hub that can be reached now ({type(error).__name__}: {reason})"
+        message = (
+            f"{name} is neither a folder nor a model on the hub that can be reached now "
+            f"({type(error).__name__}: {reason})"
+        )
         raise ValueError(f"{message}: check the path, or the name and the network") from error
     return plain(found, resolve) if weights else found
 
@@ -394,6 +495,10 @@ def _read_json(path: Path, problem: str) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{problem}: it has no {path.name}: give the folder that save_pretrained wrote") from None
+        raise ValueError(
+            f"{problem}: it has no {path.name}: give the folder that save_pretrained wrote"
+        ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{problem}: {path} cannot be read ({error}): correct or copy it again") from None
+        raise ValueError(
+            f"{problem}: {path} cannot be read ({error}): correct or copy it again"
+        ) from None

@@ -1,4 +1,5 @@
-"""Quantised checkpoints as plain ones: each tensor is read, multiplied out and written in bfloat16 (float16 where its scales are).
+"""Quantised checkpoints as plain ones: each tensor is read, multiplied out and written in bfloat16
+(float16 where its scales are).
 
 What is known: 8-bit floats with scales of blocks or rows (DeepSeek's layout and that of
 compressed-tensors), AWQ of 4 bits, GPTQ of 2, 4 and 8. Any other method is refused in a sentence.
@@ -17,7 +18,9 @@ KNOWN = ("fp8", "compressed-tensors", "gptq", "awq")
 
 
 def quantised(folder: Path) -> dict[str, Any] | None:
-    """The `quantization_config` of a checkpoint, None where its weights are plain. Raises ValueError for a method that is not known."""
+    """The `quantization_config` of a checkpoint, None where its weights are plain. Raises
+    ValueError for a method that is not known.
+    """
     try:
         raw = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
@@ -29,18 +32,22 @@ def quantised(folder: Path) -> dict[str, Any] | None:
     known = name in KNOWN and (name == "fp8" or bits in (2, 4, 8))
     if name == "awq" and (bits != 4 or str(method.get("version", "gemm")).lower() != "gemm"):
         known = False
-    if name == "compressed-tensors" and not str(method.get("format", "")).startswith(("float-quantized", "naive-quantized")):
+    if name == "compressed-tensors" and not str(method.get("format", "")).startswith(
+        ("float-quantized", "naive-quantized")
+    ):
         known = False
     if not known:
         raise ValueError(
-            f"{folder} is quantised by {name}, which is not read here: give its original in 16 bits, a GGUF file, "
+            f"{folder} is quantised by {name}, which is not read here: give its original in "
+            "16 bits, a GGUF file, "
             "or one in GPTQ, AWQ or 8-bit floats; or serve it (vLLM, llama.cpp) and give the server"
         )
     return dict(method)
 
 
 def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
-    """Write the checkpoint `source`, whose `quantization_config` is `method`, as a plain one into `folder`.
+    """Write the checkpoint `source`, whose `quantization_config` is `method`, as a plain one into
+    `folder`.
 
     Raises ValueError, naming it, for a tensor that does not fit its scales.
     """
@@ -70,11 +77,21 @@ def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
         size = 0
 
     packed, scales = _suffixes(str(method["quant_method"]))
-    aside = {".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_scale_inv", ".input_scale", ".weight_zero_point"}
+    aside = {
+        ".qzeros",
+        ".scales",
+        ".g_idx",
+        ".weight_scale",
+        ".weight_scale_inv",
+        ".input_scale",
+        ".weight_zero_point",
+    }
     dtype = None
     for name in places:
         stem = name.removesuffix(packed)
-        if name.endswith(tuple(aside)) and any(stem_of + packed in places for stem_of in [name.rpartition(".")[0]]):
+        if name.endswith(tuple(aside)) and any(
+            stem_of + packed in places for stem_of in [name.rpartition(".")[0]]
+        ):
             continue
         try:
             if name.endswith(packed) and any(stem + scale in places for scale in scales):
@@ -83,7 +100,9 @@ def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
             else:
                 tensor = read(name)
         except (RuntimeError, IndexError, KeyError, ValueError, SafetensorError) as error:
-            raise ValueError(f"{source}: {name} does not fit its scales ({error}): copy the checkpoint again") from error
+            raise ValueError(
+                f"{source}: {name} does not fit its scales ({error}): copy the checkpoint again"
+            ) from error
         if tensor.dtype == torch.float16 and dtype is None:
             dtype = torch.float16
         shard[name] = tensor.contiguous()
@@ -99,7 +118,11 @@ def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
     config["dtype"] = "float16" if dtype is not None else "bfloat16"
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for file in source.iterdir():
-        if file.is_file() and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin")) and file.name != "config.json":
+        if (
+            file.is_file()
+            and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin"))
+            and file.name != "config.json"
+        ):
             shutil.copy(file, folder)
     if (source / "value_head.safetensors").exists():
         shutil.copy(source / "value_head.safetensors", folder)
@@ -120,18 +143,26 @@ def _multiplied(parts: dict[str, Any], method: dict[str, Any]) -> Any:
     if name not in ("gptq", "awq"):
         inverse = parts.get(".weight_scale_inv")
         scale = parts[".weight_scale"] if inverse is None else inverse
-        return (parts[".weight"].float() * _spread(scale.float(), parts[".weight"].shape, method)).to(torch.bfloat16)
+        return (
+            parts[".weight"].float() * _spread(scale.float(), parts[".weight"].shape, method)
+        ).to(torch.bfloat16)
     bits = int(method.get("bits", 4))
     numbers = _unpacked(parts[".qweight"], bits, 1 if name == "awq" else 0)
     zeros = _unpacked(parts[".qzeros"], bits, 1)
     if name == "awq":
         order = torch.tensor(AWQ_ORDER).argsort()
-        numbers, zeros = (side.unflatten(1, (-1, 8))[:, :, order].flatten(1) for side in (numbers, zeros))
+        numbers, zeros = (
+            side.unflatten(1, (-1, 8))[:, :, order].flatten(1) for side in (numbers, zeros)
+        )
     elif method.get("checkpoint_format", "gptq") != "gptq_v2":
         zeros = zeros + 1  # the first layout keeps them less one
     size = int(method.get("group_size", 128))
     rows = len(numbers)
-    groups = parts[".g_idx"].long() if ".g_idx" in parts else torch.arange(rows) // (size if size > 0 else rows)
+    groups = (
+        parts[".g_idx"].long()
+        if ".g_idx" in parts
+        else torch.arange(rows) // (size if size > 0 else rows)
+    )
     scales = parts[".scales"]
     found = (numbers - zeros[groups]).float() * scales.float()[groups]
     return found.T.to(scales.dtype)
@@ -148,7 +179,9 @@ def _unpacked(words: Any, bits: int, axis: int) -> Any:
 
 
 def _spread(scale: Any, shape: Any, method: dict[str, Any]) -> Any:
-    """Scales of blocks as one number for each weight; those of rows, or of the whole tensor, spread by themselves."""
+    """Scales of blocks as one number for each weight; those of rows, or of the whole tensor,
+    spread by themselves.
+    """
     block = method.get("weight_block_size")
     if scale.dim() < 2 or not block or scale.shape[1] == 1:
         return scale if scale.dim() != 1 or len(scale) == 1 else scale[:, None]

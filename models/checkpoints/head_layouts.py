@@ -1,6 +1,8 @@
-"""Where a checkpoint keeps its value head, told by its config and the names of its tensors: needs no torch, reads no weights.
+"""Where a checkpoint keeps its value head, told by its config and the names of its tensors: needs
+no torch, reads no weights.
 
-Ours stands in a file of its own. Published reward models keep theirs among the model's tensors, under names by which it is known here.
+Ours stands in a file of its own. Published reward models keep theirs among the model's tensors,
+under names by which it is known here.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ class Layout:
     """A published kind of head.
 
     classes  how the names of the classes end that have it (`architectures` in config.json)
-    layers   (name, rows) of its linear layers, 0 rows: as many as the hidden size, with a ReLU after it. Two rows at the end are two
-             classes, the second for success; one is its log-odds
+    layers   (name, rows) of its linear layers, 0 rows: as many as the hidden size, with a ReLU
+             after it. Two rows at the end are two classes, the second for success; one is its
+             log-odds
     biased   whether each layer must have a bias
     """
 
@@ -42,31 +45,43 @@ LAYOUTS = {
 
 
 def architecture(folder: Path) -> str:
-    """The name of the class that config.json gives, "" without one. Raises ValueError where config.json cannot be read."""
+    """The name of the class that config.json gives, "" without one. Raises ValueError where
+    config.json cannot be read.
+    """
     try:
         names = json.loads((folder / "config.json").read_text()).get("architectures")
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder}/config.json cannot be read ({error}): correct or copy it again") from None
+        raise ValueError(
+            f"{folder}/config.json cannot be read ({error}): correct or copy it again"
+        ) from None
     return str(names[0]) if names else ""
 
 
 def head_layout(folder: Path) -> str | None:
-    """Which head the checkpoint has or, by its class, should have: `OWN`, a name in `LAYOUTS`, or None.
+    """Which head the checkpoint has or, by its class, should have: `OWN`, a name in `LAYOUTS`, or
+    None.
 
     Raises ValueError where config.json cannot be read, and for two heads.
     """
     made, names = architecture(folder), set(tensor_names(folder))
     found = next((name for name, layout in LAYOUTS.items() if made.endswith(layout.classes)), None)
-    found = found or next((name for name, layout in LAYOUTS.items() if f"{layout.layers[0][0]}.weight" in names), None)
+    found = found or next(
+        (name for name, layout in LAYOUTS.items() if f"{layout.layers[0][0]}.weight" in names), None
+    )
     if not (folder / HEAD).exists():
         return found
     if found is not None:
-        raise ValueError(f"{folder} has two heads, {HEAD} and {LAYOUTS[found].prefix}*: remove the one that is not to judge")
+        raise ValueError(
+            f"{folder} has two heads, {HEAD} and {LAYOUTS[found].prefix}*: remove the one that "
+            "is not to judge"
+        )
     return OWN
 
 
 def tensor_names(folder: Path) -> Iterator[str]:
-    """Names of the tensors in the checkpoint's safetensors files, or in their index where only that is there."""
+    """Names of the tensors in the checkpoint's safetensors files, or in their index where only
+    that is there.
+    """
     for index in folder.glob("*.safetensors.index.json"):
         yield from json.loads(index.read_text()).get("weight_map", {})
     for file in folder.glob("*.safetensors"):
@@ -82,7 +97,9 @@ def files_of(folder: Path, prefix: str) -> Iterator[tuple[Path, str]]:
 
 
 def _header(file: Path) -> list[str]:
-    """Names in a safetensors file (8 bytes of length, then JSON); [] for a broken one, which loading will refuse by name."""
+    """Names in a safetensors file (8 bytes of length, then JSON); [] for a broken one, which
+    loading will refuse by name.
+    """
     try:
         with open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")

@@ -1,9 +1,11 @@
 """The value head: the chance that a text which ends here ends well.
 
-It is one linear layer and a sigmoid on the last hidden state (after the final norm), the vector that the next token is drawn from,
-so it costs nothing beside the pass that reads the step's last token. It lives in `value_head.safetensors` beside the checkpoint,
-because a tensor inside the model's own files would be "unexpected" to `AutoModelForCausalLM`. The heads of published reward models
-(`models.checkpoints.head_layouts`) become the same: the softmax of two classes is the sigmoid of their difference.
+It is one linear layer and a sigmoid on the last hidden state (after the final norm), the vector
+that the next token is drawn from, so it costs nothing beside the pass that reads the step's last
+token. It lives in `value_head.safetensors` beside the checkpoint, because a tensor inside the
+model's own files would be "unexpected" to `AutoModelForCausalLM`. The heads of published reward
+models (`models.checkpoints.head_layouts`) become the same: the softmax of two classes is the
+sigmoid of their difference.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ GRID = 2.0**16
 
 
 class ValueHead(nn.Module):
-    """Linear and sigmoid. `weight` float32 [1, hidden], `bias` float32 [1], both 0 at birth (value 1/2 everywhere)."""
+    """Linear and sigmoid. `weight` float32 [1, hidden], `bias` float32 [1], both 0 at birth
+    (value 1/2 everywhere).
+    """
 
     def __init__(self, hidden: int):
         super().__init__()
@@ -35,7 +39,9 @@ class ValueHead(nn.Module):
         return hidden @ self.weight[0].to(hidden.dtype) + self.bias.to(hidden.dtype)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., hidden] of any float type -> float32 [...]: log-odds of success, what a cross-entropy wants."""
+        """[..., hidden] of any float type -> float32 [...]: log-odds of success, what a
+        cross-entropy wants.
+        """
         return self.odds(hidden.float()).float()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -44,7 +50,9 @@ class ValueHead(nn.Module):
 
 
 class DeepHead(ValueHead):
-    """A value head behind a linear layer with a ReLU. `inner_weight` float32 [hidden, hidden], `inner_bias` float32 [hidden]."""
+    """A value head behind a linear layer with a ReLU. `inner_weight` float32 [hidden, hidden],
+    `inner_bias` float32 [hidden].
+    """
 
     def __init__(self, hidden: int):
         super().__init__(hidden)
@@ -53,12 +61,15 @@ class DeepHead(ValueHead):
 
     def odds(self, hidden: torch.Tensor) -> torch.Tensor:
         """As `ValueHead.odds`."""
-        inner = nn.functional.linear(hidden, self.inner_weight.to(hidden.dtype), self.inner_bias.to(hidden.dtype))
+        inner = nn.functional.linear(
+            hidden, self.inner_weight.to(hidden.dtype), self.inner_bias.to(hidden.dtype)
+        )
         return super().odds(torch.relu(inner))
 
 
 def values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
-    """float32 [rows], in [0, 1], of [rows, hidden]: the head's values, rounded to 2^-16 as all that enters a tree; nan without a head.
+    """float32 [rows], in [0, 1], of [rows, hidden]: the head's values, rounded to 2^-16 as all that
+    enters a tree; nan without a head.
 
     After the rounding the number of rows does not show.
     """
@@ -66,7 +77,9 @@ def values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
 
 
 def exact_values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
-    """float64 [rows], in [0, 1], of [rows, hidden]: the values before they are rounded, to make one of several; nan without a head."""
+    """float64 [rows], in [0, 1], of [rows, hidden]: the values before they are rounded, to make
+    one of several; nan without a head.
+    """
     if head is None or not len(hidden):
         return np.full(len(hidden), np.nan)
     return torch.sigmoid(head.odds(hidden.double())).cpu().numpy()  # type: ignore[no-any-return]
@@ -75,7 +88,8 @@ def exact_values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
 def load_head(folder: str | Path, hidden: int) -> ValueHead | None:
     """The head in the file beside a checkpoint, or None where there is no file of that name.
 
-    Raises ValueError that names a missing, surplus, misshapen or non-finite tensor: a head is never filled with random numbers.
+    Raises ValueError that names a missing, surplus, misshapen or non-finite tensor: a head is never
+    filled with random numbers.
     """
     path = Path(folder) / HEAD
     if not path.exists():
@@ -83,7 +97,10 @@ def load_head(folder: str | Path, hidden: int) -> ValueHead | None:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): save the checkpoint again, or remove the file to go without a head") from None
+        raise ValueError(
+            f"{path} cannot be read ({error}): save the checkpoint again, or remove the file to "
+            "go without a head"
+        ) from None
     head = ValueHead(hidden)
     _check(path, tensors, {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()})
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
@@ -91,9 +108,11 @@ def load_head(folder: str | Path, hidden: int) -> ValueHead | None:
 
 
 def published_head(folder: str | Path, layout: str, hidden: int) -> ValueHead:
-    """The head among a published checkpoint's own tensors, where its layout (a name in `LAYOUTS`) says.
+    """The head among a published checkpoint's own tensors, where its layout (a name in `LAYOUTS`)
+    says.
 
-    Raises ValueError as `load_head` does: `AutoModelForTokenClassification` would only warn of a missing head, and judge at random.
+    Raises ValueError as `load_head` does: `AutoModelForTokenClassification` would only warn of a
+    missing head, and judge at random.
     """
     folder, kind = Path(folder), LAYOUTS[layout]
     tensors: dict[str, torch.Tensor] = {}
@@ -103,12 +122,21 @@ def published_head(folder: str | Path, layout: str, hidden: int) -> ValueHead:
     wanted: dict[str, tuple[int, ...]] = {}
     for name, rows in kind.layers:
         wanted |= {f"{name}.weight": (rows or hidden, hidden), f"{name}.bias": (rows or hidden,)}
-    _check(folder, tensors, wanted, () if kind.biased else tuple(name for name in wanted if name.endswith(".bias")))
+    _check(
+        folder,
+        tensors,
+        wanted,
+        () if kind.biased else tuple(name for name in wanted if name.endswith(".bias")),
+    )
     *inner, (last, _) = kind.layers
-    weight, bias = (tensors[f"{last}.{part}"].double() if f"{last}.{part}" in tensors else None for part in ("weight", "bias"))
+    weight, bias = (
+        tensors[f"{last}.{part}"].double() if f"{last}.{part}" in tensors else None
+        for part in ("weight", "bias")
+    )
     assert weight is not None
     bias = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias
-    state = {"weight": weight[-1:] - weight[:-1].sum(0), "bias": bias[-1:] - bias[:-1].sum()}  # of one row: minus nothing
+    # of one row: minus nothing
+    state = {"weight": weight[-1:] - weight[:-1].sum(0), "bias": bias[-1:] - bias[:-1].sum()}
     for name, _ in inner:
         state |= {"inner_weight": tensors[f"{name}.weight"], "inner_bias": tensors[f"{name}.bias"]}
     head = DeepHead(hidden) if inner else ValueHead(hidden)
@@ -116,27 +144,46 @@ def published_head(folder: str | Path, layout: str, hidden: int) -> ValueHead:
     return head.eval().requires_grad_(False)
 
 
-def _check(where: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, tuple[int, ...]], optional: tuple[str, ...] = ()) -> None:
-    """Raises ValueError that names a tensor of a head that is missing, surplus, misshapen or not finite."""
+def _check(
+    where: Path,
+    tensors: Mapping[str, torch.Tensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    optional: tuple[str, ...] = (),
+) -> None:
+    """Raises ValueError that names a tensor of a head that is missing, surplus, misshapen or not
+    finite.
+    """
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             if name in optional:
                 continue
-            raise ValueError(f"{where} has no tensor {name!r}: save or copy the checkpoint again with its head")
+            raise ValueError(
+                f"{where} has no tensor {name!r}: save or copy the checkpoint again with its head"
+            )
         if name not in wanted:
-            raise ValueError(f"{where} has an unknown tensor {name!r}: its head holds {' and '.join(wanted)} only; save or copy it again")
+            raise ValueError(
+                f"{where} has an unknown tensor {name!r}: its head holds {' and '.join(wanted)} "
+                "only; save or copy it again"
+            )
         if tuple(tensors[name].shape) != wanted[name]:
             raise ValueError(
-                f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model needs {wanted[name]}: use the head that was "
+                f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model needs "
+                f"{wanted[name]}: use the head that was "
                 "trained with this model"
             )
         if not bool(torch.isfinite(tensors[name]).all()):
-            raise ValueError(f"{where}: {name} holds numbers that are not finite: train the head again, or copy it again")
+            raise ValueError(
+                f"{where}: {name} holds numbers that are not finite: train the head again, or "
+                "copy it again"
+            )
 
 
 def save_head(folder: str | Path, head: ValueHead) -> Path:
     """Write the head's file into `folder`; returns its path."""
     path = Path(folder) / HEAD
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    tensors = {
+        name: tensor.detach().float().cpu().contiguous()
+        for name, tensor in head.state_dict().items()
+    }
     save_file(tensors, path, metadata={"format": "pt"})
     return path

@@ -1,7 +1,9 @@
-"""Checkpoints of the shape of Llama without transformers: their config as a dataclass, their weights read once, straight from the files.
+"""Checkpoints of the shape of Llama without transformers: their config as a dataclass, their
+weights read once, straight from the files.
 
-`Llama` stands where the engine expects a transformers model, but has no forward of its own: `models.engine.llama_cpu` computes it. What a
-config says beyond what is known here makes it none of ours, and transformers reads it.
+`Llama` stands where the engine expects a transformers model, but has no forward of its own:
+`models.engine.llama_cpu` computes it. What a config says beyond what is known here makes it none of
+ours, and transformers reads it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ import torch
 from models.checkpoints.head_layouts import LAYOUTS, head_layout
 from models.checkpoints.safetensors_files import Tensors
 
-SHAPES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+SHAPES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 #: names in a config that change no number of a forward pass
 IDLE = frozenset((
     "_attn_implementation_autoset", "_model_name_or_path", "_name_or_path", "architectures",
@@ -77,11 +84,17 @@ GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
 def read_config(raw: dict[str, Any]) -> Config | None:
-    """The config of a checkpoint, from what its config.json holds; None where that is not all understood, and transformers must read it."""
+    """The config of a checkpoint, from what its config.json holds; None where that is not all
+    understood, and transformers must read it.
+    """
     kind = raw.get("model_type")
     if kind not in SHAPES or raw.get("hidden_act", "silu") != "silu" or raw.get("rope_interleaved"):
         return None
-    unknown = {name for name, value in raw.items() if value not in (None, False) and name not in IDLE | READ}
+    unknown = {
+        name
+        for name, value in raw.items()
+        if value not in (None, False) and name not in IDLE | READ
+    }
     if unknown - {"rope_interleaved"}:
         return None
     try:
@@ -104,7 +117,8 @@ def read_config(raw: dict[str, Any]) -> Config | None:
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             rope=rope,
             windows=windows,
-            biases=(ATTENTION[:3] if kind == "qwen2" else biased) + (GATED if raw.get("mlp_bias") and kind == "llama" else ()),
+            biases=(ATTENTION[:3] if kind == "qwen2" else biased)
+            + (GATED if raw.get("mlp_bias") and kind == "llama" else ()),
             head_norms=kind == "qwen3",
             eos_token_id=raw.get("eos_token_id"),
             bos_token_id=raw.get("bos_token_id"),
@@ -114,14 +128,22 @@ def read_config(raw: dict[str, Any]) -> Config | None:
 
 
 def _rope(raw: dict[str, Any]) -> dict[str, Any] | None:
-    """Rotation as transformers 5 writes it (`rope_parameters`), or 4 (`rope_theta`, `rope_scaling`); None for a type not known here."""
+    """Rotation as transformers 5 writes it (`rope_parameters`), or 4 (`rope_theta`,
+    `rope_scaling`); None for a type not known here.
+    """
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
     rope.setdefault("rope_theta", raw.get("rope_theta", 10_000.0))
     known = {
         "default": {"rope_theta"},
         "linear": {"rope_theta", "factor"},
-        "llama3": {"rope_theta", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+        "llama3": {
+            "rope_theta",
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        },
     }
     named = {name for name, value in rope.items() if value is not None} - {"rope_type"}
     return rope if known.get(rope["rope_type"]) == named else None
@@ -142,18 +164,22 @@ def _windows(raw: dict[str, Any], kind: str, layers: int) -> tuple[int, ...] | N
 
 
 class Llama:
-    """A checkpoint as `models.Engine` takes it in place of a transformers model, and the weights that `models.engine.llama_cpu` packs.
+    """A checkpoint as `models.Engine` takes it in place of a transformers model, and the weights
+    that `models.engine.llama_cpu` packs.
 
     config             `Config`
     generation_config  with eos_token_id, of generation_config.json
 
-    The weights are on disk: each is read once, when it is packed. The table of embeddings is read where it lies in the file.
+    The weights are on disk: each is read once, when it is packed. The table of embeddings is read
+    where it lies in the file.
     """
 
     training = False
     device = torch.device("cpu")
 
-    def __init__(self, folder: Path, config: Config, tensors: Tensors, prefix: str, dtype: torch.dtype):
+    def __init__(
+        self, folder: Path, config: Config, tensors: Tensors, prefix: str, dtype: torch.dtype
+    ):
         self.config, self.dtype, self.folder = config, dtype, folder
         self._tensors, self._ignored = tensors, prefix
         try:
@@ -165,7 +191,8 @@ class Llama:
 
     @classmethod
     def open(cls, folder: Path, dtype: torch.dtype) -> Llama | None:
-        """The checkpoint in a folder; None where its config or its tensors are others than those known here.
+        """The checkpoint in a folder; None where its config or its tensors are others than those
+        known here.
 
         Raises ValueError for files that are broken or cut short.
         """
@@ -175,13 +202,23 @@ class Llama:
             return None
         config = read_config(raw)
         published = LAYOUTS.get(head_layout(folder) or "")
-        if config is None or (published is None and raw.get("architectures") not in ([config.architecture], None)):
+        if config is None or (
+            published is None and raw.get("architectures") not in ([config.architecture], None)
+        ):
             return None
         tensors = Tensors(folder)
         prefix = published.prefix if published else ""
-        tied = config.tie_word_embeddings or (published is not None and "lm_head.weight" not in tensors)
-        found = {name: tensors.shape(name) for name in tensors if not (prefix and name.startswith(prefix))}
-        found = {name: shape for name, shape in found.items() if not name.endswith("rotary_emb.inv_freq")}
+        tied = config.tie_word_embeddings or (
+            published is not None and "lm_head.weight" not in tensors
+        )
+        found = {
+            name: tensors.shape(name)
+            for name in tensors
+            if not (prefix and name.startswith(prefix))
+        }
+        found = {
+            name: shape for name, shape in found.items() if not name.endswith("rotary_emb.inv_freq")
+        }
         if tied:
             found.pop("lm_head.weight", None)
         if found != _wanted(config, tied) or None in tensors.dtypes():
@@ -191,13 +228,23 @@ class Llama:
     @property
     def head(self) -> torch.Tensor:
         """The output layer, [vocabulary, hidden], of the type computed in."""
-        own = "lm_head.weight" if "lm_head.weight" in self._tensors and not self.config.tie_word_embeddings else "model.embed_tokens.weight"
+        own = (
+            "lm_head.weight"
+            if "lm_head.weight" in self._tensors and not self.config.tie_word_embeddings
+            else "model.embed_tokens.weight"
+        )
         return self._tensors.read(own).to(self.dtype)
 
     def product(self, *names: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weights [out, in] and bias [out] or None of one or more linear layers side by side, of the type computed in."""
+        """Weights [out, in] and bias [out] or None of one or more linear layers side by side, of
+        the type computed in.
+        """
         found = [self._tensors.read(f"model.{name}.weight").to(self.dtype) for name in names]
-        biased = any(name.endswith(self.config.biases) for name in names) if self.config.biases else False
+        biased = (
+            any(name.endswith(self.config.biases) for name in names)
+            if self.config.biases
+            else False
+        )
         if not biased:
             return torch.cat(found) if len(found) > 1 else found[0], None
         biases = [self._tensors.read(f"model.{name}.bias").to(self.dtype) for name in names]
@@ -214,7 +261,9 @@ class Llama:
         return self.config.windows[layer]
 
     def angles(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines of the positions 0 to count - 1, float32 [count, head_dim] (Su et al. 2021; `_rates`)."""
+        """Cosines and sines of the positions 0 to count - 1, float32 [count, head_dim] (Su et
+        al. 2021; `_rates`).
+        """
         turns = torch.arange(count).float()[:, None] * _rates(self.config)[None]
         turns = torch.cat([turns, turns], -1)
         return turns.cos().numpy(), turns.sin().numpy()
@@ -226,12 +275,17 @@ class Llama:
     def to(self, device: Any) -> Llama:
         """Itself. Raises ValueError for another device than a CPU."""
         if torch.device(device).type != "cpu":
-            raise ValueError("these weights are packed for a CPU: load the checkpoint with device= instead of moving it")
+            raise ValueError(
+                "these weights are packed for a CPU: load the checkpoint with device= instead of "
+                "moving it"
+            )
         return self
 
     def num_parameters(self) -> int:
         """Numbers in all tensors, a tied output layer counted once."""
-        names = [name for name in self._tensors if not (self._ignored and name.startswith(self._ignored))]
+        names = [
+            name for name in self._tensors if not (self._ignored and name.startswith(self._ignored))
+        ]
         if self.config.tie_word_embeddings and "lm_head.weight" in names:
             names.remove("lm_head.weight")
         return sum(math.prod(self._tensors.shape(name)) for name in names)
@@ -245,7 +299,13 @@ def _wanted(config: Config, tied: bool) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor."""
     width, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
     queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
-    products = dict(zip(ATTENTION, ((queries, width), (keys, width), (keys, width), (width, queries)), strict=True))
+    products = dict(
+        zip(
+            ATTENTION,
+            ((queries, width), (keys, width), (keys, width), (width, queries)),
+            strict=True,
+        )
+    )
     products |= dict(zip(GATED, ((inner, width), (inner, width), (width, inner)), strict=True))
     wanted: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (config.vocab_size, width),
@@ -262,15 +322,17 @@ def _wanted(config: Config, tied: bool) -> dict[str, tuple[int, ...]]:
         for name in ("input_layernorm", "post_attention_layernorm"):
             wanted[f"{layer}{name}.weight"] = (width,)
         if config.head_norms:
-            wanted[f"{layer}self_attn.q_norm.weight"] = wanted[f"{layer}self_attn.k_norm.weight"] = (dim,)
+            wanted[f"{layer}self_attn.q_norm.weight"] = wanted[
+                f"{layer}self_attn.k_norm.weight"
+            ] = (dim,)
     return wanted
 
 
 def _rates(config: Config) -> torch.Tensor:
     """Radians that each pair of numbers turns a position, float32 [head_dim / 2].
 
-    "linear" divides them by a factor (Chen et al. 2023, arXiv 2306.15595); "llama3" those of waves longer than the context it was first
-    trained on, with a smooth passage (Llama 3.1's model card).
+    "linear" divides them by a factor (Chen et al. 2023, arXiv 2306.15595); "llama3" those of waves
+    longer than the context it was first trained on, with a smooth passage (Llama 3.1's model card).
     """
     rope, dim = config.rope, config.head_dim
     rates = 1.0 / (float(rope["rope_theta"]) ** (torch.arange(0, dim, 2).float() / dim))
@@ -278,7 +340,11 @@ def _rates(config: Config) -> torch.Tensor:
         return rates / float(rope["factor"])
     if rope["rope_type"] == "default":
         return rates
-    factor, low, high = float(rope["factor"]), float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    factor, low, high = (
+        float(rope["factor"]),
+        float(rope["low_freq_factor"]),
+        float(rope["high_freq_factor"]),
+    )
     trained = float(rope["original_max_position_embeddings"])
     waves = 2 * math.pi / rates
     smooth = (trained / waves - low) / (high - low)

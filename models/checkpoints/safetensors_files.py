@@ -1,7 +1,8 @@
-"""Tensors of a checkpoint read straight from its safetensors files: no library between, and no second copy in memory.
+"""Tensors of a checkpoint read straight from its safetensors files: no library between, and no
+second copy in memory.
 
-A safetensors file is eight bytes (the length of what follows, little endian), a JSON object that gives each tensor's type, shape and place,
-and the numbers.
+A safetensors file is eight bytes (the length of what follows, little endian), a JSON object that
+gives each tensor's type, shape and place, and the numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class _Place:
 class Tensors:
     """The tensors in a folder's safetensors files, by name, our own value head's file left out.
 
-    Raises ValueError that says what to do for a file that is broken or cut short, and for a name that two files have.
+    Raises ValueError that says what to do for a file that is broken or cut short, and for a name
+    that two files have.
     """
 
     def __init__(self, folder: Path):
@@ -43,7 +45,10 @@ class Tensors:
                 continue
             for name, place in _places(file):
                 if name in self._places:
-                    raise ValueError(f"{folder}: {name} stands in two files, {self._places[name].file.name} and {file.name}: remove one")
+                    raise ValueError(
+                        f"{folder}: {name} stands in two files, {self._places[name].file.name} "
+                        f"and {file.name}: remove one"
+                    )
                 self._places[name] = place
 
     def __iter__(self) -> Iterator[str]:
@@ -57,7 +62,9 @@ class Tensors:
         return self._places[name].shape
 
     def dtypes(self) -> dict[torch.dtype | None, int]:
-        """Bytes of each float type; None: of types that are none, such as packed integers and 8-bit floats."""
+        """Bytes of each float type; None: of types that are none, such as packed integers and
+        8-bit floats.
+        """
         found: dict[torch.dtype | None, int] = {}
         for place in self._places.values():
             found[place.dtype] = found.get(place.dtype, 0) + place.stop - place.start
@@ -78,7 +85,9 @@ class Tensors:
         return _typed(raw, place)
 
     def mapped(self, name: str) -> torch.Tensor:
-        """The tensor where it lies in the file: only the rows that are looked at come into memory. It must not be written to."""
+        """The tensor where it lies in the file: only the rows that are looked at come into
+        memory. It must not be written to.
+        """
         place = self._places[name]
         raw = np.memmap(place.file, np.uint8, "c", place.start, (place.stop - place.start,))
         return _typed(torch.from_numpy(raw), place)
@@ -110,4 +119,6 @@ def _places(file: Path) -> Iterator[tuple[str, _Place]]:
                     raise ValueError(f"{name} has another size than its shape")
                 yield name, _Place(file, dtype, shape, start, stop)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{file} is broken or cut short ({error}): copy the checkpoint again") from None
+            raise ValueError(
+                f"{file} is broken or cut short ({error}): copy the checkpoint again"
+            ) from None

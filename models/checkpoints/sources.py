@@ -1,7 +1,8 @@
-"""What people have beside folders of safetensors: a GGUF file, a LoRA adapter, quantised weights. Each is made a plain folder, once.
+"""What people have beside folders of safetensors: a GGUF file, a LoRA adapter, quantised weights.
+Each is made a plain folder, once.
 
-The folder is kept in the user's cache (`XDG_CACHE_HOME`, else `~/.cache`), under a digest of what it was made from, and written beside and
-renamed, so that one which is there is whole.
+The folder is kept in the user's cache (`XDG_CACHE_HOME`, else `~/.cache`), under a digest of what
+it was made from, and written beside and renamed, so that one which is there is whole.
 """
 
 from __future__ import annotations
@@ -31,23 +32,31 @@ VERSION = "1"  #: changes where the same source would become another folder
 def plain(source: Path, resolve: Callable[[str], Path]) -> Path:
     """The plain folder for a file or folder; `source` itself where it is one.
 
-    resolve  from the name of a base checkpoint to its plain folder. Raises ValueError that says what to do.
+    resolve  from the name of a base checkpoint to its plain folder. Raises ValueError that says
+             what to do.
     """
     if source.is_file():
         if source.suffix.lower() != ".gguf":
-            raise ValueError(f"{source} is a file: give the folder of the checkpoint, or a .gguf file")
+            raise ValueError(
+                f"{source} is a file: give the folder of the checkpoint, or a .gguf file"
+            )
         return _of_gguf(source)
     if (source / ADAPTER).exists():
         return _of_adapter(source, resolve)
     if not (source / "config.json").exists():
         files = sorted(source.glob("*.gguf"))
         if len(files) > 1:
-            raise ValueError(f"{source} holds {len(files)} GGUF files: give one of them, such as {files[0]}")
+            raise ValueError(
+                f"{source} holds {len(files)} GGUF files: give one of them, such as {files[0]}"
+            )
         return _of_gguf(files[0]) if files else source
     method = quantised(source)
     if method is None:
         return source
-    return _made(_digest([*source.glob("*.json"), *source.glob("*.safetensors")]), lambda folder: dequantise(source, folder, method))
+    return _made(
+        _digest([*source.glob("*.json"), *source.glob("*.safetensors")]),
+        lambda folder: dequantise(source, folder, method),
+    )
 
 
 def cache_folder() -> Path:
@@ -60,20 +69,29 @@ _digests: dict[tuple[Any, ...], str] = {}
 
 
 def _digest(files: list[Path], *more: str, check: Callable[[], None] | None = None) -> str:
-    """16 hex digits of what the files hold; kept per process as long as paths, sizes and times stay the same.
+    """16 hex digits of what the files hold; kept per process as long as paths, sizes and times stay
+    the same.
 
     check  called before the files are read: raises ValueError where that would be in vain
     """
     files = sorted(files)
     state = [file.stat() for file in files]
-    key = (more, *((str(file), seen.st_size, seen.st_mtime_ns) for file, seen in zip(files, state, strict=True)))
+    key = (
+        more,
+        *(
+            (str(file), seen.st_size, seen.st_mtime_ns)
+            for file, seen in zip(files, state, strict=True)
+        ),
+    )
     if key not in _digests:
         if check is not None:
             check()
         digest = hashlib.sha256("|".join((VERSION, *more)).encode())
         for file in files:
             with open(file, "rb") as stream:
-                digest.update(file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+                digest.update(
+                    file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest()
+                )
         _digests[key] = digest.hexdigest()[:16]
     return _digests[key]
 
@@ -86,7 +104,9 @@ def _made(digest: str, make: Callable[[Path], None]) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{target.parent} cannot be written ({error}): set XDG_CACHE_HOME to a folder that can") from error
+        raise ValueError(
+            f"{target.parent} cannot be written ({error}): set XDG_CACHE_HOME to a folder that can"
+        ) from error
     with tempfile.TemporaryDirectory(prefix=".new.", dir=target.parent) as temporary:
         folder = Path(temporary, "made")
         folder.mkdir()
@@ -110,21 +130,29 @@ def _of_gguf(file: Path) -> Path:
 
 
 def _check_gguf(file: Path) -> int:
-    """How many numbers the tensors of a GGUF file hold. Raises ValueError unless it is whole and of types that can be read."""
+    """How many numbers the tensors of a GGUF file hold. Raises ValueError unless it is whole and
+    of types that can be read.
+    """
     with open(file, "rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise ValueError(f"{file} is no GGUF file: download it again, or give a folder of safetensors")
+            raise ValueError(
+                f"{file} is no GGUF file: download it again, or give a folder of safetensors"
+            )
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise ValueError(f"{file}: GGUF files need the package gguf: install Copse again, or give a folder of safetensors") from None
+        raise ValueError(
+            f"{file}: GGUF files need the package gguf: install Copse again, or give a folder of "
+            "safetensors"
+        ) from None
     try:
         reader = GGUFReader(file)
         ends = [int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors]
     except Exception as error:  # numpy's and the reader's own, of all kinds
         reason = str(error).strip().split("\n")[0][:120]
         raise ValueError(
-            f"{file} is cut short, or of a GGUF type that is not known ({reason}): download it again, or another file"
+            f"{file} is cut short, or of a GGUF type that is not known ({reason}): download "
+            "it again, or another file"
         ) from error
     if not ends or max(ends) > file.stat().st_size:
         raise ValueError(f"{file} is cut short: download it again")
@@ -132,33 +160,50 @@ def _check_gguf(file: Path) -> int:
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
-    """Dequantise a GGUF file by transformers into `folder`: 16-bit and 32-bit floats stay what they are, all else becomes bfloat16."""
+    """Dequantise a GGUF file by transformers into `folder`: 16-bit and 32-bit floats stay what
+    they are, all else becomes bfloat16.
+    """
     import torch
     from gguf import GGMLQuantizationType, GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    log.warning("%s is converted once, which takes a minute or more for a large one; it is kept in %s", file.name, cache_folder())
+    log.warning(
+        "%s is converted once, which takes a minute or more for a large one; it is kept in %s",
+        file.name,
+        cache_folder(),
+    )
     sizes: dict[Any, int] = {}
     for tensor in GGUFReader(file).tensors:
         sizes[tensor.tensor_type] = sizes.get(tensor.tensor_type, 0) + int(tensor.n_bytes)
     kept = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
     dtype = kept.get(max(sizes, key=lambda kind: sizes[kind]), torch.bfloat16)
-    place: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    place: dict[str, Any] = {
+        "gguf_file": file.name,
+        "local_files_only": True,
+        "trust_remote_code": False,
+    }
     try:
         with _quiet():
             model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
     except Exception as error:  # what a converter meets in a file that it does not know
         reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"{file} cannot be converted ({reason}): give the checkpoint as a folder of safetensors") from error
+        raise ValueError(
+            f"{file} cannot be converted ({reason}): give the checkpoint as a folder of safetensors"
+        ) from error
     config = model.config
     config.__dict__.pop("quantization_config", None)
     model.hf_quantizer = None  # its weights are plain now, which it does not know
     output = model.get_output_embeddings()
-    if not config.tie_word_embeddings and torch.equal(output.weight, model.get_input_embeddings().weight):
+    if not config.tie_word_embeddings and torch.equal(
+        output.weight, model.get_input_embeddings().weight
+    ):
         config.tie_word_embeddings = True
         model.tie_weights()
-    ids = {name: getattr(config, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {
+        name: getattr(config, name, None)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     model.generation_config = GenerationConfig(**ids)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -184,14 +229,25 @@ def _of_adapter(source: Path, resolve: Callable[[str], Path]) -> Path:
     settings = _read(source / ADAPTER)
     name = settings.get("base_model_name_or_path")
     if not name:
-        raise ValueError(f"{source / ADAPTER} does not name its base: write the folder of it as base_model_name_or_path")
+        raise ValueError(
+            f"{source / ADAPTER} does not name its base: write the folder of it as "
+            "base_model_name_or_path"
+        )
     beside = source / str(name)
     try:
         base = resolve(str(beside if beside.is_dir() else name))
     except ValueError as error:
         message = f"{source} is an adapter, and its base {name} is not there ({error})"
-        raise ValueError(f"{message}: copy the base to this path, or correct base_model_name_or_path in its {ADAPTER}") from error
-    files = [f for pattern in ("*.json", "*.safetensors", "*.bin") for folder in (source, base) for f in folder.glob(pattern)]
+        raise ValueError(
+            f"{message}: copy the base to this path, or correct base_model_name_or_path in its "
+            f"{ADAPTER}"
+        ) from error
+    files = [
+        f
+        for pattern in ("*.json", "*.safetensors", "*.bin")
+        for folder in (source, base)
+        for f in folder.glob(pattern)
+    ]
     needed = weight_bytes([base])
 
     def merge(folder: Path) -> None:
@@ -206,7 +262,9 @@ def _merge(source: Path, base: Path, folder: Path) -> None:
     try:
         from peft import PeftModel
     except ImportError:
-        raise ValueError(f'{source} is an adapter, which needs a package: pip install "copse-search[train]"') from None
+        raise ValueError(
+            f'{source} is an adapter, which needs a package: pip install "copse-search[train]"'
+        ) from None
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -218,7 +276,10 @@ def _merge(source: Path, base: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(source if own else base, **local)
     except Exception as error:  # peft's and torch's, of all kinds
         reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"{source} does not fit its base {base} ({reason}): give the base that it was trained on") from error
+        raise ValueError(
+            f"{source} does not fit its base {base} ({reason}): give the base that it was "
+            "trained on"
+        ) from error
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for name in (GUIDE, HEAD):

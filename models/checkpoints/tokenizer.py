@@ -1,7 +1,9 @@
-"""A checkpoint's tokenizer by the `tokenizers` package alone: importing transformers costs as much as a short search.
+"""A checkpoint's tokenizer by the `tokenizers` package alone: importing transformers costs as much
+as a short search.
 
-`Fast` has what Copse uses of transformers' tokenizers, under their names. Only what needs none of transformers' own
-code is read here: a `tokenizer.json` that is complete, and a config that changes nothing of it.
+`Fast` has what Copse uses of transformers' tokenizers, under their names. Only what needs none of
+transformers' own code is read here: a `tokenizer.json` that is complete, and a config that changes
+nothing of it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 FILE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")  # transformers' classes that take tokenizer.json as it is
+# transformers' classes that take tokenizer.json as it is
+CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 #: what else may stand in the config and changes no token of a text
 IDLE = {
@@ -54,11 +57,17 @@ class Fast:
         for name in NAMED:
             token = named.get(name)
             setattr(self, name, token)
-            setattr(self, f"{name}_id", None if token is None else self.backend_tokenizer.token_to_id(token))
+            setattr(
+                self,
+                f"{name}_id",
+                None if token is None else self.backend_tokenizer.token_to_id(token),
+            )
 
     @classmethod
     def open(cls, folder: Path) -> Fast | None:
-        """The tokenizer in a folder; None where transformers must read it. Raises ValueError for a broken file."""
+        """The tokenizer in a folder; None where transformers must read it. Raises ValueError for
+        a broken file.
+        """
         try:
             config = json.loads((folder / CONFIG).read_text())
             whole = json.loads((folder / FILE).read_text())
@@ -69,7 +78,9 @@ class Fast:
         named = {name: _content(config[name]) for name in NAMED if config.get(name) is not None}
         added = {token["content"] for token in whole["added_tokens"]}
         extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-        extra = [_content(token) for token in (extra.values() if isinstance(extra, dict) else extra)]
+        extra = [
+            _content(token) for token in (extra.values() if isinstance(extra, dict) else extra)
+        ]
         stated = [token["content"] for token in (config.get("added_tokens_decoder") or {}).values()]
         if not added.issuperset([*named.values(), *extra, *stated]):
             return None  # transformers would add the others
@@ -100,19 +111,31 @@ class Fast:
         return [self.backend_tokenizer.token_to_id(token) for token in self.all_special_tokens]
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text; add_special_tokens: with those that the tokenizer puts around every text."""
+        """Token ids of a text; add_special_tokens: with those that the tokenizer puts around
+        every text.
+        """
         return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def decode(self, tokens: Sequence[int], skip_special_tokens: bool = False, **options: Any) -> str:
+    def decode(
+        self, tokens: Sequence[int], skip_special_tokens: bool = False, **options: Any
+    ) -> str:
         """The text of tokens, nothing cleaned up."""
-        return str(self.backend_tokenizer.decode([int(t) for t in tokens], skip_special_tokens=skip_special_tokens))
+        return str(
+            self.backend_tokenizer.decode(
+                [int(t) for t in tokens], skip_special_tokens=skip_special_tokens
+            )
+        )
 
     def convert_ids_to_tokens(self, token: int) -> str | None:
         """The name of a token."""
         return self.backend_tokenizer.id_to_token(int(token))  # type: ignore[no-any-return]
 
     def apply_chat_template(
-        self, messages: list[dict[str, Any]], add_generation_prompt: bool = False, tokenize: bool = False, **options: Any
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        **options: Any,
     ) -> str:
         """The chat as text, by transformers' sandbox: a template is code that somebody else wrote.
 
@@ -124,7 +147,9 @@ class Fast:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         given = {**self._named, **options, "add_generation_prompt": add_generation_prompt}
-        (rendered,), _ = render_jinja_template([messages], chat_template=self.chat_template, **given)
+        (rendered,), _ = render_jinja_template(
+            [messages], chat_template=self.chat_template, **given
+        )
         return str(rendered)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -140,7 +165,9 @@ def _content(token: Any) -> str:
 
 def _plain(config: dict[str, Any], whole: dict[str, Any]) -> bool:
     """Whether nothing but what stands in tokenizer.json decides which tokens a text has."""
-    unknown = {name for name, value in config.items() if value not in (None, False)} - IDLE - {*NAMED}
+    unknown = (
+        {name for name, value in config.items() if value not in (None, False)} - IDLE - {*NAMED}
+    )
     template = config.get("chat_template")
     many = len(whole["model"]["vocab"]) + len(whole["added_tokens"]) > LARGE
     known = config.get("tokenizer_class") in CLASSES and whole.get("post_processor") is not None

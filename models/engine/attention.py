@@ -1,7 +1,9 @@
-"""The attention function of the engine: one packed row of tokens, each attending to the keys and values of its own text.
+"""The attention function of the engine: one packed row of tokens, each attending to the keys and
+values of its own text.
 
-transformers calls it through `AttentionInterface`; no modelling code is touched and no `Cache` is needed: everything it must know
-arrives in one keyword, `plan`, that `model(...)` hands through. Anything it does not implement is refused, never ignored.
+transformers calls it through `AttentionInterface`; no modelling code is touched and no `Cache` is
+needed: everything it must know arrives in one keyword, `plan`, that `model(...)` hands through.
+Anything it does not implement is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Unsupported(Exception):
 class Plan:
     """Where the tokens of one pass belong.
 
-    rows    int64 [steps]: the rows that read one token each, the first tokens of the pass in this order
+    rows    int64 [steps]: the rows that read one token each, the first tokens of the pass in this
+            order
     ends    int64 [steps]: tokens of their texts, the new one included
     chunks  int64 [chunks, 4]: row, first token in the pass, tokens read before, new tokens
     write   int64 [tokens]: slots of the new tokens, padding included
@@ -34,8 +37,22 @@ class Plan:
     calls   times a layer attended: 0 after a pass means that the model does not use `attend`
     """
 
-    def __init__(self, store: Store, rows: np.ndarray, ends: np.ndarray, chunks: np.ndarray, write: np.ndarray):
-        self.store, self.rows, self.ends, self.chunks, self.write, self.calls = store, rows, ends, chunks, write, 0
+    def __init__(
+        self,
+        store: Store,
+        rows: np.ndarray,
+        ends: np.ndarray,
+        chunks: np.ndarray,
+        write: np.ndarray,
+    ):
+        self.store, self.rows, self.ends, self.chunks, self.write, self.calls = (
+            store,
+            rows,
+            ends,
+            chunks,
+            write,
+            0,
+        )
         self.longest = int(max(ends.max(initial=0), (chunks[:, 2] + chunks[:, 3]).max(initial=0)))
         self.queries = len(rows) + int(chunks[:, 3].sum())
         self.kernel = self.gpu = None  # type: Any
@@ -56,33 +73,52 @@ class Plan:
 
     @property
     def gathered(self) -> _Gathered:
-        """What the path without kernels needs, made at the first layer: float types but float32 on a CPU, devices without Triton."""
+        """What the path without kernels needs, made at the first layer: float types but float32
+        on a CPU, devices without Triton.
+        """
         if self._gathered is None:
             store = self.store
             length = min(-(-int(self.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
             chunks = [
-                _Chunk(_sent(store.table[row, : past + new].astype(np.int64), store.device), start, start + new, past)
+                _Chunk(
+                    _sent(store.table[row, : past + new].astype(np.int64), store.device),
+                    start,
+                    start + new,
+                    past,
+                )
                 for row, start, past, new in self.chunks.tolist()
             ]
             index = _sent(store.table[self.rows, :length].astype(np.int64), store.device)
-            places, at = torch.arange(length, device=store.device), _sent(self.ends - 1, store.device)[:, None]
-            self._gathered = _Gathered(len(self.rows), index, at, places, _sent(self.write, store.device), chunks)
+            places, at = (
+                torch.arange(length, device=store.device),
+                _sent(self.ends - 1, store.device)[:, None],
+            )
+            self._gathered = _Gathered(
+                len(self.rows), index, at, places, _sent(self.write, store.device), chunks
+            )
         return self._gathered
 
 
 class _Kernel:
-    """A pass for the kernel of `tree_attention_cpu.attention`: on a CPU, with keys and values in float32 or bfloat16.
+    """A pass for the kernel of `tree_attention_cpu.attention`: on a CPU, with keys and values in
+    float32 or bfloat16.
 
-    result  [tokens, heads * dim] of the pool's type: what `attend` writes, 0 for tokens that are no query
+    result  [tokens, heads * dim] of the pool's type: what `attend` writes, 0 for tokens that are no
+            query
     """
 
     def __init__(self, plan: Plan):
         store = plan.store
-        spans, parts = np.empty((plan.queries, 4), np.int32), np.empty((2 * plan.queries + 1, 4), np.int32)
+        spans, parts = (
+            np.empty((plan.queries, 4), np.int32),
+            np.empty((2 * plan.queries + 1, 4), np.int32),
+        )
         self.sizes = np.array([store.heads, store.kv_heads, store.dim, store.padded])
         order = np.empty(len(plan.rows), np.int64)
         group = store.heads // store.kv_heads
-        spanned, shared = llama_kernels.plan(store.table, plan.rows, plan.ends, plan.chunks, group, order, spans, parts)
+        spanned, shared = llama_kernels.plan(
+            store.table, plan.rows, plan.ends, plan.chunks, group, order, spans, parts
+        )
         assert spanned == plan.queries
         self.spans, self.parts, self.table = spans, parts[:shared], store.table
         work, places = tree_attention_cpu.scratch(plan.queries, store.heads, store.padded)
@@ -100,7 +136,8 @@ class _Kernel:
             window = 0
         keys = 2 * layer * self.step
         self._attend(
-            query, self.pool, self.table, self.spans, self.parts, self.sizes, keys, keys + self.step, scale, cap, window,
+            query, self.pool, self.table, self.spans, self.parts, self.sizes, keys,
+            keys + self.step, scale, cap, window,
             self.work, self.places, self._out,
         )  # fmt: skip
 
@@ -115,7 +152,9 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _Gathered:
-    """A pass for plain torch: the slots of each row's text as indices. Keys and values are gathered anew in every layer."""
+    """A pass for plain torch: the slots of each row's text as indices. Keys and values are
+    gathered anew in every layer.
+    """
 
     steps: int
     index: torch.Tensor  # int64 [steps, longest]: slots of the texts of rows that read one token
@@ -141,12 +180,16 @@ def attend(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one packed row. query: [1, heads, tokens, dim]; key, value: [1, kv_heads, tokens, dim], of the new tokens.
+    """Attention of one packed row. query: [1, heads, tokens, dim]; key, value: [1, kv_heads,
+    tokens, dim], of the new tokens.
 
-    Returns ([1, tokens, heads, dim], None). Raises Unsupported for a mask, sinks, or keys and values of unequal size.
+    Returns ([1, tokens, heads, dim], None). Raises Unsupported for a mask, sinks, or keys and
+    values of unequal size.
     """
     if plan is None:
-        raise Unsupported("the attention function got no plan: this model does not hand keyword arguments through")
+        raise Unsupported(
+            "the attention function got no plan: this model does not hand keyword arguments through"
+        )
     if attention_mask is not None or kwargs.get("s_aux") is not None or key.shape != value.shape:
         raise Unsupported("attention with a mask of its own, sinks or unequal key and value sizes")
     store, layer = plan.store, module.layer_idx
@@ -160,19 +203,36 @@ def attend(
         kernel = plan.kernel
         new = (numbers(_flat(side)) for side in (key, value))
         kernel.loops.write(*new, plan.write, kernel.pool, kernel.sizes, layer, kernel.step)
-        kernel.attend(layer, _flat(query).float().numpy(), scale, softcap or 0.0, sliding_window or 0)
+        kernel.attend(
+            layer, _flat(query).float().numpy(), scale, softcap or 0.0, sliding_window or 0
+        )
         return kernel.result.view(1, tokens, store.heads, store.dim), None
     if plan.gpu is not None:
         plan.gpu.put(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
         flat = query[0].transpose(0, 1).reshape(tokens, -1)
-        return plan.gpu.attend(layer, flat, scale, softcap or 0.0, sliding_window or 0).view(1, tokens, store.heads, store.dim), None
-    return _plain(plan.gathered, store.pool[layer], query, key, value, scale, softcap or 0.0, sliding_window or 0), None
+        return plan.gpu.attend(layer, flat, scale, softcap or 0.0, sliding_window or 0).view(
+            1, tokens, store.heads, store.dim
+        ), None
+    return _plain(
+        plan.gathered,
+        store.pool[layer],
+        query,
+        key,
+        value,
+        scale,
+        softcap or 0.0,
+        sliding_window or 0,
+    ), None
 
 
 def _sees_less(config: Any, layer: int) -> bool:
-    """Whether the config says that a layer does not see the whole text: it may be longer than those that `forward.choose` tries."""
+    """Whether the config says that a layer does not see the whole text: it may be longer than
+    those that `forward.choose` tries.
+    """
     kinds = getattr(config, "layer_types", None)
-    return bool(kinds[layer] != "full_attention" if kinds else getattr(config, "sliding_window", None))
+    return bool(
+        kinds[layer] != "full_attention" if kinds else getattr(config, "sliding_window", None)
+    )
 
 
 def _flat(heads: torch.Tensor) -> torch.Tensor:
@@ -181,10 +241,18 @@ def _flat(heads: torch.Tensor) -> torch.Tensor:
 
 
 def _plain(
-    plan: _Gathered, pool: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, cap: float, window: int
+    plan: _Gathered,
+    pool: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    cap: float,
+    window: int,
 ) -> torch.Tensor:
     """The same in torch, on any device. pool: [2, slots, kv_heads, padded]."""
-    dim, pairs = query.shape[3], query[0].unflatten(0, (key.shape[1], -1))  # pairs: [kv_heads, heads of each, tokens, dim]
+    # pairs: [kv_heads, heads of each, tokens, dim]
+    dim, pairs = query.shape[3], query[0].unflatten(0, (key.shape[1], -1))
     pool[0, :, :, :dim].index_copy_(0, plan.write, key[0].transpose(0, 1))
     pool[1, :, :, :dim].index_copy_(0, plan.write, value[0].transpose(0, 1))
     out = query.new_zeros(query.shape[2], query.shape[1], dim)
@@ -193,7 +261,14 @@ def _plain(
         if window:
             seen &= plan.places > plan.at - window
         keys, values = (side[:, :, :dim][plan.index].transpose(1, 2) for side in pool)
-        found = _attention(pairs[:, :, : plan.steps].permute(2, 0, 1, 3), keys, values, seen[:, None, None], scale, cap)
+        found = _attention(
+            pairs[:, :, : plan.steps].permute(2, 0, 1, 3),
+            keys,
+            values,
+            seen[:, None, None],
+            scale,
+            cap,
+        )
         out[: plan.steps] = found.flatten(1, 2)
     for chunk in plan.chunks:
         keys, values = (side[:, :, :dim][chunk.row].transpose(0, 1)[None] for side in pool)
@@ -209,24 +284,40 @@ def _plain(
         asked = pairs[:, :, chunk.start : chunk.stop].flatten(1, 2)[None]
         found = _attention(asked, keys, values, seen.repeat(pairs.shape[1], 1), scale, cap)[0]
         found = found.unflatten(1, (pairs.shape[1], -1)).flatten(0, 1).transpose(0, 1)
-        out[chunk.start : chunk.stop] = found.masked_fill((seen & bad).any(-1)[:, None, None], torch.nan)
+        out[chunk.start : chunk.stop] = found.masked_fill(
+            (seen & bad).any(-1)[:, None, None], torch.nan
+        )
     return out[None]
 
 
-def _attention(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, seen: torch.Tensor, scale: float, cap: float) -> torch.Tensor:
+def _attention(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    seen: torch.Tensor,
+    scale: float,
+    cap: float,
+) -> torch.Tensor:
     """[rows, kv_heads, queries, dim] of queries and what they see: bool, True where allowed.
 
-    The queries are those of all heads that share keys, side by side, so keys and values are never repeated, and torch's
-    fused kernels, which know no groups, serve.
+    The queries are those of all heads that share keys, side by side, so keys and values are never
+    repeated, and torch's fused kernels, which know no groups, serve.
     """
     if not cap:
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, scale=scale)
     scores = cap * torch.tanh(query @ keys.transpose(2, 3) * scale / cap)
-    return torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32).to(values.dtype) @ values
+    return (
+        torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32).to(
+            values.dtype
+        )
+        @ values
+    )
 
 
 def register() -> None:
-    """Make `attend` known to transformers under `NAME`; not at import, as `models.engine.llama_cpu` serves without transformers."""
+    """Make `attend` known to transformers under `NAME`; not at import, as
+    `models.engine.llama_cpu` serves without transformers.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)

@@ -1,4 +1,6 @@
-"""Passes of fixed shapes for a GPU, recorded once each and replayed: launching the kernels of a pass takes longer than running them."""
+"""Passes of fixed shapes for a GPU, recorded once each and replayed: launching the kernels of a
+pass takes longer than running them.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,18 @@ WIDTH = 1024  # tokens a row for which the list of slots has room at first
 
 @dataclass
 class _Recorded:
-    numbers: torch.Tensor  # int32 [rows * 7], on the device: tokens, positions, slots of the new tokens, tiles
+    # int32 [rows * 7], on the device: tokens, positions, slots of the new tokens, tiles
+    numbers: torch.Tensor
     plan: Plan  # a recording reads its tensors where they lie, so they live as long as it does
     run: Callable[[], torch.Tensor]
 
 
 class Graphs:
-    """Passes in which every row reads one token, a recording for each `bucket` of rows; the length of texts does not matter.
+    """Passes in which every row reads one token, a recording for each `bucket` of rows; the length
+    of texts does not matter.
 
-    forward  `forward.Modules` or `LlamaGPU`;  record: False runs the padded passes without recording them, on any device
+    forward  `forward.Modules` or `LlamaGPU`;  record: False runs the padded passes without
+             recording them, on any device
     """
 
     def __init__(self, forward: Callable[..., torch.Tensor], store: Store, record: bool = True):
@@ -40,7 +45,9 @@ class Graphs:
         self._slots = self._room(store.slots * WIDTH)
 
     def __call__(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray) -> torch.Tensor:
-        """As `Packed.forward` without chunks. The result is overwritten by the next pass of this bucket."""
+        """As `Packed.forward` without chunks. The result is overwritten by the next pass of this
+        bucket.
+        """
         store, longest, count = self._store, int(ends.max()), len(rows)
         if count * longest > len(self._slots) - 1:
             self.recorded.clear()  # they read the list where it lies
@@ -49,7 +56,8 @@ class Graphs:
         if size not in self.recorded:
             self.recorded[size] = self._prepared(size)
         pass_ = self.recorded[size]
-        # rows beside those of the pass read the list's first place, which is the slot of padding, and write there
+        # rows beside those of the pass read the list's first place, which is the slot of padding,
+        # and write there
         numbers = np.zeros(7 * size, np.int32)
         numbers[2 * size : 3 * size] = store.trash
         numbers[:count], numbers[size : size + count] = last, ends - 1
@@ -60,12 +68,16 @@ class Graphs:
         tiles[:count, 2] = ends - 1
         tiles[:count, 3] = 1 + longest * np.arange(count)
         pass_.numbers.copy_(send(numbers, store.device), non_blocking=True)
-        self._slots[1 : 1 + count * longest].copy_(send(store.table[rows, :longest].reshape(-1), store.device), non_blocking=True)
+        self._slots[1 : 1 + count * longest].copy_(
+            send(store.table[rows, :longest].reshape(-1), store.device), non_blocking=True
+        )
         return pass_.run()[:count]
 
     def _room(self, tokens: int) -> torch.Tensor:
         """The list of slots: int32 [1 + tokens], the first one that of padding."""
-        return torch.full((1 + tokens,), self._store.trash, dtype=torch.int32, device=self._store.device)
+        return torch.full(
+            (1 + tokens,), self._store.trash, dtype=torch.int32, device=self._store.device
+        )
 
     def _prepared(self, size: int) -> _Recorded:
         """A pass of `size` rows, recorded while all of them are padding."""
@@ -85,7 +97,8 @@ class Graphs:
             return _Recorded(numbers, plan, run)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries prepare themselves and kernels compile outside the recording
+        # libraries prepare themselves and kernels compile outside the recording
+        with torch.cuda.stream(side):
             for _ in range(2):
                 run()
         torch.cuda.current_stream().wait_stream(side)
@@ -102,7 +115,9 @@ class Graphs:
 
 
 def bucket(rows: int) -> int:
-    """Rows that a pass is padded to: 1, 2, 4, then multiples of 8 up to 64, of 16 up to 256, of 64 above."""
+    """Rows that a pass is padded to: 1, 2, 4, then multiples of 8 up to 64, of 16 up to 256, of
+    64 above.
+    """
     if rows <= 4:
         return 1 << (rows - 1).bit_length()
     step = 8 if rows <= 64 else 64

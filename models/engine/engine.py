@@ -1,10 +1,11 @@
 """In-process language model for all searches at once: rows join and leave at every pass.
 
-`submit` queues; `poll` admits rows while slots and the pool last, draws the next token of every row that has a hidden state, runs one
-forward pass over all rows, and returns the replies of those that ended. On a GPU it returns while the pass is still computed: rows that
-ended with it are answered by the next poll, and what asked for others goes on meanwhile. No token is read twice below the same prefix,
-whoever drew it: its keys, values and hidden state stand in a pool (`models.engine.prefix_tree`), from which no running row is ever driven
-out.
+`submit` queues; `poll` admits rows while slots and the pool last, draws the next token of every row
+that has a hidden state, runs one forward pass over all rows, and returns the replies of those that
+ended. On a GPU it returns while the pass is still computed: rows that ended with it are answered by
+the next poll, and what asked for others goes on meanwhile. No token is read twice below the same
+prefix, whoever drew it: its keys, values and hidden state stand in a pool
+(`models.engine.prefix_tree`), from which no running row is ever driven out.
 """
 
 from __future__ import annotations
@@ -27,8 +28,27 @@ from models.engine.gpu import send
 from models.engine.kv_pool import Store, bytes_per_token, default_pool, numbers
 from models.engine.prefix_tree import ROOT
 from models.engine.sampling import Drawn, draw
-from models.engine.sequences import ALL_GIVEN, DONE, DRAW, NOT_NUMBERS, STEP, Counts, Row, Rows, check_request, unanswerable
-from search.scheduling.requests import Cancelled, Generate, NothingLeft, Reply, Request, RequestFailed, Score
+from models.engine.sequences import (
+    ALL_GIVEN,
+    DONE,
+    DRAW,
+    NOT_NUMBERS,
+    STEP,
+    Counts,
+    Row,
+    Rows,
+    check_request,
+    unanswerable,
+)
+from search.scheduling.requests import (
+    Cancelled,
+    Generate,
+    NothingLeft,
+    Reply,
+    Request,
+    RequestFailed,
+    Score,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +56,24 @@ CHUNK = 2048  # prompt tokens read in one pass at most
 
 
 class Engine:
-    """Backend for `Generate` and `Score` over a transformers causal language model and an optional value head.
+    """Backend for `Generate` and `Score` over a transformers causal language model and an optional
+    value head.
 
-    model        on its device, any float type; `eval` mode is set. Models whose attention the engine does not know are served by
-                 reading every text anew in every pass (one warning)
+    model        on its device, any float type; `eval` mode is set. Models whose attention the
+                 engine does not know are served by reading every text anew in every pass (one
+                 warning)
     slots        rows of a pass at most
-    pool_tokens  tokens whose keys and values have room, of running rows and for reuse; default 1 GiB of them on a CPU, a quarter of a
-                 GPU's free memory
+    pool_tokens  tokens whose keys and values have room, of running rows and for reuse; default 1
+                 GiB of them on a CPU, a quarter of a GPU's free memory
     context      longest text, prompt included; default the model's, at most `pool_tokens`
 
-    path    which forward serves the model: "lean" (`models.engine.llama_cpu`), "modules" (its own) or "plain" (its own, reading anew)
+    path    which forward serves the model: "lean" (`models.engine.llama_cpu`), "modules" (its own)
+            or "plain" (its own, reading anew)
     counts  what was done so far
 
-    A request longer than the context gets RequestFailed; one that reaches it ends with finish "length". Logits that are not finite
-    fail their own request only. After a change of the weights call `clear`. Raises ValueError for numbers that are impossible.
+    A request longer than the context gets RequestFailed; one that reaches it ends with finish
+    "length". Logits that are not finite fail their own request only. After a change of the weights
+    call `clear`. Raises ValueError for numbers that are impossible.
     """
 
     computes = True
@@ -74,21 +98,34 @@ class Engine:
         self.texts = Texts(tokenizer, model)
         text = self.model.config.get_text_config()
         self.vocab = int(text.vocab_size)
-        self.pool_tokens = default_pool(model.config, self.model.device, self.model.dtype) if pool_tokens is None else pool_tokens
-        self.context = min(context or 1 << 30, getattr(text, "max_position_embeddings", None) or 1 << 30, self.pool_tokens)
+        self.pool_tokens = (
+            default_pool(model.config, self.model.device, self.model.dtype)
+            if pool_tokens is None
+            else pool_tokens
+        )
+        self.context = min(
+            context or 1 << 30,
+            getattr(text, "max_position_embeddings", None) or 1 << 30,
+            self.pool_tokens,
+        )
         self.lock, self.counts = threading.Lock(), Counts()
         self._queue: OrderedDict[Request, None] = OrderedDict()  # any can be taken out at once
         self._ready: list[Reply] = []
         self._closed, self._alone = False, ROOT
-        self._overlaps = gpu.has_kernels(self.model.device)  # whether host and device work at the same time
+        # whether host and device work at the same time
+        self._overlaps = gpu.has_kernels(self.model.device)
         self._reset(slots)
         with gpu.current(self.model.device):
-            self._pass = choose(self.model, self._store, self.context, forward_check.texts(tokenizer, self.vocab))
+            self._pass = choose(
+                self.model, self._store, self.context, forward_check.texts(tokenizer, self.vocab)
+            )
         self.path = self._pass.path
         self.kv_bytes_per_token = bytes_per_token(model.config, self.model.device, self.model.dtype)
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises TypeError or ValueError for one that no language model can answer, or that is under way."""
+        """Queue a request. Raises TypeError or ValueError for one that no language model can
+        answer, or that is under way.
+        """
         if self._closed:
             raise RuntimeError(f"engine {self.name!r} is closed: make a new one")
         if request in self._queue or request in self._rows.running:
@@ -101,12 +138,18 @@ class Engine:
             self._ready.append(Reply(request, error=error))
 
     def poll(self, seconds: float = 0.0) -> list[Reply]:
-        """One forward pass over all rows; the replies of those that ended. Returns at once where nothing is to be done."""
+        """One forward pass over all rows; the replies of those that ended. Returns at once where
+        nothing is to be done.
+        """
         if self._queue or self._rows.running:
             if self.model.training:
                 self.model.eval()
             fits = False
-            with torch.inference_mode(), gpu.current(self.model.device), suppress(torch.OutOfMemoryError):
+            with (
+                torch.inference_mode(),
+                gpu.current(self.model.device),
+                suppress(torch.OutOfMemoryError),
+            ):
                 self._admit()
                 if not self._overlaps:
                     self._close()
@@ -127,7 +170,9 @@ class Engine:
         return replies
 
     def cancel(self, request: Request) -> None:
-        """Give a request up: `Cancelled` with what was spent, at the next poll. Nothing happens if it is not here any more."""
+        """Give a request up: `Cancelled` with what was spent, at the next poll. Nothing happens
+        if it is not here any more.
+        """
         row = self._rows.running.get(request)
         if row is not None:
             self._leave(row, error=Cancelled("cancelled"))
@@ -141,11 +186,16 @@ class Engine:
         return 0 if row is None else len(row.tokens)
 
     def clear(self) -> None:
-        """Forget all keys and values: the weights have changed. Raises RuntimeError while rows run, and when closed."""
+        """Forget all keys and values: the weights have changed. Raises RuntimeError while rows
+        run, and when closed.
+        """
         if self._closed:
             raise RuntimeError(f"engine {self.name!r} is closed: make a new one")
         if self._rows.running:
-            raise RuntimeError(f"{len(self._rows.running)} rows still run: clear the engine when all replies are there")
+            raise RuntimeError(
+                f"{len(self._rows.running)} rows still run: clear the engine when all replies "
+                "are there"
+            )
         self._store.tree.clear()
         self._pass.refresh()
 
@@ -162,11 +212,17 @@ class Engine:
         return int(self._store.tree.held) + self._reserved
 
     def check(self) -> None:
-        """Raise AssertionError if a row or a slot of the pool is lost, owned twice or counted wrongly. It looks at all slots: for tests."""
+        """Raise AssertionError if a row or a slot of the pool is lost, owned twice or counted
+        wrongly. It looks at all slots: for tests.
+        """
         rows = self._rows
         running = [row.slot for row in rows.running.values()]
-        assert sorted([*rows.free, *running]) == list(range(self.slots)), "a row is lost or stands in two places"
-        assert self._reserved == rows.reserve[running].sum(), "what rows may still take is counted wrongly"
+        assert sorted([*rows.free, *running]) == list(range(self.slots)), (
+            "a row is lost or stands in two places"
+        )
+        assert self._reserved == rows.reserve[running].sum(), (
+            "what rows may still take is counted wrongly"
+        )
         self._store.tree.check([self._store.table[slot, : rows.length[slot]] for slot in running])
 
     def report(self) -> str:
@@ -175,11 +231,16 @@ class Engine:
 
     def _reset(self, slots: int) -> None:
         self.slots = slots
-        self._store: Any = Store(self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype)
-        self._rows, self._reserved = Rows(slots), 0  # the latter: slots of the pool that running rows may still take
+        self._store: Any = Store(
+            self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype
+        )
+        # the latter: slots of the pool that running rows may still take
+        self._rows, self._reserved = Rows(slots), 0
 
     def _admit(self) -> None:
-        """Give requests rows, in order, as long as the pool can promise that these come to their ends."""
+        """Give requests rows, in order, as long as the pool can promise that these come to their
+        ends.
+        """
         while self._queue and self._rows.free:
             request: Any = next(iter(self._queue))
             generate, tree = isinstance(request, Generate), self._store.tree
@@ -192,7 +253,12 @@ class Engine:
             if tree.held + fresh + self._reserved + limit > tree.capacity:
                 break
             row = Row(
-                self._queue.popitem(last=False)[0], prompt, heapq.heappop(self._rows.free), self.counts.passes, self.counts.rows, limit
+                self._queue.popitem(last=False)[0],
+                prompt,
+                heapq.heappop(self._rows.free),
+                self.counts.passes,
+                self.counts.rows,
+                limit,
             )
             self._store.reserve(len(prompt) + limit)
             tree.join(tokens, known, self._store.table[row.slot, : len(prompt)], root)
@@ -203,8 +269,8 @@ class Engine:
     def _draw(self) -> list[np.ndarray] | None:
         """Draw the next token of every row whose text has been read, and see which rows end.
 
-        Returns slots, tokens and their two log-probs, [rows], that `_record` is to write down where host and device overlap: it need not
-        be done before the device can go on.
+        Returns slots, tokens and their two log-probs, [rows], that `_record` is to write down where
+        host and device overlap: it need not be done before the device can go on.
         """
         rows = np.flatnonzero(self._rows.stage == DRAW)
         if not len(rows):
@@ -217,8 +283,19 @@ class Engine:
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
-        both, looks = drawn.finite & drawn.left, self.texts.watched[self._rows.watch[rows], drawn.tokens]
-        lists = [rows, both, drawn.finite, looks, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs]
+        both, looks = (
+            drawn.finite & drawn.left,
+            self.texts.watched[self._rows.watch[rows], drawn.tokens],
+        )
+        lists = [
+            rows,
+            both,
+            drawn.finite,
+            looks,
+            drawn.tokens,
+            drawn.log_probs,
+            drawn.sampled_log_probs,
+        ]
         later = None
         if self._overlaps:
             ending = ~both | looks | (self._rows.reserve[rows] <= 1)
@@ -227,7 +304,9 @@ class Engine:
         for slot, good, finite, look, *what in zip(*(a.tolist() for a in lists), strict=True):
             row = self._rows[slot]
             if not good:
-                self._leave(row, error=NothingLeft(ALL_GIVEN) if finite else RequestFailed(NOT_NUMBERS))
+                self._leave(
+                    row, error=NothingLeft(ALL_GIVEN) if finite else RequestFailed(NOT_NUMBERS)
+                )
                 continue
             row.add(*what)
             if look and (finish := row.look()) is not None:
@@ -243,7 +322,9 @@ class Engine:
             self._rows[slot].add(*what)
 
     def _pick(self, logits: Any, rows: np.ndarray) -> Drawn:
-        """Draw a token for each of the rows in slots `rows`. logits: as `sampling.draw` takes them, [rows, vocabulary]."""
+        """Draw a token for each of the rows in slots `rows`. logits: as `sampling.draw` takes
+        them, [rows, vocabulary].
+        """
         how = (*self._rows.parameters(rows), self._rows.thinned(rows))
         if isinstance(logits, torch.Tensor) and gpu.has_kernels(logits.device):
             from models.engine.sampling_gpu import draw_on  # loads Triton
@@ -252,15 +333,19 @@ class Engine:
         return draw(logits, *how)
 
     def _forward(self) -> None:
-        """Pass the drawn tokens and a chunk of the prompts, all in one row, and take in what comes out.
+        """Pass the drawn tokens and a chunk of the prompts, all in one row, and take in what comes
+        out.
 
-        A token that another text has read below the same prefix is not passed again, and one that several texts drew is passed once.
+        A token that another text has read below the same prefix is not passed again, and one that
+        several texts drew is passed once.
         """
         rows, store = self._rows, self._store
         if not rows.running:
             return
         drawn = np.flatnonzero(rows.stage == STEP)
-        ends = store.tree.step(store.table[drawn, rows.length[drawn] - 1].astype(np.int64), rows.last[drawn])
+        ends = store.tree.step(
+            store.table[drawn, rows.length[drawn] - 1].astype(np.int64), rows.last[drawn]
+        )
         store.table[drawn, rows.length[drawn]] = ends
         rows.length[drawn] += 1
         rows.reserve[drawn] -= 1
@@ -272,7 +357,13 @@ class Engine:
         store.tree.ready[ends] = 1
         chunks = self._chunks()
         if len(steps) or chunks:
-            new = np.concatenate([ends[fresh], *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks)], dtype=np.int64)
+            new = np.concatenate(
+                [
+                    ends[fresh],
+                    *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks),
+                ],
+                dtype=np.int64,
+            )
             try:
                 hidden = self._pass.forward(steps, rows.last[steps], rows.length[steps], chunks)
                 store.hidden.index_copy_(0, send(new, store.device), hidden)
@@ -283,7 +374,10 @@ class Engine:
             self.counts.passes += 1
             self.counts.rows += len(rows.running)
         self.counts.read += len(steps) + sum(len(c.tokens) for c in chunks)
-        self.counts.peak, self.counts.stored = max(self.counts.peak, store.tree.stored), store.tree.ever
+        self.counts.peak, self.counts.stored = (
+            max(self.counts.peak, store.tree.stored),
+            store.tree.ever,
+        )
         rows.stage[drawn] = DRAW
         if ended := [slot for slot in drawn.tolist() if rows[slot].finish]:
             rows.stage[ended] = DONE
@@ -329,30 +423,54 @@ class Engine:
             ends = send(store.table[slots, self._rows.length[slots] - 1], store.device)
             hidden = store.hidden.index_select(0, ends)
             finite = hidden.isfinite().all(-1).tolist()
-            for row, value, good in zip(ended, values(self.head, hidden).tolist(), finite, strict=True):
-                self._leave(row, row.generated(value) if good else None, None if good else RequestFailed(NOT_NUMBERS))
+            for row, value, good in zip(
+                ended, values(self.head, hidden).tolist(), finite, strict=True
+            ):
+                self._leave(
+                    row,
+                    row.generated(value) if good else None,
+                    None if good else RequestFailed(NOT_NUMBERS),
+                )
         for row in done:
             if isinstance(row.request, Score):
-                hidden = store.hidden[send(store.table[row.slot, : len(row.prompt)].astype(np.int64), store.device)]
-                scored = scoring.score(row.request, hidden, self._pass.reader(row.slot, hidden), self.head)
+                hidden = store.hidden[
+                    send(store.table[row.slot, : len(row.prompt)].astype(np.int64), store.device)
+                ]
+                scored = scoring.score(
+                    row.request, hidden, self._pass.reader(row.slot, hidden), self.head
+                )
                 self._leave(row, scored, None if scored else RequestFailed(NOT_NUMBERS))
 
     def _leave(self, row: Row, result: Any = None, error: Exception | None = None) -> None:
         """Free the slot and reply. What was read stays in the pool until its room is wanted."""
         slot, passes = row.slot, self.counts.passes - row.passes
-        usage = row.usage(passes, self.counts.rows - row.row_passes, passes * self.slots, float(self._rows.flops[slot]))
+        usage = row.usage(
+            passes,
+            self.counts.rows - row.row_passes,
+            passes * self.slots,
+            float(self._rows.flops[slot]),
+        )
         places = self._store.table[slot, : self._rows.length[slot]]
         self._store.tree.leave(places)
-        places[:] = self._store.trash  # else who comes next into this slot would gather them, with numbers that may not be finite
+        # else who comes next into this slot would gather them, with numbers that may not be finite
+        places[:] = self._store.trash
         self._reserved -= int(self._rows.reserve[slot])
         self._rows.leave(row)
         self._ready.append(Reply(row.request, result, error, usage))
 
     def _shrink(self) -> None:
-        """The device is out of memory: begin again with half the slots; every request draws what it would have drawn."""
+        """The device is out of memory: begin again with half the slots; every request draws what
+        it would have drawn.
+        """
         if self.slots == 1:
-            sizes = f"{self.model.get_memory_footprint()} bytes of weights, {self._store.pool.nbytes} of pool"
-            raise MemoryError(f"{self.name} does not fit: {sizes}: give a smaller pool_tokens or context, or use another device")
+            sizes = (
+                f"{self.model.get_memory_footprint()} bytes of weights, "
+                f"{self._store.pool.nbytes} of pool"
+            )
+            raise MemoryError(
+                f"{self.name} does not fit: {sizes}: give a smaller pool_tokens or context, or "
+                "use another device"
+            )
         logger.warning("out of memory at %d slots: going on with %d", self.slots, self.slots // 2)
         self._queue = OrderedDict.fromkeys([*self._rows.running, *self._queue])
         self._store = None  # its memory is wanted for the next one

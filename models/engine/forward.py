@@ -1,8 +1,9 @@
 """One forward pass over the rows of all searches, in two kinds with one interface.
 
-`Packed` reads every token once: one packed row `[1, tokens]`, keys and values kept in a `Store`; through the model's own modules, or
-through `models.engine.llama_cpu`. `Plain` reads each row's whole text anew in every pass: slow but right for any causal model. `choose`
-tries the first against the model itself (`models.engine.forward_check`) and says why when it takes the second.
+`Packed` reads every token once: one packed row `[1, tokens]`, keys and values kept in a `Store`;
+through the model's own modules, or through `models.engine.llama_cpu`. `Plain` reads each row's
+whole text anew in every pass: slow but right for any causal model. `choose` tries the first against
+the model itself (`models.engine.forward_check`) and says why when it takes the second.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 class Chunk(NamedTuple):
-    """New tokens of one row to be read: `tokens` follow `past` tokens read before. whole: the logits of all tokens will be wanted."""
+    """New tokens of one row to be read: `tokens` follow `past` tokens read before. whole: the
+    logits of all tokens will be wanted.
+    """
 
     row: int
     tokens: tuple[int, ...]
@@ -35,15 +38,20 @@ class Chunk(NamedTuple):
 
 
 class Work:
-    """Operations of passing tokens `start` to `stop` of a text: 2 x parameters for each, and 4 x layers x width for each token that it
-    attends to (scores and sums, causal; Kaplan et al. 2020, table 1)."""
+    """Operations of passing tokens `start` to `stop` of a text: 2 x parameters for each, and 4 x
+    layers x width for each token that it attends to (scores and sums, causal; Kaplan et al. 2020,
+    table 1).
+    """
 
     def __init__(self, model: Any, store: Store):
         self._token = 2.0 * model.num_parameters()
         self._pair = 4.0 * store.layers * store.heads * store.dim
 
     def __call__(self, start: int, stop: int) -> float:
-        return self._token * (stop - start) + self._pair * (stop * (stop + 1) - start * (start + 1)) / 2
+        return (
+            self._token * (stop - start)
+            + self._pair * (stop * (stop + 1) - start * (start + 1)) / 2
+        )
 
 
 class Modules:
@@ -60,17 +68,25 @@ class Modules:
 
     @staticmethod
     def size(tokens: int) -> int:
-        """Tokens that a pass is padded to: 16, 32, 64, ..., as the number of rows changes the last bits of a product."""
+        """Tokens that a pass is padded to: 16, 32, 64, ..., as the number of rows changes the
+        last bits of a product.
+        """
         return max(16, 1 << (tokens - 1).bit_length())
 
     def refresh(self) -> None:
         """The weights are the model's: nothing is to be done."""
 
-    def __call__(self, ids: torch.Tensor, positions: np.ndarray | torch.Tensor, plan: Plan) -> torch.Tensor:
-        """The hidden states after the final norm, [tokens, hidden]. ids, positions: int64 [tokens]."""
+    def __call__(
+        self, ids: torch.Tensor, positions: np.ndarray | torch.Tensor, plan: Plan
+    ) -> torch.Tensor:
+        """The hidden states after the final norm, [tokens, hidden]. ids, positions: int64
+        [tokens].
+        """
         where = torch.as_tensor(positions, device=ids.device)[None]
         with attention_of(self._backbone):
-            out = self._backbone(input_ids=ids[None], position_ids=where, use_cache=False, plan=plan)
+            out = self._backbone(
+                input_ids=ids[None], position_ids=where, use_cache=False, plan=plan
+            )
         return out.last_hidden_state[0]  # type: ignore[no-any-return]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -103,13 +119,18 @@ class Packed:
         self.inner.refresh()
         self.renew(self.store)
 
-    def forward(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]) -> torch.Tensor:
-        """Read token `last` in each of `rows` and all chunks, whose slots stand in the table. All int64 [rows]; ends: `Plan`.
+    def forward(
+        self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]
+    ) -> torch.Tensor:
+        """Read token `last` in each of `rows` and all chunks, whose slots stand in the table. All
+        int64 [rows]; ends: `Plan`.
 
-        Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the rows.
+        Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the
+        rows.
         """
         store = self.store
-        if self._graphs is not None and chunks and all(len(chunk.tokens) == 1 for chunk in chunks):  # prompts' last tokens: steps, too
+        # prompts' last tokens: steps, too
+        if self._graphs is not None and chunks and all(len(chunk.tokens) == 1 for chunk in chunks):
             rows = np.concatenate([rows, [chunk.row for chunk in chunks]])
             last = np.concatenate([last, [chunk.tokens[0] for chunk in chunks]])
             ends, chunks = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]]), []
@@ -119,11 +140,18 @@ class Packed:
         counts = [len(chunk.tokens) for chunk in chunks]
         total = steps + sum(counts)
         size = self.inner.size(total)
-        ids, positions, write = np.zeros(size, np.int64), np.zeros(size, np.int64), np.full(size, store.trash, np.int64)
+        ids, positions, write = (
+            np.zeros(size, np.int64),
+            np.zeros(size, np.int64),
+            np.full(size, store.trash, np.int64),
+        )
         ids[:steps], positions[:steps], write[:steps] = last, ends - 1, store.table[rows, ends - 1]
         places, at = np.empty((len(chunks), 4), np.int64), steps
         for i, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
-            ids[at : at + count], positions[at : at + count] = chunk.tokens, np.arange(chunk.past, chunk.past + count)
+            ids[at : at + count], positions[at : at + count] = (
+                chunk.tokens,
+                np.arange(chunk.past, chunk.past + count),
+            )
             write[at : at + count] = store.table[chunk.row, chunk.past : chunk.past + count]
             places[i] = chunk.row, at, chunk.past, count
             at += count
@@ -134,12 +162,16 @@ class Packed:
         return hidden[:total]
 
     def logits(self, states: torch.Tensor, rows: np.ndarray | None = None) -> torch.Tensor:
-        """[n, vocabulary] of hidden states [n, hidden]. rows: int64 [n], the running rows whose last ones they are."""
+        """[n, vocabulary] of hidden states [n, hidden]. rows: int64 [n], the running rows whose
+        last ones they are.
+        """
         size = self.inner.size(len(states))
         return self.inner.logits(F.pad(states, (0, 0, 0, size - len(states))))[: len(states)]
 
     def reader(self, row: int, hidden: torch.Tensor) -> Callable[[Any], torch.Tensor]:
-        """From indices into a row's text to the logits there, [indices, vocabulary]; hidden: its hidden states."""
+        """From indices into a row's text to the logits there, [indices, vocabulary]; hidden: its
+        hidden states.
+        """
         return lambda at: self.logits(hidden[at])
 
     def cost(self, start: Any, stop: Any) -> Any:
@@ -148,7 +180,9 @@ class Packed:
 
 
 class Plain:
-    """The same interface by `model(input_ids)` on each row's whole text; what is reused is the hidden states alone."""
+    """The same interface by `model(input_ids)` on each row's whole text; what is reused is the
+    hidden states alone.
+    """
 
     shares, path = False, "plain"
 
@@ -164,16 +198,28 @@ class Plain:
         """As `Packed.renew`."""
         self.store, self._logits = store, {}
 
-    def forward(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]) -> torch.Tensor:
+    def forward(
+        self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]
+    ) -> torch.Tensor:
         """As `Packed.forward`."""
         out = [self.store.hidden[:0]]
-        out += [self._run(row, end, end - 1) for row, end in zip(rows.tolist(), ends.tolist(), strict=True)]
-        out += [self._run(chunk.row, chunk.past + len(chunk.tokens), chunk.past, chunk.whole) for chunk in chunks]
+        out += [
+            self._run(row, end, end - 1)
+            for row, end in zip(rows.tolist(), ends.tolist(), strict=True)
+        ]
+        out += [
+            self._run(chunk.row, chunk.past + len(chunk.tokens), chunk.past, chunk.whole)
+            for chunk in chunks
+        ]
         return torch.cat(out)
 
     def _run(self, row: int, stop: int, start: int, whole: bool = False) -> torch.Tensor:
         ids = self.store.tree.tokens[self.store.table[row, :stop]].astype(np.int64)
-        out = self.model(input_ids=torch.from_numpy(ids)[None].to(self.store.device), use_cache=False, output_hidden_states=True)
+        out = self.model(
+            input_ids=torch.from_numpy(ids)[None].to(self.store.device),
+            use_cache=False,
+            output_hidden_states=True,
+        )
         self._logits[row] = out.logits[0] if whole else out.logits[0, -1:].clone()
         return out.hidden_states[-1][0, start:]  # type: ignore[no-any-return]
 
@@ -183,7 +229,9 @@ class Plain:
         return torch.cat([self._logits[row][-1:] for row in rows.tolist()])
 
     def reader(self, row: int, hidden: torch.Tensor) -> Callable[[Any], torch.Tensor]:
-        """As `Packed.reader`, of a row whose chunks were `whole`, once: many logits are not kept."""
+        """As `Packed.reader`, of a row whose chunks were `whole`, once: many logits are not
+        kept.
+        """
         logits = self._logits.pop(row)
         return lambda at: logits[at]
 
@@ -206,7 +254,8 @@ def attention_of(backbone: Any) -> Iterator[None]:
 
 @torch.inference_mode()
 def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Packed | Plain:
-    """The first of `kinds` that gets the model's own logits for some texts, else `Plain` with a warning that says why.
+    """The first of `kinds` that gets the model's own logits for some texts, else `Plain` with a
+    warning that says why.
 
     limit  tokens of the longest text;  texts: some ordinary ones, as tokens (`forward_check.texts`)
 
@@ -224,7 +273,15 @@ def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Pack
             if fault is None:
                 return Packed(model, store, forward)
             reason = fault
-        except (Unsupported, RuntimeError, TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+        except (
+            Unsupported,
+            RuntimeError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            IndexError,
+            ValueError,
+        ) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             reason = str(error) or type(error).__name__
@@ -242,16 +299,28 @@ def kinds(store: Store) -> tuple[Any, ...]:
 
 
 def _check_positions(config: Any, limit: int) -> None:
-    """Raises Unsupported where a position means something else in a longer text, and so keys of a shorter one cannot be used again."""
+    """Raises Unsupported where a position means something else in a longer text, and so keys of
+    a shorter one cannot be used again.
+    """
     rope = getattr(config, "rope_parameters", None) or {}
-    for kind in [rope] if "rope_type" in rope else [one for one in rope.values() if isinstance(one, dict)]:
-        own = kind.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None) or 0
+    for kind in (
+        [rope] if "rope_type" in rope else [one for one in rope.values() if isinstance(one, dict)]
+    ):
+        own = (
+            kind.get("original_max_position_embeddings")
+            or getattr(config, "original_max_position_embeddings", None)
+            or 0
+        )
         if kind.get("rope_type") == "longrope" and limit > own:
-            raise Unsupported(f"its positions change in texts of more than {own} tokens: give context={own} where that is enough")
+            raise Unsupported(
+                f"its positions change in texts of more than {own} tokens: give context={own} "
+                "where that is enough"
+            )
 
 
 def _read(passes: Packed, texts: np.ndarray) -> torch.Tensor:
-    """Logits [texts, tokens, vocabulary] of texts that are read as two chunks each and a step, beside a row that shares the first text.
+    """Logits [texts, tokens, vocabulary] of texts that are read as two chunks each and a step,
+    beside a row that shares the first text.
 
     texts: int64 [texts, tokens]. The last row's step takes the place of the first row's.
     """
@@ -261,7 +330,9 @@ def _read(passes: Packed, texts: np.ndarray) -> torch.Tensor:
     store.table[count, :length] = [*range(length - 1), count * length]
     read: list[list[torch.Tensor]] = [[] for _ in texts]
     for start, stop in ((0, cut), (cut, length - 1)):
-        chunks = [Chunk(row, tuple(text[start:stop].tolist()), start) for row, text in enumerate(texts)]
+        chunks = [
+            Chunk(row, tuple(text[start:stop].tolist()), start) for row, text in enumerate(texts)
+        ]
         hidden = passes.forward(none, none, none, chunks).clone()
         for row, part in enumerate(hidden.split(stop - start)):
             read[row].append(part)

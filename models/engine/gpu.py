@@ -1,6 +1,7 @@
 """What the engine must know of a GPU: whether its kernels run there, and how numbers get there.
 
-Devices without them (Apple's, older ones of CUDA, or CUDA without Triton) are served by the engine's torch code.
+Devices without them (Apple's, older ones of CUDA, or CUDA without Triton) are served by the
+engine's torch code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import torch
 
 
 def has_kernels(device: torch.device) -> bool:
-    """True on CUDA with Triton, which torch brings along on Linux, and tensor cores that take bfloat16 (since Ampere)."""
+    """True on CUDA with Triton, which torch brings along on Linux, and tensor cores that take
+    bfloat16 (since Ampere).
+    """
     return device.type == "cuda" and _has_kernels(device)
 
 
@@ -30,6 +33,12 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def send(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy on the device; on a GPU it is under way when this returns, and the host does not wait for what was asked before."""
+    """A copy on the device; on a GPU it is under way when this returns, and the host does not
+    wait for what was asked before.
+    """
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )

@@ -1,6 +1,7 @@
 """The tensors of the engine: keys and values of every token once, and hidden states.
 
-Running rows and stored prefixes live in one pool; a table says where in it the text of each row stands.
+Running rows and stored prefixes live in one pool; a table says where in it the text of each row
+stands.
 """
 
 from __future__ import annotations
@@ -21,39 +22,58 @@ class Store:
     """Storage for one model.
 
     tree    which token of which text is in which slot
-    pool    [layers, 2, pool_tokens + 1, kv_heads, padded]: keys and values; the last slot takes what padding writes
-    hidden  [pool_tokens + 1, hidden]: of each token, after the final norm: from it the next token is drawn and a value read, at any time
-    table   int32 [rows, longest]: slots of the text of each running row, then the last slot of the pool; longest grows
+    pool    [layers, 2, pool_tokens + 1, kv_heads, padded]: keys and values; the last slot takes
+            what padding writes
+    hidden  [pool_tokens + 1, hidden]: of each token, after the final norm: from it the next token
+            is drawn and a value read, at any time
+    table   int32 [rows, longest]: slots of the text of each running row, then the last slot of the
+            pool; longest grows
     """
 
-    def __init__(self, config: Any, slots: int, pool_tokens: int, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, config: Any, slots: int, pool_tokens: int, device: torch.device, dtype: torch.dtype
+    ):
         self.layers, self.heads, self.kv_heads, self.dim, width = shapes(config)
         self.device, self.dtype, self.slots = device, dtype, slots
         self.padded = padded(self.dim, device)
         self.tree = Tree(pool_tokens)
         needed = bytes_per_token(config, device, dtype) * pool_tokens
         if device.type == "cpu" and needed > max(LARGE, memory_left()):
-            raise ValueError(f"a pool of {pool_tokens} tokens takes {needed} bytes, {memory_left()} are left: give a smaller pool_tokens")
+            raise ValueError(
+                f"a pool of {pool_tokens} tokens takes {needed} bytes, {memory_left()} are left: "
+                "give a smaller pool_tokens"
+            )
         self.trash = pool_tokens
-        self.pool = torch.empty(self.layers, 2, pool_tokens + 1, self.kv_heads, self.padded, device=device, dtype=dtype)
+        self.pool = torch.empty(
+            self.layers, 2, pool_tokens + 1, self.kv_heads, self.padded, device=device, dtype=dtype
+        )
         self.hidden = torch.empty(pool_tokens + 1, width, device=device, dtype=dtype)
-        self.pool[:, :, self.trash] = self.hidden[self.trash] = 0  # it is read where a text is shorter than another: it must be finite
+        # it is read where a text is shorter than another: it must be finite
+        self.pool[:, :, self.trash] = self.hidden[self.trash] = 0
         self.table = np.full((slots, 64), self.trash, np.int32)
 
     def reserve(self, length: int) -> None:
         """Make room in the table for texts of `length` tokens."""
         if length > self.table.shape[1]:
-            more = np.full((self.slots, max(length, 2 * self.table.shape[1]) - self.table.shape[1]), self.trash, np.int32)
+            more = np.full(
+                (self.slots, max(length, 2 * self.table.shape[1]) - self.table.shape[1]),
+                self.trash,
+                np.int32,
+            )
             self.table = np.concatenate([self.table, more], 1)
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`search.kernels.simd16`), all else as it is."""
+    """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`search.kernels.simd16`), all
+    else as it is.
+    """
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
 
 
 def shapes(config: Any) -> tuple[int, int, int, int, int]:
-    """layers, heads, kv_heads, dim of a head, hidden size of a text model's config; 1 for what it does not have, or one for each layer."""
+    """layers, heads, kv_heads, dim of a head, hidden size of a text model's config; 1 for what
+    it does not have, or one for each layer.
+    """
     text = config.get_text_config()
 
     def of(name: str, otherwise: int) -> int:
@@ -63,7 +83,13 @@ def shapes(config: Any) -> tuple[int, int, int, int, int]:
             return otherwise
 
     heads = of("num_attention_heads", 1)
-    return of("num_hidden_layers", 1), heads, of("num_key_value_heads", heads), of("head_dim", text.hidden_size // heads), text.hidden_size
+    return (
+        of("num_hidden_layers", 1),
+        heads,
+        of("num_key_value_heads", heads),
+        of("head_dim", text.hidden_size // heads),
+        text.hidden_size,
+    )
 
 
 def padded(dim: int, device: torch.device) -> int:
@@ -74,11 +100,15 @@ def padded(dim: int, device: torch.device) -> int:
 def bytes_per_token(config: Any, device: torch.device, dtype: torch.dtype) -> int:
     """Bytes that a token takes: keys, values and its hidden state."""
     layers, _, kv_heads, dim, width = shapes(config)
-    return (2 * layers * kv_heads * padded(dim, device) + width) * torch.empty(0, dtype=dtype).element_size()
+    return (2 * layers * kv_heads * padded(dim, device) + width) * torch.empty(
+        0, dtype=dtype
+    ).element_size()
 
 
 def default_pool(config: Any, device: torch.device, dtype: torch.dtype) -> int:
-    """Tokens that a pool holds by default: 1 GiB on a CPU, a quarter of the free memory on a GPU; 1,024 to 1,048,576."""
+    """Tokens that a pool holds by default: 1 GiB on a CPU, a quarter of the free memory on a
+    GPU; 1,024 to 1,048,576.
+    """
     each = bytes_per_token(config, device, dtype)
     room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 1 << 30
     return int(min(max(1024, room // each), 1 << 20))

@@ -1,9 +1,10 @@
 """A forward pass of its own for models of the shape of Llama, on a CPU in float32 or bfloat16.
 
-transformers' modules spend more than half of a small pass on dispatch and on small operations between the products. Here a layer is four
-products, with query, key and value in one, gate and up in another, and four kernels. The products are oneDNN's on packed weights, which
-use all of the CPU where the default library does not. In bfloat16 weights, keys, values and what goes into a product are rounded; the sum
-that runs through the layers, norms, rotation and attention stay in float32.
+transformers' modules spend more than half of a small pass on dispatch and on small operations
+between the products. Here a layer is four products, with query, key and value in one, gate and up
+in another, and four kernels. The products are oneDNN's on packed weights, which use all of the CPU
+where the default library does not. In bfloat16 weights, keys, values and what goes into a product
+are rounded; the sum that runs through the layers, norms, rotation and attention stay in float32.
 """
 
 from __future__ import annotations
@@ -24,36 +25,54 @@ from models.memory import memory_left
 
 ROPES = {"default", "linear", "llama3", "yarn"}  # whose angles depend on the position alone
 SMALL = 1 << 20  # weights of a product that takes no longer than its preparation
-_dnn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_dnn = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()
+    else None
+)
 
 
 class Linear:
-    """[rows, in] -> [rows, out] by oneDNN, where torch has it: 2.2 times as fast as its default from 16 rows on in float32 (an AMD Zen 5).
+    """[rows, in] -> [rows, out] by oneDNN, where torch has it: 2.2 times as fast as its default
+    from 16 rows on in float32 (an AMD Zen 5).
 
-    A row's result is the same to the last bit beside any others. One row alone is oneDNN's too where it gives these bits, as in bfloat16;
-    else, in a model of small products, a kernel of ours where that adds in oneDNN's order. Both are tried out here. Preparing a call of
-    oneDNN takes 10 us, as long as a small product itself.
+    A row's result is the same to the last bit beside any others. One row alone is oneDNN's too
+    where it gives these bits, as in bfloat16; else, in a model of small products, a kernel of ours
+    where that adds in oneDNN's order. Both are tried out here. Preparing a call of oneDNN takes 10
+    us, as long as a small product itself.
 
-    weight  [out, in], float32 or bfloat16;  bias: [out] or None;  small: whether to keep the weights for that kernel too
+    weight  [out, in], float32 or bfloat16;  bias: [out] or None;  small: whether to keep the
+            weights for that kernel too
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, small: bool):
         self._bias, self._out, width = bias, len(weight), weight.shape[1]
-        self._weight = weight if _dnn is None else torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        self._weight = (
+            weight if _dnn is None else torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        )
         self.block = 0  # inputs that `llama_kernels.single` adds up at a time, 0: it is not used
         x = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
         wanted = self(x)[0]
         if _dnn is not None and small:
             more = -len(weight) % 16
             self._flat = F.pad(weight.T, (0, more)).contiguous().numpy().reshape(-1)
-            self._added = np.empty(0, np.float32) if bias is None else F.pad(bias, (0, more)).numpy()
-            self.block = next((b for b in (width, 512, 1024) if torch.equal(self._single(x[:1], b)[0], wanted)), 0)
-        self.alone = bool(self.block) or torch.equal(self(x[:1])[0], wanted)  #: whether one row can be computed by itself
+            self._added = (
+                np.empty(0, np.float32) if bias is None else F.pad(bias, (0, more)).numpy()
+            )
+            self.block = next(
+                (b for b in (width, 512, 1024) if torch.equal(self._single(x[:1], b)[0], wanted)), 0
+            )
+        #: whether one row can be computed by itself
+        self.alone = bool(self.block) or torch.equal(self(x[:1])[0], wanted)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if len(x) == 1 and self.block:
             return self._single(x, self.block)
-        return F.linear(x, self._weight, self._bias) if _dnn is None else _dnn(x, self._weight, self._bias, "none", [], "")
+        return (
+            F.linear(x, self._weight, self._bias)
+            if _dnn is None
+            else _dnn(x, self._weight, self._bias, "none", [], "")
+        )
 
     def add(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
         """The product plus `to`, float32, which may be changed."""
@@ -70,17 +89,25 @@ class Linear:
 
 
 class Modules:
-    """The weights of a transformers model, as `models.checkpoints.llama_weights.Llama` gives those on disk. They stay the model's: it may
-    be trained on.
+    """The weights of a transformers model, as `models.checkpoints.llama_weights.Llama` gives those
+    on disk. They stay the model's: it may be trained on.
 
-    Raises Unsupported, saying why, for models of another shape and for modules that do more than a product, as adapters do.
+    Raises Unsupported, saying why, for models of another shape and for modules that do more than a
+    product, as adapters do.
     """
 
     def __init__(self, model: Any):
         config = model.config.get_text_config()
         rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if type(model).__name__ not in SHAPES.values() or config.hidden_act != "silu" or rope not in ROPES:
-            raise Unsupported(f"{type(model).__name__} with {config.hidden_act} and {rope} positions has another shape")
+        if (
+            type(model).__name__ not in SHAPES.values()
+            or config.hidden_act != "silu"
+            or rope not in ROPES
+        ):
+            raise Unsupported(
+                f"{type(model).__name__} with {config.hidden_act} and {rope} positions has "
+                "another shape"
+            )
         if model.get_memory_footprint() > memory_left() // 2:
             raise Unsupported("no room for its weights in a second order")
         self._model, self.config, self.dtype = model, config, model.dtype
@@ -102,7 +129,9 @@ class Modules:
         if all(module.bias is None for module in found):
             return weight, None
         none = weight.new_zeros
-        return weight, torch.cat([none(len(m.weight)) if m.bias is None else m.bias.detach() for m in found])
+        return weight, torch.cat(
+            [none(len(m.weight)) if m.bias is None else m.bias.detach() for m in found]
+        )
 
     @staticmethod
     def _plain(module: Any) -> torch.nn.Linear:
@@ -121,11 +150,16 @@ class Modules:
     def window(self, layer: int) -> int:
         """As `Llama.window`."""
         attention = self._model.model.layers[layer].self_attn
-        return getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)) or 0
+        return (
+            getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
+            or 0
+        )
 
     def angles(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Llama.angles`."""
-        sides = self._model.model.rotary_emb(torch.zeros(1, dtype=torch.float32), torch.arange(count)[None])
+        sides = self._model.model.rotary_emb(
+            torch.zeros(1, dtype=torch.float32), torch.arange(count)[None]
+        )
         cosines, sines = (np.ascontiguousarray(side[0].numpy()) for side in sides)
         return cosines, sines
 
@@ -143,12 +177,17 @@ class Lean:
             raise Unsupported("its weights are of several types")
         self._half = store.dtype == torch.bfloat16
         self._loops = llama_kernels.loops(self._half)
-        self._dim, self._sizes = store.dim, np.array([store.heads, store.kv_heads, store.dim, store.padded])
+        self._dim, self._sizes = (
+            store.dim,
+            np.array([store.heads, store.kv_heads, store.dim, store.padded]),
+        )
         self._cosines = self._sines = np.empty((0, store.dim), np.float32)
         self._pack()
 
     def size(self, tokens: int) -> int:
-        """Tokens that a pass is padded to: few different numbers, as oneDNN prepares for each once; and two at least (`Linear`)."""
+        """Tokens that a pass is padded to: few different numbers, as oneDNN prepares for each
+        once; and two at least (`Linear`).
+        """
         step = 1 if tokens <= 16 else 8 if tokens <= 128 else 32 if tokens <= 512 else 128
         return max(self._least, -(-tokens // step) * step)
 
@@ -162,19 +201,31 @@ class Lean:
         largest = max(config.vocab_size, 2 * config.intermediate_size) * config.hidden_size
         small = largest <= SMALL and not self._half
         self._layers: list[_Layer] = []
-        watched = isinstance(source, Llama) and source.get_memory_footprint() >= BAR  # else transformers showed its own bar
-        bar = tqdm(total=config.num_hidden_layers, desc="loading weights", unit="layer", leave=False, disable=None if watched else True)
+        # else transformers showed its own bar
+        watched = isinstance(source, Llama) and source.get_memory_footprint() >= BAR
+        bar = tqdm(
+            total=config.num_hidden_layers,
+            desc="loading weights",
+            unit="layer",
+            leave=False,
+            disable=None if watched else True,
+        )
         with bar:
             for i in range(config.num_hidden_layers):
                 self._layers.append(_Layer(source, i, small))
                 bar.update()
         self._norm, self._epsilon = source.norm("norm")
         self._head = Linear(source.head, None, small)
-        products = [self._head, *(p for layer in self._layers for p in (layer.qkv, layer.out, layer.up, layer.down))]
+        products = [
+            self._head,
+            *(p for layer in self._layers for p in (layer.qkv, layer.out, layer.up, layer.down)),
+        ]
         self._least = 1 if all(product.alone for product in products) else 2
 
     def __call__(self, ids: torch.Tensor, positions: np.ndarray, plan: Plan) -> torch.Tensor:
-        """The hidden states after the final norm, [tokens, hidden] of the type computed in. ids: int64 [tokens]."""
+        """The hidden states after the final norm, [tokens, hidden] of the type computed in. ids:
+        int64 [tokens].
+        """
         store, kernel, count, loops = plan.store, plan.kernel, len(ids), self._loops
         assert kernel is not None
         self._turn(int(positions.max()) + 1)
@@ -187,7 +238,8 @@ class Lean:
             mixed = numbers(layer.qkv(normed))
             q = mixed if queries is None else queries
             loops.turn(
-                mixed, q, plan.write, kernel.pool, self._sizes, i, kernel.step, positions, self._cosines, self._sines,
+                mixed, q, plan.write, kernel.pool, self._sizes, i, kernel.step, positions,
+                self._cosines, self._sines,
                 layer.q_norm, layer.k_norm, layer.epsilon,
             )  # fmt: skip
             kernel.attend(i, q, scale, 0.0, layer.window)
@@ -219,7 +271,9 @@ class _Layer:
         name = f"layers.{layer}."
         self.before, self.epsilon = source.norm(f"{name}input_layernorm")
         self.between, epsilon = source.norm(f"{name}post_attention_layernorm")
-        self.qkv = Linear(*source.product(*(f"{name}self_attn.{part}_proj" for part in "qkv")), small)
+        self.qkv = Linear(
+            *source.product(*(f"{name}self_attn.{part}_proj" for part in "qkv")), small
+        )
         self.out = Linear(*source.product(f"{name}self_attn.o_proj"), small)
         self.up = Linear(*source.product(f"{name}mlp.gate_proj", f"{name}mlp.up_proj"), small)
         self.down = Linear(*source.product(f"{name}mlp.down_proj"), small)

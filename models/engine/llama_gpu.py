@@ -1,8 +1,9 @@
 """A forward pass of its own for models of the shape of Llama, on a GPU.
 
-A layer is four products, with query, key and value in one, gate and up in another, and four kernels besides attention: residual and
-norm, rotation with the writing of keys and values into the pool, gate, residual and norm. The products are torch's.
-(`torch.compile` of a layer would fuse about as much, but compiles for each shape, for tens of seconds, in every process.)
+A layer is four products, with query, key and value in one, gate and up in another, and four kernels
+besides attention: residual and norm, rotation with the writing of keys and values into the pool,
+gate, residual and norm. The products are torch's. (`torch.compile` of a layer would fuse about as
+much, but compiles for each shape, for tens of seconds, in every process.)
 """
 
 from __future__ import annotations
@@ -29,16 +30,23 @@ def _norm_kernel(
     x, delta, weight, out, x_stride, delta_stride, out_stride, epsilon,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """One token: x += delta, and its RMS norm (Zhang and Sennrich 2019), rounded where transformers rounds."""
+    """One token: x += delta, and its RMS norm (Zhang and Sennrich 2019), rounded where
+    transformers rounds.
+    """
     row = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, BLOCK)
     own = tl.load(x + row * x_stride + n, mask=n < SIZE, other=0.0)
     if ADD:
-        own = (own.to(tl.float32) + tl.load(delta + row * delta_stride + n, mask=n < SIZE, other=0.0).to(tl.float32)).to(own.dtype)
+        own = (
+            own.to(tl.float32)
+            + tl.load(delta + row * delta_stride + n, mask=n < SIZE, other=0.0).to(tl.float32)
+        ).to(own.dtype)
         tl.store(x + row * x_stride + n, own, mask=n < SIZE)
     wide = own.to(tl.float32)
     normed = wide / tl.sqrt(tl.sum(wide * wide, 0) / SIZE + epsilon)
-    scaled = normed.to(own.dtype).to(tl.float32) * tl.load(weight + n, mask=n < SIZE, other=0.0).to(tl.float32)
+    scaled = normed.to(own.dtype).to(tl.float32) * tl.load(weight + n, mask=n < SIZE, other=0.0).to(
+        tl.float32
+    )
     tl.store(out + row * out_stride + n, scaled.to(own.dtype), mask=n < SIZE)
 
 
@@ -46,11 +54,14 @@ def _norm_kernel(
 def _turn_kernel(
     mixed, positions, cosines, sines, q_norm, k_norm, query, keys, values, write,
     mixed_stride, query_stride, slot_stride, head_stride, epsilon,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr, NORMED: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
+    NORMED: tl.constexpr,
 ):  # fmt: skip
-    """One token and head: a query is rotated into `query`, a key into the pool, a value is copied into the pool.
+    """One token and head: a query is rotated into `query`, a key into the pool, a value is copied
+    into the pool.
 
-    Rotated by halves, (a, b) -> (a cos - b sin, b cos + a sin), as in Llama; before it queries and keys are normed where the model does.
+    Rotated by halves, (a, b) -> (a cos - b sin, b cos + a sin), as in Llama; before it queries and
+    keys are normed where the model does.
     """
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -104,9 +115,11 @@ def _gate_kernel(both, out, both_stride, out_stride, SIZE: tl.constexpr, BLOCK: 
 
 
 class LlamaGPU:
-    """`forward.Modules` for the shape of Llama, Mistral, Qwen2 and Qwen3. Raises Unsupported, saying why, for other models and devices.
+    """`forward.Modules` for the shape of Llama, Mistral, Qwen2 and Qwen3. Raises Unsupported,
+    saying why, for other models and devices.
 
-    The model's own parameters become parts of the joint matrices (`_joined`), so that no weight is there twice.
+    The model's own parameters become parts of the joint matrices (`_joined`), so that no weight is
+    there twice.
     """
 
     name = "fused"
@@ -114,14 +127,29 @@ class LlamaGPU:
     def __init__(self, model: Any, store: Store):
         config = model.config.get_text_config()
         rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if not gpu.has_kernels(store.device) or store.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        if not gpu.has_kernels(store.device) or store.dtype not in (
+            torch.float32,
+            torch.float16,
+            torch.bfloat16,
+        ):
             raise Unsupported("not on a GPU with Triton in float32, float16 or bfloat16")
-        if type(model).__name__ not in SHAPES.values() or config.hidden_act != "silu" or rope not in ROPES:
-            raise Unsupported(f"{type(model).__name__} with {config.hidden_act} and {rope} positions has another shape")
+        if (
+            type(model).__name__ not in SHAPES.values()
+            or config.hidden_act != "silu"
+            or rope not in ROPES
+        ):
+            raise Unsupported(
+                f"{type(model).__name__} with {config.hidden_act} and {rope} positions has "
+                "another shape"
+            )
         self._model = model
-        longest = min(getattr(config, "max_position_embeddings", None) or store.trash, store.trash) + 1
+        longest = (
+            min(getattr(config, "max_position_embeddings", None) or store.trash, store.trash) + 1
+        )
         places = torch.arange(longest, device=store.device)[None]
-        sides = model.model.rotary_emb(torch.zeros(1, device=store.device, dtype=torch.float32), places)
+        sides = model.model.rotary_emb(
+            torch.zeros(1, device=store.device, dtype=torch.float32), places
+        )
         self._cosines, self._sines = (side[0].float().contiguous() for side in sides)
         if self._cosines.shape[1] != store.dim or store.dim % 2:
             raise Unsupported("only a part of each head is rotated")
@@ -137,8 +165,12 @@ class LlamaGPU:
         self._layers = [_Layer(layer) for layer in self._model.model.layers]
         self._final, self._head = self._model.model.norm, self._model.get_output_embeddings()
 
-    def __call__(self, ids: torch.Tensor, positions: np.ndarray | torch.Tensor, plan: Plan) -> torch.Tensor:
-        """The hidden states after the final norm, [tokens, hidden]. ids: int64 [tokens]; positions: int32 or int64 [tokens]."""
+    def __call__(
+        self, ids: torch.Tensor, positions: np.ndarray | torch.Tensor, plan: Plan
+    ) -> torch.Tensor:
+        """The hidden states after the final norm, [tokens, hidden]. ids: int64 [tokens];
+        positions: int32 or int64 [tokens].
+        """
         store, kernel = plan.store, plan.gpu
         assert kernel is not None
         positions = torch.as_tensor(positions, device=ids.device)
@@ -168,9 +200,11 @@ class LlamaGPU:
         keys, values = pool
         normed = layer.q_norm is not None
         _turn_kernel[(len(mixed), store.heads + 2 * store.kv_heads)](
-            mixed, positions, self._cosines, self._sines, layer.q_norm, layer.k_norm, query, keys, values, write,
+            mixed, positions, self._cosines, self._sines, layer.q_norm, layer.k_norm, query, keys,
+            values, write,
             mixed.stride(0), query.stride(0), keys.stride(0), keys.stride(1), layer.epsilon,
-            HEADS=store.heads, KV_HEADS=store.kv_heads, DIM=store.dim, BLOCK=power_of_two(store.dim // 2), NORMED=normed, num_warps=1,
+            HEADS=store.heads, KV_HEADS=store.kv_heads, DIM=store.dim,
+            BLOCK=power_of_two(store.dim // 2), NORMED=normed, num_warps=1,
         )  # fmt: skip
 
 
@@ -184,23 +218,35 @@ class _Layer:
         self.out, self.down = _joined(attention.o_proj), _joined(mlp.down_proj)
         self.up = _joined(mlp.gate_proj, mlp.up_proj)
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.q_norm, self.k_norm = (None if norm is None else norm.weight.detach() for norm in norms)
+        self.q_norm, self.k_norm = (
+            None if norm is None else norm.weight.detach() for norm in norms
+        )
         self.epsilon = 0.0 if norms[0] is None else norms[0].variance_epsilon
-        self.window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)) or 0
+        self.window = (
+            getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
+            or 0
+        )
 
 
 def _joined(*modules: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weights and biases of products of the same input, one after the other; those of the modules become views of them.
+    """Weights and biases of products of the same input, one after the other; those of the modules
+    become views of them.
 
     Raises Unsupported for modules that do more than a product, as adapters do.
     """
     if any(type(module) is not torch.nn.Linear for module in modules):
         raise Unsupported("its products are not plain ones: adapters or quantised weights")
     if len(modules) == 1:
-        return modules[0].weight.detach(), None if modules[0].bias is None else modules[0].bias.detach()
-    with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode could never be trained
+        return modules[0].weight.detach(), None if modules[0].bias is None else modules[
+            0
+        ].bias.detach()
+    # what is made in inference mode could never be trained
+    with torch.inference_mode(False), torch.no_grad():
         weight = torch.cat([module.weight for module in modules])
-        biases = [module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias for module in modules]
+        biases = [
+            module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias
+            for module in modules
+        ]
         bias = torch.cat(biases) if any(module.bias is not None for module in modules) else None
         start = 0
         for module in modules:
@@ -213,10 +259,13 @@ def _joined(*modules: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def norm(x: torch.Tensor, delta: torch.Tensor | None, module: Any, out: torch.Tensor) -> None:
-    """x += delta, where that is not None, and out = the module's RMS norm of it. All [tokens, size]."""
+    """x += delta, where that is not None, and out = the module's RMS norm of it. All [tokens,
+    size].
+    """
     size = x.shape[1]
     _norm_kernel[(len(x),)](
-        x, delta, module.weight, out, x.stride(0), 0 if delta is None else delta.stride(0), out.stride(0), module.variance_epsilon,
+        x, delta, module.weight, out, x.stride(0), 0 if delta is None else delta.stride(0),
+        out.stride(0), module.variance_epsilon,
         SIZE=size, BLOCK=power_of_two(size), ADD=delta is not None, num_warps=4,
     )  # fmt: skip
 
@@ -226,5 +275,7 @@ def gated(both: torch.Tensor) -> torch.Tensor:
     out = both.new_empty(len(both), both.shape[1] // 2)
     size = out.shape[1]
     block = min(GATE, power_of_two(size))
-    _gate_kernel[(len(both), -(-size // block))](both, out, both.stride(0), out.stride(0), SIZE=size, BLOCK=block, num_warps=4)
+    _gate_kernel[(len(both), -(-size // block))](
+        both, out, both.stride(0), out.stride(0), SIZE=size, BLOCK=block, num_warps=4
+    )
     return out

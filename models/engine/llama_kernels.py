@@ -1,4 +1,6 @@
-"""The loops of a pass on a processor beside its products and its attention: what queries share, norms, rotation, gates, storing."""
+"""The loops of a pass on a processor beside its products and its attention: what queries share,
+norms, rotation, gates, storing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from search.kernels.jit import bare, bind, digest, kernel, part, ravel
 from search.kernels.simd16 import fma, get, highest, load, lowest, power, put, splat, store, total
 
 LOG2E = np.float32(1.4426950408889634)
-SHARED = 64  # queries times keys from which reading keys together pays: packing the queries costs as much as 50 to 70 keys of one of them
+# queries times keys from which reading keys together pays: packing the queries costs as much as 50
+# to 70 keys of one of them
+SHARED = 64
 FEWEST = 4  # queries, too: below, most lanes are idle
 
 
@@ -21,8 +25,10 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
     """What the queries of a pass share. Returns the numbers of spans and of parts written.
 
     table    int32 [rows, longest]
-    rows     int64 [steps]: the rows that have one query each, tokens 0, 1, ... of the pass;  ends: int64 [steps], where their keys end
-    chunks   int64 [chunks, 4]: row, first token in the pass, keys before it, tokens: consecutive queries of one row
+    rows     int64 [steps]: the rows that have one query each, tokens 0, 1, ... of the pass;  ends:
+             int64 [steps], where their keys end
+    chunks   int64 [chunks, 4]: row, first token in the pass, keys before it, tokens: consecutive
+             queries of one row
     group    query heads that share one head of keys
     order    int64 [steps], scratch
     spans, parts  int32 [queries, 4], [2 * queries, 4]: as in `tree_attention_cpu.attention`
@@ -49,7 +55,12 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
             order[j] = order[j - 1]
         order[low] = i
     for i in range(n):
-        spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3] = order[i], rows[order[i]], 0, ends[order[i]]
+        spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3] = (
+            order[i],
+            rows[order[i]],
+            0,
+            ends[order[i]],
+        )
     if n > 0:  # spans[i, 2]: what is read of i together with others already
         count = _share(table, spans, np.int64(0), n, group, parts, count)
     for c in range(len(chunks)):
@@ -61,10 +72,20 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
             if some * group < FEWEST or together * some * group < SHARED:
                 together = 0
             else:
-                parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = n, n + some, 0, together
+                parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = (
+                    n,
+                    n + some,
+                    0,
+                    together,
+                )
                 count += 1
             for i in range(some):
-                spans[n, 0], spans[n, 1], spans[n, 2], spans[n, 3] = token + first + i, row, together, past + first + i + 1
+                spans[n, 0], spans[n, 1], spans[n, 2], spans[n, 3] = (
+                    token + first + i,
+                    row,
+                    together,
+                    past + first + i + 1,
+                )
                 n += 1
     return n, count
 
@@ -78,10 +99,13 @@ def _before(table, a, b, length):  # type: ignore[no-untyped-def]
 
 
 def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-untyped-def]
-    """Write the parts of sorted queries start to stop; spans[i, 2] becomes what is covered of each. Returns the number of parts."""
+    """Write the parts of sorted queries start to stop; spans[i, 2] becomes what is covered of
+    each. Returns the number of parts.
+    """
     a = start
     while a < stop:
-        # the widest set of neighbours from a on that shares enough beyond what is covered of a already
+        # the widest set of neighbours from a on that shares enough beyond what is covered of a
+        # already
         covered, b, least, best, until = spans[a, 2], a + 1, spans[a, 3], 0, 0
         while b < stop and spans[b, 2] == covered:
             j = covered
@@ -93,13 +117,22 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
             least = j
             b += 1
             gain = (b - a - 1) * group * (least - covered)
-            if gain > best and (b - a) * group >= FEWEST and (b - a) * group * (least - covered) >= SHARED:
+            if (
+                gain > best
+                and (b - a) * group >= FEWEST
+                and (b - a) * group * (least - covered) >= SHARED
+            ):
                 best, until = gain, b
                 reach = least
         if best == 0:
             a += 1
             continue
-        parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = a, until, covered, reach
+        parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = (
+            a,
+            until,
+            covered,
+            reach,
+        )
         count += 1
         for i in range(a, until):
             spans[i, 2] = reach
@@ -107,24 +140,34 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
 
 
 def write(keys, values, places, pool, sizes, layer, step):  # type: ignore[no-untyped-def]
-    """Put the keys and values of new tokens, [tokens, kv_heads * dim] of the pool's type, into slots `places` of one layer of the pool."""
+    """Put the keys and values of new tokens, [tokens, kv_heads * dim] of the pool's type, into
+    slots `places` of one layer of the pool.
+    """
     keys, values, places, pool = bare(keys), bare(values), bare(places), bare(pool)
     kv_heads, dim, padded = sizes[1], sizes[2], sizes[3]
     for i in range(len(places)):
         for head in range(kv_heads):
             at = 2 * layer * step + (places[i] * kv_heads + head) * padded
             for d in range(dim):
-                pool[at + d], pool[at + step + d] = keys[i, head * dim + d], values[i, head * dim + d]
+                pool[at + d], pool[at + step + d] = (
+                    keys[i, head * dim + d],
+                    values[i, head * dim + d],
+                )
             for d in range(dim, padded):
                 pool[at + d] = pool[at + step + d] = 0
 
 
-def turn(qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon):  # type: ignore[no-untyped-def]
-    """Norm (where weights are given), rotate and store: the queries of `qkv` into `q`, its keys and values into the pool.
+def turn(
+    qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon
+):  # type: ignore[no-untyped-def]
+    """Norm (where weights are given), rotate and store: the queries of `qkv` into `q`, its keys and
+    values into the pool.
 
-    qkv       [tokens, (heads + 2 * kv_heads) * dim], changed where it is float32;  q: float32 [tokens, >= heads * dim], may be `qkv`
+    qkv       [tokens, (heads + 2 * kv_heads) * dim], changed where it is float32;  q: float32
+              [tokens, >= heads * dim], may be `qkv`
     places    int64 [tokens], slots;  positions: int64 [tokens]
-    cosines, sines  float32 [positions, dim], of Su et al. 2021 as transformers lays them out (two halves)
+    cosines, sines  float32 [positions, dim], of Su et al. 2021 as transformers lays them out (two
+                    halves)
     q_norm, k_norm  float32 [dim] or [0]: RMS norm of each head (Zhang and Sennrich 2019)
     """
     qkv, q, places, pool, positions = bare(qkv), bare(q), bare(places), bare(pool), bare(positions)
@@ -166,7 +209,9 @@ def turn(qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_
 
 
 def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
-    """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019), float32 or bfloat16."""
+    """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019), float32 or
+    bfloat16.
+    """
     x, weight, out = bare(x), bare(weight), bare(out)
     width, flat, into = x.shape[1], ravel(x), ravel(out)
     for i in range(len(x)):
@@ -185,7 +230,9 @@ def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
 
 
 def gate(both, out):  # type: ignore[no-untyped-def]
-    """SiLU of the first half of each row of `both`, [tokens, 2 * inner], times the second half (Shazeer 2020, SwiGLU)."""
+    """SiLU of the first half of each row of `both`, [tokens, 2 * inner], times the second half
+    (Shazeer 2020, SwiGLU).
+    """
     both, out = bare(both), bare(out)
     inner, one = out.shape[1], splat(np.float32(1))
     flat, into = ravel(both), ravel(out)
@@ -193,7 +240,10 @@ def gate(both, out):  # type: ignore[no-untyped-def]
         a, o = 2 * i * inner, i * inner
         for d in range(0, inner - 15, 16):
             x = load(flat, a + d)
-            falls = power(highest(splat(np.float32(-100)), lowest(splat(np.float32(100)), x * splat(-LOG2E))), splat(np.float32(0)))
+            falls = power(
+                highest(splat(np.float32(-100)), lowest(splat(np.float32(100)), x * splat(-LOG2E))),
+                splat(np.float32(0)),
+            )
             store(into, o + d, x / (one + falls) * load(flat, a + inner + d))
         for d in range(inner & ~15, inner):
             x = get(flat, a + d)
@@ -201,9 +251,11 @@ def gate(both, out):  # type: ignore[no-untyped-def]
 
 
 def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
-    """The product of one row. x: float32 [in]; weight: float32, flat [in, out]; out a multiple of 16; bias: float32 [out] or [0].
+    """The product of one row. x: float32 [in]; weight: float32, flat [in, out]; out a multiple of
+    16; bias: float32 [out] or [0].
 
-    Each number is a chain over `block` inputs at a time, and these are added: as oneDNN does it (`llama_cpu.Linear` tries that).
+    Each number is a chain over `block` inputs at a time, and these are added: as oneDNN does it
+    (`llama_cpu.Linear` tries that).
     """
     x, weight, bias, out = bare(x), bare(weight), bare(bias), bare(out)
     size, n = out.size, np.int64(0)
@@ -215,7 +267,11 @@ def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
                 v, at = splat(get(x, k)), k * size + n
                 a = fma(v, load(weight, at), a)
                 if wide:
-                    b, c, d = fma(v, load(weight, at + 16), b), fma(v, load(weight, at + 32), c), fma(v, load(weight, at + 48), d)
+                    b, c, d = (
+                        fma(v, load(weight, at + 16), b),
+                        fma(v, load(weight, at + 32), c),
+                        fma(v, load(weight, at + 48), d),
+                    )
             if start > 0:
                 a = load(out, n) + a
                 if wide:
@@ -243,7 +299,13 @@ class Loops(NamedTuple):
 _stamp = digest(simd16.fma, plan)
 for _inner in (_before, _share):
     globals()[_inner.__name__] = part(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
-_f4, _f4s, _i8s, _f, _i8 = numba.float32[::1], numba.float32[:, ::1], numba.int64[::1], numba.float32, numba.int64
+_f4, _f4s, _i8s, _f, _i8 = (
+    numba.float32[::1],
+    numba.float32[:, ::1],
+    numba.int64[::1],
+    numba.float32,
+    numba.int64,
+)
 _i4 = numba.int32[:, ::1]
 
 
@@ -253,16 +315,24 @@ def _compiled(signature, function, name=""):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def loops(half: bool) -> Loops:
-    """The kernels for float32, or for bfloat16 as uint16 (`half`), compiled when they are first asked for."""
+    """The kernels for float32, or for bfloat16 as uint16 (`half`), compiled when they are first
+    asked for.
+    """
     number = numba.uint16 if half else numba.float32
     flat, rows, name = number[::1], number[:, ::1], "_half" if half else ""
     return Loops(
         _compiled(numba.void(rows, rows, _i8s, flat, _i8s, _i8, _i8), write, name),
-        _compiled(numba.void(rows, _f4s, _i8s, flat, _i8s, _i8, _i8, _i8s, _f4s, _f4s, _f4, _f4, _f), turn, name),
+        _compiled(
+            numba.void(rows, _f4s, _i8s, flat, _i8s, _i8, _i8, _i8s, _f4s, _f4s, _f4, _f4, _f),
+            turn,
+            name,
+        ),
         _compiled(numba.void(_f4s, _f4, _f, rows), norm, name),
         _compiled(numba.void(rows, rows), gate, name),
     )
 
 
-plan = _compiled(numba.types.UniTuple(_i8, 2)(_i4, _i8s, _i8s, numba.int64[:, ::1], _i8, _i8s, _i4, _i4), plan)
+plan = _compiled(
+    numba.types.UniTuple(_i8, 2)(_i4, _i8s, _i8s, numba.int64[:, ::1], _i8, _i8s, _i4, _i4), plan
+)
 single = _compiled(numba.void(_f4, _f4, _i8, _f4, _f4), single)

@@ -1,7 +1,8 @@
 """Which keys and values are stored where: all texts as one tree of tokens over the slots of a pool.
 
-A token below a prefix has one slot, whoever reads or draws it: what several texts share is stored once and read once. A running text
-holds its slots; what nobody holds stays until its room is wanted. This module knows neither torch nor models: it deals in slot numbers.
+A token below a prefix has one slot, whoever reads or draws it: what several texts share is stored
+once and read once. A running text holds its slots; what nobody holds stays until its room is
+wanted. This module knows neither torch nor models: it deals in slot numbers.
 """
 
 from __future__ import annotations
@@ -9,13 +10,27 @@ from __future__ import annotations
 import numpy as np
 
 from models.engine import prefix_tree_kernels
-from models.engine.prefix_tree_kernels import CLOCK, EVER, FREE, FREE_COUNT, HELD, HOLDS, KIDS, LIVE, PARENT, READY, TOKEN
+from models.engine.prefix_tree_kernels import (
+    CLOCK,
+    EVER,
+    FREE,
+    FREE_COUNT,
+    HELD,
+    HOLDS,
+    KIDS,
+    LIVE,
+    PARENT,
+    READY,
+    TOKEN,
+)
 
 ROOT = -1  # of all texts that share; one that shares with nobody has a root of its own, below
 
 
 class Tree:
-    """Texts over a pool of `capacity` slots. When it is full the longest unused ends of texts that nobody holds are forgotten."""
+    """Texts over a pool of `capacity` slots. When it is full the longest unused ends of texts
+    that nobody holds are forgotten.
+    """
 
     def __init__(self, capacity: int):
         if capacity < 1:
@@ -47,7 +62,9 @@ class Tree:
 
     @property
     def ever(self) -> int:
-        """Slots that were given out so far: distinct tokens, and again those that were forgotten in between."""
+        """Slots that were given out so far: distinct tokens, and again those that were forgotten
+        in between.
+        """
         return int(self._counts[EVER])
 
     @property
@@ -61,12 +78,15 @@ class Tree:
         return self._nodes[TOKEN]
 
     def look(self, tokens: np.ndarray, root: int = ROOT) -> tuple[int, int]:
-        """How many of `tokens` (int64) are there already, and how many slots `join` would make held."""
+        """How many of `tokens` (int64) are there already, and how many slots `join` would make
+        held.
+        """
         known, fresh = prefix_tree_kernels.look(*self._tree, tokens, root)
         return known, fresh
 
     def join(self, tokens: np.ndarray, known: int, places: np.ndarray, root: int = ROOT) -> None:
-        """Hold a text, of which `known` tokens are there already (`look`), and write its slots into `places`, int32 [tokens].
+        """Hold a text, of which `known` tokens are there already (`look`), and write its slots into
+        `places`, int32 [tokens].
 
         Raises MemoryError where the pool has no room beside what is held.
         """
@@ -76,7 +96,8 @@ class Tree:
         prefix_tree_kernels.join(*self._tree, tokens, root, known, len(tokens), places)
 
     def step(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Let held texts that end in slots `parents` grow by a token each, both int64: the slots of these, int64, held.
+        """Let held texts that end in slots `parents` grow by a token each, both int64: the slots of
+        these, int64, held.
 
         Raises MemoryError where the pool has no room beside what is held.
         """
@@ -97,21 +118,36 @@ class Tree:
         order = unused[np.argsort(self._used[unused], kind="stable")]
         if prefix_tree_kernels.evict(*self._tree, order, max(count, self.capacity // 16)) < count:
             free = self._counts[FREE_COUNT]
-            raise MemoryError(f"{count} slots are wanted and {free} of {self.capacity} are free, {self.held} held")
+            raise MemoryError(
+                f"{count} slots are wanted and {free} of {self.capacity} are free, {self.held} held"
+            )
 
     def check(self, texts: list[np.ndarray]) -> None:
-        """Raise AssertionError if a slot is lost or counted wrongly, or the tree is malformed. texts: the slots of each running text."""
+        """Raise AssertionError if a slot is lost or counted wrongly, or the tree is malformed.
+        texts: the slots of each running text.
+        """
         nodes, live = self._nodes, np.flatnonzero(self._nodes[LIVE])
         free = nodes[FREE, : self._counts[FREE_COUNT]]
-        assert np.array_equal(np.sort(np.concatenate([free, live])), np.arange(self.capacity)), "a slot is lost or owned twice"
+        assert np.array_equal(np.sort(np.concatenate([free, live])), np.arange(self.capacity)), (
+            "a slot is lost or owned twice"
+        )
         holds, kids = np.zeros(self.capacity, np.int64), np.zeros(self.capacity, np.int64)
         for text in texts:
             holds[text] += 1
-        assert np.array_equal(holds[live], nodes[HOLDS, live]) and self.held == (holds > 0).sum(), "held slots are counted wrongly"
+        assert np.array_equal(holds[live], nodes[HOLDS, live]) and self.held == (holds > 0).sum(), (
+            "held slots are counted wrongly"
+        )
         parents = nodes[PARENT, live]
         np.add.at(kids, parents[parents >= 0], 1)
-        assert np.array_equal(kids[live], nodes[KIDS, live]) and nodes[LIVE, parents[parents >= 0]].all(), "a parent is gone"
+        assert (
+            np.array_equal(kids[live], nodes[KIDS, live])
+            and nodes[LIVE, parents[parents >= 0]].all()
+        ), "a parent is gone"
         pairs = {(int(p), int(t)) for p, t in zip(parents, nodes[TOKEN, live], strict=True)}
         assert len(pairs) == len(live), "a token below a prefix has two slots"
-        for parent, token, slot in zip(parents.tolist(), nodes[TOKEN, live].tolist(), live.tolist(), strict=True):
-            assert prefix_tree_kernels.find(nodes, self._heads, parent, token) == slot, "a slot is not found"
+        for parent, token, slot in zip(
+            parents.tolist(), nodes[TOKEN, live].tolist(), live.tolist(), strict=True
+        ):
+            assert prefix_tree_kernels.find(nodes, self._heads, parent, token) == slot, (
+                "a slot is not found"
+            )

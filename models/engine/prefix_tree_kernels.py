@@ -1,5 +1,5 @@
-"""The loops of `models.engine.prefix_tree`: a tree of tokens in arrays. A node is one token below a prefix, and its number is the slot of
-its keys.
+"""The loops of `models.engine.prefix_tree`: a tree of tokens in arrays. A node is one token below a
+prefix, and its number is the slot of its keys.
 
 nodes   int32 [8, capacity]: what stands in a slot, by the rows named below
 used    int64 [capacity]: when a text with this token last began or grew
@@ -22,7 +22,9 @@ _tree = (_i4s, _i8, _i4, _i8)
 
 @inner
 def _chain(heads, parent, token):  # type: ignore[no-untyped-def]
-    """The hash chain of a token below a slot (or a root, below 0): splitmix64 (Steele et al. 2014)."""
+    """The hash chain of a token below a slot (or a root, below 0): splitmix64 (Steele et al.
+    2014).
+    """
     z = (np.uint64(parent) << np.uint64(32)) ^ np.uint64(token) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -43,7 +45,12 @@ def _place(nodes, heads, counts, parent, token):  # type: ignore[no-untyped-def]
     counts[FREE_COUNT] -= 1
     counts[EVER] += 1
     slot, chain = nodes[FREE, counts[FREE_COUNT]], _chain(heads, parent, token)
-    nodes[PARENT, slot], nodes[TOKEN, slot], nodes[KIDS, slot], nodes[HOLDS, slot] = parent, token, 0, 0
+    nodes[PARENT, slot], nodes[TOKEN, slot], nodes[KIDS, slot], nodes[HOLDS, slot] = (
+        parent,
+        token,
+        0,
+        0,
+    )
     nodes[NEXT, slot], nodes[READY, slot], nodes[LIVE, slot] = heads[chain], 0, 1
     heads[chain] = slot
     if parent >= 0:
@@ -67,7 +74,9 @@ def find(nodes, heads, parent, token):  # type: ignore[no-untyped-def]
 
 @kernel(numba.types.UniTuple(_n, 2)(*_tree, _i8, _n))
 def look(nodes, used, heads, counts, tokens, root):  # type: ignore[no-untyped-def]
-    """How many of `tokens` stand below `root` already, and how many slots a text that begins with them would hold newly."""
+    """How many of `tokens` stand below `root` already, and how many slots a text that begins
+    with them would hold newly.
+    """
     nodes, heads, tokens = bare(nodes), bare(heads), bare(tokens)
     slot, fresh = np.int32(root), len(tokens)
     for i in range(len(tokens)):
@@ -80,8 +89,17 @@ def look(nodes, used, heads, counts, tokens, root):  # type: ignore[no-untyped-d
 
 @kernel(numba.void(*_tree, _i8, _n, _n, _n, _i4))
 def join(nodes, used, heads, counts, tokens, root, start, stop, places):  # type: ignore[no-untyped-def]
-    """Hold tokens start to stop of a text, adding those that are not there: there is room. Writes their slots into `places`."""
-    nodes, used, heads, counts, tokens, places = bare(nodes), bare(used), bare(heads), bare(counts), bare(tokens), bare(places)
+    """Hold tokens start to stop of a text, adding those that are not there: there is room.
+    Writes their slots into `places`.
+    """
+    nodes, used, heads, counts, tokens, places = (
+        bare(nodes),
+        bare(used),
+        bare(heads),
+        bare(counts),
+        bare(tokens),
+        bare(places),
+    )
     slot = np.int32(root) if start == 0 else places[start - 1]
     for i in range(start, stop):
         found = _find(nodes, heads, slot, tokens[i])
@@ -92,7 +110,9 @@ def join(nodes, used, heads, counts, tokens, root, start, stop, places):  # type
 
 @kernel(numba.void(*_tree, _i8, _i8, _i8))
 def step(nodes, used, heads, counts, parents, tokens, slots):  # type: ignore[no-untyped-def]
-    """Let each text grow by one token below its last slot (or root): `slots` get the new ones', held. There is room for all."""
+    """Let each text grow by one token below its last slot (or root): `slots` get the new ones',
+    held. There is room for all.
+    """
     nodes, used, heads, counts = bare(nodes), bare(used), bare(heads), bare(counts)
     parents, tokens, slots = bare(parents), bare(tokens), bare(slots)
     for i in range(len(parents)):
@@ -137,15 +157,29 @@ def leave(nodes, used, heads, counts, places):  # type: ignore[no-untyped-def]
 
 @kernel(_n(*_tree, _i8, _n))
 def evict(nodes, used, heads, counts, order, wanted):  # type: ignore[no-untyped-def]
-    """Forget leaves that nobody holds, in the order given (longest unused first), until `wanted` slots are free; how many are then.
+    """Forget leaves that nobody holds, in the order given (longest unused first), until `wanted`
+    slots are free; how many are then.
 
-    A token whose last continuation goes is a leaf, too: it goes next where it is unused for as long.
+    A token whose last continuation goes is a leaf, too: it goes next where it is unused for as
+    long.
     """
-    nodes, used, heads, counts, order = bare(nodes), bare(used), bare(heads), bare(counts), bare(order)
+    nodes, used, heads, counts, order = (
+        bare(nodes),
+        bare(used),
+        bare(heads),
+        bare(counts),
+        bare(order),
+    )
     for i in range(len(order)):
         slot = np.int64(order[i])
         since = used[slot]
-        while slot >= 0 and nodes[LIVE, slot] and nodes[HOLDS, slot] == 0 and nodes[KIDS, slot] == 0 and used[slot] <= since:
+        while (
+            slot >= 0
+            and nodes[LIVE, slot]
+            and nodes[HOLDS, slot] == 0
+            and nodes[KIDS, slot] == 0
+            and used[slot] <= since
+        ):
             if counts[FREE_COUNT] >= wanted:
                 return counts[FREE_COUNT]
             parent = np.int64(nodes[PARENT, slot])

@@ -1,9 +1,11 @@
 """Seeded sampling that does not depend on the batch.
 
-A token is drawn by an exponential race (Gumbel-max without the logarithm of a logarithm): the survivor with the smallest
-`E / w` wins, where w is its weight after temperature and truncation and E an exponential number that is a hash of (seed, index of
-the generated token in its request, token id). The same request so draws the same tokens beside any neighbours, and a small
-change of the logits changes the draw only where two tokens run neck and neck. On a GPU `models.engine.sampling_gpu` draws otherwise.
+A token is drawn by an exponential race (Gumbel-max without the logarithm of a logarithm): the
+survivor with the smallest `E / w` wins, where w is its weight after temperature and truncation and
+E an exponential number that is a hash of (seed, index of the generated token in its request, token
+id). The same request so draws the same tokens beside any neighbours, and a small change of the
+logits changes the draw only where two tokens run neck and neck. On a GPU
+`models.engine.sampling_gpu` draws otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from models.engine import sampling_kernels
 
 _U32 = np.uint32
 COLDEST, WARMEST = 1e-38, 1e38  # temperatures; beyond, one over them is no float32
-LEAST = 1e-6  #: a smaller share of the model's probability counts as nothing: float32 log-probs cannot tell it from 0
+#: a smaller share of the model's probability counts as nothing: float32 log-probs cannot tell it
+#: from 0
+LEAST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,10 @@ class Drawn:
     tokens             int64 [rows]
     log_probs          float32 [rows], the model's own at temperature 1, untruncated
     sampled_log_probs  float32 [rows], of the distribution drawn from; 0 where greedy
-    finite             bool [rows], False where the logits hold nan or +inf or only -inf (the other entries then mean nothing)
-    left               bool [rows], False where what is to be avoided left no token (the other entries then mean nothing)
+    finite             bool [rows], False where the logits hold nan or +inf or only -inf (the other
+                       entries then mean nothing)
+    left               bool [rows], False where what is to be avoided left no token (the other
+                       entries then mean nothing)
     """
 
     tokens: np.ndarray
@@ -40,9 +46,11 @@ class Drawn:
 
 
 class Thinned(NamedTuple):
-    """Tokens that are less likely than the model says, because some of what would follow is to be avoided.
+    """Tokens that are less likely than the model says, because some of what would follow is to be
+    avoided.
 
-    rows, tokens  int64 [thinned], distinct pairs;  keep: float64 [thinned], the share of each one's probability that is left, in [0, 1]
+    rows, tokens  int64 [thinned], distinct pairs;  keep: float64 [thinned], the share of each one's
+                  probability that is left, in [0, 1]
     """
 
     rows: np.ndarray
@@ -60,11 +68,13 @@ def draw(
     min_p: np.ndarray,
     thinned: Thinned | None = None,
 ) -> Drawn:
-    """Draw one token a row. logits: [rows, vocabulary], float32, bfloat16 as uint16, or a tensor; the rest [rows].
+    """Draw one token a row. logits: [rows, vocabulary], float32, bfloat16 as uint16, or a tensor;
+    the rest [rows].
 
-    What is `thinned` loses its share first. Truncation in this order, as in transformers: temperature; the `top_k` largest (0: all);
-    of these, renormalised, the fewest that reach `top_p`; of these, those at least `min_p` times as probable as the likeliest.
-    Temperature 0 is greedy, ties go to the lowest id.
+    What is `thinned` loses its share first. Truncation in this order, as in transformers:
+    temperature; the `top_k` largest (0: all); of these, renormalised, the fewest that reach
+    `top_p`; of these, those at least `min_p` times as probable as the likeliest. Temperature 0 is
+    greedy, ties go to the lowest id.
     """
     if not isinstance(logits, np.ndarray):
         logits = logits.float().cpu().numpy()
@@ -79,9 +89,15 @@ def draw(
         if thinned is not None:
             some = np.unique(thinned.rows)
             thin = floats(logits[some])
-            thin[np.searchsorted(some, thinned.rows), thinned.tokens] += np.log(thinned.keep).astype(np.float32)
-            tokens[some], sampled[some], tops[some], norms[some] = _race(thin, hashed[some], cold[some])
-            left[some] = np.exp(tops[some] - own_tops[some] + norms[some] - own_norms[some]) >= LEAST
+            thin[np.searchsorted(some, thinned.rows), thinned.tokens] += np.log(
+                thinned.keep
+            ).astype(np.float32)
+            tokens[some], sampled[some], tops[some], norms[some] = _race(
+                thin, hashed[some], cold[some]
+            )
+            left[some] = (
+                np.exp(tops[some] - own_tops[some] + norms[some] - own_norms[some]) >= LEAST
+            )
         part = np.flatnonzero(finite & left & cut)
         for rows, table in _tables(part, logits, some, thin):
             ids, w = survivors(table, tops[rows], cold[rows], top_k[rows], top_p[rows], min_p[rows])
@@ -90,7 +106,8 @@ def draw(
             winners = runs.argmin(1)
             at = np.arange(len(rows))
             tokens[rows] = ids[at, winners]
-            # one after the other: numpy's `sum` groups by the number of columns, which is that of the row with the most survivors
+            # one after the other: numpy's `sum` groups by the number of columns, which is that of
+            # the row with the most survivors
             sampled[rows] = np.log(w[at, winners] / np.cumsum(w, axis=1, dtype=np.float64)[:, -1])
         log_probs = floats(logits[np.arange(len(logits)), tokens]) - own_tops - own_norms
     return Drawn(tokens, log_probs.astype(np.float32), sampled, finite, left)
@@ -98,10 +115,16 @@ def draw(
 
 def floats(numbers: np.ndarray) -> np.ndarray:
     """float32 as it is; bfloat16, in uint16, as a copy in float32."""
-    return (numbers.astype(np.uint32) << _U32(16)).view(np.float32) if numbers.dtype == np.uint16 else numbers
+    return (
+        (numbers.astype(np.uint32) << _U32(16)).view(np.float32)
+        if numbers.dtype == np.uint16
+        else numbers
+    )
 
 
-def _tables(part: np.ndarray, logits: np.ndarray, some: Any, thin: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _tables(
+    part: np.ndarray, logits: np.ndarray, some: Any, thin: Any
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The rows `part` with their logits: those of `some` from `thin`, all others as they are."""
     there = np.isin(part, some) if some is not None else np.zeros(len(part), bool)
     if not there.all():
@@ -113,38 +136,63 @@ def _tables(part: np.ndarray, logits: np.ndarray, some: Any, thin: Any) -> Itera
 
 def _cold(temperature: np.ndarray) -> np.ndarray:
     """One over the temperature, float32 [rows], above 0 and finite; 0 where that is 0."""
-    return np.where(temperature > 0, 1 / np.clip(temperature, COLDEST, WARMEST), 0).astype(np.float32)
+    return np.where(temperature > 0, 1 / np.clip(temperature, COLDEST, WARMEST), 0).astype(
+        np.float32
+    )
 
 
-def _race(logits: np.ndarray, keys: np.ndarray, cold: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, their log-probs, largest logits and log-sums of rows that are not truncated: `sampling_kernels.race`."""
-    tokens, (tops, norms, sampled) = np.empty(len(logits), np.int64), np.empty((3, len(logits)), np.float32)
+def _race(
+    logits: np.ndarray, keys: np.ndarray, cold: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, their log-probs, largest logits and log-sums of rows that are not truncated:
+    `sampling_kernels.race`.
+    """
+    tokens, (tops, norms, sampled) = (
+        np.empty(len(logits), np.int64),
+        np.empty((3, len(logits)), np.float32),
+    )
     low, high = keys.astype(_U32), (keys >> np.uint64(32)).astype(_U32)
-    sampling_kernels.loops(logits.dtype == np.uint16).race(logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled)
+    sampling_kernels.loops(logits.dtype == np.uint16).race(
+        logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled
+    )
     return tokens, sampled, tops, norms
 
 
 def survivors(
-    logits: np.ndarray, tops: np.ndarray, cold: np.ndarray, top_k: np.ndarray, top_p: np.ndarray, min_p: np.ndarray
+    logits: np.ndarray,
+    tops: np.ndarray,
+    cold: np.ndarray,
+    top_k: np.ndarray,
+    top_p: np.ndarray,
+    min_p: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids that survive truncation, likeliest first (of equals the lowest id), and their weights.
+    """Token ids that survive truncation, likeliest first (of equals the lowest id), and their
+    weights.
 
-    logits: [rows, vocabulary], float32 or bfloat16 as uint16; tops: float32 [rows], the largest of each; cold: float32 [rows], one over the
-    temperature; the rest: [rows]. Returns (int64 [rows, most], float32 [rows, most] in [0, 1]), the weights 0 where a row has fewer
-    survivors; the likeliest token always survives.
+    logits: [rows, vocabulary], float32 or bfloat16 as uint16; tops: float32 [rows], the largest of
+    each; cold: float32 [rows], one over the temperature; the rest: [rows]. Returns (int64 [rows,
+    most], float32 [rows, most] in [0, 1]), the weights 0 where a row has fewer survivors; the
+    likeliest token always survives.
     """
     (count, vocabulary), loops = logits.shape, sampling_kernels.loops(logits.dtype == np.uint16)
     top_k = np.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
-    peaks, total = np.empty((count, -(-vocabulary // sampling_kernels.BLOCK)), np.float32), np.empty(count)
+    peaks, total = (
+        np.empty((count, -(-vocabulary // sampling_kernels.BLOCK)), np.float32),
+        np.empty(count),
+    )
     edge = np.empty(16, np.float32)
     loops.weigh(logits, tops, cold, edge, peaks, total)
-    # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot sum to 1 - top_p,
-    # and below the largest weights of as many blocks as top_k says
-    least = np.where(top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.minimum(min_p, 1) * (1 - 1e-6))
+    # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot
+    # sum to 1 - top_p, and below the largest weights of as many blocks as top_k says
+    least = np.where(
+        top_p < 1, (1 - top_p) * total / vocabulary * 0.5, np.minimum(min_p, 1) * (1 - 1e-6)
+    )
     blocks = peaks.shape[1]
     for k in np.unique(top_k[top_k < vocabulary]):
         those = top_k == k
-        least[those] = np.partition(peaks[those], blocks - k, axis=1)[:, blocks - k] if k <= blocks else 0
+        least[those] = (
+            np.partition(peaks[those], blocks - k, axis=1)[:, blocks - k] if k <= blocks else 0
+        )
     least = np.nextafter(least.astype(np.float32), np.float32(-1))
     most, counts = 1024, np.empty(count, np.int64)
     while True:
@@ -155,7 +203,13 @@ def survivors(
         most = int(counts.max())
     most = int(counts.max())
     ids, w = ids[:, :most], w[:, :most]
-    rows, total, top_k, top_p, min_p = np.arange(count)[:, None], total[:, None], top_k[:, None], top_p[:, None], min_p[:, None]
+    rows, total, top_k, top_p, min_p = (
+        np.arange(count)[:, None],
+        total[:, None],
+        top_k[:, None],
+        top_p[:, None],
+        min_p[:, None],
+    )
     order = np.argsort(-w, axis=1, kind="stable")
     ids, w = ids[rows, order], w[rows, order]
     w[np.arange(most) >= top_k] = 0
@@ -172,7 +226,8 @@ def survivors(
 def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Standard exponential numbers, float32 [rows, ids], above 0 and finite.
 
-    seed, index: integers [rows]; ids: uint32 [rows or 1, ids], each mixed with its row's key by two rounds of murmur3's finaliser.
+    seed, index: integers [rows]; ids: uint32 [rows or 1, ids], each mixed with its row's key by two
+    rounds of murmur3's finaliser.
     """
     hashed = keys(seed, index)
     low, high = hashed.astype(_U32)[:, None], (hashed >> np.uint64(32)).astype(_U32)[:, None]

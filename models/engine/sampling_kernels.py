@@ -1,4 +1,6 @@
-"""The exponential race of `models.engine.sampling` over whole vocabularies, and what truncation needs of them, as kernels."""
+"""The exponential race of `models.engine.sampling` over whole vocabularies, and what truncation
+needs of them, as kernels.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,16 @@ def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
 def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: ignore[no-untyped-def]
     """Draw a token in each row.
 
-    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  edge: float32 [16], scratch
+    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  edge: float32 [16],
+            scratch
     low, high  uint32 [rows], keys of the noise
     cold    float32 [rows]: one over the temperature; 0: take the likeliest, of equals the lowest id
     tokens  int64 [rows], written
-    tops, norms  float32 [rows], written: the largest logit, and the logarithm of the sum of exp(logit - top);
+    tops, norms  float32 [rows], written: the largest logit, and the logarithm of the sum of
+                 exp(logit - top);
             nan or infinite where a logit is nan or +inf, or all are -inf
-    sampled  float32 [rows], written: log-prob of the token in the distribution drawn from, 0 where that is the likeliest
+    sampled  float32 [rows], written: log-prob of the token in the distribution drawn from, 0 where
+             that is the likeliest
     """
     logits, low, high, cold, edge = bare(logits), bare(low), bare(high), bare(cold), bare(edge)
     tokens, tops, norms, sampled = bare(tokens), bare(tops), bare(norms), bare(sampled)
@@ -63,7 +68,8 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
                 weight = power(shifted * splat(rate), zero)
                 sums = sums + weight
             noise = uniform(low[r], high[r], np.uint32(n))
-            ahead = below(noise, weight * splat(best))  # an exponential number is above the uniform one that it is made of
+            # an exponential number is above the uniform one that it is made of
+            ahead = below(noise, weight * splat(best))
             while ahead:
                 i = np.int64(0)
                 while not (ahead >> i) & 1:
@@ -76,7 +82,9 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
         tokens[r], tops[r], norms[r] = token, largest, np.float32(math.log(total(sum_)))
         sampled[r] = 0
         if warm:
-            sampled[r] = (get(flat, start + token) - largest) * cold[r] - np.float32(math.log(total(sum_ if one else sums)))
+            sampled[r] = (get(flat, start + token) - largest) * cold[r] - np.float32(
+                math.log(total(sum_ if one else sums))
+            )
 
 
 def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
@@ -86,19 +94,29 @@ def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
 
 
 def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-def]
-    """Weights exp((logit - top) / temperature) of whole rows: the largest of each `BLOCK`, and their sum.
+    """Weights exp((logit - top) / temperature) of whole rows: the largest of each `BLOCK`, and
+    their sum.
 
     logits, cold, edge  as in `race`;  tops: float32 [rows], each row's largest logit
     peaks   float32 [rows, blocks], written;  totals: float64 [rows], written
     """
-    logits, tops, cold, edge, peaks, totals = bare(logits), bare(tops), bare(cold), bare(edge), bare(peaks), bare(totals)
+    logits, tops, cold, edge, peaks, totals = (
+        bare(logits),
+        bare(tops),
+        bare(cold),
+        bare(edge),
+        bare(peaks),
+        bare(totals),
+    )
     flat, size = ravel(logits), logits.shape[1]
     for r in range(len(logits)):
         rate, top, whole = splat(cold[r] * LOG2E), splat(tops[r]), 0.0
         for block in range(peaks.shape[1]):
             most = sum_ = splat(np.float32(0))
             for n in range(block * BLOCK, min(size, (block + 1) * BLOCK), 16):
-                weight = power((_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0)))
+                weight = power(
+                    (_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0))
+                )
                 most, sum_ = highest(weight, most), sum_ + weight
             peaks[r, block] = simd16.top(most)
             whole += total(sum_)
@@ -106,9 +124,11 @@ def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-d
 
 
 def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ignore[no-untyped-def]
-    """The tokens of each row whose weight (`weigh`) is above `least`, float32 [rows], in the order of their ids.
+    """The tokens of each row whose weight (`weigh`) is above `least`, float32 [rows], in the order
+    of their ids.
 
-    ids     int64 [rows, room], written as far as there is room;  weights: float32 [rows, room], likewise
+    ids     int64 [rows, room], written as far as there is room;  weights: float32 [rows, room],
+            likewise
     counts  int64 [rows], written: how many there are, with or without room
     """
     logits, tops, cold, least, edge = bare(logits), bare(tops), bare(cold), bare(least), bare(edge)
@@ -133,7 +153,12 @@ def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ign
 _stamp = digest(simd16.fma, race)
 for _inner in (_row, _ratio):
     globals()[_inner.__name__] = inner(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
-_f4, _f4s, _u4, _i8s = numba.float32[::1], numba.float32[:, ::1], numba.uint32[::1], numba.int64[::1]
+_f4, _f4s, _u4, _i8s = (
+    numba.float32[::1],
+    numba.float32[:, ::1],
+    numba.uint32[::1],
+    numba.int64[::1],
+)
 
 
 class Loops(NamedTuple):
@@ -147,9 +172,18 @@ class Loops(NamedTuple):
 @functools.cache
 def loops(half: bool) -> Loops:
     """The kernels for logits in float32, or in bfloat16 as uint16 (`half`)."""
-    rows, name = (numba.uint16 if half else numba.float32)[:, ::1], f"_half_{_stamp}" if half else f"_{_stamp}"
+    rows, name = (
+        (numba.uint16 if half else numba.float32)[:, ::1],
+        f"_half_{_stamp}" if half else f"_{_stamp}",
+    )
     return Loops(
-        kernel(numba.void(rows, _u4, _u4, _f4, _f4, _i8s, _f4, _f4, _f4))(bind(race, globals(), f"race{name}")),
-        kernel(numba.void(rows, _f4, _f4, _f4, _f4s, numba.float64[::1]))(bind(weigh, globals(), f"weigh{name}")),
-        kernel(numba.void(rows, _f4, _f4, _f4, _f4, numba.int64[:, ::1], _f4s, _i8s))(bind(collect, globals(), f"collect{name}")),
+        kernel(numba.void(rows, _u4, _u4, _f4, _f4, _i8s, _f4, _f4, _f4))(
+            bind(race, globals(), f"race{name}")
+        ),
+        kernel(numba.void(rows, _f4, _f4, _f4, _f4s, numba.float64[::1]))(
+            bind(weigh, globals(), f"weigh{name}")
+        ),
+        kernel(numba.void(rows, _f4, _f4, _f4, _f4, numba.int64[:, ::1], _f4s, _i8s))(
+            bind(collect, globals(), f"collect{name}")
+        ),
     )

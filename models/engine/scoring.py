@@ -14,22 +14,36 @@ from search.scheduling.requests import Score, Scored
 BLOCK = 256  # tokens whose logits are computed at once
 
 
-def score(request: Score, hidden: torch.Tensor, read: Callable[[Any], torch.Tensor], head: ValueHead | None) -> Scored | None:
+def score(
+    request: Score,
+    hidden: torch.Tensor,
+    read: Callable[[Any], torch.Tensor],
+    head: ValueHead | None,
+) -> Scored | None:
     """The reply, None where it holds numbers that are not finite.
 
-    hidden  [tokens, hidden];  read: from indices into the tokens to the logits there, [indices, vocabulary]
+    hidden  [tokens, hidden];  read: from indices into the tokens to the logits there, [indices,
+            vocabulary]
     """
     tokens, positions = torch.tensor(request.tokens, device=hidden.device), list(request.positions)
     log_probs = np.full(len(tokens), np.nan, np.float32)
     for a in range(0, len(tokens) - 1, BLOCK) if request.log_probs else ():
         following = tokens[a + 1 : a + BLOCK + 1]
         table = torch.log_softmax(read(slice(a, a + len(following))).float(), -1)
-        log_probs[a + 1 : a + 1 + len(following)] = table.gather(1, following[:, None])[:, 0].cpu().numpy()
+        log_probs[a + 1 : a + 1 + len(following)] = (
+            table.gather(1, following[:, None])[:, 0].cpu().numpy()
+        )
     reads = np.full((len(positions), len(request.read)), np.nan, np.float32)
     for a in range(0, len(positions), BLOCK) if request.read else ():
         table = torch.log_softmax(read(positions[a : a + BLOCK]).float(), -1)
         reads[a : a + BLOCK] = table[:, list(request.read)].cpu().numpy()
-    if not hidden[[*positions, -1]].isfinite().all() or (request.log_probs and np.isnan(log_probs[1:]).any()) or np.isnan(reads).any():
+    if (
+        not hidden[[*positions, -1]].isfinite().all()
+        or (request.log_probs and np.isnan(log_probs[1:]).any())
+        or np.isnan(reads).any()
+    ):
         return None
     states = hidden[positions].float().cpu().numpy() if request.states else None
-    return Scored(log_probs, reads, exact_values(head, hidden[positions]).astype(np.float32), states)
+    return Scored(
+        log_probs, reads, exact_values(head, hidden[positions]).astype(np.float32), states
+    )

@@ -1,6 +1,7 @@
 """The rows of an engine: which request stands in which slot, and how far it is.
 
-What every pass needs of all rows lives in arrays, one entry a slot; what only the request itself needs, in a `Row`.
+What every pass needs of all rows lives in arrays, one entry a slot; what only the request itself
+needs, in a `Row`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from search.scheduling.requests import (
     check_sampling,
 )
 
-# FREE: no row. READ: its prompt is being read. DRAW: its next token can be drawn. STEP: that token must be passed. DONE: its last
-# token has been passed, and the reply is to be made.
+# FREE: no row. READ: its prompt is being read. DRAW: its next token can be drawn. STEP: that token
+# must be passed. DONE: its last token has been passed, and the reply is to be made.
 FREE, READ, DRAW, STEP, DONE = range(5)
 NOT_NUMBERS = "the model's numbers are not finite for this text"
 ALL_GIVEN = "the model has no continuation left beside those to avoid"
@@ -39,7 +40,8 @@ class Counts:
     """What an engine has done.
 
     rows    in all passes, summed;  read: tokens that went through the model
-    stored  tokens that got a slot of the pool: distinct ones, and again those that were forgotten;  peak: most slots in use at once
+    stored  tokens that got a slot of the pool: distinct ones, and again those that were forgotten;
+            peak: most slots in use at once
     """
 
     passes: int = 0
@@ -52,8 +54,10 @@ class Counts:
         """In words, for an engine of `slots` rows whose tokens take `each` bytes."""
         ratio, rows = self.read / max(1, self.stored), self.rows / max(1, self.passes)
         return (
-            f"{self.read:,} tokens read for {self.stored:,} stored ones (ratio {ratio:.2f}), {self.passes:,} passes of {rows:.1f} rows "
-            f"({100 * rows / slots:.0f} % of the slots), at most {self.peak:,} tokens at once ({self.peak * each / 2**20:.1f} MiB)"
+            f"{self.read:,} tokens read for {self.stored:,} stored ones (ratio {ratio:.2f}), "
+            f"{self.passes:,} passes of {rows:.1f} rows "
+            f"({100 * rows / slots:.0f} % of the slots), at most {self.peak:,} tokens at "
+            f"once ({self.peak * each / 2**20:.1f} MiB)"
         )
 
 
@@ -62,8 +66,10 @@ class Row:
     """A request in a slot.
 
     limit  tokens that it may generate
-    read   tokens of its prompt that were read for it;  passes, row_passes: the engine's counts when it joined
-    avoid  continuations to avoid that begin with `tokens`, each with the log-prob of what follows every length of it
+    read   tokens of its prompt that were read for it;  passes, row_passes: the engine's counts when
+           it joined
+    avoid  continuations to avoid that begin with `tokens`, each with the log-prob of what follows
+           every length of it
     """
 
     request: Any
@@ -97,7 +103,9 @@ class Row:
         return found
 
     def keep(self) -> dict[int, float]:
-        """Next token -> share of its probability that leads to none of what is to be avoided, 0 or at least LEAST."""
+        """Next token -> share of its probability that leads to none of what is to be avoided, 0
+        or at least LEAST.
+        """
         at, gone = len(self.tokens), dict[int, float]()
         for tokens, after in self.avoid:
             gone[tokens[at]] = gone.get(tokens[at], 0.0) + math.exp(after[at + 1])
@@ -107,20 +115,36 @@ class Row:
         """The reply of a row that has ended."""
         assert self.tail is not None
         self.look()
-        log_probs, sampled = np.array(self.log_probs, np.float32), np.array(self.sampled, np.float32)
+        log_probs, sampled = (
+            np.array(self.log_probs, np.float32),
+            np.array(self.sampled, np.float32),
+        )
         return Generated(tuple(self.tokens), self.tail.text, log_probs, sampled, value, self.finish)
 
     def usage(self, passes: int, rows: int, slots: int, flops: float) -> Usage:
         """What it cost, as in Usage."""
-        return Usage(0, 1, len(self.tokens), self.read, len(self.prompt) - self.read, 0.0, flops, passes, rows, slots)
+        return Usage(
+            0,
+            1,
+            len(self.tokens),
+            self.read,
+            len(self.prompt) - self.read,
+            0.0,
+            flops,
+            passes,
+            rows,
+            slots,
+        )
 
 
 class Rows:
     """All rows.
 
-    stage int8; last (token drawn), length (tokens that have slots), count (tokens drawn), reserve (slots that it may still take),
-    watch (its number in `Texts.watched`) int64; flops float64 (operations spent on it): all [slots]
-    running  rows by request;  to_read: rows whose prompt is not read yet, in order of arrival;  free: a heap of free slots
+    stage int8; last (token drawn), length (tokens that have slots), count (tokens drawn), reserve
+    (slots that it may still take), watch (its number in `Texts.watched`) int64; flops float64
+    (operations spent on it): all [slots]
+    running  rows by request;  to_read: rows whose prompt is not read yet, in order of arrival;
+             free: a heap of free slots
     """
 
     def __init__(self, slots: int):
@@ -128,9 +152,13 @@ class Rows:
         self.to_read: list[Row] = []
         self.free = list(range(slots))
         self.stage = np.zeros(slots, np.int8)
-        self.last, self.length, self.count, self.reserve, self.watch, self._top_k = (np.zeros(slots, np.int64) for _ in range(6))
+        self.last, self.length, self.count, self.reserve, self.watch, self._top_k = (
+            np.zeros(slots, np.int64) for _ in range(6)
+        )
         self._seed = np.zeros(slots, np.uint64)
-        self.flops, self._temperature, self._top_p, self._min_p = (np.zeros(slots) for _ in range(4))
+        self.flops, self._temperature, self._top_p, self._min_p = (
+            np.zeros(slots) for _ in range(4)
+        )
         self._at: list[Any] = [None] * slots  # the Row in each slot
         self._avoiding: set[int] = set()
 
@@ -142,7 +170,12 @@ class Rows:
         """Take a row into its slot; its prompt is to be read."""
         request, slot = row.request, row.slot
         self.running[request] = self._at[slot] = row
-        self.length[slot], self.count[slot], self.reserve[slot], self.flops[slot] = len(row.prompt), 0, row.limit, 0
+        self.length[slot], self.count[slot], self.reserve[slot], self.flops[slot] = (
+            len(row.prompt),
+            0,
+            row.limit,
+            0,
+        )
         self.stage[slot] = READ
         self.to_read.append(row)
         if isinstance(request, Generate):
@@ -173,40 +206,72 @@ class Rows:
         """What `sampling.draw` is to take from the rows in `slots`, None if nothing."""
         if not self._avoiding:
             return None
-        found = [(i, *pair) for i, slot in enumerate(slots.tolist()) if slot in self._avoiding for pair in self._at[slot].keep().items()]
+        found = [
+            (i, *pair)
+            for i, slot in enumerate(slots.tolist())
+            if slot in self._avoiding
+            for pair in self._at[slot].keep().items()
+        ]
         return Thinned(*map(np.array, zip(*found, strict=True))) if found else None
 
 
 def check_request(request: Request, vocab: int) -> tuple[int, ...]:
-    """The tokens that a request brings. Raises TypeError or ValueError for one that no language model can answer."""
+    """The tokens that a request brings. Raises TypeError or ValueError for one that no language
+    model can answer.
+    """
     if not isinstance(request, (Generate, Score)):
-        raise TypeError(f"a language model cannot answer {type(request).__name__}: send Generate or Score")
+        raise TypeError(
+            f"a language model cannot answer {type(request).__name__}: send Generate or Score"
+        )
     tokens = tuple(request.prompt if isinstance(request, Generate) else request.tokens)
     if not tokens:
-        raise ValueError("a request without tokens: give at least one, such as the beginning-of-text token")
+        raise ValueError(
+            "a request without tokens: give at least one, such as the beginning-of-text token"
+        )
     if min(tokens) < 0 or max(tokens) >= vocab:
-        raise ValueError(f"token ids {min(tokens)} to {max(tokens)}, the model knows 0 to {vocab - 1}: use its tokenizer")
+        raise ValueError(
+            f"token ids {min(tokens)} to {max(tokens)}, the model knows 0 to {vocab - 1}: use "
+            "its tokenizer"
+        )
     if isinstance(request, Generate):
         if request.max_tokens < 1:
             raise ValueError(f"max_tokens={request.max_tokens} is impossible: give at least 1")
         check_sampling(request.temperature, request.top_k, request.top_p, request.min_p)
         if isinstance(request.stop, str) or not all(isinstance(stop, str) for stop in request.stop):
             raise ValueError(f"stop={request.stop!r}: give a tuple of strings")
-        if not all(s.tokens and len(s.tokens) == len(s.log_probs) and math.isfinite(sum(s.log_probs)) for s in request.avoid):
-            raise ValueError("a continuation to avoid without tokens or without a finite log-prob of each: give both as Generated has them")
+        if not all(
+            s.tokens and len(s.tokens) == len(s.log_probs) and math.isfinite(sum(s.log_probs))
+            for s in request.avoid
+        ):
+            raise ValueError(
+                "a continuation to avoid without tokens or without a finite log-prob of each: "
+                "give both as Generated has them"
+            )
     elif any(not 0 <= p < len(tokens) for p in request.positions):
-        raise ValueError(f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens")
+        raise ValueError(
+            f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens"
+        )
     elif request.read and (min(request.read) < 0 or max(request.read) >= vocab):
-        raise ValueError(f"token ids to read {request.read}, the model knows 0 to {vocab - 1}: use its tokenizer")
+        raise ValueError(
+            f"token ids to read {request.read}, the model knows 0 to {vocab - 1}: use its tokenizer"
+        )
     return tokens
 
 
-def unanswerable(request: Request, length: int, context: int, pool_tokens: int) -> RequestFailed | None:
+def unanswerable(
+    request: Request, length: int, context: int, pool_tokens: int
+) -> RequestFailed | None:
     """Why a request of `length` tokens cannot be answered by any pass, None if it can."""
     longest = context - isinstance(request, Generate)
     if length > longest:
-        return TooLong(f"{length} tokens, but the context takes {longest} (pool {pool_tokens}): shorten the text or enlarge the pool")
-    if isinstance(request, Generate) and math.fsum(s.probability for s in request.avoid) > 1 - LEAST:
+        return TooLong(
+            f"{length} tokens, but the context takes {longest} (pool {pool_tokens}): shorten the "
+            "text or enlarge the pool"
+        )
+    if (
+        isinstance(request, Generate)
+        and math.fsum(s.probability for s in request.avoid) > 1 - LEAST
+    ):
         return NothingLeft(ALL_GIVEN)
     return None
 

@@ -1,13 +1,15 @@
 """Attention on a processor over a pool of keys and values that holds every token once.
 
-A pass has queries (new tokens). Each sees the tokens of its own text, whose places in the pool stand in its row of a table. Queries of a
-tree share the beginning of their texts, so their shared keys are read once for all of them: sixteen queries as the lanes of a vector
-(`_wide`; the trunk of Hydragen, arXiv 2402.05099, at any depth of the tree). What a query has to itself is read with the dimensions as
-lanes (`_narrow`). Both continue one running softmax (Milakov and Gimelshein 2018, arXiv 1805.02867), so nothing is padded and nothing is
-merged.
+A pass has queries (new tokens). Each sees the tokens of its own text, whose places in the pool
+stand in its row of a table. Queries of a tree share the beginning of their texts, so their shared
+keys are read once for all of them: sixteen queries as the lanes of a vector (`_wide`; the trunk of
+Hydragen, arXiv 2402.05099, at any depth of the tree). What a query has to itself is read with the
+dimensions as lanes (`_narrow`). Both continue one running softmax (Milakov and Gimelshein 2018,
+arXiv 1805.02867), so nothing is padded and nothing is merged.
 
-A query's result is the same to the last bit whatever it shares and with whom it is computed: both ways add in the same order, dimensions
-as a tree and keys one after the other, and what the running softmax is scaled by are powers of two, which round nothing.
+A query's result is the same to the last bit whatever it shares and with whom it is computed: both
+ways add in the same order, dimensions as a tree and keys one after the other, and what the running
+softmax is scaled by are powers of two, which round nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +22,20 @@ import numpy as np
 
 from search.kernels import simd16
 from search.kernels.jit import bare, bind, digest, inner, kernel, part, ravel
-from search.kernels.simd16 import fma, get, highest, load, lowest, power, put, splat, store, top, totals, whole
+from search.kernels.simd16 import (
+    fma,
+    get,
+    highest,
+    load,
+    lowest,
+    power,
+    put,
+    splat,
+    store,
+    top,
+    totals,
+    whole,
+)
 
 TILE = 64  # keys between two looks at the largest score
 LOG2E = np.float32(1.4426950408889634)
@@ -57,7 +72,9 @@ def _half(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
 
 
 def _scores(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
-    """The scores of sixteen queries (float32 [padded, 16] at the beginning of `work`) with four keys, into `work` from `at` on."""
+    """The scores of sixteen queries (float32 [padded, 16] at the beginning of `work`) with four
+    keys, into `work` from `at` on.
+    """
     if HALF:  # sixteen numbers are made float32 as fast as one
         fresh = np.int64(16 * (PADDED + TILE + 8))
         for d in range(0, PADDED, 16):
@@ -83,7 +100,25 @@ def _add_up(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
     store(work, at + 48, a3 + (b3 + c3))
 
 
-def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, cap, state, sums, work, places):  # type: ignore[no-untyped-def]
+def _wide(
+    q,
+    pool,
+    keys,
+    values,
+    sizes,
+    table,
+    spans,
+    a,
+    b,
+    start,
+    stop,
+    scale,
+    cap,
+    state,
+    sums,
+    work,
+    places,
+):  # type: ignore[no-untyped-def]
     """Let queries a to b see the keys start to stop of the first one's row, which they share."""
     heads, kv_heads, dim = sizes
     group, row, each = heads // kv_heads, spans[a, 1], kv_heads * PADDED
@@ -113,7 +148,12 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
                 for j in range(n, (n + 3) & ~3):
                     put(places, j, get(places, n - 1))
                 for j in range(0, n, 4):
-                    k0, k1, k2, k3 = keys + get(places, j), keys + get(places, j + 1), keys + get(places, j + 2), keys + get(places, j + 3)
+                    k0, k1, k2, k3 = (
+                        keys + get(places, j),
+                        keys + get(places, j + 1),
+                        keys + get(places, j + 2),
+                        keys + get(places, j + 3),
+                    )
                     _scores(work, pool, k0, k1, k2, k3, scores + 16 * j)
                 before = most
                 for j in range(n):
@@ -144,16 +184,40 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
                         get(places, p + 7) * PADDED,
                     )
                     for d in range(0, PADDED, 16):
-                        r0, r1 = load(sums, o0 + d) * splat(get(work, f)), load(sums, o1 + d) * splat(get(work, f + 1))
-                        r2, r3 = load(sums, o2 + d) * splat(get(work, f + 2)), load(sums, o3 + d) * splat(get(work, f + 3))
-                        r4, r5 = load(sums, o4 + d) * splat(get(work, f + 4)), load(sums, o5 + d) * splat(get(work, f + 5))
-                        r6, r7 = load(sums, o6 + d) * splat(get(work, f + 6)), load(sums, o7 + d) * splat(get(work, f + 7))
+                        r0, r1 = (
+                            load(sums, o0 + d) * splat(get(work, f)),
+                            load(sums, o1 + d) * splat(get(work, f + 1)),
+                        )
+                        r2, r3 = (
+                            load(sums, o2 + d) * splat(get(work, f + 2)),
+                            load(sums, o3 + d) * splat(get(work, f + 3)),
+                        )
+                        r4, r5 = (
+                            load(sums, o4 + d) * splat(get(work, f + 4)),
+                            load(sums, o5 + d) * splat(get(work, f + 5)),
+                        )
+                        r6, r7 = (
+                            load(sums, o6 + d) * splat(get(work, f + 6)),
+                            load(sums, o7 + d) * splat(get(work, f + 7)),
+                        )
                         for j in range(n):
                             v, at = load(pool, values + get(places, j) + d), scores + 16 * j + x
-                            r0, r1 = fma(splat(get(work, at)), v, r0), fma(splat(get(work, at + 1)), v, r1)
-                            r2, r3 = fma(splat(get(work, at + 2)), v, r2), fma(splat(get(work, at + 3)), v, r3)
-                            r4, r5 = fma(splat(get(work, at + 4)), v, r4), fma(splat(get(work, at + 5)), v, r5)
-                            r6, r7 = fma(splat(get(work, at + 6)), v, r6), fma(splat(get(work, at + 7)), v, r7)
+                            r0, r1 = (
+                                fma(splat(get(work, at)), v, r0),
+                                fma(splat(get(work, at + 1)), v, r1),
+                            )
+                            r2, r3 = (
+                                fma(splat(get(work, at + 2)), v, r2),
+                                fma(splat(get(work, at + 3)), v, r3),
+                            )
+                            r4, r5 = (
+                                fma(splat(get(work, at + 4)), v, r4),
+                                fma(splat(get(work, at + 5)), v, r5),
+                            )
+                            r6, r7 = (
+                                fma(splat(get(work, at + 6)), v, r6),
+                                fma(splat(get(work, at + 7)), v, r7),
+                            )
                         store(sums, o0 + d, r0)
                         store(sums, o1 + d, r1)
                         store(sums, o2 + d, r2)
@@ -170,7 +234,9 @@ def _wide(q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, 
 
 
 def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
-    """Turn n scores of one query into weights and continue its running softmax; what its sums must be scaled by."""
+    """Turn n scores of one query into weights and continue its running softmax; what its sums
+    must be scaled by.
+    """
     for j in range(n, (n + 15) & ~15):
         put(work, scores + j, np.float32(-np.inf))
     most = splat(state[2 * mine])
@@ -194,10 +260,20 @@ def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
     return fix
 
 
-def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, state, sums, work, places):  # type: ignore[no-untyped-def]
-    """Let one query see the keys of its row from `start` on, four heads at a time; where they share a head of keys, each is read once."""
+def _narrow(
+    q, pool, keys, values, sizes, table, spans, at, start, scale, cap, state, sums, work, places
+):  # type: ignore[no-untyped-def]
+    """Let one query see the keys of its row from `start` on, four heads at a time; where they
+    share a head of keys, each is read once.
+    """
     heads, kv_heads, dim = sizes
-    group, row, each, token, scores = heads // kv_heads, spans[at, 1], kv_heads * PADDED, spans[at, 0], heads * PADDED
+    group, row, each, token, scores = (
+        heads // kv_heads,
+        spans[at, 1],
+        kv_heads * PADDED,
+        spans[at, 0],
+        heads * PADDED,
+    )
     flat, from_ = ravel(q), np.int64(token) * q.shape[1]
     for h in range(heads):
         for d in range(dim):
@@ -218,22 +294,57 @@ def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, s
                 if group == 1:
                     _dots_apart(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3)
                 else:
-                    _dots(work, pool, keys + h // group * PADDED, places, n, q0, q1, q2, q3, w0, w1, w2, w3)
-                m0, m1, m2, m3 = at * heads + h, at * heads + h + i1, at * heads + h + i2, at * heads + h + i3
+                    _dots(
+                        work,
+                        pool,
+                        keys + h // group * PADDED,
+                        places,
+                        n,
+                        q0,
+                        q1,
+                        q2,
+                        q3,
+                        w0,
+                        w1,
+                        w2,
+                        w3,
+                    )
+                m0, m1, m2, m3 = (
+                    at * heads + h,
+                    at * heads + h + i1,
+                    at * heads + h + i2,
+                    at * heads + h + i3,
+                )
                 f0 = _softmax(work, w0, n, cap, state, m0)
                 f1 = _softmax(work, w1, n, cap, state, m1) if few > 1 else f0
                 f2 = _softmax(work, w2, n, cap, state, m2) if few > 2 else f1
                 f3 = _softmax(work, w3, n, cap, state, m3) if few > 3 else f2
-                t0, t1, t2, t3 = state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1]
+                t0, t1, t2, t3 = (
+                    state[2 * m0 + 1],
+                    state[2 * m1 + 1],
+                    state[2 * m2 + 1],
+                    state[2 * m3 + 1],
+                )
                 for j in range(n):
                     t0, t1 = t0 + get(work, w0 + j), t1 + get(work, w1 + j)
                     t2, t3 = t2 + get(work, w2 + j), t3 + get(work, w3 + j)
-                state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1] = t0, t1, t2, t3
+                state[2 * m0 + 1], state[2 * m1 + 1], state[2 * m2 + 1], state[2 * m3 + 1] = (
+                    t0,
+                    t1,
+                    t2,
+                    t3,
+                )
                 v0, v1 = values + h // group * PADDED, values + (h + i1) // group * PADDED
                 v2, v3 = values + (h + i2) // group * PADDED, values + (h + i3) // group * PADDED
                 for d in range(0, PADDED, 16):
-                    r0, r1 = load(sums, m0 * PADDED + d) * splat(f0), load(sums, m1 * PADDED + d) * splat(f1)
-                    r2, r3 = load(sums, m2 * PADDED + d) * splat(f2), load(sums, m3 * PADDED + d) * splat(f3)
+                    r0, r1 = (
+                        load(sums, m0 * PADDED + d) * splat(f0),
+                        load(sums, m1 * PADDED + d) * splat(f1),
+                    )
+                    r2, r3 = (
+                        load(sums, m2 * PADDED + d) * splat(f2),
+                        load(sums, m3 * PADDED + d) * splat(f3),
+                    )
                     if group == 1:
                         for j in range(n):
                             k = get(places, j) + d
@@ -248,8 +359,14 @@ def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, s
                     else:
                         for j in range(n):
                             v = load(pool, v0 + get(places, j) + d)
-                            r0, r1 = fma(splat(get(work, w0 + j)), v, r0), fma(splat(get(work, w1 + j)), v, r1)
-                            r2, r3 = fma(splat(get(work, w2 + j)), v, r2), fma(splat(get(work, w3 + j)), v, r3)
+                            r0, r1 = (
+                                fma(splat(get(work, w0 + j)), v, r0),
+                                fma(splat(get(work, w1 + j)), v, r1),
+                            )
+                            r2, r3 = (
+                                fma(splat(get(work, w2 + j)), v, r2),
+                                fma(splat(get(work, w3 + j)), v, r3),
+                            )
                     store(sums, m0 * PADDED + d, r0)
                     store(sums, m1 * PADDED + d, r1)
                     store(sums, m2 * PADDED + d, r2)
@@ -257,7 +374,9 @@ def _narrow(q, pool, keys, values, sizes, table, spans, at, start, scale, cap, s
 
 
 def _dots(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
-    """Products of four heads' queries, at q0 to q3 of `work`, with n keys that they share, to w0, w1, w2, w3 and on."""
+    """Products of four heads' queries, at q0 to q3 of `work`, with n keys that they share, to
+    w0, w1, w2, w3 and on.
+    """
     for j in range(n):
         k = keys + get(places, j)
         s0 = s1 = s2 = s3 = splat(np.float32(0))
@@ -274,17 +393,29 @@ def _dots_apart(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  #
         k = keys + get(places, j)
         s0 = s1 = s2 = s3 = splat(np.float32(0))
         for d in range(0, PADDED, 16):
-            s0, s1 = fma(load(pool, k + q0 + d), load(work, q0 + d), s0), fma(load(pool, k + q1 + d), load(work, q1 + d), s1)
-            s2, s3 = fma(load(pool, k + q2 + d), load(work, q2 + d), s2), fma(load(pool, k + q3 + d), load(work, q3 + d), s3)
+            s0, s1 = (
+                fma(load(pool, k + q0 + d), load(work, q0 + d), s0),
+                fma(load(pool, k + q1 + d), load(work, q1 + d), s1),
+            )
+            s2, s3 = (
+                fma(load(pool, k + q2 + d), load(work, q2 + d), s2),
+                fma(load(pool, k + q3 + d), load(work, q3 + d), s3),
+            )
         totals(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
 
 
-def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work, places, out):  # type: ignore[no-untyped-def]
+def _attend(
+    q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work, places, out
+):  # type: ignore[no-untyped-def]
     q, pool, table, spans = bare(q), bare(pool), bare(table), bare(spans)
     parts, work, places, out = bare(parts), bare(work), bare(places), bare(out)
     heads, dim, n = sizes[0], sizes[2], len(spans)
     counts, room = (heads, sizes[1], dim), n * heads + 1
-    state, sums, work = work[: 2 * room], work[2 * room : (2 + PADDED) * room], work[(2 + PADDED) * room :]
+    state, sums, work = (
+        work[: 2 * room],
+        work[2 * room : (2 + PADDED) * room],
+        work[(2 + PADDED) * room :],
+    )
     for i in range(room):
         state[2 * i], state[2 * i + 1] = -np.inf, 0
         for d in range(0, PADDED, 16):
@@ -293,10 +424,44 @@ def _attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, windo
     if window == 0:
         for i in range(len(parts)):
             a, b, start, stop = parts[i, 0], parts[i, 1], parts[i, 2], parts[i, 3]
-            _wide(q, pool, keys, values, counts, table, spans, a, b, start, stop, scale, cap, state, sums, work, places)
+            _wide(
+                q,
+                pool,
+                keys,
+                values,
+                counts,
+                table,
+                spans,
+                a,
+                b,
+                start,
+                stop,
+                scale,
+                cap,
+                state,
+                sums,
+                work,
+                places,
+            )
     for i in range(n):
         start = spans[i, 2] if window == 0 else max(0, spans[i, 3] - window)
-        _narrow(q, pool, keys, values, counts, table, spans, i, start, scale, cap, state, sums, work, places)
+        _narrow(
+            q,
+            pool,
+            keys,
+            values,
+            counts,
+            table,
+            spans,
+            i,
+            start,
+            scale,
+            cap,
+            state,
+            sums,
+            work,
+            places,
+        )
         to, flat = np.int64(spans[i, 0]) * heads * dim, ravel(out)
         for h in range(heads):
             weight = np.float32(1) / state[2 * (i * heads + h) + 1]
@@ -310,22 +475,31 @@ def scratch(queries: int, heads: int, padded: int) -> tuple[int, int]:
 
 
 _inlined = (_column, _half, _add_up, _scores)
-_f4, _f4s, _i4, _i8s = numba.float32[::1], numba.float32[:, ::1], numba.int32[:, ::1], numba.int64[::1]
+_f4, _f4s, _i4, _i8s = (
+    numba.float32[::1],
+    numba.float32[:, ::1],
+    numba.int32[:, ::1],
+    numba.int64[::1],
+)
 _i8, _f = numba.int64, numba.float32
 
 
 @functools.cache
 def attention(padded: int, half: bool = False) -> Any:
-    """The kernel for heads that take `padded` numbers: `attend(q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work,
-    places, out)`.
+    """The kernel for heads that take `padded` numbers: `attend(q, pool, table, spans, parts, sizes,
+    keys, values, scale, cap, window, work, places, out)`.
 
     q       float32 [tokens, >= heads * dim]: the queries in its first columns, already rotated
-    pool    float32 or uint16, flat; the keys of this layer begin at `keys`, each token [kv_heads, padded], the values at `values`
+    pool    float32 or uint16, flat; the keys of this layer begin at `keys`, each token [kv_heads,
+            padded], the values at `values`
     table   int32 [rows, longest]: the places in the pool of each row's text
-    spans   int32 [queries, 4]: token in `q`, row, where its own keys begin, where they end (its position + 1)
-    parts   int32 [parts, 4]: queries a to b share the keys start to stop; a query's in the order of its keys (`llama_kernels.plan`)
+    spans   int32 [queries, 4]: token in `q`, row, where its own keys begin, where they end (its
+            position + 1)
+    parts   int32 [parts, 4]: queries a to b share the keys start to stop; a query's in the order of
+            its keys (`llama_kernels.plan`)
     sizes   int64 [4]: heads, kv_heads, dim, padded
-    scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at most, 0: all
+    scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at
+            most, 0: all
     work    float32 scratch, places: int64 scratch (`scratch`)
     half    in pool and result numbers are bfloat16, as uint16 (`vectors`)
     out     like the pool, [tokens, heads * dim]; rows of tokens that are no query stay as they are
@@ -336,5 +510,7 @@ def attention(padded: int, half: bool = False) -> Any:
     for function in (*_inlined, _capped, _softmax, _dots, _dots_apart, _wide, _narrow):
         made = inner if function in _inlined else part
         names[function.__name__] = made(bind(function, names, f"{function.__name__}_{name}"))
-    signature = numba.void(_f4s, number[::1], _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, number[:, ::1])
+    signature = numba.void(
+        _f4s, number[::1], _i4, _i4, _i4, _i8s, _i8, _i8, _f, _f, _i8, _f4, _i8s, number[:, ::1]
+    )
     return kernel(signature)(bind(_attend, names, f"attend_{name}"))

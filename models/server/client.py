@@ -15,7 +15,16 @@ from models.server.handshake import learn
 from models.server.http import Address, Http, Refused
 from models.server.pieces import Pieces
 from models.server.responses import Words, generated, scored, spent
-from search.scheduling.requests import Cancelled, Generate, Reply, Request, RequestFailed, Score, Usage, check_sampling
+from search.scheduling.requests import (
+    Cancelled,
+    Generate,
+    Reply,
+    Request,
+    RequestFailed,
+    Score,
+    Usage,
+    check_sampling,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,31 +48,39 @@ class Server:
     """Backend for `Generate` and `Score` by a server that speaks OpenAI's API.
 
     url           as vLLM prints it, http://host:8000/v1;  model: the name that it serves
-    tokenizer     of that model, or a folder or hub id; None: `model` is one, or, behind a chat server, nobody has it (`pieces`)
+    tokenizer     of that model, or a folder or hub id; None: `model` is one, or, behind a chat
+                  server, nobody has it (`pieces`)
     connections   requests under way at once; the others wait here
     timeout       seconds that a request may take in all, repetitions included
-    retries       how often a broken connection, 408, 425, 429, 5xx and an answer that is no JSON are asked again
+    retries       how often a broken connection, 408, 425, 429, 5xx and an answer that is no JSON
+                  are asked again
     key_variable  environment variable with the server's key, if it wants one
 
-    What the server takes and tells is found out here, by a dozen questions of a few tokens (`capabilities`), and what it cannot
-    is said in the log. Where it tells no log-probs, they are nan; where it tells no token ids, its text is encoded; sampling is
-    as repeatable as the server makes it. It cannot avoid (`Generate.avoid`) and has no value head. `Score` is an echo with
-    log-probs, which vLLM and SGLang have; what may follow a prompt is read wherever log-probs are told.
+    What the server takes and tells is found out here, by a dozen questions of a few tokens
+    (`capabilities`), and what it cannot is said in the log. Where it tells no log-probs, they are
+    nan; where it tells no token ids, its text is encoded; sampling is as repeatable as the server
+    makes it. It cannot avoid (`Generate.avoid`) and has no value head. `Score` is an echo with
+    log-probs, which vLLM and SGLang have; what may follow a prompt is read wherever log-probs are
+    told.
 
-    A server that has no /completions is asked by /chat/completions. Its `tokenizer` is then a copy with a chat template of our
-    own: a prompt that was written by it is read back into turns here (`conversation`). What follows the last mark is the
-    beginning of the assistant's turn, which the server goes on with where it can; where it cannot (`capabilities.stepwise` is
-    False), a turn comes whole, no stop strings are sent, and a prompt with a turn that has begun is answered RequestFailed.
+    A server that has no /completions is asked by /chat/completions. Its `tokenizer` is then a copy
+    with a chat template of our own: a prompt that was written by it is read back into turns here
+    (`conversation`). What follows the last mark is the beginning of the assistant's turn, which the
+    server goes on with where it can; where it cannot (`capabilities.stepwise` is False), a turn
+    comes whole, no stop strings are sent, and a prompt with a turn that has begun is answered
+    RequestFailed.
 
-    A failed request is answered RequestFailed in the server's words. Usage is the server's, but never less than what came:
-    cached prompt tokens count as reused; what a cancelled or broken request had generated is not known and not counted.
+    A failed request is answered RequestFailed in the server's words. Usage is the server's, but
+    never less than what came: cached prompt tokens count as reused; what a cancelled or broken
+    request had generated is not known and not counted.
 
-    Raises ValueError where nobody answers, the key or the model is wrong, or the tokenizer is another one. Close it, or leave
-    it to the end of the process.
+    Raises ValueError where nobody answers, the key or the model is wrong, or the tokenizer is
+    another one. Close it, or leave it to the end of the process.
     """
 
     computes = False
-    ordered = False  # it neither repeats a text nor tells how far it is: see `search.scheduling.pool`
+    # it neither repeats a text nor tells how far it is: see `search.scheduling.pool`
+    ordered = False
 
     def __init__(
         self,
@@ -101,7 +118,11 @@ class Server:
             self.close()
             raise
         if missing is not None:
-            log.warning("%s, else tokens are counted as the server counts them, or in words of up to six letters", missing)
+            log.warning(
+                "%s, else tokens are counted as the server counts them, or in words of up to six "
+                "letters",
+                missing,
+            )
         elif self.capabilities.chat:
             self.tokenizer = marked(self.tokenizer)
         for sentence in self.capabilities.limits():
@@ -111,9 +132,13 @@ class Server:
         return f"Server({self._address.url!r}, {self.model!r})"
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises TypeError or ValueError for one that no language model can answer."""
+        """Queue a request. Raises TypeError or ValueError for one that no language model can
+        answer.
+        """
         if not isinstance(request, (Generate, Score)):
-            raise TypeError(f"a language model cannot answer {type(request).__name__}: send Generate or Score")
+            raise TypeError(
+                f"a language model cannot answer {type(request).__name__}: send Generate or Score"
+            )
         if self._closed:
             raise RuntimeError(f"{self!r} is closed: make a new one")
         self._check(request)
@@ -127,14 +152,18 @@ class Server:
             job.task = self._http.start(self._serve(job, body))
 
     def poll(self, seconds: float = 0.0) -> list[Reply]:
-        """What has been answered; waits up to `seconds` for the first. The tokenizer works here: it is of one thread."""
+        """What has been answered; waits up to `seconds` for the first. The tokenizer works here:
+        it is of one thread.
+        """
         with self._change:
             self._change.wait_for(lambda: self._answers, seconds)
             answers, self._answers = self._answers, []
         return [one if isinstance(one, Reply) else self._read(*one) for one in answers]
 
     def cancel(self, request: Request) -> None:
-        """Give a request up: `Cancelled` at the next poll, and its connection is closed, by which servers notice. Idempotent."""
+        """Give a request up: `Cancelled` at the next poll, and its connection is closed, by
+        which servers notice. Idempotent.
+        """
         with self._change:
             job = self._jobs.pop(request, None)
             if job is None:
@@ -158,16 +187,23 @@ class Server:
         """Raises ValueError as an engine does, for what is a mistake of the caller."""
         tokens = request.prompt if isinstance(request, Generate) else request.tokens
         if not tokens:
-            raise ValueError("a request without tokens: give at least one, such as the beginning-of-text token")
+            raise ValueError(
+                "a request without tokens: give at least one, such as the beginning-of-text token"
+            )
         if not 0 <= min(tokens) <= max(tokens) < self._words.size:
             known = f"the tokenizer knows 0 to {self._words.size - 1}"
-            raise ValueError(f"token ids {min(tokens)} to {max(tokens)}, {known}: use this server's")
+            raise ValueError(
+                f"token ids {min(tokens)} to {max(tokens)}, {known}: use this server's"
+            )
         if isinstance(request, Generate):
             if request.max_tokens < 1:
                 raise ValueError(f"max_tokens={request.max_tokens} is impossible: give at least 1")
             check_sampling(request.temperature, request.top_k, request.top_p, request.min_p)
         if isinstance(request, Score) and any(not 0 <= p < len(tokens) for p in request.positions):
-            raise ValueError(f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens")
+            raise ValueError(
+                f"positions {request.positions} of {len(tokens)} tokens: give indices into the "
+                "tokens"
+            )
 
     # -- at the door
 
@@ -177,7 +213,9 @@ class Server:
             self._http.start(self._http.knock()).result()
         except RequestFailed as error:
             example = f"start one, for example with vllm serve {self.model}, or correct the address"
-            raise ValueError(f"no server answers at {self._address.url} ({error}): {example}") from None
+            raise ValueError(
+                f"no server answers at {self._address.url} ({error}): {example}"
+            ) from None
 
     def _learn(self) -> Capabilities:
         def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +225,10 @@ class Server:
             return learn(ask, self.model, self._words)
         except Refused as error:
             if error.status in (401, 403):
-                remedy = f"put the server's key into the environment variable {self._address.key_variable}"
+                remedy = (
+                    "put the server's key into the environment variable "
+                    f"{self._address.key_variable}"
+                )
                 raise ValueError(f"{error}: {remedy}") from None
             raise ValueError(f"{error}: {self._served()}") from None
         except RequestFailed as error:
@@ -210,12 +251,18 @@ class Server:
         found = self.capabilities
         tokens = request.prompt if isinstance(request, Generate) else request.tokens
         text = "" if found.ids else self._words.text(tokens)
-        return found.generate(request, text) if isinstance(request, Generate) else found.score(request, text)
+        return (
+            found.generate(request, text)
+            if isinstance(request, Generate)
+            else found.score(request, text)
+        )
 
     def _read(self, request: Generate | Score, told: dict[str, Any]) -> Reply:
         try:
             if isinstance(request, Score):
-                return Reply(request, scored(request, told, self._words), usage=spent(request, told))
+                return Reply(
+                    request, scored(request, told, self._words), usage=spent(request, told)
+                )
             result = generated(request, told, self.capabilities, self._words)
             return Reply(request, result, usage=spent(request, told, len(result.tokens)))
         except RequestFailed as error:
@@ -231,8 +278,12 @@ class Server:
             answer: _Answer
             seed = body.get("seed", 0)
             try:
-                answer = job.request, await self._http.ask(self.capabilities.path, body, seed, troubles=job.troubles)
-            except Exception as error:  # a mistake in here is raised where it was asked, too: nobody must wait for ever
+                answer = (
+                    job.request,
+                    await self._http.ask(self.capabilities.path, body, seed, troubles=job.troubles),
+                )
+            # a mistake in here is raised where it was asked, too: nobody must wait for ever
+            except Exception as error:
                 answer = Reply(job.request, error=error, usage=Usage(calls=1))
         with self._change:
             if self._jobs.pop(job.request, None) is None:
@@ -248,7 +299,8 @@ class Server:
 
 
 def _tokenizer_or_pieces(model: str, given: Any) -> tuple[Any, ValueError | None]:
-    """The tokenizer that was given, else the model's; where there is none by its name, a stand-in, and what to do about it.
+    """The tokenizer that was given, else the model's; where there is none by its name, a stand-in,
+    and what to do about it.
 
     Raises ValueError where there is none in the place that was given.
     """
@@ -268,9 +320,11 @@ def _tokenizer(given: Any) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(given)
-    except Exception as error:  # what the hub's client, transformers and tokenizers raise has no common name
+    # what the hub's client, transformers and tokenizers raise has no common name
+    except Exception as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(
-            f"there is no tokenizer under {str(given)!r} ({type(error).__name__}: {reason}): give tokenizer=, a folder or hub "
+            f"there is no tokenizer under {str(given)!r} ({type(error).__name__}: {reason}): "
+            "give tokenizer=, a folder or hub "
             "id of the model that is served"
         ) from None

@@ -1,11 +1,14 @@
-"""Turns of a conversation as one text: how a prompt of token ids reaches a server that takes conversations alone.
+"""Turns of a conversation as one text: how a prompt of token ids reaches a server that takes
+conversations alone.
 
-Guides write prompts as token ids, by the chat template of the tokenizer. For a server of `/v1/chat/completions` alone that
-template is one of our own, whose marks say who speaks; the client reads the turns back from the text and sends them as
-messages, the last one, what the assistant said so far, as a beginning to go on from. So policies and judges need not know
-which kind of server they ask.
+Guides write prompts as token ids, by the chat template of the tokenizer. For a server of
+`/v1/chat/completions` alone that template is one of our own, whose marks say who speaks; the client
+reads the turns back from the text and sends them as messages, the last one, what the assistant said
+so far, as a beginning to go on from. So policies and judges need not know which kind of server they
+ask.
 
-The marks hold a number that is drawn once a process: no statement of a problem can hold a mark by accident or design.
+The marks hold a number that is drawn once a process: no statement of a problem can hold a mark by
+accident or design.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from typing import Any
 _NUMBER = secrets.token_hex(4)
 MARK = re.compile(rf"\[turn {_NUMBER} (system|user|assistant)\]\n")
 
-#: The Jinja template by which a tokenizer writes turns with our marks; contents may be text, or parts with text.
+#: The Jinja template by which a tokenizer writes turns with our marks; contents may be text, or
+#: parts with text.
 TEMPLATE = (
     "{% for message in messages %}{{ '[turn NUMBER ' + message['role'] + ']\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}{% endfor %}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif "
+    "%}{% endfor %}"
     "{% if add_generation_prompt %}{{ '[turn NUMBER assistant]\\n' }}{% endif %}"
 ).replace("NUMBER", _NUMBER)
 
@@ -48,12 +53,16 @@ def render(turns: Messages, add_generation_prompt: bool = False) -> str:
 
 
 def messages(text: str) -> Messages:
-    """The turns in a text; the last one is the assistant's, which may be empty: what is to be gone on with.
+    """The turns in a text; the last one is the assistant's, which may be empty: what is to be gone
+    on with.
 
     Raises ValueError for a text without marks, and for one that ends in another's turn.
     """
     before, *pieces = MARK.split(text)
-    turns = [{"role": role, "content": said} for role, said in zip(pieces[::2], pieces[1::2], strict=True)]
+    turns = [
+        {"role": role, "content": said}
+        for role, said in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
     if before.strip() or not turns or turns[-1]["role"] != "assistant":
         remedy = "leave out prompt= and say what you want with instruction="
         raise ValueError(f"the server takes conversations alone, and the prompt is none: {remedy}")

@@ -22,18 +22,24 @@ from models.server.response_fields import Told, choice_of, usage_of
 from models.server.responses import Words
 from search.scheduling.requests import RequestFailed, TooLong
 
-Ask = Callable[[str, dict[str, Any]], dict[str, Any]]  #: sends a body to a path: the reply, or RequestFailed
+#: sends a body to a path: the reply, or RequestFailed
+Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 PROBE = "Let naive = 12345 + 67;\n\n  Then: 'x_1' is"  # what different tokenizers read differently
 
-#: Further texts that the tokenizer must read as the server does: languages, numbers, code, signs. A chat template may strip them.
+#: Further texts that the tokenizer must read as the server does: languages, numbers, code, signs. A
+#: chat template may strip them.
 TEXTS = (
-    "The unhappiest Zürich café-owner couldn't re-open; él corrió 3,141.59 km. Что это? 東京は大きい都市です。 مرحبا",
-    'if x:    for (int i_0 = 0x1F; i_0 != 100000; ++i_0) {\t\treturn self.__dict__["naïve"] >= 2**31;  }  // TODO:    x',
-    r"\frac{d}{dx}\left[\sum_{k=1}^{\infty} a_k x^{k}\right] \approx 6.022e23 ≤ ∞ → 👩‍🔬🎉 #hashtag @user www.a-b.org/?q=1&r=%20",
+    "The unhappiest Zürich café-owner couldn't re-open; él corrió 3,141.59 km. Что это? "
+    "東京は大きい都市です。 مرحبا",
+    'if x:    for (int i_0 = 0x1F; i_0 != 100000; ++i_0) {\t\treturn self.__dict__["naïve"] '
+    ">= 2**31;  }  // TODO:    x",
+    r"\frac{d}{dx}\left[\sum_{k=1}^{\infty} a_k x^{k}\right] \approx 6.022e23 ≤ ∞ → 👩‍🔬🎉 "
+    r"#hashtag @user www.a-b.org/?q=1&r=%20",
 )
 CORNERS = 48  # tokens from all over the vocabulary, whose text is a probe, too
-WARM = 2.0  # temperature at which samples differ, and log-probs show whether they are the model's own
+# temperature at which samples differ, and log-probs show whether they are the model's own
+WARM = 2.0
 OPEN = "Once upon a time there was"  # what can go on in many ways
 COUNTED = "one, two, three, four, five,"  # what goes on in one way
 NEXT = "six"
@@ -46,9 +52,11 @@ class Wrapped(ValueError):
 
 
 def learn(ask: Ask, model: str, words: Words) -> Capabilities:
-    """What the server of `model` takes and tells; `/completions` where it has them, else `/chat/completions`.
+    """What the server of `model` takes and tells; `/completions` where it has them, else
+    `/chat/completions`.
 
-    Raises what `ask` raises where the server answers nothing at all, ValueError where it has another tokenizer.
+    Raises what `ask` raises where the server answers nothing at all, ValueError where it has
+    another tokenizer.
     """
     try:
         return _Handshake(ask, model, words, chat=False).learn()
@@ -78,7 +86,11 @@ class _Handshake:
         choice = choice_of(first)
         told = Told.of(choice)
         if told.log_probs is None:
-            options = {name: neutral for name, neutral in self._found.options.items() if name not in self._log_probs}
+            options = {
+                name: neutral
+                for name, neutral in self._found.options.items()
+                if name not in self._log_probs
+            }
             self._found = replace(self._found, options=options)
         self._found = replace(self._found, log_probs=told.log_probs is not None)
         if self._words.exact:
@@ -86,27 +98,41 @@ class _Handshake:
         if self._chat:
             self._find_continuation()
         else:
-            self._found = replace(self._found, ids=self._words.exact and self._takes_ids(choice["text"]))
+            self._found = replace(
+                self._found, ids=self._words.exact and self._takes_ids(choice["text"])
+            )
         self._find_stop(choice)
         self._find_heat(told)
         return self._found
 
-    def _ask(self, text: str, tokens: int = 4, temperature: float = 0.0, **fields: Any) -> dict[str, Any]:
+    def _ask(
+        self, text: str, tokens: int = 4, temperature: float = 0.0, **fields: Any
+    ) -> dict[str, Any]:
         """The reply to a text, in a chat to a user's turn."""
-        body = {"prompt": text} if not self._chat else {"messages": [{"role": "user", "content": text}]}
+        body = (
+            {"prompt": text}
+            if not self._chat
+            else {"messages": [{"role": "user", "content": text}]}
+        )
         return self._post(body, tokens, temperature, **fields)
 
-    def _post(self, body: dict[str, Any], tokens: int, temperature: float, **fields: Any) -> dict[str, Any]:
+    def _post(
+        self, body: dict[str, Any], tokens: int, temperature: float, **fields: Any
+    ) -> dict[str, Any]:
         """The reply to a body with the options that are taken; a field of None is left out."""
         found = self._found
         plain = {"model": found.model, found.limit: tokens, "temperature": temperature}
         whole = body | plain | found.options | fields
-        return self._send(self._path, {name: value for name, value in whole.items() if value is not None})
+        return self._send(
+            self._path, {name: value for name, value in whole.items() if value is not None}
+        )
 
     # -- which fields it takes
 
     def _negotiate(self) -> dict[str, Any]:
-        """The first reply; which fields are taken is known then: those that a refusal names are left out, until it takes all."""
+        """The first reply; which fields are taken is known then: those that a refusal names are
+        left out, until it takes all.
+        """
         self._found = replace(self._found, options=OPTIONS | self._log_probs)
         while True:
             try:
@@ -127,7 +153,10 @@ class _Handshake:
             return replace(found, options=options | {"top_k": 0})  # llama.cpp's way to say none
         if named and len(named) < len(options):
             gone = {*named, *(self._log_probs if set(named) & set(self._log_probs) else ())}
-            return replace(found, options={name: neutral for name, neutral in options.items() if name not in gone})
+            return replace(
+                found,
+                options={name: neutral for name, neutral in options.items() if name not in gone},
+            )
         if options.keys() - self._log_probs.keys() - {"seed"}:
             return replace(found, options={"seed": 0} | self._log_probs)
         return replace(found, options={}) if options else None
@@ -135,7 +164,9 @@ class _Handshake:
     # -- whether it reads text as the tokenizer does
 
     def _check_tokenizer(self, first: dict[str, Any]) -> None:
-        """Raises ValueError where the server reads some text as other tokens than the tokenizer does."""
+        """Raises ValueError where the server reads some text as other tokens than the tokenizer
+        does.
+        """
         replies = {PROBE: first}
         quiet: dict[str, Any] = dict.fromkeys(self._log_probs)  # they would be computed for nothing
         for text in (*TEXTS, self._words.corners(CORNERS)):
@@ -150,31 +181,50 @@ class _Handshake:
         for text, reply in replies.items():
             mine = [self._words.encode(text), self._words.encode(text, add_special_tokens=False)]
             ids, number = _prompt_ids(reply), usage_of(reply).get("prompt_tokens") or None
-            if ids is not None and ids not in mine or ids is None and number is not None and number not in map(len, mine):
+            if (
+                ids is not None
+                and ids not in mine
+                or ids is None
+                and number is not None
+                and number not in map(len, mine)
+            ):
                 more.add((number or len(ids or ())) - len(mine[1]))
             else:
                 more.add(0)
         if len(more) == 1 and more.pop() >= WRAPS:
             raise Wrapped(
-                f"the server of {self._found.model} reads {len(replies)} texts with more around them, as a conversation, and has no "
+                f"the server of {self._found.model} reads {len(replies)} texts with more "
+                "around them, as a conversation, and has no "
                 f"{CHAT}: ask one that has, or one that reads prompts as they are"
             )
         if more and more != {0}:
             raise self._strange()
 
     def _check_differences(self, replies: dict[str, dict[str, Any]]) -> None:
-        """Of a chat: what the template adds is the same for each text, give or take one token that grows together with it."""
-        numbers = {text: usage_of(reply).get("prompt_tokens") or None for text, reply in replies.items()}
-        more = [n - len(self._words.encode(text, add_special_tokens=False)) for text, n in numbers.items() if n is not None]
+        """Of a chat: what the template adds is the same for each text, give or take one token
+        that grows together with it.
+        """
+        numbers = {
+            text: usage_of(reply).get("prompt_tokens") or None for text, reply in replies.items()
+        }
+        more = [
+            n - len(self._words.encode(text, add_special_tokens=False))
+            for text, n in numbers.items()
+            if n is not None
+        ]
         if more and max(more) - min(more) > 1:
             raise self._strange()
 
     def _strange(self) -> ValueError:
         remedy = f"give the tokenizer of {self._found.model}, a folder or a hub id"
-        return ValueError(f"the server reads some texts as other tokens than the tokenizer does: {remedy}")
+        return ValueError(
+            f"the server reads some texts as other tokens than the tokenizer does: {remedy}"
+        )
 
     def _takes_ids(self, text: str) -> bool:
-        """Whether token ids are read as such, not refused and not taken for text. `text`: the greedy one after `PROBE`."""
+        """Whether token ids are read as such, not refused and not taken for text. `text`: the
+        greedy one after `PROBE`.
+        """
         ids = self._words.encode(PROBE)
         try:
             reply = self._post({"prompt": ids}, 4, 0.0)
@@ -190,9 +240,10 @@ class _Handshake:
     def _find_continuation(self) -> None:
         """The first way in which the assistant's turn is gone on with.
 
-        It is told by the number of prompt tokens: a turn that goes on adds what it holds, to the blank line at its end; one
-        that is closed adds marks, too, and a template that trims leaves the blank line out. Where no number is told, or the tokenizer is
-        a stand-in, what the model writes shows it.
+        It is told by the number of prompt tokens: a turn that goes on adds what it holds, to the
+        blank line at its end; one that is closed adds marks, too, and a template that trims leaves
+        the blank line out. Where no number is told, or the tokenizer is a stand-in, what the model
+        writes shows it.
         """
         user = {"role": "user", "content": "Write the numbers from one to ten as words."}
         begun = {"role": "assistant", "content": f"{COUNTED}\n\n"}
@@ -210,7 +261,9 @@ class _Handshake:
             else:
                 goes_on = number - bare == added
             if goes_on:
-                self._found = replace(self._found, continues=way, repeats=text.startswith(begun["content"].rstrip()))
+                self._found = replace(
+                    self._found, continues=way, repeats=text.startswith(begun["content"].rstrip())
+                )
                 return
 
     def _find_stop(self, choice: dict[str, Any]) -> None:
@@ -248,7 +301,8 @@ class _Handshake:
     def _heated(self, text: str, temperature: float, seed: int) -> list[dict[str, Any]]:
         seeds = (seed, seed + 1) if "seed" in self._found.options else (None, None)
         fields: list[dict[str, int]] = [{} if seed is None else {"seed": seed} for seed in seeds]
-        if "top_logprobs" in self._found.options:  # vLLM's chat counts the sampled token among the likeliest
+        # vLLM's chat counts the sampled token among the likeliest
+        if "top_logprobs" in self._found.options:
             fields = [field | {"top_logprobs": 2} for field in fields]
         return [self._ask(text, 12, temperature, **field) for field in fields]
 

@@ -1,7 +1,8 @@
-"""JSON over HTTP to one server: an event loop in a thread of its own, deadlines, and asking again what failed for a while.
+"""JSON over HTTP to one server: an event loop in a thread of its own, deadlines, and asking again
+what failed for a while.
 
-The key comes from the environment at every request and is kept nowhere; whatever a server says is stripped of it before
-anybody reads it.
+The key comes from the environment at every request and is kept nowhere; whatever a server says is
+stripped of it before anybody reads it.
 """
 
 from __future__ import annotations
@@ -33,15 +34,21 @@ KNOCK = 20.0  # seconds in which a server must say anything at all
 LARGEST = 1 << 26  # bytes of an answer
 WORDS = 300  # characters of what a server says that are passed on
 
-#: What a server says with status 500 when the request itself is wrong, so that it would say it again: pydantic's words for a
-#: field (llama-cpp-python), an option that the model was not loaded with, a prompt beyond the context.
+#: What a server says with status 500 when the request itself is wrong, so that it would say it
+#: again: pydantic's words for a field (llama-cpp-python), an option that the model was not loaded
+#: with, a prompt beyond the context.
 WRONG = re.compile(
-    r"validation error|input should be |extra inputs|['\"]loc['\"]\s*:|not supported|unsupported|unrecognized",
+    r"validation error|input should be |extra inputs|['\"]loc['\"]\s*:|not supported|unsupported|"
+    r"unrecognized",
     re.IGNORECASE,
 )
 
 #: What servers say of a prompt that is too long for the model.
-LONG = re.compile(r"maximum context|exceed\w*\s+(the\s+)?(available\s+|model'?s?\s+)?context|context[_ ]length[_ ]exceeded", re.IGNORECASE)
+LONG = re.compile(
+    r"maximum context|exceed\w*\s+(the\s+)?(available\s+|model'?s?\s+)?context|context[_ ]length[_ "
+    r"]exceeded",
+    re.IGNORECASE,
+)
 
 
 class Refused(RequestFailed):
@@ -55,7 +62,8 @@ class Refused(RequestFailed):
 class Address:
     """Where a server is, and the name of the environment variable that holds its key.
 
-    Raises ValueError for a URL that is none, one that holds a password, and a key that no header can hold.
+    Raises ValueError for a URL that is none, one that holds a password, and a key that no header
+    can hold.
     """
 
     def __init__(self, url: str, key_variable: str):
@@ -80,7 +88,9 @@ class Address:
         """Of a request, the key among them where there is one."""
         key = self._key()
         if not _plain(key):
-            raise ValueError(f"the key in {self.key_variable} has characters that no key has: copy it again")
+            raise ValueError(
+                f"the key in {self.key_variable} has characters that no key has: copy it again"
+            )
         headers = {"Content-Type": "application/json"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
@@ -102,8 +112,10 @@ def _plain(text: str) -> bool:
 class Http:
     """One server, asked by an `httpx2.AsyncClient` on an event loop in a daemon thread. Close it.
 
-    timeout      seconds that a request may take in all, repetitions and the pauses before them included
-    retries      repetitions at most after a broken connection, a status that passes (408, 425, 429, 5xx) or no JSON
+    timeout      seconds that a request may take in all, repetitions and the pauses before them
+                 included
+    retries      repetitions at most after a broken connection, a status that passes (408, 425, 429,
+                 5xx) or no JSON
     connections  kept at most
     """
 
@@ -112,17 +124,24 @@ class Http:
         self.timeout = timeout
         self.retries = retries
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="copse-server", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="copse-server", daemon=True
+        )
         self._thread.start()
         self._client = httpx2.AsyncClient(
-            # the deadline is of the request as a whole: a read that is renewed byte by byte has none
+            # the deadline is of the request as a whole: a read that is renewed byte by byte has
+            # none
             timeout=httpx2.Timeout(None, connect=CONNECT),
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx2.Limits(
+                max_connections=connections, max_keepalive_connections=connections
+            ),
             trust_env=not address.here,  # a proxy leads nowhere from here to here
         )
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the loop; cancelling the future cancels it, and closes the connection that it uses."""
+        """Run a coroutine on the loop; cancelling the future cancels it, and closes the
+        connection that it uses.
+        """
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
@@ -152,7 +171,12 @@ class Http:
                 await self._send("/models", None)
         except TimeoutError:
             raise RequestFailed("it says nothing") from None
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL, UnicodeError) as error:
+        except (
+            httpx2.ConnectError,
+            httpx2.ConnectTimeout,
+            httpx2.InvalidURL,
+            UnicodeError,
+        ) as error:
             raise RequestFailed(str(error) or type(error).__name__) from None
         except httpx2.HTTPError:  # somebody is there: what is broken the questions will tell
             return
@@ -165,25 +189,30 @@ class Http:
         retries: int | None = None,
         troubles: list[str] | None = None,
     ) -> dict[str, Any]:
-        """The JSON object with which the server answers a POST of `body`, or a GET where it is None.
+        """The JSON object with which the server answers a POST of `body`, or a GET where it is
+        None.
 
         seed     of the jitter of the pauses
         retries  instead of this object's
         troubles  takes what went wrong each time that it will be asked again
 
-        Raises Refused for a status that does not pass, RequestFailed for all else: the last failure, the deadline, an answer
-        that is no JSON object.
+        Raises Refused for a status that does not pass, RequestFailed for all else: the last
+        failure, the deadline, an answer that is no JSON object.
         """
         troubles = [] if troubles is None else troubles
         try:
             async with asyncio.timeout(self.timeout):
-                return await self._ask(path, body, seed, self.retries if retries is None else retries, troubles)
+                return await self._ask(
+                    path, body, seed, self.retries if retries is None else retries, troubles
+                )
         except TimeoutError:
             before = f" (before that: {troubles[-1]})" if troubles else ""
             what = f"{self.address.url} did not answer within {self.timeout:g} s{before}"
             raise RequestFailed(f"{what}: give it more time, or fewer connections") from None
 
-    async def _ask(self, path: str, body: Any, seed: int, retries: int, troubles: list[str]) -> dict[str, Any]:
+    async def _ask(
+        self, path: str, body: Any, seed: int, retries: int, troubles: list[str]
+    ) -> dict[str, Any]:
         until = self._loop.time() + self.timeout
         for attempt in range(retries + 1):
             after = None
@@ -195,13 +224,17 @@ class Http:
             except RequestFailed as error:
                 troubles.append(str(error))
             except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-                troubles.append(f"the connection to {self.address.url} broke ({type(error).__name__})")
+                troubles.append(
+                    f"the connection to {self.address.url} broke ({type(error).__name__})"
+                )
             pause = delay(attempt, seed, after)
             if attempt == retries or self._loop.time() + pause > until:
                 break
             await asyncio.sleep(pause)
         asked = f"; asked {len(troubles)} times" if len(troubles) > 1 else ""
-        raise RequestFailed(f"{troubles[-1]}{asked}: see what the server logs, or ask it for less at once")
+        raise RequestFailed(
+            f"{troubles[-1]}{asked}: see what the server logs, or ask it for less at once"
+        )
 
     async def _send(self, path: str, body: Any) -> tuple[int, str | None, bytes]:
         """Status, Retry-After and what the server said. Raises httpx2's errors."""
@@ -209,7 +242,9 @@ class Http:
         url = self.address.url + path
         parts: list[bytes] = []
         total = 0
-        async with self._client.stream(method, url, content=content, headers=self.address.headers()) as response:
+        async with self._client.stream(
+            method, url, content=content, headers=self.address.headers()
+        ) as response:
             async for part in response.aiter_bytes():
                 parts.append(part)
                 total += len(part)
@@ -219,13 +254,17 @@ class Http:
 
 
 def delay(attempt: int, seed: int, after: str | None = None) -> float:
-    """Seconds before repetition `attempt` (from 0): twice as long each time, half of it at random, no less than Retry-After."""
+    """Seconds before repetition `attempt` (from 0): twice as long each time, half of it at
+    random, no less than Retry-After.
+    """
     grown: float = min(LONGEST, FIRST * 2.0**attempt)
     return max(grown * random.Random(f"{seed} {attempt}").uniform(0.5, 1.0), _seconds(after))
 
 
 def _seconds(after: str | None) -> float:
-    """A Retry-After header, a number or a date, in seconds from now; 0 where there is none that can be read."""
+    """A Retry-After header, a number or a date, in seconds from now; 0 where there is none that
+    can be read.
+    """
     try:
         return max(0.0, float(after or 0))
     except ValueError:
@@ -237,10 +276,13 @@ def _seconds(after: str | None) -> float:
 
 
 def _object(status: int, said: bytes, address: Address) -> dict[str, Any]:
-    """The JSON object of an answer. Raises Refused for a status that does not pass, RequestFailed for what may pass."""
+    """The JSON object of an answer. Raises Refused for a status that does not pass,
+    RequestFailed for what may pass.
+    """
     told = _json(address.without_key(said.decode("utf-8", "replace")))
     error = told.get("error") if isinstance(told, dict) and "choices" not in told else None
-    if 200 <= status < 300 and isinstance(error, dict):  # a gateway that passes on another server's error as success
+    # a gateway that passes on another server's error as success
+    if 200 <= status < 300 and isinstance(error, dict):
         code = error.get("code")
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
     if not 200 <= status < 300:
@@ -265,7 +307,9 @@ def _json(text: str) -> Any:
 
 
 def _words(told: Any, said: bytes, address: Address) -> str:
-    """What a server says about an error: the message in its JSON, else the beginning of its text; without the key."""
+    """What a server says about an error: the message in its JSON, else the beginning of its
+    text; without the key.
+    """
     if isinstance(told, dict):
         told = told.get("error", told)
     if isinstance(told, dict):
@@ -274,4 +318,6 @@ def _words(told: Any, said: bytes, address: Address) -> str:
         text = said.decode("utf-8", "replace")
     else:
         text = told if isinstance(told, str) else json.dumps(told)
-    return address.without_key(" ".join(address.without_key(text).split()))[:WORDS] or "nothing more"
+    return (
+        address.without_key(" ".join(address.without_key(text).split()))[:WORDS] or "nothing more"
+    )

@@ -14,10 +14,12 @@ SIZE = 2**31 - 1  # ids fit into 32 bits
 
 
 class Pieces:
-    """Speaks like a tokenizer of transformers, for chat servers alone: text goes there and comes back, and no ids do.
+    """Speaks like a tokenizer of transformers, for chat servers alone: text goes there and comes
+    back, and no ids do.
 
-    Where the server tells the tokens of a text, one by one, each of them is a token here, too; other text is cut into words of up
-    to six letters. An id is a hash of its piece, so that it depends on nothing else.
+    Where the server tells the tokens of a text, one by one, each of them is a token here, too;
+    other text is cut into words of up to six letters. An id is a hash of its piece, so that it
+    depends on nothing else.
     """
 
     chat_template = TEMPLATE
@@ -38,11 +40,22 @@ class Pieces:
         """Ids of pieces as they are, parts of characters among them."""
         return [self._id(piece) for piece in pieces]
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = False) -> str:
+    def decode(
+        self,
+        ids: Sequence[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+    ) -> str:
         """The text of ids that were given here."""
         return b"".join(self._pieces[int(i)] for i in ids).decode("utf-8", "replace")
 
-    def apply_chat_template(self, messages: Any, add_generation_prompt: bool = False, tokenize: bool = False, **other: Any) -> str:
+    def apply_chat_template(
+        self,
+        messages: Any,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        **other: Any,
+    ) -> str:
         """A conversation as text, with the marks of `conversation`."""
         return render(messages, add_generation_prompt)
 

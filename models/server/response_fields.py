@@ -1,4 +1,6 @@
-"""What the reply of an OpenAI-compatible server tells: text, tokens, log-probs and usage, whatever of it is there."""
+"""What the reply of an OpenAI-compatible server tells: text, tokens, log-probs and usage,
+whatever of it is there.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,16 @@ class Told:
     def of(cls, choice: dict[str, Any], echo: bool = False) -> Told:
         """Read `token_ids` (of an echo they are not told) and `logprobs` of one choice.
 
-        Log-probs of a strange shape, or not as many as there are tokens, are unknown: text and ids stand without them. Raises
-        RequestFailed for ids that are none.
+        Log-probs of a strange shape, or not as many as there are tokens, are unknown: text and ids
+        stand without them. Raises RequestFailed for ids that are none.
         """
         try:
             ids = None if echo else choice.get("token_ids")
             ids = None if ids is None else [int(i) for i in ids]
         except (TypeError, ValueError, OverflowError):
-            raise RequestFailed("the server tells token ids in a shape that is not OpenAI's") from None
+            raise RequestFailed(
+                "the server tells token ids in a shape that is not OpenAI's"
+            ) from None
         try:
             told = _log_probs(choice.get("logprobs"))
         except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
@@ -50,7 +54,9 @@ class Told:
 
 
 def _log_probs(told: Any) -> Told:
-    """Of `logprobs`: OpenAI's lists for completions, or its `content` of objects for chat (llama.cpp: for both)."""
+    """Of `logprobs`: OpenAI's lists for completions, or its `content` of objects for chat
+    (llama.cpp: for both).
+    """
     if not told:
         return Told()
     if "content" in told:
@@ -73,10 +79,17 @@ def _content(entries: list[dict[str, Any]]) -> Told:
         ids = [int(entry["id"]) for entry in entries]
     spelled = _bytes(words)
     if spelled is not None:
-        told = [entry.get("bytes") for entry in entries]  # a part of a character has bytes, but no text
-        spelled = [word if given is None else bytes(given) for word, given in zip(spelled, told, strict=True)]
+        # a part of a character has bytes, but no text
+        told = [entry.get("bytes") for entry in entries]
+        spelled = [
+            word if given is None else bytes(given)
+            for word, given in zip(spelled, told, strict=True)
+        ]
     numbers = [_number(entry["logprob"]) for entry in entries]
-    tops = [_tops({top["token"]: top["logprob"] for top in entry.get("top_logprobs") or []}) for entry in entries]
+    tops = [
+        _tops({top["token"]: top["logprob"] for top in entry.get("top_logprobs") or []})
+        for entry in entries
+    ]
     return Told(ids, spelled, numbers, tops if all(tops) else None)
 
 
@@ -88,7 +101,9 @@ def _named(words: list[str]) -> list[int] | None:
 
 
 def _bytes(words: list[str]) -> list[bytes] | None:
-    return None if _named(words) is not None else [word.encode("utf-8", "replace") for word in words]
+    return (
+        None if _named(words) is not None else [word.encode("utf-8", "replace") for word in words]
+    )
 
 
 def _tops(told: Any) -> dict[str, float]:
@@ -103,18 +118,23 @@ def _number(told: Any) -> float:
 
 
 def choice_of(reply: dict[str, Any]) -> dict[str, Any]:
-    """The only choice of a reply, its "text" that of the message in a chat, cleaned of what is no Unicode.
+    """The only choice of a reply, its "text" that of the message in a chat, cleaned of what is no
+    Unicode.
 
     Raises RequestFailed where there is none.
     """
     choices = reply.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        raise RequestFailed(f"the server's answer holds no choice with a text, but {sorted(reply)}: {IS_IT}")
+        raise RequestFailed(
+            f"the server's answer holds no choice with a text, but {sorted(reply)}: {IS_IT}"
+        )
     message = choice.get("message")
     text = _content_of(message) if isinstance(message, dict) else choice.get("text")
     if not isinstance(text, str):
-        raise RequestFailed(f"the server's answer holds no choice with a text, but {sorted(choice)}: {IS_IT}")
+        raise RequestFailed(
+            f"the server's answer holds no choice with a text, but {sorted(choice)}: {IS_IT}"
+        )
     return choice | {"text": text.encode("utf-8", "replace").decode()}
 
 
@@ -122,10 +142,16 @@ IS_IT = "is this OpenAI's API?"
 
 
 def _content_of(message: dict[str, Any]) -> Any:
-    """The text of a message: a string, or parts of which those of type text count. "" where the model only thought."""
+    """The text of a message: a string, or parts of which those of type text count. "" where the
+    model only thought.
+    """
     content = message.get("content")
     if isinstance(content, list):
-        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        texts = [
+            part.get("text")
+            for part in content
+            if isinstance(part, dict) and part.get("type") == "text"
+        ]
         return "".join(text for text in texts if isinstance(text, str))
     return "" if content is None and message.get("role") == "assistant" else content
 
@@ -145,4 +171,6 @@ def usage_of(reply: dict[str, Any]) -> dict[str, int]:
     details = told.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     counts = (told | {"cached_tokens": cached}).items()
-    return {name: n for name, n in counts if isinstance(n, int) and not isinstance(n, bool) and n >= 0}
+    return {
+        name: n for name, n in counts if isinstance(n, int) and not isinstance(n, bool) and n >= 0
+    }

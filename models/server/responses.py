@@ -1,4 +1,6 @@
-"""From the reply of an OpenAI-compatible server to what a search is told: the tokens with their stop, as an engine would give them."""
+"""From the reply of an OpenAI-compatible server to what a search is told: the tokens with their
+stop, as an engine would give them.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,32 @@ from models.detokenizer import BEFORE, Tail, Texts
 from models.server.capabilities import Capabilities, reads_next
 from models.server.pieces import Pieces
 from models.server.response_fields import ID, Told, choice_of, thinks, usage_of
-from search.scheduling.requests import Generate, Generated, RequestFailed, Score, Scored, Untold, Usage
+from search.scheduling.requests import (
+    Generate,
+    Generated,
+    RequestFailed,
+    Score,
+    Scored,
+    Untold,
+    Usage,
+)
 
 STRANGE = "give the tokenizer of the model that is served"
 
-#: Finish reasons of a text that was cut, and of one that was broken off; every other one, null too, ends a text.
-CUT = frozenset({"length", "max_tokens", "max_length", "max_new_tokens", "model_length", "max_output_tokens"})
-BROKEN = frozenset({"abort", "aborted", "error", "cancelled", "canceled", "timeout", "content_filter", "safety"})
+#: Finish reasons of a text that was cut, and of one that was broken off; every other one, null too,
+#: ends a text.
+CUT = frozenset(
+    {"length", "max_tokens", "max_length", "max_new_tokens", "model_length", "max_output_tokens"}
+)
+BROKEN = frozenset(
+    {"abort", "aborted", "error", "cancelled", "canceled", "timeout", "content_filter", "safety"}
+)
 
 
 class Words:
-    """A tokenizer, for texts that go to a server and come from it. exact: it is the model's own, and no stand-in."""
+    """A tokenizer, for texts that go to a server and come from it. exact: it is the model's own,
+    and no stand-in.
+    """
 
     def __init__(self, tokenizer: Any):
         self.exact = not isinstance(tokenizer, Pieces)
@@ -31,37 +48,50 @@ class Words:
         self._ids: dict[bytes, int] = {}  # of tokens by their bytes; -1: it cannot be told
         self._begin = tuple(self.encode("", add_special_tokens=True))
         special = getattr(tokenizer, "all_special_ids", ())
-        self.special = self.texts.ends | set(special) | set(getattr(tokenizer, "added_tokens_decoder", ()))
+        self.special = (
+            self.texts.ends | set(special) | set(getattr(tokenizer, "added_tokens_decoder", ()))
+        )
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def text(self, tokens: tuple[int, ...]) -> str:
-        """What a server that takes text is given: without the beginning that its own tokenizer puts there again."""
+        """What a server that takes text is given: without the beginning that its own tokenizer
+        puts there again.
+        """
         begin = len(self._begin)
         whole = tokens[:begin] != self._begin or len(tokens) == begin
         text: str = self.texts.decode(tokens if whole else tokens[begin:])
         return text
 
     def after(self, tokens: tuple[int, ...], text: str) -> list[int]:
-        """Tokens of `text` where it follows `tokens`: some tokenizers put a space before a text, but not within one."""
+        """Tokens of `text` where it follows `tokens`: some tokenizers put a space before a text,
+        but not within one.
+        """
         alone = self.encode(text, add_special_tokens=False)
         near = tokens[-BEFORE:]
-        if self.texts.independent or self.texts.decode([*near, *alone]) == self.texts.decode(near) + text:
+        if (
+            self.texts.independent
+            or self.texts.decode([*near, *alone]) == self.texts.decode(near) + text
+        ):
             return alone
         whole = self.encode(self.texts.decode(tokens) + text, add_special_tokens=False)
         return whole[len(tokens) :] if tuple(whole[: len(tokens)]) == tuple(tokens) else alone
 
     def spelled(self, pieces: Sequence[bytes]) -> list[int] | None:
-        """Ids of tokens whose bytes a server tells one by one; None where they do not tell which token it was.
+        """Ids of tokens whose bytes a server tells one by one; None where they do not tell which
+        token it was.
 
-        A text may have other tokens than those that were sampled: two line ends in a row are one token, or two.
+        A text may have other tokens than those that were sampled: two line ends in a row are one
+        token, or two.
         """
         ids = []
         for piece in pieces if self.texts.independent else ():
             if piece not in self._ids:
                 alone = self.encode(piece.decode("utf-8", "replace"), add_special_tokens=False)
-                self._ids[piece] = alone[0] if len(alone) == 1 and self.texts.piece(alone[0]) == piece else -1
+                self._ids[piece] = (
+                    alone[0] if len(alone) == 1 and self.texts.piece(alone[0]) == piece else -1
+                )
             ids.append(self._ids[piece])
         return ids if ids and min(ids) >= 0 else None
 
@@ -69,23 +99,34 @@ class Words:
         """`tokens`. Raises RequestFailed where one is none of the tokenizer's."""
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.size:
             span = f"tokens {min(tokens)} to {max(tokens)}"
-            raise RequestFailed(f"the server tells of {span}, the tokenizer has {self.size}: {STRANGE}")
+            raise RequestFailed(
+                f"the server tells of {span}, the tokenizer has {self.size}: {STRANGE}"
+            )
         return tokens
 
     def corners(self, count: int) -> str:
-        """The text of some `count` tokens from all over the vocabulary, a third of them its last; printable ones alone."""
+        """The text of some `count` tokens from all over the vocabulary, a third of them its
+        last; printable ones alone.
+        """
         ordinary = [token for token in range(self.size) if token not in self.special]
         spaced = ordinary[:: max(1, len(ordinary) // count)]
         spelled = [self.texts.decode([token]) for token in [*spaced, *ordinary[-count // 3 :]]]
-        return " ".join(text.strip() for text in spelled if text.strip() and text.isprintable() and "\ufffd" not in text)
+        return " ".join(
+            text.strip()
+            for text in spelled
+            if text.strip() and text.isprintable() and "\ufffd" not in text
+        )
 
 
-def generated(request: Generate, reply: dict[str, Any], found: Capabilities, words: Words) -> Generated:
+def generated(
+    request: Generate, reply: dict[str, Any], found: Capabilities, words: Words
+) -> Generated:
     """The result of a request.
 
-    Where the server tells no token ids, its text is encoded; where it then tells no log-probs that fit, they are nan, as they
-    are of a stop string that it cut from the tokens. The end token is put back, too. Never more than `request.max_tokens`
-    tokens. Raises RequestFailed for a reply that makes no sense.
+    Where the server tells no token ids, its text is encoded; where it then tells no log-probs that
+    fit, they are nan, as they are of a stop string that it cut from the tokens. The end token is
+    put back, too. Never more than `request.max_tokens` tokens. Raises RequestFailed for a reply
+    that makes no sense.
     """
     choice = choice_of(reply)
     reason = choice.get("finish_reason")
@@ -96,14 +137,21 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
     text = _continuation(request, choice["text"], found, words)
     stops = request.stop if found.stepwise else ()  # no stop strings are sent for a whole turn
     tokens, log_probs = _tokens(request, text, told, words)
-    room = request.max_tokens if words.exact else max(request.max_tokens, len(tokens) + 2)  # pieces are no tokens
+    # pieces are no tokens
+    room = request.max_tokens if words.exact else max(request.max_tokens, len(tokens) + 2)
     cut = reason in CUT or (reason is None and len(tokens) >= request.max_tokens)
     ended = bool(tokens) and tokens[-1] in words.texts.ends
     stop = None if cut or ended else _stop(stops, text, mark, found, told)
-    if stop is not None and told.ids is None and not log_probs:  # encoded here: one token may hold the end of the text and the stop string
+    # encoded here: one token may hold the end of the text and the stop string
+    if stop is not None and told.ids is None and not log_probs:
         tokens = words.after(request.prompt, text + stop)
     ends = not cut and stop is None
-    last = ends and told.ids is not None and tokens and (tokens[-1] in words.special or tokens[-1] == mark)
+    last = (
+        ends
+        and told.ids is not None
+        and tokens
+        and (tokens[-1] in words.special or tokens[-1] == mark)
+    )
     tail, finish, used = Tail(words.texts, stops, request.prompt), None, 0
     while finish is None and used < room and (used < len(tokens) or stop is not None):
         if used == len(tokens) and stop is not None:  # the stop string was cut off
@@ -123,15 +171,24 @@ def generated(request: Generate, reply: dict[str, Any], found: Capabilities, wor
     if found.tells_own(request):
         known = min(used, len(log_probs))
         mine[:known] = log_probs[:known]
-    whole = request.temperature == 1 and request.top_p >= 1 and not request.top_k and not request.min_p
-    sampled = mine.copy() if whole else np.full(used, 0.0 if request.temperature == 0 else np.nan, np.float32)
-    return Generated(tuple(tokens[:used]), tail.text, mine, sampled, float("nan"), finish or "length")
+    whole = (
+        request.temperature == 1 and request.top_p >= 1 and not request.top_k and not request.min_p
+    )
+    sampled = (
+        mine.copy()
+        if whole
+        else np.full(used, 0.0 if request.temperature == 0 else np.nan, np.float32)
+    )
+    return Generated(
+        tuple(tokens[:used]), tail.text, mine, sampled, float("nan"), finish or "length"
+    )
 
 
 def _missing(spelled: str, text: str, stop: str) -> str:
     """What the tokens do not spell of a text and the stop string behind it.
 
-    llama.cpp leaves out the last token: a part of the stop string, and the end of the text where one token holds both (".\\n\\n").
+    llama.cpp leaves out the last token: a part of the stop string, and the end of the text where
+    one token holds both (".\\n\\n").
     """
     whole = text + stop
     return whole.removeprefix(spelled) if whole.startswith(spelled) else stop
@@ -140,7 +197,9 @@ def _missing(spelled: str, text: str, stop: str) -> str:
 def _nothing(choice: dict[str, Any]) -> str:
     if thinks(choice):
         remedy = "give step_tokens more room, or serve it without thoughts"
-        return f"the model spent all of its tokens on thoughts, which the server keeps apart: {remedy}"
+        return (
+            f"the model spent all of its tokens on thoughts, which the server keeps apart: {remedy}"
+        )
     return "the server sent an empty text that is not finished: see what it logs"
 
 
@@ -154,19 +213,26 @@ def _continuation(request: Generate, text: str, found: Capabilities, words: Word
     return text.removeprefix(begun) if text.startswith(begun) else text.removeprefix(begun.rstrip())
 
 
-def _stop(stops: Sequence[str], text: str, mark: Any, found: Capabilities, told: Told) -> str | None:
-    """The stop string that ended a text, None where it was an end token (or the text still holds the stop string)."""
+def _stop(
+    stops: Sequence[str], text: str, mark: Any, found: Capabilities, told: Told
+) -> str | None:
+    """The stop string that ended a text, None where it was an end token (or the text still holds
+    the stop string).
+    """
     if found.marks:
         return mark if isinstance(mark, str) and mark in stops else None
     if found.spells and told.words is not None:
         behind = _joined(told)[len(text) :]
         return next((stop for stop in stops if behind.startswith(stop)), None)
-    if found.keeps or not text.strip():  # an empty step leads nowhere: what ends a model's text at once is its end
+    # an empty step leads nowhere: what ends a model's text at once is its end
+    if found.keeps or not text.strip():
         return None
     return stops[0] if stops else None
 
 
-def _tokens(request: Generate, text: str, told: Told, words: Words) -> tuple[list[int], list[float]]:
+def _tokens(
+    request: Generate, text: str, told: Told, words: Words
+) -> tuple[list[int], list[float]]:
     """Tokens, and the log-probs of the first of them."""
     if told.ids is not None:
         return words.known(list(told.ids)), told.log_probs or []
@@ -187,19 +253,26 @@ def _joined(told: Told) -> str:
 
 
 def _as_told(request: Generate, text: str, told: list[bytes], words: Words) -> list[int]:
-    """The stand-in's ids of tokens as a server spells them; behind the text stands a stop string, or the end in some spelling."""
+    """The stand-in's ids of tokens as a server spells them; behind the text stands a stop
+    string, or the end in some spelling.
+    """
     size = len(text.encode())
     behind = b"".join(told)[size:].decode("utf-8", "replace")
     stopped = any(behind.startswith(stop) or stop.startswith(behind) for stop in request.stop)
     ids, at = [], 0
     for word in told:
-        ids.append(words.tokenizer.eos_token_id if at >= size and not stopped else words.tokenizer.ids([word])[0])
+        ids.append(
+            words.tokenizer.eos_token_id
+            if at >= size and not stopped
+            else words.tokenizer.ids([word])[0]
+        )
         at += len(word)
     return ids
 
 
 def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:
-    """The result of a request: log-probs that an echo tells, or a first token and those that might have been it.
+    """The result of a request: log-probs that an echo tells, or a first token and those that might
+    have been it.
 
     Raises RequestFailed where they are not told, or not of all ids to read.
     """
@@ -209,8 +282,12 @@ def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:
     log_probs = np.full(length, np.nan, np.float32)
     if not after:
         whole = told.log_probs is not None and length <= len(told.log_probs) <= length + 1
-        if not whole or (told.ids is not None and tuple(told.ids[:length]) != tuple(request.tokens)):
-            raise Untold("the server tells no log-probs of a prompt (echo): score with a model of your own")
+        if not whole or (
+            told.ids is not None and tuple(told.ids[:length]) != tuple(request.tokens)
+        ):
+            raise Untold(
+                "the server tells no log-probs of a prompt (echo): score with a model of your own"
+            )
         assert told.log_probs is not None
         log_probs[1:] = told.log_probs[1:length]
     reads = np.zeros((len(request.positions), len(request.read)), np.float32)
@@ -231,16 +308,20 @@ def _read(told: Told, at: int, token: int, words: Words) -> float:
     for name in (f"{ID}{token}", "" if "\ufffd" in text else text):  # half a character is no name
         if name in likeliest:
             return likeliest[name]
-    few = f"the server tells the log-probs of its {len(likeliest)} likeliest tokens, and token {token} is none of them"
+    few = (
+        f"the server tells the log-probs of its {len(likeliest)} likeliest tokens, and token "
+        f"{token} is none of them"
+    )
     raise Untold(f"{few}: read likelier ones, or score with a model of your own")
 
 
 def spent(request: Generate | Score, reply: dict[str, Any], received: int | None = None) -> Usage:
-    """What one request cost by the server's own count, or by the tokens `received` where these are more.
+    """What one request cost by the server's own count, or by the tokens `received` where these are
+    more.
 
     received  None where it is not known
-    Some servers count 0 or 1 whatever they send: a budget in tokens would never end. What was asked for at most is counted at
-    most; all of it where nothing is known (`received` None and no count).
+    Some servers count 0 or 1 whatever they send: a budget in tokens would never end. What was asked
+    for at most is counted at most; all of it where nothing is known (`received` None and no count).
     """
     told = usage_of(reply)
     prompt = len(request.prompt if isinstance(request, Generate) else request.tokens)
@@ -249,6 +330,9 @@ def spent(request: Generate | Score, reply: dict[str, Any], received: int | None
     number = 0  # the one token that a server must draw to read is used for nothing
     if isinstance(request, Generate):
         counted = told.get("completion_tokens", 0)
-        unknown = received is None and counted < 2  # a server that counts each reply as one token, perhaps
-        number = request.max_tokens if unknown else min(request.max_tokens, max(counted, received or 0))
+        # a server that counts each reply as one token, perhaps
+        unknown = received is None and counted < 2
+        number = (
+            request.max_tokens if unknown else min(request.max_tokens, max(counted, received or 0))
+        )
     return Usage(calls=1, generated=number, prefilled=read - reused, reused=reused)

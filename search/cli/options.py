@@ -1,4 +1,6 @@
-"""From the flags of `copse solve` to the arguments of `search.solve`: what is wrong is said here, before any model is loaded."""
+"""From the flags of `copse solve` to the arguments of `search.solve`: what is wrong is said
+here, before any model is loaded.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +33,44 @@ def check_use(
     as_json: bool,
     time_limit: float | None,
 ) -> None:
-    """Raises ValueError for flags that do not go together. drawn: --tree; limited: --depth or --width."""
+    """Raises ValueError for flags that do not go together. drawn: --tree; limited: --depth or
+    --width.
+    """
     if (problem is None) == (input is None):
         raise ValueError("give either one problem as text, or a file of problems with --input")
     if output is not None and input is None:
-        raise ValueError("--output takes the results of a file of problems: give one with --input, or use --json for one problem")
-    if input is not None and output is not None and input.exists() and output.exists() and output.samefile(input):
+        raise ValueError(
+            "--output takes the results of a file of problems: give one with --input, or use "
+            "--json for one problem"
+        )
+    if (
+        input is not None
+        and output is not None
+        and input.exists()
+        and output.exists()
+        and output.samefile(input)
+    ):
         raise ValueError(f"{output} is the problems file: give another --output")
     if drawn and (as_json or input is not None):
-        raise ValueError("--tree draws one tree for people to read: use --traces DIR and copse view DIR instead")
+        raise ValueError(
+            "--tree draws one tree for people to read: use --traces DIR and copse view DIR instead"
+        )
     if time_limit is not None and input is None:
-        raise ValueError("--time-limit is of a file of problems: give one with --input, or limit one search with --budget seconds=10")
+        raise ValueError(
+            "--time-limit is of a file of problems: give one with --input, or limit one search "
+            "with --budget seconds=10"
+        )
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"--time-limit {time_limit:g} lets no search run: give seconds above 0")
     if limited and not drawn:
-        raise ValueError("--depth and --width are limits of the tree that is shown: give --tree too")
+        raise ValueError(
+            "--depth and --width are limits of the tree that is shown: give --tree too"
+        )
 
 
-def search_arguments(method: str, budget: str | None, choose: str | None, seed: int, options: Sequence[str]) -> dict[str, Any]:
+def search_arguments(
+    method: str, budget: str | None, choose: str | None, seed: int, options: Sequence[str]
+) -> dict[str, Any]:
     """The arguments of `search.solve` but problem and guide, checked. Raises ValueError.
 
     options  texts such as "branch=8"; what stands behind = is JSON, else text
@@ -61,11 +83,15 @@ def search_arguments(method: str, budget: str | None, choose: str | None, seed: 
     for text in options:
         name, equals, setting = text.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"cannot read the option {text!r}: write name=value, for example branch=8")
+            raise ValueError(
+                f"cannot read the option {text!r}: write name=value, for example branch=8"
+            )
         if name in given:
             raise ValueError(f"the option {name} is given twice: give it once")
         if name in inspect.signature(search.solve_many).parameters:
-            raise ValueError(f"{name} is no option of a method: see copse solve --help for the flag of that name")
+            raise ValueError(
+                f"{name} is no option of a method: see copse solve --help for the flag of that name"
+            )
         try:
             given[name] = json.loads(setting)
         except ValueError:
@@ -77,20 +103,28 @@ def search_arguments(method: str, budget: str | None, choose: str | None, seed: 
 
 
 def language_of(**flags: Any) -> dict[str, Any]:
-    """The options of `guides.LM` (and of training) that were given, with line ends where they were written as \\n."""
+    """The options of `guides.LM` (and of training) that were given, with line ends where they
+    were written as \\n.
+    """
     texts = {"delimiter", "prompt", "instruction", "system"}
-    return {name: unescape(flag) if name in texts else flag for name, flag in flags.items() if flag is not None}
+    return {
+        name: unescape(flag) if name in texts else flag
+        for name, flag in flags.items()
+        if flag is not None
+    }
 
 
 @dataclass(frozen=True)
 class Model:
     """The flags that describe the guide.
 
-    value     another model that judges;  value_format: how it reads a chain, a name or a JSON file;  aggregate: of the steps' values
+    value     another model that judges;  value_format: how it reads a chain, a name or a JSON file;
+              aggregate: of the steps' values
     answer    marks the answer of open text, of the flag or else of the checkpoint
     engine    device, dtype, slots;  language: the options of `guides.LM` that were given
     settings  what the checkpoint says of itself (`guides.settings`)
-    server    address of one that serves the model `guide`, None: it is loaded here;  tokenizer: of that model, None: `guide` is one
+    server    address of one that serves the model `guide`, None: it is loaded here;  tokenizer: of
+              that model, None: `guide` is one
     """
 
     guide: str
@@ -105,25 +139,48 @@ class Model:
     aggregate: str | None = None
 
     def checked(self) -> Model:
-        """This with the settings of its checkpoints, which are looked at but not loaded. Raises ValueError."""
+        """This with the settings of its checkpoints, which are looked at but not loaded. Raises
+        ValueError.
+        """
         prompt = self.language.get("prompt")
         if prompt is not None and "{problem}" not in prompt:
-            raise ValueError(f"the prompt {prompt!r} has no place for the problem: write {{problem}} where it goes")
+            raise ValueError(
+                f"the prompt {prompt!r} has no place for the problem: write {{problem}} where it "
+                "goes"
+            )
         if prompt is not None and "system" in self.language:
-            raise ValueError("--system is a turn of a chat, which --prompt replaces: leave one of them out")
+            raise ValueError(
+                "--system is a turn of a chat, which --prompt replaces: leave one of them out"
+            )
         defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-        check_sampling(**{name: self.language.get(name, default) for name, default in defaults.items()})
+        check_sampling(
+            **{name: self.language.get(name, default) for name, default in defaults.items()}
+        )
         _check_pattern(self.answer)
         if self.server is None and self.tokenizer is not None:
-            raise ValueError("--tokenizer is of a model behind a server: give --server too, or leave it out")
+            raise ValueError(
+                "--tokenizer is of a model behind a server: give --server too, or leave it out"
+            )
         if self.server is not None and self.guide == "builtin":
-            raise ValueError("--server needs the name of the model that it serves: give it with --guide")
+            raise ValueError(
+                "--server needs the name of the model that it serves: give it with --guide"
+            )
         guides = import_ours("guides")
-        settings = guides.settings(self.guide) if self.server is None else guides.served_settings(self.tokenizer or self.guide)
+        settings = (
+            guides.settings(self.guide)
+            if self.server is None
+            else guides.served_settings(self.tokenizer or self.guide)
+        )
         if self.value is None and self.value_format is not None:
-            raise ValueError("--value-format says how the model of --value reads a chain of thought: give --value too, or leave it out")
+            raise ValueError(
+                "--value-format says how the model of --value reads a chain of thought: give "
+                "--value too, or leave it out"
+            )
         if self.value is None and self.aggregate is not None and self.server is not None:
-            raise ValueError("--aggregate is of the values of a head, which a server has not: give a model that judges with --value")
+            raise ValueError(
+                "--aggregate is of the values of a head, which a server has not: give a model "
+                "that judges with --value"
+            )
         if self.value is not None:
             guides.check_judge(self.value, self.value_format, self.aggregate)
         elif self.aggregate is not None:
@@ -144,7 +201,8 @@ class Model:
         except ValueError:
             known = ", ".join(kind.rpartition(":")[2] for kind in self.kinds or ())
             raise ValueError(
-                f"the model {self.guide!r} was trained on {known} problems only and this is a {type(problem).__name__}: "
+                f"the model {self.guide!r} was trained on {known} problems only and this is "
+                f"a {type(problem).__name__}: "
                 "name a model that can solve it with --guide (a folder or a hub id), "
                 "or say the problem like one of those, such as: Use 4, 7, 8 and 8 to make 24."
             ) from None
@@ -152,22 +210,36 @@ class Model:
     def load(self) -> Guide:
         """One model for both parts of the guide, or a model and the judge of --value.
 
-        Raises ValueError for a broken checkpoint, and for a server that is not there or serves another model.
+        Raises ValueError for a broken checkpoint, and for a server that is not there or serves
+        another model.
         """
         guides = import_ours("guides")
         if self.server is not None:
-            import_ours("guides.engines").load_server(self.server, self.guide, self.tokenizer, self.engine["slots"])  # before the judge
+            # before the judge
+            import_ours("guides.engines").load_server(
+                self.server, self.guide, self.tokenizer, self.engine["slots"]
+            )
             judge = None if self.value is None else self._judge()
-            many = {"tokenizer": self.tokenizer, "connections": self.engine["slots"], "answer": self.answer}
+            many = {
+                "tokenizer": self.tokenizer,
+                "connections": self.engine["slots"],
+                "answer": self.answer,
+            }
             return guides.connect(self.server, self.guide, value=judge, **many, **self.language)  # type: ignore[no-any-return]
         if self.value is None:
-            return guides.load(self.guide, answer=self.answer, **self.judging, **self.engine, **self.language)  # type: ignore[no-any-return]
+            return guides.load(
+                self.guide, answer=self.answer, **self.judging, **self.engine, **self.language
+            )  # type: ignore[no-any-return]
         from search.guide import Guide
         from search.scheduling.budget import Budget
 
         policy, value = guides.LM(self.guide, **self.engine, **self.language), self._judge()
         guide = Guide(policy, value, kinds=self.kinds, answer=self.answer, classes=guides.classes)
-        return replace(guide, budget=Budget(**self.settings["budget"])) if self.settings.get("budget") else guide
+        return (
+            replace(guide, budget=Budget(**self.settings["budget"]))
+            if self.settings.get("budget")
+            else guide
+        )
 
     @property
     def judging(self) -> dict[str, str]:
@@ -183,9 +255,14 @@ def _check_pattern(pattern: str | None) -> None:
     try:
         groups = 1 if pattern is None else re.compile(pattern).groups
     except re.error as error:
-        raise ValueError(f"the answer pattern {pattern!r} is no regular expression ({error}): correct it") from None
+        raise ValueError(
+            f"the answer pattern {pattern!r} is no regular expression ({error}): correct it"
+        ) from None
     if groups != 1:
-        raise ValueError(f"the answer pattern {pattern!r} has {groups} groups: mark the answer with exactly one (...)")
+        raise ValueError(
+            f"the answer pattern {pattern!r} has {groups} groups: mark the answer with exactly "
+            "one (...)"
+        )
 
 
 def unescape(text: str | None) -> str | None:

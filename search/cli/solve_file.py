@@ -33,7 +33,8 @@ def solve_file(
 ) -> int:
     """Solve what is not done in `output` yet; the exit code speaks of all problems of the file.
 
-    Raises ValueError that names the line for a problem or a target that is wrong, before any search.
+    Raises ValueError that names the line for a problem or a target that is wrong, before any
+    search.
     """
     import search
     from search.files.problems_file import Finisher, Results, read_jobs
@@ -76,7 +77,9 @@ def _known(jobs: Sequence[Job], results: Results) -> list[Known]:
     return [results.known[str(job.id)] for job in jobs if str(job.id) in results.known]
 
 
-def _summary(jobs: Sequence[Job], results: Results, before: int, left: Sequence[Job], limited: bool) -> tuple[str, str]:
+def _summary(
+    jobs: Sequence[Job], results: Results, before: int, left: Sequence[Job], limited: bool
+) -> tuple[str, str]:
     """What stands before and behind the score."""
     good = sum(known.good for known in _known(jobs, results))
     rest = f", {before} had been searched before" if before else ""
@@ -92,7 +95,9 @@ def _summary(jobs: Sequence[Job], results: Results, before: int, left: Sequence[
 
 
 def _targets(input: Path) -> dict[str, str] | None:
-    """The targets of the file, None where it has none. Raises ValueError as `guides.data.grading.read_targets` does."""
+    """The targets of the file, None where it has none. Raises ValueError as
+    `guides.data.grading.read_targets` does.
+    """
     if b'"target"' not in input.read_bytes():
         return None
     targets: dict[str, str] = import_ours("guides.data.grading").read_targets(input)

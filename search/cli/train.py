@@ -43,32 +43,75 @@ class Optimizer(StrEnum):
 
 
 # flags that both commands have
-Tuned = Annotated[Tune, typer.Option(help="All weights, low-rank additions (merged in the end), or the value head alone.")]
+Tuned = Annotated[
+    Tune,
+    typer.Option(
+        help="All weights, low-rank additions (merged in the end), or the value head alone."
+    ),
+]
 Imitated = Annotated[
-    Policy, typer.Option(help="Imitate right solutions, a tree search's visits, all that was finished, or none (a verifier).")
+    Policy,
+    typer.Option(
+        help="Imitate right solutions, a tree search's visits, all that was finished, or none (a "
+        "verifier)."
+    ),
 ]
 Kept = Annotated[int, typer.Option(min=1, help="Most solutions of a search that are imitated.")]
 Checked = Annotated[
     str | None,
-    typer.Option(metavar="MODULE:FUNCTION", help="Labels every state exactly: a function of problem and state, in [0, 1] or None."),
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="Labels every state exactly: a function of problem and state, in [0, 1] or None.",
+    ),
 ]
 Epochs = Annotated[
     float | None,
-    typer.Option(show_default=False, help="Passes through the examples. Default: 2, and 30 with --tune head, which reads once."),
+    typer.Option(
+        show_default=False,
+        help="Passes through the examples. Default: 2, and 30 with --tune head, which reads once.",
+    ),
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")]
 Batch = Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")]
 Accumulation = Annotated[int, typer.Option(min=1, help="Batches of an update.")]
-Rate = Annotated[float | None, typer.Option(help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head.")]
-Optimized = Annotated[Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")]
-ValueWeight = Annotated[
-    float | None, typer.Option(min=0, help="Weight of the value head's loss beside imitation's. Default: 0.5; less spares the policy.")
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head."
+    ),
 ]
-Delimiter = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")]
-StepTokens = Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")]
-MaxSteps = Annotated[int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")]
-Prompt = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it.")]
-Answer = Annotated[str | None, typer.Option(rich_help_panel=MODEL, metavar="REGEX", help="Marks the answer in open text by its one group.")]
+Optimized = Annotated[
+    Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")
+]
+ValueWeight = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Weight of the value head's loss beside imitation's. Default: 0.5; less spares the "
+        "policy.",
+    ),
+]
+Delimiter = Annotated[
+    str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")
+]
+StepTokens = Annotated[
+    int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")
+]
+MaxSteps = Annotated[
+    int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it."),
+]
+Answer = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        metavar="REGEX",
+        help="Marks the answer in open text by its one group.",
+    ),
+]
 
 
 def tell() -> None:
@@ -79,40 +122,104 @@ def tell() -> None:
 
 @train.command("builtin")
 def train_builtin(
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the checkpoint. A run that was killed goes on.")],
-    size: Annotated[str, typer.Option(help="small (one night on two CPU cores at the most) or full (minutes on a GPU).")] = "small",
-    seed: Annotated[int | None, typer.Option(min=0, help="Of weights and data. Default: the recipe's.")] = None,
-    stage: Annotated[str | None, typer.Option(help="The first stage of the recipe that is run. Default: all are.")] = None,
-    base: Annotated[str | None, typer.Option(metavar="DIR", help="The model that it begins with. Default: new weights.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Folder of the checkpoint. A run that was killed goes on.",
+        ),
+    ],
+    size: Annotated[
+        str,
+        typer.Option(
+            help="small (one night on two CPU cores at the most) or full (minutes on a GPU)."
+        ),
+    ] = "small",
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of weights and data. Default: the recipe's.")
+    ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="The first stage of the recipe that is run. Default: all are."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="The model that it begins with. Default: new weights."),
+    ] = None,
 ) -> None:
     """Train the built-in model by its recipe, from scratch or from a stage on."""
     tell()
-    _done(import_ours("guides.builtin.train").train_builtin(size=size, out=out, seed=seed, stage=stage, base=base))
+    _done(
+        import_ours("guides.builtin.train").train_builtin(
+            size=size, out=out, seed=seed, stage=stage, base=base
+        )
+    )
 
 
 @train.command("guide")
 def train_guide(
-    traces: Annotated[Path, typer.Option("--from", metavar="DIR", show_default=False, help="Traces that copse solve --traces wrote.")],
-    base: Annotated[str, typer.Option(metavar="DIR", show_default=False, help="The model that made them, which is trained further.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the new model. A run that was killed goes on.")],
+    traces: Annotated[
+        Path,
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            show_default=False,
+            help="Traces that copse solve --traces wrote.",
+        ),
+    ],
+    base: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="The model that made them, which is trained further.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Folder of the new model. A run that was killed goes on.",
+        ),
+    ],
     targets: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help='The problems with a "target" in each line; those that verify themselves need none.'),
+        typer.Option(
+            metavar="FILE",
+            help='The problems with a "target" in each line; those that verify themselves need '
+            "none.",
+        ),
     ] = None,
     tune: Tuned = Tune.full,
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
     checker: Checked = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Labels of the traces' steps, as copse label writes them, instead of counted ones.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Labels of the traces' steps, as copse label writes them, instead of counted "
+            "ones.",
+        ),
     ] = None,
-    hard: Annotated[bool, typer.Option("--hard", help="Labels are 0 or 1: was any outcome right?")] = False,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Labels are 0 or 1: was any outcome right?")
+    ] = False,
     every_token: Annotated[
-        bool, typer.Option("--every-token", help="Label each token of a step, not only its last: an outcome verifier.")
+        bool,
+        typer.Option(
+            "--every-token",
+            help="Label each token of a step, not only its last: an outcome verifier.",
+        ),
     ] = False,
     held_out: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Of the problems, on which the values are calibrated and judged instead. 0: none."),
+        typer.Option(
+            metavar="SHARE",
+            help="Of the problems, on which the values are calibrated and judged instead. 0: none.",
+        ),
     ] = 0.1,
     epochs: Epochs = None,
     steps: Steps = None,
@@ -121,7 +228,12 @@ def train_guide(
     lr: Rate = None,
     optimizer: Optimized = Optimizer.adamw,
     value_weight: ValueWeight = None,
-    off_policy: Annotated[bool, typer.Option("--off-policy", help="Take traces that another model with the same tokenizer made.")] = False,
+    off_policy: Annotated[
+        bool,
+        typer.Option(
+            "--off-policy", help="Take traces that another model with the same tokenizer made."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
     delimiter: Delimiter = None,
     step_tokens: StepTokens = None,
@@ -131,15 +243,19 @@ def train_guide(
     system: System = None,
     answer: Answer = None,
 ) -> None:
-    """Train a model on the traces of its own searches. Flags of the search are kept in the new model, which then needs none."""
+    """Train a model on the traces of its own searches. Flags of the search are kept in the new
+    model, which then needs none.
+    """
     tell()
     add_working_folder()
     settings = language_of(
-        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer, step_tokens=step_tokens,
+        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer,
+        step_tokens=step_tokens,
         max_steps=max_steps,
     )  # fmt: skip
     options = _given(
-        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr,
+        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch,
+        accumulation=accumulation, lr=lr,
         value_weight=value_weight,
     )  # fmt: skip
     read = import_ours("guides.data.grading").read_targets
@@ -167,28 +283,71 @@ def train_guide(
 
 @train.command("iterate")
 def train_iterate(
-    guide: Annotated[str, typer.Option(metavar="DIR", show_default=False, help="The model to begin with: a folder, a hub id, or builtin.")],
+    guide: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="The model to begin with: a folder, a hub id, or builtin.",
+        ),
+    ],
     input: Annotated[
         Path,
-        typer.Option("--input", metavar="FILE", show_default=False, help='A JSON object a line: problem, "target", perhaps id and kind.'),
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            show_default=False,
+            help='A JSON object a line: problem, "target", perhaps id and kind.',
+        ),
     ],
-    rounds: Annotated[int, typer.Option(min=1, show_default=False, help="How often to search and train; may grow later.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; best/ in it is the model. A killed run goes on.")] = Path(
-        "iterated"
-    ),
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=1, show_default=False, help="How often to search and train; may grow later."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of the run; best/ in it is the model. A killed run goes on."
+        ),
+    ] = Path("iterated"),
     gate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Held-out problems that decide. Default: a tenth of --input, not trained on.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Held-out problems that decide. Default: a tenth of --input, not trained on.",
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help=METHOD_HELP)] = "sample",
     option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the method, such as chains=16. Can be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Option of the method, such as chains=16. Can be repeated."
+        ),
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="Limits of one search, such as tokens=2000. Default: the guide's own.")] = None,
-    gate_budget: Annotated[str | None, typer.Option(help="Limits of one search at the gate. Default: those of --budget.")] = None,
-    per_round: Annotated[int | None, typer.Option(min=1, help="Problems that a round searches. Default: all.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Limits of one search, such as tokens=2000. Default: the guide's own."),
+    ] = None,
+    gate_budget: Annotated[
+        str | None,
+        typer.Option(help="Limits of one search at the gate. Default: those of --budget."),
+    ] = None,
+    per_round: Annotated[
+        int | None, typer.Option(min=1, help="Problems that a round searches. Default: all.")
+    ] = None,
     window: Annotated[int, typer.Option(min=1, help="Rounds whose examples are trained on.")] = 1,
-    examples: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Other examples for every round. Can be repeated.")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Train the first model anew each round, not the accepted one.")] = False,
+    examples: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Other examples for every round. Can be repeated."),
+    ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Train the first model anew each round, not the accepted one."
+        ),
+    ] = False,
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
     checker: Checked = None,
@@ -204,33 +363,51 @@ def train_iterate(
     delimiter: Delimiter = None,
     step_tokens: StepTokens = None,
     max_steps: MaxSteps = None,
-    temperature: Annotated[float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")
+    ] = None,
     top_p: TopP = None,
     prompt: Prompt = None,
     instruction: Instruction = None,
     system: System = None,
     answer: Answer = None,
-    device: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, cpu, cuda, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, float32, bfloat16, ...")] = "auto",
-    slots: Annotated[int, typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once.")] = 64,
+    device: Annotated[
+        str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, cpu, cuda, ...")
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, float32, bfloat16, ..."),
+    ] = "auto",
+    slots: Annotated[
+        int,
+        typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once."),
+    ] = 64,
 ) -> None:
-    """Expert iteration: search, learn from what was right, keep the new model if it is better on held-out problems, and again."""
+    """Expert iteration: search, learn from what was right, keep the new model if it is better on
+    held-out problems, and again.
+    """
     from search.files.problems_file import read_jobs
     from search.scheduling.budget import Budget
 
     tell()
     add_working_folder()
     language = language_of(
-        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer, step_tokens=step_tokens,
+        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer,
+        step_tokens=step_tokens,
         max_steps=max_steps, temperature=temperature, top_p=top_p,
     )  # fmt: skip
     engine = {"device": device, "dtype": dtype, "slots": slots}
     training = _given(
-        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch, accumulation=accumulation, lr=lr,
+        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch,
+        accumulation=accumulation, lr=lr,
         value_weight=value_weight,
     )  # fmt: skip
     search = search_arguments(method, budget, None, seed, option or [])
-    options = {name: setting for name, setting in search.items() if name not in ("method", "budget", "seed", "choose")}
+    options = {
+        name: setting
+        for name, setting in search.items()
+        if name not in ("method", "budget", "seed", "choose")
+    }
     model = Model(guide, None, answer, engine, language).checked()
     jobs = read_jobs(input, model.answer, model.check)
     held = None if gate is None else read_jobs(gate, model.answer, model.check)
@@ -254,18 +431,34 @@ def train_iterate(
         training=training,
         seed=seed,
     )
-    _done(iteration.expert_iteration(guide, jobs, targets, out, rounds=rounds, gate=held, plan=plan))
+    _done(
+        iteration.expert_iteration(guide, jobs, targets, out, rounds=rounds, gate=held, plan=plan)
+    )
 
 
 @train.command("hex")
 def train_hex(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", show_default=False, help="Folder of the run; best/ in it is the network. A killed run goes on.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Folder of the run; best/ in it is the network. A killed run goes on.",
+        ),
     ],
-    size: Annotated[int, typer.Option(min=2, max=11, help="Of the board. 3 takes seconds a round on one core, 4 a few.")] = 3,
-    rounds: Annotated[int, typer.Option(min=1, help="How often to play and train; may grow later.")] = 10,
+    size: Annotated[
+        int,
+        typer.Option(
+            min=2, max=11, help="Of the board. 3 takes seconds a round on one core, 4 a few."
+        ),
+    ] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="How often to play and train; may grow later.")
+    ] = 10,
     games: Annotated[int, typer.Option(min=1, help="Games that a round plays.")] = 512,
-    simulations: Annotated[int, typer.Option(min=1, help="Of a move, in self-play and at the gate.")] = 64,
+    simulations: Annotated[
+        int, typer.Option(min=1, help="Of a move, in self-play and at the gate.")
+    ] = 64,
     width: Annotated[int, typer.Option(min=1, help="Of the network's layers.")] = 64,
     depth: Annotated[int, typer.Option(min=1, help="Residual layers of the network.")] = 3,
     window: Annotated[int, typer.Option(min=1, help="Rounds whose positions are trained on.")] = 4,
@@ -274,16 +467,29 @@ def train_hex(
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
 ) -> None:
-    """Train a network on Hex by self-play: play, learn from the games, keep the network that does not lose to the last, and again."""
+    """Train a network on Hex by self-play: play, learn from the games, keep the network that
+    does not lose to the last, and again.
+    """
     from search.problems.hex import Hex
 
     tell()
     boards = import_ours("guides.iteration.alphazero")
     plan = boards.BoardPlan(
-        width=width, depth=depth, games=games, simulations=simulations, window=window, epochs=epochs, batch=batch, lr=lr, seed=seed
+        width=width,
+        depth=depth,
+        games=games,
+        simulations=simulations,
+        window=window,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        seed=seed,
     )
     best = boards.board_iteration(Hex(size), out, rounds=rounds, plan=plan)
-    typer.echo(f"the network is in {best}; search with it in Python: search.solve(Hex({size}), guides.load_board({str(best)!r}))")
+    typer.echo(
+        f"the network is in {best}; search with it in Python: search.solve(Hex({size}), "
+        f"guides.load_board({str(best)!r}))"
+    )
 
 
 def _done(folder: Path, policy: str | None = None) -> None:
@@ -291,7 +497,10 @@ def _done(folder: Path, policy: str | None = None) -> None:
     if policy is None:
         typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
     else:
-        typer.echo(f"the verifier is in {folder}; let it judge: copse solve --guide {policy} --value {folder} PROBLEM")
+        typer.echo(
+            f"the verifier is in {folder}; let it judge: copse solve --guide {policy} --value "
+            f"{folder} PROBLEM"
+        )
 
 
 def _given(**flags: Any) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""A file of JSON lines that grows by one as each piece of work ends, so that a killed run can go on."""
+"""A file of JSON lines that grows by one as each piece of work ends, so that a killed run can go
+on.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,20 @@ log = logging.getLogger(__name__)
 
 
 class Lines:
-    """The file at `path`: each line is on its way to the disk when `append` returns, and no other run may write to it.
+    """The file at `path`: each line is on its way to the disk when `append` returns, and no other
+    run may write to it.
 
     path   is added to if it is there; a last line that was cut off is removed
-    known  is told every line that is there, as JSON; raises LookupError, TypeError, ValueError or AttributeError for one of another kind
-    first  the name that each object begins with;  what: a line, in words;  flag: where another path is given
+    known  is told every line that is there, as JSON; raises LookupError, TypeError, ValueError or
+           AttributeError for one of another kind
+    first  the name that each object begins with;  what: a line, in words;  flag: where another path
+           is given
     Raises ValueError where the file holds something else or cannot be written.
     """
 
-    def __init__(self, path: Path, known: Callable[[Any], None], *, first: str, what: str, flag: str):
+    def __init__(
+        self, path: Path, known: Callable[[Any], None], *, first: str, what: str, flag: str
+    ):
         self.path, self._what, self._remedy = path, what, f"choose another {flag}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,10 +39,14 @@ class Lines:
             self._lock()
             self._resume(path.read_bytes(), known, f'{{"{first}": '.encode())
         except OSError as error:
-            raise ValueError(f"cannot write the {what}s to {path} ({error.strerror}): {self._remedy}") from None
+            raise ValueError(
+                f"cannot write the {what}s to {path} ({error.strerror}): {self._remedy}"
+            ) from None
 
     def append(self, text: str) -> None:
-        """Add a line, its newline included. Raises OSError (a full disk) and leaves no part of it."""
+        """Add a line, its newline included. Raises OSError (a full disk) and leaves no part of
+        it.
+        """
         size, data = os.fstat(self._file.fileno()).st_size, text.encode()
         try:
             if self._file.write(data) != len(data):
@@ -52,9 +63,13 @@ class Lines:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another run is writing to {self.path}: wait for its end, or {self._remedy}") from None
+            raise ValueError(
+                f"another run is writing to {self.path}: wait for its end, or {self._remedy}"
+            ) from None
         except OSError as error:  # a file system without locks
-            log.info("%s cannot be locked (%s): let only one run write to it", self.path, error.strerror)
+            log.info(
+                "%s cannot be locked (%s): let only one run write to it", self.path, error.strerror
+            )
 
     def _resume(self, data: bytes, known: Callable[[Any], None], beginning: bytes) -> None:
         """Take up the lines of an earlier run."""
@@ -65,7 +80,9 @@ class Lines:
             except Mixed as error:
                 raise ValueError(f"{self.path}, line {number} {error}: {self._remedy}") from None
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                raise ValueError(f"{self.path}, line {number} is no {self._what}: {self._remedy}") from None
+                raise ValueError(
+                    f"{self.path}, line {number} is no {self._what}: {self._remedy}"
+                ) from None
         if rest:
             if not rest.startswith(beginning[: len(rest)]):
                 raise ValueError(f"the last line of {self.path} is no {self._what}: {self._remedy}")

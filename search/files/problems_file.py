@@ -1,11 +1,13 @@
-"""A file of problems to solve: reading it, and writing a result line as each search ends, so that a killed run can go on.
+"""A file of problems to solve: reading it, and writing a result line as each search ends, so that a
+killed run can go on.
 
-A result line is of one search; where a problem has several, the last one counts. A search that failed has a line too, but is not
-done: the next run asks again.
+A result line is of one search; where a problem has several, the last one counts. A search that
+failed has a line too, but is not done: the next run asks again.
 
-A problem is a line of JSON with `problem` (text), an `id` (else the number of the line) and, for other problems than text, a `kind`:
-"module:Class", or the short name of a module in `search.problems`; `problem` then is an object with the arguments of the class.
-Whatever else stands in the line, `target` included, is never read.
+A problem is a line of JSON with `problem` (text), an `id` (else the number of the line) and, for
+other problems than text, a `kind`: "module:Class", or the short name of a module in
+`search.problems`; `problem` then is an object with the arguments of the class. Whatever else stands
+in the line, `target` included, is never read.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class Job:
     problem: Problem
 
 
-def read_jobs(path: str | Path, answer: str | None = None, check: Callable[[Problem], None] | None = None) -> list[Job]:
+def read_jobs(
+    path: str | Path, answer: str | None = None, check: Callable[[Problem], None] | None = None
+) -> list[Job]:
     """All problems of a file. Raises ValueError that names the line for whatever is wrong with it.
 
     answer  regular expression with one group that marks the answer of open text
@@ -49,7 +53,9 @@ def read_jobs(path: str | Path, answer: str | None = None, check: Callable[[Prob
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}): give a file with a line of JSON a problem") from None
+        raise ValueError(
+            f"cannot read {path} ({error.strerror}): give a file with a line of JSON a problem"
+        ) from None
     jobs: list[Job] = []
     lines: dict[str, int] = {}
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
@@ -63,7 +69,10 @@ def read_jobs(path: str | Path, answer: str | None = None, check: Callable[[Prob
             raise ValueError(f"{path}, line {number}: {error}") from None
         first = lines.setdefault(str(jobs[-1].id), number)
         if first != number:
-            raise ValueError(f"{path}, line {number}: the id {jobs[-1].id!r} is that of line {first} too: give each problem its own")
+            raise ValueError(
+                f"{path}, line {number}: the id {jobs[-1].id!r} is that of line {first} too: "
+                "give each problem its own"
+            )
     if not jobs:
         raise ValueError(f"there is no problem in {path}: write lines like {_EXAMPLE}")
     return jobs
@@ -75,21 +84,30 @@ def _job(line: bytes, number: int, answer: str | None) -> Job:
     except UnicodeDecodeError:
         raise ValueError("this is not UTF-8 text: save the file as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"this is not JSON ({error.msg} at column {error.colno}): write it like {_EXAMPLE}") from None
+        raise ValueError(
+            f"this is not JSON ({error.msg} at column {error.colno}): write it like {_EXAMPLE}"
+        ) from None
     except RecursionError:
         raise ValueError(f"this JSON is nested too deeply: write it like {_EXAMPLE}") from None
     if not isinstance(row, dict):
         raise ValueError(f"this is no JSON object: write it like {_EXAMPLE}")
     if broken := half_character([row.get("id"), row.get("problem")]):
-        raise ValueError(f"it holds half a character ({broken}), which is no text: write the whole one, or leave it out")
+        raise ValueError(
+            f"it holds half a character ({broken}), which is no text: write the whole one, or "
+            "leave it out"
+        )
     name = row.get("id", str(number))
     if not isinstance(name, (str, int)) or isinstance(name, bool) or name == "":
-        raise ValueError(f"the id {name!r} is neither text nor a whole number: give one, or leave it out")
+        raise ValueError(
+            f"the id {name!r} is neither text nor a whole number: give one, or leave it out"
+        )
     return Job(name, _problem(row.get("problem"), row.get("kind"), answer))
 
 
 def half_character(value: Any) -> str:
-    """What in a JSON value is a surrogate, half of a character of UTF-16 that no text holds: as Python writes it; "" without one."""
+    """What in a JSON value is a surrogate, half of a character of UTF-16 that no text holds: as
+    Python writes it; "" without one.
+    """
     found = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
     return repr(found[0]) if found else ""
 
@@ -107,7 +125,9 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
     if isinstance(given, str) and module:
         return _from_text(given, kind, module, known)
     if not isinstance(given, dict):
-        raise ValueError(f'with the kind {kind!r} "problem" must be an object: the arguments of its class')
+        raise ValueError(
+            f'with the kind {kind!r} "problem" must be an object: the arguments of its class'
+        )
     if not module:
         add_working_folder()
     try:
@@ -115,17 +135,25 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
     except ValueError:
         raise
     except Exception as error:  # whatever the class says to arguments that are not its own
-        raise ValueError(f"{kind} cannot be made from {json.dumps(given)[:80]} ({error}): give the arguments of its class") from None
+        raise ValueError(
+            f"{kind} cannot be made from {json.dumps(given)[:80]} ({error}): give the arguments "
+            "of its class"
+        ) from None
 
 
 def _from_text(text: str, kind: str, module: str, known: str) -> Problem:
     try:
         read = importlib.import_module(module).parse
     except (ImportError, AttributeError):
-        raise ValueError(f"there is no kind {kind!r} that is written as text: use {known}, or leave it out") from None
+        raise ValueError(
+            f"there is no kind {kind!r} that is written as text: use {known}, or leave it out"
+        ) from None
     problem = read(text)
     if problem is None:
-        raise ValueError(f"{text[:80]!r} is no {kind} problem: leave the kind out, or write the problem as its kind asks")
+        raise ValueError(
+            f"{text[:80]!r} is no {kind} problem: leave the kind out, or write the problem as "
+            "its kind asks"
+        )
     return problem
 
 
@@ -145,11 +173,19 @@ def to_json(solution: Solution) -> dict[str, Any]:
     problem, trace = solution.problem, solution.trace
     whole = {
         "problem": problem.prompt(problem.initial()),
-        "candidates": [{"answer": answer, "share": share, "value": value} for answer, share, value in solution.candidates],
+        "candidates": [
+            {"answer": answer, "share": share, "value": value}
+            for answer, share, value in solution.candidates
+        ],
         **result_of(solution),
     }
     if trace is not None:
-        whole |= {"method": trace.method, "options": trace.options, "seed": trace.seed, "guide": trace.version}
+        whole |= {
+            "method": trace.method,
+            "options": trace.options,
+            "seed": trace.seed,
+            "guide": trace.version,
+        }
     return plain(whole)
 
 
@@ -161,8 +197,14 @@ def result_of(solution: Solution) -> dict[str, Any]:
         "value": solution.value,
         "text": solution.text,
         "stopped": solution.stopped,
-        "usage": {**asdict(solution.usage), "mean_rows": solution.usage.mean_rows, "slot_use": solution.usage.slot_use},
-        "error": None if solution.error is None else f"{type(solution.error).__name__}: {solution.error}",
+        "usage": {
+            **asdict(solution.usage),
+            "mean_rows": solution.usage.mean_rows,
+            "slot_use": solution.usage.slot_use,
+        },
+        "error": None
+        if solution.error is None
+        else f"{type(solution.error).__name__}: {solution.error}",
     }
 
 
@@ -174,7 +216,9 @@ def answered(result: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Known:
-    """What a result line says of its problem. good: it is answered and not refuted;  error: why the search failed, None if it did not."""
+    """What a result line says of its problem. good: it is answered and not refuted;  error: why
+    the search failed, None if it did not.
+    """
 
     answer: str | None
     verified: bool | None
@@ -198,7 +242,11 @@ class Results:
     def __init__(self, path: Path | None):
         self.path = path
         self.known: dict[str, Known] = {}
-        self._lines = None if path is None else Lines(path, self._know, first="id", what="result of copse solve", flag="--output")
+        self._lines = (
+            None
+            if path is None
+            else Lines(path, self._know, first="id", what="result of copse solve", flag="--output")
+        )
 
     def _know(self, row: Any) -> None:
         self.known[str(row["id"])] = Known.of(row)
@@ -209,7 +257,9 @@ class Results:
         return known is not None and known.error is None
 
     def write(self, name: str | int, solution: Solution) -> None:
-        """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the line."""
+        """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the
+        line.
+        """
         row = {"id": name, **result_of(solution)}
         text = json.dumps(plain(row), allow_nan=False) + "\n"
         if self._lines is None:
@@ -225,15 +275,24 @@ class Results:
 
 
 class Finisher:
-    """What happens as each search of a file ends (`on_finish` of `solve_many`): its trace is written, then its result line.
+    """What happens as each search of a file ends (`on_finish` of `solve_many`): its trace is
+    written, then its result line.
 
-    A search that was interrupted, or came to the end of the time for all, leaves neither, so that the next run does it again.
+    A search that was interrupted, or came to the end of the time for all, leaves neither, so that
+    the next run does it again.
 
-    settings  all that a result depends on but its problem: a search that is done again replaces its trace instead of adding one
+    settings  all that a result depends on but its problem: a search that is done again replaces its
+              trace instead of adding one
     written   ids, as text, of the problems whose searches have ended
     """
 
-    def __init__(self, jobs: Sequence[Job], results: Results, writer: TraceWriter | None, settings: Mapping[str, Any]):
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        results: Results,
+        writer: TraceWriter | None,
+        settings: Mapping[str, Any],
+    ):
         self._jobs, self._results, self._writer = jobs, results, writer
         self._settings = json.dumps(settings, sort_keys=True, default=str)
         self.written: set[str] = set()
@@ -251,5 +310,11 @@ class Finisher:
         """The trace with an id that is the same when its problem is done again in this file."""
         if self._results.path is None:
             return trace
-        parts = [self._settings, str(self._results.path.resolve()), str(name), trace.kind, json.dumps(trace.arguments, sort_keys=True)]
+        parts = [
+            self._settings,
+            str(self._results.path.resolve()),
+            str(name),
+            trace.kind,
+            json.dumps(trace.arguments, sort_keys=True),
+        ]
         return replace(trace, id=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32])

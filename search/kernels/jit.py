@@ -1,4 +1,6 @@
-"""Numba set-up shared by the modules that hold kernels: when they are compiled, and in which ways."""
+"""Numba set-up shared by the modules that hold kernels: when they are compiled, and in which
+ways.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ log = logging.getLogger(__name__)
 
 @intrinsic
 def bare(context, array):  # type: ignore[no-untyped-def]
-    """The same array without a count of its references, which Numba would keep up to date at every use: five times the work of a kernel.
+    """The same array without a count of its references, which Numba would keep up to date at every
+    use: five times the work of a kernel.
 
     For the outermost function alone, whose caller holds the array.
     """
@@ -45,11 +48,17 @@ def bare(context, array):  # type: ignore[no-untyped-def]
 
 
 def _seen(context: Any, builder: Any, kind: Any, array: Any, seen: Any) -> Any:
-    """Instructions for the numbers of a contiguous array as a one-dimensional one of another type, without a count of references."""
+    """Instructions for the numbers of a contiguous array as a one-dimensional one of another
+    type, without a count of references.
+    """
     before = context.make_array(kind)(context, builder, array)
     after = context.make_array(seen)(context, builder)
-    parts = context.get_abi_sizeof(context.get_data_type(kind.dtype)) // context.get_abi_sizeof(context.get_data_type(seen.dtype))
-    size = context.get_constant(numba_types.intp, context.get_abi_sizeof(context.get_data_type(seen.dtype)))
+    parts = context.get_abi_sizeof(context.get_data_type(kind.dtype)) // context.get_abi_sizeof(
+        context.get_data_type(seen.dtype)
+    )
+    size = context.get_constant(
+        numba_types.intp, context.get_abi_sizeof(context.get_data_type(seen.dtype))
+    )
     items = builder.mul(before.nitems, context.get_constant(numba_types.intp, parts))
     context.populate_array(
         after,
@@ -65,21 +74,27 @@ def _seen(context: Any, builder: Any, kind: Any, array: Any, seen: Any) -> Any:
 def _view(dtype: Any) -> Any:
     @intrinsic
     def view(context, array):
-        assert array.layout == "C" and (dtype is None or array.ndim == 1), "only what lies in one piece can be seen so"
+        assert array.layout == "C" and (dtype is None or array.ndim == 1), (
+            "only what lies in one piece can be seen so"
+        )
         seen = numba_types.Array(dtype or array.dtype, 1, "C")
-        return seen(array), lambda context, builder, signature, args: _seen(context, builder, array, args[0], seen)
+        return seen(array), lambda context, builder, signature, args: _seen(
+            context, builder, array, args[0], seen
+        )
 
     return view
 
 
-#: A contiguous array as one row of numbers, and one of float64 as twice as many float32 or int32: what `reshape` and `view` give, which
-#: Numba compiles for a tenth of a second at each place of use
+#: A contiguous array as one row of numbers, and one of float64 as twice as many float32 or int32:
+#: what `reshape` and `view` give, which Numba compiles for a tenth of a second at each place of use
 ravel, as_f4, as_i4 = _view(None), _view(numba.float32), _view(numba.int32)
 
 
 @intrinsic
 def cut(context, array, length):
-    """The first `length` (int64, not more than there are) of a one-dimensional array; where that is a constant, loops over it know it."""
+    """The first `length` (int64, not more than there are) of a one-dimensional array; where that
+    is a constant, loops over it know it.
+    """
 
     def build(context, builder, signature, args):
         kind = signature.args[0]
@@ -104,16 +119,18 @@ def copy_row(context, rows, to, source, size):
     return numba.void(rows, numba.uint64, numba.uint64, numba.uint64), build
 
 
-#: What Python calls in place of a part's wrapper, which there is not: it sets TypeError and returns 0
+#: What Python calls in place of a part's wrapper, which there is not: it sets TypeError and returns
+#: 0
 _REFUSE = int(ctypes.cast(ctypes.pythonapi.PyErr_BadArgument, ctypes.c_void_p).value or 0)
 
 
 class _Part(JITCodeLibrary):  # type: ignore[misc]
     """Code that is only linked into kernels.
 
-    Numba would optimise each function as a program of its own, make machine code of it and a wrapper for Python, before it does
-    all of this for the kernel that the function goes into: a third to a half of the time. Only its first simplifications are
-    left: without them kernels are a fifth slower.
+    Numba would optimise each function as a program of its own, make machine code of it and a
+    wrapper for Python, before it does all of this for the kernel that the function goes into: a
+    third to a half of the time. Only its first simplifications are left: without them kernels are a
+    fifth slower.
     """
 
     def _optimize_final_module(self) -> None:
@@ -143,14 +160,22 @@ class _PartCompiler(Compiler):  # type: ignore[misc]
 
 
 #: A function for use in kernels alone, compiled with them; from Python it raises TypeError
-part = functools.partial(numba.njit, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=_PartCompiler)
+part = functools.partial(
+    numba.njit,
+    error_model="numpy",
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    pipeline_class=_PartCompiler,
+)
 inner = functools.partial(part, forceinline=True)  #: one that becomes a piece of its caller
 
 
 class Kernel:
-    """A function that is compiled for one signature when it is first called, or loaded from the cache where it is there.
+    """A function that is compiled for one signature when it is first called, or loaded from the
+    cache where it is there.
 
-    The clock of budgets stands still meanwhile. Arguments that do not fit the signature raise TypeError. A kernel may call others.
+    The clock of budgets stands still meanwhile. Arguments that do not fit the signature raise
+    TypeError. A kernel may call others.
     """
 
     def __init__(self, function: Callable[..., Any], signature: Any, cache: bool):
@@ -208,15 +233,18 @@ _announcer = _Announcer()
 def kernel(signature: Any, cache: bool = True) -> Callable[[Callable[..., Any]], Kernel]:
     """Make a function a kernel: explicit signature, GIL released.
 
-    cache  False: it calls functions of a shell or a notebook, which later processes could not load with it
+    cache  False: it calls functions of a shell or a notebook, which later processes could not load
+           with it
     """
     return lambda function: Kernel(function, signature, cache)
 
 
 def bind(function: Callable[..., Any], names: dict[str, Any], name: str) -> Callable[..., Any]:
-    """`function` with other globals, under a name of its own, by which its compiled code is found in the cache.
+    """`function` with other globals, under a name of its own, by which its compiled code is found
+    in the cache.
 
-    Globals are no part of the cache's key, closures are (as a pickle that differs from run to run), so a template is bound this way.
+    Globals are no part of the cache's key, closures are (as a pickle that differs from run to run),
+    so a template is bound this way.
     """
     bound = types.FunctionType(function.__code__, names, name)
     bound.__qualname__ = name
@@ -225,7 +253,9 @@ def bind(function: Callable[..., Any], names: dict[str, Any], name: str) -> Call
 
 
 def digest(*functions: Callable[..., Any]) -> str:
-    """Eight letters that change with the files of the functions and with what they close over: part of the name of their compiled code."""
+    """Eight letters that change with the files of the functions and with what they close over:
+    part of the name of their compiled code.
+    """
     return hashlib.sha256("".join(map(_said, functions)).encode()).hexdigest()[:8]
 
 
@@ -234,7 +264,10 @@ def _said(function: Any) -> str:
     if not inspect.isfunction(plain):
         return repr(plain)
     closed = [_said(cell.cell_contents) for cell in plain.__closure__ or ()]
-    return f"{_text(plain.__code__.co_filename)} {plain.__qualname__} {plain.__code__.co_code!r} {plain.__code__.co_consts!r} {closed}"
+    return (
+        f"{_text(plain.__code__.co_filename)} {plain.__qualname__} {plain.__code__.co_code!r} "
+        f"{plain.__code__.co_consts!r} {closed}"
+    )
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """Where compiled kernels are kept: in the user's cache folder, never in the installed package.
 
-The folder is `copse` in `NUMBA_CACHE_DIR`, else in `XDG_CACHE_HOME`, else in `~/.cache`, else one of
-the user's own among the temporary files. In it, each source folder has a folder of kernels for each
-version of the sources, `search-1f0c...`. Installations of the same version share them. Of each source
-folder the last used versions are kept, and of all only so many bytes.
+The folder is `copse` in `NUMBA_CACHE_DIR`, else in `XDG_CACHE_HOME`, else in `~/.cache`, else one
+of the user's own among the temporary files. In it, each source folder has a folder of kernels for
+each version of the sources, `search-1f0c...`. Installations of the same version share them. Of each
+source folder the last used versions are kept, and of all only so many bytes.
 
 Where nothing can be written, kernels are compiled in memory by each process.
 """
@@ -38,8 +38,8 @@ _HOME = Path(__file__).resolve().parent.parent.parent
 def keep(dispatcher: Any) -> Any:
     """Have Numba load the function from the cache, and store it there; returns `dispatcher`.
 
-    As `cache=True` of `numba.njit`, which would write beside the source: a folder of kernels that an
-    installation leaves behind would still be imported as a package.
+    As `cache=True` of `numba.njit`, which would write beside the source: a folder of kernels that
+    an installation leaves behind would still be imported as a package.
     """
     if folder() is not None and os.path.exists(dispatcher.py_func.__code__.co_filename):
         dispatcher._cache = _Cache(dispatcher.py_func)
@@ -54,14 +54,17 @@ def folder() -> Path | None:
         if _writable(place):
             return place
     log.warning(
-        "kernels are compiled anew in each process, because %s cannot be written: set NUMBA_CACHE_DIR to a folder of yours",
+        "kernels are compiled anew in each process, because %s cannot be written: set "
+        "NUMBA_CACHE_DIR to a folder of yours",
         " and ".join(map(str, places)),
     )
     return None
 
 
 def _places() -> list[Path]:
-    """The folder that NUMBA_CACHE_DIR names and no other, else all that may be taken, best first."""
+    """The folder that NUMBA_CACHE_DIR names and no other, else all that may be taken, best
+    first.
+    """
     if numba.config.CACHE_DIR:
         return [Path(numba.config.CACHE_DIR) / "copse"]
     places = []
@@ -75,7 +78,9 @@ def _places() -> list[Path]:
 
 
 def _writable(place: Path) -> bool:
-    """Whether `place` is a folder of this user's that can be written. Makes it where it is missing."""
+    """Whether `place` is a folder of this user's that can be written. Makes it where it is
+    missing.
+    """
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
@@ -157,7 +162,9 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
         try:
             return super().load_overload(signature, context)
         except Exception as error:  # a damaged file may raise anything
-            log.info("%s is compiled again: %s cannot be read (%s)", self._name, self.cache_path, error)
+            log.info(
+                "%s is compiled again: %s cannot be read (%s)", self._name, self.cache_path, error
+            )
             with contextlib.suppress(OSError):
                 self.flush()
             return None

@@ -1,11 +1,14 @@
-"""Sixteen float32 numbers as one value in a kernel, and powers of two: what attention on a processor needs.
+"""Sixteen float32 numbers as one value in a kernel, and powers of two: what attention on a
+processor needs.
 
-In a kernel: `splat(x)`, `get(array, place)` and `put(array, place, x)` of one number, `load(array, place)` and `store(array, place, v)`
-of sixteen neighbours of a one-dimensional float32 array (place int64), + - * / of vectors, `fma`, `highest` and `lowest` (lane by lane),
-`total`, `totals` and `top` over the lanes, `whole`, `power`, `below`, `uniform`.
+In a kernel: `splat(x)`, `get(array, place)` and `put(array, place, x)` of one number, `load(array,
+place)` and `store(array, place, v)` of sixteen neighbours of a one-dimensional float32 array (place
+int64), + - * / of vectors, `fma`, `highest` and `lowest` (lane by lane), `total`, `totals` and
+`top` over the lanes, `whole`, `power`, `below`, `uniform`.
 
-Arrays of uint16 hold bfloat16, the upper halves of float32 numbers, which numpy has no type for: `get` and `load` make float32 of them,
-exactly, `put` and `store` round to the nearest (of equally near ones to the even one), as torch does.
+Arrays of uint16 hold bfloat16, the upper halves of float32 numbers, which numpy has no type for:
+`get` and `load` make float32 of them, exactly, `put` and `store` round to the nearest (of equally
+near ones to the even one), as torch does.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ _VECTOR, _INTS = ir.VectorType(_FLOAT, WIDTH), ir.VectorType(_INT, WIDTH)
 _SHORT = ir.IntType(16)
 _SHORTS = ir.VectorType(_SHORT, WIDTH)
 #: ln(2)^k / k!: the series of 2^x, to 6e-9 for |x| <= 1/2
-_SERIES = (1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158, 0.009618129107628477, 0.0013333558146428443,
+_SERIES = (1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158, 0.009618129107628477,
+0.0013333558146428443,
            0.0001540353039338161, 1.525273380405984e-05)  # fmt: skip
 
 
@@ -51,7 +55,9 @@ def _constant(number: float) -> ir.Constant:
 
 def _call(builder: Any, name: str, result: Any, args: list[Any], **options: Any) -> Any:
     kind = ir.FunctionType(result, [arg.type for arg in args])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}"), args, **options)
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}"), args, **options
+    )
 
 
 def _place(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
@@ -67,11 +73,15 @@ def _widened(builder: Any, half: Any, floats: Any, ints: Any) -> Any:
 
 
 def _rounded(builder: Any, number: Any, ints: Any, shorts: Any) -> Any:
-    """float32 as the nearest bfloat16: half of the last place is added, a little less where that place is even; nan stays nan."""
+    """float32 as the nearest bfloat16: half of the last place is added, a little less where that
+    place is even; nan stays nan.
+    """
     bits = builder.bitcast(number, ints)
     high = builder.lshr(bits, _filled(ints, 16))
     odd = builder.and_(high, _filled(ints, 1))
-    nearest = builder.lshr(builder.add(bits, builder.add(odd, _filled(ints, 0x7FFF))), _filled(ints, 16))
+    nearest = builder.lshr(
+        builder.add(bits, builder.add(odd, _filled(ints, 0x7FFF))), _filled(ints, 16)
+    )
     nan = builder.fcmp_unordered("uno", number, number)
     return builder.trunc(builder.select(nan, _filled(ints, 0x7FC0), nearest), shorts)
 
@@ -86,21 +96,27 @@ def splat(context, x):
 
     def build(context, builder, signature, args):
         one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), args[0], _INT(0))
-        return builder.shuffle_vector(one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_INTS, [0] * WIDTH))
+        return builder.shuffle_vector(
+            one, ir.Constant(_VECTOR, ir.Undefined), ir.Constant(_INTS, [0] * WIDTH)
+        )
 
     return SIXTEEN(types.float32), build
 
 
 @intrinsic
 def get(context, array, place):
-    """One number of a one-dimensional array, at `place` from its beginning: Numba would ask at every use whether an index is negative."""
+    """One number of a one-dimensional array, at `place` from its beginning: Numba would ask at
+    every use whether an index is negative.
+    """
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         found = builder.load(builder.gep(data, [args[1]]))
         return _widened(builder, found, _FLOAT, _INT) if array.dtype == types.uint16 else found
 
-    return (types.float32 if array.dtype == types.uint16 else array.dtype)(array, types.int64), build
+    return (types.float32 if array.dtype == types.uint16 else array.dtype)(
+        array, types.int64
+    ), build
 
 
 @intrinsic
@@ -109,11 +125,15 @@ def put(context, array, place, x):
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        written = _rounded(builder, args[2], _INT, _SHORT) if array.dtype == types.uint16 else args[2]
+        written = (
+            _rounded(builder, args[2], _INT, _SHORT) if array.dtype == types.uint16 else args[2]
+        )
         builder.store(written, builder.gep(data, [args[1]]))
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, types.float32 if array.dtype == types.uint16 else array.dtype), build
+    return types.void(
+        array, types.int64, types.float32 if array.dtype == types.uint16 else array.dtype
+    ), build
 
 
 @intrinsic
@@ -129,21 +149,31 @@ def below(context, a, b):
 
 @intrinsic
 def uniform(context, low, high, first):
-    """Uniform numbers in (0, 1) of the ids `first`, `first` + 1, ...: two rounds of murmur3's finaliser with two keys (uint32)."""
+    """Uniform numbers in (0, 1) of the ids `first`, `first` + 1, ...: two rounds of murmur3's
+    finaliser with two keys (uint32).
+    """
 
     def build(context, builder, signature, args):
         def spread(number):
             one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, _INT(0))
-            return builder.shuffle_vector(one, ir.Constant(_INTS, ir.Undefined), ir.Constant(_INTS, [0] * WIDTH))
+            return builder.shuffle_vector(
+                one, ir.Constant(_INTS, ir.Undefined), ir.Constant(_INTS, [0] * WIDTH)
+            )
 
         def finalised(bits):
             for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None)):
                 bits = builder.xor(bits, builder.lshr(bits, ir.Constant(_INTS, [shift] * WIDTH)))
-                bits = bits if factor is None else builder.mul(bits, ir.Constant(_INTS, [factor] * WIDTH))
+                bits = (
+                    bits
+                    if factor is None
+                    else builder.mul(bits, ir.Constant(_INTS, [factor] * WIDTH))
+                )
             return bits
 
         ids = builder.add(spread(args[2]), ir.Constant(_INTS, list(range(WIDTH))))
-        bits = finalised(builder.xor(builder.mul(ids, ir.Constant(_INTS, [0x9E3779B1] * WIDTH)), spread(args[0])))
+        bits = finalised(
+            builder.xor(builder.mul(ids, ir.Constant(_INTS, [0x9E3779B1] * WIDTH)), spread(args[0]))
+        )
         bits = builder.uitofp(finalised(builder.xor(bits, spread(args[1]))), _VECTOR)
         scaled = builder.fmul(builder.fadd(bits, _constant(0.5)), _constant(2.0**-32))
         most = _constant(1 - 2.0**-24)
@@ -171,14 +201,18 @@ def store(context, array, place, vector):
     def build(context, builder, signature, args):
         half = array.dtype == types.uint16
         written = _rounded(builder, args[2], _INTS, _SHORTS) if half else args[2]
-        builder.store(written, _place(context, builder, signature.args[0], *args[:2])).align = 2 if half else 4
+        builder.store(written, _place(context, builder, signature.args[0], *args[:2])).align = (
+            2 if half else 4
+        )
         return context.get_dummy_value()
 
     return types.void(array, types.int64, SIXTEEN), build
 
 
 def _arithmetic(name: str, act: Any) -> None:
-    """Teach Numba one operator between vectors, as its own numbers do: an `overload` would be compiled anew at each place of use."""
+    """Teach Numba one operator between vectors, as its own numbers do: an `overload` would be
+    compiled anew at each place of use.
+    """
 
     @infer_global(act)
     class _Operator(ConcreteTemplate):  # type: ignore[misc]
@@ -189,7 +223,12 @@ def _arithmetic(name: str, act: Any) -> None:
         return getattr(builder, name)(*args)
 
 
-for _name, _act in (("fadd", operator.add), ("fsub", operator.sub), ("fmul", operator.mul), ("fdiv", operator.truediv)):
+for _name, _act in (
+    ("fadd", operator.add),
+    ("fsub", operator.sub),
+    ("fmul", operator.mul),
+    ("fdiv", operator.truediv),
+):
     _arithmetic(_name, _act)
 
 
@@ -232,7 +271,11 @@ def total(context, vector):
         while width > 1:
             width //= 2
             low, high = (
-                builder.shuffle_vector(found, ir.Constant(found.type, ir.Undefined), ir.Constant(ir.VectorType(_INT, width), list(side)))
+                builder.shuffle_vector(
+                    found,
+                    ir.Constant(found.type, ir.Undefined),
+                    ir.Constant(ir.VectorType(_INT, width), list(side)),
+                )
                 for side in (range(width), range(width, 2 * width))
             )
             found = builder.fadd(low, high)
@@ -243,14 +286,19 @@ def total(context, vector):
 
 @intrinsic
 def totals(context, a, b, c, d, array, p0, p1, p2, p3):
-    """Write the `total` of each of four vectors to a place of a float32 array: half the work of four calls, and the same bits."""
+    """Write the `total` of each of four vectors to a place of a float32 array: half the work of
+    four calls, and the same bits.
+    """
 
     def build(context, builder, signature, args):
         def paired(x, y, first, second):
-            low, high = (builder.shuffle_vector(x, y, ir.Constant(_INTS, side)) for side in (first, second))
+            low, high = (
+                builder.shuffle_vector(x, y, ir.Constant(_INTS, side)) for side in (first, second)
+            )
             return builder.fadd(low, high)
 
-        def lanes(width, shift):  # of two vectors in blocks of `width`: the lower or the upper half of each block
+        # of two vectors in blocks of `width`: the lower or the upper half of each block
+        def lanes(width, shift):
             blocks = range(0, 32, width)
             return [block + shift + i for block in blocks for i in range(width // 2)]
 
@@ -290,10 +338,11 @@ def whole(context, vector):
 
 @intrinsic
 def power(context, vector, less):
-    """2 to the power of each of `vector - less`; `less` holds whole numbers or -inf. 0 below -120, nan for nan; defined up to 120.
+    """2 to the power of each of `vector - less`; `less` holds whole numbers or -inf. 0 below -120,
+    nan for nan; defined up to 120.
 
-    Relative error below 1e-7. Another `less` gives the very same number times a power of two: sums of such powers can be scaled on
-    without a rounding.
+    Relative error below 1e-7. Another `less` gives the very same number times a power of two: sums
+    of such powers can be scaled on without a rounding.
     """
 
     def build(context, builder, signature, args):
@@ -302,8 +351,13 @@ def power(context, vector, less):
         for factor in reversed(_SERIES[:-1]):
             found = _call(builder, "fma.v16f32", _VECTOR, [found, part, _constant(factor)])
         number = builder.fsub(number, args[1])
-        shift = builder.shl(_call(builder, "fptosi.sat.v16i32.v16f32", _INTS, [number]), ir.Constant(_INTS, [23] * WIDTH))
+        shift = builder.shl(
+            _call(builder, "fptosi.sat.v16i32.v16f32", _INTS, [number]),
+            ir.Constant(_INTS, [23] * WIDTH),
+        )
         scaled = builder.bitcast(builder.add(builder.bitcast(found, _INTS), shift), _VECTOR)
-        return builder.select(builder.fcmp_ordered("<", number, _constant(-120.0)), _constant(0.0), scaled)
+        return builder.select(
+            builder.fcmp_ordered("<", number, _constant(-120.0)), _constant(0.0), scaled
+        )
 
     return SIXTEEN(SIXTEEN, SIXTEEN), build

@@ -11,16 +11,19 @@ from search.guide import Policy
 from search.methods.concurrent_chains import GUESS, TAIL, InFlight
 from search.tree.tree import Tree
 
-ASIDE = 1 / 4, 2 / 3  #: until a chain has ended, at least and at most this share of the tokens may go to steps beside those of one chain
+#: until a chain has ended, at least and at most this share of the tokens may go to steps beside
+#: those of one chain
+ASIDE = 1 / 4, 2 / 3
 
 
 class Affordable:
     """What the chains of a beam take, as far as they have been seen.
 
-    Until a chain has ended nobody knows how long they are, and one of them is to come to its end. So three quarters of the tokens are
-    kept for it. Where they would last for a whole beam of chains of `GUESS` tokens (or a third of the longest there could be), only a
-    third is kept, and something between where they nearly would. Afterwards chains are taken to be as long as those that have ended.
-    Without a limit to the tokens a beam is never narrowed.
+    Until a chain has ended nobody knows how long they are, and one of them is to come to its end.
+    So three quarters of the tokens are kept for it. Where they would last for a whole beam of
+    chains of `GUESS` tokens (or a third of the longest there could be), only a third is kept, and
+    something between where they nearly would. Afterwards chains are taken to be as long as those
+    that have ended. Without a limit to the tokens a beam is never narrowed.
 
     width, branch  of the whole beam;  tokens: of the budget
     """
@@ -58,11 +61,13 @@ class Affordable:
         return not self._ended or self._rest(depth) <= self.tokens - self.flight.spent
 
     def shape(self, wanted: int, depth: float, running: int, judged: bool) -> tuple[int, int]:
-        """How many states may be expanded next, and by how many steps each, where `wanted` steps in all would be.
+        """How many states may be expanded next, and by how many steps each, where `wanted` steps in
+        all would be.
 
         depth    tokens of the chains up to these states
         running  steps that are still being written before
-        judged   whether states are told apart. If not, there is nothing to choose: of few steps each is another state's
+        judged   whether states are told apart. If not, there is nothing to choose: of few steps
+                 each is another state's
         """
         full = self.width, max(self.branch, self.width)
         if math.isinf(self.tokens):
@@ -77,7 +82,11 @@ class Affordable:
         if steps >= wanted:
             return full
         count = max(1, int(steps))
-        states = max(1, math.isqrt(count * self.width // self.branch)) if judged else min(self.width, count)
+        states = (
+            max(1, math.isqrt(count * self.width // self.branch))
+            if judged
+            else min(self.width, count)
+        )
         return states, max(1, count // states)
 
     @property
@@ -92,7 +101,9 @@ class Affordable:
         return self.flight.spent / self._written if self._written else 1.0
 
     def _rest(self, depth: float) -> float:
-        """Tokens that a chain of `depth` tokens is likely to take to its end, going by those that have ended."""
+        """Tokens that a chain of `depth` tokens is likely to take to its end, going by those
+        that have ended.
+        """
         mean = sum(self._ended) / len(self._ended)
         return max(1.0, self._price * max(mean - depth, mean * TAIL))
 

@@ -1,6 +1,7 @@
 """Step-level beam search with a guide.
 
-Its variants: independent subtrees (DVTS; Beeching et al. 2024), steps dealt by value (REBASE; Wu et al. 2024).
+Its variants: independent subtrees (DVTS; Beeching et al. 2024), steps dealt by value (REBASE; Wu et
+al. 2024).
 """
 
 from __future__ import annotations
@@ -31,22 +32,30 @@ async def beam(
 ) -> None:
     """Expand the best `width` states of each depth until all chains are finished.
 
-    width     states kept a depth, over all subtrees; fewer where the tokens would not last to the ends of their chains
+    width     states kept a depth, over all subtrees; fewer where the tokens would not last to the
+              ends of their chains
     branch    steps sampled from each; fewer as well
-    subtrees  the first steps are dealt to this many beams of width / subtrees, which no longer compete (DVTS)
-    balance   None: the best `width` states get `branch` steps each. A temperature: the width x branch steps of a depth are dealt to its
-              states by the softmax of value / balance, rounded, so that good states get more and poor ones none (REBASE; there 0.1 to 0.3)
+    subtrees  the first steps are dealt to this many beams of width / subtrees, which no longer
+              compete (DVTS)
+    balance   None: the best `width` states get `branch` steps each. A temperature: the width x
+              branch steps of a depth are dealt to its states by the softmax of value / balance,
+              rounded, so that good states get more and poor ones none (REBASE; there 0.1 to 0.3)
 
-    A simulation is one expanded state. Values are added along the path of each state when it is judged. Of equal values the
-    first steps of all states come before their second ones. A state is expanded as soon as no step that is still being written
-    can take its place, so nobody waits for the longest step of a depth.
+    A simulation is one expanded state. Values are added along the path of each state when it is
+    judged. Of equal values the first steps of all states come before their second ones. A state is
+    expanded as soon as no step that is still being written can take its place, so nobody waits for
+    the longest step of a depth.
 
-    A beam that the tokens cannot pay for narrows, down to one chain (`affordable`): whoever pays for one and a half chains gets an
-    answer, for three where the budget would last for a whole beam of short ones. What was left out is taken up again as soon as no
-    other state is left and while the tokens are likely to last (as in beam stack search; Zhou and Hansen 2005).
+    A beam that the tokens cannot pay for narrows, down to one chain (`affordable`): whoever pays
+    for one and a half chains gets an answer, for three where the budget would last for a whole beam
+    of short ones. What was left out is taken up again as soon as no other state is left and while
+    the tokens are likely to last (as in beam stack search; Zhou and Hansen 2005).
     """
     if subtrees < 1 or width < subtrees or width % subtrees:
-        raise ValueError(f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a multiple of subtrees")
+        raise ValueError(
+            f"width={width} cannot be shared evenly by subtrees={subtrees}: make width a "
+            "multiple of subtrees"
+        )
     if balance is not None and balance <= 0:
         raise ValueError(f"balance={balance} is no temperature: give a number above 0, or none")
     await _Beam(search, width, branch, subtrees, balance).all()
@@ -56,7 +65,8 @@ async def beam(
 class _Step:
     """A step that is being written from a state, and then judged.
 
-    group, rank  of its state: the subtree, and the place in its beam;  index: which of the state's steps
+    group, rank  of its state: the subtree, and the place in its beam;  index: which of the state's
+                 steps
     avoid        what was drawn from the state at an earlier time
     children     what came: mostly one; with their values in [0, 1], nan unknown
     done         nothing more comes of it
@@ -76,7 +86,9 @@ class _Step:
 
 @dataclass(eq=False)
 class _Candidate:
-    """A state that may be in the next beam; `steps`, `rng`: from it and for more of them, once it is sure to be."""
+    """A state that may be in the next beam; `steps`, `rng`: from it and for more of them, once
+    it is sure to be.
+    """
 
     step: _Step
     child: Child
@@ -94,7 +106,8 @@ class _Open:
     """A state of a beam from which steps are wanted.
 
     group, rank  its subtree, and its place in that one's beam
-    count        how many steps, those of `steps` included, which have begun;  asked: how many it was given at earlier times
+    count        how many steps, those of `steps` included, which have begun;  asked: how many it
+                 was given at earlier times
     """
 
     group: int
@@ -115,7 +128,9 @@ class _Beam:
     left_out  states of each depth that was narrowed, for which there may be tokens later
     """
 
-    def __init__(self, search: Search, width: int, branch: int, subtrees: int, balance: float | None):
+    def __init__(
+        self, search: Search, width: int, branch: int, subtrees: int, balance: float | None
+    ):
         guide = search.guide
         self.problem = search.problem
         self.guide = guide
@@ -125,8 +140,12 @@ class _Beam:
         self.branch = branch
         self.subtrees = subtrees
         self.balance = balance
-        self.flight = InFlight(search.meter, guide, 2 * width * branch, 0.0, min(64, guide.policy.step_tokens))
-        self.affordable = Affordable(guide.policy, self.flight, width, branch, search.meter.tokens_left)
+        self.flight = InFlight(
+            search.meter, guide, 2 * width * branch, 0.0, min(64, guide.policy.step_tokens)
+        )
+        self.affordable = Affordable(
+            guide.policy, self.flight, width, branch, search.meter.tokens_left
+        )
         self.single = not guide.policy.step_tokens or bool(getattr(guide.policy, "greedy", False))
         self.first = True
         self.nodes: list[list[int]] = []
@@ -167,17 +186,31 @@ class _Beam:
         if error is not None and not isinstance(error, BudgetSpent) and not self.meter.halted:
             raise error
 
-    def _ask(self, group: int, state: State, rng: np.random.Generator, indices: range, avoid: tuple[Avoided, ...] = ()) -> list[_Step]:
+    def _ask(
+        self,
+        group: int,
+        state: State,
+        rng: np.random.Generator,
+        indices: range,
+        avoid: tuple[Avoided, ...] = (),
+    ) -> list[_Step]:
         """Have steps written from a state."""
-        steps = [_Step(group, -1, index, state, child, avoid) for index, child in zip(indices, rng.spawn(len(indices)), strict=True)]
+        steps = [
+            _Step(group, -1, index, state, child, avoid)
+            for index, child in zip(indices, rng.spawn(len(indices)), strict=True)
+        ]
         self.waiting.extend(steps)
         return steps
 
     def _begin(self, level: list[_Open]) -> None:
-        """Expand these states, as many and by as many steps as the tokens last for; what is left out comes later."""
+        """Expand these states, as many and by as many steps as the tokens last for; what is left
+        out comes later.
+        """
         tree = self.tree
         self.depth = self.affordable.depth(tree, [open_.node for open_ in level])
-        states, each = self.affordable.shape(sum(open_.count for open_ in level), self.depth, 0, self._judges)
+        states, each = self.affordable.shape(
+            sum(open_.count for open_ in level), self.depth, 0, self._judges
+        )
         chosen = {id(open_) for open_ in sorted(level, key=lambda open_: open_.rank)[:states]}
         self.nodes = [[] for _ in range(self.subtrees)]
         self.steps = []
@@ -195,14 +228,18 @@ class _Beam:
                 self.nodes[open_.group].append(open_.node)
                 self.steps += open_.steps
             if now < open_.count:
-                rest.append(replace(open_, count=open_.count - now, asked=open_.asked + now, steps=[]))
+                rest.append(
+                    replace(open_, count=open_.count - now, asked=open_.asked + now, steps=[])
+                )
         if rest:
             self.left_out.append(rest)
         if self.steps:  # what is alone may have all the tokens
             self.flight.width = 2 * min(self.width * self.branch, states * each)
 
     def _take_up(self, level: list[_Open]) -> None:
-        """Expand states that were left out, if one of their chains at least is likely to come to its end."""
+        """Expand states that were left out, if one of their chains at least is likely to come to
+        its end.
+        """
         depth = self.affordable.depth(self.tree, [open_.node for open_ in level])
         if self.meter.stopped is None and self.affordable.fits(depth):
             self._begin(level)
@@ -261,13 +298,17 @@ class _Beam:
 
     def _best(self, group: int) -> list[_Candidate]:
         """Candidates of a group that are not finished, the best first."""
-        mine = [c for c in self.candidates.values() if c.step.group == group and not c.child.finished]
+        mine = [
+            c for c in self.candidates.values() if c.step.group == group and not c.child.finished
+        ]
         return sorted(mine, key=lambda candidate: candidate.order)
 
     def _expand_sure_ones(self) -> None:
         """Begin with the states that will be in the next beam whatever else comes."""
         affordable, running = self.affordable, sum(not step.done for step in self.steps)
-        states, each = affordable.shape(self.width * self.branch, self.depth + affordable.step, running, self._judges)
+        states, each = affordable.shape(
+            self.width * self.branch, self.depth + affordable.step, running, self._judges
+        )
         room = min(self.width, states) // self.subtrees
         for group in range(len(self.nodes)):
             open_ = [step for step in self.steps if step.group == group and not step.done]
@@ -277,12 +318,15 @@ class _Beam:
                 if not candidate.steps and place + before < room and begun + each <= states * each:
                     (candidate.rng,) = candidate.step.rng.spawn(1)
                     indices = range(1 if self.single else min(each, self.branch))
-                    candidate.steps = self._ask(group, candidate.child.state, candidate.rng, indices)
+                    candidate.steps = self._ask(
+                        group, candidate.child.state, candidate.rng, indices
+                    )
 
     def _may_pass(self, step: _Step, candidate: _Candidate) -> bool:
         """Whether a step that is being written can come before a candidate.
 
-        Any can where states are judged. Where nothing judges them all have one value, and the order is that of the steps.
+        Any can where states are judged. Where nothing judges them all have one value, and the order
+        is that of the steps.
         """
         if self._judges:
             return True
@@ -299,20 +343,29 @@ class _Beam:
             tree.visit(0, 0.5)
         for (group, rank), steps in by_state.items():
             node = self.nodes[group][rank]
-            kept = [c for c in self.candidates.values() if (c.step.group, c.step.rank) == (group, rank)]
+            kept = [
+                c for c in self.candidates.values() if (c.step.group, c.step.rank) == (group, rank)
+            ]
             kept.sort(key=lambda candidate: candidate.step.index)
             edges = write(tree, problem, node, _together(steps))
-            self.affordable.ended(tree, [end for edge in edges if (end := tree.child(edge)) in tree.finished])
+            self.affordable.ended(
+                tree, [end for edge in edges if (end := tree.child(edge)) in tree.finished]
+            )
             of_key = {problem.key(tree.states[node], tree.steps[edge]): edge for edge in edges}
             for candidate in kept:
-                if candidate.child.key not in of_key:  # it was there before this state was taken up again
+                # it was there before this state was taken up again
+                if candidate.child.key not in of_key:
                     del self.candidates[group, rank, candidate.child.key]
                     continue
                 child = tree.open(node, of_key[candidate.child.key])
                 places[id(candidate)] = child
                 if not math.isnan(candidate.value):
                     tree.visit(child, candidate.value)
-        beams = self._dealt() if self._at_root else [self._best(group) for group in range(len(self.nodes))]
+        beams = (
+            self._dealt()
+            if self._at_root
+            else [self._best(group) for group in range(len(self.nodes))]
+        )
         room = self.width // self.subtrees
         level: list[_Open] = []
         for group, best in enumerate(beams):
@@ -326,7 +379,17 @@ class _Beam:
                     (candidate.rng,) = candidate.step.rng.spawn(1)
                 node = places[id(candidate)]
                 count = 1 if self.single else counts[id(candidate)]
-                level.append(_Open(group, rank, node, candidate.child.state, candidate.rng, count, candidate.steps))
+                level.append(
+                    _Open(
+                        group,
+                        rank,
+                        node,
+                        candidate.child.state,
+                        candidate.rng,
+                        count,
+                        candidate.steps,
+                    )
+                )
         self.candidates = {}
         self._begin(level)
         for step in self.steps:
@@ -337,11 +400,18 @@ class _Beam:
         """The first candidates, dealt to the subtrees."""
         found = sorted(self.candidates.values(), key=lambda c: c.step.index)
         groups = [found[i :: self.subtrees] for i in range(self.subtrees)]
-        return [sorted((c for c in g if not c.child.finished), key=lambda c: c.order) for g in groups]
+        return [
+            sorted((c for c in g if not c.child.finished), key=lambda c: c.order) for g in groups
+        ]
 
 
 async def _written(
-    problem: Problem, guide: Guide, state: State, count: int, rng: np.random.Generator, avoid: tuple[Avoided, ...]
+    problem: Problem,
+    guide: Guide,
+    state: State,
+    count: int,
+    rng: np.random.Generator,
+    avoid: tuple[Avoided, ...],
 ) -> tuple[Growth, list[float]]:
     """Steps from a state, each with its reward if it is finished, else its value; nan unknown."""
     proposer, judger = rng.spawn(2)
@@ -369,7 +439,9 @@ def _together(steps: Sequence[_Step]) -> Growth:
 
 
 def _deal(values: Sequence[float], steps: int, balance: float) -> list[int]:
-    """How many of `steps` each of these values gets (Wu et al. 2024, eq. 3); the best gets one at least."""
+    """How many of `steps` each of these values gets (Wu et al. 2024, eq. 3); the best gets one
+    at least.
+    """
     if not values:
         return []
     worth = np.array([0.0 if math.isnan(value) else value for value in values])

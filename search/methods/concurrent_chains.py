@@ -1,7 +1,8 @@
 """Chains that are written side by side: which goes on next, and what it may spend.
 
-Tokens are kept back for what a running request may use, not for the longest chain there could be. All decisions rest on
-children that have ended, in the order of their clocks (`search.scheduling.pool`), so the same seed gives the same tree.
+Tokens are kept back for what a running request may use, not for the longest chain there could be.
+All decisions rest on children that have ended, in the order of their clocks
+(`search.scheduling.pool`), so the same seed gives the same tree.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from search.scheduling.pool import Child, Pool
 from search.scheduling.scheduler import Asks
 
 PRIOR = 2  #: guesses that count beside the lanes that have ended
-GUESS = 256  #: tokens of a chain before any has ended, at most a third of the longest there could be
+#: tokens of a chain before any has ended, at most a third of the longest there could be
+GUESS = 256
 TAIL = 1 / 4  #: of a mean lane: the least that one under way is expected to take yet
 
 
@@ -55,14 +57,18 @@ class InFlight:
     """Lanes of one search and their budget.
 
     width    lanes at once
-    first    share of the tokens that only the first lane may use until a chain has ended, in [0, 1): whoever pays for 1 / first
-             chains gets an answer. 0: all lanes share alike from the start
-    guess    tokens of a lane, before any has ended; None: of a chain, by the policy's `chain_tokens`, on which the tree depends so
+    first    share of the tokens that only the first lane may use until a chain has ended, in [0,
+             1): whoever pays for 1 / first chains gets an answer. 0: all lanes share alike from the
+             start
+    guess    tokens of a lane, before any has ended; None: of a chain, by the policy's
+             `chain_tokens`, on which the tree depends so
     alive    lanes that have begun and not ended
     spent    tokens of all children that have been told of
     """
 
-    def __init__(self, meter: Meter, guide: Guide, width: int, first: float, guess: float | None = None):
+    def __init__(
+        self, meter: Meter, guide: Guide, width: int, first: float, guess: float | None = None
+    ):
         self.meter = meter
         self.width = width
         self.alive: list[Lane] = []
@@ -83,10 +89,12 @@ class InFlight:
         self._used = 0  # tokens of lanes that have ended
 
     def new(self, counts: bool = True, last: bool = False) -> Lane | None:
-        """A new lane (and simulation, if it counts), where there is room for it and the tokens are likely to last; None otherwise.
+        """A new lane (and simulation, if it counts), where there is room for it and the tokens are
+        likely to last; None otherwise.
 
-        Towards the end of the budget only as many lanes go on as are likely to come to their ends, the oldest first.
-        last: where none is under way one begins all the same, since it may go on with a chain that is nearly at its end.
+        Towards the end of the budget only as many lanes go on as are likely to come to their ends,
+        the oldest first. last: where none is under way one begins all the same, since it may go on
+        with a chain that is nearly at its end.
         """
         if len(self.alive) >= self.width or self._waiting:
             return None
@@ -105,17 +113,22 @@ class InFlight:
         self.alive.append(lane)
         return lane
 
-    def start(self, lane: Lane, asks: Asks[Any], tokens: int, calls: int, requests: int = 1) -> None:
+    def start(
+        self, lane: Lane, asks: Asks[Any], tokens: int, calls: int, requests: int = 1
+    ) -> None:
         """Let `asks` run on a lane as soon as it can be granted enough.
 
-        tokens, calls  the most that it can use, 0 for nothing;  requests: generating ones that it sends at once
+        tokens, calls  the most that it can use, 0 for nothing;  requests: generating ones that it
+                       sends at once
         """
         self._waiting.append(_Piece(lane, asks, tokens, calls, requests))
         self._waiting.sort(key=lambda piece: piece.lane.number)
         self._serve()
 
     async def next(self) -> Child | None:
-        """The next child that ends, its `owner` the lane; None: nothing runs, and nothing more can be granted."""
+        """The next child that ends, its `owner` the lane; None: nothing runs, and nothing more
+        can be granted.
+        """
         self._serve()
         if not len(self._pool):
             if self._waiting and not self.meter.halted:
@@ -157,7 +170,9 @@ class InFlight:
 
     @property
     def _expected(self) -> float:
-        """Tokens of a whole lane: the mean of those that have ended and of `PRIOR` guesses, as the first to end are short ones."""
+        """Tokens of a whole lane: the mean of those that have ended and of `PRIOR` guesses, as
+        the first to end are short ones.
+        """
         return (PRIOR * self._guess + self._used) / (PRIOR + self._ended)
 
     def _taken(self, lane: Lane) -> float:
@@ -205,7 +220,9 @@ class InFlight:
         return Grant(self.meter, tokens, calls, floor)
 
     def _share(self, piece: _Piece) -> tuple[int, int]:
-        """Tokens for a piece, and the fewest that are of use to one of its requests; (0, 0) where there is too little now."""
+        """Tokens for a piece, and the fewest that are of use to one of its requests; (0, 0)
+        where there is too little now.
+        """
         left = self._left(piece.lane)
         if self._granted and self._rest(piece.lane.number) > self._tokens + self._granted:
             return 0, 0  # older ones are likely to need it all
@@ -217,7 +234,8 @@ class InFlight:
         if not math.isfinite(left):
             return piece.tokens, floor
         alike = left / max(1, self.width - len(self._pool))
-        if self._ended:  # little at a time, so that others can begin with what this one may not need
+        # little at a time, so that others can begin with what this one may not need
+        if self._ended:
             alike = max(2 * floor, left / (2 * self.width))
         wanted = max(floor * piece.requests, int(alike))
         return int(min(piece.tokens, wanted, left)), floor

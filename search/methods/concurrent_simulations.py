@@ -11,18 +11,21 @@ from search.methods.simulate import Simulations
 from search.scheduling.pool import Child
 from search.tree.selection import Rule
 
-CROWD = 0.02  #: probability of drawing a step twice up to which a node is asked by several simulations at once
+#: probability of drawing a step twice up to which a node is asked by several simulations at once
+CROWD = 0.02
 
 
 class Flight:
     """The simulations of one search, each on a lane of `flight`.
 
     rule, widen  of the selection
-    rollout      share of the chains that sampling would finish with the same tokens; while fewer are finished, simulations go
-                 on to the end of their chain
+    rollout      share of the chains that sampling would finish with the same tokens; while fewer
+                 are finished, simulations go on to the end of their chain
     """
 
-    def __init__(self, search: Simulations, flight: InFlight, rule: Rule, widen: float, rollout: float):
+    def __init__(
+        self, search: Simulations, flight: InFlight, rule: Rule, widen: float, rollout: float
+    ):
         self.search = search
         self.tree = search.tree
         self.flight = flight
@@ -52,7 +55,9 @@ class Flight:
             self._end(lane, math.nan)
 
     def _more(self) -> bool:
-        """Whether there is something to select. Where nothing is left, every node is asked once more."""
+        """Whether there is something to select. Where nothing is left, every node is asked once
+        more.
+        """
         tree = self.tree
         if solved(self.search.problem, tree):
             return False
@@ -64,11 +69,13 @@ class Flight:
         return not tree.exhausted
 
     def _select(self, lane: Lane) -> bool:
-        """Choose the leaf of a new simulation and ask there; False: nothing can be asked before another simulation ends.
+        """Choose the leaf of a new simulation and ask there; False: nothing can be asked before
+        another simulation ends.
 
-        Where nothing judges steps, a leaf at which others ask already is passed over: the visit stays on it for a moment, as a
-        value of 0, and sends the next descent elsewhere. Where values tell the way, waiting for them finds more: on Game of 24
-        the built-in model solves 73 % within 100 tokens, and 65 % if such leaves are passed over.
+        Where nothing judges steps, a leaf at which others ask already is passed over: the visit
+        stays on it for a moment, as a value of 0, and sends the next descent elsewhere. Where
+        values tell the way, waiting for them finds more: on Game of 24 the built-in model solves 73
+        % within 100 tokens, and 65 % if such leaves are passed over.
         """
         tree = self.tree
         passed: list[int] = []
@@ -101,7 +108,9 @@ class Flight:
         return not math.isnan(least) and busy * math.exp(min(0.0, least)) > CROWD
 
     def _visit(self, lane: Lane) -> None:
-        """Ask at the node where a simulation is: for its value if it is finished, else for steps."""
+        """Ask at the node where a simulation is: for its value if it is finished, else for
+        steps.
+        """
         search, tree, node = self.search, self.tree, lane.node
         self._at[node] = self._at.get(node, 0) + 1
         problem, guide, state = search.problem, search.guide, tree.states[node]
@@ -120,11 +129,14 @@ class Flight:
                 self._judged(lane, at_once(verdict))
             return
         lane.job = "grow"
-        judge = lane.state == node and not tree.block(node)  # on the way to the end of a chain only the end is judged
+        # on the way to the end of a chain only the end is judged
+        judge = lane.state == node and not tree.block(node)
         drawn = tuple(tree.drawn.get(node, {}).values())
         asks = grow(problem, guide, state, tree.value(node), search.branch, rng, judge, drawn)
         tokens = search.branch * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
-        calls = (search.branch if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
+        calls = (search.branch if guide.policy.backends else 0) + (
+            guide.value.calls if judge else 0
+        )
         self.flight.start(lane, asks, tokens, calls, search.branch)
 
     def _take(self, child: Child) -> None:
@@ -148,22 +160,30 @@ class Flight:
         self._end(lane, value)
 
     def _goes_on(self, edge: int) -> bool:
-        """Whether a simulation goes on along a new edge below its leaf: too few chains are finished for the tokens that were spent."""
+        """Whether a simulation goes on along a new edge below its leaf: too few chains are
+        finished for the tokens that were spent.
+        """
         guide, problem = self.search.guide, self.search.problem
         if not self.rollout or problem.players > 1 or not guide.policy.step_tokens:
             return False
         if not self._judges(edge):
             return True  # only finished chains tell anything
         if getattr(problem, "verifies", True):
-            return False  # a chain that is not verified is no answer there, and the value tells where to look for one
+            # a chain that is not verified is no answer there, and the value tells where to look for
+            # one
+            return False
         if not self._chains:
             return True
         spent = self._before + self.flight.spent
         return self._chains < self.rollout * spent / max(1.0, self._tokens / self._chains)
 
     def _judges(self, edge: int) -> bool:
-        """Whether somebody tells steps apart before their chain has ended: a value function, or the policy's own value."""
-        return not isinstance(self.search.guide.value, Known) or not math.isnan(self.tree.at(edge, "value"))
+        """Whether somebody tells steps apart before their chain has ended: a value function, or
+        the policy's own value.
+        """
+        return not isinstance(self.search.guide.value, Known) or not math.isnan(
+            self.tree.at(edge, "value")
+        )
 
     def _count_finished(self) -> None:
         tree = self.tree
@@ -173,7 +193,9 @@ class Flight:
 
     def _promise(self, edge: int) -> tuple[float, float]:
         value = float(self.tree.at(edge, "value"))
-        return (0.5 if math.isnan(value) or value < 0 else value), float(self.tree.at(edge, "prior"))
+        return (0.5 if math.isnan(value) or value < 0 else value), float(
+            self.tree.at(edge, "prior")
+        )
 
     def _judged(self, lane: Lane, value: float) -> None:
         """A finished chain is worth `value` in [0, 1]; nan: nobody could tell."""

@@ -1,6 +1,7 @@
 """What the methods share: asking for the children of one state, and writing them into the tree.
 
-`grow` is a child of `parallel`: it asks and returns, and never touches the tree. `write` is the parent's part.
+`grow` is a child of `parallel`: it asks and returns, and never touches the tree. `write` is the
+parent's part.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ RETRIES = 2  #: what failed is asked again this often
 
 @dataclass
 class Child:
-    """A legal proposal: the state behind it, whether that is finished, and its reward in [0, 1] (None: only the label could tell)."""
+    """A legal proposal: the state behind it, whether that is finished, and its reward in [0, 1]
+    (None: only the label could tell).
+    """
 
     proposal: Proposal
     key: Hashable
@@ -42,7 +45,8 @@ class Child:
 class Growth:
     """What asking at one state brought.
 
-    children  legal, distinct, finished ones with their reward;  value: of the state itself in [0, 1], nan unknown
+    children  legal, distinct, finished ones with their reward;  value: of the state itself in [0,
+              1], nan unknown
     drawn     what was sampled, illegal steps included
     error     why there are no proposals at all: requests failed or the budget ended; None otherwise
     """
@@ -66,7 +70,9 @@ async def grow(
     judge: bool = True,
     avoid: Sequence[Avoided] = (),
 ) -> Growth:
-    """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for its value, side by side."""
+    """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for
+    its value, side by side.
+    """
     growth = Growth()
     proposer, judger = rng.spawn(2)
     tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, avoid, growth)]
@@ -79,7 +85,13 @@ async def grow(
 
 
 async def _propose(
-    problem: Problem, guide: Guide, state: State, n: int, rng: np.random.Generator, avoid: Sequence[Avoided], growth: Growth
+    problem: Problem,
+    guide: Guide,
+    state: State,
+    n: int,
+    rng: np.random.Generator,
+    avoid: Sequence[Avoided],
+    growth: Growth,
 ) -> None:
     try:
         proposals = await proposed(guide.policy, problem, state, n, rng, avoid)
@@ -114,7 +126,9 @@ async def child_of(problem: Problem, state: State, proposal: Proposal) -> Child 
     return Child(proposal, key, behind, finished, reward)
 
 
-async def judged(problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator) -> float:
+async def judged(
+    problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator
+) -> float:
     """The value of one state in [0, 1]; nan where it could not be told."""
     try:
         values = await examined(guide.value, problem, [state], np.array([known], np.float32), rng)
@@ -131,7 +145,9 @@ def at_once(asks: Asks[T]) -> T:
     except StopIteration as stop:
         return cast("T", stop.value)
     asks.close()
-    raise RuntimeError("a part that says it makes no calls has asked for something: correct its `calls`")
+    raise RuntimeError(
+        "a part that says it makes no calls has asked for something: correct its `calls`"
+    )
 
 
 async def round_of(
@@ -144,9 +160,11 @@ async def round_of(
     rng: np.random.Generator,
     judge: bool = True,
 ) -> dict[int, Growth]:
-    """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those without a grant are not in it.
+    """Grow all `nodes` side by side, as far as the budget has grants: node -> what came. Those
+    without a grant are not in it.
 
-    A node that has steps already was judged before: it only gets more proposals. n: steps asked for, perhaps of each node.
+    A node that has steps already was judged before: it only gets more proposals. n: steps asked
+    for, perhaps of each node.
     """
     asked = n if isinstance(n, Mapping) else dict.fromkeys(nodes, n)
     most = max(asked.values(), default=0)
@@ -154,7 +172,8 @@ async def round_of(
     calls = (most if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
     growths: list[Growth] = []
     spawned = rng.spawn(len(nodes))
-    while grants := meter.grant(len(nodes) - len(growths), tokens, calls, max(1, most)):  # what the first did not use serves the next
+    # what the first did not use serves the next
+    while grants := meter.grant(len(nodes) - len(growths), tokens, calls, max(1, most)):
         at = len(growths)
         growths += await parallel(
             granted(
@@ -175,13 +194,18 @@ async def round_of(
     return dict(zip(nodes, growths, strict=False))
 
 
-def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 1.0, merge: float = 1.0) -> list[int]:
-    """Add the new distinct children to `node`; returns their edges. Finished ones become nodes at once.
+def write(
+    tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 1.0, merge: float = 1.0
+) -> list[int]:
+    """Add the new distinct children to `node`; returns their edges. Finished ones become nodes at
+    once.
 
-    The prior of a step is the sum over its samples, those of earlier calls included, of exp(log-prob / tau). The log-prob of a
-    sample of more than `SHORT` tokens is first scaled to that length: else the shortest of the long steps would have it all.
-    Where a log-prob is unknown, the prior is the step's share of the samples. The node is told how probable the steps not
-    proposed yet are. Below 1, `merge` is the `similarity` from which on a step counts as one that is there already.
+    The prior of a step is the sum over its samples, those of earlier calls included, of
+    exp(log-prob / tau). The log-prob of a sample of more than `SHORT` tokens is first scaled to
+    that length: else the shortest of the long steps would have it all. Where a log-prob is unknown,
+    the prior is the step's share of the samples. The node is told how probable the steps not
+    proposed yet are. Below 1, `merge` is the `similarity` from which on a step counts as one that
+    is there already.
     """
     tree.proposed += growth.proposed
     tree.unusable += growth.unusable
@@ -189,10 +213,14 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
     if growth.drawn:
         tree.drawn.setdefault(node, {}).update({sample.tokens: sample for sample in growth.drawn})
     state = tree.states[node]
-    place = {problem.key(state, tree.steps[edge]): slot for slot, edge in enumerate(tree.block(node))}
+    place = {
+        problem.key(state, tree.steps[edge]): slot for slot, edge in enumerate(tree.block(node))
+    }
     samples = tree.samples.setdefault(node, [])
     fresh: list[Child] = []
-    texts = [getattr(tree.steps[edge], "text", "") for edge in tree.block(node)] if merge < 1 else []
+    texts = (
+        [getattr(tree.steps[edge], "text", "") for edge in tree.block(node)] if merge < 1 else []
+    )
     for child in growth.children:
         if child.key not in place:
             slot = _alike(child, texts, merge) if merge < 1 else None
@@ -224,17 +252,24 @@ def write(tree: Tree, problem: Problem, node: int, growth: Growth, tau: float = 
 
 
 def _alike(child: Child, texts: Sequence[str], merge: float) -> int | None:
-    """The first of these texts that says what a child says in other words; None: none does. A finished child is like no other."""
+    """The first of these texts that says what a child says in other words; None: none does. A
+    finished child is like no other.
+    """
     if child.finished:
         return None
     text = getattr(child.proposal.step, "text", "")
-    return next((slot for slot, other in enumerate(texts) if text and similarity(text, other) >= merge), None)
+    return next(
+        (slot for slot, other in enumerate(texts) if text and similarity(text, other) >= merge),
+        None,
+    )
 
 
 def similarity(first: str, second: str) -> float:
-    """Words that two texts share, of all their words (Jaccard index of the multisets), in [0, 1]; 0 where their numbers differ.
+    """Words that two texts share, of all their words (Jaccard index of the multisets), in [0, 1]; 0
+    where their numbers differ.
 
-    Case and punctuation do not count. Numbers are compared in order, since they are what a step works out.
+    Case and punctuation do not count. Numbers are compared in order, since they are what a step
+    works out.
     """
     numbers = [re.findall(r"\d+(?:[.,]\d+)*", text) for text in (first, second)]
     if numbers[0] != numbers[1]:
@@ -245,10 +280,12 @@ def similarity(first: str, second: str) -> float:
 
 
 def _samples(child: Child, proposed: int) -> dict[Hashable, tuple[float, float]]:
-    """What was drawn and means this child: tokens -> (log-prob, share); a name of its own where nothing is known of that.
+    """What was drawn and means this child: tokens -> (log-prob, share); a name of its own where
+    nothing is known of that.
 
-    A policy that says what it drew but not how probable the step is has it counted once, however often and in whatever writing it
-    came: so `benchmarks.sweep.ablations.uniform_priors` has equal priors and still draws nothing twice.
+    A policy that says what it drew but not how probable the step is has it counted once, however
+    often and in whatever writing it came: so `benchmarks.sweep.ablations.uniform_priors` has equal
+    priors and still draws nothing twice.
     """
     proposal = child.proposal
     if proposal.drawn and math.isnan(proposal.log_prob):
@@ -261,7 +298,9 @@ def _samples(child: Child, proposed: int) -> dict[Hashable, tuple[float, float]]
 
 
 def _scaled(log_prob: float, length: int) -> float:
-    """The log-prob of a sample as if it had at most `SHORT` tokens (a length normalisation as of Wu et al. 2016, section 7)."""
+    """The log-prob of a sample as if it had at most `SHORT` tokens (a length normalisation as of
+    Wu et al. 2016, section 7).
+    """
     return log_prob * min(1.0, SHORT / max(1, length))
 
 
@@ -276,22 +315,29 @@ def _priors(samples: Sequence[Mapping[Hashable, tuple[float, float]]], tau: floa
 
 
 def _unseen(tree: Tree, node: int) -> float:
-    """Probability, in [0, 1], that a step of `node` is not proposed yet, given that it is none of those known to be illegal or another
-    writing of one that is there. 1 where the policy does not tell its log-probs.
+    """Probability, in [0, 1], that a step of `node` is not proposed yet, given that it is none of
+    those known to be illegal or another writing of one that is there. 1 where the policy does not
+    tell its log-probs.
     """
     log_probs = [tree.log_probs[edge] for edge in tree.block(node)]
     if any(map(math.isnan, log_probs)):
         return 1.0
     there = math.fsum(math.exp(min(0.0, log_prob)) for log_prob in log_probs)
-    left = 1.0 - max(there, math.fsum(sample.probability for sample in tree.drawn.get(node, {}).values()))
+    left = 1.0 - max(
+        there, math.fsum(sample.probability for sample in tree.drawn.get(node, {}).values())
+    )
     return round(left / (there + left) / PRECISION) * PRECISION if left > 0 else 0.0
 
 
 def plant(problem: Problem, meter: Meter | None = None) -> Tree:
-    """A tree of the problem's first state alone. `meter`: of the search, so that who watches it sees the tree."""
+    """A tree of the problem's first state alone. `meter`: of the search, so that who watches it
+    sees the tree.
+    """
     state = problem.initial()
     if problem.is_terminal(state):
-        raise ValueError("the problem is finished before its first step: there is nothing to search")
+        raise ValueError(
+            "the problem is finished before its first step: there is nothing to search"
+        )
     tree = Tree(state, player=mover(problem, state), players=problem.players)
     if meter is not None:
         meter.tree = tree
@@ -304,7 +350,12 @@ def mover(problem: Problem, state: State) -> int:
 
 
 async def judge_all(
-    problem: Problem, guide: Guide, meter: Meter, states: Iterable[State], known: Sequence[float], rng: np.random.Generator
+    problem: Problem,
+    guide: Guide,
+    meter: Meter,
+    states: Iterable[State],
+    known: Sequence[float],
+    rng: np.random.Generator,
 ) -> list[float]:
     """Values of many states, as far as the budget has grants; nan for the others."""
     states = list(states)
@@ -314,7 +365,9 @@ async def judge_all(
         at = len(values)
         values += await parallel(
             granted(judged(problem, guide, state, value, child), grant)
-            for state, value, grant, child in zip(states[at:], known[at:], grants, spawned[at:], strict=False)
+            for state, value, grant, child in zip(
+                states[at:], known[at:], grants, spawned[at:], strict=False
+            )
         )
     return [*values, *[math.nan] * (len(states) - len(values))]
 

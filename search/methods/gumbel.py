@@ -1,7 +1,8 @@
-"""Gumbel search over the steps of a chain: sequential halving at the root, completed Q below (Danihelka et al. 2022).
+"""Gumbel search over the steps of a chain: sequential halving at the root, completed Q below
+(Danihelka et al. 2022).
 
-Where a search has few simulations for many steps, it spends them on a few steps drawn without replacement, half of which drop out in
-each phase, and improves the policy whatever their number.
+Where a search has few simulations for many steps, it spends them on a few steps drawn without
+replacement, half of which drop out in each phase, and improves the policy whatever their number.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ async def gumbel(
     """Search by simulations whose first steps are dealt by sequential halving.
 
     considered   steps sampled at the root; noise on their priors decides between equals
-    simulations  that the halving is laid out for; the budget may end it before. When they are done it begins again, with other noise
+    simulations  that the halving is laid out for; the budget may end it before. When they are done
+                 it begins again, with other noise
     branch       steps sampled at a leaf
     tau          temperature of the priors: softmax of log_prob / tau over the steps proposed
     value_scale, visit_floor   of the transformed values (`selection.gumbel`)
 
-    Simulations of a phase whose first steps differ are one round, so their leaves are evaluated together.
+    Simulations of a phase whose first steps differ are one round, so their leaves are evaluated
+    together.
     """
     if considered < 1 or simulations < 1 or branch < 1 or tau <= 0:
         raise ValueError(
-            f"considered={considered}, simulations={simulations} and branch={branch} start at 1, tau={tau} above 0: correct them"
+            f"considered={considered}, simulations={simulations} and branch={branch} start "
+            f"at 1, tau={tau} above 0: correct them"
         )
     problem, meter, tree = search.problem, search.meter, search.tree
     tree.use(completed_q(value_scale, visit_floor))  # compiles, if ever, before anything is asked
@@ -54,7 +58,9 @@ async def gumbel(
         done = 0
         while done < simulations and not (solved(problem, tree) or tree.exhausted):
             phase = sequence[done:]
-            begun = meter.begin(next((i for i, wanted in enumerate(phase) if wanted != phase[0]), len(phase)))
+            begun = meter.begin(
+                next((i for i, wanted in enumerate(phase) if wanted != phase[0]), len(phase))
+            )
             if not begun:
                 return
             picked = _deal(tree, noise, start, phase[:begun])
@@ -72,7 +78,9 @@ async def gumbel(
 
 
 def _deal(tree: Tree, noise: np.ndarray, start: np.ndarray, wanted: list[int]) -> np.ndarray:
-    """int32 [leaves]: one leaf below each first step that the halving takes now; none is reached twice."""
+    """int32 [leaves]: one leaf below each first step that the halving takes now; none is reached
+    twice.
+    """
     picked: list[int] = []
     for visits in wanted:
         slot = sequential_halving.next_step(tree, 0, noise[: len(start)], visits, start)

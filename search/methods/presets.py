@@ -1,6 +1,7 @@
 """The methods of the literature by their names: a search, its options, and which answer is chosen.
 
-Everything that takes the name of a method knows these: `search.solve`, `copse solve`, `copse bench` and `copse train iterate`.
+Everything that takes the name of a method knows these: `search.solve`, `copse solve`, `copse bench`
+and `copse train iterate`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Preset:
 
     search   the function that searches, one of `SEARCHES`
     options  of that function, which the caller's own override
-    choose   name of a chooser of `search.choose`; None: a verified state first, else the weighted vote
+    choose   name of a chooser of `search.choose`; None: a verified state first, else the weighted
+             vote
     policy   settings of the policy, such as temperature=0
     source   what it is, and who described it
     """
@@ -44,8 +46,14 @@ PRESETS: Mapping[str, Preset] = {
     "greedy": _GREEDY,
     "cot": _GREEDY,
     "sample": Preset("sample", source="sampled chains; the weighted vote where none is verified"),
-    "self_consistency": Preset("sample", choose="majority", source="majority vote of sampled chains (Wang et al. 2022)"),
-    "best_of_n": Preset("sample", choose="best", source="the sampled chain that the value function likes best (Cobbe et al. 2021)"),
+    "self_consistency": Preset(
+        "sample", choose="majority", source="majority vote of sampled chains (Wang et al. 2022)"
+    ),
+    "best_of_n": Preset(
+        "sample",
+        choose="best",
+        source="the sampled chain that the value function likes best (Cobbe et al. 2021)",
+    ),
     "weighted_vote": Preset(
         "sample",
         choose="weighted",
@@ -60,7 +68,8 @@ PRESETS: Mapping[str, Preset] = {
     "dvts": Preset(
         "beam",
         {"width": 4, "subtrees": 4},
-        source="independent beams of width one (diverse verifier tree search; Beeching et al. 2024)",
+        source="independent beams of width one (diverse verifier tree search; "
+        "Beeching et al. 2024)",
     ),
     "rebase": Preset(
         "beam",
@@ -75,7 +84,9 @@ FORMER = {"majority": "self_consistency", "best": "best_of_n", "weighted": "weig
 
 
 def preset(method: str) -> Preset:
-    """The preset of that name. Raises ValueError that lists the names, or gives the one that was meant."""
+    """The preset of that name. Raises ValueError that lists the names, or gives the one that was
+    meant.
+    """
     if method in PRESETS:
         return PRESETS[method]
     if method in FORMER:
@@ -83,7 +94,10 @@ def preset(method: str) -> Preset:
     plain = method.strip().lower().replace("-", "_").replace(" ", "_")
     close = difflib.get_close_matches(plain, PRESETS, n=1, cutoff=0.7)
     meant = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"there is no method {method!r}: {meant}use one of {', '.join(PRESETS)}, or module:function of your own")
+    raise ValueError(
+        f"there is no method {method!r}: {meant}use one of {', '.join(PRESETS)}, or "
+        "module:function of your own"
+    )
 
 
 def searching(name: str) -> Callable[..., Any]:

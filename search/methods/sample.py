@@ -1,7 +1,8 @@
 """Independent chains of thought: ancestral sampling from the policy.
 
-With a chooser this is chain of thought (one chain), majority vote (`choose.majority`; Wang et al. 2022), best-of-N
-(`choose.best`), weighted vote (`choose.weighted`) and rejection sampling (a problem that verifies itself).
+With a chooser this is chain of thought (one chain), majority vote (`choose.majority`; Wang et al.
+2022), best-of-N (`choose.best`), weighted vote (`choose.weighted`) and rejection sampling (a
+problem that verifies itself).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ async def sample(
     chains  how many; None: as many as the budget allows
     wave    chains sampled side by side; a new one begins as one ends
 
-    A simulation is one chain. Chains share their common beginnings in the tree; a step's prior there is its share of the samples.
+    A simulation is one chain. Chains share their common beginnings in the tree; a step's prior
+    there is its share of the samples.
     """
     search.tree.visit(0, 0.5)
     await _Samples(search, InFlight(search.meter, search.guide, wave, FIRST)).all(chains)
@@ -46,7 +48,9 @@ async def sample(
 
 @dataclass
 class _Chain:
-    """A chain that is being sampled: its state, and the legal steps since it was last written into the tree."""
+    """A chain that is being sampled: its state, and the legal steps since it was last written
+    into the tree.
+    """
 
     state: State
     rng: np.random.Generator
@@ -75,7 +79,9 @@ class _Samples:
         self.arrivals: Counter[int] = Counter()
 
     async def all(self, chains: int | None) -> None:
-        """Sample until one is verified, `chains` have been, the budget ends or every request fails."""
+        """Sample until one is verified, `chains` have been, the budget ends or every request
+        fails.
+        """
         self.left = math.inf if chains is None else chains
         flight = self.flight
         patience = BARREN * min(flight.width, self.left)
@@ -103,7 +109,9 @@ class _Samples:
         policy = self.guide.policy
         lane.job = "write"
         calls = policy.max_steps if policy.backends else 0
-        self.flight.start(lane, _piece(self.problem, self.guide, lane.state), policy.chain_tokens, calls)
+        self.flight.start(
+            lane, _piece(self.problem, self.guide, lane.state), policy.chain_tokens, calls
+        )
 
     def _take(self, child: Ended) -> None:
         lane, chain = child.owner, child.owner.state
@@ -135,11 +143,16 @@ class _Samples:
         tree, problem = self.tree, self.problem
         for child in chain.children:
             step, state = child.proposal.step, tree.states[node]
-            edge = next((e for e in tree.block(node) if problem.key(state, tree.steps[e]) == child.key), None)
+            edge = next(
+                (e for e in tree.block(node) if problem.key(state, tree.steps[e]) == child.key),
+                None,
+            )
             if edge is None:
                 count = len(tree.block(node)) + 1
                 uniform = np.full(count, 1.0 / count)
-                edge = tree.add(node, [step], [child.state], uniform, players=[mover(problem, child.state)])[0]
+                edge = tree.add(
+                    node, [step], [child.state], uniform, players=[mover(problem, child.state)]
+                )[0]
                 if child.finished:
                     tree.finished[tree.open(node, edge)] = child.reward
             node = tree.open(node, edge)
@@ -155,7 +168,9 @@ class _Samples:
         return node
 
     def _finished(self, lane: Lane) -> None:
-        """Count a chain that has come to its end, once its value is known: the reward, or what the guide says of it."""
+        """Count a chain that has come to its end, once its value is known: the reward, or what
+        the guide says of it.
+        """
         node = lane.node
         self.values.setdefault(node, self.tree.finished[node])
         if self.values[node] is not None:

@@ -1,7 +1,8 @@
-"""Self-play: many games side by side in one forest, one request a simulation; each game becomes a trace (Silver et al. 2017, 2018).
+"""Self-play: many games side by side in one forest, one request a simulation; each game becomes a
+trace (Silver et al. 2017, 2018).
 
-A producer of traces, not a method: `solve` on a board problem uses `mcts`. The problem is a board's (`BoardProblem`), and the policy
-judges many positions at once (`Judge`).
+A producer of traces, not a method: `solve` on a board problem uses `mcts`. The problem is a board's
+(`BoardProblem`), and the policy judges many positions at once (`Judge`).
 """
 
 from __future__ import annotations
@@ -31,23 +32,33 @@ METHOD = "search.methods.selfplay:selfplay"
 
 
 class BoardProblem(Problem, Protocol):
-    """A problem with the rules of a `Game`; its states are positions as bytes, its steps the game's moves."""
+    """A problem with the rules of a `Game`; its states are positions as bytes, its steps the
+    game's moves.
+    """
 
     @property
     def game(self) -> Game: ...
 
     def planes(self, positions: np.ndarray) -> np.ndarray:
-        """What a network sees of positions uint8 [n, size]: float32 [n, planes, ...], from the mover's side."""
+        """What a network sees of positions uint8 [n, size]: float32 [n, planes, ...], from the
+        mover's side.
+        """
 
     def places(self, positions: np.ndarray) -> np.ndarray:
-        """Where each move stands in what it says of them: int64 [n, moves], -1 where it is illegal."""
+        """Where each move stands in what it says of them: int64 [n, moves], -1 where it is
+        illegal.
+        """
 
 
 class Judge(Protocol):
     """What the policy of a guide must be, to play with."""
 
-    def judge(self, problem: BoardProblem, positions: np.ndarray) -> Asks[tuple[np.ndarray, np.ndarray]]:
-        """Priors float32 [n, moves], sum 1, 0: illegal, and values float [n] in [0, 1] of the player who just moved."""
+    def judge(
+        self, problem: BoardProblem, positions: np.ndarray
+    ) -> Asks[tuple[np.ndarray, np.ndarray]]:
+        """Priors float32 [n, moves], sum 1, 0: illegal, and values float [n] in [0, 1] of the
+        player who just moved.
+        """
 
 
 async def selfplay(
@@ -70,15 +81,18 @@ async def selfplay(
 
     simulations  of each move; what the move before it found below is kept beside them
     at_once      games that are played side by side; where one ends, the next begins
-    alpha        of the Dirichlet noise at the root, None: 10 / legal moves;  fraction: the noise's share in the priors, 0: none
-    temperature  of the first `warm` moves, drawn by visits ** (1 / temperature); then, and at 0, the most visited is played, of equals
-                 the first
-    opening      up to so many first moves of a game are drawn alike, each number as often; they have no visits in the trace
+    alpha        of the Dirichlet noise at the root, None: 10 / legal moves;  fraction: the noise's
+                 share in the priors, 0: none
+    temperature  of the first `warm` moves, drawn by visits ** (1 / temperature); then, and at 0,
+                 the most visited is played, of equals the first
+    opening      up to so many first moves of a game are drawn alike, each number as often; they
+                 have no visits in the trace
 
-    A game depends on the generator's seed and its number alone. Where the budget ends, the games under way are dropped, for nobody
-    knows who would have won. A node of the trace is a position of the game, its edges are all moves there with the visits, sums and
-    (noisy) priors of the search, and the reward of the last is that of who made the last move. Raises RequestFailed that names game and
-    move where the network gives no number.
+    A game depends on the generator's seed and its number alone. Where the budget ends, the games
+    under way are dropped, for nobody knows who would have won. A node of the trace is a position of
+    the game, its edges are all moves there with the visits, sums and (noisy) priors of the search,
+    and the reward of the last is that of who made the last move. Raises RequestFailed that names
+    game and move where the network gives no number.
     """
     if (
         min(games, simulations, at_once) < 1
@@ -87,18 +101,25 @@ async def selfplay(
         or (alpha is not None and alpha <= 0)
     ):
         raise ValueError(
-            "self-play takes games, simulations and at_once from 1 on, alpha above 0, fraction in [0, 1], temperature, warm and opening "
+            "self-play takes games, simulations and at_once from 1 on, alpha above 0, "
+            "fraction in [0, 1], temperature, warm and opening "
             "from 0 on: correct what is not"
         )
     if not hasattr(guide.policy, "judge"):
-        raise ValueError(f"{type(guide.policy).__name__} cannot judge many positions at once: play with guides.load_board(folder)")
+        raise ValueError(
+            f"{type(guide.policy).__name__} cannot judge many positions at once: play with "
+            "guides.load_board(folder)"
+        )
     if problem.is_terminal(problem.initial()):
         raise ValueError("the game is over before its first move: there is nothing to play")
     options = {
-        "simulations": simulations, "c_puct": c_puct, "alpha": alpha, "fraction": fraction, "temperature": temperature, "warm": warm,
+        "simulations": simulations, "c_puct": c_puct, "alpha": alpha, "fraction": fraction,
+        "temperature": temperature, "warm": warm,
         "opening": opening,
     }  # fmt: skip
-    waiting = (_Play(problem, number, child, opening) for number, child in enumerate(rng.spawn(games)))
+    waiting = (
+        _Play(problem, number, child, opening) for number, child in enumerate(rng.spawn(games))
+    )
     room = min(games, at_once)
     forest = Forest(room, problem.game.moves, game=problem.game, rule=puct(c_puct))
     seats: dict[int, _Play] = {}  # tree -> the game that is played in it
@@ -111,18 +132,39 @@ async def selfplay(
             trees = np.array(list(seats))
             if fraction:
                 priors = forest.root_priors()[trees]
-                forest.reprior(trees, [_noisy(row, alpha, fraction, seats[t].rng) for t, row in zip(trees, priors, strict=True)])
+                forest.reprior(
+                    trees,
+                    [
+                        _noisy(row, alpha, fraction, seats[t].rng)
+                        for t, row in zip(trees, priors, strict=True)
+                    ],
+                )
             await simulate(forest, problem, guide, simulations, trees, meter)
-            done += _move(problem, forest, seats, simulations, lambda play: temperature if len(play.moves) < warm else 0.0)
+            done += _move(
+                problem,
+                forest,
+                seats,
+                simulations,
+                lambda play: temperature if len(play.moves) < warm else 0.0,
+            )
     except (BudgetSpent, Cancelled):
         pass
-    return [play.trace(options, guide.version) for play in sorted(done, key=lambda play: play.number)]
+    return [
+        play.trace(options, guide.version) for play in sorted(done, key=lambda play: play.number)
+    ]
 
 
 async def think(
-    problem: BoardProblem, guide: Guide, positions: np.ndarray, simulations: int, meter: Meter | None = None, c_puct: float = 1.25
+    problem: BoardProblem,
+    guide: Guide,
+    positions: np.ndarray,
+    simulations: int,
+    meter: Meter | None = None,
+    c_puct: float = 1.25,
 ) -> Forest:
-    """Search each of some unfinished positions, uint8 [n, size], in a tree of its own, without noise."""
+    """Search each of some unfinished positions, uint8 [n, size], in a tree of its own, without
+    noise.
+    """
     forest = Forest(len(positions), problem.game.moves, game=problem.game, rule=puct(c_puct))
     priors, values = await guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
     _refuse_nan(priors, values, np.arange(len(positions)))
@@ -132,9 +174,16 @@ async def think(
 
 
 async def simulate(
-    forest: Forest, problem: BoardProblem, guide: Guide, simulations: int, trees: np.ndarray, meter: Meter | None = None
+    forest: Forest,
+    problem: BoardProblem,
+    guide: Guide,
+    simulations: int,
+    trees: np.ndarray,
+    meter: Meter | None = None,
 ) -> None:
-    """So many more simulations in each of these trees, one request a simulation. Raises BudgetSpent where the meter has fewer left."""
+    """So many more simulations in each of these trees, one request a simulation. Raises
+    BudgetSpent where the meter has fewer left.
+    """
     for _ in range(simulations):
         begun = len(trees) if meter is None else meter.begin(len(trees))
         if begun < len(trees):
@@ -148,7 +197,9 @@ async def simulate(
             priors = np.zeros((len(leaves), forest.moves), np.float32)
             open_ = np.flatnonzero(np.isnan(values))
             if len(open_):
-                priors[open_], values[open_] = await guide.policy.judge(problem, forest.positions[leaves[open_]])  # type: ignore[attr-defined]
+                positions = forest.positions[leaves[open_]]
+                judged = await guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
+                priors[open_], values[open_] = judged
                 _refuse_nan(priors[open_], values[open_], trees[open_], forest, leaves[open_])
             forest.absorb(leaves, priors, values)
             finished = begun
@@ -158,26 +209,51 @@ async def simulate(
 
 
 def _refuse_nan(
-    priors: np.ndarray, values: np.ndarray, trees: np.ndarray, forest: Forest | None = None, leaves: np.ndarray | None = None
+    priors: np.ndarray,
+    values: np.ndarray,
+    trees: np.ndarray,
+    forest: Forest | None = None,
+    leaves: np.ndarray | None = None,
 ) -> None:
     wrong = np.flatnonzero(~(np.isfinite(priors).all(axis=1) & np.isfinite(values)))[:1]
     if len(wrong):
-        move = f" after move {forest.moves_of(leaves[wrong])[0]}" if forest is not None and leaves is not None else ""
-        raise RequestFailed(f"the network gave no number in tree {trees[wrong][0]}{move}: train it again, with a lower learning rate")
+        move = (
+            f" after move {forest.moves_of(leaves[wrong])[0]}"
+            if forest is not None and leaves is not None
+            else ""
+        )
+        raise RequestFailed(
+            f"the network gave no number in tree {trees[wrong][0]}{move}: train it again, with a "
+            "lower learning rate"
+        )
 
 
-def _noisy(priors: np.ndarray, alpha: float | None, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def _noisy(
+    priors: np.ndarray, alpha: float | None, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
     """Priors [moves] mixed with Dirichlet noise over the legal ones; these stay above 0."""
     legal = np.flatnonzero(priors)
     mixed = priors.astype(np.float64)
-    mixed[legal] += fraction * (rng.dirichlet(np.full(len(legal), alpha or 10 / len(legal))) - mixed[legal])
+    mixed[legal] += fraction * (
+        rng.dirichlet(np.full(len(legal), alpha or 10 / len(legal))) - mixed[legal]
+    )
     mixed[legal] = np.maximum(mixed[legal], 1e-6)
     return mixed / mixed.sum()
 
 
-async def _seat(problem: BoardProblem, guide: Guide, forest: Forest, seats: dict[int, _Play], waiting: Iterator[_Play]) -> None:
+async def _seat(
+    problem: BoardProblem,
+    guide: Guide,
+    forest: Forest,
+    seats: dict[int, _Play],
+    waiting: Iterator[_Play],
+) -> None:
     """Begin games in the trees without one."""
-    fresh = {tree: play for tree in range(len(forest.roots)) if tree not in seats and (play := next(waiting, None)) is not None}
+    fresh = {
+        tree: play
+        for tree in range(len(forest.roots))
+        if tree not in seats and (play := next(waiting, None)) is not None
+    }
     if fresh:
         positions = np.array([play.row for play in fresh.values()])
         priors, values = await guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
@@ -187,7 +263,11 @@ async def _seat(problem: BoardProblem, guide: Guide, forest: Forest, seats: dict
 
 
 def _move(
-    problem: BoardProblem, forest: Forest, seats: dict[int, _Play], simulations: int, temperature: Callable[[_Play], float]
+    problem: BoardProblem,
+    forest: Forest,
+    seats: dict[int, _Play],
+    simulations: int,
+    temperature: Callable[[_Play], float],
 ) -> list[_Play]:
     """Play a move in every game; those that it ends."""
     visits, values, priors = forest.root_visits(), forest.root_values(), forest.root_priors()
@@ -213,7 +293,9 @@ def _choose(visits: np.ndarray, temperature: float, rng: np.random.Generator) ->
 
 @dataclass
 class _Play:
-    """One game: where it is, and what is noted of every position so far (moves, visits, sums, priors)."""
+    """One game: where it is, and what is noted of every position so far (moves, visits, sums,
+    priors).
+    """
 
     problem: BoardProblem
     number: int
@@ -236,7 +318,9 @@ class _Play:
                 return
             self.notes.append((legal, zeros, zeros, np.full(len(legal), 1 / len(legal))))
 
-    def note(self, visits: np.ndarray, sums: np.ndarray, priors: np.ndarray, simulations: int) -> None:
+    def note(
+        self, visits: np.ndarray, sums: np.ndarray, priors: np.ndarray, simulations: int
+    ) -> None:
         legal = np.flatnonzero(priors)
         self.notes.append((legal, visits[legal], sums[legal], priors[legal]))
         self.simulations += simulations
@@ -249,14 +333,18 @@ class _Play:
     def trace(self, options: dict[str, Any], version: str) -> Trace:
         source: Any = self.rng.bit_generator.seed_seq  # type: ignore[attr-defined]
         length = len(self.moves)
-        legal, visits, sums, priors = (np.concatenate(parts) for parts in zip(*self.notes, strict=True))
+        legal, visits, sums, priors = (
+            np.concatenate(parts) for parts in zip(*self.notes, strict=True)
+        )
         node = np.repeat(np.arange(length), [len(note[0]) for note in self.notes])
         played = np.flatnonzero(legal == np.array(self.moves)[node])
         child = np.full(len(legal), -1, np.int32)
         child[played] = np.arange(1, length + 1)
         unknown = np.full(len(legal), np.nan)
         return Trace(
-            id=hashlib.sha256(f"{source.entropy} {source.spawn_key} {version} {options}".encode()).hexdigest()[:32],
+            id=hashlib.sha256(
+                f"{source.entropy} {source.spawn_key} {version} {options}".encode()
+            ).hexdigest()[:32],
             kind=f"{type(self.problem).__module__}:{type(self.problem).__qualname__}",
             arguments=self.problem.to_json(),  # type: ignore[attr-defined]
             method=METHOD,

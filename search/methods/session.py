@@ -3,10 +3,12 @@
     async def best_first(search, *, branch=4):
         frontier = [0]
         while frontier and not search.over:
-            node = frontier.pop(max(range(len(frontier)), key=lambda place: search.tree.mean(frontier[place])))
-            frontier += [new for new in await search.expand([node], branch) if new not in search.tree.finished]
+            node = frontier.pop(max(range(len(frontier)), key=lambda place:
+            search.tree.mean(frontier[place]))) frontier += [new for new in await
+            search.expand([node], branch) if new not in search.tree.finished]
 
-Methods that need more than rounds of expansions find it in `grow`, `simulate` and `inflight`: ours do.
+Methods that need more than rounds of expansions find it in `grow`, `simulate` and `inflight`: ours
+do.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ class Search:
     """One search under way, as its method sees it.
 
     problem  what is to be solved;  guide: who proposes steps and judges states
-    tree     the search tree; node 0 is the problem's first state. `tree.finished` has the finished nodes and their rewards,
-             `tree.mean(node)` what is thought of a node, `tree.states[node]` its state
+    tree     the search tree; node 0 is the problem's first state. `tree.finished` has the finished
+             nodes and their rewards, `tree.mean(node)` what is thought of a node,
+             `tree.states[node]` its state
     rng      the only source of random numbers that gives the same tree for the same seed
     budget   the limits;  meter: what is spent and left of them
 
@@ -56,7 +59,8 @@ class Search:
 
     @property
     def over(self) -> bool:
-        """Whether to end: the budget is spent, a solution is verified, or asking brings nothing more.
+        """Whether to end: the budget is spent, a solution is verified, or asking brings nothing
+        more.
 
         Raises ValueError where a call was not awaited.
         """
@@ -64,30 +68,41 @@ class Search:
         return bool(self.meter.stopped) or solved(self.problem, self.tree) or self._idle >= IDLE
 
     def expand(self, nodes: Sequence[int], n: int = 4, judge: bool = True) -> Asks[list[int]]:
-        """Ask the policy for up to `n` steps from each of these nodes; the new nodes behind them, in the order of `nodes`.
+        """Ask the policy for up to `n` steps from each of these nodes; the new nodes behind them,
+        in the order of `nodes`.
 
-        nodes  are expanded side by side, in one round of requests. One that was expanded before gets other steps, where there are any
+        nodes  are expanded side by side, in one round of requests. One that was expanded before
+               gets other steps, where there are any
         n      steps of each; equal ones count once, illegal ones are left out
         judge  have the value function judge the new nodes; False: later, by `judge`, or not at all
 
-        Each expanded node is one simulation of the budget; where it ends, nodes are left out, the last ones first. The value of a new
-        node counts in the means of all nodes above it: its reward where it is finished, else what judged it.
+        Each expanded node is one simulation of the budget; where it ends, nodes are left out, the
+        last ones first. The value of a new node counts in the means of all nodes above it: its
+        reward where it is finished, else what judged it.
 
-        Raises ValueError for nodes that are none or finished; the backend's error where not even the root could be expanded.
+        Raises ValueError for nodes that are none or finished; the backend's error where not even
+        the root could be expanded.
         """
         checked = self._check_nodes(nodes, "expand")
         finished = [node for node in checked if node in self.tree.finished]
         if finished:
-            raise ValueError(f"node {finished[0]} is finished, nothing follows it: expand nodes that are not in search.tree.finished")
+            raise ValueError(
+                f"node {finished[0]} is finished, nothing follows it: expand nodes that are not "
+                "in search.tree.finished"
+            )
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"search.expand cannot ask for n={n!r} steps: give a whole number from 1 on")
+            raise ValueError(
+                f"search.expand cannot ask for n={n!r} steps: give a whole number from 1 on"
+            )
         self._call("expand")
         return self._expand(checked, int(n), judge)
 
     def judge(self, nodes: Sequence[int]) -> Asks[list[float]]:
-        """Have the value function judge nodes: their values in [0, 1], nan unknown. They count in the means of the nodes above.
+        """Have the value function judge nodes: their values in [0, 1], nan unknown. They count in
+        the means of the nodes above.
 
-        A finished node's value is its reward, where it has one. Raises ValueError for nodes that are none.
+        A finished node's value is its reward, where it has one. Raises ValueError for nodes that
+        are none.
         """
         checked = self._check_nodes(nodes, "judge")
         self._call("judge")
@@ -126,15 +141,24 @@ class Search:
         return new
 
     async def _grow(self, nodes: list[int], n: int) -> dict[int, Growth]:
-        """What came of each node that could be granted something. Raises the backend's error where the root cannot be expanded."""
+        """What came of each node that could be granted something. Raises the backend's error
+        where the root cannot be expanded.
+        """
         growths: dict[int, Growth] = {}
         for _ in range(1 + RETRIES):
             left = [node for node in nodes if node not in growths or self._failed(growths[node])]
             if not left or self.meter.halted:
                 break
-            growths |= await round_of(self.problem, self.guide, self.meter, self.tree, left, n, self.rng, judge=False)
+            growths |= await round_of(
+                self.problem, self.guide, self.meter, self.tree, left, n, self.rng, judge=False
+            )
         root = growths.get(0, Growth())
-        if root.error is not None and self._failed(root) and len(self.tree.nodes) == 1 and not self.meter.halted:
+        if (
+            root.error is not None
+            and self._failed(root)
+            and len(self.tree.nodes) == 1
+            and not self.meter.halted
+        ):
             raise root.error
         return {node: growths[node] for node in nodes if node in growths}
 
@@ -147,7 +171,13 @@ class Search:
         unknown = [node for node in nodes if tree.finished.get(node) is None]
         states = [tree.states[node] for node in unknown]
         known = [tree.value(node) for node in unknown]
-        values = dict(zip(unknown, await judge_all(self.problem, self.guide, self.meter, states, known, self.rng), strict=True))
+        values = dict(
+            zip(
+                unknown,
+                await judge_all(self.problem, self.guide, self.meter, states, known, self.rng),
+                strict=True,
+            )
+        )
         for node in nodes:
             values[node] = self._reward(node, values.get(node, math.nan))
             self._add(node, values[node])
@@ -167,7 +197,10 @@ class Search:
     def _call(self, name: str) -> None:
         self.check_awaited()
         if self._idle >= ENDLESS:
-            raise ValueError(f"this method has asked {ENDLESS} times in a row in vain: end it when `search.over` is True")
+            raise ValueError(
+                f"this method has asked {ENDLESS} times in a row in vain: end it when "
+                "`search.over` is True"
+            )
         self._called = name
 
     def _count(self, useful: bool) -> None:
@@ -178,16 +211,23 @@ class Search:
     def _check_nodes(self, nodes: Sequence[int], name: str) -> list[int]:
         """The nodes, once each. Raises ValueError for what is no sequence of nodes."""
         if isinstance(nodes, (str, bytes)) or not isinstance(nodes, (Sequence, range, np.ndarray)):
-            raise ValueError(f"search.{name} takes a list of nodes and was given {nodes!r}: write search.{name}([node])")
+            raise ValueError(
+                f"search.{name} takes a list of nodes and was given {nodes!r}: write "
+                f"search.{name}([node])"
+            )
         found: list[int] = []
         for node in nodes:
             try:
                 number = operator.index(node)
             except TypeError:
-                raise ValueError(f"{node!r} is no node: give numbers of nodes, as search.expand returns them; 0 is the root") from None
+                raise ValueError(
+                    f"{node!r} is no node: give numbers of nodes, as search.expand returns them; "
+                    "0 is the root"
+                ) from None
             if not 0 <= number < len(self.tree.states):
                 raise ValueError(
-                    f"there is no node {number}, the tree has {len(self.tree.states)}: give numbers that search.expand returned"
+                    f"there is no node {number}, the tree has {len(self.tree.states)}: give "
+                    "numbers that search.expand returned"
                 )
             found.append(number)
         return list(dict.fromkeys(found))

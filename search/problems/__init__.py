@@ -1,4 +1,6 @@
-"""The kinds of problem that Copse brings. A module listed here may have `parse(text) -> Problem | None`."""
+"""The kinds of problem that Copse brings. A module listed here may have `parse(text) -> Problem
+| None`.
+"""
 
 from __future__ import annotations
 

@@ -1,20 +1,25 @@
-"""Chains: modular arithmetic over definitions that depend on one another (iGSM without English; Ye et al. 2024, "Physics of Language
-Models: Part 2.1"). One answer is right, and nothing but an answer key can tell which: `verify` never does.
+"""Chains: modular arithmetic over definitions that depend on one another (iGSM without English; Ye
+et al. 2024, "Physics of Language Models: Part 2.1"). One answer is right, and nothing but an answer
+key can tell which: `verify` never does.
 
-A statement gives some values and defines the other variables, each from two others, in any order; some are not needed:
+A statement gives some values and defines the other variables, each from two others, in any order;
+some are not needed:
 
-    mod 11: i=c-a A3 e=b+a B7 c=a*b; e?          capital letter and number: the value of that variable
+    mod 11: i=c-a A3 e=b+a B7 c=a*b; e?          capital letter and number: the value of that
+    variable
 
-A state is the tuple of `TextStep`s so far. There are two kinds of line. A plan copies a definition; a value copies it too, looks up
-what it needs and computes. The chain ends with the value of the variable that was asked for:
+A state is the tuple of `TextStep`s so far. There are two kinds of line. A plan copies a definition;
+a value copies it too, looks up what it needs and computes. The chain ends with the value of the
+variable that was asked for:
 
     i=c-a                   (the plan: what is needed, from the question backwards)
     c=a*b
     c=a*b A3 B7 C10         (the values, forwards)
     i=c-a C10 A3 I7
 
-Whatever this grammar can read is a legal step: false equations, wrong operands, definitions that are nowhere and lines that lead
-nowhere included. `mistakes` tells which lines are wrong, for labels and reports; no search calls it.
+Whatever this grammar can read is a legal step: false equations, wrong operands, definitions that
+are nowhere and lines that lead nowhere included. `mistakes` tells which lines are wrong, for labels
+and reports; no search calls it.
 """
 
 from __future__ import annotations
@@ -35,7 +40,9 @@ WINDOW = 6  #: one operand of a definition is among this many variables made las
 _DEFINITION = rf"([{LETTERS}])=([{LETTERS}])([-+*])([{LETTERS}])"
 _GIVEN = rf"([{LETTERS.upper()}])(0|[1-9][0-9]{{0,2}})"
 _LINE = re.compile(rf"{_DEFINITION}(?: {_GIVEN} {_GIVEN} {_GIVEN})?")
-_STATEMENT = re.compile(rf"mod ([1-9][0-9]{{0,2}}): ((?:(?:{_DEFINITION}|{_GIVEN}) ?)+); ?([{LETTERS}])\?")
+_STATEMENT = re.compile(
+    rf"mod ([1-9][0-9]{{0,2}}): ((?:(?:{_DEFINITION}|{_GIVEN}) ?)+); ?([{LETTERS}])\?"
+)
 _REMEDY = "write it like: mod 11: i=c-a A3 B7 c=a*b; i?"
 
 State = tuple[TextStep, ...]
@@ -63,7 +70,10 @@ class Chains:
     def __post_init__(self) -> None:
         object.__setattr__(self, "definitions", tuple(self.definitions))
         if type(self.modulus) is not int or not 2 <= self.modulus <= 997:
-            raise ValueError(f"the modulus of chains is a whole number from 2 to 997, not {self.modulus!r}; {_REMEDY}")
+            raise ValueError(
+                f"the modulus of chains is a whole number from 2 to 997, not {self.modulus!r}; "
+                f"{_REMEDY}"
+            )
         for text in self.definitions:
             if not isinstance(text, str) or not re.fullmatch(f"{_DEFINITION}|{_GIVEN}", text):
                 raise ValueError(f"{text!r} defines no variable; {_REMEDY}")
@@ -72,8 +82,14 @@ class Chains:
         if any(value >= self.modulus for value in self.given.values()):
             raise ValueError(f"a value is not below the modulus {self.modulus}; {_REMEDY}")
         if self.query not in self.defined:
-            raise ValueError(f"the question is for {self.query!r}, which is not defined from others; {_REMEDY}")
-        undefined = {name for a, _, b in self.defined.values() for name in (a, b)} - self.given.keys() - self.defined.keys()
+            raise ValueError(
+                f"the question is for {self.query!r}, which is not defined from others; {_REMEDY}"
+            )
+        undefined = (
+            {name for a, _, b in self.defined.values() for name in (a, b)}
+            - self.given.keys()
+            - self.defined.keys()
+        )
         if undefined:
             raise ValueError(f"{', '.join(sorted(undefined))} must be given or defined; {_REMEDY}")
         if len(self.values) < len(self.definitions):
@@ -87,14 +103,28 @@ class Chains:
     @cached_property
     def defined(self) -> dict[str, Definition]:
         """Variable -> definition, of the others."""
-        return {text[0]: (text[2], text[3], text[4]) for text in self.definitions if text[0].islower()}
+        return {
+            text[0]: (text[2], text[3], text[4]) for text in self.definitions if text[0].islower()
+        }
 
     @cached_property
     def values(self) -> dict[str, int]:
-        """Variable -> true value, of all: the answer key. Nothing that a search calls may read it."""
+        """Variable -> true value, of all: the answer key. Nothing that a search calls may read
+        it.
+        """
         known = dict(self.given)
-        while ready := [name for name, (a, _, b) in self.defined.items() if name not in known and a in known and b in known]:
-            known.update({name: compute(known[a], sign, known[b], self.modulus) for name in ready for a, sign, b in [self.defined[name]]})
+        while ready := [
+            name
+            for name, (a, _, b) in self.defined.items()
+            if name not in known and a in known and b in known
+        ]:
+            known.update(
+                {
+                    name: compute(known[a], sign, known[b], self.modulus)
+                    for name in ready
+                    for a, sign, b in [self.defined[name]]
+                }
+            )
         return known
 
     def initial(self) -> State:
@@ -104,7 +134,9 @@ class Chains:
         return None
 
     def apply(self, state: State, step: TextStep) -> State:
-        """`state` with `step` added. Raises IllegalStep if the grammar cannot read it or it was cut off."""
+        """`state` with `step` added. Raises IllegalStep if the grammar cannot read it or it was
+        cut off.
+        """
         if step.finish == "length":
             raise IllegalStep(f"the line {step.text[:80]!r} was cut off; allow more tokens a step")
         read(step.text)
@@ -137,17 +169,27 @@ class Chains:
         return {"modulus": self.modulus, "definitions": list(self.definitions), "query": self.query}
 
     def needed(self) -> list[str]:
-        """The variables that must be computed, from the query on, each in the place where it is first met: the plan."""
+        """The variables that must be computed, from the query on, each in the place where it is
+        first met: the plan.
+        """
         plan = [self.query]
         for name in plan:
             a, _, b = self.defined[name]
-            plan += [operand for operand in dict.fromkeys((a, b)) if operand in self.defined and operand not in plan]
+            plan += [
+                operand
+                for operand in dict.fromkeys((a, b))
+                if operand in self.defined and operand not in plan
+            ]
         return plan
 
     def canonical(self) -> str:
-        """What must be computed, with names and distractors removed: equal for problems that differ in those only."""
+        """What must be computed, with names and distractors removed: equal for problems that
+        differ in those only.
+        """
         plan = self.needed()
-        shown = {name: str(value) for name, value in self.given.items()} | {name: f"v{i}" for i, name in enumerate(plan)}
+        shown = {name: str(value) for name, value in self.given.items()} | {
+            name: f"v{i}" for i, name in enumerate(plan)
+        }
         lines = [(shown[a], sign, shown[b]) for a, sign, b in map(self.defined.__getitem__, plan)]
         return f"{self.modulus}: {' '.join(map(''.join, lines))}"
 
@@ -163,20 +205,26 @@ def compute(a: int, sign: str, b: int, modulus: int) -> int:
 
 
 def read(text: str) -> tuple[tuple[str, str, str, str], tuple[tuple[str, int], ...]]:
-    """(variable, operand, operator, operand) of a line, and its three (variable, value), none in a plan. Raises IllegalStep."""
+    """(variable, operand, operator, operand) of a line, and its three (variable, value), none in
+    a plan. Raises IllegalStep.
+    """
     match = _LINE.fullmatch(text.strip(" "))
     if not match:
-        raise IllegalStep(f"{text[:80]!r} is no step; write a plan like c=a*b or values like c=a*b A3 B7 C10")
+        raise IllegalStep(
+            f"{text[:80]!r} is no step; write a plan like c=a*b or values like c=a*b A3 B7 C10"
+        )
     name, a, sign, b, *values = match.groups()
     pairs = zip(values[::2], values[1::2], strict=True) if values[0] else ()
     return (name, a, sign, b), tuple((letter.lower(), int(value)) for letter, value in pairs)
 
 
 def mistakes(problem: Chains, state: State) -> list[bool]:
-    """Which lines of `state` are wrong: bool, one a line. For labels and reports; a search that called it would peek.
+    """Which lines of `state` are wrong: bool, one a line. For labels and reports; a search that
+    called it would peek.
 
-    A plan is right if it is in the statement. A value is right if its definition is, both operands were given or computed before, and
-    all three values are true. A line that is not needed is no mistake.
+    A plan is right if it is in the statement. A value is right if its definition is, both operands
+    were given or computed before, and all three values are true. A line that is not needed is no
+    mistake.
     """
     known, wrong = set(problem.given), []
     for step in state:
@@ -191,7 +239,8 @@ def mistakes(problem: Chains, state: State) -> list[bool]:
 
 
 def parse(text: str) -> Chains | None:
-    """The problem that `text` states; None if it is none of ours (does not begin with "mod" and a number).
+    """The problem that `text` states; None if it is none of ours (does not begin with "mod" and a
+    number).
 
     Raises ValueError if it is ours but malformed.
     """
@@ -206,26 +255,45 @@ def parse(text: str) -> Chains | None:
 
 
 def generate(
-    seed: int, count: int, operations: int = 4, distractors: int = 2, modulus: int = 11, shuffle: bool = True, split: str | None = None
+    seed: int,
+    count: int,
+    operations: int = 4,
+    distractors: int = 2,
+    modulus: int = 11,
+    shuffle: bool = True,
+    split: str | None = None,
 ) -> Iterator[Chains]:
     """`count` different problems (by canonical form), deterministic in the arguments.
 
-    operations   definitions that must be computed, 1 to 12;  distractors: definitions that need not, 0 to 4
-    shuffle      definitions in random order, else each after those it needs;  split: only problems of this split
+    operations   definitions that must be computed, 1 to 12;  distractors: definitions that need
+                 not, 0 to 4
+    shuffle      definitions in random order, else each after those it needs;  split: only problems
+                 of this split
     Raises ValueError for other sizes: there are 23 letters.
     """
     if not 1 <= operations <= 12 or not 0 <= distractors <= 4:
-        raise ValueError(f"chains of {operations} operations and {distractors} distractors are not made: give 1 to 12 and 0 to 4")
+        raise ValueError(
+            f"chains of {operations} operations and {distractors} distractors are not made: give "
+            "1 to 12 and 0 to 4"
+        )
     rng, seen = random.Random(seed), set[str]()
     while len(seen) < count:
         problem = draw(rng, operations, distractors, modulus, shuffle)
-        if problem is not None and problem.canonical() not in seen and split in (None, problem.split()):
+        if (
+            problem is not None
+            and problem.canonical() not in seen
+            and split in (None, problem.split())
+        ):
             seen.add(problem.canonical())
             yield problem
 
 
-def draw(rng: random.Random, operations: int, distractors: int, modulus: int, shuffle: bool = True) -> Chains | None:
-    """A random problem, or None: draw again. One in which some variable needs exactly `operations` definitions, itself included."""
+def draw(
+    rng: random.Random, operations: int, distractors: int, modulus: int, shuffle: bool = True
+) -> Chains | None:
+    """A random problem, or None: draw again. One in which some variable needs exactly
+    `operations` definitions, itself included.
+    """
     leaves = max(2, operations // 2 + 1)
     names = rng.sample(LETTERS, leaves + operations + distractors)
     texts = [f"{name.upper()}{rng.randrange(modulus)}" for name in names[:leaves]]

@@ -1,16 +1,19 @@
-"""Countdown: use every number exactly once, with + - * /, to make the target ("Stream of Search", Gandhi et al. 2024).
+"""Countdown: use every number exactly once, with + - * /, to make the target ("Stream of Search",
+Gandhi et al. 2024).
 
-A state is the tuple of `TextStep`s so far. A step is one line, `8-7=1`, that takes two of the numbers left and puts back the
-result. (Lines that also name the other numbers left, `8-7=1 4,8`, were measured to be learnt worse; see the built-in model's card.)
-Arithmetic is exact:
+A state is the tuple of `TextStep`s so far. A step is one line, `8-7=1`, that takes two of the
+numbers left and puts back the result. (Lines that also name the other numbers left, `8-7=1 4,8`,
+were measured to be learnt worse; see the built-in model's card.) Arithmetic is exact:
 
     line      number op number = number      op: + - * /      one space is allowed beside op and =
     number    12      digits 0-9 without leading zeros, at most 40 of them
               (-3)    a negative number, in parentheses; a minus sign stands nowhere else
-              (2/3)   a fraction in lowest terms with denominator above 1, in parentheses; also (-2/3)
+              (2/3)   a fraction in lowest terms with denominator above 1, in parentheses; also
+                      (-2/3)
 
-Everything else is no step: decimals, `**`, `//`, other digits than ASCII, two operations in one line, division by zero, a wrong
-result, a number that is not left. Nothing is ever evaluated as code.
+Everything else is no step: decimals, `**`, `//`, other digits than ASCII, two operations in one
+line, division by zero, a wrong result, a number that is not left. Nothing is ever evaluated as
+code.
 """
 
 from __future__ import annotations
@@ -31,8 +34,13 @@ _DIGITS = r"(?:0|[1-9][0-9]{0,39})"
 _NUMBER = rf"(?:{_DIGITS}|\(-?{_DIGITS}(?:/{_DIGITS})?\))"
 _LINE = re.compile(rf"({_NUMBER}) ?([-+*/]) ?({_NUMBER}) ?= ?({_NUMBER})")
 _NUMBERS = r"(?:the numbers )?([0-9]{1,6}(?:(?: ?, ?and | ?, ?| and | & | )[0-9]{1,6})+)"
-_STATEMENT = re.compile(rf"use {_NUMBERS} to (?:make|get|reach) ([0-9]{{1,6}}) ?[.!]?", re.IGNORECASE)
-_TURNED = re.compile(rf"(?:make|get|reach) ([0-9]{{1,6}}) (?:from|with|using|out of) {_NUMBERS} ?[.!]?", re.IGNORECASE)
+_STATEMENT = re.compile(
+    rf"use {_NUMBERS} to (?:make|get|reach) ([0-9]{{1,6}}) ?[.!]?", re.IGNORECASE
+)
+_TURNED = re.compile(
+    rf"(?:make|get|reach) ([0-9]{{1,6}}) (?:from|with|using|out of) {_NUMBERS} ?[.!]?",
+    re.IGNORECASE,
+)
 _REMEDY = "write it like: Use 4, 7, 8 and 8 to make 24."
 
 State = tuple[TextStep, ...]
@@ -59,7 +67,9 @@ class Countdown:
             raise ValueError(f"Countdown takes 2 to 12 numbers, not {len(self.numbers)}; {_REMEDY}")
         for number in (*self.numbers, self.target):
             if type(number) is not int or not 0 <= number <= 999_999:
-                raise ValueError(f"Countdown takes whole numbers from 0 to 999999, not {number!r}; {_REMEDY}")
+                raise ValueError(
+                    f"Countdown takes whole numbers from 0 to 999999, not {number!r}; {_REMEDY}"
+                )
 
     def initial(self) -> State:
         return ()
@@ -68,7 +78,9 @@ class Countdown:
         return None
 
     def apply(self, state: State, step: TextStep) -> State:
-        """`state` with `step` added. Raises IllegalStep if the line breaks a rule or was cut off."""
+        """`state` with `step` added. Raises IllegalStep if the line breaks a rule or was cut
+        off.
+        """
         if step.finish == "length":
             raise IllegalStep(f"the line {step.text[:80]!r} was cut off; allow more tokens a step")
         _position(self.numbers, (*_texts(state), step.text))
@@ -83,17 +95,23 @@ class Countdown:
         return float(len(left) == 1 and left[0] == self.target)
 
     def answer(self, state: State) -> str | None:
-        """The whole expression, with sums and products flattened and sorted; None while more than one number is left."""
+        """The whole expression, with sums and products flattened and sorted; None while more
+        than one number is left.
+        """
         position = _position(self.numbers, _texts(state))
         return _write(position[0][1]) if len(position) == 1 else None
 
     def prompt(self, state: State) -> str:
-        """The statement, its numbers sorted: the same for every state and every order of the numbers."""
+        """The statement, its numbers sorted: the same for every state and every order of the
+        numbers.
+        """
         *first, last = sorted(self.numbers)
         return f"Use {', '.join(map(str, first))} and {last} to make {self.target}."
 
     def key(self, state: State, step: TextStep) -> Hashable:
-        """(operator, a, b), a >= b where the order is free: equal for steps that do the same. Raises IllegalStep."""
+        """(operator, a, b), a >= b where the order is free: equal for steps that do the same.
+        Raises IllegalStep.
+        """
         self.apply(state, step)
         a, operator, b, _ = _parse_line(step.text)
         return (operator, max(a, b), min(a, b)) if operator in "+*" else (operator, a, b)
@@ -139,11 +157,18 @@ def _puzzle(numbers: str, target: str) -> Countdown:
 
 
 def generate(
-    seed: int, count: int, size: int = 4, largest: int = 13, targets: Iterable[int] = range(1, 101), split: str | None = None
+    seed: int,
+    count: int,
+    size: int = 4,
+    largest: int = 13,
+    targets: Iterable[int] = range(1, 101),
+    split: str | None = None,
 ) -> Iterator[Countdown]:
-    """`count` different solvable problems of `size` numbers in 1..largest, from random combinations of whole numbers.
+    """`count` different solvable problems of `size` numbers in 1..largest, from random combinations
+    of whole numbers.
 
-    targets  only problems with one of these; split: only problems of this split. Runs on for ever if there are too few.
+    targets  only problems with one of these; split: only problems of this split. Runs on for ever
+             if there are too few.
     """
     rng, wanted, seen = random.Random(seed), frozenset(targets), set[str]()
     while len(seen) < count:
@@ -164,8 +189,9 @@ def _texts(state: State) -> tuple[str, ...]:
     return tuple(step.text for step in state)
 
 
-# An expression is a number (an int), or (kind, terms): kind "+" or "*", terms the sorted tuple of (inverted, expression), where
-# inverted terms are subtracted or divided by, and no term is of its parent's kind.
+# An expression is a number (an int), or (kind, terms): kind "+" or "*", terms the sorted tuple of
+# (inverted, expression), where inverted terms are subtracted or divided by, and no term is of its
+# parent's kind.
 Expression = Any
 Position = tuple[tuple[Fraction, Expression], ...]
 
@@ -180,14 +206,28 @@ def _position(numbers: tuple[int, ...], texts: tuple[str, ...]) -> Position:
     x, y = _take(left, a, texts[-1]), _take(left, b, texts[-1])
     if operator == "/" and b == 0:
         raise IllegalStep(f"division by zero in {texts[-1][:80]!r}")
-    correct = a + b if operator == "+" else a - b if operator == "-" else a * b if operator == "*" else a / b
+    correct = (
+        a + b
+        if operator == "+"
+        else a - b
+        if operator == "-"
+        else a * b
+        if operator == "*"
+        else a / b
+    )
     if result != correct:
         raise IllegalStep(f"wrong result in {texts[-1][:80]!r}")
-    return tuple(sorted([*left, (result, _combine(x, operator, y))], key=lambda item: (item[0], repr(item[1]))))
+    return tuple(
+        sorted(
+            [*left, (result, _combine(x, operator, y))], key=lambda item: (item[0], repr(item[1]))
+        )
+    )
 
 
 def _take(left: list[tuple[Fraction, Expression]], number: Fraction, text: str) -> Expression:
-    """Remove `number` from `left` and return its expression. Raises IllegalStep if it is not there."""
+    """Remove `number` from `left` and return its expression. Raises IllegalStep if it is not
+    there.
+    """
     for i, (value, expression) in enumerate(left):
         if value == number:
             del left[i]
@@ -206,7 +246,9 @@ def _parse_line(text: str) -> tuple[Fraction, str, Fraction, Fraction]:
 
 
 def _number(text: str) -> Fraction:
-    """The value of a matched number. Raises IllegalStep where it is not written as the rules say."""
+    """The value of a matched number. Raises IllegalStep where it is not written as the rules
+    say.
+    """
     if not text.startswith("("):
         return Fraction(int(text))
     numerator, _, denominator = text[1:-1].partition("/")
@@ -229,7 +271,9 @@ def _combine(x: Expression, operator: str, y: Expression) -> Expression:
     for flip, part in ((False, x), (inverted, y)):
         inner = part[1] if isinstance(part, tuple) and part[0] == kind else ((False, part),)
         terms += [(flip != inverse, term) for inverse, term in inner]
-    return kind, tuple(sorted(terms, key=lambda term: (term[0], isinstance(term[1], int), repr(term[1]))))
+    return kind, tuple(
+        sorted(terms, key=lambda term: (term[0], isinstance(term[1], int), repr(term[1])))
+    )
 
 
 def _write(expression: Expression, outer: str = "+") -> str:

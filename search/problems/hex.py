@@ -1,10 +1,13 @@
-"""Hex: two players fill a board of n x n hexagons, a cell a move; the first to join their two sides wins. There is no swap rule.
+"""Hex: two players fill a board of n x n hexagons, a cell a move; the first to join their two sides
+wins. There is no swap rule.
 
-The first player joins top and bottom, the second left and right. Cells are numbered row by row from the top left corner. The cell
-(r, c) touches (r-1, c), (r-1, c+1), (r, c+1), (r+1, c), (r+1, c-1) and (r, c-1). A full board has exactly one winner.
+The first player joins top and bottom, the second left and right. Cells are numbered row by row from
+the top left corner. The cell (r, c) touches (r-1, c), (r-1, c+1), (r, c+1), (r+1, c), (r+1, c-1)
+and (r, c-1). A full board has exactly one winner.
 
-A position is a row of uint8 [n * n + 1]: the cells (0 empty, 1 the first player's, 2 the second's), then the number of stones. A state
-is its bytes. The four jitted functions of `game` are the only rules: a forest compiles them in, `Hex` calls them.
+A position is a row of uint8 [n * n + 1]: the cells (0 empty, 1 the first player's, 2 the second's),
+then the number of stones. A state is its bytes. The four jitted functions of `game` are the only
+rules: a forest compiles them in, `Hex` calls them.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ _DOWN, _RIGHT = (-1, -1, 0, 1, 1, 0), (0, 1, 1, 0, -1, -1)  # the six neighbours
 
 
 def _rule(function: Any) -> Any:
-    """Compiled by itself at its first call for each type, and kept, for a game played without a tree."""
+    """Compiled by itself at its first call for each type, and kept, for a game played without a
+    tree.
+    """
     return kernel_cache.keep(numba.njit(nogil=True, error_model="numpy")(function))
 
 
@@ -52,11 +57,13 @@ def play(row, move):  # type: ignore[no-untyped-def]
 def connects(row, player):  # type: ignore[no-untyped-def]
     """Whether `player` (1 or 2) has joined their sides, empty cells counted as the other's.
 
-    Then all cells have an owner, and the line between the two colours that begins in the top left corner, the first player's
-    stones on its one hand and the second's on the other, ends at the bottom where the first player has won, else at the right.
+    Then all cells have an owner, and the line between the two colours that begins in the top left
+    corner, the first player's stones on its one hand and the second's on the other, ends at the
+    bottom where the first player has won, else at the right.
     """
     n = int(math.sqrt(len(row)))
-    down, right, turn = -1, 0, 4  # a cell of the first player's at the line; the second's lies in direction `turn` of it
+    # a cell of the first player's at the line; the second's lies in direction `turn` of it
+    down, right, turn = -1, 0, 4
     while True:
         ahead = (turn + 5) % 6
         r, c = down + _DOWN[ahead], right + _RIGHT[ahead]
@@ -83,10 +90,11 @@ def outcome(row):  # type: ignore[no-untyped-def]
 
 @_rule
 def evaluate(row, priors):  # type: ignore[no-untyped-def]
-    """Share of `ROLLOUTS` random games from here that the player who just moved wins; uniform priors of the empty cells.
+    """Share of `ROLLOUTS` random games from here that the player who just moved wins; uniform
+    priors of the empty cells.
 
-    A game is played out by filling the board, since stones that come after a win change nothing. The random numbers are a hash of the
-    position, so the same position has the same value always.
+    A game is played out by filling the board, since stones that come after a win change nothing.
+    The random numbers are a hash of the position, so the same position has the same value always.
     """
     cells, stones = len(row) - 1, int(row[-1])
     noise = np.uint64(0xCBF29CE484222325)
@@ -95,12 +103,14 @@ def evaluate(row, priors):  # type: ignore[no-untyped-def]
         noise = (noise ^ np.uint64(row[i])) * np.uint64(0x100000001B3)
     before, wins = 2 - (stones & 1), 0
     for _ in range(ROLLOUTS):
-        left, theirs = cells - stones, (cells - stones) // 2  # empty cells, and how many the player who just moved will get
+        # empty cells, and how many the player who just moved will get
+        left, theirs = cells - stones, (cells - stones) // 2
         for i in range(cells):
             if priors[i] > 0:
                 noise = noise * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
                 mixed = (noise ^ (noise >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-                if float(mixed >> np.uint64(40)) * left < theirs * 16777216.0:  # 24 bits of it, as a share
+                # 24 bits of it, as a share
+                if float(mixed >> np.uint64(40)) * left < theirs * 16777216.0:
                     row[i] = before
                     theirs -= 1
                 else:
@@ -115,7 +125,9 @@ def evaluate(row, priors):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def game(n: int) -> Game:
-    """The rules of the n x n board for `search.Forest`. Raises ValueError for a size that is none."""
+    """The rules of the n x n board for `search.Forest`. Raises ValueError for a size that is
+    none.
+    """
     from search.tree.game_kernels import Game
 
     _check_size(n)
@@ -123,9 +135,11 @@ def game(n: int) -> Game:
 
 
 def planes(rows: np.ndarray) -> np.ndarray:
-    """What a network sees of positions uint8 [..., size]: float32 [..., 2, n, n], 1 at the mover's stones, 1 at the other's.
+    """What a network sees of positions uint8 [..., size]: float32 [..., 2, n, n], 1 at the mover's
+    stones, 1 at the other's.
 
-    The second player's board is mirrored at its diagonal, so that the mover always joins top and bottom.
+    The second player's board is mirrored at its diagonal, so that the mover always joins top and
+    bottom.
     """
     n = math.isqrt(rows.shape[-1])
     cells = rows[..., :-1].reshape(*rows.shape[:-1], n, n)
@@ -136,7 +150,9 @@ def planes(rows: np.ndarray) -> np.ndarray:
 
 
 def places(rows: np.ndarray) -> np.ndarray:
-    """Where each move is in what a network says of `planes(rows)`: int64 [..., moves], -1 where it is illegal."""
+    """Where each move is in what a network says of `planes(rows)`: int64 [..., moves], -1 where
+    it is illegal.
+    """
     n = math.isqrt(rows.shape[-1])
     first = np.arange(n * n)
     second = first.reshape(n, n).T.ravel()
@@ -145,7 +161,8 @@ def places(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Hex:
-    """Hex on a board of `size` x `size`, from the position after the moves `start`. A step is the number of a cell.
+    """Hex on a board of `size` x `size`, from the position after the moves `start`. A step is the
+    number of a cell.
 
     size   2 to 11
     start  cells, the first player's, the second's, and so on
@@ -164,7 +181,9 @@ class Hex:
         try:
             self.initial()
         except IllegalStep as error:
-            raise ValueError(f"this board cannot begin with {list(self.start)}: {error}; give legal moves") from None
+            raise ValueError(
+                f"this board cannot begin with {list(self.start)}: {error}; give legal moves"
+            ) from None
 
     @property
     def game(self) -> Game:
@@ -183,10 +202,16 @@ class Hex:
 
     def actions(self, state: bytes) -> list[int]:
         """The empty cells, [] where the game is over."""
-        return [] if self.is_terminal(state) else [cell for cell in range(self.size**2) if not state[cell]]
+        return (
+            []
+            if self.is_terminal(state)
+            else [cell for cell in range(self.size**2) if not state[cell]]
+        )
 
     def apply(self, state: bytes, step: Step) -> bytes:
-        """The position after a move, which may also stand as the text of a step. Raises IllegalStep."""
+        """The position after a move, which may also stand as the text of a step. Raises
+        IllegalStep.
+        """
         move = self.key(state, step)
         if self.is_terminal(state):
             raise IllegalStep("the game is over")
@@ -212,7 +237,10 @@ class Hex:
     def prompt(self, state: bytes) -> str:
         """The statement: size and first moves."""
         moves = f", after {', '.join(map(str, self.start))}" if self.start else ""
-        return f"Hex on {self.size} x {self.size} cells{moves}: the first player joins top and bottom, the second left and right."
+        return (
+            f"Hex on {self.size} x {self.size} cells{moves}: the first player joins top and "
+            "bottom, the second left and right."
+        )
 
     def key(self, state: bytes, step: Step) -> Any:
         """The cell, an int. Raises IllegalStep where `step` does not name one."""
@@ -233,7 +261,9 @@ class Hex:
         return places(positions)
 
     def turned(self, planes: np.ndarray, policy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Planes [n, 2, size, size] and policies [n, moves] with the board turned by half, which changes nothing in Hex."""
+        """Planes [n, 2, size, size] and policies [n, moves] with the board turned by half, which
+        changes nothing in Hex.
+        """
         return planes[..., ::-1, ::-1], policy[..., ::-1]
 
     def to_json(self) -> dict[str, Any]:
@@ -243,4 +273,6 @@ class Hex:
 
 def _check_size(n: Any) -> None:
     if isinstance(n, bool) or not isinstance(n, int) or not SMALLEST <= n <= LARGEST:
-        raise ValueError(f"there is no Hex board of size {n!r}: give a whole number from {SMALLEST} to {LARGEST}")
+        raise ValueError(
+            f"there is no Hex board of size {n!r}: give a whole number from {SMALLEST} to {LARGEST}"
+        )

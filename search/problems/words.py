@@ -1,9 +1,10 @@
-"""Word problems: a question in English, a chain of thought in free lines, and a number in the last one ("#### 18").
+"""Word problems: a question in English, a chain of thought in free lines, and a number in the last
+one ("#### 18").
 
-Any line that is not empty is a legal step, once; below our own stories, any line that could be theirs. One answer is right, and
-nothing but an answer key can tell which: `verify` never does.
-A problem may be any question; `parse` takes only the stories of `search.problems.words_story`, whose lines `mistakes` can judge, for
-labels and reports; no search calls it.
+Any line that is not empty is a legal step, once; below our own stories, any line that could be
+theirs. One answer is right, and nothing but an answer key can tell which: `verify` never does. A
+problem may be any question; `parse` takes only the stories of `search.problems.words_story`, whose
+lines `mistakes` can judge, for labels and reports; no search calls it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from search.problems.words_story import NAMES, Definition, Story, read_line, rea
 WINDOW = 6  #: one operand of a definition is among this many counts made last
 LIMIT = 99  #: largest count of a generated story, unless another is asked for
 TRIES = 20  #: definitions tried for one count
-KINDS = {"more": 0.2, "fewer": 0.2, "times": 0.15, "half": 0.1, "sum": 0.2, "difference": 0.15}  #: of definitions: how often
+#: of definitions: how often
+KINDS = {"more": 0.2, "fewer": 0.2, "times": 0.15, "half": 0.1, "sum": 0.2, "difference": 0.15}
 PAIRS = ("sum", "difference")  #: kinds with two operands
-AMOUNTS = {"more": range(2, 21), "fewer": range(2, 21), "times": range(2, 6)}  #: kinds with an amount: what it may be
+#: kinds with an amount: what it may be
+AMOUNTS = {"more": range(2, 21), "fewer": range(2, 21), "times": range(2, 6)}
 _CUMULATED = tuple(accumulate(KINDS.values()))
 _NUMBER = r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?"
 _ANSWER = re.compile(rf"####[ ]*\$?({_NUMBER})")
@@ -49,7 +52,9 @@ class Words:
 
     @cached_property
     def story(self) -> Story | None:
-        """What the statement says, if it is one of our stories. It knows the answer: nothing that a search calls may read it."""
+        """What the statement says, if it is one of our stories. It knows the answer: nothing
+        that a search calls may read it.
+        """
         return read_story(self.statement)
 
     @cached_property
@@ -64,9 +69,11 @@ class Words:
         return None
 
     def apply(self, state: State, step: TextStep) -> State:
-        """`state` with `step` added. Raises IllegalStep for a line that is empty, was cut off, or stands there already.
+        """`state` with `step` added. Raises IllegalStep for a line that is empty, was cut off, or
+        stands there already.
 
-        Below one of our stories also for what is no line of theirs (`words_story.read_line`, or an answer); false ones are legal.
+        Below one of our stories also for what is no line of theirs (`words_story.read_line`, or an
+        answer); false ones are legal.
         """
         if step.finish == "length":
             raise IllegalStep(f"the line {step.text[:80]!r} was cut off; allow more tokens a step")
@@ -75,7 +82,10 @@ class Words:
         if step.text.strip() in (line.text.strip() for line in state):
             raise IllegalStep(f"the line {step.text[:80]!r} stands there already; go on from it")
         if self.ours and read_line(step.text) is None and not _ANSWER.fullmatch(step.text.strip()):
-            raise IllegalStep(f"{step.text[:80]!r} is no line of a story; write it like: Note Ann's is twice Ben's., or: #### 8")
+            raise IllegalStep(
+                f"{step.text[:80]!r} is no line of a story; write it like: Note Ann's is twice "
+                "Ben's., or: #### 8"
+            )
         return (*state, step)
 
     def is_terminal(self, state: State) -> bool:
@@ -103,7 +113,9 @@ class Words:
         return {"statement": self.statement}
 
     def canonical(self) -> str:
-        """Equal for stories that differ in names, wording and distractors only; the statement of other problems."""
+        """Equal for stories that differ in names, wording and distractors only; the statement of
+        other problems.
+        """
         return self.statement if self.story is None else self.story.canonical()
 
     def split(self) -> str:
@@ -118,7 +130,9 @@ def split_of(canonical: str) -> str:
 
 
 def plain_number(text: str) -> str:
-    """A decimal number without thousands separators and needless zeros: "1,200.50" is "1200.5", "-0" is "0"."""
+    """A decimal number without thousands separators and needless zeros: "1,200.50" is "1200.5",
+    "-0" is "0".
+    """
     sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
     whole, _, part = digits.replace(",", "").partition(".")
     whole, part = whole.lstrip("0") or "0", part.rstrip("0")
@@ -127,22 +141,28 @@ def plain_number(text: str) -> str:
 
 
 def parse(text: str) -> Words | None:
-    """The problem that `text` states, if it is one of our stories, word for word; None for any other text."""
+    """The problem that `text` states, if it is one of our stories, word for word; None for any
+    other text.
+    """
     text = text.strip()
     return Words(text) if read_story(text) is not None else None
 
 
 def target(problem: Words) -> str | None:
-    """The right answer of a story: the answer key. None for other problems. Nothing that a search calls may call it."""
+    """The right answer of a story: the answer key. None for other problems. Nothing that a
+    search calls may call it.
+    """
     return None if problem.story is None else str(problem.story.values[problem.story.query])
 
 
 def mistakes(problem: Words, state: State) -> list[bool] | None:
-    """Which lines of `state` are wrong: bool, one a line; None for a problem that is no story. For labels and reports only.
+    """Which lines of `state` are wrong: bool, one a line; None for a problem that is no story. For
+    labels and reports only.
 
-    A note is right if its definition is in the statement. Counts are right if, besides, the operands' were given or computed before, and
-    all are true. The answer is right if it is the count that was asked for, computed before. Any other line is wrong; a right line that
-    is not needed is no mistake.
+    A note is right if its definition is in the statement. Counts are right if, besides, the
+    operands' were given or computed before, and all are true. The answer is right if it is the
+    count that was asked for, computed before. Any other line is wrong; a right line that is not
+    needed is no mistake.
     """
     story = problem.story
     if story is None:
@@ -151,12 +171,19 @@ def mistakes(problem: Words, state: State) -> list[bool] | None:
     for i, step in enumerate(state):
         answer, line = problem.answer(state[: i + 1]), read_line(step.text)
         if line is None:
-            wrong.append(answer is None or story.query not in known or answer != str(story.values[story.query]))
+            wrong.append(
+                answer is None
+                or story.query not in known
+                or answer != str(story.values[story.query])
+            )
             continue
         right = story.defined.get(line.name) == line.definition
         if line.values:
             operands = line.definition.operands
-            right &= tuple(name for name, _ in line.values) == (*operands, line.name) and set(operands) <= known
+            right &= (
+                tuple(name for name, _ in line.values) == (*operands, line.name)
+                and set(operands) <= known
+            )
             right &= all(story.values.get(name) == value for name, value in line.values)
             known |= {line.name} if right else set()
         wrong.append(not right)
@@ -164,18 +191,27 @@ def mistakes(problem: Words, state: State) -> list[bool] | None:
 
 
 def generate(
-    seed: int, count: int, operations: int = 4, distractors: int = 2, limit: int = LIMIT, shuffle: bool = True, split: str | None = None
+    seed: int,
+    count: int,
+    operations: int = 4,
+    distractors: int = 2,
+    limit: int = LIMIT,
+    shuffle: bool = True,
+    split: str | None = None,
 ) -> Iterator[Words]:
     """`count` different stories (by canonical form), deterministic in the arguments.
 
-    operations   definitions that must be computed, 1 to 8;  distractors: definitions that need not, 0 to 4
+    operations   definitions that must be computed, 1 to 8;  distractors: definitions that need not,
+                 0 to 4
     limit        largest count of the story, 20 to 999
-    shuffle      sentences in random order, else each after those it needs;  split: only stories of this split
+    shuffle      sentences in random order, else each after those it needs;  split: only stories of
+                 this split
     Raises ValueError for other sizes.
     """
     if not 1 <= operations <= 8 or not 0 <= distractors <= 4 or not 20 <= limit <= 999:
         raise ValueError(
-            f"stories of {operations} operations and {distractors} distractors with counts up to {limit} are not made: "
+            f"stories of {operations} operations and {distractors} distractors with counts "
+            f"up to {limit} are not made: "
             "give 1 to 8, 0 to 4, and 20 to 999"
         )
     rng, seen = random.Random(seed), set[str]()
@@ -188,7 +224,9 @@ def generate(
 
 
 def draw(rng: random.Random, operations: int, distractors: int, limit: int = LIMIT) -> Story | None:
-    """A random story, or None: draw again. One in which some count needs exactly `operations` definitions, its own included."""
+    """A random story, or None: draw again. One in which some count needs exactly `operations`
+    definitions, its own included.
+    """
     leaves = max(2, operations // 2 + 1)
     names = rng.sample(NAMES, leaves + operations + distractors)
     counts = {name: rng.randint(2, 20) for name in names[:leaves]}

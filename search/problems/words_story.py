@@ -1,11 +1,13 @@
-"""Stories: word problems in plain English whose quantities depend on one another, as the definitions of chains do (iGSM; Ye et al. 2024).
+"""Stories: word problems in plain English whose quantities depend on one another, as the
+definitions of chains do (iGSM; Ye et al. 2024).
 
-    Some friends keep their apples in bags. Ben's bag holds 3 more than Ann's. Ann has 5 apples. In Cal's bag there are
-    twice as many as in Ben's. How many apples does Cal's bag hold?
+    Some friends keep their apples in bags. Ben's bag holds 3 more than Ann's. Ann has 5 apples. In
+    Cal's bag there are twice as many as in Ben's. How many apples does Cal's bag hold?
 
-A sentence gives the count of one person ("Ann has 5") or defines it from those of others ("Ben's bag holds ..."). Givens name the
-owner, definitions the owner's bag, so that each is found again by one word. Some are not needed. A solution notes what is needed,
-from the question backwards, then computes forwards:
+A sentence gives the count of one person ("Ann has 5") or defines it from those of others ("Ben's
+bag holds ..."). Givens name the owner, definitions the owner's bag, so that each is found again by
+one word. Some are not needed. A solution notes what is needed, from the question backwards, then
+computes forwards:
 
     Note Cal's is twice Ben's.
     Note Ben's is 3 more than Ann's.
@@ -28,13 +30,39 @@ NAMES = (
     *("Lee", "Max", "Ned", "Ola", "Pam", "Ray", "Sue", "Tom", "Una", "Vic", "Wes", "Zoe"),
 )
 GROUPS = ("friends", "children", "cousins", "neighbours")
-ITEMS = ("apples", "beads", "cards", "coins", "eggs", "marbles", "nuts", "pears", "pens", "plums", "shells", "stamps")
+ITEMS = (
+    "apples",
+    "beads",
+    "cards",
+    "coins",
+    "eggs",
+    "marbles",
+    "nuts",
+    "pears",
+    "pens",
+    "plums",
+    "shells",
+    "stamps",
+)
 BOXES = {"bag": "bags", "basket": "baskets", "box": "boxes", "jar": "jars", "tin": "tins"}
 LARGEST = 999  #: no count is larger
 
-INTRODUCTIONS = ("Some {group} keep their {items} in {boxes}.", "Some {group} fill {boxes} with {items}.")
-GIVENS = ("{x} has {n}.", "{x} has {n} {items}.", "{x} owns {n} {items}.", "{x} found {n} {items}.", "{x} counted {n}.")
-QUESTIONS = ("How many does {x}'s {box} hold?", "How many {items} does {x}'s {box} hold?", "How many {items} are in {x}'s {box}?")
+INTRODUCTIONS = (
+    "Some {group} keep their {items} in {boxes}.",
+    "Some {group} fill {boxes} with {items}.",
+)
+GIVENS = (
+    "{x} has {n}.",
+    "{x} has {n} {items}.",
+    "{x} owns {n} {items}.",
+    "{x} found {n} {items}.",
+    "{x} counted {n}.",
+)
+QUESTIONS = (
+    "How many does {x}'s {box} hold?",
+    "How many {items} does {x}'s {box} hold?",
+    "How many {items} are in {x}'s {box}?",
+)
 SENTENCES = {  #: kind of definition -> its wordings; {n} is the amount, {k} "twice" or "3 times"
     "more": (
         "{x}'s {box} holds {n} more than {a}'s.",
@@ -46,10 +74,22 @@ SENTENCES = {  #: kind of definition -> its wordings; {n} is the amount, {k} "tw
         "In {x}'s {box} there are {n} fewer than in {a}'s.",
         "{x}'s {box} held as many as {a}'s until {n} were given away.",
     ),
-    "times": ("{x}'s {box} holds {k} as many as {a}'s.", "In {x}'s {box} there are {k} as many as in {a}'s."),
-    "half": ("{x}'s {box} holds half as many as {a}'s.", "In {x}'s {box} there are half as many as in {a}'s."),
-    "sum": ("{x}'s {box} holds as many as {a}'s and {b}'s together.", "In {x}'s {box} there are as many as in {a}'s and {b}'s together."),
-    "difference": ("{x}'s {box} holds the difference of {a}'s and {b}'s.", "In {x}'s {box} there is what {a}'s holds beyond {b}'s."),
+    "times": (
+        "{x}'s {box} holds {k} as many as {a}'s.",
+        "In {x}'s {box} there are {k} as many as in {a}'s.",
+    ),
+    "half": (
+        "{x}'s {box} holds half as many as {a}'s.",
+        "In {x}'s {box} there are half as many as in {a}'s.",
+    ),
+    "sum": (
+        "{x}'s {box} holds as many as {a}'s and {b}'s together.",
+        "In {x}'s {box} there are as many as in {a}'s and {b}'s together.",
+    ),
+    "difference": (
+        "{x}'s {box} holds the difference of {a}'s and {b}'s.",
+        "In {x}'s {box} there is what {a}'s holds beyond {b}'s.",
+    ),
 }
 PHRASES = {  #: kind of definition -> how a line of the solution says it
     "more": "{n} more than {a}'s",
@@ -59,7 +99,8 @@ PHRASES = {  #: kind of definition -> how a line of the solution says it
     "sum": "{a}'s plus {b}'s",
     "difference": "{a}'s minus {b}'s",
 }
-_RULES: dict[str, Callable[[int, Sequence[int]], int | None]] = {  # (amount, operands) -> count, None: there is none
+# (amount, operands) -> count, None: there is none
+_RULES: dict[str, Callable[[int, Sequence[int]], int | None]] = {
     "more": lambda n, v: v[0] + n,
     "fewer": lambda n, v: v[0] - n,
     "times": lambda n, v: v[0] * n,
@@ -80,14 +121,18 @@ _FIELDS = {
 
 
 class Definition(NamedTuple):
-    """How a count follows from one or two others. `kind` is a key of `PHRASES`; `amount` is 0 where the kind has none."""
+    """How a count follows from one or two others. `kind` is a key of `PHRASES`; `amount` is 0
+    where the kind has none.
+    """
 
     kind: str
     amount: int
     operands: tuple[str, ...]
 
     def made(self, values: Sequence[int]) -> int | None:
-        """What it makes of the operands' counts; None where that is no whole number from 0 to `LARGEST`."""
+        """What it makes of the operands' counts; None where that is no whole number from 0 to
+        `LARGEST`.
+        """
         made = _RULES[self.kind](self.amount, values)
         return made if made is not None and 0 <= made <= LARGEST else None
 
@@ -101,7 +146,9 @@ class Definition(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a solution: a note (`values` is ()), or the counts of the operands and of `name` itself."""
+    """A line of a solution: a note (`values` is ()), or the counts of the operands and of `name`
+    itself.
+    """
 
     name: str
     definition: Definition
@@ -111,28 +158,41 @@ class Line(NamedTuple):
         if not self.values:
             return f"Note {self.name}'s is {self.definition}."
         known = ", ".join(f"{name} has {value}" for name, value in self.values[:-1])
-        return f"Now {self.name}'s is {self.definition}; {known}, so {self.values[-1][0]} has {self.values[-1][1]}."
+        return (
+            f"Now {self.name}'s is {self.definition}; {known}, so {self.values[-1][0]} has "
+            f"{self.values[-1][1]}."
+        )
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", wording)
-    return re.compile("".join(f"(?P<{part}>{_FIELDS[part]})" if i % 2 else re.escape(part) for i, part in enumerate(parts)))
+    return re.compile(
+        "".join(
+            f"(?P<{part}>{_FIELDS[part]})" if i % 2 else re.escape(part)
+            for i, part in enumerate(parts)
+        )
+    )
 
 
-_INTRODUCTIONS, _GIVENS, _QUESTIONS = ([_pattern(text) for text in texts] for texts in (INTRODUCTIONS, GIVENS, QUESTIONS))
+_INTRODUCTIONS, _GIVENS, _QUESTIONS = (
+    [_pattern(text) for text in texts] for texts in (INTRODUCTIONS, GIVENS, QUESTIONS)
+)
 _SENTENCES = [(kind, _pattern(text)) for kind, texts in SENTENCES.items() for text in texts]
 _PHRASES = [(kind, _pattern(text)) for kind, text in PHRASES.items()]
 _LINE = re.compile(
-    rf"(?:Note|Now) (?P<x>{_FIELDS['x']})'s is (?P<phrase>[^;.]+)(?:; (?P<known>[^;.]+), so (?P<y>{_FIELDS['x']}) has (?P<n>{_NUMBER}))?\."
+    rf"(?:Note|Now) (?P<x>{_FIELDS['x']})'s is (?P<phrase>[^;.]+)(?:; (?P<known>[^;.]+), so "
+    rf"(?P<y>{_FIELDS['x']}) has (?P<n>{_NUMBER}))?\."
 )
 _KNOWN = re.compile(rf"({_FIELDS['x']}) has ({_NUMBER})")
 
 
 @dataclass(frozen=True)
 class Story:
-    """What a statement says. `given` and `defined` in the order of their sentences; `query` is defined.
+    """What a statement says. `given` and `defined` in the order of their sentences; `query` is
+    defined.
 
-    Raises ValueError for a count that is used but nowhere told, definitions in a circle, and counts outside 0 to `LARGEST`.
+    Raises ValueError for a count that is used but nowhere told, definitions in a circle, and counts
+    outside 0 to `LARGEST`.
     """
 
     given: dict[str, int]
@@ -141,11 +201,16 @@ class Story:
 
     def __post_init__(self) -> None:
         if self.query not in self.defined or len(self.values) < len(self.given) + len(self.defined):
-            raise ValueError("the story does not tell every count that it uses: give or define each once, not in a circle, from 0 to 999")
+            raise ValueError(
+                "the story does not tell every count that it uses: give or define each once, not "
+                "in a circle, from 0 to 999"
+            )
 
     @cached_property
     def values(self) -> dict[str, int]:
-        """Name -> true count, of all that have one: the answer key. Nothing that a search calls may read it."""
+        """Name -> true count, of all that have one: the answer key. Nothing that a search calls
+        may read it.
+        """
         known = dict(self.given)
         before = -1
         while len(known) > before:
@@ -157,31 +222,50 @@ class Story:
         return known
 
     def needed(self) -> list[str]:
-        """The counts that must be computed, from the query on, each in the place where it is first met: the plan."""
+        """The counts that must be computed, from the query on, each in the place where it is
+        first met: the plan.
+        """
         plan = [self.query]
         for name in plan:
-            plan += [operand for operand in self.defined[name].operands if operand in self.defined and operand not in plan]
+            plan += [
+                operand
+                for operand in self.defined[name].operands
+                if operand in self.defined and operand not in plan
+            ]
         return plan
 
     def canonical(self) -> str:
-        """What must be computed, with names, wording and distractors removed: equal for stories that differ in those only."""
+        """What must be computed, with names, wording and distractors removed: equal for stories
+        that differ in those only.
+        """
         plan = self.needed()
-        shown = {name: str(value) for name, value in self.given.items()} | {name: f"v{i}" for i, name in enumerate(plan)}
+        shown = {name: str(value) for name, value in self.given.items()} | {
+            name: f"v{i}" for i, name in enumerate(plan)
+        }
         lines = (self.defined[name] for name in plan)
-        return "words: " + " ".join(f"{kind}{amount or ''}({','.join(shown[o] for o in operands)})" for kind, amount, operands in lines)
+        return "words: " + " ".join(
+            f"{kind}{amount or ''}({','.join(shown[o] for o in operands)})"
+            for kind, amount, operands in lines
+        )
 
 
 def _match(patterns: Sequence[re.Pattern[str]], text: str) -> dict[str, str] | None:
-    return next((match.groupdict() for pattern in patterns if (match := pattern.fullmatch(text))), None)
+    return next(
+        (match.groupdict() for pattern in patterns if (match := pattern.fullmatch(text))), None
+    )
 
 
-def _definition(patterns: Sequence[tuple[str, re.Pattern[str]]], text: str) -> tuple[Definition, dict[str, str]] | None:
+def _definition(
+    patterns: Sequence[tuple[str, re.Pattern[str]]], text: str
+) -> tuple[Definition, dict[str, str]] | None:
     """The definition in `text`, and the fields of its wording; None where it has none."""
     for kind, pattern in patterns:
         if match := pattern.fullmatch(text):
             fields = match.groupdict()
             times = fields.get("k", "").split(" ")[0]
-            amount = int(fields["n"]) if "n" in fields else 2 if times == "twice" else int(times or 0)
+            amount = (
+                int(fields["n"]) if "n" in fields else 2 if times == "twice" else int(times or 0)
+            )
             return Definition(kind, amount, tuple(fields[o] for o in "ab" if o in fields)), fields
     return None
 
@@ -197,16 +281,25 @@ def read_line(text: str) -> Line | None:
     known = [_KNOWN.fullmatch(part) for part in match["known"].split(", ")]
     if not all(known):
         return None
-    return Line(match["x"], found[0], (*((m[1], int(m[2])) for m in known if m), (match["y"], int(match["n"]))))
+    return Line(
+        match["x"],
+        found[0],
+        (*((m[1], int(m[2])) for m in known if m), (match["y"], int(match["n"]))),
+    )
 
 
 def read_story(statement: str) -> Story | None:
-    """The story that `statement` tells; None where any sentence is not one of ours, or the sentences do not make a story."""
+    """The story that `statement` tells; None where any sentence is not one of ours, or the
+    sentences do not make a story.
+    """
     first, *told, last = re.split(r"(?<=\.) ", statement.strip()) if ". " in statement else ("", "")
     opening, question = _match(_INTRODUCTIONS, first), _match(_QUESTIONS, last)
     if not opening or not question:
         return None
-    setting = {"items": opening["items"], "box": next(box for box, boxes in BOXES.items() if boxes == opening["boxes"])}
+    setting = {
+        "items": opening["items"],
+        "box": next(box for box, boxes in BOXES.items() if boxes == opening["boxes"]),
+    }
     given: dict[str, int] = {}
     defined: dict[str, Definition] = {}
     sentences = [question]
@@ -221,7 +314,9 @@ def read_story(statement: str) -> Story | None:
             definition, fields = found
             defined[fields["x"]] = definition
         sentences.append(fields)
-    consistent = all(fields.get(name, word) == word for fields in sentences for name, word in setting.items())
+    consistent = all(
+        fields.get(name, word) == word for fields in sentences for name, word in setting.items()
+    )
     if not consistent or len(given) + len(defined) < len(told) or given.keys() & defined.keys():
         return None
     try:
@@ -231,11 +326,29 @@ def read_story(statement: str) -> Story | None:
 
 
 def tell(story: Story, rng: random.Random, shuffle: bool = True) -> str:
-    """A statement of `story`, in wordings drawn from `rng`; `shuffle` False: givens first, then definitions, in their order."""
+    """A statement of `story`, in wordings drawn from `rng`; `shuffle` False: givens first, then
+    definitions, in their order.
+    """
     box = rng.choice(list(BOXES))
-    words = {"group": rng.choice(GROUPS), "items": rng.choice(ITEMS), "box": box, "boxes": BOXES[box]}
-    told = [rng.choice(GIVENS).format(x=name, n=value, **words) for name, value in story.given.items()]
-    told += [rng.choice(SENTENCES[d.kind]).format(x=name, **d.fields(), **words) for name, d in story.defined.items()]
+    words = {
+        "group": rng.choice(GROUPS),
+        "items": rng.choice(ITEMS),
+        "box": box,
+        "boxes": BOXES[box],
+    }
+    told = [
+        rng.choice(GIVENS).format(x=name, n=value, **words) for name, value in story.given.items()
+    ]
+    told += [
+        rng.choice(SENTENCES[d.kind]).format(x=name, **d.fields(), **words)
+        for name, d in story.defined.items()
+    ]
     if shuffle:
         rng.shuffle(told)
-    return " ".join([rng.choice(INTRODUCTIONS).format(**words), *told, rng.choice(QUESTIONS).format(x=story.query, **words)])
+    return " ".join(
+        [
+            rng.choice(INTRODUCTIONS).format(**words),
+            *told,
+            rng.choice(QUESTIONS).format(x=story.query, **words),
+        ]
+    )

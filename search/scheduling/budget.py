@@ -1,8 +1,9 @@
 """What a search may spend and what it has spent.
 
-Tokens, calls and simulations are promises: they are granted before anything is asked, so they are never exceeded. Seconds are a
-deadline on `search.scheduling.stopwatch`: what is running then is cancelled. They count from the start of each search, and searches that
-run side by side share the time (`search.scheduling.clock`). Everything else in `Usage` is reported, never limited.
+Tokens, calls and simulations are promises: they are granted before anything is asked, so they are
+never exceeded. Seconds are a deadline on `search.scheduling.stopwatch`: what is running then is
+cancelled. They count from the start of each search, and searches that run side by side share the
+time (`search.scheduling.clock`). Everything else in `Usage` is reported, never limited.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from typing import Any
 from search.scheduling import stopwatch
 from search.scheduling.clock import Clock
 from search.scheduling.failures import Failures
-from search.scheduling.requests import Call, Cancel, Generate, Progress, Reply, Request, Timer, Usage
+from search.scheduling.requests import (
+    Call,
+    Cancel,
+    Generate,
+    Progress,
+    Reply,
+    Request,
+    Timer,
+    Usage,
+)
 
 TICK = 0.02  #: seconds between two looks at a clock that others share
 
@@ -27,7 +37,8 @@ class Budget:
     """Limits of one search; None is no limit, all None is refused.
 
     simulations, calls, tokens  never exceeded (`tokens` counts what policy and guide generate)
-    seconds                     a deadline, from the start of the search; of n searches side by side each has 1/n of the time
+    seconds                     a deadline, from the start of the search; of n searches side by side
+                                each has 1/n of the time
     """
 
     simulations: int | None = None
@@ -38,11 +49,19 @@ class Budget:
     def __post_init__(self) -> None:
         limits = {f.name: getattr(self, f.name) for f in fields(self)}
         if all(limit is None for limit in limits.values()):
-            raise ValueError("a budget without any limit would never end: give at least one of " + ", ".join(limits))
+            raise ValueError(
+                "a budget without any limit would never end: give at least one of "
+                + ", ".join(limits)
+            )
         for name, limit in limits.items():
             if limit is None:
                 continue
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0 or math.isinf(limit):
+            if (
+                isinstance(limit, bool)
+                or not isinstance(limit, (int, float))
+                or not limit > 0
+                or math.isinf(limit)
+            ):
                 raise ValueError(f"budget {name}={limit!r} is impossible: give a number above 0")
             if name != "seconds" and limit != int(limit):
                 raise ValueError(f"budget {name}={limit!r} is impossible: give a whole number")
@@ -55,28 +74,45 @@ class Budget:
         for part in text.split(","):
             name, equals, number = part.strip().partition("=")
             if not equals or name not in allowed:
-                raise ValueError(f"cannot read budget part {part.strip()!r}: {_meant(name, allowed)}")
+                raise ValueError(
+                    f"cannot read budget part {part.strip()!r}: {_meant(name, allowed)}"
+                )
             if name in limits:
                 raise ValueError(f"budget {name} is given twice: give it once")
             try:
                 limits[name] = float(number) if name == "seconds" else int(number)
             except ValueError:
                 kind = "a number" if name == "seconds" else "a whole number in digits"
-                raise ValueError(f"budget {name}={number!r} is not {kind}: write {name}={_digits(name, number)}") from None
+                raise ValueError(
+                    f"budget {name}={number!r} is not {kind}: write {name}={_digits(name, number)}"
+                ) from None
         return cls(**limits)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return ",".join(f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) is not None)
+        return ",".join(
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)
+            if getattr(self, f.name) is not None
+        )
 
 
 def _meant(part: str, allowed: Sequence[str]) -> str:
     """What a part of a budget should have been."""
     if part.isdigit() and int(part):
         return f"write tokens={part}"
-    other = {"timeout": "seconds", "time": "seconds", "max_tokens": "tokens", "num_simulations": "simulations"}.get(part)
+    other = {
+        "timeout": "seconds",
+        "time": "seconds",
+        "max_tokens": "tokens",
+        "num_simulations": "simulations",
+    }.get(part)
     close = difflib.get_close_matches(part, allowed, n=1)
     meant = other or (close[0] if close else None)
-    return f"did you mean {meant}? write for example {meant}=10" if meant else f"write name=number with a name of {', '.join(allowed)}"
+    return (
+        f"did you mean {meant}? write for example {meant}=10"
+        if meant
+        else f"write name=number with a name of {', '.join(allowed)}"
+    )
 
 
 def _digits(name: str, number: str) -> str:
@@ -90,26 +126,35 @@ def _digits(name: str, number: str) -> str:
 class Meter:
     """What one search has spent and may still spend.
 
-    The method asks `begin` before simulations and `grant` before children; `search.scheduling.scheduler.metered` calls `admit` for each
-    request and `settle` for each reply.
+    The method asks `begin` before simulations and `grant` before children;
+    `search.scheduling.scheduler.metered` calls `admit` for each request and `settle` for each
+    reply.
 
-    clock  that of all searches which run side by side; who gives one calls its `leave` when the search has ended. None: a clock alone
+    clock  that of all searches which run side by side; who gives one calls its `leave` when the
+           search has ended. None: a clock alone
     """
 
-    def __init__(self, budget: Budget, interrupt: threading.Event | None = None, clock: Clock | None = None):
+    def __init__(
+        self, budget: Budget, interrupt: threading.Event | None = None, clock: Clock | None = None
+    ):
         self.budget = budget
         self.interrupt = interrupt
         self.started = stopwatch.now()
         self._clock = Clock() if clock is None else clock
         self._start = self._clock.enter()
-        self._limits = {n: math.inf if getattr(budget, n) is None else getattr(budget, n) for n in ("simulations", "calls", "tokens")}
+        self._limits = {
+            n: math.inf if getattr(budget, n) is None else getattr(budget, n)
+            for n in ("simulations", "calls", "tokens")
+        }
         self._usage = Usage()
-        self._promised: dict[Request, int] = {}  # outstanding requests and the tokens kept back for them
+        # outstanding requests and the tokens kept back for them
+        self._promised: dict[Request, int] = {}
         self._kept_back = 0  # sum of the above
         self._texts = 0  # Generate requests that were answered with some tokens
         self._floor = 1  # fewer tokens than this are of no use to a request that wants more
         self._begun = 0  # simulations begun, finished ones included
-        self.short_of: str | None = None  # "tokens" or "calls": too few are left for what the method would do next
+        # "tokens" or "calls": too few are left for what the method would do next
+        self.short_of: str | None = None
         self.failures = Failures()
         self.tree: Any = None  # what the method grows, for those who watch; None: it shows none
 
@@ -137,7 +182,9 @@ class Meter:
 
     @property
     def halted(self) -> str | None:
-        """ "interrupted", "time_limit" (of all searches together) or "seconds" where nothing more may be sent, else None."""
+        """ "interrupted", "time_limit" (of all searches together) or "seconds" where nothing
+        more may be sent, else None.
+        """
         if self.interrupt is not None and self.interrupt.is_set():
             return "interrupted"
         if self._clock.ended:
@@ -152,13 +199,21 @@ class Meter:
 
     @property
     def stopped(self) -> str | None:
-        """Why the search must end: "interrupted", "time_limit", "seconds", "tokens", "calls", "simulations"; None: it may go on."""
-        left = {"tokens": self.tokens_left, "calls": self.calls_left, "simulations": self.simulations_left}
+        """Why the search must end: "interrupted", "time_limit", "seconds", "tokens", "calls",
+        "simulations"; None: it may go on.
+        """
+        left = {
+            "tokens": self.tokens_left,
+            "calls": self.calls_left,
+            "simulations": self.simulations_left,
+        }
         return self.halted or next((name for name, amount in left.items() if amount <= 0), None)
 
     @property
     def typical(self) -> int:
-        """Tokens of a typical request so far and half as many again, at least 16; 64 before any was answered."""
+        """Tokens of a typical request so far and half as many again, at least 16; 64 before any
+        was answered.
+        """
         if not self._texts:
             return 64
         return max(16, math.ceil(1.5 * self._usage.generated / self._texts))
@@ -166,11 +221,15 @@ class Meter:
     # -- for methods
 
     def begin(self, simulations: int) -> int:
-        """Begin up to `simulations` of them; returns how many may begin, 0 when the search must end."""
+        """Begin up to `simulations` of them; returns how many may begin, 0 when the search must
+        end.
+        """
         return 0 if self.stopped else self.begin_promised(simulations)
 
     def begin_promised(self, simulations: int) -> int:
-        """As `begin`, whatever of the tokens and calls is promised to requests: for a method that keeps its own count of them."""
+        """As `begin`, whatever of the tokens and calls is promised to requests: for a method
+        that keeps its own count of them.
+        """
         begun = 0 if self.halted else int(min(simulations, self.simulations_left))
         self._begun += begun
         return begun
@@ -187,11 +246,14 @@ class Meter:
         calls_each: int | None = None,
         requests: int = 1,
     ) -> list[Grant]:
-        """Divide what is left among `children` in their order; fewer grants are returned when it does not suffice for all.
+        """Divide what is left among `children` in their order; fewer grants are returned when it
+        does not suffice for all.
 
-        tokens_each, calls_each  the most that one child can use; 0: it asks for none; None: an equal share of what is left
-        requests  that a child sends at once. Where the tokens do not last for the most that all can use, as many children
-                  as get a `typical` text for each of their requests share them alike
+        tokens_each, calls_each  the most that one child can use; 0: it asks for none; None: an
+                                 equal share of what is left
+        requests  that a child sends at once. Where the tokens do not last for the most that all can
+                  use, as many children as get a `typical` text for each of their requests share
+                  them alike
         What a child does not use stays here, because each reply is settled here too.
         """
         grants: list[Grant] = []
@@ -205,7 +267,10 @@ class Meter:
             tokens_each = min(tokens_each, int(tokens // children))
             floor = min(floor, max(1, tokens_each // requests))
         for child in range(children):
-            share = [_share(tokens, tokens_each, children - child), _share(calls, calls_each, children - child)]
+            share = [
+                _share(tokens, tokens_each, children - child),
+                _share(calls, calls_each, children - child),
+            ]
             if (share[0] < 1 and tokens_each != 0) or (share[1] < 1 and calls_each != 0):
                 break
             tokens, calls = tokens - share[0], calls - share[1]
@@ -215,17 +280,21 @@ class Meter:
     # -- for `metered`
 
     def alarm(self) -> Timer | None:
-        """A timer for the first moment at which this search may have to end, None where no time and no interrupt can end it.
+        """A timer for the first moment at which this search may have to end, None where no time and
+        no interrupt can end it.
 
-        Where others have shared the time until then, `halted` is still None: then it wants another one.
+        Where others have shared the time until then, `halted` is still None: then it wants another
+        one.
         """
         at = min(self._clock.end, stopwatch.now() + max(TICK, self._seconds_left))
         return None if at == math.inf and self.interrupt is None else Timer(at, self.interrupt)
 
     def share(self, requests: Sequence[Request]) -> float:
-        """The most tokens that each of these requests of one turn gets, so that they share what is left alike; inf: all they want.
+        """The most tokens that each of these requests of one turn gets, so that they share what is
+        left alike; inf: all they want.
 
-        Where the share would be of no use, fewer of them get one; those behind are beyond the meter.
+        Where the share would be of no use, fewer of them get one; those behind are beyond the
+        meter.
         """
         wanted = [request.max_tokens for request in requests if isinstance(request, Generate)]
         if sum(wanted) <= self.tokens_left:
@@ -234,7 +303,9 @@ class Meter:
         return self.tokens_left // served
 
     def admit(self, request: Request, share: float = math.inf) -> Request | None:
-        """What to send instead of `request`, its `max_tokens` within its `share` and what is left; None: beyond it."""
+        """What to send instead of `request`, its `max_tokens` within its `share` and what is
+        left; None: beyond it.
+        """
         if isinstance(request, (Cancel, Timer, Progress)):
             return request
         if self.halted:
@@ -272,14 +343,21 @@ def _share(left: float, each: int | None, children: int) -> float:
 
 
 class Grant(Meter):
-    """The part of a search's meter that one child of a round may use (`search.scheduling.scheduler.granted`)."""
+    """The part of a search's meter that one child of a round may use
+    (`search.scheduling.scheduler.granted`).
+    """
 
     def __init__(self, whole: Meter, tokens: float, calls: float, floor: int = 1):
         self.__dict__.update(whole.__dict__)
         self.tokens = tokens
         self.calls = calls
-        free = whole._limits["calls"] == math.inf  # then a step may take several requests (`guides.policies.steps`)
-        self._limits = {"simulations": math.inf, "calls": math.inf if free else calls, "tokens": tokens}
+        # then a step may take several requests (`guides.policies.steps`)
+        free = whole._limits["calls"] == math.inf
+        self._limits = {
+            "simulations": math.inf,
+            "calls": math.inf if free else calls,
+            "tokens": tokens,
+        }
         self._usage = Usage()
         self._promised = {}
         self._kept_back = 0

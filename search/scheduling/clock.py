@@ -8,11 +8,13 @@ from search.scheduling import stopwatch
 
 
 class Clock:
-    """Seconds that a search has had for itself: time is divided evenly among the searches under way.
+    """Seconds that a search has had for itself: time is divided evenly among the searches under
+    way.
 
-    Of n searches side by side each waits for the others' rows, so for each of them this clock goes at
-    1/n of the speed (the virtual time of fair queueing; Demers, Keshav and Shenker 1989). A search gets
-    at least what it would get alone, and N searches of s seconds each take N * s seconds at most.
+    Of n searches side by side each waits for the others' rows, so for each of them this clock goes
+    at 1/n of the speed (the virtual time of fair queueing; Demers, Keshav and Shenker 1989). A
+    search gets at least what it would get alone, and N searches of s seconds each take N * s
+    seconds at most.
 
     limit  wall-clock seconds for all searches together, from the making of the clock; None: none
     """

@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable
 
-from search.scheduling.requests import Call, Forward, Generate, Reply, Request, RequestFailed, Score, TooLong, failure
+from search.scheduling.requests import (
+    Call,
+    Forward,
+    Generate,
+    Reply,
+    Request,
+    RequestFailed,
+    Score,
+    TooLong,
+    failure,
+)
 
 
 class Failures:
     """What went wrong among the requests of one search.
 
-    A request to a model that failed is made good by a later one that asks the same (the same text to
-    go on from, the same tokens to read) and is answered. A function of the user's (`Call`) that
-    crashes, hangs or needs too much memory may do so because of the step that it was given: that costs
-    the step. Only where it never came back is the function itself, or its process, what failed. A
-    text beyond the model's context ends its chain; where nothing else came, that is a failure too.
+    A request to a model that failed is made good by a later one that asks the same (the same text
+    to go on from, the same tokens to read) and is answered. A function of the user's (`Call`) that
+    crashes, hangs or needs too much memory may do so because of the step that it was given: that
+    costs the step. Only where it never came back is the function itself, or its process, what
+    failed. A text beyond the model's context ends its chain; where nothing else came, that is a
+    failure too.
     """
 
     def __init__(self) -> None:
@@ -55,7 +66,8 @@ class Failures:
             self._crash[name] = error
 
     def verdict(self, answered: bool) -> RequestFailed | None:
-        """Why the result of this search is not what it would have been; None where nothing failed for good.
+        """Why the result of this search is not what it would have been; None where nothing failed
+        for good.
 
         answered  whether the search found an answer
         """
@@ -69,8 +81,13 @@ class Failures:
         return None if answered else self._too_long
 
     def crashes(self) -> list[tuple[str, int, int, RequestFailed]]:
-        """Functions that failed now and then: name, calls that failed, all calls, the last failure."""
-        return [(name, crashes, self._calls[name], self._crash[name]) for name, crashes in self._crashed.items()]
+        """Functions that failed now and then: name, calls that failed, all calls, the last
+        failure.
+        """
+        return [
+            (name, crashes, self._calls[name], self._crash[name])
+            for name, crashes in self._crashed.items()
+        ]
 
 
 def _told(what: str, last: RequestFailed) -> RequestFailed:

@@ -1,8 +1,10 @@
-"""Children that run side by side and end one after the other, in an order that does not depend on arrival.
+"""Children that run side by side and end one after the other, in an order that does not depend on
+arrival.
 
-A pool lets a method act as soon as one of its children ends, without a barrier on the slowest. Which child ends first
-must not depend on who shares the engine, or the same seed would not give the same tree. So each child has a clock that
-counts the tokens it has generated, and children end in the order of their clocks.
+A pool lets a method act as soon as one of its children ends, without a barrier on the slowest.
+Which child ends first must not depend on who shares the engine, or the same seed would not give the
+same tree. So each child has a clock that counts the tokens it has generated, and children end in
+the order of their clocks.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ class Pool:
     """Children under way, and those that have ended but were not told of yet.
 
     clock    that of the last child that was told of, in tokens
-    ordered  False: children end in the order of arrival. For backends that repeat nothing anyway, such as servers,
-             and that cannot tell how far a request is
+    ordered  False: children end in the order of arrival. For backends that repeat nothing anyway,
+             such as servers, and that cannot tell how far a request is
     """
 
     def __init__(self, ordered: bool = True):
@@ -88,7 +90,9 @@ class Pool:
             raise
 
     async def close(self) -> None:
-        """Give up all children. What they asked for is cancelled and waited for, so that its cost is counted."""
+        """Give up all children. What they asked for is cancelled and waited for, so that its
+        cost is counted.
+        """
         unsent = set(self._unsent)
         sent = [request for request in self._owner if request not in unsent]
         self._close()
@@ -103,18 +107,24 @@ class Pool:
         self._unsent.clear()
 
     def _first(self) -> Child | None:
-        """The first child in the order of the clocks that has ended, if no other can end before it."""
+        """The first child in the order of the clocks that has ended, if no other can end before
+        it.
+        """
         if not self._ended:
             return None
         clock, number, child = self._ended[0]
-        if self.ordered and any(other.earliest < (clock, number) for other in self.running.values()):
+        if self.ordered and any(
+            other.earliest < (clock, number) for other in self.running.values()
+        ):
             return None
         heapq.heappop(self._ended)
         self.clock = clock
         return child
 
     def _watch(self) -> list[Request]:
-        """Orders to be told when the child that holds the first ended one up has gone far enough."""
+        """Orders to be told when the child that holds the first ended one up has gone far
+        enough.
+        """
         if not self._ended:
             return []
         clock, number, _ = self._ended[0]

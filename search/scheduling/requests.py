@@ -1,7 +1,8 @@
 """What a search asks of a backend, and what comes back.
 
-A method or a guide never calls a model: it awaits its requests (`search.scheduling.scheduler`). Everything slow, random or
-remote crosses this border, so it can be batched, counted, cancelled, replayed and faked.
+A method or a guide never calls a model: it awaits its requests (`search.scheduling.scheduler`).
+Everything slow, random or remote crosses this border, so it can be batched, counted, cancelled,
+replayed and faked.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Request:
 class Avoided:
     """A continuation that was sampled before and is not to come again.
 
-    log_probs  of each token, the model's own at temperature 1, untruncated (`Generated.log_probs`); finite
+    log_probs  of each token, the model's own at temperature 1, untruncated (`Generated.log_probs`);
+               finite
     """
 
     tokens: tuple[int, ...]
@@ -45,13 +47,16 @@ class Generate(Request):
     stop         strings; generation ends with the whole token in which one of them completes
     max_tokens   at most this many tokens are generated, stop token included
     temperature  0 is greedy; log-probs of the reply are always the model's own at temperature 1
-    seed         draws depend on (seed, index of the token) and the model's numbers, never on what else runs; the same seed draws
-                 other tokens on a GPU than on a CPU, of the same distribution
-    avoid        distinct continuations, as sampled from this prompt with this `stop` and `max_tokens`, that must not come again. At
-                 temperature 1 without truncation the draw then has exactly the model's distribution given that it is none of them
-                 (Shi, Bieber and Singh 2020, "Incremental sampling without replacement for sequence models"). Otherwise their
-                 share is taken from the model's own probabilities first, then come temperature and truncation: none of them is
-                 returned, but the draw is not exactly that conditional. `NothingLeft` where they are all there is
+    seed         draws depend on (seed, index of the token) and the model's numbers, never on what
+                 else runs; the same seed draws other tokens on a GPU than on a CPU, of the same
+                 distribution
+    avoid        distinct continuations, as sampled from this prompt with this `stop` and
+                 `max_tokens`, that must not come again. At temperature 1 without truncation the
+                 draw then has exactly the model's distribution given that it is none of them (Shi,
+                 Bieber and Singh 2020, "Incremental sampling without replacement for sequence
+                 models"). Otherwise their share is taken from the model's own probabilities first,
+                 then come temperature and truncation: none of them is returned, but the draw is not
+                 exactly that conditional. `NothingLeft` where they are all there is
     to           name of the backend in `Guide.backends`
 
     Backends that cannot avoid (servers) ignore `avoid`.
@@ -72,13 +77,22 @@ class Generate(Request):
 def check_sampling(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
     """Raises ValueError for options of sampling that no backend can follow."""
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature={temperature} is impossible: give 0 (greedy) or a finite number above")
+        raise ValueError(
+            f"temperature={temperature} is impossible: give 0 (greedy) or a finite number above"
+        )
     if isinstance(top_k, bool) or not hasattr(top_k, "__index__") or top_k < 0:
-        raise ValueError(f"top_k={top_k} is impossible: give a whole number from 1 on, or 0 for all tokens")
+        raise ValueError(
+            f"top_k={top_k} is impossible: give a whole number from 1 on, or 0 for all tokens"
+        )
     if not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} is impossible: give a number above 0 and up to 1, which keeps all tokens")
+        raise ValueError(
+            f"top_p={top_p} is impossible: give a number above 0 and up to 1, which keeps all "
+            "tokens"
+        )
     if not 0 <= min_p <= 1:
-        raise ValueError(f"min_p={min_p} is impossible: give a number from 0, which keeps all tokens, to 1")
+        raise ValueError(
+            f"min_p={min_p} is impossible: give a number from 0, which keeps all tokens, to 1"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +101,8 @@ class Score(Request):
 
     positions  indices into `tokens` at which `read` and the head's value are wanted
     read       token ids whose log-probs are wanted for the token *after* each position
-    log_probs  whether those of the tokens themselves are wanted, which takes the logits of every one
+    log_probs  whether those of the tokens themselves are wanted, which takes the logits of every
+               one
     states     whether the model's hidden states at `positions` are wanted, which no server tells
     """
 
@@ -101,7 +116,8 @@ class Score(Request):
 
 @dataclass(frozen=True, eq=False)
 class Forward(Request):
-    """One pass of a policy-value network. Answered by logits of the policy, float32 [n, moves], and the mover's chances, float32 [n].
+    """One pass of a policy-value network. Answered by logits of the policy, float32 [n, moves], and
+    the mover's chances, float32 [n].
 
     planes  float32 [planes, ...], one position (n = 1), or [n, planes, ...]
     """
@@ -122,14 +138,18 @@ class Call(Request):
 
 @dataclass(frozen=True, eq=False)
 class Cancel(Request):
-    """Ask that `target` be given up. Answered at once by the driver; `target` still gets its own one reply."""
+    """Ask that `target` be given up. Answered at once by the driver; `target` still gets its own
+    one reply.
+    """
 
     target: Request
 
 
 @dataclass(frozen=True, eq=False)
 class Timer(Request):
-    """Answered by the driver once `search.scheduling.stopwatch.now()` reaches `at` or `event` is set, whichever is first."""
+    """Answered by the driver once `search.scheduling.stopwatch.now()` reaches `at` or `event` is
+    set, whichever is first.
+    """
 
     at: float
     event: threading.Event | None = None
@@ -153,10 +173,14 @@ class Generated:
 
     tokens             what was sampled, stop and end-of-text tokens included
     text               decoded tokens; text after the stop string and end tokens are not in it
-    log_probs          float32 [tokens], the model's own at temperature 1, untruncated; nan where the backend has none
-    sampled_log_probs  float32 [tokens], of the distribution that was sampled (without `avoid`, after temperature and truncation)
-    value              the head's value at the last token, in [0, 1]; nan without a head or when cut by max_tokens
-    finish             "stop" (a stop string), "end" (an end-of-text or end-of-turn token) or "length"
+    log_probs          float32 [tokens], the model's own at temperature 1, untruncated; nan where
+                       the backend has none
+    sampled_log_probs  float32 [tokens], of the distribution that was sampled (without `avoid`,
+                       after temperature and truncation)
+    value              the head's value at the last token, in [0, 1]; nan without a head or when cut
+                       by max_tokens
+    finish             "stop" (a stop string), "end" (an end-of-text or end-of-turn token) or
+                       "length"
     """
 
     tokens: tuple[int, ...]
@@ -171,10 +195,13 @@ class Generated:
 class Scored:
     """Result of `Score`.
 
-    log_probs  float32 [tokens]; of each token given those before it; the first is nan, and all are where they were not wanted
+    log_probs  float32 [tokens]; of each token given those before it; the first is nan, and all are
+               where they were not wanted
     reads      float32 [positions, read]; log-probs of the `read` ids as the next token
-    values     float32 [positions]; the head's value there, in [0, 1]; nan without a head. Not rounded, as several may become one
-    states     float32 [positions, hidden]; the last hidden states there, after the final norm; None where they were not wanted
+    values     float32 [positions]; the head's value there, in [0, 1]; nan without a head. Not
+               rounded, as several may become one
+    states     float32 [positions, hidden]; the last hidden states there, after the final norm; None
+               where they were not wanted
     """
 
     log_probs: np.ndarray
@@ -184,7 +211,9 @@ class Scored:
 
 
 class RequestFailed(Exception):
-    """A backend could not answer this one request (time-out, server error, a row that is not a number)."""
+    """A backend could not answer this one request (time-out, server error, a row that is not a
+    number).
+    """
 
 
 class TooLong(RequestFailed):
@@ -192,7 +221,9 @@ class TooLong(RequestFailed):
 
 
 class Untold(RequestFailed):
-    """The backend answered, but cannot tell what was asked: a server names the likeliest tokens only."""
+    """The backend answered, but cannot tell what was asked: a server names the likeliest tokens
+    only.
+    """
 
 
 class NothingLeft(RequestFailed):
@@ -213,13 +244,16 @@ class BudgetSpent(RequestFailed):
 def failure(error: Exception | None) -> RequestFailed | None:
     """Where a reply's error is a failure of its backend, that failure, else None.
 
-    None for what the search itself did not want (cancelled, beyond its budget), for the answers that
-    `NothingLeft` and `Untold` are, and for exceptions of the user's functions. A request that was cancelled while it was asked again after
-    a failure counts as that failure: nobody answered it.
+    None for what the search itself did not want (cancelled, beyond its budget), for the answers
+    that `NothingLeft` and `Untold` are, and for exceptions of the user's functions. A request that
+    was cancelled while it was asked again after a failure counts as that failure: nobody answered
+    it.
     """
     if isinstance(error, Cancelled):
         error = error.__cause__ if isinstance(error.__cause__, Exception) else None
-    if not isinstance(error, RequestFailed) or isinstance(error, (BudgetSpent, Cancelled, NothingLeft, Untold)):
+    if not isinstance(error, RequestFailed) or isinstance(
+        error, (BudgetSpent, Cancelled, NothingLeft, Untold)
+    ):
         return None
     return error
 
@@ -228,13 +262,17 @@ def failure(error: Exception | None) -> RequestFailed | None:
 class Usage:
     """What was spent. Usages add.
 
-    simulations  finished select-expand-evaluate-backup cycles (mcts), expanded states (beam) or chains (sample)
+    simulations  finished select-expand-evaluate-backup cycles (mcts), expanded states (beam) or
+                 chains (sample)
     calls        requests sent to a language model or a value network
     generated    tokens sampled, by policy and guide together
-    prefilled    prompt tokens read, by policy and value function;  reused: prompt tokens whose keys were already there
-    seconds      wall-clock time of the search; of searches that run side by side each has its even share
+    prefilled    prompt tokens read, by policy and value function;  reused: prompt tokens whose keys
+                 were already there
+    seconds      wall-clock time of the search; of searches that run side by side each has its even
+                 share
     flops        2 x parameters x tokens that passed through a model, plus attention
-    passes, rows, slots  forward passes that this search's rows took part in, and the rows and slots of those passes, summed
+    passes, rows, slots  forward passes that this search's rows took part in, and the rows and slots
+                         of those passes, summed
     """
 
     simulations: int = 0
@@ -258,13 +296,17 @@ class Usage:
 
     @property
     def slot_use(self) -> float:
-        """Share of the engine's slots that were busy in those passes, in [0, 1]; nan without passes."""
+        """Share of the engine's slots that were busy in those passes, in [0, 1]; nan without
+        passes.
+        """
         return self.rows / self.slots if self.slots else math.nan
 
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer to one request: exactly one of `result` and `error` counts (`error` is None on success)."""
+    """Answer to one request: exactly one of `result` and `error` counts (`error` is None on
+    success).
+    """
 
     request: Request
     result: Any = None
@@ -275,12 +317,15 @@ class Reply:
 class Backend(Protocol):
     """Performs requests. Every submitted request is answered exactly once, cancelled ones included.
 
-    Two may be left out: `progress(request) -> int`, the tokens that a running request has so far (`Progress`), and `ordered`, False
-    for one that repeats nothing, so that no search waits for an order of arrival (`search.scheduling.pool`).
+    Two may be left out: `progress(request) -> int`, the tokens that a running request has so far
+    (`Progress`), and `ordered`, False for one that repeats nothing, so that no search waits for an
+    order of arrival (`search.scheduling.pool`).
 
     lock      held by `run` from start to end: one driver at a time
-    wake      set by a backend that works by itself (threads, processes, servers) when a reply is ready; `run` installs it
-    computes  True where `poll` itself does the work (an in-process engine): `run` then never sleeps while rows wait
+    wake      set by a backend that works by itself (threads, processes, servers) when a reply is
+              ready; `run` installs it
+    computes  True where `poll` itself does the work (an in-process engine): `run` then never sleeps
+              while rows wait
     """
 
     lock: Any
@@ -296,17 +341,23 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-def check_backend(backend: Backend, request: Callable[[int], Request], seconds: float = 60.0) -> None:
-    """Examine a backend: each request answered exactly once, same seed same result, cancellation answered.
+def check_backend(
+    backend: Backend, request: Callable[[int], Request], seconds: float = 60.0
+) -> None:
+    """Examine a backend: each request answered exactly once, same seed same result, cancellation
+    answered.
 
-    `request(i)` makes the i-th test request (equal i, equal request). Raises AssertionError naming what is broken.
+    `request(i)` makes the i-th test request (equal i, equal request). Raises AssertionError naming
+    what is broken.
     """
 
     def drain(waiting: list[Request]) -> dict[int, Reply]:
         answered: dict[int, Reply] = {}
         deadline = time.monotonic() + seconds
         while len(answered) < len(waiting):
-            assert time.monotonic() < deadline, f"{len(waiting) - len(answered)} requests were never answered"
+            assert time.monotonic() < deadline, (
+                f"{len(waiting) - len(answered)} requests were never answered"
+            )
             for reply in backend.poll(0.05):
                 matches = [i for i, r in enumerate(waiting) if r is reply.request]
                 assert matches, "a reply names a request that was not submitted"
@@ -325,13 +376,17 @@ def check_backend(backend: Backend, request: Callable[[int], Request], seconds: 
     for i in reversed(range(4)):
         backend.submit(second[i])
         alone = drain([second[i]])[0]
-        assert _same(values(alone), values(together[i])), f"request {i} has another result alone than among others"
+        assert _same(values(alone), values(together[i])), (
+            f"request {i} has another result alone than among others"
+        )
     cancelled = request(4)
     backend.submit(cancelled)
     backend.cancel(cancelled)
     backend.cancel(cancelled)
     reply = drain([cancelled])[0]
-    assert reply.error is None or isinstance(reply.error, Cancelled), "a cancelled request must end in a result or Cancelled"
+    assert reply.error is None or isinstance(reply.error, Cancelled), (
+        "a cancelled request must end in a result or Cancelled"
+    )
     assert not backend.poll(0), "a reply came for nothing"
 
 

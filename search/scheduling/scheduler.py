@@ -1,8 +1,10 @@
 """The whole of scheduling: searches ask, one driver acts.
 
-A method or guide is a coroutine (`async def`) that awaits what it asks: `await ask(request)`, `await parallel(children)`. It performs
-nothing itself. Beneath, a coroutine yields the requests that it wants started and is sent the replies that arrived (`Asks`); only
-`exchange` and `ask` do so themselves, and only `run` drives a coroutine to its end. No event loop is needed: `asyncio` is not used.
+A method or guide is a coroutine (`async def`) that awaits what it asks: `await ask(request)`,
+`await parallel(children)`. It performs nothing itself. Beneath, a coroutine yields the requests
+that it wants started and is sent the replies that arrived (`Asks`); only `exchange` and `ask` do so
+themselves, and only `run` drives a coroutine to its end. No event loop is needed: `asyncio` is not
+used.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from search.scheduling.requests import Backend, BudgetSpent, Cancel, Progress, R
 DRIVERS_OWN = (Cancel, Timer, Progress)  #: requests that the driver answers itself
 
 T = TypeVar("T")
-Asks = Coroutine[list[Request], list[Reply] | None, T]  #: what an `async def` that asks returns when it is called
+#: what an `async def` that asks returns when it is called
+Asks = Coroutine[list[Request], list[Reply] | None, T]
 
 
 async def ask(request: Request) -> Any:
@@ -46,12 +49,16 @@ def _reply(request: Request) -> Generator[list[Request], list[Reply], Reply]:
 
 @types.coroutine
 def exchange(orders: list[Request]) -> Generator[list[Request], list[Reply], list[Reply]]:
-    """Have `orders` started; the replies that arrived next, whoever asked for them. For combinators such as `parallel` alone."""
+    """Have `orders` started; the replies that arrived next, whoever asked for them. For
+    combinators such as `parallel` alone.
+    """
     return (yield orders)
 
 
 def begin(asks: Asks[Any]) -> list[Request]:
-    """The first orders of a coroutine. Raises StopIteration with its result where it asks for nothing; TypeError where it is none."""
+    """The first orders of a coroutine. Raises StopIteration with its result where it asks for
+    nothing; TypeError where it is none.
+    """
     if type(asks) is not types.CoroutineType:
         check_coroutine(asks, "what runs here")
     return asks.send(None)
@@ -67,15 +74,18 @@ def check_coroutine(asks: object, what: str) -> None:
             "and leave out a `yield` that asks for nothing"
         )
     made = type(asks).__name__
-    raise TypeError(f"{what} is no coroutine but {made}: write `async def`, and give what the function returns when it is called")
+    raise TypeError(
+        f"{what} is no coroutine but {made}: write `async def`, and give what the function "
+        "returns when it is called"
+    )
 
 
 async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> list[T]:
     """Run coroutines that ask side by side, at most `limit` at once; their results in order.
 
-    Children start in order and only when there is room, so `children` may be a long lazy iterable. When one raises, its siblings
-    are closed, what they asked for is cancelled and waited for, and the exception continues here. Raises TypeError for a child
-    that is no coroutine.
+    Children start in order and only when there is room, so `children` may be a long lazy iterable.
+    When one raises, its siblings are closed, what they asked for is cancelled and waited for, and
+    the exception continues here. Raises TypeError for a child that is no coroutine.
     """
     waiting = iter(children)
     results: dict[int, T] = {}
@@ -148,7 +158,9 @@ def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list
 
 
 async def abandon(outstanding: list[Request]) -> None:
-    """Cancel requests whose owner is gone and wait for their replies, so that whoever meters them counts their cost."""
+    """Cancel requests whose owner is gone and wait for their replies, so that whoever meters
+    them counts their cost.
+    """
     left = {request for request in outstanding if not isinstance(request, DRIVERS_OWN)}
     orders: list[Request] = [Cancel(request) for request in outstanding]
     while left:
@@ -158,9 +170,11 @@ async def abandon(outstanding: list[Request]) -> None:
 
 
 async def metered(asks: Asks[T], meter: Meter) -> T:
-    """Drive `asks` within `meter`: what is beyond it is answered `BudgetSpent`, what arrives is counted.
+    """Drive `asks` within `meter`: what is beyond it is answered `BudgetSpent`, what arrives is
+    counted.
 
-    At the deadline or interrupt of a search's meter all that is outstanding is cancelled, and nothing more is sent.
+    At the deadline or interrupt of a search's meter all that is outstanding is cancelled, and
+    nothing more is sent.
     """
     sent: dict[Request, Request] = {}  # what was sent -> what was asked
     alarm = meter.alarm()
@@ -173,7 +187,9 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
             for request in requests:
                 order = meter.admit(request, share)
                 if order is None:
-                    answers.append(Reply(request, error=BudgetSpent("the budget of this search is spent")))
+                    answers.append(
+                        Reply(request, error=BudgetSpent("the budget of this search is spent"))
+                    )
                     continue
                 if isinstance(order, (Cancel, Progress)):
                     target = order.target
@@ -186,13 +202,20 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
                 orders = []
                 for reply in replies:
                     meter.settle(reply)
-                    if reply.request is alarm and meter.halted is None:  # others have shared the time
+                    # others have shared the time
+                    if reply.request is alarm and meter.halted is None:
                         alarm = meter.alarm()
                         orders = [] if alarm is None else [alarm]
                     elif reply.request is alarm:
-                        orders = [Cancel(request) for request in sent if not isinstance(request, DRIVERS_OWN)]
+                        orders = [
+                            Cancel(request)
+                            for request in sent
+                            if not isinstance(request, DRIVERS_OWN)
+                        ]
                     elif reply.request in sent:
-                        answers.append(Reply(sent.pop(reply.request), reply.result, reply.error, reply.usage))
+                        answers.append(
+                            Reply(sent.pop(reply.request), reply.result, reply.error, reply.usage)
+                        )
             requests = asks.send(answers)
     except StopIteration as stop:
         if alarm is not None:
@@ -203,8 +226,10 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
 
 
 def granted(asks: Asks[T], grant: Grant) -> Asks[T]:
-    """Drive one child of a round within its grant, turn by turn: it goes on when all it asked for has arrived, in the order of
-    asking, so that what it gets does not depend on the order of arrival."""
+    """Drive one child of a round within its grant, turn by turn: it goes on when all it asked for
+    has arrived, in the order of asking, so that what it gets does not depend on the order of
+    arrival.
+    """
     return metered(_in_turns(asks), grant)
 
 
@@ -231,9 +256,10 @@ _drivers: dict[int, int] = {}  # id of a backend whose lock is held -> the threa
 def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
     """Drive one coroutine that asks to its end and return its result.
 
-    Requests born in one turn are submitted together before anything is polled. Holds the lock of each backend from start to end, so
-    a second thread waits. Whatever happens, KeyboardInterrupt included, all that is outstanding is cancelled and collected.
-    Raises KeyError naming the backend that a request is addressed to but that is not there, TypeError where `asks` is no coroutine.
+    Requests born in one turn are submitted together before anything is polled. Holds the lock of
+    each backend from start to end, so a second thread waits. Whatever happens, KeyboardInterrupt
+    included, all that is outstanding is cancelled and collected. Raises KeyError naming the backend
+    that a request is addressed to but that is not there, TypeError where `asks` is no coroutine.
     """
     check_coroutine(asks, "what is to run")
     distinct = list({id(backend): backend for backend in backends.values()}.values())
@@ -244,7 +270,10 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
     try:
         for backend in distinct:
             if _drivers.get(id(backend)) == threading.get_ident():
-                raise RuntimeError("a search runs on this engine in this very thread: give all problems to one solve_many instead")
+                raise RuntimeError(
+                    "a search runs on this engine in this very thread: give all problems to one "
+                    "solve_many instead"
+                )
             backend.lock.acquire()
             held.append(backend)
             _drivers[id(backend)] = threading.get_ident()
@@ -300,7 +329,10 @@ def _act(
         else:
             name = order.to  # type: ignore[attr-defined]
             if name not in backends:
-                raise KeyError(f"a {type(order).__name__} request is addressed to backend {name!r}, but there are only {sorted(backends)}")
+                raise KeyError(
+                    f"a {type(order).__name__} request is addressed to backend {name!r}, but "
+                    f"there are only {sorted(backends)}"
+                )
             outstanding[order] = backends[name]
             backends[name].submit(order)
     return replies
@@ -326,14 +358,21 @@ def _gather(
             watched[:] = [order for order in watched if order not in reached]
             replies.extend(Reply(order) for order in reached)
     now = stopwatch.now()
-    fired = [entry for entry in timers if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())]
+    fired = [
+        entry
+        for entry in timers
+        if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())
+    ]
     if fired:
         timers[:] = [entry for entry in timers if entry not in fired]
         heapq.heapify(timers)
         replies.extend(Reply(entry[2]) for entry in fired)
     if not replies and not any(backend.computes for backend in working.values()):
         if not working and not timers:
-            raise RuntimeError("a search waits for replies but has asked for nothing: `exchange([])` was awaited too often")
+            raise RuntimeError(
+                "a search waits for replies but has asked for nothing: `exchange([])` was "
+                "awaited too often"
+            )
         wake.wait(min(0.05, max(0.0, timers[0][0] - now)) if timers else 0.05)
     return replies
 
@@ -347,7 +386,9 @@ def _reached(order: Progress, outstanding: Mapping[Request, Backend]) -> bool:
 
 
 def _collect(outstanding: dict[Request, Backend], seconds: float = 5.0) -> None:
-    """Cancel what is left and take the replies, so that the next run of these backends starts clean."""
+    """Cancel what is left and take the replies, so that the next run of these backends starts
+    clean.
+    """
     for request, backend in outstanding.items():
         backend.cancel(request)
     deadline = time.monotonic() + seconds

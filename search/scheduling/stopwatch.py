@@ -1,4 +1,6 @@
-"""Time as budgets count it: it stands still while kernels compile, which a machine does once and no search is to pay for."""
+"""Time as budgets count it: it stands still while kernels compile, which a machine does once and
+no search is to pay for.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """One worker process, seen from both ends of its two pipes.
 
-`Worker` is the parent's end. The process is `python -m search.scheduling.workers`, in a process group of its own, so that whatever a
-function starts ends with it. It ends by itself when the parent is gone. What a function prints goes to standard error.
+`Worker` is the parent's end. The process is `python -m search.scheduling.workers`, in a process
+group of its own, so that whatever a function starts ends with it. It ends by itself when the parent
+is gone. What a function prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from typing import Any, NoReturn
 
 from search.scheduling.requests import Call, Cancelled, Reply, RequestFailed
 
-STARTUP = 120.0  #: seconds to start a process and import what a call needs; they do not count as the call's own
-_BEGUN, _FOREIGN, _RESULT, _ERROR, _FAILED = b"B", b"N", b"R", b"E", b"F"  # first byte of what a worker says
+#: seconds to start a process and import what a call needs; they do not count as the call's own
+STARTUP = 120.0
+# first byte of what a worker says
+_BEGUN, _FOREIGN, _RESULT, _ERROR, _FAILED = b"B", b"N", b"R", b"E", b"F"
 
 
 class Worker:
-    """One process, started when it is needed and again after it was killed. Used by one thread; `kill` by any.
+    """One process, started when it is needed and again after it was killed. Used by one thread;
+    `kill` by any.
 
     wanted  False once the job in hand is given up
     """
@@ -40,7 +44,9 @@ class Worker:
         self._guard = threading.Lock()
 
     def perform(self, request: Call, data: bytes) -> Reply | str:
-        """The reply to a call, `data` its pickle. A str instead says why a worker cannot know the function."""
+        """The reply to a call, `data` its pickle. A str instead says why a worker cannot know
+        the function.
+        """
         for attempt in range(2):
             begun = False
             try:
@@ -52,7 +58,11 @@ class Worker:
                     said = self._listen(request.seconds)
                 if said is not None:
                     return _understand(request, said[:1], said[1:])
-                limit = f"took longer than {request.seconds:g} s" if begun else f"could not be imported within {STARTUP:g} s"
+                limit = (
+                    f"took longer than {request.seconds:g} s"
+                    if begun
+                    else f"could not be imported within {STARTUP:g} s"
+                )
                 problem = f"{limit}, so its process was ended"
             except (EOFError, OSError) as lost:
                 code = self.stop()
@@ -61,10 +71,17 @@ class Worker:
                 problem = f"got no answer: its process ended with {_cause(code, lost)}"
             break
         self.stop()
-        return Reply(request, error=RequestFailed(f"{_name(request)} {problem}") if self.wanted else Cancelled("the call was cancelled"))
+        return Reply(
+            request,
+            error=RequestFailed(f"{_name(request)} {problem}")
+            if self.wanted
+            else Cancelled("the call was cancelled"),
+        )
 
     def kill(self) -> None:
-        """Kill the process group and give up the job in hand; the thread that waits for its answer then goes on."""
+        """Kill the process group and give up the job in hand; the thread that waits for its
+        answer then goes on.
+        """
         with self._guard:
             self.wanted = False
             self._signal()
@@ -82,7 +99,8 @@ class Worker:
             return code
 
     def _signal(self) -> None:
-        if self._process is not None:  # it is waited for nowhere but in `stop`, so its number is still its own
+        # it is waited for nowhere but in `stop`, so its number is still its own
+        if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -106,7 +124,14 @@ class Worker:
             our_in, their_out = os.pipe()
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "search.scheduling.workers", str(their_in), str(their_out)],
+                    [
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "search.scheduling.workers",
+                        str(their_in),
+                        str(their_out),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=_stderr(),
                     env=_environment(),
@@ -120,7 +145,10 @@ class Worker:
             finally:
                 os.close(their_in)
                 os.close(their_out)
-            self._send, self._receive = Connection(our_out, readable=False), Connection(our_in, writable=False)
+            self._send, self._receive = (
+                Connection(our_out, readable=False),
+                Connection(our_in, writable=False),
+            )
         self._send.send_bytes(pickle.dumps((sys.path, os.environ.get("PYTHONPATH"), self._memory)))
 
 
@@ -132,7 +160,9 @@ def _understand(request: Call, kind: bytes, data: bytes) -> Reply | str:
     try:
         thing = pickle.loads(data)
     except Exception as error:  # a class that cannot be made again here
-        return Reply(request, error=RequestFailed(f"{_name(request)} gave what cannot be read here: {error}"))
+        return Reply(
+            request, error=RequestFailed(f"{_name(request)} gave what cannot be read here: {error}")
+        )
     return Reply(request, thing) if kind == _RESULT else Reply(request, error=thing)
 
 
@@ -155,7 +185,9 @@ def _stderr() -> int:
 
 
 def _environment() -> dict[str, str]:
-    """The parent's, with this package where a new process finds it, and one thread for numerical libraries."""
+    """The parent's, with this package where a new process finds it, and one thread for numerical
+    libraries.
+    """
     root, old = str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH")
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if root not in site.getsitepackages():
@@ -188,7 +220,10 @@ def work(read: int, write: int) -> NoReturn:
             send.send_bytes(_FOREIGN + str(error).encode())
             continue
         except Exception as error:
-            send.send_bytes(_FAILED + f"cannot be loaded in a worker process: {type(error).__name__}: {error}".encode())
+            send.send_bytes(
+                _FAILED
+                + f"cannot be loaded in a worker process: {type(error).__name__}: {error}".encode()
+            )
             continue
         send.send_bytes(_BEGUN)
         send.send_bytes(_outcome(function, args))
@@ -214,7 +249,9 @@ def _outcome(function: Any, args: tuple[Any, ...]) -> bytes:
     try:
         return _RESULT + pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
-        return _FAILED + f"gave a {type(result).__name__}, which cannot be sent back: {error}".encode()
+        return (
+            _FAILED + f"gave a {type(result).__name__}, which cannot be sent back: {error}".encode()
+        )
 
 
 def _exception(error: Exception) -> bytes:
@@ -228,7 +265,9 @@ def _exception(error: Exception) -> bytes:
 
 
 def _die_with_parent() -> None:
-    """On Linux the kernel kills this process with the thread that started it, even where a call never lets `_hear` run."""
+    """On Linux the kernel kills this process with the thread that started it, even where a call
+    never lets `_hear` run.
+    """
     with contextlib.suppress(ImportError, OSError, AttributeError):
         import ctypes
 

@@ -1,8 +1,9 @@
 """Worker processes: the backend for `Call`, with limits of time and memory.
 
-A worker (`search.scheduling.worker_process`) needs no main guard and works from a script, a notebook and a thread. A function crosses by
-its module and name, a method with its object, by pickle. What cannot cross, or lives in `__main__`, runs in this process when it is polled,
-without limits; a warning says so once.
+A worker (`search.scheduling.worker_process`) needs no main guard and works from a script, a
+notebook and a thread. A function crosses by its module and name, a method with its object, by
+pickle. What cannot cross, or lives in `__main__`, runs in this process when it is polled, without
+limits; a warning says so once.
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ class _Job:
 
 
 class Workers:
-    """Backend for `Call`. Close it, or use it in a `with` block; processes start when they are first needed.
+    """Backend for `Call`. Close it, or use it in a `with` block; processes start when they are
+    first needed.
 
     count   processes; None: one a core
-    memory  bytes of address space that a process may take (where the system can limit it); None: no limit
+    memory  bytes of address space that a process may take (where the system can limit it); None: no
+            limit
 
-    A call that takes longer than its `seconds`, or whose process dies, is answered `RequestFailed`; its process group is killed
-    and another one started. An exception that the function raises comes back as it is.
+    A call that takes longer than its `seconds`, or whose process dies, is answered `RequestFailed`;
+    its process group is killed and another one started. An exception that the function raises comes
+    back as it is.
     """
 
     computes = False
@@ -49,7 +53,9 @@ class Workers:
         if count is not None and count < 1:
             raise ValueError(f"count={count} workers do nothing: give at least 1")
         if memory is not None and memory < 1:
-            raise ValueError(f"memory={memory} bytes is no room at all: give more, or None for no limit")
+            raise ValueError(
+                f"memory={memory} bytes is no room at all: give more, or None for no limit"
+            )
         self.lock = threading.Lock()
         self.wake: threading.Event | None = None
         self._count, self._memory = count or _cores(), memory
@@ -71,7 +77,10 @@ class Workers:
     def submit(self, request: Request) -> None:
         """Queue a call. Raises TypeError for another request, RuntimeError after `close`."""
         if not isinstance(request, Call):
-            raise TypeError(f"workers perform Call requests, not {type(request).__name__}: address it to another backend")
+            raise TypeError(
+                f"workers perform Call requests, not {type(request).__name__}: address it to "
+                "another backend"
+            )
         if self._closed:
             raise RuntimeError("these workers are closed: make new ones")
         job = _Job(request)
@@ -85,7 +94,9 @@ class Workers:
         with self._change:
             self._queue.append(job)
             if self._idle < len(self._queue) and len(self._threads) < self._count:
-                self._threads.append(threading.Thread(target=self._serve, name="copse-worker", daemon=True))
+                self._threads.append(
+                    threading.Thread(target=self._serve, name="copse-worker", daemon=True)
+                )
                 self._threads[-1].start()
             self._change.notify_all()
 
@@ -102,7 +113,9 @@ class Workers:
         return replies
 
     def cancel(self, request: Request) -> None:
-        """Give up a call: its process group is killed. It is answered `Cancelled`, unless its answer is already there."""
+        """Give up a call: its process group is killed. It is answered `Cancelled`, unless its
+        answer is already there.
+        """
         with self._change:
             job = self._jobs.get(request)
             if job is None or job.cancelled:
@@ -134,7 +147,8 @@ class Workers:
             tell, self._warned = not self._warned, True
         if tell:
             log.warning(
-                "%s runs in this process, without limits of time and memory, because a worker process cannot get it: %s. "
+                "%s runs in this process, without limits of time and memory, because a "
+                    "worker process cannot get it: %s. "
                 "Put it at the top level of a module that can be imported",
                 getattr(job.request.function, "__qualname__", job.request.function), reason,
             )  # fmt: skip

@@ -1,5 +1,6 @@
-"""Rounds of simulations: the kernels that Python calls, as templates over those of `search.tree.descent_kernels`, which tells what the
-arrays are."""
+"""Rounds of simulations: the kernels that Python calls, as templates over those of
+`search.tree.descent_kernels`, which tells what the arrays are.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +9,40 @@ import math
 import numpy as np
 
 from search.kernels.jit import as_f4, as_i4, bare
-from search.tree.descent_kernels import IN_FLIGHT, NO_VALUE, NOT_ONE, OK, descend, grow, rise, settle, walk
+from search.tree.descent_kernels import (
+    IN_FLIGHT,
+    NO_VALUE,
+    NOT_ONE,
+    OK,
+    descend,
+    grow,
+    rise,
+    settle,
+    walk,
+)
 
-#: Trees that take turns in one call: while what one takes next is worked out, the other's descent is under way (1.1 times faster)
+#: Trees that take turns in one call: while what one takes next is worked out, the other's descent
+#: is under way (1.1 times faster)
 TOGETHER = 2
 
 
 def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leaves):
-    """A round in every tree: up to `k` descents, whose visits count at once. The leaves go to `leaves`, tree after tree; their number.
+    """A round in every tree: up to `k` descents, whose visits count at once. The leaves go to
+    `leaves`, tree after tree; their number.
 
     leaves             int32 [at least k x roots]
-    stop_at_collision  end a tree's round at the first leaf that it reaches twice, without counting that descent
+    stop_at_collision  end a tree's round at the first leaf that it reaches twice, without counting
+                       that descent
     There must be room for k x roots more nodes.
     """
-    nodes, words, notes, sizes, roots, params = bare(nodes), bare(words), bare(notes), bare(sizes), bare(roots), bare(params)
+    nodes, words, notes, sizes, roots, params = (
+        bare(nodes),
+        bare(words),
+        bare(notes),
+        bare(sizes),
+        bare(roots),
+        bare(params),
+    )
     leaves = bare(leaves)
     f4, i4 = as_f4(words), as_i4(words)
     for group in range(0, len(roots), TOGETHER):
@@ -49,23 +70,50 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
 
 
 def backup(nodes, words, notes, leaves, values, params):
-    """Add each leaf's value along its path. A value that is nan releases the visit instead: nothing is known of it."""
-    nodes, words, notes, leaves, values, params = bare(nodes), bare(words), bare(notes), bare(leaves), bare(values), bare(params)
+    """Add each leaf's value along its path. A value that is nan releases the visit instead:
+    nothing is known of it.
+    """
+    nodes, words, notes, leaves, values, params = (
+        bare(nodes),
+        bare(words),
+        bare(notes),
+        bare(leaves),
+        bare(values),
+        bare(params),
+    )
     f4, i4 = as_f4(words), as_i4(words)
     for i in range(len(leaves)):
         leaf = np.uint64(leaves[i])
         nodes[leaf].room &= ~IN_FLIGHT
-        walk(nodes, words, f4, i4, leaf, 0 if values[i] == values[i] else -1, values[i], False, params)
+        walk(
+            nodes,
+            words,
+            f4,
+            i4,
+            leaf,
+            0 if values[i] == values[i] else -1,
+            values[i],
+            False,
+            params,
+        )
     for i in range(len(leaves)):
         settle(nodes, words, f4, i4, notes, leaves[i], params)
 
 
 def absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params):
-    """Expand the leaves that have no edges yet and back all up. priors: float32 [leaves, moves], all 0: the leaf is finished.
+    """Expand the leaves that have no edges yet and back all up. priors: float32 [leaves, moves],
+    all 0: the leaf is finished.
 
     (OK or what is wrong, the index of the leaf): nothing is backed up where something is wrong.
     """
-    nodes, words, notes, sizes, leaves, priors = bare(nodes), bare(words), bare(notes), bare(sizes), bare(leaves), bare(priors)
+    nodes, words, notes, sizes, leaves, priors = (
+        bare(nodes),
+        bare(words),
+        bare(notes),
+        bare(sizes),
+        bare(leaves),
+        bare(priors),
+    )
     values, params = bare(values), bare(params)
     f4, i4 = as_f4(words), as_i4(words)
     for i in range(len(leaves)):
@@ -85,8 +133,17 @@ def absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params):
 
 
 def step(nodes, words, notes, sizes, roots, k, params, leaves, priors, values, ordered, picked):
-    """`absorb`, then `select`, in one call: (OK or what is wrong, the index of the leaf or the number of leaves picked)."""
-    nodes, words, notes, sizes, roots, params = bare(nodes), bare(words), bare(notes), bare(sizes), bare(roots), bare(params)
+    """`absorb`, then `select`, in one call: (OK or what is wrong, the index of the leaf or the
+    number of leaves picked).
+    """
+    nodes, words, notes, sizes, roots, params = (
+        bare(nodes),
+        bare(words),
+        bare(notes),
+        bare(sizes),
+        bare(roots),
+        bare(params),
+    )
     leaves, priors, values, picked = bare(leaves), bare(priors), bare(values), bare(picked)
     state, where = absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params)
     if state != OK:

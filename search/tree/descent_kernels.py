@@ -1,24 +1,28 @@
 """The kernels of the tree: loops over one arena, shared by everything that searches.
 
-The functions here are templates, as are those of `search.tree.batch_kernels`, which Python calls: `search.tree.selection` gives each
-selection rule a compiled set of them (`prepare` and `score` are the rule's), `search.tree.game_kernels` one more for each game. Arrays,
-everywhere:
+The functions here are templates, as are those of `search.tree.batch_kernels`, which Python calls:
+`search.tree.selection` gives each selection rule a compiled set of them (`prepare` and `score` are
+the rule's), `search.tree.game_kernels` one more for each game. Arrays, everywhere:
 
 nodes  NODE [capacity];  sizes: int64 [2], how many nodes and edges are in use
-words  float64 [3 x capacity of edges], 24 bytes an edge. The edges of a node stand in one contiguous block of `room` slots (a multiple of
-       four), in groups of four, field after field, so that one load takes in the four: sums f8 [4], priors f4 [4], values f4 [4], visits
-       i4 [4], children i4 [4]. An edge's number is the start of its block + its slot, which tells all places (`f8_of`, `f4_of`); f4 and i4
-       are `words` seen as 32-bit numbers
-notes  float32 [nodes], what the rule needs to know of each node: the probability of the steps not proposed yet (PUCT, where the tree may
-       be widened), the node's own value (Gumbel). Never read by the other rules
+words  float64 [3 x capacity of edges], 24 bytes an edge. The edges of a node stand in one
+       contiguous block of `room` slots (a multiple of four), in groups of four, field after field,
+       so that one load takes in the four: sums f8 [4], priors f4 [4], values f4 [4], visits i4 [4],
+       children i4 [4]. An edge's number is the start of its block + its slot, which tells all
+       places (`f8_of`, `f4_of`); f4 and i4 are `words` seen as 32-bit numbers
+notes  float32 [nodes], what the rule needs to know of each node: the probability of the steps not
+       proposed yet (PUCT, where the tree may be widened), the node's own value (Gumbel). Never read
+       by the other rules
 params float64 [PARAMS], of the rule
 
-A block may be *ordered*: the slots below `count` are those that were taken and, last, the best of the others by prior; more than these need
-not be looked at, because untaken edges without a value of their own differ by their prior alone. What lies behind `count` is neither
-cleared nor counted; a slot that holds no edge has the prior -1.
+A block may be *ordered*: the slots below `count` are those that were taken and, last, the best of
+the others by prior; more than these need not be looked at, because untaken edges without a value of
+their own differ by their prior alone. What lies behind `count` is neither cleared nor counted; a
+slot that holds no edge has the prior -1.
 
-Each node keeps the slot that it takes next (`best`). It is found when the path is written, where nothing waits for it, so that a descent
-only follows pointers. STALE: not known; HERE: the node itself is the leaf.
+Each node keeps the slot that it takes next (`best`). It is found when the path is written, where
+nothing waits for it, so that a descent only follows pointers. STALE: not known; HERE: the node
+itself is the leaf.
 """
 
 from __future__ import annotations
@@ -28,19 +32,46 @@ import math
 import numpy as np
 
 from search.kernels.jit import bind, inner
-from search.kernels.simd4 import add, count_up, fetch, highest, known, lanes, load, over, pick, ranked, spread, store, together
+from search.kernels.simd4 import (
+    add,
+    count_up,
+    fetch,
+    highest,
+    known,
+    lanes,
+    load,
+    over,
+    pick,
+    ranked,
+    spread,
+    store,
+    together,
+)
 
-#: 16 bytes: start of the block (-1: none), parent (-2 - edge: a root, whose own edge is that one), edges to be looked at, slot of its own
-#: edge in the parent's block, slot it takes next, room of the block in fours together with two flags
-NODE = np.dtype([("first", "i4"), ("parent", "i4"), ("count", "u2"), ("slot", "u2"), ("best", "u2"), ("room", "u2")])
+#: 16 bytes: start of the block (-1: none), parent (-2 - edge: a root, whose own edge is that one),
+#: edges to be looked at, slot of its own edge in the parent's block, slot it takes next, room of
+#: the block in fours together with two flags
+NODE = np.dtype(
+    [
+        ("first", "i4"),
+        ("parent", "i4"),
+        ("count", "u2"),
+        ("slot", "u2"),
+        ("best", "u2"),
+        ("room", "u2"),
+    ]
+)
 EDGE_BYTES = 24
 PRIOR, VALUE, VISITS, CHILD = 8, 12, 16, 20  #: fields of a group, in 32-bit numbers from its start
 STALE, HERE = 65_535, 65_534  #: values of `best`
-SECOND, IN_FLIGHT, ROOM = 32_768, 16_384, 16_383  #: of `room`: the second player moves here; reached in this round; the room itself
+#: of `room`: the second player moves here; reached in this round; the room itself
+SECOND, IN_FLIGHT, ROOM = 32_768, 16_384, 16_383
 MOST_EDGES = 65_520  #: of a node
-UNKNOWN = 0x7FC00000  #: bits of a value that is not known: nan, the move (place among the proposals) in its low 16 bits
+#: bits of a value that is not known: nan, the move (place among the proposals) in its low 16 bits
+UNKNOWN = 0x7FC00000
 C, BASE, REDUCTION, WIDEN, SCALE, FLOOR, PLAYERS, DISCOUNT, PARAMS = range(9)  #: places in `params`
-#: What a kernel came to: done; priors that do not sum to 1; a value out of range; no room; an outcome out of range
+#: What a kernel came to: done; priors that do not sum to 1; a value out of range; no room; an
+#: outcome out of range
 OK, NOT_ONE, NO_VALUE, FULL, NO_OUTCOME = range(5)
 
 
@@ -58,7 +89,9 @@ def f4_of(edge, field):
 
 @inner
 def four_of(edge, field):
-    """`f4_of` for the first edge of a group, where it is one multiplication; its sum is at half of that for field 0."""
+    """`f4_of` for the first edge of a group, where it is one multiplication; its sum is at half
+    of that for field 0.
+    """
     return np.uint64(6) * edge + np.uint64(field)
 
 
@@ -67,15 +100,20 @@ def entry(nodes, record):
     if record.parent < 0:
         return np.uint64(-2 - record.parent), False
     above = nodes[np.uint64(record.parent)]
-    return np.uint64(above.first) + np.uint64(record.slot), ((above.room ^ record.room) & SECOND) != 0
+    return np.uint64(above.first) + np.uint64(record.slot), (
+        (above.room ^ record.room) & SECOND
+    ) != 0
 
 
 def rate(words, f4, i4, edge, n, own, turned, look, params):
-    """(highest score, its place) of the four edges from `edge` on. An untaken one has its own value as Q if known, else the node's mean in
-    the chooser's view, less the reduction. own: sum of the node's values. Both means are one division.
+    """(highest score, its place) of the four edges from `edge` on. An untaken one has its own value
+    as Q if known, else the node's mean in the chooser's view, less the reduction. own: sum of the
+    node's values. Both means are one division.
     """
     taken, prior = load(i4, four_of(edge, VISITS)), load(f4, four_of(edge, PRIOR))
-    mean = over(taken, load(words, np.uint64(3) * edge), lanes(own)) / over(taken, taken, lanes(float(max(n, 1))))
+    mean = over(taken, load(words, np.uint64(3) * edge), lanes(own)) / over(
+        taken, taken, lanes(float(max(n, 1)))
+    )
     first_play = (lanes(1.0) - mean if turned else mean) - params[REDUCTION]
     q = over(taken, mean, known(load(f4, four_of(edge, VALUE)), first_play))
     return highest(score(q, prior, taken, n, look, params), prior)
@@ -88,7 +126,9 @@ def move_at(i4, edge, slot):
 
 
 def refresh(nodes, words, f4, i4, notes, node, way, params):
-    """Find what `node` takes next: the edge with the highest score; of equals, the first. way: `entry` of the node."""
+    """Find what `node` takes next: the edge with the highest score; of equals, the first. way:
+    `entry` of the node.
+    """
     record = nodes[node]
     count = np.uint64(record.count)
     if count == 0:
@@ -129,7 +169,9 @@ def swap(i4, one, other):
 
 
 def advance(words, f4, i4, start, slot, room):
-    """Bring the best of a block's slots from `slot` on to `slot`, of equals that of the lowest move; whether there is one."""
+    """Bring the best of a block's slots from `slot` on to `slot`, of equals that of the lowest
+    move; whether there is one.
+    """
     if slot >= room:
         return False
     edge = start + (slot & ~np.uint64(3))
@@ -150,7 +192,9 @@ def advance(words, f4, i4, start, slot, room):
 
 
 def descend(nodes, words, f4, i4, notes, sizes, root, params):
-    """The leaf that `root` comes to. Nothing is counted; the node behind an edge that was never taken is made."""
+    """The leaf that `root` comes to. Nothing is counted; the node behind an edge that was never
+    taken is made.
+    """
     node = np.uint64(root)
     while True:
         if nodes[node].best >= HERE:
@@ -168,23 +212,35 @@ def descend(nodes, words, f4, i4, notes, sizes, root, params):
 
 
 def open_(nodes, words, f4, i4, sizes, node, slot, params):
-    """Make the node behind an edge that was never taken; in an ordered block the best of the others comes up."""
+    """Make the node behind an edge that was never taken; in an ordered block the best of the
+    others comes up.
+    """
     record = nodes[node]
     start = np.uint64(record.first)
     child = np.uint64(sizes[0])
     sizes[0] += 1
     fresh = nodes[child]
-    fresh.first, fresh.parent, fresh.count, fresh.slot, fresh.best = -1, np.int32(node), 0, slot, HERE
+    fresh.first, fresh.parent, fresh.count, fresh.slot, fresh.best = (
+        -1,
+        np.int32(node),
+        0,
+        slot,
+        HERE,
+    )
     mover = record.room & SECOND
     fresh.room = mover ^ SECOND if params[PLAYERS] == 2.0 else mover
     i4[f4_of(start + slot, CHILD)] = np.int32(child)
-    if slot + np.uint64(1) == record.count and advance(words, f4, i4, start, slot + np.uint64(1), np.uint64((record.room & ROOM) * 4)):
+    if slot + np.uint64(1) == record.count and advance(
+        words, f4, i4, start, slot + np.uint64(1), np.uint64((record.room & ROOM) * 4)
+    ):
         record.count += 1
     return child
 
 
 def above(nodes, node, value, params):
-    """The value at a node's parent, in the view of who chose the step to that, of a value at the node."""
+    """The value at a node's parent, in the view of who chose the step to that, of a value at the
+    node.
+    """
     if params[PLAYERS] == 1.0:
         return params[DISCOUNT] * value
     parent = nodes[np.uint64(nodes[node].parent)]
@@ -194,14 +250,17 @@ def above(nodes, node, value, params):
 
 
 def count_at(words, i4, edge, visits, value):
-    """Add visits and, unless it is nan, a value to an edge, as whole groups: the next load of four need not wait for the cache then."""
+    """Add visits and, unless it is nan, a value to an edge, as whole groups: the next load of
+    four need not wait for the cache then.
+    """
     lane = edge & np.uint64(3)
     add(words, np.uint64(3) * (edge - lane), lane, value if value == value else 0.0)
     add(i4, four_of(edge - lane, VISITS), lane, visits)
 
 
 def walk(nodes, words, f4, i4, leaf, visits, value, fresh, params):
-    """Add visits and, unless it is nan, a value along the path to `leaf`. What its nodes take next is not known then.
+    """Add visits and, unless it is nan, a value along the path to `leaf`. What its nodes take next
+    is not known then.
 
     fresh  the leaf was expanded just now: it still takes the likeliest of its edges
     """
@@ -227,7 +286,9 @@ def rise(nodes, words, f4, i4, notes, leaf, value, fresh, params):
 
 
 def forget(nodes, leaf, fresh):
-    """The leaf of a path. What it takes next is not known any more, unless it has no edges or was expanded just now."""
+    """The leaf of a path. What it takes next is not known any more, unless it has no edges or
+    was expanded just now.
+    """
     node = np.uint64(leaf)
     if not fresh and nodes[node].count > 0:
         nodes[node].best = STALE
@@ -249,7 +310,8 @@ def settle(nodes, words, f4, i4, notes, leaf, params):
 def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
     """Give `node`, which has none, an edge for each move of prior > 0. OK or NOT_ONE.
 
-    priors: float32 [a multiple of four], sum 1 within 1e-3, 0 for an illegal move and where there is no such move
+    priors: float32 [a multiple of four], sum 1 within 1e-3, 0 for an illegal move and where there
+    is no such move
     """
     record = nodes[node]
     start, room = np.uint64(sizes[1]), np.uint64(len(priors))
@@ -281,7 +343,10 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
             f4[f4_of(np.uint64(e), PRIOR)] = -1.0
             i4[f4_of(np.uint64(e), VALUE)] = UNKNOWN
     sizes[1] += np.int64(room)
-    record.first, record.room = np.int32(start), (record.room & SECOND) | (record.room & IN_FLIGHT) | (room >> np.uint64(2))
+    record.first, record.room = (
+        np.int32(start),
+        (record.room & SECOND) | (record.room & IN_FLIGHT) | (room >> np.uint64(2)),
+    )
     for e in range(np.uint64(0), np.uint64(4) if ordered else room, np.uint64(4)):
         clear(words, i4, start + np.uint64(e))
     if ordered:

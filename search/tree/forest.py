@@ -1,4 +1,6 @@
-"""Many trees in one arena: searched whole in one call (fused), or leaf by leaf for a batched evaluator outside (split)."""
+"""Many trees in one arena: searched whole in one call (fused), or leaf by leaf for a batched
+evaluator outside (split).
+"""
 
 from __future__ import annotations
 
@@ -13,23 +15,31 @@ from search.tree.game_kernels import Game, fuse
 from search.tree.selection import Rule, puct
 from search.tree.storage import Arena, check_count, check_rows
 
-_OUTCOMES = "give 1 for a win of the player who just moved, 0 for a loss and 0.5 for a draw, (z + 1) / 2 of z = -1, 0, 1"
+_OUTCOMES = (
+    "give 1 for a win of the player who just moved, 0 for a loss and 0.5 for a draw, (z + 1) / 2 "
+    "of z = -1, 0, 1"
+)
 
 
 class Forest(Arena):
     """Trees of one game, or of anything whose states the caller keeps.
 
     trees     how many;  moves: the most edges of a node
-    game      the rules as compiled functions (`Game`); needed for `start`, `simulate` and `positions`
-    rule      of selection, see `search.tree.selection`;  players: 1, or 2 who move in turns;  discount in (0, 1]
-    nodes     room that is reserved: a search makes at most one node and `moves` edges a simulation, and one root a tree
-    ordered   whether of the untaken edges of a node only the likeliest is looked at; None: where nodes have more than four edges
+    game      the rules as compiled functions (`Game`); needed for `start`, `simulate` and
+              `positions`
+    rule      of selection, see `search.tree.selection`;  players: 1, or 2 who move in turns;
+              discount in (0, 1]
+    nodes     room that is reserved: a search makes at most one node and `moves` edges a simulation,
+              and one root a tree
+    ordered   whether of the untaken edges of a node only the likeliest is looked at; None: where
+              nodes have more than four edges
 
     roots     int32 [trees]
     positions uint8 [nodes in use, size]: the position of each node (with a game)
 
-    Values in [0, 1] are those of the player who chose the step to a node, at a root those of the player who moves there. Simulations do
-    not count a root's own evaluation, which is its first visit. The view of an array is good until the next call that makes nodes.
+    Values in [0, 1] are those of the player who chose the step to a node, at a root those of the
+    player who moves there. Simulations do not count a root's own evaluation, which is its first
+    visit. The view of an array is good until the next call that makes nodes.
     """
 
     def __init__(
@@ -46,15 +56,28 @@ class Forest(Arena):
     ):
         moves, players = (game.moves, game.players) if game else (moves, players)
         if trees < 1 or moves < 1:
-            raise ValueError(f"a forest of {trees} trees with {moves} moves cannot be searched: give at least one of each")
+            raise ValueError(
+                f"a forest of {trees} trees with {moves} moves cannot be searched: give at least "
+                "one of each"
+            )
         check_count(moves)
         self.moves, self.game = moves, game
         self.ordered = moves > 4 if ordered is None else ordered
-        super().__init__(rule or puct(), players, discount, nodes, nodes * ((moves + 3) // 4 * 4) + 4 * trees if nodes else 0)
+        super().__init__(
+            rule or puct(),
+            players,
+            discount,
+            nodes,
+            nodes * ((moves + 3) // 4 * 4) + 4 * trees if nodes else 0,
+        )
         self.roots = self.sow(trees)
-        self._positions = np.zeros((len(self._nodes) if game else 0, game.size if game else 0), np.uint8)
+        self._positions = np.zeros(
+            (len(self._nodes) if game else 0, game.size if game else 0), np.uint8
+        )
         self._filled, self._litter, self._owed, self._kept = trees, False, 0, trees
-        self._game = fuse(self.rule.name, self.rule.prepare, self.rule.score, game) if game else None
+        self._game = (
+            fuse(self.rule.name, self.rule.prepare, self.rule.score, game) if game else None
+        )
         self._scratch = np.zeros(self._edges_each, np.float32)
 
     @property
@@ -76,19 +99,27 @@ class Forest(Arena):
             game.first(self._positions, self.roots)
         else:
             self._positions[: len(self.roots)] = positions
-        state, tree = game.begin(*self._arrays, self._positions, self.roots, self._scratch, self.ordered, self._params)
+        state, tree = game.begin(
+            *self._arrays, self._positions, self.roots, self._scratch, self.ordered, self._params
+        )
         self._filled, self._litter, self._kept = len(self.roots), False, len(self.roots)
         self._check_fused(state, tree)
 
     def simulate(self, simulations: int, k: int = 1) -> None:
-        """So many more simulations in every tree, in rounds of `k` leaves; nothing comes between them. Needs a game.
+        """So many more simulations in every tree, in rounds of `k` leaves; nothing comes between
+        them. Needs a game.
 
-        Raises ValueError for an evaluation that is not allowed, MemoryError for lack of room; what was done until then stays.
+        Raises ValueError for an evaluation that is not allowed, MemoryError for lack of room; what
+        was done until then stays.
         """
         game = self._needs_game()
         if simulations < 0 or k < 1:
             raise ValueError(f"simulations={simulations} and k={k} must be at least 0 and 1")
-        done, leaves, values = np.zeros(len(self.roots), np.int64), np.empty(k, np.int32), np.empty(k)
+        done, leaves, values = (
+            np.zeros(len(self.roots), np.int64),
+            np.empty(k, np.int32),
+            np.empty(k),
+        )
         while True:
             state, tree = game.simulate(
                 *self._arrays, self._positions, self.roots, done, simulations, k,
@@ -103,16 +134,26 @@ class Forest(Arena):
 
     # -- leaf by leaf
 
-    def plant(self, priors: Any, values: Any, positions: np.ndarray | None = None, trees: Sequence[int] | np.ndarray | None = None) -> None:
+    def plant(
+        self,
+        priors: Any,
+        values: Any,
+        positions: np.ndarray | None = None,
+        trees: Sequence[int] | np.ndarray | None = None,
+    ) -> None:
         """Fresh roots, of all trees (which then are nodes 0, 1, ...) or of those named.
 
-        priors     float [n, moves], sum 1 within 1e-3, 0: illegal; all 0: finished.  values: float [n] in [0, 1], of the player who moves
+        priors     float [n, moves], sum 1 within 1e-3, 0: illegal; all 0: finished.  values: float
+                   [n] in [0, 1], of the player who moves
         positions  uint8 [n, size]; None: the game's first
         """
         which = self._which(trees)
         rows, values = self._rows(priors, values, len(which))
         if np.isnan(values).any():
-            raise ValueError(f"the value of tree {int(which[np.isnan(values).argmax()])} is nan: give every root a value in [0, 1]")
+            raise ValueError(
+                f"the value of tree {int(which[np.isnan(values).argmax()])} is nan: give every "
+                "root a value in [0, 1]"
+            )
         check_rows(rows, values, which, "tree")
         if trees is None:
             self._sizes[:], self._owed = 0, 0
@@ -128,25 +169,39 @@ class Forest(Arena):
         self._litter = trees is not None
         self.kernels.absorb(*self._arrays, fresh, rows, values, self.ordered, self._params)
 
-    def select(self, k: int = 1, stop_at_collision: bool = False, trees: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """A round of up to `k` descents in each tree (or those named). int32 [leaves], tree after tree; each is owed an `absorb`."""
+    def select(
+        self,
+        k: int = 1,
+        stop_at_collision: bool = False,
+        trees: Sequence[int] | np.ndarray | None = None,
+    ) -> np.ndarray:
+        """A round of up to `k` descents in each tree (or those named). int32 [leaves], tree
+        after tree; each is owed an `absorb`.
+        """
         roots = self.roots if trees is None else self.roots[self._which(trees)]
         self._room(k * len(roots), 0)
-        roots = self.roots if trees is None else self.roots[self._which(trees)]  # room may have moved them
+        # room may have moved them
+        roots = self.roots if trees is None else self.roots[self._which(trees)]
         picked = np.empty(k * len(roots), np.int32)
-        found = self.kernels.select(*self._arrays, roots, k, stop_at_collision, self._params, picked)
+        found = self.kernels.select(
+            *self._arrays, roots, k, stop_at_collision, self._params, picked
+        )
         self._follow()
         self._owed += found
         return picked[:found]
 
     def absorb(self, leaves: np.ndarray, priors: Any, values: Any) -> None:
-        """Expand the leaves and back their values up. priors: float [leaves, moves], a row of zeros: finished; a value of nan: release.
+        """Expand the leaves and back their values up. priors: float [leaves, moves], a row of
+        zeros: finished; a value of nan: release.
 
-        Raises ValueError that names leaf and move for what is not allowed, before anything is written.
+        Raises ValueError that names leaf and move for what is not allowed, before anything is
+        written.
         """
         rows, values = self._rows(priors, values, len(leaves))
         self._room(0, len(leaves) * self._edges_each, keep=True)
-        state, where = self.kernels.absorb(*self._arrays, leaves, rows, values, self.ordered, self._params)
+        state, where = self.kernels.absorb(
+            *self._arrays, leaves, rows, values, self.ordered, self._params
+        )
         if state != OK:
             check_rows(rows, values, leaves, "leaf")
         self._owed -= len(leaves)
@@ -157,7 +212,9 @@ class Forest(Arena):
         count = k * len(self.roots)
         self._room(count, len(leaves) * self._edges_each, keep=True)
         picked = np.empty(count, np.int32)
-        state, found = self.kernels.step(*self._arrays, self.roots, k, self._params, leaves, rows, values, self.ordered, picked)
+        state, found = self.kernels.step(
+            *self._arrays, self.roots, k, self._params, leaves, rows, values, self.ordered, picked
+        )
         if state != OK:
             check_rows(rows, values, leaves, "leaf")
         self._follow()
@@ -165,7 +222,9 @@ class Forest(Arena):
         return picked[:found]
 
     def outcomes(self, leaves: np.ndarray) -> np.ndarray:
-        """float64 [leaves]: values of finished positions, nan of the others. Needs a game. Raises ValueError for one outside [0, 1]."""
+        """float64 [leaves]: values of finished positions, nan of the others. Needs a game.
+        Raises ValueError for one outside [0, 1].
+        """
         values = np.empty(len(leaves))
         self._needs_game().outcomes(self._positions, np.asarray(leaves, np.int32), values)
         wrong = np.flatnonzero((values < 0) | (values > 1))
@@ -176,16 +235,19 @@ class Forest(Arena):
     # -- moving on
 
     def advance(self, trees: Sequence[int] | np.ndarray, moves: Sequence[int] | np.ndarray) -> None:
-        """Play a move in some trees: the node behind it becomes the root, with its statistics and all below. Nothing may be in flight.
+        """Play a move in some trees: the node behind it becomes the root, with its statistics and
+        all below. Nothing may be in flight.
 
-        A move that was never taken, or never evaluated, leaves a root without edges: `expanded` tells, `plant` mends it. Raises ValueError
-        for an illegal move.
+        A move that was never taken, or never evaluated, leaves a root without edges: `expanded`
+        tells, `plant` mends it. Raises ValueError for an illegal move.
         """
         for tree, move in zip(self._which(trees), moves, strict=True):
             root = int(self.roots[tree])
             slot = self._slot_of(root, int(move))
             if slot is None:
-                raise ValueError(f"tree {tree} has no move {move} at its root: take one with a prior above 0")
+                raise ValueError(
+                    f"tree {tree} has no move {move} at its root: take one with a prior above 0"
+                )
             record = self._nodes[root]
             child = int(self.field(root, "child")[slot]) if slot < record["count"] else -1
             self._room(1, 4)
@@ -206,17 +268,23 @@ class Forest(Arena):
         return self._nodes["first"][self.roots[self._which(trees)]] >= 0
 
     def reprior(self, trees: Sequence[int] | np.ndarray, priors: Any) -> None:
-        """Other priors at roots that have edges, float [n, moves], sum 1: for example mixed with Dirichlet noise (`dirichlet`)."""
+        """Other priors at roots that have edges, float [n, moves], sum 1: for example mixed with
+        Dirichlet noise (`dirichlet`).
+        """
         which = self._which(trees)
         rows, values = self._rows(priors, np.zeros(len(which)), len(which))
         check_rows(rows, values, which, "tree")
         for tree, row in zip(which, rows, strict=True):
             if self._nodes["first"][self.roots[tree]] < 0:
-                raise ValueError(f"the root of tree {tree} has no edges to give priors to: `plant` it first")
+                raise ValueError(
+                    f"the root of tree {tree} has no edges to give priors to: `plant` it first"
+                )
             subtree_kernels.reprior(self._nodes, self._words, int(self.roots[tree]), row)
 
     def compact(self) -> None:
-        """Drop what no root reaches; node numbers change. With a game it is done anyway where room is short and no leaf is awaited."""
+        """Drop what no root reaches; node numbers change. With a game it is done anyway where
+        room is short and no leaf is awaited.
+        """
         kept = self.gather(self.roots)
         if self.game:
             self._positions[: len(kept)] = self._positions[kept]
@@ -224,14 +292,23 @@ class Forest(Arena):
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """A copy of all that is in use."""
-        return {**super().snapshot(), "roots": self.roots.copy(), "positions": self.positions.copy()}
+        return {
+            **super().snapshot(),
+            "roots": self.roots.copy(),
+            "positions": self.positions.copy(),
+        }
 
     def restore(self, snapshot: dict[str, np.ndarray]) -> None:
         """Be again what a snapshot of this forest held."""
         super().restore(snapshot)
         self._fit_positions()
         self._positions[: len(snapshot["positions"])] = snapshot["positions"]
-        self.roots, self._filled, self._litter, self._owed = snapshot["roots"].copy(), int(self._sizes[0]), True, 0
+        self.roots, self._filled, self._litter, self._owed = (
+            snapshot["roots"].copy(),
+            int(self._sizes[0]),
+            True,
+            0,
+        )
 
     # -- reading
 
@@ -240,7 +317,9 @@ class Forest(Arena):
         return self._read()[0]
 
     def root_values(self) -> np.ndarray:
-        """float64 [trees, moves]: mean value of each move for who makes it, nan where it was not taken."""
+        """float64 [trees, moves]: mean value of each move for who makes it, nan where it was not
+        taken.
+        """
         visits, sums, _ = self._read()
         return np.where(visits > 0, sums / np.maximum(visits, 1), np.nan)
 
@@ -249,14 +328,23 @@ class Forest(Arena):
         return self._read()[2]
 
     def root_means(self) -> np.ndarray:
-        """float64 [trees]: mean value of each root for the player who moves there, its own evaluation included."""
-        return np.array([self.own(int(root), "sum") / max(int(self.own(int(root), "visits")), 1) for root in self.roots])
+        """float64 [trees]: mean value of each root for the player who moves there, its own
+        evaluation included.
+        """
+        return np.array(
+            [
+                self.own(int(root), "sum") / max(int(self.own(int(root), "visits")), 1)
+                for root in self.roots
+            ]
+        )
 
     def principal_variation(self, tree: int) -> list[int]:
         """The most visited moves from the root of a tree on, the lowest of equals."""
         node, line = int(self.roots[tree]), []
         while self._nodes[node]["count"]:
-            visits, children, values = (self.field(node, name) for name in ("visits", "child", "value"))
+            visits, children, values = (
+                self.field(node, name) for name in ("visits", "child", "value")
+            )
             moves = values.view(np.int32) & 65_535
             best = min(range(len(visits)), key=lambda slot: (-visits[slot], moves[slot]))
             if visits[best] == 0:
@@ -271,7 +359,9 @@ class Forest(Arena):
 
     def moves_of(self, nodes: np.ndarray) -> np.ndarray:
         """int32 [n]: the move that led to each node."""
-        return np.array([int(self.own(int(node), "value").view(np.int32)) & 65_535 for node in nodes], np.int32)
+        return np.array(
+            [int(self.own(int(node), "value").view(np.int32)) & 65_535 for node in nodes], np.int32
+        )
 
     # -- inner parts
 
@@ -285,19 +375,30 @@ class Forest(Arena):
 
     def _needs_game(self) -> Any:
         if self._game is None:
-            raise ValueError("this forest knows no game: give one with game=, or evaluate the leaves of `select` yourself")
+            raise ValueError(
+                "this forest knows no game: give one with game=, or evaluate the leaves of "
+                "`select` yourself"
+            )
         return self._game
 
     def _which(self, trees: Sequence[int] | np.ndarray | None) -> np.ndarray:
         which = np.arange(len(self.roots)) if trees is None else np.asarray(trees, np.int64)
         if len(which) and not (which.min() >= 0 and which.max() < len(self.roots)):
-            raise ValueError(f"there are {len(self.roots)} trees, numbered from 0: {which.tolist()[:5]} names others")
+            raise ValueError(
+                f"there are {len(self.roots)} trees, numbered from 0: {which.tolist()[:5]} names "
+                "others"
+            )
         return which
 
     def _room(self, nodes: int, edges: int, keep: bool = False) -> None:
-        """Room for so many more; what is no longer reached goes first, unless node numbers are to be kept."""
-        short = self._sizes[0] + nodes > len(self._nodes) or 3 * (self._sizes[1] + edges) > len(self._words)
-        often = self._sizes[0] < 2 * self._kept  # too little can have become litter since the last time
+        """Room for so many more; what is no longer reached goes first, unless node numbers are
+        to be kept.
+        """
+        short = self._sizes[0] + nodes > len(self._nodes) or 3 * (self._sizes[1] + edges) > len(
+            self._words
+        )
+        # too little can have become litter since the last time
+        often = self._sizes[0] < 2 * self._kept
         if short and self._litter and self.game and not keep and not self._owed and not often:
             self.compact()
         self.reserve(nodes, edges)
@@ -305,7 +406,8 @@ class Forest(Arena):
             self._fit_positions()
         except MemoryError as error:
             raise MemoryError(
-                f"no memory for the positions of {len(self._nodes):,} nodes: the forest is as it was; search with fewer simulations"
+                f"no memory for the positions of {len(self._nodes):,} nodes: the forest is "
+                "as it was; search with fewer simulations"
             ) from error
 
     def _fit_positions(self) -> None:
@@ -317,28 +419,51 @@ class Forest(Arena):
     def _follow(self) -> None:
         """Positions of the nodes that were made."""
         if self._game:
-            self._game.follow(self._nodes, self._words, self._positions, self._filled, int(self._sizes[0]))
+            self._game.follow(
+                self._nodes, self._words, self._positions, self._filled, int(self._sizes[0])
+            )
         self._filled = int(self._sizes[0])
 
     def _rows(self, priors: Any, values: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, values = np.ascontiguousarray(priors, np.float32), np.ascontiguousarray(values, np.float64)
+        rows, values = (
+            np.ascontiguousarray(priors, np.float32),
+            np.ascontiguousarray(values, np.float64),
+        )
         if rows.shape != (count, self.moves) or values.shape != (count,):
-            raise ValueError(f"priors {rows.shape} and values {values.shape} must be [{count}, {self.moves}] and [{count}]")
+            raise ValueError(
+                f"priors {rows.shape} and values {values.shape} must be [{count}, {self.moves}] "
+                f"and [{count}]"
+            )
         if self.moves < self._edges_each:  # kernels take four at a time
-            rows = np.concatenate([rows, np.zeros((count, self._edges_each - self.moves), np.float32)], axis=1)
+            rows = np.concatenate(
+                [rows, np.zeros((count, self._edges_each - self.moves), np.float32)], axis=1
+            )
         return rows, values
 
     def _check_fused(self, state: int, tree: int) -> None:
         if state == OK:
             return
         if state == NO_OUTCOME:
-            raise ValueError(f"`outcome` of the game gave a value outside [0, 1] in tree {tree}: {_OUTCOMES}")
-        fault = "a value outside [0, 1] or nan" if state == NO_VALUE else "priors that do not sum to 1, or are negative or not finite"
-        raise ValueError(f"`evaluate` of the game gave {fault} in tree {tree}: correct it; what was searched before is there")
+            raise ValueError(
+                f"`outcome` of the game gave a value outside [0, 1] in tree {tree}: {_OUTCOMES}"
+            )
+        fault = (
+            "a value outside [0, 1] or nan"
+            if state == NO_VALUE
+            else "priors that do not sum to 1, or are negative or not finite"
+        )
+        raise ValueError(
+            f"`evaluate` of the game gave {fault} in tree {tree}: correct it; what was searched "
+            "before is there"
+        )
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         shape = (len(self.roots), self.moves)
-        visits, sums, priors = np.zeros(shape, np.int32), np.zeros(shape), np.zeros(shape, np.float32)
+        visits, sums, priors = (
+            np.zeros(shape, np.int32),
+            np.zeros(shape),
+            np.zeros(shape, np.float32),
+        )
         subtree_kernels.read(self._nodes, self._words, self.roots, visits, sums, priors)
         return visits, sums, priors
 

@@ -1,5 +1,6 @@
-"""Whole searches in one call: the kernels of a game, as templates over those of `search.tree.descent_kernels` and
-`search.tree.batch_kernels`."""
+"""Whole searches in one call: the kernels of a game, as templates over those of
+`search.tree.descent_kernels` and `search.tree.batch_kernels`.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +34,14 @@ from search.tree.selection import Rule, _arena
 
 
 class Game(NamedTuple):
-    """A game as four functions over one position: a row, uint8 [size]. Numba compiles them where `numba.njit` did not.
+    """A game as four functions over one position: a row, uint8 [size]. Numba compiles them where
+    `numba.njit` did not.
 
     start(row)              write the first position
     play(row, move)         change the position; move in [0, moves)
     outcome(row)            a finished position's value in [0, 1], nan where it is not finished
-    evaluate(row, priors)   the value of a position in [0, 1]; writes its float32 priors [moves], sum 1, exactly 0 for an illegal move
+    evaluate(row, priors)   the value of a position in [0, 1]; writes its float32 priors [moves],
+                            sum 1, exactly 0 for an illegal move
     size, moves             bytes of a position, and the most moves of one
     players                 1, or 2 who move in turns
 
@@ -64,7 +67,9 @@ def reach(nodes, words, i4, positions, leaf, filled):
 
 
 def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params):
-    """(OK or what is wrong, value): of a node that is not expanded; it is expanded unless it is finished."""
+    """(OK or what is wrong, value): of a node that is not expanded; it is expanded unless it is
+    finished.
+    """
     value = outcome(positions[leaf])
     if value < 0.0 or value > 1.0:
         return NO_OUTCOME, value
@@ -83,24 +88,73 @@ def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, 
 
 def begin(nodes, words, notes, sizes, positions, roots, priors, ordered, params):
     """Evaluate and expand each root. (OK or what is wrong, which tree)."""
-    nodes, words, notes, sizes, positions, roots = bare(nodes), bare(words), bare(notes), bare(sizes), bare(positions), bare(roots)
+    nodes, words, notes, sizes, positions, roots = (
+        bare(nodes),
+        bare(words),
+        bare(notes),
+        bare(sizes),
+        bare(positions),
+        bare(roots),
+    )
     priors, params = bare(priors), bare(params)
     f4, i4 = as_f4(words), as_i4(words)
     for t in range(len(roots)):
-        state, value = judge(nodes, words, f4, i4, notes, sizes, positions, np.uint64(roots[t]), priors, ordered, params)
+        state, value = judge(
+            nodes,
+            words,
+            f4,
+            i4,
+            notes,
+            sizes,
+            positions,
+            np.uint64(roots[t]),
+            priors,
+            ordered,
+            params,
+        )
         if state != OK:
             return state, t
         walk(nodes, words, f4, i4, roots[t], 1, value, True, params)
     return OK, 0
 
 
-def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k, priors, leaves, values, ordered, params):
-    """Search every tree until it had `simulations`, in rounds of `k`. done: int64 [trees], how many each had.
+def simulate(
+    nodes,
+    words,
+    notes,
+    sizes,
+    positions,
+    roots,
+    done,
+    simulations,
+    k,
+    priors,
+    leaves,
+    values,
+    ordered,
+    params,
+):
+    """Search every tree until it had `simulations`, in rounds of `k`. done: int64 [trees], how many
+    each had.
 
-    (OK, FULL where there is no room for the next round, or what is wrong; which tree). All that is counted in `done` is finished.
+    (OK, FULL where there is no room for the next round, or what is wrong; which tree). All that is
+    counted in `done` is finished.
     """
-    nodes, words, notes, sizes, positions, roots = bare(nodes), bare(words), bare(notes), bare(sizes), bare(positions), bare(roots)
-    done, priors, leaves, values, params = bare(done), bare(priors), bare(leaves), bare(values), bare(params)
+    nodes, words, notes, sizes, positions, roots = (
+        bare(nodes),
+        bare(words),
+        bare(notes),
+        bare(sizes),
+        bare(positions),
+        bare(roots),
+    )
+    done, priors, leaves, values, params = (
+        bare(done),
+        bare(priors),
+        bare(leaves),
+        bare(values),
+        bare(params),
+    )
     f4, i4 = as_f4(words), as_i4(words)
     room = len(priors)
     for group in range(0, len(roots), TOGETHER):
@@ -118,19 +172,35 @@ def simulate(nodes, words, notes, sizes, positions, roots, done, simulations, k,
                 if many == 1:
                     leaf = descend(nodes, words, f4, i4, notes, sizes, roots[t], params)
                     reach(nodes, words, i4, positions, leaf, filled)
-                    state, value = judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params)
+                    state, value = judge(
+                        nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params
+                    )
                     if state != OK:
                         return state, t
                     rise(nodes, words, f4, i4, notes, leaf, value, True, params)
                 else:
-                    found = select(nodes, words, notes, sizes, roots[t : t + 1], many, False, params, leaves)
+                    found = select(
+                        nodes, words, notes, sizes, roots[t : t + 1], many, False, params, leaves
+                    )
                     wrong = OK
                     for i in range(found):
                         leaf = np.uint64(leaves[i])
                         reach(nodes, words, i4, positions, leaf, filled)
                         values[i] = math.nan
                         if nodes[leaf].first < 0 and wrong == OK:
-                            state, values[i] = judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params)
+                            state, values[i] = judge(
+                                nodes,
+                                words,
+                                f4,
+                                i4,
+                                notes,
+                                sizes,
+                                positions,
+                                leaf,
+                                priors,
+                                ordered,
+                                params,
+                            )
                             wrong = state
                         for j in range(i):  # reached twice in this round: evaluated once
                             if leaves[j] == leaves[i]:
@@ -188,7 +258,9 @@ _positions, _pair = numba.uint8[:, ::1], numba.types.UniTuple(numba.int64, 2)
 _more = (_i8[::1], _positions, _i4)
 SIGNATURES = {
     "begin": _pair(*_arena, *_more, numba.float32[::1], _bool, _f8),
-    "simulate": _pair(*_arena, *_more, _i8[::1], _i8, _i8, numba.float32[::1], _i4, _f8, _bool, _f8),
+    "simulate": _pair(
+        *_arena, *_more, _i8[::1], _i8, _i8, numba.float32[::1], _i4, _f8, _bool, _f8
+    ),
     "follow": numba.void(*_arena[:2], _positions, _i8, _i8),
     "outcomes": numba.void(_positions, _i4, _f8),
     "first": numba.void(_positions, _i4),
@@ -202,14 +274,18 @@ def _importable(function: Callable[..., Any]) -> bool:
 
 
 @functools.cache
-def fuse(rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any], game: Game) -> GameKernels:
+def fuse(
+    rule_name: str, prepare: Callable[..., Any], score: Callable[..., Any], game: Game
+) -> GameKernels:
     """Compiled once for each game and rule, from the cache where they are there."""
     names = {**globals(), **Rule(rule_name, prepare, score, ()).kernels.names}
     for part in ("start", "play", "outcome", "evaluate"):
         rule = getattr(game, part)
         names[part] = rule if hasattr(rule, "py_func") else numba.njit(error_model="numpy")(rule)
-    names |= {"MOVES": game.moves, "ROOM": (game.moves + 3) // 4 * 4, "SIZE": game.size}  # constants, so that loops over them unroll
-    name = f"{rule_name}_{game.moves}_{game.size}_{digest(prepare, score, reach, select, *SOURCES, *game[:4])}"
+    # constants, so that loops over them unroll
+    names |= {"MOVES": game.moves, "ROOM": (game.moves + 3) // 4 * 4, "SIZE": game.size}
+    version = digest(prepare, score, reach, select, *SOURCES, *game[:4])
+    name = f"{rule_name}_{game.moves}_{game.size}_{version}"
     for template in (reach, judge):
         names[template.__name__] = inner(bind(template, names, f"{template.__name__}_{name}"))
     compiled = {}

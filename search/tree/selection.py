@@ -1,10 +1,15 @@
-"""Selection rules: which edge a search takes next. A rule is a pair of small functions, given to the one set of kernels.
+"""Selection rules: which edge a search takes next. A rule is a pair of small functions, given to
+the one set of kernels.
 
-    look = prepare(words, f4, i4, start, count, n, mean, notes, node, params)   once a node: four numbers of its block
-    score(q, prior, taken, n, look, params)                                     once an edge; the highest is taken
+    look = prepare(words, f4, i4, start, count, n, mean, notes, node, params)   once a node: four
+    numbers of its block
+    score(q, prior, taken, n, look, params)                                     once an edge; the
+    highest is taken
 
-start, count: the first edge of the node's block, and how many there are;  n: visits of the node, at least 1;  mean: of its values in the
-chooser's view;  q: mean value of the edge, its own value or the first-play urgency where it was not taken;  taken: its visits, pending
+start, count: the first edge of the node's block, and how many there are;  n: visits of the node, at
+least 1;  mean: of its values in the
+chooser's view;  q: mean value of the edge, its own value or the first-play urgency where it was not
+                 taken;  taken: its visits, pending
 ones included. Where `taken` is 0 the score must grow with the prior.
 """
 
@@ -49,7 +54,12 @@ def _puct(q, prior, taken, n, look, params):
 
 
 def _growing(words, f4, i4, start, count, n, mean, notes, node, params):
-    return (params[C] + math.log((1.0 + n + params[BASE]) / params[BASE])) * math.sqrt(n), 0.0, 0.0, 0.0
+    return (
+        (params[C] + math.log((1.0 + n + params[BASE]) / params[BASE])) * math.sqrt(n),
+        0.0,
+        0.0,
+        0.0,
+    )
 
 
 def _log(words, f4, i4, start, count, n, mean, notes, node, params):
@@ -77,7 +87,9 @@ def _normalised(q, prior, taken, n, look, params):
 
 
 def _completed(words, f4, i4, start, count, n, mean, notes, node, params):
-    """(scale of Q, lowest completed Q, value of untaken edges, log of the sum of exp(logit + sigma)); Danihelka et al. 2022, eq. 11, 33."""
+    """(scale of Q, lowest completed Q, value of untaken edges, log of the sum of exp(logit +
+    sigma)); Danihelka et al. 2022, eq. 11, 33.
+    """
     most, total, taken_prior, weighed, listed = 0, 0, 0.0, 0.0, 0.0
     low, high = math.inf, -math.inf
     for e in range(np.uint64(0), count):
@@ -92,7 +104,9 @@ def _completed(words, f4, i4, start, count, n, mean, notes, node, params):
             taken_prior, weighed = taken_prior + prior, weighed + prior * q
             low, high = min(low, q), max(high, q)
     own = float(notes[node])
-    mixed = own if total == 0 else (own + total * (weighed / max(taken_prior, 1e-300))) / (1 + total)
+    mixed = (
+        own if total == 0 else (own + total * (weighed / max(taken_prior, 1e-300))) / (1 + total)
+    )
     rest = 0.0
     if listed > taken_prior:  # some are untaken; in an ordered block one of them is always listed
         rest = max(0.0, 1.0 - taken_prior)
@@ -108,7 +122,9 @@ def _completed(words, f4, i4, start, count, n, mean, notes, node, params):
 
 
 def _improved(q, prior, taken, n, look, params):
-    """Its share of the improved policy less its share of the visits (eq. 14). The node's own evaluation is one of its n visits."""
+    """Its share of the improved policy less its share of the visits (eq. 14). The node's own
+    evaluation is one of its n visits.
+    """
     completed = over(taken, q, lanes(look[2]))
     return prior * power(look[0] * (completed - look[1]) - look[3]) - taken / n
 
@@ -141,7 +157,12 @@ _INNER = (
     "settle",
     "grow",
 )
-_nodes, _f8, _i8, _bool = numba.from_dtype(NODE)[::1], numba.float64[::1], numba.int64, numba.boolean
+_nodes, _f8, _i8, _bool = (
+    numba.from_dtype(NODE)[::1],
+    numba.float64[::1],
+    numba.int64,
+    numba.boolean,
+)
 _f4s, _leaves, _rows = numba.float32[::1], numba.int32[::1], numba.float32[:, ::1]
 _arena = (_nodes, _f8, _f4s)
 _pair = numba.types.UniTuple(_i8, 2)
@@ -155,7 +176,9 @@ SIGNATURES = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A selection rule with its numbers. `params`: see `search.tree.descent_kernels`; two rules of one `name` share compiled code."""
+    """A selection rule with its numbers. `params`: see `search.tree.descent_kernels`; two rules
+    of one `name` share compiled code.
+    """
 
     name: str
     prepare: Callable[..., Any]
@@ -165,7 +188,12 @@ class Rule:
     def array(self, players: int, discount: float, widen: float = 0.0) -> np.ndarray:
         """float64 [PARAMS] for the kernels."""
         values = np.zeros(PARAMS)
-        for place, number in (*self.params, (PLAYERS, players), (DISCOUNT, discount), (WIDEN, widen)):
+        for place, number in (
+            *self.params,
+            (PLAYERS, players),
+            (DISCOUNT, discount),
+            (WIDEN, widen),
+        ):
             values[place] = number
         return values
 
@@ -188,43 +216,73 @@ def _compiled(name: str, prepare: Callable[..., Any], score: Callable[..., Any])
     for part in _INNER:
         names[part] = inner(bind(getattr(descent_kernels, part), names, f"{part}_{name}"))
     for outer in SIGNATURES:
-        names[outer] = kernel(SIGNATURES[outer])(bind(getattr(batch_kernels, outer), names, f"{outer}_{name}"))
+        names[outer] = kernel(SIGNATURES[outer])(
+            bind(getattr(batch_kernels, outer), names, f"{outer}_{name}")
+        )
     return Kernels(*(names[outer] for outer in SIGNATURES), names)
 
 
 def _number(name: str, value: float, low: float = 0.0) -> float:
     if not (math.isfinite(value) and value >= low):
-        raise ValueError(f"{name}={value} must be a number from {low:g} on: correct the selection rule")
+        raise ValueError(
+            f"{name}={value} must be a number from {low:g} on: correct the selection rule"
+        )
     return float(value)
 
 
 def puct(c: float = 1.25, fpu_reduction: float = 0.0) -> Rule:
     """Q + c sqrt(N) P / (1 + n), AlphaGo's constant c (Silver et al. 2016; Rosin 2011)."""
-    return Rule("puct", _plain, _puct, ((C, _number("c", c)), (REDUCTION, _number("fpu_reduction", fpu_reduction))))
+    return Rule(
+        "puct",
+        _plain,
+        _puct,
+        ((C, _number("c", c)), (REDUCTION, _number("fpu_reduction", fpu_reduction))),
+    )
 
 
-def alphazero(init: float = 1.25, base: float = 19_652.0, fpu_reduction: float = 0.0, normalise: bool = False) -> Rule:
-    """PUCT with c(s) = init + log((1 + N + base) / base), the constants of AlphaZero (Silver et al. 2018).
+def alphazero(
+    init: float = 1.25, base: float = 19_652.0, fpu_reduction: float = 0.0, normalise: bool = False
+) -> Rule:
+    """PUCT with c(s) = init + log((1 + N + base) / base), the constants of AlphaZero (Silver et al.
+    2018).
 
-    normalise  Q of a taken edge is scaled to [0, 1] between the lowest and highest of its siblings and their parent, and 0 where it was
-               not taken, as MuZero scales where the range of values is unknown (Schrittwieser et al. 2020)
+    normalise  Q of a taken edge is scaled to [0, 1] between the lowest and highest of its siblings
+               and their parent, and 0 where it was not taken, as MuZero scales where the range of
+               values is unknown (Schrittwieser et al. 2020)
     """
-    numbers = ((C, _number("init", init)), (BASE, _number("base", base, 1e-9)), (REDUCTION, _number("fpu_reduction", fpu_reduction)))
-    return Rule("normalised", _between, _normalised, numbers) if normalise else Rule("alphazero", _growing, _puct, numbers)
+    numbers = (
+        (C, _number("init", init)),
+        (BASE, _number("base", base, 1e-9)),
+        (REDUCTION, _number("fpu_reduction", fpu_reduction)),
+    )
+    return (
+        Rule("normalised", _between, _normalised, numbers)
+        if normalise
+        else Rule("alphazero", _growing, _puct, numbers)
+    )
 
 
 def ucb1(c: float = math.sqrt(2)) -> Rule:
-    """Q + c sqrt(log N / n); untaken edges first, the likeliest of them before (Auer et al. 2002; as UCT: Kocsis and Szepesvari 2006)."""
+    """Q + c sqrt(log N / n); untaken edges first, the likeliest of them before (Auer et al.
+    2002; as UCT: Kocsis and Szepesvari 2006).
+    """
     return Rule("ucb1", _log, _ucb1, ((C, _number("c", c)),))
 
 
 def gumbel(value_scale: float = 0.1, visit_floor: float = 50.0) -> Rule:
-    """The policy improved by completed Q, less the visits (Danihelka et al. 2022, eq. 14); at the root see
-    `search.tree.sequential_halving`.
+    """The policy improved by completed Q, less the visits (Danihelka et al. 2022, eq. 14); at the
+    root see `search.tree.sequential_halving`.
 
-    sigma(q) = (visit_floor + most visits) value_scale q, where q is scaled to [0, 1] between the completed Q of the node's edges; that of
-    an untaken edge is the mix of the node's own value and those of its taken edges (their eq. 33).
+    sigma(q) = (visit_floor + most visits) value_scale q, where q is scaled to [0, 1] between the
+    completed Q of the node's edges; that of an untaken edge is the mix of the node's own value and
+    those of its taken edges (their eq. 33).
     """
     return Rule(
-        "gumbel", _completed, _improved, ((SCALE, _number("value_scale", value_scale)), (FLOOR, _number("visit_floor", visit_floor)))
+        "gumbel",
+        _completed,
+        _improved,
+        (
+            (SCALE, _number("value_scale", value_scale)),
+            (FLOOR, _number("visit_floor", visit_floor)),
+        ),
     )

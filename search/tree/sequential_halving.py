@@ -1,5 +1,6 @@
-"""Gumbel search at a root: sequential halving over the steps that Gumbel noise picked (Danihelka et al. 2022, "Policy improvement by
-planning with Gumbel", algorithm 2; Karnin et al. 2013). Below the root, `selection.gumbel` selects.
+"""Gumbel search at a root: sequential halving over the steps that Gumbel noise picked (Danihelka et
+al. 2022, "Policy improvement by planning with Gumbel", algorithm 2; Karnin et al. 2013). Below the
+root, `selection.gumbel` selects.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from search.tree.storage import Arena
 
 
 def considered_visits(considered: int, simulations: int) -> list[int]:
-    """For each simulation, how many visits the step must have that it takes: phase by phase the better half stays, visited equally often.
+    """For each simulation, how many visits the step must have that it takes: phase by phase the
+    better half stays, visited equally often.
 
     considered  steps of the first phase, at least 1
     """
@@ -31,23 +33,37 @@ def considered_visits(considered: int, simulations: int) -> list[int]:
 
 
 def transformed(
-    values: np.ndarray, visits: np.ndarray, priors: np.ndarray, own: float, scale: float = 0.1, floor: float = 50.0
+    values: np.ndarray,
+    visits: np.ndarray,
+    priors: np.ndarray,
+    own: float,
+    scale: float = 0.1,
+    floor: float = 50.0,
 ) -> np.ndarray:
-    """sigma of the completed Q of one node's steps: float64 [steps], at least 0 (their eq. 11 and 33; see `selection.gumbel`).
+    """sigma of the completed Q of one node's steps: float64 [steps], at least 0 (their eq. 11 and
+    33; see `selection.gumbel`).
 
-    values  float [steps], mean value of each, read where visits > 0;  visits: int [steps];  priors: float [steps], sum 1
+    values  float [steps], mean value of each, read where visits > 0;  visits: int [steps];  priors:
+            float [steps], sum 1
     own     the node's own value, of the player who moves there
     """
     taken = visits > 0
     total, mass = visits.sum(), priors[taken].sum()
-    mixed = own if not total else (own + total * ((priors[taken] * values[taken]).sum() / max(mass, 1e-300))) / (1 + total)
+    mixed = (
+        own
+        if not total
+        else (own + total * ((priors[taken] * values[taken]).sum() / max(mass, 1e-300)))
+        / (1 + total)
+    )
     completed = np.where(taken, values, mixed)
     low, high = completed.min(), completed.max()
     return (floor + visits.max()) * scale * (completed - low) / max(high - low, 1e-8)
 
 
 def improved_policy(priors: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """float64 [steps], sum 1: softmax of logits + sigma (eq. 11), the target that a policy learns."""
+    """float64 [steps], sum 1: softmax of logits + sigma (eq. 11), the target that a policy
+    learns.
+    """
     with np.errstate(divide="ignore"):
         logits = np.log(priors) + sigma
     weights = np.exp(logits - logits.max())
@@ -55,16 +71,23 @@ def improved_policy(priors: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def best_step(points: np.ndarray, visits: np.ndarray, wanted: int | None = None) -> int:
-    """The step with the highest of `points` (noise + logit + sigma, -inf: never) among those with `wanted` visits; None: with the most.
+    """The step with the highest of `points` (noise + logit + sigma, -inf: never) among those with
+    `wanted` visits; None: with the most.
 
     Where no step has so many, the highest of all.
     """
-    among = np.where(visits == (visits[points > -np.inf].max() if wanted is None else wanted), points, -np.inf)
+    among = np.where(
+        visits == (visits[points > -np.inf].max() if wanted is None else wanted), points, -np.inf
+    )
     return int((among if among.max() > -np.inf else points).argmax())
 
 
-def root_points(arena: Arena, root: int, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(points, visits, improved policy) of the edges of a root; a closed one has -inf points. noise: float64 [edges]."""
+def root_points(
+    arena: Arena, root: int, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(points, visits, improved policy) of the edges of a root; a closed one has -inf points.
+    noise: float64 [edges].
+    """
     visits, sums, priors = (arena.field(root, name) for name in ("visits", "sum", "prior"))
     shares = np.abs(priors).astype(np.float64)
     shares /= shares.sum()
@@ -76,7 +99,11 @@ def root_points(arena: Arena, root: int, noise: np.ndarray) -> tuple[np.ndarray,
     return points, visits.copy(), improved_policy(shares, sigma)
 
 
-def next_step(arena: Arena, root: int, noise: np.ndarray, wanted: int, start: np.ndarray | int = 0) -> int | None:
-    """The slot that a root takes next: of those with `wanted` visits since `start`, the best. None: all are closed."""
+def next_step(
+    arena: Arena, root: int, noise: np.ndarray, wanted: int, start: np.ndarray | int = 0
+) -> int | None:
+    """The slot that a root takes next: of those with `wanted` visits since `start`, the best.
+    None: all are closed.
+    """
     points, visits, _ = root_points(arena, root, noise)
     return best_step(points, visits - start, wanted) if (points > -np.inf).any() else None

@@ -1,5 +1,6 @@
-"""The arena: the records of nodes and edges of any number of trees, growing on demand. See `search.tree.descent_kernels` for their
-layout."""
+"""The arena: the records of nodes and edges of any number of trees, growing on demand. See
+`search.tree.descent_kernels` for their layout.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +13,19 @@ from search.tree.selection import Rule
 from search.tree.subtree_kernels import gather
 
 #: An edge as a record, as `Arena.edges` gives it
-EDGE = np.dtype([("sum", "f8"), ("prior", "f4"), ("value", "f4"), ("visits", "i4"), ("child", "i4")])
+EDGE = np.dtype(
+    [("sum", "f8"), ("prior", "f4"), ("value", "f4"), ("visits", "i4"), ("child", "i4")]
+)
 #: Four edges as they stand in `words`
-GROUP = np.dtype([("sum", "f8", 4), ("prior", "f4", 4), ("value", "f4", 4), ("visits", "i4", 4), ("child", "i4", 4)])
+GROUP = np.dtype(
+    [
+        ("sum", "f8", 4),
+        ("prior", "f4", 4),
+        ("value", "f4", 4),
+        ("visits", "i4", 4),
+        ("child", "i4", 4),
+    ]
+)
 assert EDGE.itemsize == EDGE_BYTES and GROUP.itemsize == 4 * EDGE_BYTES
 _LIMIT = 2**31 - 2**20
 
@@ -26,13 +37,28 @@ class Arena:
     notes  whether the rule needs to know a number of each node (`search.tree.descent_kernels`)
     """
 
-    def __init__(self, rule: Rule, players: int = 1, discount: float = 1.0, nodes: int = 16, edges: int = 64, notes: bool = False):
+    def __init__(
+        self,
+        rule: Rule,
+        players: int = 1,
+        discount: float = 1.0,
+        nodes: int = 16,
+        edges: int = 64,
+        notes: bool = False,
+    ):
         if players not in (1, 2):
             raise ValueError(f"players={players}: games of one or two players can be searched")
         if not 0.0 < discount <= 1.0:
             raise ValueError(f"discount={discount} must lie in (0, 1]")
-        self.players, self.discount, self.keeps_notes = players, discount, notes or rule.name == "gumbel"
-        self._nodes, self._words = _vacant(max(nodes, 16), NODE), _vacant(3 * max(edges, 64), np.dtype(np.float64))
+        self.players, self.discount, self.keeps_notes = (
+            players,
+            discount,
+            notes or rule.name == "gumbel",
+        )
+        self._nodes, self._words = (
+            _vacant(max(nodes, 16), NODE),
+            _vacant(3 * max(edges, 64), np.dtype(np.float64)),
+        )
         self._notes = np.zeros(len(self._nodes) if self.keeps_notes else 1, np.float32)
         self._sizes = np.zeros(2, np.int64)
         self.rule, self._widen = rule, 0.0
@@ -40,7 +66,9 @@ class Arena:
         self._params = rule.array(players, discount)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and copied: the arrays as far as they are in use, and no kernels, which are compiled for one process."""
+        """What is pickled and copied: the arrays as far as they are in use, and no kernels,
+        which are compiled for one process.
+        """
         state = {**vars(self), **self.snapshot()}
         for name in ("nodes", "words", "notes", "sizes"):
             state[f"_{name}"] = state.pop(name)
@@ -49,10 +77,13 @@ class Arena:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._nodes = _larger(self._nodes, len(self._nodes), 0)  # begins with a cache line, as the kernels expect
+        # begins with a cache line, as the kernels expect
+        self._nodes = _larger(self._nodes, len(self._nodes), 0)
         self._words = _larger(self._words, len(self._words), 0)
         if self.keeps_notes:
-            self._notes = np.concatenate([self._notes, np.zeros(len(self._nodes) - len(self._notes), np.float32)])
+            self._notes = np.concatenate(
+                [self._notes, np.zeros(len(self._nodes) - len(self._notes), np.float32)]
+            )
         self.kernels = self.rule.kernels
 
     # -- what is in use
@@ -64,14 +95,18 @@ class Arena:
 
     @property
     def edges(self) -> np.ndarray:
-        """EDGE [edges in use], a copy. Gaps between blocks, and in a `Forest` what was never looked at, are zero."""
+        """EDGE [edges in use], a copy. Gaps between blocks, and in a `Forest` what was never
+        looked at, are zero.
+        """
         table = np.zeros(int(self._sizes[1]), EDGE)
         for node in range(int(self._sizes[0])):
             first, count = int(self._nodes[node]["first"]), int(self._nodes[node]["count"])
             if count:
                 for name in EDGE.names or ():
                     table[name][first : first + count] = self.field(node, name)
-                table["prior"][first : first + count] = np.abs(table["prior"][first : first + count])
+                table["prior"][first : first + count] = np.abs(
+                    table["prior"][first : first + count]
+                )
             if self._nodes[node]["parent"] < 0:
                 for name in EDGE.names or ():
                     table[name][-2 - int(self._nodes[node]["parent"])] = self.own(node, name)
@@ -83,14 +118,20 @@ class Arena:
         return self._nodes.nbytes + self._words.nbytes + self._notes.nbytes
 
     def field(self, node: int, name: str) -> np.ndarray:
-        """A copy of one field of the edges of `node` that are looked at, [count]: sum, prior, value, visits or child."""
+        """A copy of one field of the edges of `node` that are looked at, [count]: sum, prior,
+        value, visits or child.
+        """
         record = self._nodes[node]
         return self._get(np.arange(int(record["count"])) + int(record["first"]), name)
 
     def edge_to(self, node: int) -> int:
         """The edge that leads to `node`; a root's own."""
         parent = int(self._nodes[node]["parent"])
-        return -2 - parent if parent < 0 else int(self._nodes[parent]["first"]) + int(self._nodes[node]["slot"])
+        return (
+            -2 - parent
+            if parent < 0
+            else int(self._nodes[parent]["first"]) + int(self._nodes[node]["slot"])
+        )
 
     def own(self, node: int, name: str) -> Any:
         """The same of the edge that leads to `node`."""
@@ -120,21 +161,28 @@ class Arena:
 
     def reserve(self, nodes: int, edges: int) -> None:
         """Make room for so many more. Raises MemoryError, which leaves everything as it was."""
-        for size, more, what in ((self._sizes[0], nodes, "nodes"), (self._sizes[1], edges, "edges")):
+        for size, more, what in (
+            (self._sizes[0], nodes, "nodes"),
+            (self._sizes[1], edges, "edges"),
+        ):
             if size + more > _LIMIT:
                 raise MemoryError(
-                    f"a tree holds at most {_LIMIT:,} {what}: search with fewer simulations, or drop trees you no longer need"
+                    f"a tree holds at most {_LIMIT:,} {what}: search with fewer simulations, "
+                    "or drop trees you no longer need"
                 )
         try:
             if self._sizes[0] + nodes > len(self._nodes):
                 self._nodes = _larger(self._nodes, int(self._sizes[0]), nodes)
             if self.keeps_notes and len(self._notes) < len(self._nodes):
-                self._notes = np.concatenate([self._notes, np.zeros(len(self._nodes) - len(self._notes), np.float32)])
+                self._notes = np.concatenate(
+                    [self._notes, np.zeros(len(self._nodes) - len(self._notes), np.float32)]
+                )
             if 3 * (self._sizes[1] + edges) > len(self._words):
                 self._words = _larger(self._words, 3 * int(self._sizes[1]), 3 * edges)
         except MemoryError as error:
             raise MemoryError(
-                f"no memory for {nodes:,} more nodes and {edges:,} more edges beside {self._sizes[0]:,} and {self._sizes[1]:,}: "
+                f"no memory for {nodes:,} more nodes and {edges:,} more edges beside "
+                f"{self._sizes[0]:,} and {self._sizes[1]:,}: "
                 "the tree is as it was; search with fewer simulations"
             ) from error
 
@@ -168,11 +216,15 @@ class Arena:
             self.forget(slice(None))
 
     def forget(self, which: Any) -> None:
-        """Let the kernels find anew what these nodes take next: something about them was changed."""
+        """Let the kernels find anew what these nodes take next: something about them was
+        changed.
+        """
         self.nodes["best"][which] = STALE
 
     def gather(self, roots: np.ndarray) -> np.ndarray:
-        """Keep only what stands below `roots` (int32 [trees], changed in place). int32 [nodes]: the old number of each node."""
+        """Keep only what stands below `roots` (int32 [trees], changed in place). int32 [nodes]:
+        the old number of each node.
+        """
         nodes, words = (_vacant(len(array), array.dtype) for array in (self._nodes, self._words))
         kept, sizes = np.empty(int(self._sizes[0]), np.int32), np.zeros(2, np.int64)
         gather(self._nodes, self._words, nodes, words, roots, kept, sizes)
@@ -202,7 +254,9 @@ class Arena:
 
 
 def _vacant(length: int, dtype: np.dtype) -> np.ndarray:
-    """An array that begins with a cache line: two of them hold four edges, and none of a group's vectors lies in both."""
+    """An array that begins with a cache line: two of them hold four edges, and none of a group's
+    vectors lies in both.
+    """
     array = np.empty(length + 64 // dtype.itemsize, dtype)
     return array[-array.ctypes.data % 64 // dtype.itemsize :][:length]
 
@@ -233,13 +287,22 @@ def check_rows(rows: np.ndarray, values: np.ndarray, names: np.ndarray, what: st
     for fault, where in faults.items():
         if where.any():
             row, move = np.argwhere(where)[0]
-            raise ValueError(f"{what} {int(names[row])} has {fault}, the first at move {move}: {rows[row, move]}; correct the evaluator")
+            raise ValueError(
+                f"{what} {int(names[row])} has {fault}, the first at move {move}: "
+                f"{rows[row, move]}; correct the evaluator"
+            )
     totals = rows.sum(1, dtype=np.float64)
     wrong = (np.abs(totals - 1) > 1e-3) & (totals != 0)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"the priors of {what} {int(names[row])} sum to {totals[row]:.6g}, not to 1: normalise them")
+        raise ValueError(
+            f"the priors of {what} {int(names[row])} sum to {totals[row]:.6g}, not to 1: "
+            "normalise them"
+        )
     outside = (values < 0) | (values > 1)
     if outside.any():
         row = int(outside.argmax())
-        raise ValueError(f"the value of {what} {int(names[row])} is {values[row]}: give values in [0, 1], or nan to release the leaf")
+        raise ValueError(
+            f"the value of {what} {int(names[row])} is {values[row]}: give values in [0, 1], or "
+            "nan to release the leaf"
+        )

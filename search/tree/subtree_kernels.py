@@ -1,4 +1,6 @@
-"""Kernels that need no selection rule: a node becomes a root, what no root reaches is dropped, roots are read and get other priors."""
+"""Kernels that need no selection rule: a node becomes a root, what no root reaches is dropped,
+roots are read and get other priors.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +11,44 @@ import numpy as np
 
 from search.kernels.jit import as_f4, as_i4, bind, digest, inner, kernel
 from search.tree import descent_kernels
-from search.tree.descent_kernels import CHILD, HERE, NODE, PRIOR, ROOM, STALE, VALUE, VISITS, f4_of, f8_of
+from search.tree.descent_kernels import (
+    CHILD,
+    HERE,
+    NODE,
+    PRIOR,
+    ROOM,
+    STALE,
+    VALUE,
+    VISITS,
+    f4_of,
+    f8_of,
+)
 
 _names = dict(vars(descent_kernels))
 for _name in ("entry", "move_at", "clear", "swap", "advance"):
     _names[_name] = inner(bind(getattr(descent_kernels, _name), _names, f"{_name}_plain"))
 entry, move_at, advance = (_names[_name] for _name in ("entry", "move_at", "advance"))
-_nodes, _words, _i4, _i8 = numba.from_dtype(NODE)[::1], numba.float64[::1], numba.int32[::1], numba.int64
+_nodes, _words, _i4, _i8 = (
+    numba.from_dtype(NODE)[::1],
+    numba.float64[::1],
+    numba.int32[::1],
+    numba.int64,
+)
 
 
 def _kernel(signature: Any) -> Any:
     """`kernel`, kept under a name that changes with the layout."""
     stamp = digest(*descent_kernels.SOURCES)
-    return lambda function: kernel(signature)(bind(function, globals(), f"{function.__name__}_{stamp}"))
+    return lambda function: kernel(signature)(
+        bind(function, globals(), f"{function.__name__}_{stamp}")
+    )
 
 
 @_kernel(numba.void(_nodes, _words, _nodes, _words, _i4, _i4, _i8[::1]))
 def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
-    """Copy what stands below `roots` into other arrays, level by level. roots: changed to the new numbers; kept: the old ones, in order."""
+    """Copy what stands below `roots` into other arrays, level by level. roots: changed to the
+    new numbers; kept: the old ones, in order.
+    """
     new_i4 = as_i4(new_words)
     for t in range(len(roots)):
         old, own = roots[t], -2 - nodes[roots[t]].parent
@@ -63,7 +85,9 @@ def gather(nodes, words, new_nodes, new_words, roots, kept, sizes):
 
 @_kernel(numba.void(_nodes, _words, _i8[::1], _i8))
 def uproot(nodes, words, sizes, node):
-    """Make `node` a root: it gets an edge of its own with what its edge knew, now in the view of the player who moves there."""
+    """Make `node` a root: it gets an edge of its own with what its edge knew, now in the view of
+    the player who moves there.
+    """
     f4, i4 = as_f4(words), as_i4(words)
     record = nodes[np.uint64(node)]
     edge, turned = entry(nodes, record)
@@ -82,7 +106,11 @@ def uproot(nodes, words, sizes, node):
         record.best = STALE
 
 
-@_kernel(numba.void(_nodes, _words, _i4, numba.int32[:, ::1], numba.float64[:, ::1], numba.float32[:, ::1]))
+@_kernel(
+    numba.void(
+        _nodes, _words, _i4, numba.int32[:, ::1], numba.float64[:, ::1], numba.float32[:, ::1]
+    )
+)
 def read(nodes, words, roots, visits, sums, priors):
     """Visits, sums and priors of the edges of some nodes, by move; zero where there is none."""
     f4, i4 = as_f4(words), as_i4(words)
@@ -103,10 +131,16 @@ def read(nodes, words, roots, visits, sums, priors):
 
 @_kernel(numba.void(_nodes, _words, _i8, numba.float32[::1]))
 def reprior(nodes, words, node, priors):
-    """Give the edges of `node` other priors, by move; in an ordered block the best of those not taken comes up again."""
+    """Give the edges of `node` other priors, by move; in an ordered block the best of those not
+    taken comes up again.
+    """
     f4, i4 = as_f4(words), as_i4(words)
     record = nodes[np.uint64(node)]
-    start, room, last = np.uint64(record.first), np.uint64((record.room & ROOM) * 4), np.uint64(record.count - 1)
+    start, room, last = (
+        np.uint64(record.first),
+        np.uint64((record.room & ROOM) * 4),
+        np.uint64(record.count - 1),
+    )
     for slot in range(room):
         edge = start + np.uint64(slot)
         if f4[f4_of(edge, PRIOR)] >= 0:

@@ -1,10 +1,12 @@
 """The search tree: one root of an arena with its states and steps.
 
-A node is a reached state, an edge a step proposed from it. The edges of a node stand in one contiguous block; an edge is known by its
-place in the arena. An edge's child node is made when the edge is first taken. Visits count at once when a descent passes (an unfinished
-visit counts as value 0); values are added by `backup`, so visits and sums agree only between rounds.
+A node is a reached state, an edge a step proposed from it. The edges of a node stand in one
+contiguous block; an edge is known by its place in the arena. An edge's child node is made when the
+edge is first taken. Visits count at once when a descent passes (an unfinished visit counts as value
+0); values are added by `backup`, so visits and sums agree only between rounds.
 
-Sums and values of an edge are in the view of the player who chooses it; the root has an edge of its own, in the root player's view.
+Sums and values of an edge are in the view of the player who chooses it; the root has an edge of its
+own, in the root player's view.
 """
 
 from __future__ import annotations
@@ -32,15 +34,19 @@ class Tree(Arena):
     steps         step of each edge; None for the root's own edge, gaps, and blocks that were moved
     finished      node -> reward in [0, 1] of a finished state, None where only the label could tell
     log_probs     of each edge's step, nan where unknown
-    drawn         of each node that was asked for steps, what was sampled there (`Proposal.drawn`), illegal steps included, by tokens
-    samples       of each node that was given steps, what was drawn of each step of its block: name -> (log-prob, share of the draws)
+    drawn         of each node that was asked for steps, what was sampled there (`Proposal.drawn`),
+                  illegal steps included, by tokens
+    samples       of each node that was given steps, what was drawn of each step of its block: name
+                  -> (log-prob, share of the draws)
     exhausted     nothing is left to explore
     proposed, unusable, example   proposals seen, of them illegal or cut off, and one such step
     """
 
     def __init__(self, state: Any, player: int = 0, discount: float = 1.0, players: int = 1):
         if player not in range(players):
-            raise ValueError(f"player={player} is none of {players}: give players=2 for a game of two")
+            raise ValueError(
+                f"player={player} is none of {players}: give players=2 for a game of two"
+            )
         super().__init__(_DEFAULT, players, discount, notes=True)
         self.root(player)
         self.states: list[Any] = [state]
@@ -52,8 +58,10 @@ class Tree(Arena):
         self.exhausted = False
         self.proposed = self.unusable = 0
         self.example: Any = None
-        self._next: dict[int, tuple[Any, int]] = {}  # edge -> state and player behind it, until its node is made
-        self._full: dict[int, float] = {}  # nodes never to be widened, and what else would be their unseen probability
+        # edge -> state and player behind it, until its node is made
+        self._next: dict[int, tuple[Any, int]] = {}
+        # nodes never to be widened, and what else would be their unseen probability
+        self._full: dict[int, float] = {}
 
     # -- growing
 
@@ -69,7 +77,8 @@ class Tree(Arena):
     ) -> range:
         """Give `node` new edges, behind those it has; returns the new edges.
 
-        priors  float [old and new edges], of the whole block in its order; each >= 0, sum 1 within 1e-3 (ValueError)
+        priors  float [old and new edges], of the whole block in its order; each >= 0, sum 1 within
+                1e-3 (ValueError)
         values  float [new edges], the policy's own values in [0, 1], nan unknown
         players who moves behind each new edge, 0 or 1; None: who moves at `node`
         """
@@ -78,9 +87,15 @@ class Tree(Arena):
         own = np.full(len(steps), math.nan) if values is None else np.asarray(values, np.float64)
         if ((own < 0) | (own > 1)).any():
             edge = int(((own < 0) | (own > 1)).argmax())
-            raise ValueError(f"the value of edge {old + edge} of node {node} is {own[edge]}: give values in [0, 1], or nan")
+            raise ValueError(
+                f"the value of edge {old + edge} of node {node} is {own[edge]}: give values in "
+                "[0, 1], or nan"
+            )
         if players is not None and not set(players) <= set(range(self.players)):
-            raise ValueError(f"players={list(players)} names others than the {self.players} of this tree: make it with players=2")
+            raise ValueError(
+                f"players={list(players)} names others than the {self.players} of this tree: "
+                "make it with players=2"
+            )
         check_count(count)
         priors = _checked(priors, count, node)
         first = self._block(node, count)
@@ -91,7 +106,9 @@ class Tree(Arena):
         self._put(first + np.arange(old, count), "value", told.astype(np.float32, copy=False))
         self._nodes[node]["count"] = count
         self.steps[first + old : first + count] = steps
-        self.log_probs[first + old : first + count] = [math.nan] * len(steps) if log_probs is None else log_probs
+        self.log_probs[first + old : first + count] = (
+            [math.nan] * len(steps) if log_probs is None else log_probs
+        )
         mover = self.player(node)
         for i, state in enumerate(states):
             self._next[first + old + i] = (state, players[i] if players is not None else mover)
@@ -99,13 +116,17 @@ class Tree(Arena):
         return range(first + old, first + count)
 
     def set_priors(self, node: int, priors: np.ndarray) -> None:
-        """Other priors for the edges of `node`: float [edges], each >= 0, sum 1 within 1e-3 (ValueError)."""
+        """Other priors for the edges of `node`: float [edges], each >= 0, sum 1 within 1e-3
+        (ValueError).
+        """
         count = int(self._nodes[node]["count"])
         self._priors(node, int(self._nodes[node]["first"]), count, _checked(priors, count, node))
         self.forget(node)
 
     def set_unseen(self, node: int, probability: float) -> None:
-        """Tell how probable, in [0, 1], the steps of `node` are together that are not proposed yet; 0 at a new node."""
+        """Tell how probable, in [0, 1], the steps of `node` are together that are not proposed
+        yet; 0 at a new node.
+        """
         if node in self._full:
             self._full[node] = probability
         else:
@@ -124,7 +145,9 @@ class Tree(Arena):
         self._put(edges, "prior", np.where(closed, -np.maximum(priors, _CLOSED), priors))
 
     def _block(self, node: int, count: int) -> int:
-        """Start of a block with room for `count` edges at `node`; an existing block is moved to a larger place if need be."""
+        """Start of a block with room for `count` edges at `node`; an existing block is moved to
+        a larger place if need be.
+        """
         record = self._nodes[node]
         first, old, room = int(record["first"]), int(record["count"]), self._room_of(node)
         if first >= 0 and count <= room:
@@ -173,10 +196,14 @@ class Tree(Arena):
             state, player = self._next.pop(self.edge_to(node))
             self.states.append(state)
             self._notes[node] = 0.0
-            self._nodes[node]["room"] = (int(self._nodes[node]["room"]) & ~SECOND) | (SECOND if player else 0)
+            self._nodes[node]["room"] = (int(self._nodes[node]["room"]) & ~SECOND) | (
+                SECOND if player else 0
+            )
 
     def close(self, node: int) -> None:
-        """Never descend to `node` again: its subtree has nothing more to tell. Its statistics stay."""
+        """Never descend to `node` again: its subtree has nothing more to tell. Its statistics
+        stay.
+        """
         if node > 0:
             edge = self.edge_to(node)
             self._put(edge, "prior", -max(abs(float(self._get(edge, "prior"))), _CLOSED))
@@ -201,29 +228,51 @@ class Tree(Arena):
 
     # -- simulations
 
-    def select(self, k: int, rule: Rule = _DEFAULT, stop_at_collision: bool = False, widen: float = 0.0) -> np.ndarray:
-        """A round: up to `k` descents. int32 [descents]: the leaves, in order; each must be given to `backup` once.
+    def select(
+        self, k: int, rule: Rule = _DEFAULT, stop_at_collision: bool = False, widen: float = 0.0
+    ) -> np.ndarray:
+        """A round: up to `k` descents. int32 [descents]: the leaves, in order; each must be given
+        to `backup` once.
 
-        widen  weight of the steps not proposed yet: their prior is widen * unseen / (1 + edges); where they score best the node is a
-               leaf again
-        stop_at_collision  end the round at the first leaf that it reaches twice, without counting that descent
+        widen  weight of the steps not proposed yet: their prior is widen * unseen / (1 + edges);
+               where they score best the node is a leaf again
+        stop_at_collision  end the round at the first leaf that it reaches twice, without counting
+                           that descent
         """
         self.use(rule, widen)
         self.reserve(k, 0)
         leaves = np.empty(k, np.int32)
         roots = np.zeros(1, np.int32)
-        done = self.kernels.select(self._nodes, self._words, self._notes, self._sizes, roots, k, stop_at_collision, self._params, leaves)
+        done = self.kernels.select(
+            self._nodes,
+            self._words,
+            self._notes,
+            self._sizes,
+            roots,
+            k,
+            stop_at_collision,
+            self._params,
+            leaves,
+        )
         self._fill()
         return leaves[:done]
 
-    def backup(self, leaves: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float]) -> None:
-        """Add values in [0, 1] (of the player who chose the leaf's step) along the paths; nan releases the visit."""
+    def backup(
+        self, leaves: np.ndarray | Sequence[int], values: np.ndarray | Sequence[float]
+    ) -> None:
+        """Add values in [0, 1] (of the player who chose the leaf's step) along the paths; nan
+        releases the visit.
+        """
         leaves, values = np.asarray(leaves, np.int32), np.asarray(values, np.float64)
-        assert len(leaves) == len(values) and not ((values < 0) | (values > 1)).any(), "values must lie in [0, 1]"
+        assert len(leaves) == len(values) and not ((values < 0) | (values > 1)).any(), (
+            "values must lie in [0, 1]"
+        )
         self.kernels.backup(self._nodes, self._words, self._notes, leaves, values, self._params)
 
     def extend(self, node: int, edge: int) -> int:
-        """Take a pending visit of `node` on along `edge`; returns the node behind it, which must be given to `backup` instead."""
+        """Take a pending visit of `node` on along `edge`; returns the node behind it, which must
+        be given to `backup` instead.
+        """
         child = self.open(node, edge)
         self._nodes[node]["room"] = int(self._nodes[node]["room"]) & ~IN_FLIGHT
         self._put(edge, "visits", self._get(edge, "visits") + 1)
@@ -240,11 +289,16 @@ class Tree(Arena):
         self.backup([node], [value])
 
     def reroot(self, node: int) -> None:
-        """Make `node` the root: its subtree stays with its statistics, all else is dropped; numbers of nodes and edges change.
+        """Make `node` the root: its subtree stays with its statistics, all else is dropped; numbers
+        of nodes and edges change.
 
-        Nothing may be in flight. What was found outside the subtree is no longer in `finished` and `drawn`.
+        Nothing may be in flight. What was found outside the subtree is no longer in `finished` and
+        `drawn`.
         """
-        before = [range(int(n["first"]), int(n["first"]) + int(n["count"])) if n["count"] else range(0) for n in self.nodes]
+        before = [
+            range(int(n["first"]), int(n["first"]) + int(n["count"])) if n["count"] else range(0)
+            for n in self.nodes
+        ]
         steps, log_probs, waiting = self.steps, self.log_probs, self._next
         if node:
             self.reserve(0, 4)
@@ -256,7 +310,10 @@ class Tree(Arena):
         for i, old in enumerate(kept):
             first = int(self._nodes[i]["first"])
             for slot, edge in enumerate(before[old]):
-                self.steps[first + slot], self.log_probs[first + slot] = steps[edge], log_probs[edge]
+                self.steps[first + slot], self.log_probs[first + slot] = (
+                    steps[edge],
+                    log_probs[edge],
+                )
                 if edge in waiting:
                     self._next[first + slot] = waiting[edge]
         self.states = [self.states[old] for old in kept]
@@ -268,7 +325,9 @@ class Tree(Arena):
     # -- reading
 
     def at(self, edge: int, name: str) -> float:
-        """A number of an edge: its sum, prior, value (the policy's own, nan unknown), visits or child (-1: never taken)."""
+        """A number of an edge: its sum, prior, value (the policy's own, nan unknown), visits or
+        child (-1: never taken).
+        """
         number = self._get(edge, name)
         return abs(float(number)) if name == "prior" else number.item()
 
@@ -333,5 +392,8 @@ class Tree(Arena):
 def _checked(priors: Any, count: int, node: int) -> np.ndarray:
     priors = np.asarray(priors, np.float64)
     if len(priors) != count or not abs(priors.sum() - 1) <= 1e-3 or (priors < 0).any():
-        raise ValueError(f"priors of all {count} edges of node {node} must be given and sum to 1, not {priors.tolist()}")
+        raise ValueError(
+            f"priors of all {count} edges of node {node} must be given and sum to 1, not "
+            f"{priors.tolist()}"
+        )
     return priors

@@ -1,4 +1,6 @@
-"""`copse bench`: what it prints, what it refuses before any work, what is left after SIGKILL; the figures."""
+"""`copse bench`: what it prints, what it refuses before any work, what is left after SIGKILL;
+the figures.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,7 @@ from search.cli.main import main
 from search.solver import seed_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDERS = sorted(str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_dir())
 
 
 @pytest.fixture
@@ -40,7 +43,9 @@ def loaded(monkeypatch):
 
 def problems(folder, count=6, **more):
     path = folder / "p.jsonl"
-    lines = [{"id": f"q{i}", "problem": f"Question {i}", "target": i % 3, **more} for i in range(count)]
+    lines = [
+        {"id": f"q{i}", "problem": f"Question {i}", "target": i % 3, **more} for i in range(count)
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -53,15 +58,41 @@ def bench(capsys, *flags):
 
 def test_it_compares_methods_on_problems_of_the_users_own(tmp_path, capsys, loaded):
     out = tmp_path / "out"
-    flags = ["--input", problems(tmp_path), "--out", out, "--budgets", "tokens=60,200", "--seeds", 2]
-    code, text, err = bench(capsys, *flags, "--methods", "self_consistency,mcts leaves=2,test_bench:walk", "--guide", "any")
-    assert code == 0 and "| method | searches | 60 tokens | 200 tokens |" in text and "points more than self_consistency" in text, err
+    flags = [
+        "--input",
+        problems(tmp_path),
+        "--out",
+        out,
+        "--budgets",
+        "tokens=60,200",
+        "--seeds",
+        2,
+    ]
+    code, text, err = bench(
+        capsys,
+        *flags,
+        "--methods",
+        "self_consistency,mcts leaves=2,test_bench:walk",
+        "--guide",
+        "any",
+    )
+    assert (
+        code == 0
+        and "| method | searches | 60 tokens | 200 tokens |" in text
+        and "points more than self_consistency" in text
+    ), err
     found = rows.read(out / "results.csv")
     assert len(found) == 6 * 3 * 2 * 2 and {row["task"] for row in found} == {"p"}
-    assert all(row["correct"] == str(int(row["answer"] == str(int(row["problem"][1:]) % 3))) for row in found)
+    assert all(
+        row["correct"] == str(int(row["answer"] == str(int(row["problem"][1:]) % 3)))
+        for row in found
+    )
     assert (out / "figure.png").read_bytes().startswith(b"\x89PNG")
     before = (out / "results.csv").read_bytes()
-    assert bench(capsys, *flags, "--methods", "self_consistency", "--guide", "any")[0] == 0 and (out / "results.csv").read_bytes() == before
+    assert (
+        bench(capsys, *flags, "--methods", "self_consistency", "--guide", "any")[0] == 0
+        and (out / "results.csv").read_bytes() == before
+    )
 
 
 async def walk(search):
@@ -72,13 +103,39 @@ async def walk(search):
 
 
 def test_problems_that_verify_themselves_need_no_target(tmp_path, capsys, loaded, monkeypatch):
-    monkeypatch.setattr(guides, "load", lambda path, answer=None, device=None, dtype=None, slots=None, **policy: scripted_guide(**policy))
+    monkeypatch.setattr(
+        guides,
+        "load",
+        lambda path, answer=None, device=None, dtype=None, slots=None, **policy: scripted_guide(
+            **policy
+        ),
+    )
     path = tmp_path / "p.jsonl"
-    path.write_text('{"problem": "Use 1, 2, 3 and 4 to make 24."}\n{"problem": "Use 1 and 1 to make 24."}\n')
-    code, text, _ = bench(capsys, "--input", path, "--out", tmp_path / "o", "--methods", "sample,mcts", "--budgets", "tokens=100,1000")
-    found = {(row["problem"], row["method"]): row for row in rows.read(tmp_path / "o" / "results.csv")}
-    assert code == 0 and found["1", "sample"]["correct"] == "1" and found["2", "sample"]["correct"] == "0"
-    assert "| 100 tokens | 200 tokens |" in text and {row["budget"] for row in found.values()} == {"tokens=1000"}
+    path.write_text(
+        '{"problem": "Use 1, 2, 3 and 4 to make 24."}\n{"problem": "Use 1 and 1 to make 24."}\n'
+    )
+    code, text, _ = bench(
+        capsys,
+        "--input",
+        path,
+        "--out",
+        tmp_path / "o",
+        "--methods",
+        "sample,mcts",
+        "--budgets",
+        "tokens=100,1000",
+    )
+    found = {
+        (row["problem"], row["method"]): row for row in rows.read(tmp_path / "o" / "results.csv")
+    }
+    assert (
+        code == 0
+        and found["1", "sample"]["correct"] == "1"
+        and found["2", "sample"]["correct"] == "0"
+    )
+    assert "| 100 tokens | 200 tokens |" in text and {row["budget"] for row in found.values()} == {
+        "tokens=1000"
+    }
 
 
 @pytest.mark.parametrize(
@@ -95,12 +152,20 @@ def test_problems_that_verify_themselves_need_no_target(tmp_path, capsys, loaded
 )
 def test_bad_input_is_refused_before_any_work(tmp_path, capsys, loaded, flags, word):
     code, _, err = bench(capsys, "--input", problems(tmp_path), "--out", tmp_path / "o", *flags)
-    assert code == 2 and word in err and err.count("\n") == 1 and not loaded and not (tmp_path / "o").exists()
+    assert (
+        code == 2
+        and word in err
+        and err.count("\n") == 1
+        and not loaded
+        and not (tmp_path / "o").exists()
+    )
 
 
 @pytest.mark.parametrize("target", [None, [1], True, " "])
 def test_targets_that_are_missing_or_none_are_refused(tmp_path, capsys, loaded, target):
-    code, _, err = bench(capsys, "--input", problems(tmp_path, target=target), "--out", tmp_path / "o")
+    code, _, err = bench(
+        capsys, "--input", problems(tmp_path, target=target), "--out", tmp_path / "o"
+    )
     assert code == 2 and "target" in err and not loaded
 
 
@@ -118,9 +183,21 @@ def test_results_of_other_problems_or_settings_are_not_mixed(tmp_path, capsys, l
 def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = bench(
-        capsys, "--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60"
+        capsys,
+        "--input",
+        problems(tmp_path),
+        "--out",
+        tmp_path / "o",
+        "--methods",
+        "self_consistency",
+        "--budgets",
+        "tokens=60",
     )
-    assert code == 0 and "copse-search[bench]" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6
+    assert (
+        code == 0
+        and "copse-search[bench]" in err
+        and len(rows.read(tmp_path / "o" / "results.csv")) == 6
+    )
 
 
 # -- killed and interrupted, in processes
@@ -128,8 +205,9 @@ def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeyp
 #: a process whose model takes its time, and whose methods note which searches begin
 SLOW = f"""
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without
-sys.path[:0] = [{str(ROOT)!r}, *{sorted(str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_dir())!r}]
+# a shell starts what runs in its background without
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path[:0] = [{str(ROOT)!r}, *{FOLDERS!r}]
 import types
 import guides
 from fakes import scripted_guide
@@ -146,7 +224,8 @@ def noted(method, name):
     async def run(search):
         with open(f"log-{{os.getpid()}}", "a") as log:
             entropy = search.rng.bit_generator.seed_seq.entropy
-            log.write(f"{{search.problem.statement.split()[-1]}} own:{{name}} {{search.budget}} {{entropy}}\\n")
+            last = search.problem.statement.split()[-1]
+            log.write(f"{{last}} own:{{name}} {{search.budget}} {{entropy}}\\n")
         await method(search)
     return run
 
@@ -160,9 +239,24 @@ COUNT = 8
 
 
 def start(folder, out="o"):
-    flags = ["--methods", "own:chains,own:tree", "--budgets", "tokens=60,120", "--seeds", "2", "--input", "p.jsonl", "--out", out]
+    flags = [
+        "--methods",
+        "own:chains,own:tree",
+        "--budgets",
+        "tokens=60,120",
+        "--seeds",
+        "2",
+        "--input",
+        "p.jsonl",
+        "--out",
+        out,
+    ]
     return subprocess.Popen(
-        [sys.executable, "-c", SLOW, "bench", *flags], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW, "bench", *flags],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -174,7 +268,10 @@ def wait_for_lines(process, path, count):
 def searches(lines):
     """What `own` notes of the searches behind these lines of a results file."""
     cells = [line.decode().split(",") for line in lines]
-    return {f"{problem[1:]} {method} {budget} {seed_of(problem, int(seed))}" for _, problem, method, budget, seed, *_ in cells}
+    return {
+        f"{problem[1:]} {method} {budget} {seed_of(problem, int(seed))}"
+        for _, problem, method, budget, seed, *_ in cells
+    }
 
 
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
@@ -194,7 +291,9 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
         assert not searches(finished[1:]) & set(begun), "what was finished is not searched again"
         finished = lines
     assert process.returncode == 0, err
-    assert len(finished) == 1 + COUNT * 2 * 2 * 2 and len(searches(finished[1:])) == COUNT * 2 * 2 * 2
+    assert (
+        len(finished) == 1 + COUNT * 2 * 2 * 2 and len(searches(finished[1:])) == COUNT * 2 * 2 * 2
+    )
     whole = start(tmp_path, "whole")
     assert whole.communicate(timeout=120) and whole.returncode == 0
     once, again = rows.read(tmp_path / "whole" / "results.csv"), rows.read(results)
@@ -209,7 +308,12 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     found = rows.read(results)
-    assert process.returncode == 130 and 4 <= len(found) < COUNT * 8 and "Traceback" not in err and "again to go on" in err
+    assert (
+        process.returncode == 130
+        and 4 <= len(found) < COUNT * 8
+        and "Traceback" not in err
+        and "again to go on" in err
+    )
     assert all(row["stopped"] != "interrupted" for row in found)
 
 
@@ -221,9 +325,23 @@ def test_ctrl_c_after_the_last_search_of_a_job(tmp_path, capsys, loaded, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(search, "solve_many", late)
-    flags = ["--input", problems(tmp_path), "--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60,120"]
+    flags = [
+        "--input",
+        problems(tmp_path),
+        "--out",
+        tmp_path / "o",
+        "--methods",
+        "self_consistency",
+        "--budgets",
+        "tokens=60,120",
+    ]
     code, out, err = bench(capsys, *flags)
-    assert code == 130 and "again to go on" in err and len(rows.read(tmp_path / "o" / "results.csv")) == 6 and "self_consistency" in out
+    assert (
+        code == 130
+        and "again to go on" in err
+        and len(rows.read(tmp_path / "o" / "results.csv")) == 6
+        and "self_consistency" in out
+    )
 
 
 # -- figures
@@ -231,7 +349,9 @@ def test_ctrl_c_after_the_last_search_of_a_job(tmp_path, capsys, loaded, monkeyp
 
 def test_a_line_read_off_one_budget_is_the_share_solved(tmp_path):
     costs = [20, 50, 50, 700, 2000]
-    found = written(tmp_path / "r.csv", *(solved(f"p{i}", "m", t, int(t < 2000)) for i, t in enumerate(costs)))
+    found = written(
+        tmp_path / "r.csv", *(solved(f"p{i}", "m", t, int(t < 2000)) for i, t in enumerate(costs))
+    )
     line = plot.line(found, "generated", 2500)
     assert (
         line.x[-1] == pytest.approx(2500)
@@ -240,7 +360,10 @@ def test_a_line_read_off_one_budget_is_the_share_solved(tmp_path):
         and (line.low <= line.mean).all()
         and (line.mean <= line.high).all()
     )
-    np.testing.assert_allclose(line.mean, [100 * np.mean([t <= x * (1 + 1e-9) and t < 2000 for t in costs]) for x in line.x])
+    np.testing.assert_allclose(
+        line.mean,
+        [100 * np.mean([t <= x * (1 + 1e-9) and t < 2000 for t in costs]) for x in line.x],
+    )
 
 
 def test_a_line_of_separate_budgets_has_a_point_each(tmp_path):
@@ -252,18 +375,24 @@ def test_a_line_of_separate_budgets_has_a_point_each(tmp_path):
         assert x == pytest.approx(np.mean([int(row["generated"]) for row in own]))
         assert mean == pytest.approx(100 * np.mean([int(row["correct"]) for row in own]))
     plot.curves(found, tmp_path / "f.svg")
-    assert "generated tokens a problem" in (tmp_path / "f.svg").read_text() or (tmp_path / "f.svg").stat().st_size > 5000
+    assert (
+        "generated tokens a problem" in (tmp_path / "f.svg").read_text()
+        or (tmp_path / "f.svg").stat().st_size > 5000
+    )
 
 
 def checkpoints(folder, slope_train=20.0, slope_test=10.0, count=400):
-    """Four checkpoints and three budgets whose accuracies rise by planted slopes, in points a decade."""
+    """Four checkpoints and three budgets whose accuracies rise by planted slopes, in points a
+    decade.
+    """
     rng, entries = np.random.default_rng(0), ["name,training,results"]
     for i, flops in enumerate((1e12, 1e13, 1e14, 1e15)):
         cells = []
         for tokens in (100, 1000, 10000):
             chance = 0.1 + slope_train / 100 * i + slope_test / 100 * math.log10(tokens / 100)
             cells += [
-                (f"p{n}", "mcts", f"tokens={tokens}", 0, int(hit), "", "a", tokens) for n, hit in enumerate(rng.random(count) < chance)
+                (f"p{n}", "mcts", f"tokens={tokens}", 0, int(hit), "", "a", tokens)
+                for n, hit in enumerate(rng.random(count) < chance)
             ]
         written(folder / f"c{i}.csv", *cells)
         (folder / f"c{i}.json").write_text(json.dumps({"flops": flops}))
@@ -273,8 +402,18 @@ def checkpoints(folder, slope_train=20.0, slope_test=10.0, count=400):
 
 
 def test_the_two_axes_find_planted_slopes(tmp_path):
-    told = plot.axes(plot.read_checkpoints(checkpoints(tmp_path), "mcts"), tmp_path / "axes.png").splitlines()
-    assert [line.partition(":")[0] for line in told] == ["100 tokens", "1,000 tokens", "10,000 tokens", "c0", "c1", "c2", "c3"]
+    told = plot.axes(
+        plot.read_checkpoints(checkpoints(tmp_path), "mcts"), tmp_path / "axes.png"
+    ).splitlines()
+    assert [line.partition(":")[0] for line in told] == [
+        "100 tokens",
+        "1,000 tokens",
+        "10,000 tokens",
+        "c0",
+        "c1",
+        "c2",
+        "c3",
+    ]
     for line in told:
         low, high = (float(end) for end in line.partition("[")[2].rstrip("]").split(","))
         truth = 20 if "tokens" in line else 10

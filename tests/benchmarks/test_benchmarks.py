@@ -1,4 +1,6 @@
-"""Tasks against independent counts; sweeps that were cut off, what they share and what they refuse; reports with planted differences."""
+"""Tasks against independent counts; sweeps that were cut off, what they share and what they
+refuse; reports with planted differences.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def brute_force(numbers, target):
     for i, j in itertools.permutations(range(len(numbers)), 2):
         rest = [n for k, n in enumerate(numbers) if k not in (i, j)]
         a, b = numbers[i], numbers[j]
-        if any(brute_force([*rest, c], target) for c in (a + b, a - b, a * b, *([a / b] if b else []))):
+        if any(
+            brute_force([*rest, c], target) for c in (a + b, a - b, a * b, *([a / b] if b else []))
+        ):
             return True
     return False
 
@@ -45,8 +49,18 @@ def brute_force(numbers, target):
 def test_the_game_of_24_has_its_known_size():
     assert len(tasks.game24()) == 1362 and len(tasks.game24(whole=True)) == 1346
     solvable = set(tasks.game24())
-    for numbers in ((3, 3, 8, 8), (1, 1, 1, 1), (1, 5, 5, 5), (1, 1, 1, 8), (13, 13, 13, 13), (4, 7, 8, 8), (1, 6, 11, 13)):
-        assert (Countdown(numbers, 24) in solvable) == brute_force([Fraction(n) for n in numbers], 24)
+    for numbers in (
+        (3, 3, 8, 8),
+        (1, 1, 1, 1),
+        (1, 5, 5, 5),
+        (1, 1, 1, 8),
+        (13, 13, 13, 13),
+        (4, 7, 8, 8),
+        (1, 6, 11, 13),
+    ):
+        assert (Countdown(numbers, 24) in solvable) == brute_force(
+            [Fraction(n) for n in numbers], 24
+        )
 
 
 def test_validation_is_not_the_test():
@@ -71,18 +85,32 @@ def test_hard_puzzles_have_few_solutions_and_unseen_targets():
 
 PUZZLES = {tasks.identity(p): p for p in tasks.game24()[:6]}
 SELF = plan.Task("few", PUZZLES, {})
-QUESTIONS = plan.Task("asked", {f"q{i}": TextProblem(f"Question {i}") for i in range(8)}, {f"q{i}": str(i % 3) for i in range(8)})
+QUESTIONS = plan.Task(
+    "asked",
+    {f"q{i}": TextProblem(f"Question {i}") for i in range(8)},
+    {f"q{i}": str(i % 3) for i in range(8)},
+)
 
 
 def guesser(request):
-    """A model that thinks a line and guesses 0 to 3: right half the time; the value of a right guess is higher, but not always."""
+    """A model that thinks a line and guesses 0 to 3: right half the time; the value of a right
+    guess is higher, but not always.
+    """
     prompt = "".join(map(chr, request.prompt if hasattr(request, "prompt") else request.tokens))
     rng = random.Random(f"{prompt}|{getattr(request, 'seed', 0)}")
     right = int(prompt.split()[1]) % 3
     if not hasattr(request, "prompt"):
         value = 0.9 if f"#### {right}" in prompt else 0.2
-        return Scored(np.zeros(len(request.tokens), np.float32), np.zeros((1, 0), np.float32), np.full(1, value, np.float32))
-    text = f"line {rng.randrange(9)}" if prompt.count("\n") < 2 else f"#### {right if rng.random() < 0.5 else rng.randrange(4)}"
+        return Scored(
+            np.zeros(len(request.tokens), np.float32),
+            np.zeros((1, 0), np.float32),
+            np.full(1, value, np.float32),
+        )
+    text = (
+        f"line {rng.randrange(9)}"
+        if prompt.count("\n") < 2
+        else f"#### {right if rng.random() < 0.5 else rng.randrange(4)}"
+    )
     return generated(text, value=rng.random(), log_prob=-rng.random(), limit=request.max_tokens)
 
 
@@ -94,23 +122,39 @@ def ask(**policy):
     return scripted_guide(guesser, **policy)
 
 
-def swept(out, task=QUESTIONS, methods=("self_consistency", "mcts"), budgets="tokens=60,200", seeds=2, guide=ask):
+def swept(
+    out,
+    task=QUESTIONS,
+    methods=("self_consistency", "mcts"),
+    budgets="tokens=60,200",
+    seeds=2,
+    guide=ask,
+):
     runs = plan.read_runs(methods, task)
     return sweep.sweep(task, runs, plan.read_budgets(budgets), seeds, out, guide, progress=False)
 
 
 def without_seconds(found):
-    return sorted((row | {"seconds": "", "rows": ""} for row in found), key=lambda row: [row[name] for name in rows.KEY])
+    return sorted(
+        (row | {"seconds": "", "rows": ""} for row in found),
+        key=lambda row: [row[name] for name in rows.KEY],
+    )
 
 
 def test_a_cut_off_sweep_goes_on_without_repeating(tmp_path, monkeypatch):
     out, searched = tmp_path / "r.csv", []
     solve_many = search.solve_many
-    monkeypatch.setattr(search, "solve_many", lambda problems, *a, **k: searched.extend(problems) or solve_many(problems, *a, **k))
+    monkeypatch.setattr(
+        search,
+        "solve_many",
+        lambda problems, *a, **k: searched.extend(problems) or solve_many(problems, *a, **k),
+    )
     methods = ["sample wave=4", "mcts branch=3 temperature=1.5"]
     assert swept(out, SELF, methods, "tokens=60,120", guide=load)
     whole, lines = rows.read(out), out.read_bytes().splitlines(keepends=True)
-    assert len(whole) == 6 * 2 * 2 and {row["budget"] for row in whole} == {"tokens=120"}, "one budget tells of the smaller ones"
+    assert len(whole) == 6 * 2 * 2 and {row["budget"] for row in whole} == {"tokens=120"}, (
+        "one budget tells of the smaller ones"
+    )
     searched.clear()
     out.write_bytes(b"".join(lines[:9]) + lines[9][:20])
     assert swept(out, SELF, methods, "tokens=60,120", guide=load)
@@ -123,11 +167,17 @@ def test_a_cut_off_sweep_goes_on_without_repeating(tmp_path, monkeypatch):
 def test_every_problem_has_random_numbers_of_its_own_and_methods_share_them(tmp_path, monkeypatch):
     seeds = []
     solve_many = search.solve_many
-    noted = lambda problems, guide, method, budget, seed, **k: seeds.append(seed) or solve_many(problems, guide, method, budget, seed, **k)  # noqa: E731
+
+    def noted(problems, guide, method, budget, seed, **options):
+        seeds.append(seed)
+        return solve_many(problems, guide, method, budget, seed, **options)
+
     monkeypatch.setattr(search, "solve_many", noted)
     swept(tmp_path / "r.csv")
     assert len(seeds) == 8 and all(len(set(own)) == 8 for own in seeds)
-    assert len(set(map(tuple, seeds))) == 2, "methods and budgets of one seed are compared on the same random numbers"
+    assert len(set(map(tuple, seeds))) == 2, (
+        "methods and budgets of one seed are compared on the same random numbers"
+    )
 
 
 @pytest.mark.parametrize("left", range(0, 100, 9))
@@ -141,24 +191,42 @@ def test_half_a_header_is_begun_again(tmp_path, left):
 def test_one_search_serves_all_choosers(tmp_path, monkeypatch):
     calls = []
     solve_many = search.solve_many
-    monkeypatch.setattr(search, "solve_many", lambda problems, *a, **k: calls.append(len(problems)) or solve_many(problems, *a, **k))
-    methods = ["self_consistency", "best_of_n", "weighted_vote", "sample", "self_consistency temperature=2"]
+    monkeypatch.setattr(
+        search,
+        "solve_many",
+        lambda problems, *a, **k: calls.append(len(problems)) or solve_many(problems, *a, **k),
+    )
+    methods = [
+        "self_consistency",
+        "best_of_n",
+        "weighted_vote",
+        "sample",
+        "self_consistency temperature=2",
+    ]
     swept(tmp_path / "r.csv", methods=methods, budgets="tokens=200", seeds=1)
     assert calls == [8, 8]
     found = {(row["method"], row["problem"]): row for row in rows.read(tmp_path / "r.csv")}
     for name, problem in QUESTIONS.problems.items():
-        solution = search.solve(problem, ask(), "sample", search.Budget(tokens=200), seed_of(name, 0))
+        solution = search.solve(
+            problem, ask(), "sample", search.Budget(tokens=200), seed_of(name, 0)
+        )
         finishes = search.choose.finishes(solution.tree, problem)
         for method in ("self_consistency", "best_of_n", "weighted_vote"):
             chosen = getattr(search.choose, PRESETS[method].choose)(finishes)
             row = found[method, name]
-            assert row["answer"] == chosen.answer and row["correct"] == str(int(chosen.answer == QUESTIONS.targets[name]))
-            assert float(row["value"]) == pytest.approx(chosen.score, abs=1e-5) and row["generated"] == str(solution.usage.generated)
+            assert row["answer"] == chosen.answer and row["correct"] == str(
+                int(chosen.answer == QUESTIONS.targets[name])
+            )
+            assert float(row["value"]) == pytest.approx(chosen.score, abs=1e-5) and row[
+                "generated"
+            ] == str(solution.usage.generated)
     assert len({row["answer"] for row in found.values()}) > 1
 
 
 def test_answers_that_are_equal_vote_together(tmp_path):
-    """As in `search.solve`: 4 and 4.0 are one answer, which has more votes than 5 though each writing has fewer."""
+    """As in `search.solve`: 4 and 4.0 are one answer, which has more votes than 5 though each
+    writing has fewer.
+    """
 
     def writes(request):
         text = np.random.default_rng(request.seed).choice(["4", "4.0", "5"], p=[0.3, 0.3, 0.4])
@@ -196,7 +264,13 @@ def test_steps_right_is_what_the_task_says_of_the_chosen_chain(tmp_path):
     for row in rows.read(tmp_path / "r.csv"):
         if row["method"] == "sample":
             name = row["problem"]
-            solution = search.solve(QUESTIONS.problems[name], ask(), "sample", search.Budget(tokens=100), seed_of(name, 0))
+            solution = search.solve(
+                QUESTIONS.problems[name],
+                ask(),
+                "sample",
+                search.Budget(tokens=100),
+                seed_of(name, 0),
+            )
             expected = "" if name == "q0" else str(int(solution.steps[0].text == "line 3"))
             assert row["steps_right"] == expected
 
@@ -216,14 +290,18 @@ def test_a_failed_search_counts_as_wrong_and_an_error_of_ours_ends_the_sweep(tmp
         guide=lambda **p: scripted_guide(failing, **p),
     )
     found = rows.read(tmp_path / "a.csv")
-    assert len(found) == 16 and all((row["correct"], row["answer"], row["stopped"]) == ("0", "", "error") for row in found)
+    assert len(found) == 16 and all(
+        (row["correct"], row["answer"], row["stopped"]) == ("0", "", "error") for row in found
+    )
     assert "errors" in report.report(found)
     with pytest.raises(ZeroDivisionError):
         swept(tmp_path / "b.csv", guide=lambda **p: scripted_guide(broken, **p))
 
 
 def test_texts_with_line_ends_stay_in_their_line(tmp_path):
-    problem = TextProblem("Question 1\ntwice", answer=lambda text: 'a,\n"b"\x00\ud800 c' if text else None)
+    problem = TextProblem(
+        "Question 1\ntwice", answer=lambda text: 'a,\n"b"\x00\ud800 c' if text else None
+    )
     task = plan.Task("t", {plan.clean(problem.statement): problem}, {"Question 1 twice": "x"})
     swept(tmp_path / "r.csv", task, ["self_consistency"], "tokens=60", 1)
     assert [row["answer"] for row in rows.read(tmp_path / "r.csv")] == ['a, "b" \\ud800 c']
@@ -246,7 +324,16 @@ def test_a_second_run_and_another_guide_are_kept_out(tmp_path):
 
 
 REFUSED = (
-    *("", "nonsense", "no_such:method", "mcts leaves", "mcts leaves=0", "mcts leaves=1 leaves=2", "mcts colour=3", "beam temperature=-1"),
+    *(
+        "",
+        "nonsense",
+        "no_such:method",
+        "mcts leaves",
+        "mcts leaves=0",
+        "mcts leaves=1 leaves=2",
+        "mcts colour=3",
+        "beam temperature=-1",
+    ),
     *(
         "mcts value=2",
         "mcts value=true",
@@ -272,7 +359,10 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     for text in ("tokens", "tokens=1=2", "tokens=1,x", "words=3", "tokens=0", ""):
         with pytest.raises(ValueError, match=r"write|give"):
             plan.read_budgets(text)
-    assert [str(limit) for limit in plan.read_budgets("tokens=2000, 500")] == ["tokens=500", "tokens=2000"]
+    assert [str(limit) for limit in plan.read_budgets("tokens=2000, 500")] == [
+        "tokens=500",
+        "tokens=2000",
+    ]
     with pytest.raises(ValueError, match="nobody can tell"):
         swept(tmp_path / "r.csv", plan.Task("asked", QUESTIONS.problems, {"q0": "0"}))
 
@@ -300,14 +390,30 @@ class Fixed(search.Policy):
 def test_ablations_take_away_what_they_say_and_nothing_else():
     guide, problem = Guide(Fixed(), Known()), TextProblem("x")
     whole = drive(guide.policy.propose(problem, (), 5, np.random.default_rng(3)))
-    dealt = [drive(ablations.shuffled_values(guide).policy.propose(problem, (), 5, np.random.default_rng(seed))) for seed in range(200)]
-    assert all(sorted(p.value for p in d) == [p.value for p in whole] and [p.prior for p in d] == [0.2] * 5 for d in dealt)
+    dealt = [
+        drive(
+            ablations.shuffled_values(guide).policy.propose(
+                problem, (), 5, np.random.default_rng(seed)
+            )
+        )
+        for seed in range(200)
+    ]
+    assert all(
+        sorted(p.value for p in d) == [p.value for p in whole] and [p.prior for p in d] == [0.2] * 5
+        for d in dealt
+    )
     means = np.mean([[p.value for p in d] for d in dealt], axis=0)
     assert np.abs(means - 0.4).max() < 0.07, "every value is as likely at every step"
     assert [p.step for p in dealt[3]] == [p.step for p in whole], "the policy's own draws stay"
-    flat = drive(ablations.constant_value(guide, 0.5).policy.propose(problem, (), 5, np.random.default_rng(3)))
+    flat = drive(
+        ablations.constant_value(guide, 0.5).policy.propose(
+            problem, (), 5, np.random.default_rng(3)
+        )
+    )
     assert [(p.step, p.prior, p.value) for p in flat] == [(p.step, p.prior, 0.5) for p in whole]
-    equal = drive(ablations.uniform_priors(guide).policy.propose(problem, (), 5, np.random.default_rng(3)))
+    equal = drive(
+        ablations.uniform_priors(guide).policy.propose(problem, (), 5, np.random.default_rng(3))
+    )
     assert [(p.step, p.value) for p in equal] == [(p.step, p.value) for p in whole]
     assert all(p.prior == 0.2 and math.isnan(p.log_prob) for p in equal)
 
@@ -315,11 +421,21 @@ def test_ablations_take_away_what_they_say_and_nothing_else():
 def test_an_ablated_search_has_no_trace_of_the_part():
     problem = TextProblem("Question 1")
     run = plan.Run.parse("mcts branch=4 value=0.25 prior=uniform")
-    tree = search.solve(problem, run.guide(ask), run.method, search.Budget(tokens=300), **run.options).tree
+    tree = search.solve(
+        problem, run.guide(ask), run.method, search.Budget(tokens=300), **run.options
+    ).tree
     block = tree.edges[tree.block(0).start : tree.block(0).stop]
     assert len(block) > 2 and np.allclose(block["prior"], 1 / len(block))
-    assert all(tree.value(node) == 0.25 for node in range(1, len(tree.nodes)) if not math.isnan(tree.value(node)))
-    assert all(tree.mean(node) == pytest.approx(0.25) for node in range(len(tree.nodes)) if tree.visits(node))
+    assert all(
+        tree.value(node) == 0.25
+        for node in range(1, len(tree.nodes))
+        if not math.isnan(tree.value(node))
+    )
+    assert all(
+        tree.mean(node) == pytest.approx(0.25)
+        for node in range(len(tree.nodes))
+        if tree.visits(node)
+    )
 
 
 def test_equal_priors_stay_equal_where_a_node_is_widened_and_steps_come_again():
@@ -328,8 +444,12 @@ def test_equal_priors_stay_equal_where_a_node_is_widened_and_steps_come_again():
         return generated(" " * (request.seed % 2) + str(digit), log_prob=-1.0 - digit)
 
     guide = ablations.uniform_priors(scripted_guide(digits, value=False, max_steps=2))
-    tree = search.solve(TextProblem("Question 1"), guide, "mcts", search.Budget(simulations=60), branch=3, widen=2.0).tree
-    blocks = [tree.edges[b.start : b.stop] for node in range(len(tree.nodes)) if (b := tree.block(node))]
+    tree = search.solve(
+        TextProblem("Question 1"), guide, "mcts", search.Budget(simulations=60), branch=3, widen=2.0
+    ).tree
+    blocks = [
+        tree.edges[b.start : b.stop] for node in range(len(tree.nodes)) if (b := tree.block(node))
+    ]
     assert max(map(len, blocks)) > 3, "the steps not proposed yet kept their weight"
     assert all(np.allclose(block["prior"], 1 / len(block)) for block in blocks)
 
@@ -349,7 +469,14 @@ def written(path: Path, *found):
         writer = csv.DictWriter(file, rows.COLUMNS)
         writer.writeheader()
         for cells in found:
-            writer.writerow({**dict.fromkeys(rows.COLUMNS, "0"), "steps_right": "", "task": "t", **dict(zip(names, cells, strict=True))})
+            writer.writerow(
+                {
+                    **dict.fromkeys(rows.COLUMNS, "0"),
+                    "steps_right": "",
+                    "task": "t",
+                    **dict(zip(names, cells, strict=True)),
+                }
+            )
     return rows.read(path)
 
 
@@ -359,54 +486,101 @@ def solved(problem, method, generated, right=1, seed=0):
 
 def test_shares_are_counted_within_each_level(tmp_path):
     found = written(
-        tmp_path / "r.csv", *(solved(p, "m", t, right) for p, t, right in (("a", 90, 1), ("b", 150, 1), ("c", 2000, 0), ("d", 2000, 1)))
+        tmp_path / "r.csv",
+        *(
+            solved(p, "m", t, right)
+            for p, t, right in (("a", 90, 1), ("b", 150, 1), ("c", 2000, 0), ("d", 2000, 1))
+        ),
     )
     line = report.report(found).splitlines()[-1]
-    assert [cell.split()[0] for cell in line.strip("| ").split(" | ")[2:7]] == ["25.0", "50.0", "50.0", "50.0", "75.0"]
+    assert [cell.split()[0] for cell in line.strip("| ").split(" | ")[2:7]] == [
+        "25.0",
+        "50.0",
+        "50.0",
+        "50.0",
+        "75.0",
+    ]
     assert " 1,060 " in line and "| 150 |" in line
 
 
 def test_each_budget_stands_for_itself_where_only_targets_tell(tmp_path):
-    cells = [(f"p{i}", "m", f"tokens={b}", 0, int(i < n), "", "a", b) for b, n in ((500, 3), (2000, 1)) for i in range(4)]
+    cells = [
+        (f"p{i}", "m", f"tokens={b}", 0, int(i < n), "", "a", b)
+        for b, n in ((500, 3), (2000, 1))
+        for i in range(4)
+    ]
     text = report.report(written(tmp_path / "r.csv", *cells))
-    assert "| 500 tokens | 2,000 tokens |" in text and "75.0 [" in text and "25.0 [" in text and "100 tokens" not in text
+    assert (
+        "| 500 tokens | 2,000 tokens |" in text
+        and "75.0 [" in text
+        and "25.0 [" in text
+        and "100 tokens" not in text
+    )
 
 
 def test_a_budget_that_was_not_given_is_not_told_by_searches_without_an_answer(tmp_path):
     """Of the larger budget only failures could be read off: a rate of them alone would be 0."""
     cells = [(f"p{i}", "a", f"tokens={b}", 0, 1, "", "a", b) for b in (500, 2000) for i in range(4)]
-    cells += [(f"p{i}", "b", "tokens=2000", 0, int(i > 0), "", "a" if i else "", 2000) for i in range(4)]
+    cells += [
+        (f"p{i}", "b", "tokens=2000", 0, int(i > 0), "", "a" if i else "", 2000) for i in range(4)
+    ]
     line = report.report(written(tmp_path / "r.csv", *cells)).splitlines()[-1]
     assert line.startswith("| b | 4 | - | 75.0 [")
 
 
 def test_a_paired_comparison_finds_a_planted_difference(tmp_path):
     """ "a" solves 150 within 100 tokens, "b" the first 100 of them, the next 50 at 300."""
-    cells = [solved(f"p{i}", run, t, int(i < 150)) for i in range(200) for run, t in (("a", 90), ("b", 90 if i < 100 else 300))]
+    cells = [
+        solved(f"p{i}", run, t, int(i < 150))
+        for i in range(200)
+        for run, t in (("a", 90), ("b", 90 if i < 100 else 300))
+    ]
     methods = report.by_method(written(tmp_path / "r.csv", *cells))["t"]
     lines = report.compare(methods["a"], methods["b"]).splitlines()
     assert lines[0].startswith("100 tokens: +25.0 [+1") and "200 problems" in lines[0]
     assert "400 tokens: +0.0 [+0.0, +0.0]" in lines[2]
-    lost = 25 * math.log(300 / 100) / math.log(2000 / 100)  # a quarter of the problems, that much later
+    # a quarter of the problems, that much later
+    lost = 25 * math.log(300 / 100) / math.log(2000 / 100)
     assert lines[-1].startswith(f"area over log tokens, 100 to 2,000: {lost:+.1f} [")
-    assert report.compare(methods["b"], methods["a"]).splitlines()[0].startswith("100 tokens: -25.0")
+    assert (
+        report.compare(methods["b"], methods["a"]).splitlines()[0].startswith("100 tokens: -25.0")
+    )
 
 
 def test_methods_with_nothing_in_common_are_reported_but_not_compared(tmp_path):
-    cells = [(f"p{i}", run, f"tokens={most}", 0, i % 2, "", "a", most) for i in range(6) for run, most in (("a", 60), ("b", 120))]
+    cells = [
+        (f"p{i}", run, f"tokens={most}", 0, i % 2, "", "a", most)
+        for i in range(6)
+        for run, most in (("a", 60), ("b", 120))
+    ]
     found = written(tmp_path / "r.csv", *cells)
     assert "| a | 6 | 50.0" in report.report(found) and report.against_first(found) == ""
-    both = written(tmp_path / "s.csv", *cells, *((f"p{i}", "c", "tokens=60", 0, 1, "", "a", 60) for i in range(6)))
+    both = written(
+        tmp_path / "s.csv",
+        *cells,
+        *((f"p{i}", "c", "tokens=60", 0, 1, "", "a", 60) for i in range(6)),
+    )
     assert "| c | +50.0" in report.against_first(both) and "| b |" not in report.against_first(both)
 
 
 def test_seeds_are_averaged_within_a_problem_and_paired(tmp_path):
-    cells = [solved(f"p{i}", run, 90, int(seed or run == "a"), seed) for i in range(50) for seed in (0, 1) for run in ("a", "b")]
+    cells = [
+        solved(f"p{i}", run, 90, int(seed or run == "a"), seed)
+        for i in range(50)
+        for seed in (0, 1)
+        for run in ("a", "b")
+    ]
     cells += [solved(f"p{i}", "greedy", 18) for i in range(50)]
     methods = report.by_method(written(tmp_path / "r.csv", *cells))["t"]
-    assert report.compare(methods["a"], methods["b"]).startswith("100 tokens: +50.0 [+50.0, +50.0] points, 50 problems")
-    assert report.compare(methods["a"], methods["b"], two_level=True).startswith("100 tokens: +50.0 [+0.0, +100.0] points, 50 problems")
-    assert report.compare(methods["greedy"], methods["b"], two_level=True).startswith("100 tokens: +50.0 [+0.0, +100.0]")
+    assert report.compare(methods["a"], methods["b"]).startswith(
+        "100 tokens: +50.0 [+50.0, +50.0] points, 50 problems"
+    )
+    assert report.compare(methods["a"], methods["b"], two_level=True).startswith(
+        "100 tokens: +50.0 [+0.0, +100.0] points, 50 problems"
+    )
+    assert report.compare(methods["greedy"], methods["b"], two_level=True).startswith(
+        "100 tokens: +50.0 [+0.0, +100.0]"
+    )
     with pytest.raises(ValueError, match="nothing|no problem and budget"):
         report.compare(methods["a"], [row | {"problem": "other"} for row in methods["b"]])
 
@@ -415,7 +589,15 @@ def test_the_command_reports_and_compares_files(tmp_path, monkeypatch, caplog, c
     written(tmp_path / "a.csv", *(solved(f"p{i}", "mcts", 90) for i in range(10)))
     written(tmp_path / "b.csv", *(solved(f"p{i}", "sample", 300) for i in range(10)))
     caplog.set_level("INFO")
-    flags = ["--report", str(tmp_path / "a.csv"), "--compare", "mcts", "sample", "--against", str(tmp_path / "b.csv")]
+    flags = [
+        "--report",
+        str(tmp_path / "a.csv"),
+        "--compare",
+        "mcts",
+        "sample",
+        "--against",
+        str(tmp_path / "b.csv"),
+    ]
     monkeypatch.setattr("sys.argv", ["sweep", *flags])
     sweep.main()
     assert "100 tokens: +100.0" in caplog.text
@@ -428,7 +610,8 @@ def test_the_command_reports_and_compares_files(tmp_path, monkeypatch, caplog, c
 def test_the_time_left_is_reckoned_by_budget():
     bar = sweep.Progress([("mcts", 500, 2), ("mcts", 2000, 2), ("greedy", 2000, 1)])
     assert bar.seconds_left(9.0) == 0.0
-    bar.add("mcts", 500, 400)  # 80 % of its budget: 400 + 1,600 + 1,600 to come, and as much of the budget of an unseen kind
+    # 80 % of its budget: 400 + 1,600 + 1,600 to come, and as much of the budget of an unseen kind
+    bar.add("mcts", 500, 400)
     assert bar.seconds_left(10.0) == pytest.approx(10 * (400 + 3200 + 1600) / 400)
     bar.add("greedy", 2000, 20)
     assert bar.seconds_left(21.0) == pytest.approx(21 * (400 + 3200) / 420)

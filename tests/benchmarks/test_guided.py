@@ -1,4 +1,6 @@
-"""Searches against best-of-N at equal tokens: planted rungs, what the verifier read against a count of our own, cold caches."""
+"""Searches against best-of-N at equal tokens: planted rungs, what the verifier read against a
+count of our own, cold caches.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ from search.solver import seed_of
 
 def rung(tokens, right):
     """A rung whose problems are solved as `right` says, in order."""
-    found = [dict.fromkeys(rows.COLUMNS, "0") | {"method": "m", "budget": "tokens=9", "generated": str(tokens)} for _ in right]
+    found = [
+        dict.fromkeys(rows.COLUMNS, "0")
+        | {"method": "m", "budget": "tokens=9", "generated": str(tokens)}
+        for _ in right
+    ]
     return guided.Rung(tokens, {f"p{i:03}": {"0": float(r)} for i, r in enumerate(right)}, found)
 
 
@@ -41,7 +47,9 @@ def mean(table):
 
 
 def test_between_two_rungs_is_what_a_tossed_coin_spends_and_solves():
-    """A gambler who takes the larger search with the chance that makes him spend T on the mean, against `at`."""
+    """A gambler who takes the larger search with the chance that makes him spend T on the mean,
+    against `at`.
+    """
     rng = random.Random(0)
     low, high = rung(100, [1, 0, 0, 1]), rung(300, [1, 1, 0, 0])
     for tokens in (100, 130, 220, 299):
@@ -50,7 +58,9 @@ def test_between_two_rungs_is_what_a_tossed_coin_spends_and_solves():
         tosses = [high if rng.random() < chance else low for _ in range(20_000)]
         assert statistics.fmean(toss.tokens for toss in tosses) == pytest.approx(tokens, abs=4)
         for problem, by in table.items():
-            assert statistics.fmean(toss.right[problem]["0"] for toss in tosses) == pytest.approx(by["0"], abs=0.02)
+            assert statistics.fmean(toss.right[problem]["0"] for toss in tosses) == pytest.approx(
+                by["0"], abs=0.02
+            )
 
 
 def test_below_the_first_rung_nothing_is_known_and_beyond_the_last_it_stays():
@@ -69,12 +79,16 @@ def test_planted_advantages_and_their_change():
         "late {n}": [rung(2000, base < 5), rung(3900, base < 8)],
     }
     told = guided.tables(ladders, ["best"], [4, 16])
-    lines = {line.split(" | ")[0]: line.split(" | ")[1:] for line in told.splitlines() if " - " in line}
+    lines = {
+        line.split(" | ")[0]: line.split(" | ")[1:] for line in told.splitlines() if " - " in line
+    }
     strong, late = lines["| strong {n} - best"], lines["| late {n} - best"]
     assert [cell.split(" ")[0] for cell in strong] == ["+40.0", "+0.0", "+40.0"]
     low, high = (float(end.strip("[],| ")) for end in strong[2].split(" ")[1:3])
     assert 30 < low < 40 < high < 50, "the change has the paired interval of 40 % of 200 problems"
-    assert late[0] == "-" and late[1].startswith("+0.0") and late[2].startswith("-"), "what is not known is said so"
+    assert late[0] == "-" and late[1].startswith("+0.0") and late[2].startswith("-"), (
+        "what is not known is said so"
+    )
     assert "N=4: 1,000 tokens | N=16: 4,000 tokens" in told
 
 
@@ -82,14 +96,24 @@ def test_planted_advantages_and_their_change():
 
 
 def two_models(seen=None):
-    """`load` of a policy and a verifier in another backend; `seen` takes what the verifier is asked."""
+    """`load` of a policy and a verifier in another backend; `seen` takes what the verifier is
+    asked.
+    """
 
     def watch(request):
         if seen is not None:
             seen.append(request)
         return guesser(request)
 
-    verifier = PRM(Loaded(Scripted(watch), Characters(), {"delimiter": "\n", "prompt": "{problem}\n"}, "other", True))
+    verifier = PRM(
+        Loaded(
+            Scripted(watch),
+            Characters(),
+            {"delimiter": "\n", "prompt": "{problem}\n"},
+            "other",
+            True,
+        )
+    )
 
     def load(**policy):
         own = scripted_guide(guesser, **policy)
@@ -102,7 +126,9 @@ SEARCHES = ("beam width={root} branch={root}", "mcts")
 
 
 def test_what_the_verifier_read_is_counted(tmp_path):
-    """Tokens of best-of-N are what its chains took, plus the prompts of each step, plus every chain that the verifier read."""
+    """Tokens of best-of-N are what its chains took, plus the prompts of each step, plus every
+    chain that the verifier read.
+    """
     seen = []
     found = guided.measure(QUESTIONS, SEARCHES, [2, 4], 1, tmp_path / "g.csv", two_models(seen))
     assert seen and all(isinstance(request, Score) for request in seen)
@@ -111,49 +137,103 @@ def test_what_the_verifier_read_is_counted(tmp_path):
         read = []
         for name, problem in QUESTIONS.problems.items():
             asked = len(seen)
-            search.solve(problem, two_models(seen)(), "sample", guided.ENOUGH.budget, seed_of(name, 0), chains=chains)
+            search.solve(
+                problem,
+                two_models(seen)(),
+                "sample",
+                guided.ENOUGH.budget,
+                seed_of(name, 0),
+                chains=chains,
+            )
             read.append(sum(len(request.tokens) for request in seen[asked:]))
-        best, vote = found["best_of_n chains={n}"][at], found["self_consistency chains={n} value=0.5"][at]
-        assert best.tokens - vote.tokens == pytest.approx(statistics.fmean(read)), "the vote asks no verifier, and is the same chains"
+        best, vote = (
+            found["best_of_n chains={n}"][at],
+            found["self_consistency chains={n} value=0.5"][at],
+        )
+        assert best.tokens - vote.tokens == pytest.approx(statistics.fmean(read)), (
+            "the vote asks no verifier, and is the same chains"
+        )
         assert vote.tokens == own["self_consistency chains={n} value=0.5"][at].tokens
         assert {row["answer"] for row in best.found} <= {str(i) for i in range(4)}
     beam = found["beam width={root} branch={root}"]
-    assert [own.found[0]["method"] for own in beam] == ["beam width=1 branch=1", "beam width=2 branch=2"], "equal sizes are one rung"
-    generated = [statistics.fmean(float(row["generated"]) for row in one.found) for one in found["best_of_n chains={n}"]]
+    assert [own.found[0]["method"] for own in beam] == [
+        "beam width=1 branch=1",
+        "beam width=2 branch=2",
+    ], "equal sizes are one rung"
+    generated = [
+        statistics.fmean(float(row["generated"]) for row in one.found)
+        for one in found["best_of_n chains={n}"]
+    ]
     by = {one.found[0]["budget"]: one.tokens for one in found["mcts"]}
-    aims = {round(amount): aim for amount, aim in zip(generated, (one.tokens for one in found["best_of_n chains={n}"]), strict=True)}
+    aims = {
+        round(amount): aim
+        for amount, aim in zip(
+            generated, (one.tokens for one in found["best_of_n chains={n}"]), strict=True
+        )
+    }
     assert f"tokens={round(generated[0] / 2)}" in by
     for amount, aim in aims.items():
         total = by[f"tokens={amount}"]
-        assert f"tokens={round(amount / max(1, total / aim))}" in by, "what reads more has fewer tokens to generate"
+        assert f"tokens={round(amount / max(1, total / aim))}" in by, (
+            "what reads more has fewer tokens to generate"
+        )
 
 
 def test_a_second_start_searches_nothing_and_tells_the_same(tmp_path, monkeypatch):
     out, sizes = tmp_path / "g.csv", [2, 4]
-    first = guided.tables(guided.measure(QUESTIONS, SEARCHES, sizes, 2, out, ask), list(guided.CHOSEN), sizes)
+    first = guided.tables(
+        guided.measure(QUESTIONS, SEARCHES, sizes, 2, out, ask), list(guided.CHOSEN), sizes
+    )
     monkeypatch.setattr(search, "solve_many", None)
-    assert guided.tables(guided.measure(QUESTIONS, SEARCHES, sizes, 2, out, ask), list(guided.CHOSEN), sizes) == first
+    assert (
+        guided.tables(
+            guided.measure(QUESTIONS, SEARCHES, sizes, 2, out, ask), list(guided.CHOSEN), sizes
+        )
+        == first
+    )
     assert first.count("| mcts | tokens=") >= 3 and "| mcts - majority |" in first
 
 
 def test_problems_that_verify_themselves_are_compared_with_their_samples(tmp_path):
     found = guided.measure(SELF, ["mcts leaves=1"], [1, 4], 1, tmp_path / "g.csv", load)
-    assert list(found) == ["sample chains={n}", "mcts leaves=1"] and guided.bases(SELF) == guided.VERIFIED
-    assert len(found["mcts leaves=1"]) >= 2 and "mcts leaves=1 - sample" in guided.tables(found, list(guided.VERIFIED), [1, 4])
+    assert (
+        list(found) == ["sample chains={n}", "mcts leaves=1"]
+        and guided.bases(SELF) == guided.VERIFIED
+    )
+    assert len(found["mcts leaves=1"]) >= 2 and "mcts leaves=1 - sample" in guided.tables(
+        found, list(guided.VERIFIED), [1, 4]
+    )
 
 
 def test_ctrl_c_leaves_no_tables(tmp_path, monkeypatch):
     for whole in range(3):
         ended = itertools.chain([True] * whole, itertools.repeat(False))
-        monkeypatch.setattr(run, "sweep", lambda *a, real=run.sweep, ended=ended, **k: next(ended) and real(*a, **k))
+        monkeypatch.setattr(
+            run, "sweep", lambda *a, real=run.sweep, ended=ended, **k: next(ended) and real(*a, **k)
+        )
         assert guided.measure(QUESTIONS, SEARCHES, [1, 2], 1, tmp_path / "g.csv", ask) is None
         monkeypatch.undo()
 
 
 def test_a_search_costs_the_same_whatever_ran_before_it(tmp_path):
-    """Chains of the same seed are in the cache already: without emptying it the second search would read and compute nothing."""
-    settings = {"format": 1, "prompt": "{problem}\n", "delimiter": "\n", "step_tokens": 6, "max_steps": 3, "value_head": True}
-    save_model(tmp_path / "m", tiny.model(max_position_embeddings=512), tiny.tokenizer(), tiny.head(), settings)
+    """Chains of the same seed are in the cache already: without emptying it the second search
+    would read and compute nothing.
+    """
+    settings = {
+        "format": 1,
+        "prompt": "{problem}\n",
+        "delimiter": "\n",
+        "step_tokens": 6,
+        "max_steps": 3,
+        "value_head": True,
+    }
+    save_model(
+        tmp_path / "m",
+        tiny.model(max_position_embeddings=512),
+        tiny.tokenizer(),
+        tiny.head(),
+        settings,
+    )
     cost = {}
     for name, methods in {
         "alone": ["best_of_n chains=3"],
@@ -162,10 +242,23 @@ def test_a_search_costs_the_same_whatever_ran_before_it(tmp_path):
         unload(tmp_path / "m")
         runs = plan.read_runs(methods, QUESTIONS)
         run.sweep(
-            QUESTIONS, runs, [guided.ENOUGH], 1, tmp_path / f"{name}.csv", lambda **own: guides.load(tmp_path / "m", **own), progress=False
+            QUESTIONS,
+            runs,
+            [guided.ENOUGH],
+            1,
+            tmp_path / f"{name}.csv",
+            lambda **own: guides.load(tmp_path / "m", **own),
+            progress=False,
         )
-        found = [row for row in rows.read(tmp_path / f"{name}.csv") if row["method"] == "best_of_n chains=3"]
-        cost[name] = sorted((row["problem"], row["generated"], row["prefilled"], row["reused"], row["flops"]) for row in found)
+        found = [
+            row
+            for row in rows.read(tmp_path / f"{name}.csv")
+            if row["method"] == "best_of_n chains=3"
+        ]
+        cost[name] = sorted(
+            (row["problem"], row["generated"], row["prefilled"], row["reused"], row["flops"])
+            for row in found
+        )
     assert cost["alone"] == cost["after"] and all(int(row[2]) > 0 for row in cost["alone"])
 
 
@@ -189,8 +282,25 @@ def command(monkeypatch):
 
 def test_the_command_prints_tables_of_the_problems_asked_for(command, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    asked = command("--problems", 3, "--sizes", "1,2", "--search", "mcts", "--out", tmp_path / "g.csv", "--value", "dir", "--slots", 8)
-    assert asked == [("builtin", "dir", None, 0, 8)] and "chains, 3 problems" not in caplog.text and "asked, 3 problems" in caplog.text
+    asked = command(
+        "--problems",
+        3,
+        "--sizes",
+        "1,2",
+        "--search",
+        "mcts",
+        "--out",
+        tmp_path / "g.csv",
+        "--value",
+        "dir",
+        "--slots",
+        8,
+    )
+    assert (
+        asked == [("builtin", "dir", None, 0, 8)]
+        and "chains, 3 problems" not in caplog.text
+        and "asked, 3 problems" in caplog.text
+    )
     assert "| points more | N=1: " in caplog.text
 
 
@@ -209,12 +319,29 @@ def test_the_command_prints_tables_of_the_problems_asked_for(command, tmp_path, 
 def test_bad_input_is_refused_before_any_search(command, tmp_path, capsys, flags, word):
     with pytest.raises(SystemExit) as ended:
         command("--out", tmp_path / "g.csv", *flags)
-    assert ended.value.code == 2 and word in capsys.readouterr().err and not (tmp_path / "g.csv").exists()
+    assert (
+        ended.value.code == 2
+        and word in capsys.readouterr().err
+        and not (tmp_path / "g.csv").exists()
+    )
 
 
 def test_a_verifier_has_an_engine_of_its_own_even_of_the_same_checkpoint(tmp_path):
-    settings = {"format": 1, "prompt": "{problem}\n", "delimiter": "\n", "step_tokens": 6, "max_steps": 3, "value_head": True}
-    save_model(tmp_path / "m", tiny.model(max_position_embeddings=512), tiny.tokenizer(), tiny.head(), settings)
+    settings = {
+        "format": 1,
+        "prompt": "{problem}\n",
+        "delimiter": "\n",
+        "step_tokens": 6,
+        "max_steps": 3,
+        "value_head": True,
+    }
+    save_model(
+        tmp_path / "m",
+        tiny.model(max_position_embeddings=512),
+        tiny.tokenizer(),
+        tiny.head(),
+        settings,
+    )
     alone = guided.loader(str(tmp_path / "m"), None, None, 0, 4)()
     both = guided.loader(str(tmp_path / "m"), str(tmp_path / "m"), None, 0, 4)(temperature=0.5)
     assert len(alone.backends) == 1 and len(both.backends) == 2
@@ -225,8 +352,18 @@ def test_a_verifier_has_an_engine_of_its_own_even_of_the_same_checkpoint(tmp_pat
 
 def test_a_generative_judge_can_be_the_verifier(tmp_path):
     tokenizer = chat_tokenizer()
-    save_model(tmp_path / "m", tiny.model(vocab=len(tokenizer), max_position_embeddings=1024), tokenizer, None, {"format": 1})
+    save_model(
+        tmp_path / "m",
+        tiny.model(vocab=len(tokenizer), max_position_embeddings=1024),
+        tokenizer,
+        None,
+        {"format": 1},
+    )
     guide = guided.loader(str(tmp_path / "m"), None, str(tmp_path / "m"), 2, 4)()
-    assert guide.value.version.startswith("judge2-") and guide.value.tokens > 0 and len(guide.backends) == 2
+    assert (
+        guide.value.version.startswith("judge2-")
+        and guide.value.tokens > 0
+        and len(guide.backends) == 2
+    )
     with pytest.raises(ValueError, match="--critiques are those of a --judge"):
         guided.loader("builtin", None, None, 2, 4)

@@ -1,4 +1,6 @@
-"""What k stored samples are worth: every chain is counted once, and the estimates agree with sampling anew."""
+"""What k stored samples are worth: every chain is counted once, and the estimates agree with
+sampling anew.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +22,49 @@ def test_every_chain_is_a_sample_and_no_verifier_ends_the_search():
         solution = search.solve(problem, load(), "sample", budget, seed_of(name, 0), chains=40)
         finished = sum(solution.tree.visits(node) for node in solution.tree.finished)
         assert sum(s.answer is not None for s in own) == finished and solution.verified is None
-        rights = sum(solution.tree.visits(n) for n in solution.tree.finished if PUZZLES[name].verify(solution.tree.states[n]) == 1)
+        rights = sum(
+            solution.tree.visits(n)
+            for n in solution.tree.finished
+            if PUZZLES[name].verify(solution.tree.states[n]) == 1
+        )
         assert sum(s.right for s in own) == rights
 
 
 def test_steps_count_only_where_the_answer_is_right():
-    task = plan.Task("asked", QUESTIONS.problems, QUESTIONS.targets, lambda problem, steps: steps[0].text != "line 3")
+    task = plan.Task(
+        "asked",
+        QUESTIONS.problems,
+        QUESTIONS.targets,
+        lambda problem, steps: steps[0].text != "line 3",
+    )
     own = [s for rows in samples.sample(task, ask(), 30).values() for s in rows]
-    assert all(s.right for s in own if s.steps_right) and 0 < sum(s.steps_right for s in own) < sum(s.right for s in own)
+    assert all(s.right for s in own if s.steps_right) and 0 < sum(s.steps_right for s in own) < sum(
+        s.right for s in own
+    )
 
 
 def test_estimates_of_k_agree_with_fresh_samples_of_k():
     stored, k = samples.sample(QUESTIONS, ask(), 200), 4
     fresh = [samples.sample(QUESTIONS, ask(), k, seed) for seed in range(1, 31)]
     for name, estimate in samples.ESTIMATES.items():
-        expected = np.mean([estimate(own, k, seed) for one in fresh for seed, own in enumerate(one.values())])
-        assert np.mean([estimate(own, k, seed) for seed, own in enumerate(stored.values())]) == pytest.approx(expected, abs=0.12), name
+        expected = np.mean(
+            [estimate(own, k, seed) for one in fresh for seed, own in enumerate(one.values())]
+        )
+        assert np.mean(
+            [estimate(own, k, seed) for seed, own in enumerate(stored.values())]
+        ) == pytest.approx(expected, abs=0.12), name
     lines = samples.report(stored).splitlines()
     assert "steps" not in lines[0], "nobody can tell"
-    assert [line.split("|")[1].strip() for line in lines[2:-2]] == ["1", "2", "4", "8", "16", "32", "64", "128"]
+    assert [line.split("|")[1].strip() for line in lines[2:-2]] == [
+        "1",
+        "2",
+        "4",
+        "8",
+        "16",
+        "32",
+        "64",
+        "128",
+    ]
     assert lines[-1].startswith("AUROC of the values within a problem ")
 
 

@@ -1,5 +1,6 @@
-"""The soak of `benchmarks.engine.soak` and the trees of `benchmarks.engine.slots`: nothing wrong with the engine, and every cheat is
-found."""
+"""The soak of `benchmarks.engine.soak` and the trees of `benchmarks.engine.slots`: nothing wrong
+with the engine, and every cheat is found.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,17 @@ import tiny
 
 from benchmarks.engine import slots, soak
 from models import Engine
-from search.scheduling.requests import Avoided, Cancelled, Generate, Generated, NothingLeft, Reply, RequestFailed, Score, Usage
+from search.scheduling.requests import (
+    Avoided,
+    Cancelled,
+    Generate,
+    Generated,
+    NothingLeft,
+    Reply,
+    RequestFailed,
+    Score,
+    Usage,
+)
 
 REAL = Path(os.environ.get("COPSE_TEST_MODELS") or "/nonexistent", "smollm2-135m")
 
@@ -32,7 +43,10 @@ def test_random_requests_are_answered_right():
     found = examined(engine_of())
     assert not found.bad, found
     assert sum(found.kinds.values()) == 200 and found.alone == 30 and found.looks > 5
-    assert min(found.kinds[kind] for kind in ("greedy", "sampled", "avoiding", "read", "cancelled")) > 0
+    assert (
+        min(found.kinds[kind] for kind in ("greedy", "sampled", "avoiding", "read", "cancelled"))
+        > 0
+    )
     assert found.compared == found.kinds["greedy"] and found.tokens > found.compared
     assert found.off < 1e-4 and found.peak <= 900 and found.rows / found.passes > 4
 
@@ -93,7 +107,10 @@ def test_a_second_reply_is_noticed():
     assert "a reply to nothing, or a second one" in examined(engine_of(Deaf), alone=0).faults
 
 
-@pytest.mark.parametrize(("cheat", "says"), [(Miser, "counted wrongly|gone|lost"), (Hoarder, "may still take is counted wrongly")])
+@pytest.mark.parametrize(
+    ("cheat", "says"),
+    [(Miser, "counted wrongly|gone|lost"), (Hoarder, "may still take is counted wrongly")],
+)
 def test_lost_slots_are_noticed(cheat, says):
     with pytest.raises(AssertionError, match=says):
         examined(engine_of(cheat))
@@ -109,7 +126,9 @@ def test_another_model_is_noticed_and_a_near_tie_is_not():
 
 
 def text_of(*tokens, prompt=(65, 66), **options):
-    return Generate(prompt, max_tokens=4, **options), Generated(tokens, "", *(np.zeros(len(tokens), np.float32),) * 2, 0.5, "length")
+    return Generate(prompt, max_tokens=4, **options), Generated(
+        tokens, "", *(np.zeros(len(tokens), np.float32),) * 2, 0.5, "length"
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +143,9 @@ def text_of(*tokens, prompt=(65, 66), **options):
 )
 def test_faults_of_a_reply(error, cancelled, usage, says):
     request, result = text_of(1, 2)
-    (told,) = soak.faults(Reply(request, None if error else result, error, Usage(**usage)), cancelled)
+    (told,) = soak.faults(
+        Reply(request, None if error else result, error, Usage(**usage)), cancelled
+    )
     assert says.replace("[+]", "+") in told
 
 
@@ -135,13 +156,21 @@ def test_what_is_no_fault():
     assert not soak.faults(Reply(request, None, NothingLeft("no")), False)
     assert not soak.faults(Reply(request, None, Cancelled("yes")), True)
     avoided = dataclasses.replace(request, avoid=(Avoided((1, 2), (-1.0, -1.0)),))
-    assert soak.faults(Reply(avoided, result, None, read), False) == ["a text came that was to be avoided"]
+    assert soak.faults(Reply(avoided, result, None, read), False) == [
+        "a text came that was to be avoided"
+    ]
 
 
 def test_results_are_the_same_to_the_last_bit_only():
     _, one = text_of(1, 2)
-    assert soak.others_of(one, dataclasses.replace(one, value=0.5)) == [] and soak.others_of(one, None) == ["kind"]
-    for change in ({"value": np.nextafter(0.5, 1)}, {"tokens": (1, 3)}, {"log_probs": np.full(2, 1e-45, np.float32)}):
+    assert soak.others_of(one, dataclasses.replace(one, value=0.5)) == [] and soak.others_of(
+        one, None
+    ) == ["kind"]
+    for change in (
+        {"value": np.nextafter(0.5, 1)},
+        {"tokens": (1, 3)},
+        {"log_probs": np.full(2, 1e-45, np.float32)},
+    ):
         assert soak.others_of(one, dataclasses.replace(one, **change)) == list(change)
 
 
@@ -186,7 +215,13 @@ def test_a_real_model():
 def tree(steps, node=(0, 0, 1), log_prob=(-1.0, -2.0, float("nan"))):
     count = len(steps)
     numbers = dict.fromkeys(slots.NUMBERS, [0.0] * count)
-    return {"steps": steps, "before": [0, 0, 2][:count], "node": list(node)[:count], **numbers, "edge_log_prob": list(log_prob)[:count]}
+    return {
+        "steps": steps,
+        "before": [0, 0, 2][:count],
+        "node": list(node)[:count],
+        **numbers,
+        "edge_log_prob": list(log_prob)[:count],
+    }
 
 
 def test_where_trees_part():
@@ -194,7 +229,9 @@ def test_where_trees_part():
     assert slots.difference(one, tree([[1, 2], [3], [4, 5]])) is None
     assert slots.difference(one, tree([[1, 2], [3], [4, 6]])) == slots.Difference("tokens", 2, 3)
     assert slots.difference(one, tree([[1, 2], [3]])) == slots.Difference("tokens", 2, 2)
-    assert slots.difference(one, tree([[1, 2], [3], [4, 5]], node=(0, 1, 1))) == slots.Difference("tokens", 1, 1)
+    assert slots.difference(one, tree([[1, 2], [3], [4, 5]], node=(0, 1, 1))) == slots.Difference(
+        "tokens", 1, 1
+    )
     apart = slots.difference(one, tree([[1, 2], [3], [4, 5]], log_prob=(-1.0, -2.5, float("nan"))))
     assert apart == slots.Difference("edge_log_prob", 1, 1, 0.5)
 
@@ -203,7 +240,12 @@ def test_trees_for_any_number_of_slots(tmp_path, capsys, monkeypatch):
     tiny.model(max_position_embeddings=1024).save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     out = tmp_path / "trees.json"
-    options = {"count": 3, "tokens": 90, "run": ["mcts", "beam width=2 branch=2", "sample wave=3"], "out": out}
+    options = {
+        "count": 3,
+        "tokens": 90,
+        "run": ["mcts", "beam width=2 branch=2", "sample wave=3"],
+        "out": out,
+    }
     slots.main(tmp_path / "model", slots="16,2", **options)
     told = capsys.readouterr().out
     assert "| float32 | mcts | 2 | 3 |" in told and len(json.loads(out.read_text())["trees"]) == 6

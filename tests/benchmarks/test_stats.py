@@ -33,7 +33,9 @@ def test_best_of_k_is_the_mean_over_subsets(rows, data):
     for subset in itertools.combinations(rows, k):
         top = max(score for score, _ in subset)
         means.append(statistics.mean(right for score, right in subset if score == top))
-    assert stats.best_of_k([s for s, _ in rows], [r for _, r in rows], k) == pytest.approx(statistics.mean(means))
+    assert stats.best_of_k([s for s, _ in rows], [r for _, r in rows], k) == pytest.approx(
+        statistics.mean(means)
+    )
 
 
 def test_best_of_k_without_ties_is_the_published_formula():
@@ -43,7 +45,9 @@ def test_best_of_k_without_ties_is_the_published_formula():
 
 @pytest.mark.parametrize(("more", "near"), [([], 1e-9), (["b", "e", "c", None], 0.03)])
 def test_majority_at_k_is_the_mean_over_subsets_or_near_it(more, near):
-    """Exactly where all subsets are no more than the draws, up to 70 of 8 samples; there are 792 of 5 of 12."""
+    """Exactly where all subsets are no more than the draws, up to 70 of 8 samples; there are 792
+    of 5 of 12.
+    """
     answers = ["a", "a", "b", "b", "c", None, "a", "d", *more]
     right = [answer in ("a", "d") for answer in answers]
     for k in (1, 2, 3, 5):
@@ -52,7 +56,10 @@ def test_majority_at_k_is_the_mean_over_subsets_or_near_it(more, near):
             votes = Counter(a for a in subset if a is not None)
             tied = [a for a in votes if votes[a] == max(votes.values())]
             exact.append(sum(a in ("a", "d") for a in tied) / len(tied) if tied else 0.0)
-        found = statistics.mean(stats.majority_at_k(answers, right, k, draws=100, seed=seed) for seed in range(1 + 39 * bool(more)))
+        found = statistics.mean(
+            stats.majority_at_k(answers, right, k, draws=100, seed=seed)
+            for seed in range(1 + 39 * bool(more))
+        )
         assert found == pytest.approx(statistics.mean(exact), abs=near)
     assert stats.majority_at_k(answers[:8], right[:8], 8) == 1.0
     assert stats.majority_at_k([None, None], [False, False], 1) == 0.0
@@ -66,9 +73,15 @@ def test_a_weighted_vote_is_the_mean_over_subsets():
             votes = Counter()
             for answer, weight in subset:
                 votes[answer] += weight if answer else 0
-            tied = [a for a in votes if a and math.isclose(votes[a], max(v for b, v in votes.items() if b))]
+            tied = [
+                a
+                for a in votes
+                if a and math.isclose(votes[a], max(v for b, v in votes.items() if b))
+            ]
             exact.append(sum(a == "b" for a in tied) / len(tied) if tied else 0.0)
-        found = stats.majority_at_k([a for a, _ in rows], [a == "b" for a, _ in rows], k, weights=[w for _, w in rows])
+        found = stats.majority_at_k(
+            [a for a, _ in rows], [a == "b" for a, _ in rows], k, weights=[w for _, w in rows]
+        )
         assert found == pytest.approx(statistics.mean(exact))
 
 
@@ -108,7 +121,8 @@ def test_pairing_takes_out_what_problems_share():
 
 def test_seeds_are_averaged_or_drawn_anew():
     rng = np.random.default_rng(1)
-    table = rng.normal(size=(300, 4)) * 0.01 + np.array([0.0, 1.0, 2.0, 3.0])  # the seeds differ, the problems hardly
+    # the seeds differ, the problems hardly
+    table = rng.normal(size=(300, 4)) * 0.01 + np.array([0.0, 1.0, 2.0, 3.0])
     one, two = stats.bootstrap(table), stats.bootstrap(table, two_level=True)
     assert one.mean == two.mean == pytest.approx(table.mean())
     assert one.high - one.low < 0.01

@@ -15,11 +15,16 @@ from benchmarks.sweep.rows import COLUMNS
 
 
 def lines(count):
-    return [{"question": f"What is {n} times 1000?", "answer": f"It is.\n#### {n},000"} for n in range(1, count + 1)]
+    return [
+        {"question": f"What is {n} times 1000?", "answer": f"It is.\n#### {n},000"}
+        for n in range(1, count + 1)
+    ]
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_questions_are_drawn_by_a_seed_and_hold_their_targets(tmp_path, monkeypatch, capsys, packed):
+def test_questions_are_drawn_by_a_seed_and_hold_their_targets(
+    tmp_path, monkeypatch, capsys, packed
+):
     text = "".join(json.dumps(line) + "\n" for line in lines(40))
     path = tmp_path / "questions.jsonl"
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
@@ -42,14 +47,26 @@ def test_questions_are_drawn_by_a_seed_and_hold_their_targets(tmp_path, monkeypa
 
 def row(method, budget, problem, correct, seconds):
     cells = dict.fromkeys(COLUMNS, "0")
-    return cells | {"method": method, "budget": f"tokens={budget}", "problem": problem, "correct": correct, "seconds": seconds}
+    return cells | {
+        "method": method,
+        "budget": f"tokens={budget}",
+        "problem": problem,
+        "correct": correct,
+        "seconds": seconds,
+    }
 
 
 def test_accuracy_between_two_budgets_changes_with_the_logarithm_of_the_seconds():
-    rows = [row("self_consistency", 100, "a", "0", "1"), row("self_consistency", 400, "a", "1", "4"), row("mcts", 200, "a", "1", "2")]
+    rows = [
+        row("self_consistency", 100, "a", "0", "1"),
+        row("self_consistency", 400, "a", "1", "4"),
+        row("mcts", 200, "a", "1", "2"),
+    ]
     line = wallclock.points(rows)["self_consistency"]
     for seconds in (1.0, 1.7, 4.0):
-        assert wallclock.at(line, seconds, ["a"]) == pytest.approx(np.array([math.log(seconds) / math.log(4)]))
+        assert wallclock.at(line, seconds, ["a"]) == pytest.approx(
+            np.array([math.log(seconds) / math.log(4)])
+        )
     assert wallclock.at(line, 0.9, ["a"]) is None and wallclock.at(line, 5.0, ["a"]) is None
     told = wallclock.report(rows, "self_consistency")
     assert "+50.0 [+50.0, +50.0]" in told, "one right answer less the half of one"

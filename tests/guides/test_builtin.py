@@ -65,19 +65,49 @@ def test_any_ascii_text_survives(text: str, numbers: int) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from(MORE), st.sampled_from([*"a'Z0 .;\n", "and", "17", "1234"]), ASCII), max_size=12).map("".join))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(MORE), st.sampled_from([*"a'Z0 .;\n", "and", "17", "1234"]), ASCII
+        ),
+        max_size=12,
+    ).map("".join)
+)
 def test_any_text_survives_more_words(text: str) -> None:
     ids = GROWN.encode(text, add_special_tokens=False)
-    assert GROWN.decode(ids, skip_special_tokens=False) == text == GROWN.decode(ids, skip_special_tokens=True)
+    assert (
+        GROWN.decode(ids, skip_special_tokens=False)
+        == text
+        == GROWN.decode(ids, skip_special_tokens=True)
+    )
     assert "".join(GROWN.tokenize(text)) == text
 
 
 def test_more_words_come_last_and_the_longest_counts() -> None:
     few = train.build_tokenizer(**train.read_recipe()["tokenizer"])
     before, after = few.get_vocab(), GROWN.get_vocab()
-    assert before.items() <= after.items() and {after[word] for word in MORE} == set(range(len(before), len(before) + len(MORE)))
+    assert before.items() <= after.items() and {after[word] for word in MORE} == set(
+        range(len(before), len(before) + len(MORE))
+    )
     assert GROWN.tokenize("Now Ann's bag, Anna has 12, Max has 7.") == [
-        *("Now", " Ann's", " bag", ",", " ", "A", "n", "n", "a", " has ", "12", ",", " Max", " has ", "7", "."),
+        *(
+            "Now",
+            " Ann's",
+            " bag",
+            ",",
+            " ",
+            "A",
+            "n",
+            "n",
+            "a",
+            " has ",
+            "12",
+            ",",
+            " Max",
+            " has ",
+            "7",
+            ".",
+        ),
     ]
     assert GROWN.tokenize("How is 5Now") == ["H", "o", "w", " is", " ", "5", "N", "o", "w"]
     for twice in ("make", "a", "17", " Ann"):
@@ -93,7 +123,9 @@ def test_what_was_learnt_before_is_read_as_before(module: Any) -> None:
 
 
 def test_stories_are_words_and_numbers() -> None:
-    """None of their words falls into letters, and every line is short enough for the guide's settings."""
+    """None of their words falls into letters, and every line is short enough for the guide's
+    settings.
+    """
     lengths = []
     for example in words_data.examples(5, 0, 300, 0.9, dict.fromkeys(range(1, 9), 1)):
         for i, (text, *_) in enumerate(example):
@@ -101,18 +133,26 @@ def test_stories_are_words_and_numbers() -> None:
             assert not any(len(token) == 1 and token.isalpha() for token in tokens), text
             lengths.append((i == 0, len(tokens)))
     assert max(n for statement, n in lengths if statement) <= 192
-    assert max(n for statement, n in lengths if not statement) <= train.read_recipe()["guide"]["step_tokens"]
+    assert (
+        max(n for statement, n in lengths if not statement)
+        <= train.read_recipe()["guide"]["step_tokens"]
+    )
 
 
 def test_a_model_grows_and_keeps_what_it_knows() -> None:
     few = train.build_tokenizer(["make"], 9)
-    model, _ = train.build_model({"hidden": 32, "layers": 1, "heads": 2, "inner": 64, "context": 64}, few, 0)
+    model, _ = train.build_model(
+        {"hidden": 32, "layers": 1, "heads": 2, "inner": 64, "context": 64}, few, 0
+    )
     ids = torch.tensor([few.encode("8-7=1\nmake 3")])
     with torch.no_grad():
         before, table = model(input_ids=ids).logits, model.get_input_embeddings().weight.clone()
         train.grow(model, len(few) + 20, seed=3)
         after, grown = model(input_ids=ids).logits, model.get_input_embeddings().weight
-    assert model.config.vocab_size == len(grown) == -(-(len(few) + 20) // 8) * 8 and model.lm_head.weight is grown
+    assert (
+        model.config.vocab_size == len(grown) == -(-(len(few) + 20) // 8) * 8
+        and model.lm_head.weight is grown
+    )
     torch.testing.assert_close(after[..., : len(table)], before)
     assert torch.equal(grown[: len(table)], table)
     assert abs(float((grown[len(table) :].std() / table.std()).detach()) - 1) < 0.2
@@ -123,8 +163,32 @@ def test_a_model_grows_and_keeps_what_it_knows() -> None:
 def test_no_token_is_longer_than_a_number_word_or_symbol() -> None:
     tok = tokenizer()
     for token in tok.get_vocab():
-        assert len(token) == 1 or token.strip().removesuffix("'s").isalpha() or token.isdigit() or token == "#### "
-    sentence = ["Use", " ", "4", ",", " ", "17", " ", "and", " ", "100", " ", "to", " ", "make", " ", "24", ".", "\n"]
+        assert (
+            len(token) == 1
+            or token.strip().removesuffix("'s").isalpha()
+            or token.isdigit()
+            or token == "#### "
+        )
+    sentence = [
+        "Use",
+        " ",
+        "4",
+        ",",
+        " ",
+        "17",
+        " ",
+        "and",
+        " ",
+        "100",
+        " ",
+        "to",
+        " ",
+        "make",
+        " ",
+        "24",
+        ".",
+        "\n",
+    ]
     assert tok.tokenize("".join(sentence)) == sentence
     with pytest.raises(ValueError, match="9, 99 or 999"):
         train.build_tokenizer([], 150)
@@ -134,7 +198,9 @@ def test_no_token_is_longer_than_a_number_word_or_symbol() -> None:
 # the data
 
 
-def play(segments: list[tuple[str, float, float, int]], index: int) -> tuple[Any, tuple[TextStep, ...]]:
+def play(
+    segments: list[tuple[str, float, float, int]], index: int
+) -> tuple[Any, tuple[TextStep, ...]]:
     """The problem of an example and the state at one of its segments."""
     problem = parse(segments[0][0])
     assert problem is not None
@@ -180,11 +246,15 @@ def test_examples_are_legal_and_labelled_right() -> None:
                 assert problem.verify(state) == 1.0 and math.isnan(value)
         for i, (text, weight, *_) in enumerate(segments):
             if weight and text and play(segments, i)[0].left(play(segments, i)[1])[1:]:
-                assert drawn[i] == pytest.approx(weight), "every path that comes to a step goes on from it"
+                assert drawn[i] == pytest.approx(weight), (
+                    "every path that comes to a step goes on from it"
+                )
 
 
 def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read from the first and the last shard of every stage, which have the shares of both kinds that the recipe says."""
+    """Read from the first and the last shard of every stage, which have the shares of both kinds
+    that the recipe says.
+    """
     assert 24 in countdown_data.HELD_OUT
     monkeypatch.setattr(train, "SHARD", 400)
     recipe, tok = train.read_recipe(), tokenizer()
@@ -195,9 +265,14 @@ def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.Mo
         for shard in (0, shards.count - 1):
             rows = ExampleFile(shards.ensure(shard))
             texts = [tok.decode(rows[i]["tokens"]) for i in range(len(rows))]
-            assert all(text.count("make") + text.count("mod") + text.count("How many") == 1 for text in texts), "one prompt an example"
+            assert all(
+                text.count("make") + text.count("mod") + text.count("How many") == 1
+                for text in texts
+            ), "one prompt an example"
             problems = [parse(text[: text.index("\n") + 1]) for text in texts]
-            puzzles, chains, words = ([p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains, Words))
+            puzzles, chains, words = (
+                [p for p in problems if isinstance(p, kind)] for kind in (Countdown, Chains, Words)
+            )
             shares = {
                 "countdown": [400, 0, 0],
                 "both": [160, 240, 0],
@@ -214,11 +289,17 @@ def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.Mo
     assert set(sizes["both", False]) == {1, 2, 3} and set(sizes["both", True]) == {1, 2, 3, 4, 5, 6}
     assert set(sizes["words", False]) == set(sizes["words", True]) == {2, 3, 4, 5, 6, 7}
     assert set(told["words", False]) == {1, 2, 3} and set(told["words", True]) == {1, 2, 3, 4, 5, 6}
-    assert set(told["more", False]) == {1, 2, 3, 4, 5, 6} and sizes["more", True].count(7) > 30, "the last stage has long ones throughout"
+    assert set(told["more", False]) == {1, 2, 3, 4, 5, 6} and sizes["more", True].count(7) > 30, (
+        "the last stage has long ones throughout"
+    )
 
 
-def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fifth file of every stage: module, seed, shard, count and the rest, written out by hand."""
+def test_each_stage_asks_for_what_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fifth file of every stage: module, seed, shard, count and the rest, written out by
+    hand.
+    """
     asked: list[Any] = []
     for module in (countdown_data, chains_data, words_data):
         told = functools.partial(lambda *a, **k: asked.append((*a, k)) or iter(()), module)
@@ -226,36 +307,79 @@ def test_each_stage_asks_for_what_it_was_trained_on(tmp_path: Path, monkeypatch:
     recipe = train.read_recipe()
     shards = [train._shards(tmp_path, recipe, stage) for stage in recipe["stages"]]
     assert [list(one.make(4)) for one in shards] == [[]] * 5
-    assert [(one.count, one.size) for one in shards] == [(30, 8192), (17, 8192), (10, 8192), (37, 8192), (10, 8192)]
+    assert [(one.count, one.size) for one in shards] == [
+        (30, 8192),
+        (17, 8192),
+        (10, 8192),
+        (37, 8192),
+        (10, 8192),
+    ]
     assert asked == [
         (countdown_data, 1, 4, 8192, {"progress": 4 / 30}),
         (countdown_data, 2, 4, 3277, {"progress": 0.8}),
         (chains_data, 2, 4, 4915, {"progress": 4 / 17}),
         (countdown_data, 3, 4, 2048, {"progress": 0.8}),
-        (chains_data, 3, 4, 2048, {"progress": 0.8, "operations": {"2": 0.05, "3": 0.1, "4": 0.15, "5": 0.2, "6": 0.25, "7": 0.25}}),
+        (
+            chains_data,
+            3,
+            4,
+            2048,
+            {
+                "progress": 0.8,
+                "operations": {"2": 0.05, "3": 0.1, "4": 0.15, "5": 0.2, "6": 0.25, "7": 0.25},
+            },
+        ),
         (words_data, 3, 4, 4096, {"progress": 4 / 10}),
         (countdown_data, 4, 4, 2867, {"progress": 0.9}),
-        (chains_data, 4, 4, 2458, {"progress": 0.9, "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63}}),
-        (words_data, 4, 4, 2867, {"progress": 0.9, "operations": {"1": 0.05, "2": 0.1, "3": 0.2, "4": 0.25, "5": 0.25, "6": 0.15}}),
+        (
+            chains_data,
+            4,
+            4,
+            2458,
+            {
+                "progress": 0.9,
+                "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63},
+            },
+        ),
+        (
+            words_data,
+            4,
+            4,
+            2867,
+            {
+                "progress": 0.9,
+                "operations": {"1": 0.05, "2": 0.1, "3": 0.2, "4": 0.25, "5": 0.25, "6": 0.15},
+            },
+        ),
         (countdown_data, 5, 4, 2867, {"progress": 0.9}),
         (
             chains_data,
             5,
             4,
             2458,
-            {"progress": 0.9, "ends": 0.5, "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63}},
+            {
+                "progress": 0.9,
+                "ends": 0.5,
+                "operations": {"2": 0.01, "3": 0.02, "4": 0.04, "5": 0.1, "6": 0.2, "7": 0.63},
+            },
         ),
         (
             words_data,
             5,
             4,
             2867,
-            {"progress": 0.9, "ends": 0.5, "operations": {"1": 0.05, "2": 0.1, "3": 0.2, "4": 0.25, "5": 0.25, "6": 0.15}},
+            {
+                "progress": 0.9,
+                "ends": 0.5,
+                "operations": {"1": 0.05, "2": 0.1, "3": 0.2, "4": 0.25, "5": 0.25, "6": 0.15},
+            },
         ),
     ]
 
 
-def test_files_of_a_stage_can_be_made_ahead_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_a_stage_can_be_made_ahead_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train, "SHARD", 20)
     recipe = train.read_recipe()
     stage = recipe["stages"][1]
@@ -267,16 +391,24 @@ def test_files_of_a_stage_can_be_made_ahead_by_several_processes(tmp_path: Path,
         made.append(sorted(path.name for path in tmp_path.glob("work/both/shards/*")))
     assert made == [["shard-00001.npz"], [f"shard-0000{i}.npz" for i in range(3)]]
     alone = train._shards(tmp_path / "alone", recipe, stage)
-    assert all(alone.ensure(i).read_bytes() == (tmp_path / "work/both/shards" / f"shard-0000{i}.npz").read_bytes() for i in range(3))
+    assert all(
+        alone.ensure(i).read_bytes()
+        == (tmp_path / "work/both/shards" / f"shard-0000{i}.npz").read_bytes()
+        for i in range(3)
+    )
 
 
-def test_a_large_batch_has_blocks_of_several_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_batch_has_blocks_of_several_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else it would be of one kind, and the next of another."""
     monkeypatch.setattr(train, "SHARD", 260)
     recipe = train.read_recipe()
     stage = {**recipe["stages"][-1], "options": {"steps": 2, "batch": 130}}
     rows = ExampleFile(train._shards(tmp_path, recipe, stage).ensure(0))
-    first, second = ([len(rows[i]["tokens"]) for i in part] for part in (range(130), range(130, 260)))
+    first, second = (
+        [len(rows[i]["tokens"]) for i in part] for part in (range(130), range(130, 260))
+    )
     assert max(first) > min(second) and max(second) > min(first)
 
 
@@ -284,7 +416,11 @@ def test_sizes_differ_in_model_and_options_alone() -> None:
     small, full = (train.read_recipe(size=size) for size in ("small", "full"))
     for stages in zip(small.pop("stages"), full.pop("stages"), strict=True):
         options = [Options(**stage.pop("options")) for stage in stages]
-        assert stages[0] == stages[1] and options[0] != options[1] and {o.optimizer for o in options} == {"muon"}
+        assert (
+            stages[0] == stages[1]
+            and options[0] != options[1]
+            and {o.optimizer for o in options} == {"muon"}
+        )
     assert small.pop("model") != full.pop("model") and small == full
 
 
@@ -302,11 +438,15 @@ def test_an_example_is_read_as_its_texts_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     examples = list(train.encode(tok, countdown_data.examples(3, 0, 4)))
     write_examples(path, examples, block=1)
-    model, _ = train.build_model({"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 128}, tok, 0)
+    model, _ = train.build_model(
+        {"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 128}, tok, 0
+    )
     model.set_attn_implementation("eager")
     batch = collate([ExampleFile(path)[i] for i in range(4)])
     mask = torch.zeros(batch["visible"].shape).masked_fill(~batch["visible"], -1e9)[:, None]
-    together = model(input_ids=batch["tokens"], position_ids=batch["positions"], attention_mask=mask).logits
+    together = model(
+        input_ids=batch["tokens"], position_ids=batch["positions"], attention_mask=mask
+    ).logits
     for row in range(4):
         previous, tokens = batch["previous"][row].tolist(), batch["tokens"][row]
         for last in range(len(ExampleFile(path)[row]["tokens"])):
@@ -333,14 +473,26 @@ def test_files_are_arranged_in_blocks_of_equal_length(tmp_path: Path) -> None:
 
 # the shipped weights
 
-needs_weights = pytest.mark.skipif(not (SHIPPED / "model.safetensors").exists(), reason="weights not trained yet")
+needs_weights = pytest.mark.skipif(
+    not (SHIPPED / "model.safetensors").exists(), reason="weights not trained yet"
+)
 
 
 @needs_weights
 def test_shipped_weights_load_and_are_small() -> None:
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(SHIPPED, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    assert model.num_parameters() <= 10_000_000 and model.config.model_type == "llama" and model.config.use_cache
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        SHIPPED, output_loading_info=True
+    )
+    assert (
+        not report["missing_keys"]
+        and not report["unexpected_keys"]
+        and not report["mismatched_keys"]
+    )
+    assert (
+        model.num_parameters() <= 10_000_000
+        and model.config.model_type == "llama"
+        and model.config.use_cache
+    )
     assert sum(p.stat().st_size for p in SHIPPED.glob("*.safetensors")) <= 20 * 2**20
     head = load_head(SHIPPED, model.config.hidden_size)
     assert isinstance(head, ValueHead)
@@ -357,7 +509,11 @@ def test_shipped_model_solves_an_easy_puzzle() -> None:
     problem = parse("Use 2, 4 and 6 to make 48.")
     assert problem is not None
     ids = torch.tensor([tok.encode(problem.prompt(()) + "\n", add_special_tokens=False)])
-    text = tok.decode(model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)[0, ids.shape[1] :])
+    text = tok.decode(
+        model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
+        )[0, ids.shape[1] :]
+    )
     state = problem.initial()
     for line in text.split("\n")[:2]:
         state = problem.apply(state, TextStep(line))
@@ -373,7 +529,10 @@ def test_shipped_model_solves_short_chains() -> None:
     guide = guides.load(SHIPPED, temperature=0.0)
     problems = list(generate(55, 8, 3, 1, split="test"))
     solutions = search.solve_many(problems, guide, "sample", "tokens=200", progress=False, chains=1)
-    assert sum(s.answer == str(p.values[p.query]) for p, s in zip(problems, solutions, strict=True)) >= 6
+    assert (
+        sum(s.answer == str(p.values[p.query]) for p, s in zip(problems, solutions, strict=True))
+        >= 6
+    )
 
 
 @needs_weights

@@ -1,7 +1,9 @@
-"""Expert iteration: its folder under SIGKILL, its gate, what it refuses; and the whole loop on a tiny model by the command.
+"""Expert iteration: its folder under SIGKILL, its gate, what it refuses; and the whole loop on a
+tiny model by the command.
 
-Most tests play with a guide whose skill, the chance of a right answer, is written in its checkpoint, and with a training that plants
-a better or a worse one, so that what must happen is known.
+Most tests play with a guide whose skill, the chance of a right answer, is written in its
+checkpoint, and with a training that plants a better or a worse one, so that what must happen is
+known.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ CHAINS = {"chains": 4, "wave": 4}
 
 def sums(count: int, start: int = 1) -> tuple[list[Job], dict[str, str]]:
     """Additions as text problems, with their targets."""
-    jobs = [Job(f"sum-{n}", TextProblem(f"What is {n} + {n + 1}?")) for n in range(start, start + count)]
+    jobs = [
+        Job(f"sum-{n}", TextProblem(f"What is {n} + {n + 1}?")) for n in range(start, start + count)
+    ]
     return jobs, {key_of(job.problem): str(2 * n + 1) for n, job in enumerate(jobs, start)}
 
 
@@ -72,20 +76,38 @@ def fake_load(path, **language):
         prompt = "".join(map(chr, request.prompt))
         time.sleep(0.0005)
         right = random.Random(f"{prompt}|{request.seed}").random() < skill
-        return generated(f"#### {sum(map(int, re.findall(r'[0-9]+', prompt))) + (not right)}", finish="end", limit=request.max_tokens)
+        return generated(
+            f"#### {sum(map(int, re.findall(r'[0-9]+', prompt))) + (not right)}",
+            finish="end",
+            limit=request.max_tokens,
+        )
 
     return scripted_guide(answer, value=False)
 
 
 def fake_prepare(traces, targets, base, out_file, *, policy, keep, checker, seed):
-    """As the real one: right chains are counted, and all that matters of the traces goes into the file."""
+    """As the real one: right chains are counted, and all that matters of the traces goes into
+    the file.
+    """
     found = Trace.load(traces)
     right = [np.nansum(grade(trace, targets.get(key_of(trace)))) for trace in found]
     if not sum(right):
         raise ValueError(f"none of {len(found)} traces has a right solution")
-    content = [(trace.arguments, trace.seed, [step.text for step in trace.steps], trace.edge_visits.tolist()) for trace in found]
+    content = [
+        (
+            trace.arguments,
+            trace.seed,
+            [step.text for step in trace.steps],
+            trace.edge_visits.tolist(),
+        )
+        for trace in found
+    ]
     out_file.write_text(json.dumps([seed, policy, keep, content]))
-    return {"solved": sum(bool(r) for r in right), "examples": len(found), "solutions": int(sum(right))}
+    return {
+        "solved": sum(bool(r) for r in right),
+        "examples": len(found),
+        "solutions": int(sum(right)),
+    }
 
 
 def fake_training(gain: float):
@@ -93,11 +115,15 @@ def fake_training(gain: float):
 
     def run(config):
         settings = json.loads(Path(config).read_text())
-        read = hashlib.sha256(b"".join(Path(path).read_bytes() for path in settings["examples"])).hexdigest()
+        read = hashlib.sha256(
+            b"".join(Path(path).read_bytes() for path in settings["examples"])
+        ).hexdigest()
         checkpoint(Path(settings["out"]), skill_of(Path(settings["model"])) + gain)
         with open(Path(settings["out"], "model.safetensors"), "a") as file:
             file.write(f" {read} {settings['options']}")
-        Path(settings["out"], "training.json").write_text(json.dumps({"steps": 5, "tokens": 100, "flops": 1e6}))
+        Path(settings["out"], "training.json").write_text(
+            json.dumps({"steps": 5, "tokens": 100, "flops": 1e6})
+        )
 
     return run
 
@@ -129,24 +155,49 @@ def test_better_guides_are_accepted_and_searched_with(fake, tmp_path):
     held, held_targets = sums(40, start=100)
     base = checkpoint(tmp_path / "base", 0.2)
     plan = Plan(options=CHAINS)
-    best = expert_iteration(base, jobs, targets | held_targets, tmp_path / "out", rounds=2, gate=held, plan=plan)
+    best = expert_iteration(
+        base, jobs, targets | held_targets, tmp_path / "out", rounds=2, gate=held, plan=plan
+    )
     assert best == tmp_path / "out" / "best" and skill_of(best) == pytest.approx(0.8)
     rows = ledger(tmp_path / "out")
-    assert [row["round"] for row in rows] == ["0", "1", "2"] and [row["accepted"] for row in rows] == ["1", "1", "1"]
-    assert float(rows[1]["gate_before"]) == float(rows[0]["gate_after"]), "the base was measured once"
-    assert float(rows[2]["gate_before"]) == float(rows[1]["gate_after"]) < float(rows[2]["gate_after"])
-    assert float(rows[1]["solved"]) < float(rows[2]["solved"]), "round 2 searched with the guide that round 1 made"
+    assert [row["round"] for row in rows] == ["0", "1", "2"] and [
+        row["accepted"] for row in rows
+    ] == ["1", "1", "1"]
+    assert float(rows[1]["gate_before"]) == float(rows[0]["gate_after"]), (
+        "the base was measured once"
+    )
+    assert (
+        float(rows[2]["gate_before"]) == float(rows[1]["gate_after"]) < float(rows[2]["gate_after"])
+    )
+    assert float(rows[1]["solved"]) < float(rows[2]["solved"]), (
+        "round 2 searched with the guide that round 1 made"
+    )
     searched = {key_of(trace): trace.seed for trace in Trace.load(tmp_path / "out/round-01/traces")}
-    assert searched == {key_of(job.problem): seed_of(key_of(job.problem), 1) for job in jobs} and len(set(searched.values())) == 20
+    assert (
+        searched == {key_of(job.problem): seed_of(key_of(job.problem), 1) for job in jobs}
+        and len(set(searched.values())) == 20
+    )
     for row in rows:
         number = int(row["round"])
-        lines = [json.loads(line) for line in (tmp_path / "out" / f"round-{number:02d}" / "gate.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (tmp_path / "out" / f"round-{number:02d}" / "gate.jsonl")
+            .read_text()
+            .splitlines()
+        ]
         assert {line["id"] for line in lines} == {job.id for job in held}
         assert int(row["gate_tokens"]) == sum(line["usage"]["generated"] for line in lines) > 0
         if number:
-            used = [trace.usage.generated for trace in Trace.load(tmp_path / "out" / f"round-{number:02d}" / "traces")]
-            assert int(row["search_tokens"]) == sum(used) and int(row["problems"]) == len(used) == 20
-    assert [float(row["total_flops"]) for row in rows] == [0, 1e6, 2e6], "the scripted model costs nothing, a training a million"
+            used = [
+                trace.usage.generated
+                for trace in Trace.load(tmp_path / "out" / f"round-{number:02d}" / "traces")
+            ]
+            assert (
+                int(row["search_tokens"]) == sum(used) and int(row["problems"]) == len(used) == 20
+            )
+    assert [float(row["total_flops"]) for row in rows] == [0, 1e6, 2e6], (
+        "the scripted model costs nothing, a training a million"
+    )
 
 
 def test_a_worse_guide_is_rejected_and_the_accepted_one_searches_again(fake, tmp_path):
@@ -155,22 +206,44 @@ def test_a_worse_guide_is_rejected_and_the_accepted_one_searches_again(fake, tmp
     held, held_targets = sums(40, start=100)
     base = checkpoint(tmp_path / "base", 0.6)
     out = tmp_path / "out"
-    best = expert_iteration(base, jobs, targets | held_targets, out, rounds=2, gate=held, plan=Plan(options=CHAINS))
+    best = expert_iteration(
+        base, jobs, targets | held_targets, out, rounds=2, gate=held, plan=Plan(options=CHAINS)
+    )
     assert skill_of(best) == 0.6
     for number in (1, 2):
         verdict = json.loads((out / f"round-{number:02d}" / "gate.json").read_text())
-        assert verdict["accepted"] is False and verdict["after"] < verdict["before"] and verdict["low"] <= verdict["high"]
-        assert skill_of(out / f"round-{number:02d}" / "checkpoint") == pytest.approx(0.2), "both were trained from the base"
-    chains = [[step.text for trace in Trace.load(out / f"round-0{n}/traces") for step in trace.steps] for n in (1, 2)]
+        assert (
+            verdict["accepted"] is False
+            and verdict["after"] < verdict["before"]
+            and verdict["low"] <= verdict["high"]
+        )
+        assert skill_of(out / f"round-{number:02d}" / "checkpoint") == pytest.approx(0.2), (
+            "both were trained from the base"
+        )
+    chains = [
+        [step.text for trace in Trace.load(out / f"round-0{n}/traces") for step in trace.steps]
+        for n in (1, 2)
+    ]
     assert chains[0] != chains[1], "a round has its own seed"
 
 
 def test_equal_is_not_better(fake, tmp_path):
     fake(0.0)
     jobs, targets = sums(20)
-    expert_iteration(checkpoint(tmp_path / "base", 1.0), jobs, targets, tmp_path / "out", rounds=1, plan=Plan(options=CHAINS))
+    expert_iteration(
+        checkpoint(tmp_path / "base", 1.0),
+        jobs,
+        targets,
+        tmp_path / "out",
+        rounds=1,
+        plan=Plan(options=CHAINS),
+    )
     verdict = json.loads((tmp_path / "out/round-01/gate.json").read_text())
-    assert verdict["before"] == verdict["after"] == 1 and verdict["accepted"] is False and verdict["low"] == verdict["high"] == 0
+    assert (
+        verdict["before"] == verdict["after"] == 1
+        and verdict["accepted"] is False
+        and verdict["low"] == verdict["high"] == 0
+    )
 
 
 def test_a_restart_trains_the_base_and_a_window_reads_the_last_rounds(fake, tmp_path):
@@ -179,46 +252,81 @@ def test_a_restart_trains_the_base_and_a_window_reads_the_last_rounds(fake, tmp_
     base = checkpoint(tmp_path / "base", 0.3)
     seeds = tmp_path / "seed.npz"
     seeds.write_text("seed")
-    plan = Plan(options=CHAINS, restart=True, window=2, seed_examples=[seeds], per_round=8, training={"steps": 7, "lr": 1e-4})
+    plan = Plan(
+        options=CHAINS,
+        restart=True,
+        window=2,
+        seed_examples=[seeds],
+        per_round=8,
+        training={"steps": 7, "lr": 1e-4},
+    )
     out = tmp_path / "out"
     expert_iteration(base, jobs, targets | held_targets, out, rounds=3, gate=held, plan=plan)
-    for number, files in ((1, ["round-01"]), (2, ["round-01", "round-02"]), (3, ["round-02", "round-03"])):
+    for number, files in (
+        (1, ["round-01"]),
+        (2, ["round-01", "round-02"]),
+        (3, ["round-02", "round-03"]),
+    ):
         config = json.loads((out / f"round-0{number}" / "training.json").read_text())
         assert [Path(path).parent.name for path in config["examples"]] == [*files, tmp_path.name]
-        assert Path(config["model"]).parent.name == "round-00" and config["options"] == {"seed": number, "steps": 7, "lr": 1e-4}
-    searched = [[trace.arguments["statement"] for trace in Trace.load(out / f"round-0{number}/traces")] for number in (1, 2, 3)]
+        assert Path(config["model"]).parent.name == "round-00" and config["options"] == {
+            "seed": number,
+            "steps": 7,
+            "lr": 1e-4,
+        }
+    searched = [
+        [trace.arguments["statement"] for trace in Trace.load(out / f"round-0{number}/traces")]
+        for number in (1, 2, 3)
+    ]
     statements = [job.problem.statement for job in jobs]
     assert searched == [statements[:8], statements[8:16], statements[16:] + statements[:4]]
 
 
 def test_the_checker_of_the_plan_labels_the_traces(fake, tmp_path, monkeypatch):
     named = []
-    monkeypatch.setattr(loop, "prepare", lambda *args, **options: named.append(options["checker"]) or fake_prepare(*args, **options))
+    monkeypatch.setattr(
+        loop,
+        "prepare",
+        lambda *args, **options: named.append(options["checker"]) or fake_prepare(*args, **options),
+    )
     jobs, targets = sums(8)
     expert_iteration(
-        checkpoint(tmp_path / "base", 0.3), jobs, targets, tmp_path / "out", rounds=1, plan=Plan(options=CHAINS, checker="math:sin")
+        checkpoint(tmp_path / "base", 0.3),
+        jobs,
+        targets,
+        tmp_path / "out",
+        rounds=1,
+        plan=Plan(options=CHAINS, checker="math:sin"),
     )
     assert named == ["math:sin"]
 
 
 def test_how_the_model_is_asked_is_written_into_the_guides(fake, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(loop, "load", lambda path, **options: asked.append(options) or fake_load(path))
+    monkeypatch.setattr(
+        loop, "load", lambda path, **options: asked.append(options) or fake_load(path)
+    )
     jobs, targets = sums(12)
     base = checkpoint(tmp_path / "base", 0.5)
-    plan = Plan(options=CHAINS, language={"delimiter": "\n", "temperature": 0.7}, engine={"device": "cpu"})
+    plan = Plan(
+        options=CHAINS, language={"delimiter": "\n", "temperature": 0.7}, engine={"device": "cpu"}
+    )
     expert_iteration(base, jobs, targets, tmp_path / "out", rounds=1, plan=plan)
     assert asked and all(options == {"device": "cpu", "temperature": 0.7} for options in asked)
     said = json.loads((tmp_path / "out/round-00/checkpoint/guide.json").read_text())
     assert said == {"format": 1, "budget": {"simulations": 4}, "delimiter": "\n"}
-    assert "delimiter" not in json.loads((base / "guide.json").read_text()), "the user's own folder is left alone"
+    assert "delimiter" not in json.loads((base / "guide.json").read_text()), (
+        "the user's own folder is left alone"
+    )
 
 
 # -- kills, full disks, Ctrl-C
 
 
 def in_a_child(out: Path, base: Path, log: Path, lives: int) -> int:
-    """The loop in a forked process that notes each finished search and is killed as it has changed `lives` files; its exit status."""
+    """The loop in a forked process that notes each finished search and is killed as it has
+    changed `lives` files; its exit status.
+    """
     pid = os.fork()
     if pid:
         return os.waitpid(pid, 0)[1]
@@ -240,7 +348,9 @@ def in_a_child(out: Path, base: Path, log: Path, lives: int) -> int:
                 file.write(f"{self.path.relative_to(out)} {name}\n")
             write(self, name, solution)
 
-        os.replace, os.unlink, shutil.copy, Results.write = map(mortal, (os.replace, os.unlink, shutil.copy, noted))
+        os.replace, os.unlink, shutil.copy, Results.write = map(
+            mortal, (os.replace, os.unlink, shutil.copy, noted)
+        )
         jobs, targets = sums(30)
         expert_iteration(base, jobs, targets, out, rounds=2, plan=Plan(options=CHAINS))
         os._exit(0)
@@ -251,14 +361,20 @@ def in_a_child(out: Path, base: Path, log: Path, lives: int) -> int:
 
 def content(out: Path) -> dict[str, bytes]:
     """All of a run that must not depend on kills: weights, examples, verdicts."""
-    kept = [path for path in out.rglob("*") if path.name in ("model.safetensors", "examples.npz", "gate.json", "examples.json")]
+    kept = [
+        path
+        for path in out.rglob("*")
+        if path.name in ("model.safetensors", "examples.npz", "gate.json", "examples.json")
+    ]
     return {str(path.relative_to(out)): path.read_bytes() for path in kept}
 
 
 def test_kills_lose_and_repeat_nothing(fake, tmp_path):
     base = checkpoint(tmp_path / "base", 0.4)
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
-    assert in_a_child(whole, base, tmp_path / "whole-log", lives=10**9) == 0, (tmp_path / "error").read_text()
+    assert in_a_child(whole, base, tmp_path / "whole-log", lives=10**9) == 0, (
+        tmp_path / "error"
+    ).read_text()
     rng, kills = random.Random(0), 0
     while (status := in_a_child(out, base, log, lives=rng.randint(1, 30))) == signal.SIGKILL:
         kills += 1
@@ -268,10 +384,16 @@ def test_kills_lose_and_repeat_nothing(fake, tmp_path):
     assert len(done) == len(set(done)), "a finished search was done again"
     assert content(out) == content(whole) and len(content(whole)) == 1 + 3 + 3 + 2 * 2
     for number in (1, 2):
-        lines = [json.loads(line) for line in (out / f"round-0{number}/traces/results.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line)
+            for line in (out / f"round-0{number}/traces/results.jsonl").read_text().splitlines()
+        ]
         ids = sorted(line["id"] for line in lines)
         assert len(ids) == len(set(ids)) == 27 == len(Trace.load(out / f"round-0{number}/traces"))
-        assert sorted(path.name for path in (out / f"round-0{number}/traces").iterdir()) == ["results.jsonl", "traces.parquet"]
+        assert sorted(path.name for path in (out / f"round-0{number}/traces").iterdir()) == [
+            "results.jsonl",
+            "traces.parquet",
+        ]
     assert (out / "rounds.csv").exists()
 
 
@@ -305,7 +427,9 @@ def test_a_full_disk_stops_the_round_and_room_lets_it_go_on(fake, tmp_path, monk
             expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options=CHAINS))
     if place == "trace":
         lines = (out / "round-01/traces.part/results.jsonl").read_text().splitlines()
-        assert len(lines) == 7 == len(Trace.load(out / "round-01/traces.part")), "no result without its trace"
+        assert len(lines) == 7 == len(Trace.load(out / "round-01/traces.part")), (
+            "no result without its trace"
+        )
     expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options=CHAINS))
     assert content(out) == content(tmp_path / "whole")
 
@@ -324,10 +448,24 @@ def test_ctrl_c_keeps_what_is_finished(fake, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Results, "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options={"chains": 40, "wave": 4}, budget=Budget(tokens=4000)))
+            expert_iteration(
+                base,
+                jobs,
+                targets,
+                out,
+                rounds=1,
+                plan=Plan(options={"chains": 40, "wave": 4}, budget=Budget(tokens=4000)),
+            )
     kept = [line for path in out.rglob("*.jsonl") for line in path.read_text().splitlines()]
     assert 5 <= len(kept) < 22 and not (out / "round-01/traces").exists()
-    expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options={"chains": 40, "wave": 4}, budget=Budget(tokens=4000)))
+    expert_iteration(
+        base,
+        jobs,
+        targets,
+        out,
+        rounds=1,
+        plan=Plan(options={"chains": 40, "wave": 4}, budget=Budget(tokens=4000)),
+    )
     assert (out / "round-01/gate.json").exists()
 
 
@@ -340,10 +478,17 @@ def test_the_interval_is_that_of_the_bootstrap():
     low, high = interval(before, after)
     gain = after - before
     means = sorted(np.mean(rng.choice(gain, 60)) for _ in range(4000))
-    assert low == pytest.approx(means[100], abs=0.02) and high == pytest.approx(means[3900], abs=0.02)
-    assert low == pytest.approx(gain.mean() - 1.96 * gain.std() / 60**0.5, abs=0.03), "the normal approximation"
+    assert low == pytest.approx(means[100], abs=0.02) and high == pytest.approx(
+        means[3900], abs=0.02
+    )
+    assert low == pytest.approx(gain.mean() - 1.96 * gain.std() / 60**0.5, abs=0.03), (
+        "the normal approximation"
+    )
     assert interval(after, after) == (0.0, 0.0)
-    paired, apart = interval(before, np.maximum(before, after)), interval(np.sort(before), np.sort(np.maximum(before, after))[::-1])
+    paired, apart = (
+        interval(before, np.maximum(before, after)),
+        interval(np.sort(before), np.sort(np.maximum(before, after))[::-1]),
+    )
     assert paired[1] - paired[0] < apart[1] - apart[0], "which problem is which matters"
 
 
@@ -352,7 +497,9 @@ def test_a_tenth_is_held_out_by_problem_whatever_the_order():
     again = [Job("again", jobs[3].problem), Job("why", TextProblem("Why?"))]
     training, gate = hold_out(jobs + again, targets)
     assert len({key_of(job.problem) for job in gate}) == 4 and len(training) + len(gate) == 42
-    assert not {key_of(job.problem) for job in training} & {key_of(job.problem) for job in gate}, "both ids of one problem stay together"
+    assert not {key_of(job.problem) for job in training} & {key_of(job.problem) for job in gate}, (
+        "both ids of one problem stay together"
+    )
     assert "why" in {job.id for job in training}, "what nobody can grade is no use at the gate"
     turned, held = hold_out((jobs + again)[::-1], targets)
     assert {job.id for job in held} == {job.id for job in gate}
@@ -363,7 +510,11 @@ def test_a_tenth_is_held_out_by_problem_whatever_the_order():
 
 def test_a_problem_written_in_another_way_is_the_same_at_the_gate():
     hands = [(1, 2, 3, 4), (3, 5, 7, 9), (2, 6, 8, 9)]
-    jobs = [Job("".join(map(str, hand)), Countdown(hand, 24)) for numbers in hands for hand in (numbers, numbers[::-1])]
+    jobs = [
+        Job("".join(map(str, hand)), Countdown(hand, 24))
+        for numbers in hands
+        for hand in (numbers, numbers[::-1])
+    ]
     training, gate = hold_out(jobs, {})
     assert len(gate) == 2 and gate[0].problem.numbers == gate[1].problem.numbers[::-1]
     check_gate(training, gate, {})
@@ -381,7 +532,9 @@ def test_outcomes_are_verdicts_and_targets():
         "sum-4": {"verified": True, "answer": "x"},
         "sum-5": {"verified": False, "answer": "11"},
     }
-    assert outcomes(jobs, rows, targets).tolist() == [1, 0, 0, 1, 0], "a problem that verifies itself needs no target"
+    assert outcomes(jobs, rows, targets).tolist() == [1, 0, 0, 1, 0], (
+        "a problem that verifies itself needs no target"
+    )
     with pytest.raises(ValueError, match="'sum-1': give it a target"):
         outcomes(jobs, rows, {})
 
@@ -403,7 +556,14 @@ def test_kinds_that_never_verify_themselves_want_targets(kind, tmp_path):
 def test_a_gate_that_overlaps_is_refused_with_the_count(tmp_path):
     jobs, targets = sums(10)
     with pytest.raises(ValueError, match="3 of 8 gate problems are training problems too"):
-        expert_iteration(tmp_path / "base", jobs, targets, tmp_path / "out", rounds=1, gate=[*jobs[:3], *sums(5, start=50)[0]])
+        expert_iteration(
+            tmp_path / "base",
+            jobs,
+            targets,
+            tmp_path / "out",
+            rounds=1,
+            gate=[*jobs[:3], *sums(5, start=50)[0]],
+        )
     with pytest.raises(ValueError, match="nobody can grade 5 of 5 gate problems"):
         check_gate(jobs, sums(5, start=50)[0], targets)
     with pytest.raises(ValueError, match="nobody can grade any of the 10 problems"):
@@ -414,7 +574,9 @@ def test_a_gate_that_overlaps_is_refused_with_the_count(tmp_path):
 def test_a_round_that_solves_nothing_says_what_to_do(fake, tmp_path):
     jobs, targets = sums(10)
     base = checkpoint(tmp_path / "base", 0.0)
-    with pytest.raises(ValueError, match=r"round 1, after 9 searches: none of 9 .*begin anew with another --out"):
+    with pytest.raises(
+        ValueError, match=r"round 1, after 9 searches: none of 9 .*begin anew with another --out"
+    ):
         expert_iteration(base, jobs, targets, tmp_path / "out", rounds=1, plan=Plan(options=CHAINS))
 
 
@@ -422,11 +584,23 @@ def test_another_run_in_the_folder_is_refused_and_more_rounds_are_not(fake, tmp_
     jobs, targets = sums(12)
     base, out = checkpoint(tmp_path / "base", 0.5), tmp_path / "out"
     expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options=CHAINS))
-    for plan, name in ((Plan(options=CHAINS, seed=1), "seed"), (Plan(options={"chains": 5}), "options")):
-        with pytest.raises(ValueError, match=f"other {name}: give the arguments of that run, or choose another"):
+    for plan, name in (
+        (Plan(options=CHAINS, seed=1), "seed"),
+        (Plan(options={"chains": 5}), "options"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"other {name}: give the arguments of that run, or choose another"
+        ):
             expert_iteration(base, jobs, targets, out, rounds=1, plan=plan)
     with pytest.raises(ValueError, match="other jobs"):
-        expert_iteration(base, jobs, targets | {key_of(job.problem): "0" for job in jobs[:5]}, out, rounds=1, plan=Plan(options=CHAINS))
+        expert_iteration(
+            base,
+            jobs,
+            targets | {key_of(job.problem): "0" for job in jobs[:5]},
+            out,
+            rounds=1,
+            plan=Plan(options=CHAINS),
+        )
     other = checkpoint(tmp_path / "other", 0.7)
     with pytest.raises(ValueError, match="other base"):
         expert_iteration(other, jobs, targets, out, rounds=1, plan=Plan(options=CHAINS))
@@ -478,23 +652,46 @@ def test_impossible_plans_are_refused(wrong):
     ("error", "code", "sentence"),
     [
         (KeyboardInterrupt(), 130, ""),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "give the same command again when there is room"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            1,
+            "give the same command again when there is room",
+        ),
         (ValueError("the loss is nan: give a smaller learning rate"), 2, "the loss is nan"),
     ],
 )
-def test_what_ends_a_training_ends_the_command_and_the_next_goes_on(fake, tmp_path, monkeypatch, capsys, error, code, sentence):
+def test_what_ends_a_training_ends_the_command_and_the_next_goes_on(
+    fake, tmp_path, monkeypatch, capsys, error, code, sentence
+):
     def fail(config):
         raise error
 
     checkpoint(tmp_path / "base", 0.5)
     for name, start in (("p.jsonl", 1), ("g.jsonl", 50)):
         jobs, targets = sums(20, start)
-        lines = [{"id": job.id, "problem": job.problem.statement, "target": targets[key_of(job.problem)]} for job in jobs]
+        lines = [
+            {"id": job.id, "problem": job.problem.statement, "target": targets[key_of(job.problem)]}
+            for job in jobs
+        ]
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     places = {
-        flag: str(tmp_path / name) for flag, name in {"--guide": "base", "--input": "p.jsonl", "--gate": "g.jsonl", "--out": "o"}.items()
+        flag: str(tmp_path / name)
+        for flag, name in {
+            "--guide": "base",
+            "--input": "p.jsonl",
+            "--gate": "g.jsonl",
+            "--out": "o",
+        }.items()
     }
-    command = ["train", "iterate", *(word for pair in places.items() for word in pair), "--rounds", "1", "--option", "chains=4"]
+    command = [
+        "train",
+        "iterate",
+        *(word for pair in places.items() for word in pair),
+        "--rounds",
+        "1",
+        "--option",
+        "chains=4",
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(loop, "run_training", fail)
         assert main(command) == code
@@ -504,20 +701,36 @@ def test_what_ends_a_training_ends_the_command_and_the_next_goes_on(fake, tmp_pa
     assert main(command) == 0 and skill_of(tmp_path / "o/best") == 0.8
     assert traces == (tmp_path / "o/round-01/traces/traces.parquet").stat().st_mtime_ns
     command[command.index("--gate") + 1] = places["--input"]
-    assert main(command) == 2 and "20 of 20 gate problems are training problems too" in capsys.readouterr().err
+    assert (
+        main(command) == 2
+        and "20 of 20 gate problems are training problems too" in capsys.readouterr().err
+    )
 
 
 # -- the whole loop, by the command, on a model that is not ours
 
 VOWELS, RIGHT = "aeiou", "e"
 WORDS = list(map("".join, itertools.product("bdlmr", "ou", "st")))
-ITERATE = ["--rounds", "2", "--answer", "([aeiou])", "--prompt", "{problem} ", "--step-tokens", "4", "--max-steps", "2"]
+ITERATE = [
+    "--rounds",
+    "2",
+    "--answer",
+    "([aeiou])",
+    "--prompt",
+    "{problem} ",
+    "--step-tokens",
+    "4",
+    "--max-steps",
+    "2",
+]
 ITERATE += ["--option", "chains=8", "--budget", "tokens=100", "--lr", "0.003", "--epochs", "8"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny Qwen2 that answers with any vowel; files of questions whose answer is always the same one."""
+    """A tiny Qwen2 that answers with any vowel; files of questions whose answer is always the
+    same one.
+    """
     import tiny
     import torch
 
@@ -525,7 +738,13 @@ def folder(tmp_path_factory):
     place, tokenizer = tmp_path_factory.mktemp("iterate"), tiny.tokenizer()
     model = tiny.model("qwen2", vocab=258, spread=0.05, max_position_embeddings=256)
     questions = [f"A letter of {word}?" for word in WORDS]
-    texts = torch.tensor([[*tokenizer.encode(question + " "), *tokenizer.encode(vowel), 256] for question in questions for vowel in VOWELS])
+    texts = torch.tensor(
+        [
+            [*tokenizer.encode(question + " "), *tokenizer.encode(vowel), 256]
+            for question in questions
+            for vowel in VOWELS
+        ]
+    )
     optimizer, start = torch.optim.AdamW(model.parameters(), lr=5e-3), texts.shape[1] - 2
     for _ in range(60):
         logits = model(input_ids=texts).logits[:, start - 1 : -1]
@@ -536,13 +755,20 @@ def folder(tmp_path_factory):
     model.save_pretrained(place / "base")
     tokenizer.save_pretrained(place / "base")
     for name, part in (("p.jsonl", questions[:12]), ("g.jsonl", questions[12:])):
-        (place / name).write_text("".join(json.dumps({"problem": question, "target": RIGHT}) + "\n" for question in part))
+        (place / name).write_text(
+            "".join(json.dumps({"problem": question, "target": RIGHT}) + "\n" for question in part)
+        )
     return place
 
 
 def arguments(folder: Path, out: str) -> list[str]:
     files = ["--guide", "base", "--input", "p.jsonl", "--gate", "g.jsonl", "--out", out]
-    return ["train", "iterate", *(str(folder / word) if word[0] != "-" else word for word in files), *ITERATE]
+    return [
+        "train",
+        "iterate",
+        *(str(folder / word) if word[0] != "-" else word for word in files),
+        *ITERATE,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -554,23 +780,54 @@ def undisturbed(folder):
 def test_the_command_makes_a_better_guide(folder, undisturbed, capsys):
     rows = ledger(undisturbed)
     assert rows[1]["accepted"] == "1" and float(rows[1]["gate_low"]) > 0
-    assert float(rows[-1]["gate_after"]) == 1.0 > 0.7 > float(rows[0]["gate_after"]), "it has learnt which vowel is right"
-    for name in ("search_flops", "gate_flops", "training_flops", "search_tokens", "training_tokens", "steps"):
+    assert float(rows[-1]["gate_after"]) == 1.0 > 0.7 > float(rows[0]["gate_after"]), (
+        "it has learnt which vowel is right"
+    )
+    for name in (
+        "search_flops",
+        "gate_flops",
+        "training_flops",
+        "search_tokens",
+        "training_tokens",
+        "steps",
+    ):
         assert float(rows[1][name]) > 0
-    again = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file() and path.name != "rounds.csv"}
+    again = {
+        path: path.stat().st_mtime_ns
+        for path in undisturbed.rglob("*")
+        if path.is_file() and path.name != "rounds.csv"
+    }
     assert main(arguments(folder, "whole")) == 0
-    assert again == {path: path.stat().st_mtime_ns for path in again}, "a finished run is left alone"
+    assert again == {path: path.stat().st_mtime_ns for path in again}, (
+        "a finished run is left alone"
+    )
     capsys.readouterr()
     assert (
-        main(["solve", "A letter of zebra?", "--guide", str(undisturbed / "best"), "--method", "sample", "--option", "chains=4", "--json"])
+        main(
+            [
+                "solve",
+                "A letter of zebra?",
+                "--guide",
+                str(undisturbed / "best"),
+                "--method",
+                "sample",
+                "--option",
+                "chains=4",
+                "--json",
+            ]
+        )
         == 0
     )
-    assert json.loads(capsys.readouterr().out)["answer"] == RIGHT, "prompt and answer pattern travel with the guide"
+    assert json.loads(capsys.readouterr().out)["answer"] == RIGHT, (
+        "prompt and answer pattern travel with the guide"
+    )
 
 
 @pytest.mark.slow
 def test_a_killed_command_goes_on(folder, undisturbed):
-    """Killed in its search and in its training; what was finished is not done again, and the weights are those of the whole run."""
+    """Killed in its search and in its training; what was finished is not done again, and the
+    weights are those of the whole run.
+    """
     out = folder / "killed"
     command = [sys.executable, "-m", "search.cli.main", *arguments(folder, "killed")]
     command[command.index("--rounds") + 1] = "1"

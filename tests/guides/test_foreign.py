@@ -1,6 +1,8 @@
-"""A chat model that is not ours: a tiny Qwen2 with byte-level tokens and a chat template, on free text, by the same commands.
+"""A chat model that is not ours: a tiny Qwen2 with byte-level tokens and a chat template, on free
+text, by the same commands.
 
-The first has random weights, the second has learned one conversation by heart, so that what it will say is known.
+The first has random weights, the second has learned one conversation by heart, so that what it will
+say is known.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ def save(folder: Path, model) -> Path:
 
 @pytest.fixture(scope="module")
 def random_model(tmp_path_factory):
-    return save(tmp_path_factory.mktemp("random"), tiny.model("qwen2", vocab=264, max_position_embeddings=2048))
+    return save(
+        tmp_path_factory.mktemp("random"),
+        tiny.model("qwen2", vocab=264, max_position_embeddings=2048),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +57,13 @@ def learned_model(tmp_path_factory):
     from guides.policies.prompts import INSTRUCTION
 
     text = f"{QUESTION}\n\n{INSTRUCTION}"
-    prompt = tok.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+    prompt = tok.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+    )
     start, answer = tok.encode(prompt), tok.encode(CHAIN)
-    model = tiny.model("qwen2", vocab=264, spread=0.05, hidden_size=48, max_position_embeddings=2048)
+    model = tiny.model(
+        "qwen2", vocab=264, spread=0.05, hidden_size=48, max_position_embeddings=2048
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     ids = torch.tensor([start + answer])
     labels = torch.tensor([[-100] * len(start) + answer])
@@ -72,8 +81,12 @@ def learned_model(tmp_path_factory):
 @pytest.mark.parametrize("method", ["sample", "beam", "mcts"])
 def test_steps_end_at_a_blank_line_and_the_answer_stands_in_a_box(learned_model, method, caplog):
     guide = guides.load(learned_model)
-    solution = search.solve(QUESTION, guide, method, "tokens=400,seconds=60", choose=choose.majority)
-    assert ("no value head" in caplog.text) == (method != "sample"), "a vote of samples goes by no value"
+    solution = search.solve(
+        QUESTION, guide, method, "tokens=400,seconds=60", choose=choose.majority
+    )
+    assert ("no value head" in caplog.text) == (method != "sample"), (
+        "a vote of samples goes by no value"
+    )
     assert solution.answer == "5" and solution.verified is None
     assert [step.text for step in solution.steps] == ["Two and three.", "That is \\boxed{5}"]
     assert [step.finish for step in solution.steps] == ["stop", "end"]
@@ -83,7 +96,9 @@ def test_steps_end_at_a_blank_line_and_the_answer_stands_in_a_box(learned_model,
 
 
 def test_one_chain_takes_exactly_its_tokens(learned_model):
-    solution = search.solve(QUESTION, guides.load(learned_model, temperature=0.0), "sample", "tokens=400", chains=1)
+    solution = search.solve(
+        QUESTION, guides.load(learned_model, temperature=0.0), "sample", "tokens=400", chains=1
+    )
     assert solution.usage.generated == len(CHAIN.replace("<|im_end|>", "")) + 1
     assert solution.text == "Two and three.\nThat is \\boxed{5}"
 
@@ -106,7 +121,14 @@ def test_random_weights_end_in_no_answer_and_a_warning(random_model, method, cap
 
 def test_the_same_commands(learned_model, tmp_path):
     runner = CliRunner()
-    arguments = ["solve", QUESTION, "--guide", str(learned_model), "--budget", "tokens=300,seconds=60"]
+    arguments = [
+        "solve",
+        QUESTION,
+        "--guide",
+        str(learned_model),
+        "--budget",
+        "tokens=300,seconds=60",
+    ]
     done = runner.invoke(main.app, [*arguments, "--json", "--traces", str(tmp_path / "traces")])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["answer"] == "5"
@@ -114,9 +136,26 @@ def test_the_same_commands(learned_model, tmp_path):
     assert trace.kind == "search.problem:TextProblem" and trace.arguments == {"statement": QUESTION}
     viewed = runner.invoke(main.app, ["view", str(tmp_path / "traces")])
     assert viewed.exit_code == 0 and "Two and three." in viewed.stdout
-    (tmp_path / "p.jsonl").write_text(json.dumps({"problem": QUESTION, "target": "6"}) + "\n" + json.dumps({"problem": "Who?"}) + "\n")
+    (tmp_path / "p.jsonl").write_text(
+        json.dumps({"problem": QUESTION, "target": "6"})
+        + "\n"
+        + json.dumps({"problem": "Who?"})
+        + "\n"
+    )
     out = tmp_path / "out.jsonl"
-    runner.invoke(main.app, [*arguments[:1], "--input", str(tmp_path / "p.jsonl"), "--output", str(out), *arguments[2:]])
+    runner.invoke(
+        main.app,
+        [
+            *arguments[:1],
+            "--input",
+            str(tmp_path / "p.jsonl"),
+            "--output",
+            str(out),
+            *arguments[2:],
+        ],
+    )
     lines = {line["id"]: line for line in map(json.loads, out.read_text().splitlines())}
-    assert lines["1"]["answer"] == "5" and lines["1"]["verified"] is None and set(lines) == {"1", "2"}
+    assert (
+        lines["1"]["answer"] == "5" and lines["1"]["verified"] is None and set(lines) == {"1", "2"}
+    )
     assert "target" not in out.read_text()

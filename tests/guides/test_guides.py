@@ -1,4 +1,6 @@
-"""Guides on real (tiny, random) models: loading, combining, values from the pass against values read anew, one engine for threads."""
+"""Guides on real (tiny, random) models: loading, combining, values from the pass against values
+read anew, one engine for threads.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from search.problem import TextStep
 from search.scheduling.requests import Score
 from search.scheduling.scheduler import run
 
-SETTINGS = {"format": 1, "prompt": "{problem}\n", "delimiter": "\n", "step_tokens": 6, "max_steps": 4, "value_head": True}
+SETTINGS = {
+    "format": 1,
+    "prompt": "{problem}\n",
+    "delimiter": "\n",
+    "step_tokens": 6,
+    "max_steps": 4,
+    "value_head": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,9 @@ def folders(tmp_path_factory):
         folder = tmp_path_factory.mktemp("checkpoints") / name
         model = tiny.model(kind, seed=seed, max_position_embeddings=512)
         head = None if name == "bare" else tiny.head(seed=seed)
-        save_model(folder, model, tiny.tokenizer(), head, SETTINGS | {"value_head": head is not None})
+        save_model(
+            folder, model, tiny.tokenizer(), head, SETTINGS | {"value_head": head is not None}
+        )
         made[name] = folder
     return made
 
@@ -45,12 +56,17 @@ def test_values_of_the_pass_are_the_values_read_anew(folders):
             proposals = run(guide.policy.propose(PROBLEM, state, 4, rng), guide.backends)
             for proposal in proposals:
                 after = (*state, proposal.step)
-                value = run(guide.value.evaluate(PROBLEM, [after], np.full(1, np.nan, np.float32), rng), guide.backends)[0]
+                value = run(
+                    guide.value.evaluate(PROBLEM, [after], np.full(1, np.nan, np.float32), rng),
+                    guide.backends,
+                )[0]
                 if proposal.step.finish != "length":
                     assert proposal.value == pytest.approx(value, abs=2**-15)
                     checked += 1
                 else:
-                    assert np.isnan(proposal.value), "a step that was cut off has no value of its own"
+                    assert np.isnan(proposal.value), (
+                        "a step that was cut off has no value of its own"
+                    )
             state = (*state, proposals[0].step)
     assert checked > 0
 
@@ -62,7 +78,9 @@ def test_log_probs_are_those_of_the_whole_text(folders):
         tokens = policy.tokens(PROBLEM, (proposal.step,))
         request = Score(tokens, (), to=next(iter(guide.backends)))
         scored = run(_ask(request), guide.backends)
-        assert proposal.log_prob == pytest.approx(float(scored.log_probs[-len(proposal.step.tokens) :].sum()), abs=1e-3)
+        assert proposal.log_prob == pytest.approx(
+            float(scored.log_probs[-len(proposal.step.tokens) :].sum()), abs=1e-3
+        )
 
 
 async def _ask(request):
@@ -73,9 +91,14 @@ def test_two_checkpoints_combine(folders):
     guide = search.Guide(policy=guides.LM(folders["a"]), value=guides.PRM(folders["b"]))
     assert len(guide.backends) == 2
     solution = search.solve(PROBLEM, guide, "mcts", "tokens=150", seed=1)
-    assert solution.trace.version not in (guides.load(folders["a"]).version, guides.load(folders["b"]).version)
+    assert solution.trace.version not in (
+        guides.load(folders["a"]).version,
+        guides.load(folders["b"]).version,
+    )
     node = next(n for n in range(1, len(solution.tree.nodes)) if solution.tree.visits(n))
-    assert np.isnan(solution.tree.value(node)), "the policy's own head is not asked when another one judges"
+    assert np.isnan(solution.tree.value(node)), (
+        "the policy's own head is not asked when another one judges"
+    )
     state = (TextStep("x", (120, 10)),)
     policy_tokens, _ = guides.PRM(folders["b"])._read(PROBLEM, state)
     assert tiny.tokenizer().decode(policy_tokens) == "say something\nx\n"
@@ -95,7 +118,9 @@ def test_engines_are_shared_by_content(folders):
 
 
 def test_without_a_head_nobody_judges_steps_and_that_is_said(folders):
-    """A made-up value would send the search astray: short steps that repeat the question are the most probable ones."""
+    """A made-up value would send the search astray: short steps that repeat the question are the
+    most probable ones.
+    """
     guide = guides.load(folders["bare"])
     assert "no value head" in guide.value.note
     proposals = run(guide.policy.propose(PROBLEM, (), 4, np.random.default_rng(0)), guide.backends)
@@ -125,9 +150,14 @@ def test_eight_threads_on_one_engine(folders):
 
 def test_same_seed_same_tree_among_neighbours(folders):
     problems = [search.TextProblem(f"say {i}") for i in range(12)]
-    alone = [search.solve(p, guides.load(folders["a"]), budget="tokens=100", seed=3) for p in problems[:4]]
+    alone = [
+        search.solve(p, guides.load(folders["a"]), budget="tokens=100", seed=3)
+        for p in problems[:4]
+    ]
     for slots in (2, 16):
-        together = search.solve_many(problems, guides.load(folders["a"], slots=slots), budget="tokens=100", seed=3)
+        together = search.solve_many(
+            problems, guides.load(folders["a"], slots=slots), budget="tokens=100", seed=3
+        )
         for one, other in zip(alone, together, strict=False):
             assert one.tree.steps == other.tree.steps
             assert one.tree.edges.tobytes() == other.tree.edges.tobytes()
@@ -135,7 +165,11 @@ def test_same_seed_same_tree_among_neighbours(folders):
 
 @pytest.mark.parametrize(
     "options, word",
-    [({"step_tokens": -1}, "step_tokens"), ({"temperature": -0.5}, "temperature"), ({"prompt": "no place"}, "problem")],
+    [
+        ({"step_tokens": -1}, "step_tokens"),
+        ({"temperature": -0.5}, "temperature"),
+        ({"prompt": "no place"}, "problem"),
+    ],
 )
 def test_bad_options_say_what_to_do(folders, options, word):
     with pytest.raises(ValueError, match=word):

@@ -1,4 +1,6 @@
-"""The generative verifier: planted verdicts, a tiny chat model against transformers itself, critiques, votes, budgets, injections."""
+"""The generative verifier: planted verdicts, a tiny chat model against transformers itself,
+critiques, votes, budgets, injections.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def text_of(request) -> str:
 
 def reads(yes: float, no: float) -> Scored:
     with np.errstate(divide="ignore"):
-        return Scored(np.empty(0), np.log(np.array([[yes, no]], np.float32)), np.array([np.nan], np.float32))
+        return Scored(
+            np.empty(0), np.log(np.array([[yes, no]], np.float32)), np.array([np.nan], np.float32)
+        )
 
 
 def scripted(function, dialect=None, **options) -> Judge:
@@ -56,7 +60,11 @@ def scripted(function, dialect=None, **options) -> Judge:
 
 
 def value(judge, state=CHAIN, seed=0, problem=PROBLEM) -> float:
-    return float(run(judge.evaluate(problem, [state], UNKNOWN, np.random.default_rng(seed)), judge.backends)[0])
+    return float(
+        run(judge.evaluate(problem, [state], UNKNOWN, np.random.default_rng(seed)), judge.backends)[
+            0
+        ]
+    )
 
 
 # -- verdicts
@@ -67,15 +75,25 @@ def test_the_value_is_the_planted_share_of_yes():
 
     def function(request):
         asked.append(request)
-        assert request.positions == (len(request.tokens) - 1,) and request.read == (ord("Y"), ord("N")) and not request.log_probs
+        assert (
+            request.positions == (len(request.tokens) - 1,)
+            and request.read == (ord("Y"), ord("N"))
+            and not request.log_probs
+        )
         return reads(0.03, 0.01)  # the rest of the probability is on neither
 
     assert value(scripted(function)) == pytest.approx(0.75, abs=1e-6)
     text = text_of(asked[0])
-    assert "What is 2 + 2?" in text and "two and two\nthe answer is 4" in text and text.endswith("Verdict (Y or N):")
+    assert (
+        "What is 2 + 2?" in text
+        and "two and two\nthe answer is 4" in text
+        and text.endswith("Verdict (Y or N):")
+    )
 
 
-@pytest.mark.parametrize("pair, expected", [((0.0, 0.5), 0.0), ((0.5, 0.0), 1.0), ((0.0, 0.0), math.nan)])
+@pytest.mark.parametrize(
+    "pair, expected", [((0.0, 0.5), 0.0), ((0.5, 0.0), 1.0), ((0.0, 0.0), math.nan)]
+)
 def test_certain_verdicts(pair, expected):
     assert value(scripted(lambda request: reads(*pair))) == pytest.approx(expected, nan_ok=True)
 
@@ -89,30 +107,44 @@ def test_prefixes_are_judged_as_such_and_an_empty_chain_not_at_all():
 
     judge = scripted(function)
     states = [(), PREFIX, CHAIN]
-    values = run(judge.evaluate(PROBLEM, states, np.full(3, 0.5, np.float32), np.random.default_rng(0)), judge.backends)
-    assert values.dtype == np.float32 and values.tolist() == pytest.approx([math.nan, 0.9, 0.5], nan_ok=True)
+    values = run(
+        judge.evaluate(PROBLEM, states, np.full(3, 0.5, np.float32), np.random.default_rng(0)),
+        judge.backends,
+    )
+    assert values.dtype == np.float32 and values.tolist() == pytest.approx(
+        [math.nan, 0.9, 0.5], nan_ok=True
+    )
     assert len(asked) == 2, "nothing is asked of a chain without steps"
 
 
 def test_own_wording():
     asked = []
-    judge = scripted(lambda request: asked.append(text_of(request)) or reads(1, 1), template="{solution}|{problem}|{solution}?")
+    judge = scripted(
+        lambda request: asked.append(text_of(request)) or reads(1, 1),
+        template="{solution}|{problem}|{solution}?",
+    )
     value(judge, problem=TextProblem("{solution}"))
     chain = "two and two\nthe answer is 4"
-    assert asked[0].startswith(f"{chain}|{{solution}}|{chain}? Answer Y or N."), "what is quoted is not read for places"
+    assert asked[0].startswith(f"{chain}|{{solution}}|{chain}? Answer Y or N."), (
+        "what is quoted is not read for places"
+    )
 
 
 # -- critiques
 
 
 def critic(fails=()):
-    """Writes critiques "good" and "bad" by seed; good ones are followed by P(yes) 0.8, bad ones by 0.2."""
+    """Writes critiques "good" and "bad" by seed; good ones are followed by P(yes) 0.8, bad ones
+    by 0.2.
+    """
 
     def function(request):
         if isinstance(request, Generate):
             if request.seed % 3 in fails:
                 raise RequestFailed("time-out")
-            return generated("good" if request.seed % 2 else "bad", finish="end", limit=request.max_tokens)
+            return generated(
+                "good" if request.seed % 2 else "bad", finish="end", limit=request.max_tokens
+            )
         text = text_of(request)
         assert text.endswith("Verdict (Y or N):")
         return reads(0.8, 0.2) if "yet.goo" in text else reads(0.2, 0.8)
@@ -128,17 +160,23 @@ def seeds_of(seed: int, critiques: int) -> list[int]:
 def test_the_value_is_the_mean_over_critiques(critiques):
     for seed in range(5):
         expected = np.mean([0.8 if s % 2 else 0.2 for s in seeds_of(seed, critiques)])
-        assert value(scripted(critic(), critiques=critiques), seed=seed) == pytest.approx(expected, abs=1e-6)
+        assert value(scripted(critic(), critiques=critiques), seed=seed) == pytest.approx(
+            expected, abs=1e-6
+        )
 
 
 def test_a_failed_critique_leaves_the_others_and_all_failed_is_nan(caplog):
     for seed in range(5):
         told = [0.8 if s % 2 else 0.2 for s in seeds_of(seed, 6) if s % 3]
         expected = np.mean(told) if told else math.nan
-        assert value(scripted(critic(fails=(0,)), critiques=6), seed=seed) == pytest.approx(expected, abs=1e-6, nan_ok=True)
+        assert value(scripted(critic(fails=(0,)), critiques=6), seed=seed) == pytest.approx(
+            expected, abs=1e-6, nan_ok=True
+        )
     caplog.clear()
     assert math.isnan(value(scripted(critic(fails=(0, 1, 2)), critiques=6)))
-    assert [record.getMessage() for record in caplog.records] == ["a verdict could not be had and counts in no mean: time-out"], "once"
+    assert [record.getMessage() for record in caplog.records] == [
+        "a verdict could not be had and counts in no mean: time-out"
+    ], "once"
 
 
 def test_critiques_are_read_as_they_were_sampled_without_their_end():
@@ -151,7 +189,9 @@ def test_critiques_are_read_as_they_were_sampled_without_their_end():
         return reads(1, 1)
 
     assert value(scripted(function, critiques=1)) == 0.5
-    assert END not in heard[0] and text_of(Score(heard[0], ())).endswith("yet.so so\n\nVerdict (Y or N):")
+    assert END not in heard[0] and text_of(Score(heard[0], ())).endswith(
+        "yet.so so\n\nVerdict (Y or N):"
+    )
 
 
 def test_same_generator_same_values_whatever_the_order_of_replies():
@@ -159,7 +199,12 @@ def test_same_generator_same_values_whatever_the_order_of_replies():
     found = []
     for shuffle in (None, 1, 2):
         judge = scripted(critic(), critiques=4, shuffle=shuffle)
-        found.append(run(judge.evaluate(PROBLEM, states, np.full(4, np.nan), np.random.default_rng(3)), judge.backends).tolist())
+        found.append(
+            run(
+                judge.evaluate(PROBLEM, states, np.full(4, np.nan), np.random.default_rng(3)),
+                judge.backends,
+            ).tolist()
+        )
     assert found[0] == found[1] == found[2] and len(set(found[0])) > 1
 
 
@@ -167,24 +212,35 @@ def test_same_generator_same_values_whatever_the_order_of_replies():
 
 
 def test_no_budget_is_exceeded_with_critiques():
-    """Critiques are tokens of the search: over 100 searches none is exceeded by one token or call."""
+    """Critiques are tokens of the search: over 100 searches none is exceeded by one token or
+    call.
+    """
     rng, play = random.Random(5), random_player()
     for trial in range(100):
         policy = scripted_guide(play, value=False, shuffle=trial).policy
         judge = scripted(
-            critic((0,)), dialect=rng.choice([None, True, False]), critiques=rng.randint(0, 3), critique_tokens=rng.randint(1, 9)
+            critic((0,)),
+            dialect=rng.choice([None, True, False]),
+            critiques=rng.randint(0, 3),
+            critique_tokens=rng.randint(1, 9),
         )
-        limits = {"tokens": rng.randint(1, 300)} if rng.random() < 0.5 else {"calls": rng.randint(1, 60)}
+        limits = (
+            {"tokens": rng.randint(1, 300)} if rng.random() < 0.5 else {"calls": rng.randint(1, 60)}
+        )
         problem = Countdown(tuple(rng.randint(1, 13) for _ in range(4)), 24)
         method = rng.choice(["mcts", "beam", "sample"])
         solution = search.solve(problem, Guide(policy, judge), method, Budget(**limits), seed=trial)
-        assert solution.usage.generated <= limits.get("tokens", math.inf) and solution.usage.calls <= limits.get("calls", math.inf)
+        assert solution.usage.generated <= limits.get(
+            "tokens", math.inf
+        ) and solution.usage.calls <= limits.get("calls", math.inf)
 
 
 @pytest.mark.parametrize("dialect", [None, True, False])
 @pytest.mark.parametrize("critiques", [0, 2])
 def test_what_one_state_costs_at_most_is_promised(dialect, critiques):
-    """The worst case, in which every reading fails and every text is as long as it may be, is exactly what the judge announces."""
+    """The worst case, in which every reading fails and every text is as long as it may be, is
+    exactly what the judge announces.
+    """
     spent = {"calls": 0, "tokens": 0}
 
     def function(request):
@@ -215,10 +271,14 @@ def test_the_examiner_is_content(chat):
 
 def test_a_server_that_tells_nothing_has_the_share_of_its_verdicts():
     said = {0: " Y", 1: "**Y", 2: "N.", 3: "who knows"}
-    judge = scripted(lambda request: generated(said[request.seed % 4], finish="end"), dialect=False, votes=9)
+    judge = scripted(
+        lambda request: generated(said[request.seed % 4], finish="end"), dialect=False, votes=9
+    )
     for seed in range(4):
         votes = np.random.default_rng(seed).integers(2**63, size=(1, 1, 10)).ravel()[1:] % 4
-        assert value(judge, seed=seed) == pytest.approx((votes < 2).sum() / (votes < 3).sum(), abs=1e-6)
+        assert value(judge, seed=seed) == pytest.approx(
+            (votes < 2).sum() / (votes < 3).sum(), abs=1e-6
+        )
     mute = scripted(lambda request: generated("who knows", finish="end"), dialect=False)
     assert math.isnan(value(mute)), "no verdict is no value"
     vague = scripted(lambda request: generated("Nothing yet", finish="end"), dialect=False)
@@ -236,16 +296,22 @@ def test_a_server_that_tells_log_probs_is_read_and_asked_only_where_that_fails()
             raise RequestFailed("token 78 is none of its likeliest")
         return reads(0.6, 0.2)
 
-    assert value(scripted(lambda request: function(request, True), dialect=True)) == pytest.approx(0.75)
+    assert value(scripted(lambda request: function(request, True), dialect=True)) == pytest.approx(
+        0.75
+    )
     assert kinds == [Score]
     assert value(scripted(lambda request: function(request, False), dialect=True, votes=2)) == 1.0
     assert kinds == [Score, Score, Generate, Generate]
-    assert math.isnan(value(scripted(lambda request: function(request, False)))), "an engine of our own is not asked to vote"
+    assert math.isnan(value(scripted(lambda request: function(request, False)))), (
+        "an engine of our own is not asked to vote"
+    )
 
 
 def test_on_a_server_over_http():
     options = {"ids": False, "extras": False, "log_probs": False, "marks": None}
-    with FakeServer(say=lambda prompt, seed: "Y" if "two and two" in prompt else "N", **options) as fake:
+    with FakeServer(
+        say=lambda prompt, seed: "Y" if "two and two" in prompt else "N", **options
+    ) as fake:
         server = Server(fake.url, MODEL, fake.tokenizer)
         try:
             judge = Judge(server, yes="Y", no="N", votes=3)
@@ -259,10 +325,24 @@ def test_on_a_server_over_http():
 
 MERGES = (("Y", "e"), ("Ye", "s"), ("Ġ", "Yes"), ("N", "o"), ("Ġ", "No"))
 CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim "
+    "}}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-PARTS = ["<|im_end|>", "<|im_start|>", "<eos>", "<|", "im_end|>", "<", "|>", "eos>", "Yes", " No", "\n", "é"]
+PARTS = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "<eos>",
+    "<|",
+    "im_end|>",
+    "<",
+    "|>",
+    "eos>",
+    "Yes",
+    " No",
+    "\n",
+    "é",
+]
 
 
 def chat_tokenizer():
@@ -283,17 +363,34 @@ def chat(tmp_path_factory):
 
 
 def test_the_verdict_of_a_model_is_what_transformers_computes(chat):
-    """All four spellings are read where a model's turn begins: softmax over the whole vocabulary, then their share."""
+    """All four spellings are read where a model's turn begins: softmax over the whole
+    vocabulary, then their share.
+    """
     judge = Judge(chat.folder)
     tokenizer = chat.tokenizer
-    for state, wording in ((CHAIN, guides.values.llm_judge.FINISHED), (PREFIX, guides.values.llm_judge.UNFINISHED)):
+    for state, wording in (
+        (CHAIN, guides.values.llm_judge.FINISHED),
+        (PREFIX, guides.values.llm_judge.UNFINISHED),
+    ):
         text = (
-            wording.replace("{problem}", PROBLEM.statement).replace("{solution}", search.problem.chain_text(state)) + " Answer Yes or No."
+            wording.replace("{problem}", PROBLEM.statement).replace(
+                "{solution}", search.problem.chain_text(state)
+            )
+            + " Answer Yes or No."
         )
-        rendered = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )
         with torch.no_grad():
-            logits = chat.model(torch.tensor([tokenizer.encode(rendered, add_special_tokens=False)])).logits[0, -1].double()
-        chance = {word: float(logits.softmax(-1)[tokenizer.convert_tokens_to_ids(word)]) for word in ("Yes", "ĠYes", "No", "ĠNo")}
+            logits = (
+                chat.model(torch.tensor([tokenizer.encode(rendered, add_special_tokens=False)]))
+                .logits[0, -1]
+                .double()
+            )
+        chance = {
+            word: float(logits.softmax(-1)[tokenizer.convert_tokens_to_ids(word)])
+            for word in ("Yes", "ĠYes", "No", "ĠNo")
+        }
         expected = (chance["Yes"] + chance["ĠYes"]) / sum(chance.values())
         assert value(judge, state) == pytest.approx(expected, abs=1e-5)
 
@@ -327,8 +424,14 @@ def chat_tokenizer_once():
 
 
 def test_a_search_with_a_generative_judge(chat):
-    guide = Guide(guides.LM(chat.folder, step_tokens=8, max_steps=3), Judge(chat.folder, critiques=2, critique_tokens=5))
-    first, again = (search.solve(PROBLEM, guide, "beam", "tokens=300", seed=1, width=2, branch=2) for _ in range(2))
+    guide = Guide(
+        guides.LM(chat.folder, step_tokens=8, max_steps=3),
+        Judge(chat.folder, critiques=2, critique_tokens=5),
+    )
+    first, again = (
+        search.solve(PROBLEM, guide, "beam", "tokens=300", seed=1, width=2, branch=2)
+        for _ in range(2)
+    )
     assert 0 < first.usage.generated <= 300 and first.tree.steps == again.tree.steps
     assert first.usage.prefilled > 0 and first.trace.version != guides.LM(chat.folder).version
 
@@ -361,7 +464,13 @@ def test_bad_options_say_what_to_do(options, word):
 
 
 def test_versions_tell_judges_apart():
-    options = [{}, {"critiques": 1}, {"template": "{problem}{solution}"}, {"critiques": 1, "temperature": 0.5}, {"dialect": False}]
+    options = [
+        {},
+        {"critiques": 1},
+        {"template": "{problem}{solution}"},
+        {"critiques": 1, "temperature": 0.5},
+        {"dialect": False},
+    ]
     versions = {scripted(critic(), **option).version for option in options}
     assert len(versions) == len(options) and scripted(critic()).version in versions
     assert scripted(critic(), dialect=False).tokens == SPOKEN * 4

@@ -1,7 +1,8 @@
 """Published reward models: the scores of their cards, or a refusal.
 
-Every family stands here as a tiny random checkpoint with its own key layout and tokenizer. The reference reads it as its model card does,
-with transformers alone: texts, ids, positions and softmax are written down once more, none of it is ours.
+Every family stands here as a tiny random checkpoint with its own key layout and tokenizer. The
+reference reads it as its model card does, with transformers alone: texts, ids, positions and
+softmax are written down once more, none of it is ours.
 """
 
 from __future__ import annotations
@@ -49,19 +50,39 @@ from search.scheduling.scheduler import run
 from search.trace import Trace
 
 CHAT = (
-    "{% for m in messages %}<|start|>{{ m['role'] }}<|end|>\n\n{{ m['content'] | trim }}<|eot|>{% endfor %}"
+    "{% for m in messages %}<|start|>{{ m['role'] }}<|end|>\n\n{{ m['content'] | trim "
+    "}}<|eot|>{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
 )
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-SIZES |= {"max_position_embeddings": 512, "initializer_range": 0.2, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+SIZES |= {
+    "max_position_embeddings": 512,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 QUESTION, STEPS = "What is 2 + 3 + 4?", ("2 + 3 = 5", "5 - 1 + 5 = 9", "The answer is 9")
-AGGREGATES = {"last": lambda s: s[-1], "min": min, "prod": math.prod, "mean": lambda s: sum(s) / len(s)}
+AGGREGATES = {
+    "last": lambda s: s[-1],
+    "min": min,
+    "prod": math.prod,
+    "mean": lambda s: sum(s) / len(s),
+}
 
 
 # -- the families, as they are published
 
 
-def bytes_tokenizer(*special: str, template: str | None = None, **options: Any) -> PreTrainedTokenizerFast:
+def bytes_tokenizer(
+    *special: str, template: str | None = None, **options: Any
+) -> PreTrainedTokenizerFast:
     """Byte-level, as Qwen's and Llama 3's are."""
     made = tiny.tokenizer()
     made.add_special_tokens({"additional_special_tokens": list(special), **options})
@@ -70,21 +91,36 @@ def bytes_tokenizer(*special: str, template: str | None = None, **options: Any) 
 
 
 def pieces_tokenizer() -> PreTrainedTokenizerFast:
-    """Like Mistral's SentencePiece: words begin with U+2581, the beginning of a text is marked, and what is unknown is <unk>."""
+    """Like Mistral's SentencePiece: words begin with U+2581, the beginning of a text is marked,
+    and what is unknown is <unk>.
+    """
     letters = [chr(i) for i in range(32, 127) if i != 32] + ["\n", "\u2581", "к", "и"]
     merges = [("к", "и"), ("\u2581", "ки"), ("\u2581", "+"), ("\u2581", "-")]
     names = ["<unk>", "<s>", "</s>", *letters, *(a + b for a, b in merges)]
     raw = Tokenizer(kinds.BPE({name: i for i, name in enumerate(names)}, merges, unk_token="<unk>"))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace(prepend_scheme="first")
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.Metaspace(prepend_scheme="first"),
+        decoders.Metaspace(prepend_scheme="first"),
+    )
     raw.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
 
 
-def write(folder: Path, config: Any, tokenizer: Any, tensors: dict[str, torch.Tensor], **said: Any) -> Path:
+def write(
+    folder: Path, config: Any, tokenizer: Any, tensors: dict[str, torch.Tensor], **said: Any
+) -> Path:
     """A checkpoint by hand: any architecture, any tensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({**json.loads(config.to_json_string(use_diff=False)), **said}))
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(
+        json.dumps({**json.loads(config.to_json_string(use_diff=False)), **said})
+    )
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -105,14 +141,20 @@ def mlp() -> nn.Sequential:
 def save_shepherd(folder: Path) -> Path:
     tokenizer = pieces_tokenizer()
     torch.manual_seed(0)
-    model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=None, **SIZES)).eval()
-    return write(folder, model.config, tokenizer, model.state_dict(), architectures=["MistralForCausalLM"])
+    model = MistralForCausalLM(
+        MistralConfig(vocab_size=len(tokenizer), sliding_window=None, **SIZES)
+    ).eval()
+    return write(
+        folder, model.config, tokenizer, model.state_dict(), architectures=["MistralForCausalLM"]
+    )
 
 
 def save_rlhflow(folder: Path) -> Path:
     tokenizer = bytes_tokenizer("<|start|>", "<|end|>", "<|eot|>", template=CHAT)
     model = tiny.model("llama", vocab=264, seed=1, max_position_embeddings=512)
-    return write(folder, model.config, tokenizer, model.state_dict(), architectures=["LlamaForCausalLM"])
+    return write(
+        folder, model.config, tokenizer, model.state_dict(), architectures=["LlamaForCausalLM"]
+    )
 
 
 def save_qwen(folder: Path) -> Path:
@@ -120,28 +162,53 @@ def save_qwen(folder: Path) -> Path:
     config = Qwen2Config(vocab_size=264, tie_word_embeddings=False, **SIZES)
     tensors = {f"model.{name}": tensor for name, tensor in backbone(config).state_dict().items()}
     tensors |= {f"score.{name}": tensor for name, tensor in mlp().state_dict().items()}
-    remote = {"AutoConfig": "configuration_qwen2_rm.Qwen2RMConfig", "AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel"}
+    remote = {
+        "AutoConfig": "configuration_qwen2_rm.Qwen2RMConfig",
+        "AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel",
+    }
     folder.mkdir(parents=True)
-    (folder / "configuration_qwen2_rm.py").write_text("raise SystemExit('code of a checkpoint was run')\n")
-    (folder / "modeling_qwen2_rm.py").write_text("raise SystemExit('code of a checkpoint was run')\n")
-    return write(folder, config, tokenizer, tensors, architectures=["Qwen2ForProcessRewardModel"], auto_map=remote)
+    (folder / "configuration_qwen2_rm.py").write_text(
+        "raise SystemExit('code of a checkpoint was run')\n"
+    )
+    (folder / "modeling_qwen2_rm.py").write_text(
+        "raise SystemExit('code of a checkpoint was run')\n"
+    )
+    return write(
+        folder,
+        config,
+        tokenizer,
+        tensors,
+        architectures=["Qwen2ForProcessRewardModel"],
+        auto_map=remote,
+    )
 
 
 def save_skywork(folder: Path) -> Path:
-    """A full stop and a line's end are one token, as in Qwen's vocabulary: so it matters that lines are made into tokens apart."""
+    """A full stop and a line's end are one token, as in Qwen's vocabulary: so it matters that
+    lines are made into tokens apart.
+    """
     tokenizer = tiny.tokenizer(((".", "\u010a"),))
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
     model = tiny.model("qwen2", vocab=264, seed=2, max_position_embeddings=512)
     torch.manual_seed(5)
-    tensors = model.state_dict() | {"v_head.summary.weight": torch.randn(1, 32) * 0.15, "v_head.summary.bias": torch.ones(1)}
+    tensors = model.state_dict() | {
+        "v_head.summary.weight": torch.randn(1, 32) * 0.15,
+        "v_head.summary.bias": torch.ones(1),
+    }
     return write(folder, model.config, tokenizer, tensors, architectures=["Qwen2ForPrmModel"])
 
 
 def save_trl(folder: Path) -> Path:
-    """As `AutoModelForTokenClassification.save_pretrained` writes it, dropout in its configuration."""
+    """As `AutoModelForTokenClassification.save_pretrained` writes it, dropout in its
+    configuration.
+    """
     torch.manual_seed(6)
-    made = LlamaForTokenClassification(LlamaConfig(vocab_size=264, num_labels=2, classifier_dropout=0.5, **SIZES)).eval()
+    made = LlamaForTokenClassification(
+        LlamaConfig(vocab_size=264, num_labels=2, classifier_dropout=0.5, **SIZES)
+    ).eval()
     nn.init.normal_(made.score.weight, std=0.5)
     nn.init.normal_(made.score.bias)
     made.save_pretrained(folder)
@@ -151,7 +218,13 @@ def save_trl(folder: Path) -> Path:
 
 def save_own(folder: Path) -> Path:
     settings = {"format": 1, "prompt": "Q: {problem}\n", "delimiter": "\n", "value_head": True}
-    return save_model(folder, tiny.model("qwen2", seed=8, max_position_embeddings=512), tiny.tokenizer(), tiny.head(seed=9), settings)
+    return save_model(
+        folder,
+        tiny.model("qwen2", seed=8, max_position_embeddings=512),
+        tiny.tokenizer(),
+        tiny.head(seed=9),
+        settings,
+    )
 
 
 # -- the references: what the model cards do
@@ -159,7 +232,10 @@ def save_own(folder: Path) -> Path:
 
 @torch.inference_mode()
 def shepherd_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list[float]:
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder),
+    )
     good, bad, tag = (tokenizer.convert_tokens_to_ids("\u2581" + text) for text in ("+", "-", "ки"))
     text = f"{question} " + "\n".join(f"Step {i}: {step} ки" for i, step in enumerate(steps, 1))
     ids = torch.tensor([tokenizer.encode(text)])
@@ -169,12 +245,25 @@ def shepherd_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list
 
 @torch.inference_mode()
 def rlhflow_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list[float]:
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder),
+    )
     good, bad = (tokenizer.convert_tokens_to_ids(text) for text in "+-")
     conversation, scores = [], []
     for i, step in enumerate(steps):
-        conversation += [{"role": "user", "content": f"{question} {step}" if i == 0 else step}, {"role": "assistant", "content": "+"}]
-        ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(conversation, tokenize=False), add_special_tokens=False)])
+        conversation += [
+            {"role": "user", "content": f"{question} {step}" if i == 0 else step},
+            {"role": "assistant", "content": "+"},
+        ]
+        ids = torch.tensor(
+            [
+                tokenizer.encode(
+                    tokenizer.apply_chat_template(conversation, tokenize=False),
+                    add_special_tokens=False,
+                )
+            ]
+        )
         assert ids[0, -2] == good
         scores.append(float(model(ids).logits[0, -3, [good, bad]].softmax(-1)[0]))
     return scores
@@ -182,17 +271,33 @@ def rlhflow_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list[
 
 @torch.inference_mode()
 def qwen_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list[float]:
-    tokenizer, tensors = AutoTokenizer.from_pretrained(folder), load_file(folder / "model.safetensors")
+    tokenizer, tensors = (
+        AutoTokenizer.from_pretrained(folder),
+        load_file(folder / "model.safetensors"),
+    )
     model = Qwen2Model(Qwen2Config(vocab_size=264, **SIZES)).eval()
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    model.load_state_dict(
+        {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    )
     score = mlp()
-    score.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("score.")})
+    score.load_state_dict(
+        {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("score.")}
+    )
     messages = [
-        {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."},
+        {
+            "role": "system",
+            "content": "Please reason step by step, and put your final answer within \\boxed{}.",
+        },
         {"role": "user", "content": question},
         {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"},
     ]
-    ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))])
+    ids = torch.tensor(
+        [
+            tokenizer.encode(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+            )
+        ]
+    )
     logits = score(model(ids).last_hidden_state)
     return logits.softmax(-1)[..., 1][ids == tokenizer.encode("<extra_0>")[0]].tolist()
 
@@ -200,41 +305,67 @@ def qwen_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list[flo
 @torch.inference_mode()
 def skywork_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list[float]:
     """At the end of every line; of a step with several lines, at that of the last."""
-    tokenizer, tensors = AutoTokenizer.from_pretrained(folder), load_file(folder / "model.safetensors")
+    tokenizer, tensors = (
+        AutoTokenizer.from_pretrained(folder),
+        load_file(folder / "model.safetensors"),
+    )
     model = AutoModelForCausalLM.from_pretrained(folder)
-    ids, at, newline = tokenizer.encode(tokenizer.bos_token + question + "\n"), [], tokenizer.encode("\n")[-1]
+    ids, at, newline = (
+        tokenizer.encode(tokenizer.bos_token + question + "\n"),
+        [],
+        tokenizer.encode("\n")[-1],
+    )
     for step in steps:
         for line in step.split("\n"):
             ids += (tokenizer.encode(line) if line else []) + [newline]
         at.append(len(ids) - 1)
     hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
-    return torch.sigmoid(hidden @ tensors["v_head.summary.weight"][0] + tensors["v_head.summary.bias"])[at].tolist()
+    return torch.sigmoid(
+        hidden @ tensors["v_head.summary.weight"][0] + tensors["v_head.summary.bias"]
+    )[at].tolist()
 
 
 @torch.inference_mode()
-def trl_scores(folder: Path, question: str, steps: tuple[str, ...], separator: str = "\n") -> list[float]:
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForTokenClassification.from_pretrained(folder)
-    ids, at = [tokenizer.bos_token_id, *tokenizer(question, add_special_tokens=False)["input_ids"]], []
+def trl_scores(
+    folder: Path, question: str, steps: tuple[str, ...], separator: str = "\n"
+) -> list[float]:
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForTokenClassification.from_pretrained(folder),
+    )
+    ids, at = (
+        [tokenizer.bos_token_id, *tokenizer(question, add_special_tokens=False)["input_ids"]],
+        [],
+    )
     for step in steps:
-        ids += tokenizer(step, add_special_tokens=False)["input_ids"] + tokenizer.encode(separator, add_special_tokens=False)
+        ids += tokenizer(step, add_special_tokens=False)["input_ids"] + tokenizer.encode(
+            separator, add_special_tokens=False
+        )
         at.append(len(ids) - 1)
     return model(torch.tensor([ids])).logits[0].softmax(-1)[at, 1].tolist()
 
 
 @torch.inference_mode()
 def own_scores(folder: Path, question: str, steps: tuple[str, ...]) -> list[float]:
-    tokenizer, head = AutoTokenizer.from_pretrained(folder), load_file(folder / "value_head.safetensors")
+    tokenizer, head = (
+        AutoTokenizer.from_pretrained(folder),
+        load_file(folder / "value_head.safetensors"),
+    )
     ids, at = tokenizer.encode(f"Q: {question}\n"), []
     for step in steps:
         ids += tokenizer.encode(step + "\n")
         at.append(len(ids) - 1)
-    hidden = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
+    hidden = AutoModelForCausalLM.from_pretrained(folder)(
+        torch.tensor([ids]), output_hidden_states=True
+    ).hidden_states[-1][0]
     return torch.sigmoid(hidden @ head["weight"][0] + head["bias"])[at].tolist()
 
 
 @dataclass(frozen=True)
 class Family:
-    """named: whether its format must be named, as the folder leaves it in doubt;  default: its aggregation."""
+    """named: whether its format must be named, as the folder leaves it in doubt;  default: its
+    aggregation.
+    """
 
     save: Any
     scores: Any
@@ -258,8 +389,20 @@ def folders(tmp_path_factory):
     """A checkpoint of every family, and "policy", a model that writes."""
     root = tmp_path_factory.mktemp("judges")
     made = {name: family.save(root / name) for name, family in FAMILIES.items()}
-    settings = {"format": 1, "prompt": "{problem}\n", "delimiter": "\n", "step_tokens": 6, "max_steps": 4}
-    made["policy"] = save_model(root / "policy", tiny.model("llama", max_position_embeddings=512), tiny.tokenizer(), None, settings)
+    settings = {
+        "format": 1,
+        "prompt": "{problem}\n",
+        "delimiter": "\n",
+        "step_tokens": 6,
+        "max_steps": 4,
+    }
+    made["policy"] = save_model(
+        root / "policy",
+        tiny.model("llama", max_position_embeddings=512),
+        tiny.tokenizer(),
+        None,
+        settings,
+    )
     return made
 
 
@@ -269,7 +412,12 @@ def judge(folder: Path, name: str, **options: Any) -> guides.PRM:
 
 def values(prm: Any, *chains: tuple[str, ...], question: str = QUESTION) -> list[float]:
     states = [tuple(TextStep(text) for text in chain) for chain in chains]
-    asks = prm.evaluate(search.TextProblem(question), states, np.full(len(states), np.nan, np.float32), np.random.default_rng(0))
+    asks = prm.evaluate(
+        search.TextProblem(question),
+        states,
+        np.full(len(states), np.nan, np.float32),
+        np.random.default_rng(0),
+    )
     return run(asks, prm.backends).tolist()
 
 
@@ -279,9 +427,15 @@ def values(prm: Any, *chains: tuple[str, ...], question: str = QUESTION) -> list
 @every
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_values_are_those_of_the_card(folders, name, aggregate):
-    """Of all prefixes of a chain, in one batch. Scores that are alike, or all but 0 or 1, would test nothing."""
+    """Of all prefixes of a chain, in one batch. Scores that are alike, or all but 0 or 1, would
+    test nothing.
+    """
     reference = FAMILIES[name].scores(folders[name], QUESTION, STEPS)
-    assert len(reference) == 3 and np.ptp(reference) > 0.05 and all(0.001 < score < 0.999 for score in reference)
+    assert (
+        len(reference) == 3
+        and np.ptp(reference) > 0.05
+        and all(0.001 < score < 0.999 for score in reference)
+    )
     wanted = [AGGREGATES[aggregate](reference[: n + 1]) for n in range(3)]
     prm = judge(folders[name], name, aggregate=aggregate)
     assert values(prm, *(STEPS[: n + 1] for n in range(3))) == pytest.approx(wanted, abs=1e-5)
@@ -291,18 +445,28 @@ def test_values_are_those_of_the_card(folders, name, aggregate):
 @every
 def test_the_default_aggregation_is_the_familys(folders, name):
     reference = FAMILIES[name].scores(folders[name], QUESTION, STEPS)
-    assert values(judge(folders[name], name), STEPS) == pytest.approx([AGGREGATES[FAMILIES[name].default](reference)], abs=1e-5)
+    assert values(judge(folders[name], name), STEPS) == pytest.approx(
+        [AGGREGATES[FAMILIES[name].default](reference)], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["math-shepherd", "qwen", "trl"])
 def test_weights_in_half_precision_are_read(folders, name, tmp_path):
     """A bfloat16 checkpoint gives the scores of its own rounded weights."""
     folder = copy(folders[name], tmp_path / name)
-    tensors = {key: tensor.bfloat16() for key, tensor in load_file(folder / "model.safetensors").items()}
-    save_file({key: tensor.float() for key, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    tensors = {
+        key: tensor.bfloat16() for key, tensor in load_file(folder / "model.safetensors").items()
+    }
+    save_file(
+        {key: tensor.float() for key, tensor in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     reference = FAMILIES[name].scores(folder, QUESTION, STEPS)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    assert values(judge(folder, name, aggregate="prod"), STEPS) == pytest.approx([math.prod(reference)], abs=1e-5)
+    assert values(judge(folder, name, aggregate="prod"), STEPS) == pytest.approx(
+        [math.prod(reference)], abs=1e-5
+    )
 
 
 @every
@@ -318,7 +482,9 @@ def test_a_second_step_is_read_alone(folders, name):
         values(prm, STEPS[:n], question=question)
         assert engine.counts.read - before == new
     values(prm, STEPS, question=question)
-    assert engine.counts.read - before == lengths[2] - lengths[1], "a chain that was read before costs nothing"
+    assert engine.counts.read - before == lengths[2] - lengths[1], (
+        "a chain that was read before costs nothing"
+    )
 
 
 def test_a_head_without_bias(folders, tmp_path):
@@ -326,14 +492,22 @@ def test_a_head_without_bias(folders, tmp_path):
     folder = copy(folders["trl"], tmp_path / "trl")
     tensors = load_file(folder / "model.safetensors")
     with torch.no_grad():
-        save_file({key: t for key, t in tensors.items() if key != "score.bias"}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            {key: t for key, t in tensors.items() if key != "score.bias"},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
         bare = values(judge(folder, "trl"), STEPS)
-        save_file(tensors | {"score.bias": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            tensors | {"score.bias": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"}
+        )
     assert bare == pytest.approx([trl_scores(folder, QUESTION, STEPS)[-1]], abs=1e-5)
 
 
 def test_a_model_without_an_output_layer_has_no_random_one(folders):
-    """What nobody reads is the embedding; no tensor is made up, and nothing is said of missing ones."""
+    """What nobody reads is the embedding; no tensor is made up, and nothing is said of missing
+    ones.
+    """
     from models import load_model
 
     model, _, head, _ = load_model(folders["trl"])
@@ -356,7 +530,9 @@ def test_aggregations_are_what_they_are_called(scores):
 
 
 def test_lines_within_a_step(folders):
-    """Skywork reads lines, and the last line of a step counts; TRL reads the step as it is and looks at the separator behind it."""
+    """Skywork reads lines, and the last line of a step counts; TRL reads the step as it is and
+    looks at the separator behind it.
+    """
     chain = ("First.\nSecond.", "Third.\n\nFourth.")
     assert values(judge(folders["skywork"], "skywork", aggregate="min"), chain) == pytest.approx(
         [min(skywork_scores(folders["skywork"], QUESTION, chain))], abs=1e-5
@@ -367,7 +543,9 @@ def test_lines_within_a_step(folders):
 
 
 def test_a_marker_in_the_problem_is_never_the_end_of_a_step(folders):
-    with pytest.raises(ValueError, match=f"{len(STEPS) + 1} scores for {len(STEPS)} steps.*<extra_0>"):
+    with pytest.raises(
+        ValueError, match=f"{len(STEPS) + 1} scores for {len(STEPS)} steps.*<extra_0>"
+    ):
         values(judge(folders["qwen"], "qwen"), STEPS, question="What does <extra_0> mean?")
 
 
@@ -384,7 +562,9 @@ words = st.text(st.sampled_from("ab \n"), max_size=6).map(lambda text: f"x{text}
 @settings(max_examples=60, deadline=None)
 @given(words, st.lists(words | st.just("x\u0001x"), min_size=1, max_size=5))
 def test_there_are_as_many_scores_as_steps_or_none(statement, steps):
-    """In every layout the tokens behind the scores' places are those of the steps: decoding between them gives the steps back."""
+    """In every layout the tokens behind the scores' places are those of the steps: decoding
+    between them gives the steps back.
+    """
     tokenizer = bytes_tokenizer("<|start|>", "<|end|>", "<|eot|>", template=CHAT)
     marked = {"step": "{step}\u0001", "marker": "\u0001", "good": "+", "bad": "-"}
     for format in (
@@ -401,8 +581,16 @@ def test_there_are_as_many_scores_as_steps_or_none(statement, steps):
         tokens, positions = reader(statement, tuple(steps))
         assert len(positions) == len(steps) and positions[-1] == len(tokens) - 1
         ends = [tokenizer.decode(tokens[: position + 1]) for position in positions]
-        behind = {"parts": "{}\u0002", "text": "{}\u0001", "chat": "{}\u0001", "turns": "{}<|eot|><|start|>assistant<|end|>\n\n"}
-        assert all(end.endswith(behind[format.layout].format(step)) for end, step in zip(ends, steps, strict=True))
+        behind = {
+            "parts": "{}\u0002",
+            "text": "{}\u0001",
+            "chat": "{}\u0001",
+            "turns": "{}<|eot|><|start|>assistant<|end|>\n\n",
+        }
+        assert all(
+            end.endswith(behind[format.layout].format(step))
+            for end, step in zip(ends, steps, strict=True)
+        )
         assert all(after.startswith(before) for before, after in zip(ends, ends[1:], strict=False))
 
 
@@ -436,8 +624,15 @@ def test_a_chain_beyond_the_context_has_no_value(folders, caplog):
 
 def test_the_policys_own_head_aggregates_its_steps(folders):
     last, least = guides.load(folders["copse"]), guides.load(folders["copse"], aggregate="min")
-    model, head = AutoModelForCausalLM.from_pretrained(folders["copse"]), load_file(folders["copse"] / "value_head.safetensors")
-    problem, rng, engine = search.TextProblem("hm"), np.random.default_rng(0), next(iter(least.backends.values()))
+    model, head = (
+        AutoModelForCausalLM.from_pretrained(folders["copse"]),
+        load_file(folders["copse"] / "value_head.safetensors"),
+    )
+    problem, rng, engine = (
+        search.TextProblem("hm"),
+        np.random.default_rng(0),
+        next(iter(least.backends.values())),
+    )
     state, ends = (), []
     for _ in range(3):
         state = (*state, run(last.policy.propose(problem, state, 1, rng), last.backends)[0].step)
@@ -445,16 +640,26 @@ def test_the_policys_own_head_aggregates_its_steps(folders):
         assert tuple(tokens[6:]) == last.policy.tokens(problem, state)[6:]
         ends.append(len(tokens) - 1)
         with torch.inference_mode():
-            hidden = model(torch.tensor([last.policy.tokens(problem, state)]), output_hidden_states=True).hidden_states[-1][0, ends]
+            hidden = model(
+                torch.tensor([last.policy.tokens(problem, state)]), output_hidden_states=True
+            ).hidden_states[-1][0, ends]
         reference = torch.sigmoid(hidden @ head["weight"][0] + head["bias"]).tolist()
-        for guide, known, wanted in ((last, math.nan, reference[-1]), (last, 0.125, 0.125), (least, 0.125, min(reference))):
+        for guide, known, wanted in (
+            (last, math.nan, reference[-1]),
+            (last, 0.125, 0.125),
+            (least, 0.125, min(reference)),
+        ):
             before = engine.counts.read
             asks = guide.value.evaluate(problem, [state], np.full(1, known, np.float32), rng)
             assert run(asks, guide.backends)[0] == pytest.approx(wanted, abs=1e-5)
         assert engine.counts.read == before, "the ends of all steps are stored"
     proposals = run(least.policy.propose(problem, (), 4, rng), least.backends)
-    assert all(math.isnan(proposal.value) for proposal in proposals), "a step's own value is not the minimum of the chain"
-    assert last.version == last.policy.version != least.version and least.value.version.endswith(" min")
+    assert all(math.isnan(proposal.value) for proposal in proposals), (
+        "a step's own value is not the minimum of the chain"
+    )
+    assert last.version == last.policy.version != least.version and least.value.version.endswith(
+        " min"
+    )
 
 
 def test_an_outcome_verifier_judges_finished_chains(folders):
@@ -463,8 +668,13 @@ def test_an_outcome_verifier_judges_finished_chains(folders):
     known = np.array([0.25, 0.25], np.float32)
     problem, rng = search.TextProblem(QUESTION), np.random.default_rng(0)
     found = run(orm.evaluate(problem, states, known, rng), orm.backends)
-    assert found.tolist() == [0.25, run(prm.evaluate(problem, states[1:], known[1:], rng), prm.backends)[0]]
-    assert run(orm.evaluate(problem, states[:1], np.full(1, np.nan, np.float32), rng), orm.backends).tolist() == [0.5]
+    assert found.tolist() == [
+        0.25,
+        run(prm.evaluate(problem, states[1:], known[1:], rng), prm.backends)[0],
+    ]
+    assert run(
+        orm.evaluate(problem, states[:1], np.full(1, np.nan, np.float32), rng), orm.backends
+    ).tolist() == [0.5]
     assert orm.version != prm.version
 
 
@@ -480,23 +690,59 @@ def copy(folder: Path, to: Path) -> Path:
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.named])
 def test_a_family_that_is_not_certain_must_be_named(folders, name):
-    with pytest.raises(ValueError, match="--value-format .*math-shepherd, rlhflow, qwen, skywork, trl, or a JSON file"):
+    with pytest.raises(
+        ValueError,
+        match="--value-format .*math-shepherd, rlhflow, qwen, skywork, trl, or a JSON file",
+    ):
         guides.PRM(folders[name])
 
 
 CASES = {
     "no layer": ("qwen", {"score.0.weight": None}, "no tensor 'score.0.weight'"),
     "no last layer": ("qwen", {"score.2.weight": None}, "no tensor 'score.2.weight'"),
-    "no head at all": ("qwen", {"score.0.weight": None, "score.0.bias": None, "score.2.weight": None, "score.2.bias": None}, "no tensor"),
+    "no head at all": (
+        "qwen",
+        {
+            "score.0.weight": None,
+            "score.0.bias": None,
+            "score.2.weight": None,
+            "score.2.bias": None,
+        },
+        "no tensor",
+    ),
     "surplus": ("qwen", {"score.4.weight": torch.zeros(2, 2)}, "unknown tensor 'score.4.weight'"),
-    "misshapen": ("qwen", {"score.2.weight": torch.zeros(1, 32)}, r"score.2.weight has shape \(1, 32\)"),
-    "no classifier": ("trl", {"score.weight": None, "score.bias": None}, "no tensor 'score.weight'"),
-    "three classes": ("trl", {"score.weight": torch.zeros(3, 32)}, r"score.weight has shape \(3, 32\), the model needs \(2, 32\)"),
-    "not finite": ("trl", {"score.bias": torch.full((2,), math.nan)}, "score.bias holds numbers that are not finite"),
+    "misshapen": (
+        "qwen",
+        {"score.2.weight": torch.zeros(1, 32)},
+        r"score.2.weight has shape \(1, 32\)",
+    ),
+    "no classifier": (
+        "trl",
+        {"score.weight": None, "score.bias": None},
+        "no tensor 'score.weight'",
+    ),
+    "three classes": (
+        "trl",
+        {"score.weight": torch.zeros(3, 32)},
+        r"score.weight has shape \(3, 32\), the model needs \(2, 32\)",
+    ),
+    "not finite": (
+        "trl",
+        {"score.bias": torch.full((2,), math.nan)},
+        "score.bias holds numbers that are not finite",
+    ),
     "no summary": ("skywork", {"v_head.summary.weight": None}, "no tensor 'v_head.summary.weight'"),
     "no bias": ("skywork", {"v_head.summary.bias": None}, "no tensor 'v_head.summary.bias'"),
-    "no layer of the model": ("trl", {"model.layers.1.mlp.up_proj.weight": None}, "missing tensors model.layers.1.mlp.up_proj.weight"),
-    "another head": ("skywork", {"other.weight": torch.zeros(1)}, "unexpected tensors other.weight"),
+    "no layer of the model": (
+        "trl",
+        {"model.layers.1.mlp.up_proj.weight": None},
+        "missing tensors model.layers.1.mlp.up_proj.weight",
+    ),
+    "another head": (
+        "skywork",
+        {"other.weight": torch.zeros(1)},
+        "unexpected tensors other.weight",
+    ),
 }
 
 
@@ -504,7 +750,9 @@ CASES = {
 def test_a_head_is_whole_or_refused(folders, tmp_path, name, change, message):
     """transformers would only warn, and judge with a random head."""
     folder = copy(folders[name], tmp_path / name)
-    tensors = load_file(folder / "model.safetensors") | {key: tensor for key, tensor in change.items() if tensor is not None}
+    tensors = load_file(folder / "model.safetensors") | {
+        key: tensor for key, tensor in change.items() if tensor is not None
+    }
     for key in [key for key, tensor in change.items() if tensor is None]:
         del tensors[key]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -514,7 +762,9 @@ def test_a_head_is_whole_or_refused(folders, tmp_path, name, change, message):
 
 def test_two_heads_are_one_too_many(folders, tmp_path):
     folder = copy(folders["skywork"], tmp_path / "two")
-    (folder / "value_head.safetensors").write_bytes((folders["copse"] / "value_head.safetensors").read_bytes())
+    (folder / "value_head.safetensors").write_bytes(
+        (folders["copse"] / "value_head.safetensors").read_bytes()
+    )
     with pytest.raises(ValueError, match="two heads.*remove"):
         judge(folder, "skywork")
 
@@ -524,7 +774,11 @@ def test_two_heads_are_one_too_many(folders, tmp_path):
     [
         ("rlhflow", "math-shepherd", "'ки' is not one token"),
         ("rlhflow", "qwen", "has no value head, but the format 'qwen' wants 'score-mlp'"),
-        ("trl", "skywork", "has a head of the kind 'score', but the format 'skywork' wants 'v_head'"),
+        (
+            "trl",
+            "skywork",
+            "has a head of the kind 'score', but the format 'skywork' wants 'v_head'",
+        ),
         ("policy", "rlhflow", "no chat template"),
         ("trl", "openr", "no format 'openr' of reward models"),
     ],
@@ -537,18 +791,24 @@ def test_a_format_that_does_not_fit_says_why(folders, name, format, message):
 def test_markers_that_the_tokenizer_lacks_are_named(folders, tmp_path):
     folder = copy(folders["qwen"], tmp_path / "qwen")
     bytes_tokenizer("<|start|>", "<|end|>", "<|eot|>", template=CHAT).save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"'<extra_0>' is not one token of this tokenizer \(9 tokens\)"):
+    with pytest.raises(
+        ValueError, match=r"'<extra_0>' is not one token of this tokenizer \(9 tokens\)"
+    ):
         judge(folder, "qwen")
     unknown = Format("text", "tokens", "{problem} ", step="{step} §", marker="§", good="+", bad="-")
-    with pytest.raises(ValueError, match="'§' is not one token of this tokenizer"):  # but <unk>, as all else that it does not know
+    # but <unk>, as all else that it does not know
+    with pytest.raises(ValueError, match="'§' is not one token of this tokenizer"):
         guides.PRM(folders["math-shepherd"], format=unknown)
 
 
 def test_a_chat_template_that_begins_replies_otherwise_is_refused(folders, tmp_path):
     folder = copy(folders["rlhflow"], tmp_path / "rlhflow")
-    bytes_tokenizer("<|start|>", "<|end|>", "<|eot|>", template=CHAT.replace("assistant<|end|>", "assistant<|end|>Hm.")).save_pretrained(
-        folder
-    )
+    bytes_tokenizer(
+        "<|start|>",
+        "<|end|>",
+        "<|eot|>",
+        template=CHAT.replace("assistant<|end|>", "assistant<|end|>Hm."),
+    ).save_pretrained(folder)
     with pytest.raises(ValueError, match="does not begin a reply as it writes one"):
         values(judge(folder, "rlhflow"), STEPS)
 
@@ -561,7 +821,9 @@ def test_judges_do_not_write(folders):
         guides.load(folders["policy"], aggregate="min")
     with pytest.raises(ValueError, match="leave them out"):
         guides.PRM(folders["trl"], policy=guides.LM(folders["policy"]), format="trl")
-    with pytest.raises(ValueError, match="aggregate 'max' is none: use one of last, min, prod, mean"):
+    with pytest.raises(
+        ValueError, match="aggregate 'max' is none: use one of last, min, prod, mean"
+    ):
         guides.PRM(folders["trl"], format="trl", aggregate="max")
 
 
@@ -569,7 +831,9 @@ def test_judges_do_not_write(folders):
 
 
 def test_a_format_of_ones_own(folders, tmp_path):
-    """In a file, in guide.json, and in Python: the same values as the reference with another separator."""
+    """In a file, in guide.json, and in Python: the same values as the reference with another
+    separator.
+    """
     folder = copy(folders["trl"], tmp_path / "mine")
     wanted = pytest.approx([min(trl_scores(folder, QUESTION, STEPS, "\n\n"))], abs=1e-5)
     said = {"like": "trl", "step": ["{step}", "\n\n"], "aggregate": "min"}
@@ -577,16 +841,38 @@ def test_a_format_of_ones_own(folders, tmp_path):
     by_file = guides.PRM(folder, format=tmp_path / "blank.json")
     assert values(by_file, STEPS) == wanted and " blank#" in by_file.version
     assert (
-        values(guides.PRM(folder, format=Format("parts", "score", "{problem}", step=("{step}", "\n\n"), aggregate="min")), STEPS) == wanted
+        values(
+            guides.PRM(
+                folder,
+                format=Format(
+                    "parts", "score", "{problem}", step=("{step}", "\n\n"), aggregate="min"
+                ),
+            ),
+            STEPS,
+        )
+        == wanted
     )
     (folder / "guide.json").write_text(json.dumps({"format": 1, "prm": said, "within": 0.9}))
     assert values(guides.PRM(folder), STEPS) == wanted
     (folder / "guide.json").write_text(json.dumps({"format": 1, "prm": "trl", "aggregate": "mean"}))
-    assert values(guides.PRM(folder), STEPS) == pytest.approx([np.mean(trl_scores(folder, QUESTION, STEPS))], abs=1e-5)
-    full = {"layout": "text", "score": "tokens", "prompt": "{problem}|", "step": "{step}#\n", "marker": "#", "good": "y", "bad": "n"}
+    assert values(guides.PRM(folder), STEPS) == pytest.approx(
+        [np.mean(trl_scores(folder, QUESTION, STEPS))], abs=1e-5
+    )
+    full = {
+        "layout": "text",
+        "score": "tokens",
+        "prompt": "{problem}|",
+        "step": "{step}#\n",
+        "marker": "#",
+        "good": "y",
+        "bad": "n",
+    }
     (tmp_path / "full.json").write_text(json.dumps(full))
     prm = guides.PRM(folders["policy"], format=tmp_path / "full.json", aggregate="min")
-    tokenizer, model = AutoTokenizer.from_pretrained(folders["policy"]), AutoModelForCausalLM.from_pretrained(folders["policy"])
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folders["policy"]),
+        AutoModelForCausalLM.from_pretrained(folders["policy"]),
+    )
     scores = []
     for n in range(1, 4):
         text = f"{QUESTION}|" + "\n".join(f"{step}#" for step in STEPS[:n])
@@ -612,20 +898,37 @@ def test_a_format_of_ones_own(folders, tmp_path):
     ],
 )
 def test_labels_tell_readings_apart(like, change):
-    """Of a search's version: all that changes a score is in the digest, and neither name nor aggregation is."""
+    """Of a search's version: all that changes a score is in the digest, and neither name nor
+    aggregation is.
+    """
     format = FORMATS[like]
     assert replace(format, **change).label != format.label
-    assert replace(format, name="other", aggregate="prod").label.split("#")[1] == format.label.split("#")[1]
+    assert (
+        replace(format, name="other", aggregate="prod").label.split("#")[1]
+        == format.label.split("#")[1]
+    )
 
 
 def test_ours_with_another_aggregation_still_ends_steps_as_its_settings_say(folders, tmp_path):
     folder = copy(folders["copse"], tmp_path / "mine")
     settings = json.loads((folder / "guide.json").read_text())
-    (folder / "guide.json").write_text(json.dumps({**settings, "prm": {"like": "copse", "aggregate": "min"}}))
-    assert values(guides.PRM(folder), STEPS) == pytest.approx([min(own_scores(folder, QUESTION, STEPS))], abs=1e-5)
+    (folder / "guide.json").write_text(
+        json.dumps({**settings, "prm": {"like": "copse", "aggregate": "min"}})
+    )
+    assert values(guides.PRM(folder), STEPS) == pytest.approx(
+        [min(own_scores(folder, QUESTION, STEPS))], abs=1e-5
+    )
 
 
-MARKED = {"layout": "text", "score": "tokens", "prompt": "{problem}", "step": "{step}#", "marker": "#", "good": "y", "bad": "n"}
+MARKED = {
+    "layout": "text",
+    "score": "tokens",
+    "prompt": "{problem}",
+    "step": "{step}#",
+    "marker": "#",
+    "good": "y",
+    "bad": "n",
+}
 
 
 @pytest.mark.parametrize(
@@ -657,7 +960,11 @@ def test_descriptions_are_checked(change, message):
 
 
 def test_files_of_formats_are_checked(tmp_path):
-    for text, message in [("{", "cannot be read"), ("[]", "no JSON object"), ('{"layout": "text"}', "does not say its score")]:
+    for text, message in [
+        ("{", "cannot be read"),
+        ("[]", "no JSON object"),
+        ('{"layout": "text"}', "does not say its score"),
+    ]:
         (tmp_path / "f.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_format(tmp_path / "f.json")
@@ -671,7 +978,9 @@ def test_a_value_that_tells_little_is_warned_of(folders, tmp_path, caplog):
         caplog.clear()
         (folder / "guide.json").write_text(json.dumps(said | {"within": within}))
         guides.PRM(folder)
-        assert ("in only 62 of 100 pairs" in caplog.text and "weighted vote" in caplog.text) == warned
+        assert (
+            "in only 62 of 100 pairs" in caplog.text and "weighted vote" in caplog.text
+        ) == warned
     (folder / "guide.json").write_text(json.dumps(said | {"within": 1.5}))
     with pytest.raises(ValueError, match="within"):
         guides.PRM(folder)
@@ -682,8 +991,26 @@ def test_a_value_that_tells_little_is_warned_of(folders, tmp_path, caplog):
 
 @every
 def test_the_command_searches_with_every_family(folders, name, tmp_path, capsys):
-    args = ["solve", "Say a.", "--answer", "(a)", "--guide", folders["policy"], "--value", folders[name], "--budget", "tokens=150"]
-    args += ["--aggregate", "min", "--json", "--traces", tmp_path, *(["--value-format", name] if FAMILIES[name].named else [])]
+    args = [
+        "solve",
+        "Say a.",
+        "--answer",
+        "(a)",
+        "--guide",
+        folders["policy"],
+        "--value",
+        folders[name],
+        "--budget",
+        "tokens=150",
+    ]
+    args += [
+        "--aggregate",
+        "min",
+        "--json",
+        "--traces",
+        tmp_path,
+        *(["--value-format", name] if FAMILIES[name].named else []),
+    ]
     code = main([str(arg) for arg in args])
     out, err = capsys.readouterr()
     assert code in (0, 1) and json.loads(out)["error"] is None, err
@@ -691,12 +1018,16 @@ def test_the_command_searches_with_every_family(folders, name, tmp_path, capsys)
     assert re.fullmatch(rf"[0-9a-f]{{16}} {name}#[0-9a-f]{{8}} min", trace.judge)
     judged = [n for n in range(1, len(trace.node_parent)) if trace.edge_visits[trace.node_edge[n]]]
     assert judged, "the search went beyond its root"
-    assert main(["view", str(tmp_path)]) == 0 and f"judged by {trace.judge}" in capsys.readouterr().out
+    assert (
+        main(["view", str(tmp_path)]) == 0 and f"judged by {trace.judge}" in capsys.readouterr().out
+    )
 
 
 def test_the_command_refuses_at_the_door(folders, capsys, monkeypatch, tmp_path):
     for module in ("guides.engines", "guides.loading"):
-        monkeypatch.setattr(f"{module}.load_engine", lambda *given: pytest.fail("a model was loaded"))
+        monkeypatch.setattr(
+            f"{module}.load_engine", lambda *given: pytest.fail("a model was loaded")
+        )
     start = ["solve", "Say a.", "--guide", str(folders["policy"]), "--value"]
     for more, message in [
         ([str(folders["trl"])], "name its format"),
@@ -715,7 +1046,9 @@ def test_the_command_refuses_at_the_door(folders, capsys, monkeypatch, tmp_path)
 def test_shards_from_before_the_judge_was_kept(folders, tmp_path):
     import pyarrow.parquet as parquet
 
-    solution = search.solve("Say a.", guides.load(folders["copse"], step_tokens=4, max_steps=2), budget="tokens=20")
+    solution = search.solve(
+        "Say a.", guides.load(folders["copse"], step_tokens=4, max_steps=2), budget="tokens=20"
+    )
     assert solution.trace.judge == solution.trace.version
     path = Trace.save([solution.trace], tmp_path / "a.parquet")
     parquet.write_table(parquet.read_table(path).drop_columns(["judge"]), path)

@@ -1,4 +1,6 @@
-"""Labels of traces on planted policies: probabilities in closed form, planted errors, runs that were killed, files that are wrong."""
+"""Labels of traces on planted policies: probabilities in closed form, planted errors, runs that
+were killed, files that are wrong.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,10 @@ Z = 4.5  # standard errors that a mean may be off: 7 in a million
 
 @dataclass(frozen=True)
 class Walk:
-    """A walk of `length` steps; its answer is "1" if no step was "b". From a good prefix of t steps a policy that writes "g" with
-    probability p gets there with p ** (length - t), from another one never."""
+    """A walk of `length` steps; its answer is "1" if no step was "b". From a good prefix of t steps
+    a policy that writes "g" with probability p gets there with p ** (length - t), from another one
+    never.
+    """
 
     length: int
     players = 1
@@ -80,29 +84,53 @@ class Walk:
 
 def walker(p: float = 1.0, function: Any = None, **backend: Any) -> LM:
     """A policy that writes "g" with probability p, else "b"."""
-    function = function or listed_player(lambda prompt: {line: q for line, q in (("g", p), ("b", 1 - p)) if q})
+    function = function or listed_player(
+        lambda prompt: {line: q for line, q in (("g", p), ("b", 1 - p)) if q}
+    )
     return LM(
-        Loaded(Scripted(function, **backend), Characters(), {"delimiter": "\n", "step_tokens": 4, "prompt": "{problem}\n"}, "w", False)
+        Loaded(
+            Scripted(function, **backend),
+            Characters(),
+            {"delimiter": "\n", "step_tokens": 4, "prompt": "{problem}\n"},
+            "w",
+            False,
+        )
     )
 
 
 def walks(*chains: str, length: int | None = None, name: str = "t") -> Trace:
-    """The trace of chains such as "ggb", which share their beginnings; finished are those of `length` steps."""
+    """The trace of chains such as "ggb", which share their beginnings; finished are those of
+    `length` steps.
+    """
     length = length or max(map(len, chains))
-    texts = sorted({chain[:i] for chain in chains for i in range(1, len(chain) + 1)}, key=lambda text: (len(text), text))
+    texts = sorted(
+        {chain[:i] for chain in chains for i in range(1, len(chain) + 1)},
+        key=lambda text: (len(text), text),
+    )
     place = {"": 0} | {text: i for i, text in enumerate(texts, 1)}
-    trace = make([place[text[:-1]] for text in texts], [1] * len(texts), [len(text) == length for text in texts])
+    trace = make(
+        [place[text[:-1]] for text in texts],
+        [1] * len(texts),
+        [len(text) == length for text in texts],
+    )
     letters = {place[text]: text[-1] for text in texts}
     steps = tuple(TextStep(letters[int(c)], (ord(letters[int(c)]), 10)) for c in trace.edge_child)
-    return replace(trace, id=name, kind=f"{__name__}:Walk", arguments={"length": length}, steps=steps)
+    return replace(
+        trace, id=name, kind=f"{__name__}:Walk", arguments={"length": length}, steps=steps
+    )
 
 
 def texts_of(trace: Trace) -> list[str]:
     """The chain of each node, as letters."""
-    return ["".join(trace.steps[edge].text for edge in trace.path(node)) for node in range(len(trace.node_parent))]
+    return [
+        "".join(trace.steps[edge].text for edge in trace.path(node))
+        for node in range(len(trace.node_parent))
+    ]
 
 
-def rolled(trace: Trace, policy: LM, count: int, seed: int = 0, labeller: Any = by_rollouts, **options: Any) -> Any:
+def rolled(
+    trace: Trace, policy: LM, count: int, seed: int = 0, labeller: Any = by_rollouts, **options: Any
+) -> Any:
     return run(labeller(trace, "1", policy, count, seed, **options), policy.backends)
 
 
@@ -121,7 +149,9 @@ def test_labels_are_unbiased() -> None:
 
 
 def test_nodes_are_rolled_out_from_random_numbers_of_their_own() -> None:
-    """An engine draws equal tokens from equal seeds, so labels of siblings that shared some would err together."""
+    """An engine draws equal tokens from equal seeds, so labels of siblings that shared some
+    would err together.
+    """
     seeds = list[int]()
 
     def function(request: Any) -> Any:
@@ -129,7 +159,9 @@ def test_nodes_are_rolled_out_from_random_numbers_of_their_own() -> None:
         return "g\n"
 
     rolled(walks(*"cdef", length=2), walker(function=function), 8)
-    assert len(seeds) == len(set(seeds)) == 8 * 2 + 4 * 8, "two steps from the root, one from each node"
+    assert len(seeds) == len(set(seeds)) == 8 * 2 + 4 * 8, (
+        "two steps from the root, one from each node"
+    )
 
 
 def test_hard_labels_are_right_as_often_as_m_roll_outs_hit() -> None:
@@ -149,7 +181,12 @@ def test_finished_nodes_are_exact_and_cost_nothing() -> None:
         return "g\n"
 
     found = rolled(trace, walker(function=function), 3)
-    assert found.labels.k.tolist() == [3, 3, 0, 1] and found.labels.n.tolist() == [3, 3, math.inf, math.inf]
+    assert found.labels.k.tolist() == [3, 3, 0, 1] and found.labels.n.tolist() == [
+        3,
+        3,
+        math.inf,
+        math.inf,
+    ]
     assert [texts_of(trace)[i] for i in (2, 3)] == ["gb", "gg"]
     assert set(requests) == {"walk\n", "walk\ng\n"} and found.made == 6
 
@@ -167,11 +204,15 @@ def test_failed_roll_outs_count_in_no_label() -> None:
         return "g\n"
 
     found = rolled(walks("g", length=2), walker(function=function), 64)
-    assert 0 < found.labels.n[1] < 64 and 0 < found.labels.n[0] < found.labels.n[1], "one more step, one more chance to fail"
+    assert 0 < found.labels.n[1] < 64 and 0 < found.labels.n[0] < found.labels.n[1], (
+        "one more step, one more chance to fail"
+    )
     assert found.labels.k.tolist() == found.labels.n.tolist() and found.failed + found.made == 128
 
 
-def test_an_answer_of_which_nobody_can_tell_counts_in_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_of_which_nobody_can_tell_counts_in_no_label(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Undecided is neither right nor wrong; equal answers are checked once."""
     asked = Counter[str | None]()
 
@@ -181,7 +222,10 @@ def test_an_answer_of_which_nobody_can_tell_counts_in_no_label(monkeypatch: pyte
 
     monkeypatch.setattr(guides.data.labellers, "outcome", outcome)
     found = rolled(walks("g", length=2), walker(0.5), 64)
-    assert found.labels.k.tolist() == found.labels.n.tolist() and 0 < found.labels.n[0] < found.labels.n[1] < 64
+    assert (
+        found.labels.k.tolist() == found.labels.n.tolist()
+        and 0 < found.labels.n[0] < found.labels.n[1] < 64
+    )
     assert found.failed == 128 - found.made and asked == {"0": 1, "1": 1}
 
 
@@ -200,7 +244,11 @@ def test_a_chain_that_never_ends_is_a_failure_not_unknown() -> None:
 def test_bisection_finds_a_planted_error(data: st.DataObject) -> None:
     length = data.draw(st.integers(1, 40))
     error = data.draw(st.integers(1, length))
-    trace = walks("g" * (error - 1) + "b" + "".join(data.draw(st.lists(st.sampled_from("gb"), min_size=length, max_size=length))))
+    trace = walks(
+        "g" * (error - 1)
+        + "b"
+        + "".join(data.draw(st.lists(st.sampled_from("gb"), min_size=length, max_size=length)))
+    )
     trace = replace(trace, arguments={"length": len(trace.steps)})
     trace = walks(texts_of(trace)[-1][:length])
     found = rolled(trace, walker(), 2, labeller=by_bisection)
@@ -222,8 +270,14 @@ def test_chains_share_their_roll_outs_and_right_beginnings_need_none() -> None:
     trace = walks(*wrong, "gggggggg")
     found = rolled(trace, walker(function=function), 3, labeller=by_bisection)
     texts = texts_of(trace)
-    assert {texts[node]: step for node, step in found.errors.items()} == {wrong[0]: 5, wrong[1]: 5, wrong[2]: 3}
-    nodes = {texts[node] for node in np.flatnonzero(np.isfinite(found.labels.n) & (found.labels.n > 0))}
+    assert {texts[node]: step for node, step in found.errors.items()} == {
+        wrong[0]: 5,
+        wrong[1]: 5,
+        wrong[2]: 3,
+    }
+    nodes = {
+        texts[node] for node in np.flatnonzero(np.isfinite(found.labels.n) & (found.labels.n > 0))
+    }
     assert nodes and not any("gggggggg".startswith(text) for text in nodes)
     assert found.made == 3 * len(nodes)
     right = trace.node_finished & (found.labels.k == 1)
@@ -232,10 +286,16 @@ def test_chains_share_their_roll_outs_and_right_beginnings_need_none() -> None:
 
 def test_bisection_has_the_labels_of_roll_outs_where_it_has_some() -> None:
     trace = walks("ggbgg", "gbggb", "ggggb")
-    every, some = rolled(trace, walker(0.6), 8).labels, rolled(trace, walker(0.6), 8, labeller=by_bisection).labels
+    every, some = (
+        rolled(trace, walker(0.6), 8).labels,
+        rolled(trace, walker(0.6), 8, labeller=by_bisection).labels,
+    )
     there = some.n > 0
     assert 0 < there.sum() < len(there)
-    assert every.k[there].tolist() == some.k[there].tolist() and every.n[there].tolist() == some.n[there].tolist()
+    assert (
+        every.k[there].tolist() == some.k[there].tolist()
+        and every.n[there].tolist() == some.n[there].tolist()
+    )
 
 
 def test_a_chain_whose_roll_outs_fail_has_no_first_error() -> None:
@@ -255,8 +315,12 @@ def test_labels_of_the_trace_and_of_a_checker() -> None:
     texts = texts_of(trace)
     labels = from_trace(trace, grade(trace, "1"))
     below = [[chain for chain in ("gg", "gb", "bb") if chain.startswith(text)] for text in texts]
-    assert labels.n.tolist() == [len(chains) for chains in below] and labels.k.tolist() == [chains.count("gg") for chains in below]
-    labels = from_checker(trace, lambda problem, state: None if not state else 0.25 if state[-1].text == "b" else 1.0)
+    assert labels.n.tolist() == [len(chains) for chains in below] and labels.k.tolist() == [
+        chains.count("gg") for chains in below
+    ]
+    labels = from_checker(
+        trace, lambda problem, state: None if not state else 0.25 if state[-1].text == "b" else 1.0
+    )
     assert labels.n.tolist() == [0] + [math.inf] * 5
     assert labels.soft[1:].tolist() == [0.25 if text[-1] == "b" else 1.0 for text in texts[1:]]
     assert labels.hard[1:].tolist() == [float(text[-1] == "g") for text in texts[1:]]
@@ -271,28 +335,44 @@ def good(*traces: Trace) -> dict[str, str]:
 
 def many(count: int = 12) -> list[Trace]:
     rng = np.random.default_rng(0)
-    return [walks(*("".join(rng.choice(["g", "b"], 5)) for _ in range(3)), length=5, name=f"t{i}") for i in range(count)]
+    return [
+        walks(*("".join(rng.choice(["g", "b"], 5)) for _ in range(3)), length=5, name=f"t{i}")
+        for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("by", ["rollouts", "omega"])
 def test_the_same_labels_beside_any_neighbours(by: str, tmp_path: Path) -> None:
     traces, plan = many(), Plan(by, count=4, seed=3)
     label_traces(traces, good(*traces), tmp_path / "all", plan, walker(0.7))
-    label_traces(traces[::-1], good(*traces), tmp_path / "turned", plan, walker(0.7, slots=3, shuffle=5))
+    label_traces(
+        traces[::-1], good(*traces), tmp_path / "turned", plan, walker(0.7, slots=3, shuffle=5)
+    )
     label_traces(traces[4:5], good(*traces), tmp_path / "one", plan, walker(0.7))
     lines = (tmp_path / "all").read_text().splitlines()
     assert sorted(lines) == sorted((tmp_path / "turned").read_text().splitlines())
     assert (tmp_path / "one").read_text().strip() in lines and len(lines) == len(traces)
     label_traces(traces, good(*traces), tmp_path / "other", replace(plan, seed=4), walker(0.7))
-    assert read_labels(tmp_path / "other", traces)["t4"].k.tolist() != read_labels(tmp_path / "all", traces)["t4"].k.tolist()
+    assert (
+        read_labels(tmp_path / "other", traces)["t4"].k.tolist()
+        != read_labels(tmp_path / "all", traces)["t4"].k.tolist()
+    )
 
 
 def test_a_line_tells_what_it_took(tmp_path: Path) -> None:
     trace = walks("gb", "bb")
-    counts = label_traces([trace], good(trace), tmp_path / "l", Plan(count=3, seed=7), walker(), settings={"temperature": 0.5})
+    counts = label_traces(
+        [trace],
+        good(trace),
+        tmp_path / "l",
+        Plan(count=3, seed=7),
+        walker(),
+        settings={"temperature": 0.5},
+    )
     row = json.loads((tmp_path / "l").read_text())
     assert row["how"] == {
-        "by": "rollouts", "policy": "w", "count": 3, "seed": 7, "finished": False, "temperature": 0.5, "target": "1", "calls": 12,
+        "by": "rollouts", "policy": "w", "count": 3, "seed": 7, "finished": False,
+        "temperature": 0.5, "target": "1", "calls": 12,
         "generated": 24, "rollouts": 9, "failed": 0,
     }  # fmt: skip
     assert (counts.labelled, counts.rollouts, counts.generated) == (1, 9, 24)
@@ -314,25 +394,39 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert (counts.before, counts.labelled) == (5, 7)
     assert sorted(out.read_bytes().splitlines(keepends=True)) == sorted(whole)
     asked.clear()
-    assert label_traces(traces, good(*traces), out, plan, walker(function=function)).before == 12 and not asked
+    assert (
+        label_traces(traces, good(*traces), out, plan, walker(function=function)).before == 12
+        and not asked
+    )
 
 
 def test_labels_for_another_target_are_not_taken_up(tmp_path: Path) -> None:
-    """Targets were corrected after a run that was cut off: its lines are labels for the old ones."""
+    """Targets were corrected after a run that was cut off: its lines are labels for the old
+    ones.
+    """
     traces, plan, out = many(3), Plan("trace"), tmp_path / "l"
     label_traces(traces[:2], good(*traces), out, plan)
     before = out.read_bytes()
     corrected = dict.fromkeys(good(*traces), "0")
-    with pytest.raises(ValueError, match="line 1 has labels of another run .*target 1 instead of .*target 0"):
+    with pytest.raises(
+        ValueError, match="line 1 has labels of another run .*target 1 instead of .*target 0"
+    ):
         label_traces(traces, corrected, out, plan)
     assert out.read_bytes() == before
-    assert label_traces(traces[2:], corrected, out, plan).labelled == 1, "what other traces were labelled for is not asked"
+    assert label_traces(traces[2:], corrected, out, plan).labelled == 1, (
+        "what other traces were labelled for is not asked"
+    )
     assert label_traces(traces[:2], good(*traces), out, plan).before == 2
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guides.data.label_traces, "SIDE_BY_SIDE", 2)
-    traces, out, player, asked = many(), tmp_path / "l", listed_player(lambda prompt: {"g": 0.7, "b": 0.3}), Counter[str]()
+    traces, out, player, asked = (
+        many(),
+        tmp_path / "l",
+        listed_player(lambda prompt: {"g": 0.7, "b": 0.3}),
+        Counter[str](),
+    )
 
     def function(request: Any) -> Any:
         asked["n"] += 1
@@ -344,7 +438,9 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         label_traces(traces, good(*traces), out, Plan(count=2), walker(function=function))
     done = len(out.read_text().splitlines())
     assert 0 < done < 12
-    assert label_traces(traces, good(*traces), out, Plan(count=2), walker(0.7)).labelled == 12 - done
+    assert (
+        label_traces(traces, good(*traces), out, Plan(count=2), walker(0.7)).labelled == 12 - done
+    )
     assert len(read_labels(out, traces)) == 12
 
 
@@ -362,13 +458,21 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(read_labels(out, traces)) == 12
 
 
-def test_where_all_fails_nothing_is_written_and_the_next_run_tries_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_all_fails_nothing_is_written_and_the_next_run_tries_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def function(request: Any) -> Any:
         raise RequestFailed("the server is away")
 
     trace = walks("gg", "gb")
-    counts = label_traces([trace], good(trace), tmp_path / "l", Plan(count=2), walker(function=function))
-    assert counts.failed == 1 and not (tmp_path / "l").read_text() and "give the same command again" in caplog.text
+    counts = label_traces(
+        [trace], good(trace), tmp_path / "l", Plan(count=2), walker(function=function)
+    )
+    assert (
+        counts.failed == 1
+        and not (tmp_path / "l").read_text()
+        and "give the same command again" in caplog.text
+    )
     assert label_traces([trace], good(trace), tmp_path / "l", Plan(count=2), walker()).labelled == 1
 
 
@@ -391,7 +495,9 @@ def test_wrong_use_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="line 1 has labels of another run .*count 2.*count 3"):
         label_traces([trace], good(trace), out, Plan(count=3), walker())
     with pytest.raises(ValueError, match="another run"):
-        label_traces([trace], good(trace), out, Plan(count=2), walker(), settings={"temperature": 2.0})
+        label_traces(
+            [trace], good(trace), out, Plan(count=2), walker(), settings={"temperature": 2.0}
+        )
     (tmp_path / "other").write_text('{"id": 1}\n')
     with pytest.raises(ValueError, match="line 1 is no line of labels: choose another --out"):
         label_traces([trace], good(trace), tmp_path / "other", Plan("trace"))
@@ -401,12 +507,19 @@ def test_wrong_use_is_refused_in_words(tmp_path: Path) -> None:
     assert (tmp_path / "other").read_text() == "my diary"
 
 
-def test_traces_without_target_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_traces_without_target_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     known, unknown = walks("gg", name="a"), walks("ggg", name="b")
     counts = label_traces([known, unknown], good(known), tmp_path / "l", Plan("trace"))
     assert (counts.labelled, counts.ungraded) == (1, 1) and "1 traces get no labels" in caplog.text
     rewarded = replace(unknown, node_reward=np.where(unknown.node_finished, 1.0, math.nan))
-    assert gradable([rewarded, replace(known, node_finished=known.node_finished & False)], {}, Plan("trace")) != []
+    assert (
+        gradable(
+            [rewarded, replace(known, node_finished=known.node_finished & False)], {}, Plan("trace")
+        )
+        != []
+    )
 
 
 # -- export
@@ -427,12 +540,16 @@ def test_the_columns_of_trl(tmp_path: Path) -> None:
     for soft in (False, True):
         expected = list(prm_rows(trace, labels, soft=soft))
         assert export_prm([trace], {"t": labels}, tmp_path / "r.jsonl", soft=soft) == 2
-        assert [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()] == expected
+        assert [
+            json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()
+        ] == expected
         export_prm([trace], {"t": labels}, tmp_path / "r.parquet", soft=soft)
         import pyarrow.parquet as parquet
 
         table = parquet.read_table(tmp_path / "r.parquet")
-        assert table.to_pylist() == expected and str(table.schema.field("labels").type.value_type) == ("double" if soft else "bool")
+        assert table.to_pylist() == expected and str(
+            table.schema.field("labels").type.value_type
+        ) == ("double" if soft else "bool")
     with pytest.raises(ValueError, match=r"end with .jsonl or .parquet"):
         export_prm([trace], {"t": labels}, tmp_path / "r.csv")
     with pytest.raises(ValueError, match="no finished chain"):
@@ -444,8 +561,14 @@ def test_the_columns_of_trl(tmp_path: Path) -> None:
 @given(st.integers(1, 20), st.data())
 def test_a_bisected_chain_has_all_its_hard_labels(length: int, data: st.DataObject) -> None:
     error = data.draw(st.integers(1, length))
-    trace = walks("g" * (error - 1) + "b" + "g" * (length - error), *(["g" * length] if data.draw(st.booleans()) else []))
-    rows = {"".join(row["completions"]): row["labels"] for row in prm_rows(trace, rolled(trace, walker(), 1, labeller=by_bisection).labels)}
+    trace = walks(
+        "g" * (error - 1) + "b" + "g" * (length - error),
+        *(["g" * length] if data.draw(st.booleans()) else []),
+    )
+    rows = {
+        "".join(row["completions"]): row["labels"]
+        for row in prm_rows(trace, rolled(trace, walker(), 1, labeller=by_bisection).labels)
+    }
     for chain, labels in rows.items():
         assert labels == ["b" not in chain[: i + 1] for i in range(length)]
     assert len(rows) == trace.node_finished.sum()
@@ -470,7 +593,9 @@ def test_label_files_are_read_back(tmp_path: Path) -> None:
 # -- what the benchmark computes
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 32), (7, 32), (16, 32), (32, 32), (500, 2000)])
+@pytest.mark.parametrize(
+    ("right", "n"), [(0, 1), (1, 1), (0, 32), (7, 32), (16, 32), (32, 32), (500, 2000)]
+)
 def test_the_ends_of_wilsons_interval_are_a_standard_score_away(right: int, n: int) -> None:
     interval, share = statistics.wilson(right, n), right / n
     assert 0 <= interval.low <= share <= interval.high <= 1
@@ -489,7 +614,9 @@ def test_coverage_of_true_binomials_is_its_exact_value() -> None:
         exact = sum(
             math.comb(bench.LABEL, k) * value**k * (1 - value) ** (bench.LABEL - k)
             for k in range(bench.LABEL + 1)
-            if statistics.wilson(k, bench.LABEL).low <= value <= statistics.wilson(k, bench.LABEL).high
+            if statistics.wilson(k, bench.LABEL).low
+            <= value
+            <= statistics.wilson(k, bench.LABEL).high
         )
         assert abs(share - exact) <= Z * math.sqrt(exact * (1 - exact) / 4000)
 
@@ -510,6 +637,9 @@ def test_the_report_of_first_errors() -> None:
     ]
     cells = bench.report(found).split(" | ")
     assert (
-        cells[0].startswith("75.0 [") and cells[3].startswith("75.0 [") and cells[1:3] == ["0.0", "28.0"] and cells[4:6] == ["25.0", "11.2"]
+        cells[0].startswith("75.0 [")
+        and cells[3].startswith("75.0 [")
+        and cells[1:3] == ["0.0", "28.0"]
+        and cells[4:6] == ["25.0", "11.2"]
     )
     assert cells[6:] == ["100.0 %", "40.2 %"]

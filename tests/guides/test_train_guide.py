@@ -1,7 +1,9 @@
-"""From traces to a trained guide, on a model and problems that are not ours, by the commands and by what they call.
+"""From traces to a trained guide, on a model and problems that are not ours, by the commands and by
+what they call.
 
-The model is a tiny Qwen2 that was taught a form and nothing else: a line `u` or `v`, then `a`, `b` or `c`, and the end. The problems
-ask for one of the three letters, so a third of its chains is right.
+The model is a tiny Qwen2 that was taught a form and nothing else: a line `u` or `v`, then `a`, `b`
+or `c`, and the end. The problems ask for one of the three letters, so a third of its chains is
+right.
 """
 
 from __future__ import annotations
@@ -38,8 +40,25 @@ from search.trace import Trace  # noqa: E402
 
 LETTERS = "abc"
 PROBLEMS = [(f"{i} {LETTERS[i % 3]}", LETTERS[i % 3]) for i in range(18)]
-SETTINGS = {"prompt": "{problem}:", "delimiter": "\n", "step_tokens": 4, "max_steps": 3, "answer": "([abc])$"}
-FLAGS = ["--prompt", "{problem}:", "--delimiter", r"\n", "--step-tokens", "4", "--max-steps", "3", "--answer", "([abc])$"]
+SETTINGS = {
+    "prompt": "{problem}:",
+    "delimiter": "\n",
+    "step_tokens": 4,
+    "max_steps": 3,
+    "answer": "([abc])$",
+}
+FLAGS = [
+    "--prompt",
+    "{problem}:",
+    "--delimiter",
+    r"\n",
+    "--step-tokens",
+    "4",
+    "--max-steps",
+    "3",
+    "--answer",
+    "([abc])$",
+]
 TRAINING = {"lr": 0.003, "epochs": 20, "precision": "float32"}
 
 
@@ -50,7 +69,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimizer, rng = torch.optim.AdamW(model.parameters(), lr=3e-3), np.random.default_rng(0)
     for _ in range(150):
         texts = [
-            f"{int(rng.integers(100)):2d} {rng.choice(list(LETTERS))}:{rng.choice(['u', 'v'])}\n{rng.choice(list(LETTERS))}"
+            f"{int(rng.integers(100)):2d} "
+            f"{rng.choice(list(LETTERS))}:{rng.choice(['u', 'v'])}\n{rng.choice(list(LETTERS))}"
             for _ in range(32)
         ]
         ids = torch.tensor([[*tok.encode(text), tok.eos_token_id] for text in texts])
@@ -65,15 +85,42 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("problems") / "p.jsonl"
-    path.write_text("".join(json.dumps({"problem": text, "target": target}) + "\n" for text, target in PROBLEMS))
+    path.write_text(
+        "".join(json.dumps({"problem": text, "target": target}) + "\n" for text, target in PROBLEMS)
+    )
     return path
 
 
 def search(guide: Path, file: Path, traces: Path, *flags: str) -> list[Trace]:
-    """Searches at temperature 1: below, a trained model has no wrong chains left for its value head to be tried on."""
+    """Searches at temperature 1: below, a trained model has no wrong chains left for its value
+    head to be tried on.
+    """
     output = traces.with_suffix(".jsonl")
-    command = ["solve", "--guide", guide, "--input", file, "--output", output, "--traces", traces, "--method", "sample"]
-    assert main.main([*map(str, command), "--option", "chains=16", "--budget", "tokens=2000", "--temperature", "1", *flags]) in (0, 1)
+    command = [
+        "solve",
+        "--guide",
+        guide,
+        "--input",
+        file,
+        "--output",
+        output,
+        "--traces",
+        traces,
+        "--method",
+        "sample",
+    ]
+    assert main.main(
+        [
+            *map(str, command),
+            "--option",
+            "chains=16",
+            "--budget",
+            "tokens=2000",
+            "--temperature",
+            "1",
+            *flags,
+        ]
+    ) in (0, 1)
     return Trace.load(traces)
 
 
@@ -96,24 +143,54 @@ def share(traces: list[Trace]) -> float:
     return right / total
 
 
-def test_the_whole_loop_by_the_commands(base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """After training on its own right chains the model is mostly right, and its fresh value head tells right from wrong."""
+def test_the_whole_loop_by_the_commands(
+    base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After training on its own right chains the model is mostly right, and its fresh value head
+    tells right from wrong.
+    """
     out = tmp_path / "guide"
-    command = ["train", "guide", "--from", traces, "--targets", file, "--base", base, "--out", out, "--lr", 0.003, "--epochs", 20]
+    command = [
+        "train",
+        "guide",
+        "--from",
+        traces,
+        "--targets",
+        file,
+        "--base",
+        base,
+        "--out",
+        out,
+        "--lr",
+        0.003,
+        "--epochs",
+        20,
+    ]
     command += ["--held-out", 0]
     assert main.main([*map(str, command), *FLAGS]) == 0
     assert f"copse solve --guide {out}" in capsys.readouterr().out
-    assert describe(out) == {"format": 1, "value_head": True, **SETTINGS}, "the next search needs no flags"
+    assert describe(out) == {"format": 1, "value_head": True, **SETTINGS}, (
+        "the next search needs no flags"
+    )
     better = search(out, file, tmp_path / "again")
-    assert share(Trace.load(traces)) < 0.5 and share(better) > 0.8, (share(Trace.load(traces)), share(better))
+    assert share(Trace.load(traces)) < 0.5 and share(better) > 0.8, (
+        share(Trace.load(traces)),
+        share(better),
+    )
     judged: dict[float, list[float]] = {0.0: [], 1.0: []}
     for trace in better:
         outcomes = grade(trace, dict(PROBLEMS)[trace.arguments["statement"]], SETTINGS["answer"])
         for node in np.flatnonzero(trace.node_finished):
             judged[float(outcomes[node])].append(head_value(out, trace, int(node)))
-    assert np.mean(judged[1.0]) > np.mean(judged[0.0]) + 0.3, {k: np.mean(v) for k, v in judged.items()}
+    assert np.mean(judged[1.0]) > np.mean(judged[0.0]) + 0.3, {
+        k: np.mean(v) for k, v in judged.items()
+    }
     report = json.loads((out / "training.json").read_text())
-    assert report["base"] == version(base) and report["data"]["counted"]["problems"] == len(PROBLEMS) and not (out / "work").exists()
+    assert (
+        report["base"] == version(base)
+        and report["data"]["counted"]["problems"] == len(PROBLEMS)
+        and not (out / "work").exists()
+    )
     assert all(trace.version == version(out) for trace in better)
 
 
@@ -123,7 +200,10 @@ def head_value(folder: Path, trace: Trace, node: int) -> float:
 
     model, tok, head, _ = load_model(folder)
     text = f"{trace.arguments['statement']}:"
-    ids = [*tok.encode(text), *(token for edge in trace.path(node) for token in trace.steps[edge].tokens)]
+    ids = [
+        *tok.encode(text),
+        *(token for edge in trace.path(node) for token in trace.steps[edge].tokens),
+    ]
     return float(head(model.model(torch.tensor([ids])).last_hidden_state[0, -1:])[0])
 
 
@@ -131,33 +211,60 @@ def nothing_is_right(problem: Any, state: Any) -> float:
     return 0.0
 
 
-def test_prepare_counts_and_every_solved_problem_weighs_the_same(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+def test_prepare_counts_and_every_solved_problem_weighs_the_same(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
     targets = read_targets(file)
     report = prepare(traces, targets, base, tmp_path / "e.npz", keep=2, settings=SETTINGS)
     found = Trace.load(traces)
     right = [
-        sum(t.steps[t.node_edge[n]].text.endswith(dict(PROBLEMS)[t.arguments["statement"]]) for n in np.flatnonzero(t.node_finished))
+        sum(
+            t.steps[t.node_edge[n]].text.endswith(dict(PROBLEMS)[t.arguments["statement"]])
+            for n in np.flatnonzero(t.node_finished)
+        )
         for t in found
     ]
-    assert report["traces"] == report["problems"] == report["graded"] == 18 and report["kinds"] == ["search.problem:TextProblem"]
-    assert report["outcomes"] == sum(int(t.node_finished.sum()) for t in found) and report["right"] == sum(right)
-    assert report["solved"] == sum(number > 0 for number in right) and report["solutions"] == sum(min(2, number) for number in right)
+    assert report["traces"] == report["problems"] == report["graded"] == 18 and report["kinds"] == [
+        "search.problem:TextProblem"
+    ]
+    assert report["outcomes"] == sum(int(t.node_finished.sum()) for t in found) and report[
+        "right"
+    ] == sum(right)
+    assert report["solved"] == sum(number > 0 for number in right) and report["solutions"] == sum(
+        min(2, number) for number in right
+    )
     rows = ExampleFile(tmp_path / "e.npz")
-    assert len(rows) == report["examples"] == 18 and report["labels"] == int(np.sum(rows.counts > 0))
+    assert len(rows) == report["examples"] == 18 and report["labels"] == int(
+        np.sum(rows.counts > 0)
+    )
     for i in range(len(rows)):
         part = slice(rows.segments[i], rows.segments[i + 1])
-        assert rows.weights[part][rows.parents[part] == 0].sum() == pytest.approx(float(rows.weights[part].any())), "the first steps"
+        assert rows.weights[part][rows.parents[part] == 0].sum() == pytest.approx(
+            float(rows.weights[part].any())
+        ), "the first steps"
     shutil.copytree(traces, tmp_path / "twice")
     again = [replace(trace, id=f"{i}") for i, trace in enumerate(found)]
     Trace.save(again, tmp_path / "twice" / "again.parquet")
     both = prepare(tmp_path / "twice", targets, base, tmp_path / "f.npz", keep=2, settings=SETTINGS)
     assert both["problems"] == 18 and both["traces"] == 36
     total = [float(ExampleFile(tmp_path / name).weights.sum()) for name in ("e.npz", "f.npz")]
-    assert total[1] == pytest.approx(total[0], rel=0.05), "a problem that was searched twice weighs no more"
+    assert total[1] == pytest.approx(total[0], rel=0.05), (
+        "a problem that was searched twice weighs no more"
+    )
     with pytest.raises(ValueError, match="are wrong"):
-        prepare(traces, targets, base, tmp_path / "h.npz", keep=2, settings=SETTINGS, checker=f"{__name__}:nothing_is_right")
+        prepare(
+            traces,
+            targets,
+            base,
+            tmp_path / "h.npz",
+            keep=2,
+            settings=SETTINGS,
+            checker=f"{__name__}:nothing_is_right",
+        )
     prepare(traces, targets, base, tmp_path / "g.npz", keep=2, settings=SETTINGS)
-    assert (tmp_path / "g.npz").read_bytes() == (tmp_path / "e.npz").read_bytes(), "the same seed gives the same examples"
+    assert (tmp_path / "g.npz").read_bytes() == (tmp_path / "e.npz").read_bytes(), (
+        "the same seed gives the same examples"
+    )
 
 
 def changed(traces: Path, folder: Path, change: Any) -> Path:
@@ -166,32 +273,67 @@ def changed(traces: Path, folder: Path, change: Any) -> Path:
 
 
 def respelt(trace: Trace) -> Trace:
-    return replace(trace, steps=tuple(TextStep(s.text, tuple(t + 1 for t in s.tokens), s.finish) for s in trace.steps))
+    return replace(
+        trace,
+        steps=tuple(
+            TextStep(s.text, tuple(t + 1 for t in s.tokens), s.finish) for s in trace.steps
+        ),
+    )
 
 
-def refused(traces: Path, targets: dict[str, str], base: Path, folder: Path, settings: Any = None, **options: Any) -> str:
+def refused(
+    traces: Path,
+    targets: dict[str, str],
+    base: Path,
+    folder: Path,
+    settings: Any = None,
+    **options: Any,
+) -> str:
     """What `prepare` says; it must have written nothing."""
     with pytest.raises(ValueError) as caught:
-        prepare(traces, targets, base, folder / "e.npz", settings=SETTINGS | (settings or {}), **options)
+        prepare(
+            traces, targets, base, folder / "e.npz", settings=SETTINGS | (settings or {}), **options
+        )
     assert not (folder / "e.npz").exists()
     return str(caught.value)
 
 
-def test_what_nobody_can_learn_from_is_refused(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+def test_what_nobody_can_learn_from_is_refused(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
     targets = read_targets(file)
     (tmp_path / "none").mkdir()
     assert "no readable trace" in refused(tmp_path / "none", targets, base, tmp_path)
     foreign = changed(traces, tmp_path, respelt)
     said, first = refused(foreign, targets, base, tmp_path), Trace.load(foreign)[0]
     assert first.id in said and repr(first.steps[0].text) in said and "another tokenizer" in said
-    assert "another tokenizer or delimiter" in refused(traces, targets, base, tmp_path, {"delimiter": "u"})
+    assert "another tokenizer or delimiter" in refused(
+        traces, targets, base, tmp_path, {"delimiter": "u"}
+    )
     assert "another tokenizer" in refused(
-        changed(traces, tmp_path, lambda t: replace(t, steps=tuple(replace(s, tokens=()) for s in t.steps))), targets, base, tmp_path
+        changed(
+            traces,
+            tmp_path,
+            lambda t: replace(t, steps=tuple(replace(s, tokens=()) for s in t.steps)),
+        ),
+        targets,
+        base,
+        tmp_path,
     )
     older = changed(traces, tmp_path, lambda trace: replace(trace, version="0123456789abcdef"))
     said = refused(older, targets, base, tmp_path)
-    assert "18 of 18 traces" in said and "0123456789abcdef" in said and version(base) in said and "--off-policy" in said
-    assert prepare(older, targets, base, tmp_path / "off.npz", settings=SETTINGS, off_policy=True)["traces"] == 18
+    assert (
+        "18 of 18 traces" in said
+        and "0123456789abcdef" in said
+        and version(base) in said
+        and "--off-policy" in said
+    )
+    assert (
+        prepare(older, targets, base, tmp_path / "off.npz", settings=SETTINGS, off_policy=True)[
+            "traces"
+        ]
+        == 18
+    )
     said = refused(traces, {}, base, tmp_path)
     assert "no trace can be graded: 18 traces of 18 problems" in said and "give the targets" in said
     said = refused(traces, dict.fromkeys(targets, "z"), base, tmp_path)
@@ -200,7 +342,9 @@ def test_what_nobody_can_learn_from_is_refused(base: Path, file: Path, traces: P
     assert "choose one of solutions" in refused(traces, targets, base, tmp_path, policy="best")
 
 
-def test_targets_without_a_trace_are_counted_and_named(base: Path, file: Path, traces: Path, tmp_path: Path, caplog: Any) -> None:
+def test_targets_without_a_trace_are_counted_and_named(
+    base: Path, file: Path, traces: Path, tmp_path: Path, caplog: Any
+) -> None:
     targets = read_targets(file) | {key_of(TextProblem(f"never {i}")): "a" for i in range(7)}
     prepare(traces, targets, base, tmp_path / "e.npz", settings=SETTINGS)
     assert "7 of 25 targets are of problems that have no trace" in caplog.text
@@ -214,15 +358,32 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_kinds_grow_only_where_the_base_has_some(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+def test_kinds_grow_only_where_the_base_has_some(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
     narrow = shutil.copytree(base, tmp_path / "narrow")
     (narrow / "guide.json").write_text(json.dumps({"format": 1, "kinds": ["my:Kind"], **SETTINGS}))
-    out = train_guide(traces, read_targets(file), narrow, tmp_path / "new", {"steps": 1}, off_policy=True, held_out=0)
-    assert describe(out) == {"format": 1, "kinds": ["my:Kind", "search.problem:TextProblem"], "value_head": True, **SETTINGS}
+    out = train_guide(
+        traces,
+        read_targets(file),
+        narrow,
+        tmp_path / "new",
+        {"steps": 1},
+        off_policy=True,
+        held_out=0,
+    )
+    assert describe(out) == {
+        "format": 1,
+        "kinds": ["my:Kind", "search.problem:TextProblem"],
+        "value_head": True,
+        **SETTINGS,
+    }
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_finished_run_is_left_alone_and_another_refused(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_alone_and_another_refused(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
     targets = read_targets(file)
     out = train_guide(traces, targets, base, tmp_path / "new", {"steps": 1}, settings=SETTINGS)
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -233,28 +394,59 @@ def test_a_finished_run_is_left_alone_and_another_refused(base: Path, file: Path
             train_guide(traces, targets, base, out, other, settings=SETTINGS)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
-    for wrong, said in ((base, "checkpoint to start from"), (tmp_path / "full", "holds something else")):
+    for wrong, said in (
+        (base, "checkpoint to start from"),
+        (tmp_path / "full", "holds something else"),
+    ):
         with pytest.raises(ValueError, match=said):
             train_guide(traces, targets, base, wrong, {"steps": 1}, settings=SETTINGS)
 
 
-def test_a_verifier_is_named_as_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verifier_is_named_as_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What imitated nothing is no model to solve with."""
     monkeypatch.setattr(learn, "train_guide", lambda *args, **options: args[3])
     for policy, said in (("none", "--guide mine --value new"), ("visits", "--guide new")):
-        assert main.main(["train", "guide", "--from", "traces", "--base", "mine", "--out", "new", "--policy", policy]) == 0
+        assert (
+            main.main(
+                [
+                    "train",
+                    "guide",
+                    "--from",
+                    "traces",
+                    "--base",
+                    "mine",
+                    "--out",
+                    "new",
+                    "--policy",
+                    policy,
+                ]
+            )
+            == 0
+        )
         assert f"copse solve {said} PROBLEM" in capsys.readouterr().out
 
 
-def test_a_reward_model_of_others_is_no_base(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+def test_a_reward_model_of_others_is_no_base(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
     """By its class, or by the name of a tensor, before anything is read or written."""
     for name in ("class", "tensor"):
-        shutil.copytree(base, tmp_path / name, ignore=shutil.ignore_patterns("value_head*", "guide.json"))
-    config = json.loads((tmp_path / "class" / "config.json").read_text()) | {"architectures": ["LlamaForTokenClassification"]}
+        shutil.copytree(
+            base, tmp_path / name, ignore=shutil.ignore_patterns("value_head*", "guide.json")
+        )
+    config = json.loads((tmp_path / "class" / "config.json").read_text()) | {
+        "architectures": ["LlamaForTokenClassification"]
+    }
     (tmp_path / "class" / "config.json").write_text(json.dumps(config))
-    save_file({"v_head.summary.weight": torch.zeros(1, 8)}, tmp_path / "tensor" / "head.safetensors")
+    save_file(
+        {"v_head.summary.weight": torch.zeros(1, 8)}, tmp_path / "tensor" / "head.safetensors"
+    )
     for name in ("class", "tensor"):
-        with pytest.raises(ValueError, match="is a reward model .* give the model that made the traces"):
+        with pytest.raises(
+            ValueError, match="is a reward model .* give the model that made the traces"
+        ):
             train_guide(traces, read_targets(file), tmp_path / name, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -263,7 +455,14 @@ def test_bad_use_of_the_command_is_one_line(
     base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["train", "guide", "--from", traces, "--base", base, "--out", tmp_path / "new"]
-    bad = [["--targets", tmp_path / "none"], ["--epochs", 0], ["--tune", "half"], ["--prompt", "no place"], ["--answer", "(a)(b)"], []]
+    bad = [
+        ["--targets", tmp_path / "none"],
+        ["--epochs", 0],
+        ["--tune", "half"],
+        ["--prompt", "no place"],
+        ["--answer", "(a)(b)"],
+        [],
+    ]
     for more in bad:
         assert main.main([*map(str, command), *map(str, more)]) == 2, more
         said = capsys.readouterr().err
@@ -275,34 +474,57 @@ def test_bad_use_of_the_command_is_one_line(
 
 
 def config(base: Path, folder: Path, **more: Any) -> Path:
-    content = {"model": str(base), "examples": [str(folder / "e.npz")], "out": str(folder / "new"), "options": {"steps": 2}, **more}
+    content = {
+        "model": str(base),
+        "examples": [str(folder / "e.npz")],
+        "out": str(folder / "new"),
+        "options": {"steps": 2},
+        **more,
+    }
     (folder / "config.json").write_text(json.dumps(content))
     return folder / "config.json"
 
 
-def test_the_child_s_error_is_ours(base: Path, file: Path, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_s_error_is_ours(
+    base: Path, file: Path, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ValueError, match="e.npz holds no training examples"):
         run_training(config(base, tmp_path))
     prepare(traces, read_targets(file), base, tmp_path / "e.npz", settings=SETTINGS)
     with pytest.raises(OSError, match="Not a directory"):
         run_training(config(base, tmp_path, out="/dev/full/new"))
-    for program, said in (("import os; os.kill(os.getpid(), 9)", "killed by signal 9"), ("1/0", "failed")):
-        (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{program}' 2>/dev/null\n")
+    for program, said in (
+        ("import os; os.kill(os.getpid(), 9)", "killed by signal 9"),
+        ("1/0", "failed"),
+    ):
+        (tmp_path / "python").write_text(
+            f"#!/bin/sh\nexec {sys.executable} -c '{program}' 2>/dev/null\n"
+        )
         (tmp_path / "python").chmod(0o755)
         with monkeypatch.context() as patched, pytest.raises(ChildProcessError, match=said):
             patched.setattr(learn.sys, "executable", str(tmp_path / "python"))
             run_training(config(base, tmp_path))
 
 
-def test_a_killed_training_takes_its_child_along_and_goes_on(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+def test_a_killed_training_takes_its_child_along_and_goes_on(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
     targets, options = read_targets(file), {**TRAINING, "steps": 60, "save_steps": 4}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(learn, "run_training", train.main)
         whole = train_guide(traces, targets, base, tmp_path / "whole", options, settings=SETTINGS)
-    program = "from guides.training.train_guide import *; from guides.data.grading import *; from pathlib import Path; "
+    program = (
+        "from guides.training.train_guide import *; from guides.data.grading import *; from "
+        "pathlib import Path; "
+    )
     program += f"train_guide(Path({str(traces)!r}), "
-    program += f"read_targets({str(file)!r}), {str(base)!r}, {str(tmp_path / 'new')!r}, {options!r}, settings={SETTINGS!r})"
-    parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    program += (
+        f"read_targets({str(file)!r}), {str(base)!r}, {str(tmp_path / 'new')!r}, {options!r}, "
+        f"settings={SETTINGS!r})"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
     work = tmp_path / "new" / "work"
     while parent.poll() is None and not list(work.glob("checkpoint-*/complete")):
         time.sleep(0.02)
@@ -310,7 +532,11 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(base: Path, file: P
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes() and time.monotonic() < deadline:
+    while (
+        Path(f"/proc/{child}/cmdline").exists()
+        and Path(f"/proc/{child}/cmdline").read_bytes()
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert time.monotonic() < deadline, "the child goes on without its parent"
     kept = max(int(path.parent.name.split("-")[1]) for path in work.glob("checkpoint-*/complete"))
@@ -325,19 +551,27 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(base: Path, file: P
 
 
 @pytest.mark.parametrize("merges", [(), (("a", "b"), ("u", "Ċ"))])
-def test_traces_are_read_as_the_engine_wrote_them(merges: tuple[tuple[str, str], ...], tmp_path: Path) -> None:
-    """Steps that were cut off, ended by a stop inside a token or by the end of the text, and broken characters are all understood."""
+def test_traces_are_read_as_the_engine_wrote_them(
+    merges: tuple[tuple[str, str], ...], tmp_path: Path
+) -> None:
+    """Steps that were cut off, ended by a stop inside a token or by the end of the text, and
+    broken characters are all understood.
+    """
     import guides
     import search as package
 
     folder = save_model(
-        tmp_path / "m", tiny.model("qwen2", vocab=258 + len(merges), spread=0.5, max_position_embeddings=2048), tiny.tokenizer(merges)
+        tmp_path / "m",
+        tiny.model("qwen2", vocab=258 + len(merges), spread=0.5, max_position_embeddings=2048),
+        tiny.tokenizer(merges),
     )
     guide = guides.load(folder, delimiter="\n", step_tokens=30, max_steps=4, temperature=3.0)
     solution = package.solve("What?", guide, "sample", "tokens=6000", chains=150)
     assert solution.trace is not None
     finishes = {solution.trace.steps[edge].finish for edge in solution.trace.node_edge[1:]}
-    assert finishes >= {"stop", "length", "end"} and any("\ufffd" in step.text for step in solution.trace.steps)
+    assert finishes >= {"stop", "length", "end"} and any(
+        "\ufffd" in step.text for step in solution.trace.steps
+    )
     known = Reader(folder, {"delimiter": "\n"})
     known.check(solution.trace)
     node = int(np.flatnonzero([len(step.text) > 3 for step in solution.trace.steps])[0])

@@ -1,4 +1,6 @@
-"""The training loop: its loss under accumulation, its checkpoints under SIGKILL, its options, its child process."""
+"""The training loop: its loss under accumulation, its checkpoints under SIGKILL, its options,
+its child process.
+"""
 
 from __future__ import annotations
 
@@ -49,19 +51,40 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
     rng = np.random.default_rng(0)
     path = tmp_path / "examples.npz"
     examples: list[list[tuple[Any, ...]]] = [
-        [([5] * int(rng.integers(2, 9)), 0.0, int(rng.integers(5)) / 4, -1, [1.0, 4.0, 60.0, math.inf][int(rng.integers(4))])]
-        + [(rng.integers(4, 100, int(rng.integers(1, 9))).tolist(), float(rng.random() < 0.7) * 0.6, float("nan"), 0) for _ in range(3)]
+        [
+            (
+                [5] * int(rng.integers(2, 9)),
+                0.0,
+                int(rng.integers(5)) / 4,
+                -1,
+                [1.0, 4.0, 60.0, math.inf][int(rng.integers(4))],
+            )
+        ]
+        + [
+            (
+                rng.integers(4, 100, int(rng.integers(1, 9))).tolist(),
+                float(rng.random() < 0.7) * 0.6,
+                float("nan"),
+                0,
+            )
+            for _ in range(3)
+        ]
         for _ in range(32)
     ]
     write_examples(path, examples)
-    model, head = builtin.build_model({"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0)
+    model, head = builtin.build_model(
+        {"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0
+    )
     model.value_head = head
     model.set_attn_implementation("eager")
-    options = Options(steps=1, batch=batch, accumulation=accumulation, precision="float32", compile=False)
+    options = Options(
+        steps=1, batch=batch, accumulation=accumulation, precision="float32", compile=False
+    )
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path / f"{batch}"), max_steps=1,
         per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
-        learning_rate=0.0, max_grad_norm=1e9, logging_steps=1, use_cpu=True, remove_unused_columns=False,
+        learning_rate=0.0, max_grad_norm=1e9, logging_steps=1, use_cpu=True,
+        remove_unused_columns=False,
         report_to="none", save_strategy="no",
     )  # fmt: skip
     caught: dict[str, Any] = {}
@@ -71,7 +94,8 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
             caught.update({name: p.grad.clone() for name, p in model.named_parameters()})
 
     trainer = PolicyValueTrainer(
-        model=model, args=arguments, train_dataset=ExampleFile(path), data_collator=collate, callbacks=[Catch()],
+        model=model, args=arguments, train_dataset=ExampleFile(path), data_collator=collate,
+        callbacks=[Catch()],
         options=options, order=Order(32, 32, batch, None),
     )  # fmt: skip
     trainer.train()
@@ -79,11 +103,15 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
 
 
 def test_the_loss_is_the_formula(tmp_path: Path) -> None:
-    """Recomputed text by text with the plain model: sum(weight x NLL) / imitated tokens + 0.5 x sum(c x cross-entropy) / sum(c),
-    c = n / (n + 4) for a label from n outcomes and 1 for an exact one."""
+    """Recomputed text by text with the plain model: sum(weight x NLL) / imitated tokens + 0.5 x
+    sum(c x cross-entropy) / sum(c), c = n / (n + 4) for a label from n outcomes and 1 for an exact
+    one.
+    """
     loss, _ = gradient(tmp_path, 32, 1)
     tok = builtin.build_tokenizer(["Use", "and", "to", "make"], 999)
-    model, head = builtin.build_model({"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0)
+    model, head = builtin.build_model(
+        {"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0
+    )
     model.requires_grad_(False), head.requires_grad_(False)
     nll, tokens, doubt, trusts = 0.0, 0, 0.0, []
     rows = ExampleFile(tmp_path / "examples.npz")
@@ -94,13 +122,19 @@ def test_the_loss_is_the_formula(tmp_path: Path) -> None:
                 text, at = [int(row["tokens"][at]), *text], int(row["previous"][at])
             hidden = model.model(torch.tensor([text])).last_hidden_state[0]
             if row["weights"][i] > 0 and before >= 0:
-                nll -= float(row["weights"][i]) * float(model.lm_head(hidden[-2]).log_softmax(-1)[text[-1]])
+                nll -= float(row["weights"][i]) * float(
+                    model.lm_head(hidden[-2]).log_softmax(-1)[text[-1]]
+                )
                 tokens += 1
             if not np.isnan(row["values"][i]):
                 chance = float(head(hidden[-1:])[0])
-                trusts.append({1.0: 0.2, 4.0: 0.5, 60.0: 60 / 64, math.inf: 1.0}[float(row["counts"][i])])
+                trusts.append(
+                    {1.0: 0.2, 4.0: 0.5, 60.0: 60 / 64, math.inf: 1.0}[float(row["counts"][i])]
+                )
                 label = float(row["values"][i])
-                doubt -= trusts[-1] * (label * math.log(chance) + (1 - label) * math.log(1 - chance))
+                doubt -= trusts[-1] * (
+                    label * math.log(chance) + (1 - label) * math.log(1 - chance)
+                )
     assert tokens > 50 and len(trusts) == 32 and len(set(trusts)) == 4
     assert loss == pytest.approx(nll / tokens + 0.5 * doubt / sum(trusts), rel=1e-3)
 
@@ -115,16 +149,29 @@ def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
 
 
 def test_no_row_of_the_mask_hides_everything() -> None:
-    """Where a token sees nothing at all, fused attention on a GPU gives gradients that are no numbers: padding sees itself."""
+    """Where a token sees nothing at all, fused attention on a GPU gives gradients that are no
+    numbers: padding sees itself.
+    """
     rows = [{"tokens": np.zeros(n, np.int64), "visible": np.tri(n, dtype=bool)} for n in (2, 5)]
     visible = collate(rows)["visible"]
-    of = types.SimpleNamespace(options=Options(precision="float32"), args=types.SimpleNamespace(device=torch.device("cpu")))
+    of = types.SimpleNamespace(
+        options=Options(precision="float32"), args=types.SimpleNamespace(device=torch.device("cpu"))
+    )
     mask = PolicyValueTrainer._mask(of, visible)  # type: ignore[arg-type]
     assert mask.shape == (2, 1, 5, 5) and (mask == 0).any(-1).all()
-    assert (mask[1, 0] == 0).equal(visible[1]) and (mask[0, 0, :2] == 0).equal(visible[0, :2]), "what is no padding sees what it saw"
+    assert (mask[1, 0] == 0).equal(visible[1]) and (mask[0, 0, :2] == 0).equal(visible[0, :2]), (
+        "what is no padding sees what it saw"
+    )
 
 
-OPTIONS = {"steps": 40, "batch": 4, "save_steps": 4, "warmup": 5, "compile": False, "precision": "float32"}
+OPTIONS = {
+    "steps": 40,
+    "batch": 4,
+    "save_steps": 4,
+    "warmup": 5,
+    "compile": False,
+    "precision": "float32",
+}
 STAGES = ("countdown", "both", "words")
 ROWS = 1096  #: of the embeddings before the last stage, which adds some
 CHILD = """
@@ -137,32 +184,50 @@ builtin.train_builtin("small", sys.argv[1], recipe=sys.argv[2])
 
 
 def stamps(folder: Path, pattern: str) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob(pattern) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns
+        for p in folder.glob(pattern)
+        if p.is_file()
+    }
 
 
-def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three stages of the recipe that is shipped, with a tiny model and few steps, killed in the first and in the second."""
+def test_a_killed_training_goes_on_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three stages of the recipe that is shipped, with a tiny model and few steps, killed in the
+    first and in the second.
+    """
     recipe, out = tmp_path / "recipe.json", tmp_path / "killed"
     shape = {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 512}
     tiny_size = {"small": {"model": shape, "options": dict.fromkeys(STAGES, OPTIONS)}}
     shipped = json.loads(builtin.RECIPE.read_text())
-    recipe.write_text(json.dumps({**shipped, "stages": shipped["stages"][: len(STAGES)], "sizes": tiny_size}))
+    recipe.write_text(
+        json.dumps({**shipped, "stages": shipped["stages"][: len(STAGES)], "sizes": tiny_size})
+    )
     rng = random.Random(0)
 
     def start(folder: Path) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), str(recipe)], env=environment, cwd=tmp_path)
+        return subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(folder), str(recipe)], env=environment, cwd=tmp_path
+        )
 
     whole = start(tmp_path / "whole")
     kept: dict[str, int] = {}
     for stage in STAGES[:2]:
         child, deadline, work = start(out), time.monotonic() + 60, out / "work" / stage
-        while child.poll() is None and time.monotonic() < deadline and not list(work.glob("checkpoint-*/complete")):
+        while (
+            child.poll() is None
+            and time.monotonic() < deadline
+            and not list(work.glob("checkpoint-*/complete"))
+        ):
             time.sleep(0.02)
         time.sleep(rng.random() * 0.2)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        assert kept.items() <= stamps(out, "work/*/shards/*.npz").items(), "a finished shard was made again"
+        assert kept.items() <= stamps(out, "work/*/shards/*.npz").items(), (
+            "a finished shard was made again"
+        )
         kept = stamps(out, "work/*/shards/*.npz")
         assert list(work.glob("checkpoint-*/complete")) and not (out / "guide.json").exists()
         (work / "checkpoint-999").mkdir()  # a checkpoint that was cut short
@@ -174,21 +239,36 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path, monkeypat
     assert kept.items() <= stamps(out, "work/*/shards/*.npz").items()
     assert stamps(out, "work/countdown/*") == first, "a finished stage was made again"
     for stage in STAGES:
-        state = json.loads((out / "work" / stage / "checkpoint-40" / "trainer_state.json").read_text())
+        state = json.loads(
+            (out / "work" / stage / "checkpoint-40" / "trainer_state.json").read_text()
+        )
         steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
-        assert steps == sorted(set(steps)) and state["global_step"] == 40, "no step was counted twice"
+        assert steps == sorted(set(steps)) and state["global_step"] == 40, (
+            "no step was counted twice"
+        )
     weights: list[torch.Tensor] = []
     for place in ("work/countdown", "work/both", "."):
         for name in ("model.safetensors", "value_head.safetensors"):
             ours, truth = (load_file(folder / place / name) for folder in (out, tmp_path / "whole"))
             for key, tensor in truth.items():
                 torch.testing.assert_close(ours[key], tensor, atol=1e-5, rtol=1e-4)
-        weights.append(torch.cat([tensor[:ROWS].flatten() for tensor in load_file(out / place / "model.safetensors").values()]))
+        weights.append(
+            torch.cat(
+                [
+                    tensor[:ROWS].flatten()
+                    for tensor in load_file(out / place / "model.safetensors").values()
+                ]
+            )
+        )
     one, two, three = weights
     for before, after in ((one, two), (two, three)):
-        assert 0 < (after - before).norm() < 0.5 * before.norm(), "a stage begins with weights that are there"
+        assert 0 < (after - before).norm() < 0.5 * before.norm(), (
+            "a stage begins with weights that are there"
+        )
     assert (three - two).norm() < (three - one).norm(), "which are those of the stage before it"
-    report, whole_report = (json.loads((folder / "training.json").read_text()) for folder in (out, tmp_path / "whole"))
+    report, whole_report = (
+        json.loads((folder / "training.json").read_text()) for folder in (out, tmp_path / "whole")
+    )
     assert list(report["stages"]) == list(STAGES) and report["flops"] == whole_report["flops"]
     assert report["flops"] == sum(report["stages"][stage]["flops"] for stage in STAGES) > 0
     done = stamps(out, "*")
@@ -196,18 +276,24 @@ def test_a_killed_training_goes_on_and_repeats_nothing(tmp_path: Path, monkeypat
     assert done == stamps(out, "*"), "a finished run is left alone"
 
     monkeypatch.setattr(builtin, "SHARD", 120)
-    alone = builtin.train_builtin("small", tmp_path / "alone", recipe=recipe, stage="words", base=out / "work" / "both")
+    alone = builtin.train_builtin(
+        "small", tmp_path / "alone", recipe=recipe, stage="words", base=out / "work" / "both"
+    )
     again, truth = (load_file(folder / "model.safetensors") for folder in (alone, out))
     torch.testing.assert_close(again, truth, atol=1e-5, rtol=1e-4)  # the last stage, by itself
     assert json.loads((alone / "training.json").read_text())["stages"].keys() == set(STAGES)
     with pytest.raises(ValueError, match="tokens that the recipe does not know"):
         builtin.train_builtin("small", tmp_path / "back", recipe=recipe, stage="both", base=out)
     with pytest.raises(ValueError, match="other settings"):
-        builtin.train_builtin("small", tmp_path / "back", recipe=recipe, stage="both", base=out / "work" / "both")
+        builtin.train_builtin(
+            "small", tmp_path / "back", recipe=recipe, stage="both", base=out / "work" / "both"
+        )
 
 
 def test_a_stage_that_cannot_begin_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown stage 'third'; choose one of countdown, both, words, more, ends"):
+    with pytest.raises(
+        ValueError, match="unknown stage 'third'; choose one of countdown, both, words, more, ends"
+    ):
         builtin.train_builtin(out=tmp_path / "a", stage="third")
     with pytest.raises(ValueError, match="goes on from trained weights"):
         builtin.train_builtin(out=tmp_path / "a", stage="words")
@@ -244,26 +330,61 @@ def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_child_process_trains_on_a_checkpoint(tmp_path: Path) -> None:
-    """python -m guides.training.train config.json: from a checkpoint and files of examples to a better checkpoint."""
+    """python -m guides.training.train config.json: from a checkpoint and files of examples to a
+    better checkpoint.
+    """
     tok = builtin.build_tokenizer(["Use", "and", "to", "make"], 999)
-    model, head = builtin.build_model({"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 160}, tok, 0)
+    model, head = builtin.build_model(
+        {"hidden": 16, "layers": 1, "heads": 1, "inner": 32, "context": 160}, tok, 0
+    )
     base = save_model(tmp_path / "base", model, tok, head, {"format": 1})
     line = tuple(tok.encode("8-7=1\n"))
-    write_examples(tmp_path / "a.npz", [[(line, 0.0, 1.0, -1), (line, 1.0, 1.0, 0)] for _ in range(64)])
+    write_examples(
+        tmp_path / "a.npz", [[(line, 0.0, 1.0, -1), (line, 1.0, 1.0, 0)] for _ in range(64)]
+    )
     config = tmp_path / "config.json"
     options = {"steps": 20, "batch": 8, "lr": 0.01, "warmup": 1, "compile": False}
     files = [str(tmp_path / "a.npz")]
-    config.write_text(json.dumps({"model": str(base), "examples": files, "out": str(tmp_path / "new"), "options": options}))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "guides.training.train", str(config)], env=environment, cwd=tmp_path, check=True, timeout=300)
+    config.write_text(
+        json.dumps(
+            {
+                "model": str(base),
+                "examples": files,
+                "out": str(tmp_path / "new"),
+                "options": options,
+            }
+        )
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    subprocess.run(
+        [sys.executable, "-m", "guides.training.train", str(config)],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+        timeout=300,
+    )
     weights = (tmp_path / "new" / "model.safetensors").stat().st_mtime_ns
     train.main(config)
-    assert weights == (tmp_path / "new" / "model.safetensors").stat().st_mtime_ns, "a finished training is left alone"
-    assert json.loads((tmp_path / "new" / "guide.json").read_text()) == {"format": 1, "value_head": True}
+    assert weights == (tmp_path / "new" / "model.safetensors").stat().st_mtime_ns, (
+        "a finished training is left alone"
+    )
+    assert json.loads((tmp_path / "new" / "guide.json").read_text()) == {
+        "format": 1,
+        "value_head": True,
+    }
     report = json.loads((tmp_path / "new" / "training.json").read_text())
     assert report["base"] == version(base) and report["ancestors"] == [] and report["steps"] == 20
     assert report["tokens"] == 20 * 8 * 2 * len(line), "no padding"
-    parameters = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(base).parameters()) + 16 + 1
+    parameters = (
+        sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(base).parameters())
+        + 16
+        + 1
+    )
     assert report["flops"] == 6 * parameters * report["tokens"]
 
     def loss(folder: Path) -> float:
@@ -281,12 +402,19 @@ TEXT = [5, 6, 7, 8]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: Any) -> Path:
-    return save_model(tmp_path_factory.mktemp("tuned") / "base", tiny.model("qwen2", tie_word_embeddings=True).bfloat16(), tiny.tokenizer())
+    return save_model(
+        tmp_path_factory.mktemp("tuned") / "base",
+        tiny.model("qwen2", tie_word_embeddings=True).bfloat16(),
+        tiny.tokenizer(),
+    )
 
 
 def tuned(base: Path, folder: Path, weight: float = 1.0, **options: Any) -> Path:
     """The base trained on: after TEXT comes TEXT, and that is worth 1."""
-    write_examples(folder / "a.npz", [[(TEXT, 0.0, math.nan, -1), (TEXT, weight, 1.0, 0, 8.0)] for _ in range(16)])
+    write_examples(
+        folder / "a.npz",
+        [[(TEXT, 0.0, math.nan, -1), (TEXT, weight, 1.0, 0, 8.0)] for _ in range(16)],
+    )
     config = {"model": str(base), "examples": [str(folder / "a.npz")], "out": str(folder / "new")}
     options = {"steps": 12, "batch": 4, "lr": 0.02, "precision": "float32", **options}
     (folder / "config.json").write_text(json.dumps({**config, "options": options}))
@@ -300,7 +428,9 @@ def belief(folder: Path) -> tuple[float, float]:
     ids = torch.tensor([TEXT + TEXT])
     states = model.model(ids).last_hidden_state[0]
     logs = model.lm_head(states).log_softmax(-1)
-    return float(torch.exp(sum(logs[i - 1, TEXT[i - 4]] for i in range(4, 8)))), float(head(states[-1:])[0]) if head else math.nan
+    return float(torch.exp(sum(logs[i - 1, TEXT[i - 4]] for i in range(4, 8)))), float(
+        head(states[-1:])[0]
+    ) if head else math.nan
 
 
 def test_the_head_alone(base: Path, tmp_path: Path) -> None:
@@ -314,13 +444,20 @@ def test_the_head_alone(base: Path, tmp_path: Path) -> None:
 
 
 BRANCHES = [
-    [(TEXT, 0.0, math.nan, -1), ([9, 10], 0.0, 1.0, 0, 4.0), ([11], 0.0, 0.25, 1, math.inf), ([12, 13, 14], 0.0, 0.0, 0, 2.0)],
+    [
+        (TEXT, 0.0, math.nan, -1),
+        ([9, 10], 0.0, 1.0, 0, 4.0),
+        ([11], 0.0, 0.25, 1, math.inf),
+        ([12, 13, 14], 0.0, 0.0, 0, 2.0),
+    ],
     [(TEXT[:2], 0.0, 0.75, -1, 1.0)],
     [(TEXT * 3, 0.0, math.nan, -1)],
 ]
 
 
-def test_a_frozen_model_reads_each_branch_as_if_alone(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_model_reads_each_branch_as_if_alone(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(frozen_head, "READ", 16)
     write_examples(tmp_path / "a.npz", BRANCHES)
     rows = ExampleFile(tmp_path / "a.npz")
@@ -328,34 +465,61 @@ def test_a_frozen_model_reads_each_branch_as_if_alone(base: Path, tmp_path: Path
     features = frozen_head.read(model, tokenizer, rows, tmp_path / "out", None)
     labelled = zip(features.hidden, features.values.tolist(), features.counts.tolist(), strict=True)
     by_value = {value: (state, count) for state, value, count in labelled}
-    texts = {1.0: [*TEXT, 9, 10], 0.25: [*TEXT, 9, 10, 11], 0.0: [*TEXT, 12, 13, 14], 0.75: TEXT[:2]}
+    texts = {
+        1.0: [*TEXT, 9, 10],
+        0.25: [*TEXT, 9, 10, 11],
+        0.0: [*TEXT, 12, 13, 14],
+        0.75: TEXT[:2],
+    }
     counts = {1.0: 4.0, 0.25: math.inf, 0.0: 2.0, 0.75: 1.0}
-    assert by_value.keys() == texts.keys() and features.tokens == 10 + 2, "what has no label is not read"
+    assert by_value.keys() == texts.keys() and features.tokens == 10 + 2, (
+        "what has no label is not read"
+    )
     for value, text in texts.items():
         state, count = by_value[value]
         alone = model.model(torch.tensor([text])).last_hidden_state[0, -1]
         assert torch.allclose(state, alone, atol=1e-5) and count == counts[value]
-    assert len(list((tmp_path / "out").glob("hidden-*"))) > 1 and sorted(np.diff(features.starts).tolist()) == [0, 1, 3]
+    assert len(list((tmp_path / "out").glob("hidden-*"))) > 1 and sorted(
+        np.diff(features.starts).tolist()
+    ) == [0, 1, 3]
 
 
 def test_labels_at_every_token_of_a_step_are_read(base: Path, tmp_path: Path) -> None:
-    write_examples(tmp_path / "a.npz", [[(TEXT, 0.0, 0.5, -1, 8.0, True), ([9, 10], 0.0, 1.0, 0, 8.0, True)]])
+    write_examples(
+        tmp_path / "a.npz", [[(TEXT, 0.0, 0.5, -1, 8.0, True), ([9, 10], 0.0, 1.0, 0, 8.0, True)]]
+    )
     model, tokenizer, *_ = load_model(base, dtype="float32")
-    features = frozen_head.read(model, tokenizer, ExampleFile(tmp_path / "a.npz"), tmp_path / "out", None)
+    features = frozen_head.read(
+        model, tokenizer, ExampleFile(tmp_path / "a.npz"), tmp_path / "out", None
+    )
     truth = model.model(torch.tensor([[*TEXT, 9, 10]])).last_hidden_state[0]
-    assert torch.allclose(features.hidden, truth, atol=1e-5) and features.values.tolist() == [0.5] * 4 + [1.0] * 2
+    assert (
+        torch.allclose(features.hidden, truth, atol=1e-5)
+        and features.values.tolist() == [0.5] * 4 + [1.0] * 2
+    )
 
 
 def test_the_head_learns_what_a_logistic_regression_learns(base: Path, tmp_path: Path) -> None:
-    """Labels that a line through the hidden states tells apart are told apart, and weights of labels count as they should."""
+    """Labels that a line through the hidden states tells apart are told apart, and weights of
+    labels count as they should.
+    """
     rng = np.random.default_rng(0)
     starts = [tuple(map(int, rng.integers(5, 20, 4))) for _ in range(24)]
     model, *_ = load_model(base, dtype="float32")
     with torch.no_grad():
-        states = torch.stack([model.model(torch.tensor([text])).last_hidden_state[0, -1] for text in starts])
+        states = torch.stack(
+            [model.model(torch.tensor([text])).last_hidden_state[0, -1] for text in starts]
+        )
     right = (states @ torch.from_numpy(rng.normal(size=states.shape[1])).float() > 0).tolist()
-    write_examples(tmp_path / "a.npz", [[(text, 0.0, float(one), -1, 8.0)] for text, one in zip(starts, right, strict=True)])
-    config = {"model": str(base), "examples": [str(tmp_path / "a.npz")], "out": str(tmp_path / "new")}
+    write_examples(
+        tmp_path / "a.npz",
+        [[(text, 0.0, float(one), -1, 8.0)] for text, one in zip(starts, right, strict=True)],
+    )
+    config = {
+        "model": str(base),
+        "examples": [str(tmp_path / "a.npz")],
+        "out": str(tmp_path / "new"),
+    }
     options = {"tune": "head", "epochs": 200, "batch": 8, "lr": 0.01, "precision": "float32"}
     (tmp_path / "config.json").write_text(json.dumps({**config, "options": options}))
     train.main(tmp_path / "config.json")
@@ -365,7 +529,9 @@ def test_the_head_learns_what_a_logistic_regression_learns(base: Path, tmp_path:
     assert told["steps"] == 600 and told["tokens"] == 96, "read once, however many passes"
 
 
-def test_what_was_read_is_not_read_again(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_is_not_read_again(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(frozen_head, "READ", 16)
     whole = tmp_path / "whole"
     whole.mkdir()
@@ -381,7 +547,9 @@ def test_what_was_read_is_not_read_again(base: Path, tmp_path: Path, monkeypatch
 
     save = frozen_head.save_file
     monkeypatch.setattr(frozen_head, "save_file", full)
-    with pytest.raises(OSError, match="No space left.*make room and start again, what was read is kept"):
+    with pytest.raises(
+        OSError, match="No space left.*make room and start again, what was read is kept"
+    ):
         tuned(base, tmp_path, tune="head")
     kept = sorted(path.name for path in (tmp_path / "new" / "work").iterdir())
     assert kept == [f"hidden-{i:06d}.safetensors" for i in range(3)]
@@ -395,7 +563,9 @@ def test_lora_is_merged_into_an_ordinary_checkpoint(base: Path, tmp_path: Path) 
     before, after = (load_file(folder / "model.safetensors") for folder in (base, new))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if "_proj.weight" in name}, "matrices only, neither embedding, norms nor biases"
+    assert changed == {name for name in before if "_proj.weight" in name}, (
+        "matrices only, neither embedding, norms nor biases"
+    )
     for name in changed:
         rank = torch.linalg.matrix_rank((after[name].float() - before[name].float()), rtol=0.05)
         assert rank <= 20, f"{name}: rank 16, and what rounding to bfloat16 adds"
@@ -413,8 +583,14 @@ def test_full_fine_tuning_with_either_optimizer(base: Path, tmp_path: Path) -> N
 
 def test_learning_rates_of_fine_tuning_fit_what_is_trained() -> None:
     assert [fine_tuning(tune=name).lr for name in TUNES] == [1e-5, 2e-4, 3e-4]
-    assert [fine_tuning(tune=name).epochs for name in TUNES] == [2, 2, 30] and fine_tuning(tune="head", epochs=3).epochs == 3
-    assert fine_tuning(tune="lora", lr=0.5).lr == 0.5 and fine_tuning().optimizer == "adamw" and Options().optimizer == "muon"
+    assert [fine_tuning(tune=name).epochs for name in TUNES] == [2, 2, 30] and fine_tuning(
+        tune="head", epochs=3
+    ).epochs == 3
+    assert (
+        fine_tuning(tune="lora", lr=0.5).lr == 0.5
+        and fine_tuning().optimizer == "adamw"
+        and Options().optimizer == "muon"
+    )
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(10, 4), (8, 4), (3, 4), (1, 4), (65, 32), (7, 7)])
@@ -425,8 +601,12 @@ def test_each_pass_takes_every_row_once_in_an_order_of_its_own(rows: int, batch:
     assert list(Order(rows, 6 * rows, batch, 0)) == order, "a resumed run finds the same"
     assert list(Order(rows, 6 * rows, batch, None)) == list(range(rows)) * 6
     batches = [order[i : i + batch] for i in range(0, len(order) - batch, batch)]
-    strangers = sum(max(np.diff(one), default=1) > 1 or min(np.diff(one), default=1) < 1 for one in batches)
-    assert strangers <= 6, "neighbours, which are of one length, stay together but where a pass ends"
+    strangers = sum(
+        max(np.diff(one), default=1) > 1 or min(np.diff(one), default=1) < 1 for one in batches
+    )
+    assert strangers <= 6, (
+        "neighbours, which are of one length, stay together but where a pass ends"
+    )
 
 
 def test_the_order_is_another_in_each_pass_and_with_each_seed() -> None:
@@ -437,7 +617,11 @@ def test_the_order_is_another_in_each_pass_and_with_each_seed() -> None:
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     there = importlib.util.find_spec
     for name in ("accelerate", "peft"):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda wanted, name=name: None if wanted == name else there(wanted))
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda wanted, name=name: None if wanted == name else there(wanted),
+        )
         with pytest.raises(ValueError, match=rf'needs {name}: pip install "copse-search\[train\]"'):
             check_installed(Options(tune="lora"))
     check_installed(Options(tune="full"))
@@ -445,12 +629,20 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_epochs_become_steps() -> None:
     assert Options(epochs=3, batch=8, accumulation=2).updates(160) == 30
-    assert Options(epochs=0.01, batch=8).updates(8) == 1 and Options(steps=5, epochs=3).updates(10**6) == 5
+    assert (
+        Options(epochs=0.01, batch=8).updates(8) == 1
+        and Options(steps=5, epochs=3).updates(10**6) == 5
+    )
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(base: Path, tmp_path: Path, caplog: Any) -> None:
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+    base: Path, tmp_path: Path, caplog: Any
+) -> None:
     """Two good steps with a checkpoint each, then an example whose weight is infinite."""
-    good, bad = [(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)], [(TEXT, 0.0, math.nan, -1), (TEXT, math.inf, 1.0, 0)]
+    good, bad = (
+        [(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)],
+        [(TEXT, 0.0, math.nan, -1), (TEXT, math.inf, 1.0, 0)],
+    )
     write_examples(tmp_path / "a.npz", [good] * 8 + [bad] * 4, block=12)
     model, _, _, _ = load_model(base, dtype="float32")
     options = Options(steps=3, batch=4, save_steps=1, compile=False, precision="float32")
@@ -460,10 +652,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(base: Path
     assert "step 2 of 3: loss " in caplog.text and "s left" in caplog.text
     kept = last_checkpoint(tmp_path / "work")
     assert kept is not None and kept.endswith("checkpoint-2")
-    assert all(tensor.isfinite().all() for tensor in load_file(Path(kept, "trained.safetensors")).values())
+    assert all(
+        tensor.isfinite().all() for tensor in load_file(Path(kept, "trained.safetensors")).values()
+    )
 
 
-def test_a_full_disk_stops_and_the_run_goes_on_when_there_is_room(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_and_the_run_goes_on_when_there_is_room(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     truth = load_file(tuned(base, whole, save_steps=4) / "model.safetensors")
@@ -481,18 +677,32 @@ def test_a_full_disk_stops_and_the_run_goes_on_when_there_is_room(base: Path, tm
     monkeypatch.setattr(trainer, "save_file", full)
     with pytest.raises(OSError, match="No space left.*make room and start again"):
         tuned(base, tmp_path, save_steps=4)
-    assert [path.name for path in (tmp_path / "new" / "work").glob("checkpoint-*")] == ["checkpoint-4"]
+    assert [path.name for path in (tmp_path / "new" / "work").glob("checkpoint-*")] == [
+        "checkpoint-4"
+    ]
     again = load_file(tuned(base, tmp_path, save_steps=4) / "model.safetensors")
-    assert [Path(path).parent.name for path in calls] == ["checkpoint-4", "checkpoint-8", "checkpoint-8", "checkpoint-12"]
+    assert [Path(path).parent.name for path in calls] == [
+        "checkpoint-4",
+        "checkpoint-8",
+        "checkpoint-8",
+        "checkpoint-12",
+    ]
     assert all(torch.equal(truth[name], again[name]) for name in truth)
-    assert json.loads((tmp_path / "new" / "training.json").read_text())["tokens"] == 12 * 4 * 8, "those before the stop too"
+    assert json.loads((tmp_path / "new" / "training.json").read_text())["tokens"] == 12 * 4 * 8, (
+        "those before the stop too"
+    )
 
 
-def test_a_full_disk_at_the_end_keeps_the_training(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_end_keeps_the_training(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="make room and start again, the training is kept"):
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(OSError, match="make room and start again, the training is kept"),
+    ):
         patched.setattr(train, "save_head", full)
         tuned(base, tmp_path)
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"work"}
@@ -505,14 +715,28 @@ def test_ancestors_are_told(base: Path, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         folders.append(tuned(folders[-1], tmp_path / name, tune="head", steps=1))
     report = json.loads((folders[-1] / "training.json").read_text())
-    assert report["base"] == version(folders[2]) and report["ancestors"] == [version(folders[0]), version(folders[1])]
+    assert report["base"] == version(folders[2]) and report["ancestors"] == [
+        version(folders[0]),
+        version(folders[1]),
+    ]
 
 
 def test_the_child_ends_with_its_parent(base: Path, tmp_path: Path) -> None:
     """A parent that is killed must not leave a training behind that writes beside the next one."""
     with pytest.raises(KeyboardInterrupt):
-        write_examples(tmp_path / "a.npz", [[(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)] for _ in range(8)])
+        write_examples(
+            tmp_path / "a.npz", [[(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)] for _ in range(8)]
+        )
         model, _, _, _ = load_model(base, dtype="float32")
         options = Options(steps=3, batch=4, save_steps=1, compile=False)
-        train.train(model, tiny.head(), ExampleFile(tmp_path / "a.npz"), tmp_path / "work", options, parent=os.getppid() + 1)
-    assert last_checkpoint(tmp_path / "work") is None, "what ended between two steps wrote nothing any more"
+        train.train(
+            model,
+            tiny.head(),
+            ExampleFile(tmp_path / "a.npz"),
+            tmp_path / "work",
+            options,
+            parent=os.getppid() + 1,
+        )
+    assert last_checkpoint(tmp_path / "work") is None, (
+        "what ended between two steps wrote nothing any more"
+    )

@@ -1,4 +1,6 @@
-"""An OpenAI-compatible server in a thread of its own, which speaks a script's words and can misbehave in every way that servers do."""
+"""An OpenAI-compatible server in a thread of its own, which speaks a script's words and can
+misbehave in every way that servers do.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,18 @@ from models.detokenizer import Texts
 
 MODEL = "fake/model"
 END = 256  # the end of text of the tiny tokenizer without merges
-OPENAI = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "echo"}
+OPENAI = {
+    "model",
+    "prompt",
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "stop",
+    "echo",
+}
 OPENAI |= {"logprobs", "top_logprobs"}
 
 
@@ -31,20 +44,29 @@ class FakeServer:
     ids      takes prompts as ids ("spelled": takes the list for a text)
     extras   takes fields beyond OpenAI's (else 422);  told_ids: answers with token ids
     refuses  {field: (status, message)} of fields that it takes in no request; a top_k of 0 is taken
-    log_probs: tells them; "content": as llama.cpp does;  tempered: of the distribution after temperature
-    marks    the field that tells the stop string, None: there is none;  keeps: the stop string stays in the text
-    leaves   leaves the last token of a text that a stop string ended out of what it tells of tokens, as llama.cpp does
+    log_probs: tells them; "content": as llama.cpp does;  tempered: of the distribution after
+    temperature
+    marks    the field that tells the stop string, None: there is none;  keeps: the stop string
+             stays in the text
+    leaves   leaves the last token of a text that a stop string ended out of what it tells of
+             tokens, as llama.cpp does
     merges   pairs of tokens that its tokenizer makes one, across words too
-    seeded   heeds the seed (else every answer is another one);  heats: heeds the temperature (else all are greedy)
-    counts   what `usage` says of the tokens: True (the truth), False (there is none), or a number that it always says
-    chat     has /chat/completions: "too", "only" (no /completions), "wraps" (/completions makes a conversation of a prompt)
-    continues  how it goes on with an assistant's turn, as in `CONTINUATIONS`; "": it begins a new one
+    seeded   heeds the seed (else every answer is another one);  heats: heeds the temperature (else
+             all are greedy)
+    counts   what `usage` says of the tokens: True (the truth), False (there is none), or a number
+             that it always says
+    chat     has /chat/completions: "too", "only" (no /completions), "wraps" (/completions makes a
+             conversation of a prompt)
+    continues  how it goes on with an assistant's turn, as in `CONTINUATIONS`; "": it begins a new
+               one
     trims    its chat template strips what is said;  repeats: it repeats the beginning of the turn
-    models   status of /models;  key: the key that it wants;  context: tokens of prompt and answer at most;  port: 0: a free one
-    fault    (number of the completion from 0, body) -> what goes wrong, None nothing: "refuse" (429), ("refuse", "2"), "error" (500),
-             "drop", "half", "leave" (after the answer), "hold" (until the client hangs up), "garbage", "empty", "list",
-             "body", "headers", "chunks", "continue" (which drip without end), ("slow", seconds), ("status", 400, text), or a dict
-             that replaces parts of reply and choice
+    models   status of /models;  key: the key that it wants;  context: tokens of prompt and answer
+             at most;  port: 0: a free one
+    fault    (number of the completion from 0, body) -> what goes wrong, None nothing: "refuse"
+             (429), ("refuse", "2"), "error" (500), "drop", "half", "leave" (after the answer),
+             "hold" (until the client hangs up), "garbage", "empty", "list", "body", "headers",
+             "chunks", "continue" (which drip without end), ("slow", seconds), ("status", 400,
+             text), or a dict that replaces parts of reply and choice
     """
 
     def __init__(
@@ -149,7 +171,9 @@ class FakeServer:
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
     def __enter__(self) -> FakeServer:
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *args: Any) -> None:
@@ -174,7 +198,12 @@ class FakeServer:
         fault = self.fault(number, body)
         name = fault[0] if isinstance(fault, tuple) else fault
         if name == "refuse":
-            return answer(handler, 429, {"error": {"message": "too many"}}, {"Retry-After": fault[1]} if isinstance(fault, tuple) else {})
+            return answer(
+                handler,
+                429,
+                {"error": {"message": "too many"}},
+                {"Retry-After": fault[1]} if isinstance(fault, tuple) else {},
+            )
         if name == "error":
             return answer(handler, 500, {"detail": "out of luck"})
         if name == "status":
@@ -189,7 +218,11 @@ class FakeServer:
         if name == "drop":
             handler.close_connection = True
             return None
-        raw = {"garbage": b"<html>what?</html>", "empty": b"", "list": b"[1, 2]"}.get(name) if isinstance(name, str) else None
+        raw = (
+            {"garbage": b"<html>what?</html>", "empty": b"", "list": b"[1, 2]"}.get(name)
+            if isinstance(name, str)
+            else None
+        )
         if raw is not None:
             return answer(handler, 200, raw)
         status, reply = self.reply(body)
@@ -214,7 +247,9 @@ class FakeServer:
                 return status, {"error": {"message": message}}
         body = {"max_tokens": body.get("max_completion_tokens")} | body
         if not self.extras and set(body) - OPENAI:
-            return 422, {"detail": f"Unexpected fields in the request: {sorted(set(body) - OPENAI)}"}
+            return 422, {
+                "detail": f"Unexpected fields in the request: {sorted(set(body) - OPENAI)}"
+            }
         if chat:
             prompt, read = self.turns(body)
         else:
@@ -228,14 +263,25 @@ class FakeServer:
             if self.chat == "wraps":
                 read = self.tokenizer.encode("<user>") + read + self.tokenizer.encode("<assistant>")
         if len(read) + body["max_tokens"] > self.context:
-            return 400, {"error": {"message": f"This model's maximum context length is {self.context} tokens, you asked for more"}}
+            return 400, {
+                "error": {
+                    "message": f"This model's maximum context length is {self.context} tokens, you "
+                    "asked for "
+                    "more"
+                }
+            }
         wrote, reason, mark = self.write(prompt, body)
         cached = max((common(read, old) for old in self.seen), default=0)
         self.seen.append(read + wrote)
         shown = self.tokenizer.decode([t for t in wrote if t != self.end])
         if isinstance(mark, str) and not self.keeps:
             shown = shown[: shown.index(mark)]
-        choice: dict[str, Any] = {"index": 0, "text": shown, "finish_reason": reason, "logprobs": None}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "text": shown,
+            "finish_reason": reason,
+            "logprobs": None,
+        }
         if chat:
             del choice["text"]
             begun = body["messages"][-1]
@@ -249,23 +295,44 @@ class FakeServer:
             choice |= {"token_ids": told, "prompt_token_ids": read}
         if self.log_probs and body.get("logprobs"):
             choice["logprobs"] = self.told(read if body.get("echo") else [], told, body, chat)
-        usage = {"prompt_tokens": len(read), "completion_tokens": len(wrote), "prompt_tokens_details": {"cached_tokens": cached}}
+        usage = {
+            "prompt_tokens": len(read),
+            "completion_tokens": len(wrote),
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
         if self.counts is not True:
-            usage = {} if self.counts is False else {"prompt_tokens": len(read), "completion_tokens": self.counts}
-        return 200, {"id": "cmpl-1", "object": "text_completion", "model": MODEL, "choices": [choice], "usage": usage}
+            usage = (
+                {}
+                if self.counts is False
+                else {"prompt_tokens": len(read), "completion_tokens": self.counts}
+            )
+        return 200, {
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "model": MODEL,
+            "choices": [choice],
+            "usage": usage,
+        }
 
     def turns(self, body: dict[str, Any]) -> tuple[str, list[int]]:
-        """What is said in a conversation, a turn a line, and its tokens with the marks of a template."""
-        said = [turn["content"].strip() if self.trims else turn["content"] for turn in body["messages"]]
+        """What is said in a conversation, a turn a line, and its tokens with the marks of a
+        template.
+        """
+        said = [
+            turn["content"].strip() if self.trims else turn["content"] for turn in body["messages"]
+        ]
         last = body["messages"][-1]
         asked = {
-            "continue_final_message": body.get("continue_final_message") and body.get("add_generation_prompt") is False,
+            "continue_final_message": body.get("continue_final_message")
+            and body.get("add_generation_prompt") is False,
             "prefix": last.get("prefix"),
             "last message": True,
             "": False,
         }
         goes_on = last["role"] == "assistant" and asked[self.continues]
-        marked = "".join(f"<{turn['role']}>{text}</>" for turn, text in zip(body["messages"], said, strict=True))
+        marked = "".join(
+            f"<{turn['role']}>{text}</>" for turn, text in zip(body["messages"], said, strict=True)
+        )
         marked = marked.removesuffix("</>") if goes_on else f"{marked}<assistant>"
         return "\n".join([*said, *([] if goes_on else [""])]), self.tokenizer.encode(marked)
 
@@ -273,14 +340,20 @@ class FakeServer:
         """Tokens, finish reason and the stop string."""
         seed = body.get("seed", 0) if self.seeded else len(self.seen)
         text = self.say(prompt, seed if body["temperature"] and self.heats else 0)
-        stops = [(text.index(stop) + len(stop), stop) for stop in body.get("stop", ()) if stop in text]
+        stops = [
+            (text.index(stop) + len(stop), stop) for stop in body.get("stop", ()) if stop in text
+        ]
         end, mark = min(stops, default=(len(text), None))
         tokens = self.tokenizer.encode(text[:end]) + ([] if mark else [self.end])
         cut = len(tokens) > body["max_tokens"]
         return tokens[: body["max_tokens"]], "length" if cut else "stop", None if cut else mark
 
-    def told(self, read: list[int], wrote: list[int], body: dict[str, Any], chat: bool) -> dict[str, Any]:
-        scale = 1.0 if not self.tempered or body["temperature"] in (0, 1) else 1 / body["temperature"]
+    def told(
+        self, read: list[int], wrote: list[int], body: dict[str, Any], chat: bool
+    ) -> dict[str, Any]:
+        scale = (
+            1.0 if not self.tempered or body["temperature"] in (0, 1) else 1 / body["temperature"]
+        )
         named = body.get("return_tokens_as_token_ids") and self.told_ids
         spell = (lambda t: f"token_id:{t[0]}") if named else self.tokenizer.decode
         if chat or self.log_probs == "content":
@@ -288,17 +361,29 @@ class FakeServer:
             likely = {t: log_prob(t) for t in (97, 98, 99, *range(7, 7 + count))}
             entries = []
             for token in wrote:
-                likeliest = list(({token: log_prob(token)} | likely).items())[:count]  # as vLLM does: the sampled one is among them
+                # as vLLM does: the sampled one is among them
+                likeliest = list(({token: log_prob(token)} | likely).items())[:count]
                 tops = [{"token": spell([t]), "logprob": number * scale} for t, number in likeliest]
                 entries.append({"id": token, "top_logprobs": tops, **tops[0]})
                 if chat:
                     del entries[-1]["id"]
                     entries[-1]["bytes"] = list(self.texts.piece(token))
             return {"content": entries}
-        numbers = [*([None] if read else []), *(log_prob(t) for t in read[1:]), *(log_prob(t) * scale for t in wrote)]
+        numbers = [
+            *([None] if read else []),
+            *(log_prob(t) for t in read[1:]),
+            *(log_prob(t) * scale for t in wrote),
+        ]
         likely = {spell([t]): log_prob(t) * scale for t in range(97, 97 + body["logprobs"])}
-        tops = [None if n is None else {spell([t]): n, **likely} for t, n in zip([*read, *wrote], numbers, strict=True)]
-        return {"tokens": [spell([t]) for t in [*read, *wrote]], "token_logprobs": numbers, "top_logprobs": tops}
+        tops = [
+            None if n is None else {spell([t]): n, **likely}
+            for t, n in zip([*read, *wrote], numbers, strict=True)
+        ]
+        return {
+            "tokens": [spell([t]) for t in [*read, *wrote]],
+            "token_logprobs": numbers,
+            "top_logprobs": tops,
+        }
 
 
 def log_prob(token: int) -> float:
@@ -327,13 +412,21 @@ def drip(handler: Any, name: str) -> None:
 
 def common(a: list[int], b: list[int]) -> int:
     """Length of what two lists begin with."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
-def answer(handler: Any, status: int, data: Any, headers: dict[str, str] | None = None, cut: bool = False) -> None:
+def answer(
+    handler: Any, status: int, data: Any, headers: dict[str, str] | None = None, cut: bool = False
+) -> None:
     raw = data if isinstance(data, bytes) else json.dumps(data).encode()
     handler.send_response(status)
-    for name, value in {**(headers or {}), "Content-Type": "application/json", "Content-Length": str(len(raw))}.items():
+    for name, value in {
+        **(headers or {}),
+        "Content-Type": "application/json",
+        "Content-Length": str(len(raw)),
+    }.items():
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(raw[: len(raw) // 2] if cut else raw)

@@ -1,6 +1,8 @@
-"""The search problem hashtree-1, for the tests of the core: a compiled game, and the same in plain Python with an exact search.
+"""The search problem hashtree-1, for the tests of the core: a compiled game, and the same in plain
+Python with an exact search.
 
-A state is a 32-bit hash of the path to it; children, priors and values are hashes of it (murmur3's finaliser).
+A state is a 32-bit hash of the path to it; children, priors and values are hashes of it (murmur3's
+finaliser).
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ def puct_visits(state, moves, simulations, c=1.25, k=1, reduction=0.0):
                 first_play, scale = node.w / node.n - reduction, c * math.sqrt(node.n)
                 node.n += 1
                 scores = [
-                    (kid.w / kid.n if kid and kid.n else first_play) + scale * (p / (1 + (kid.n if kid else 0)))
+                    (kid.w / kid.n if kid and kid.n else first_play)
+                    + scale * (p / (1 + (kid.n if kid else 0)))
                     for p, kid in zip(node.p, node.kids, strict=True)
                 ]
                 move = scores.index(max(scores))
@@ -95,7 +98,12 @@ def _mix(x):
 
 @numba.njit(inline="always")
 def _state(row):
-    return u32(row[0]) | u32(u32(row[1]) << u32(8)) | u32(u32(row[2]) << u32(16)) | u32(u32(row[3]) << u32(24))
+    return (
+        u32(row[0])
+        | u32(u32(row[1]) << u32(8))
+        | u32(u32(row[2]) << u32(16))
+        | u32(u32(row[3]) << u32(24))
+    )
 
 
 @numba.njit
@@ -132,7 +140,9 @@ def game(moves, players=1):
 
 
 def rows(trees, seed=0):
-    return np.array([root(t, seed) for t in range(trees)], np.uint32).view(np.uint8).reshape(trees, 4)
+    return (
+        np.array([root(t, seed) for t in range(trees)], np.uint32).view(np.uint8).reshape(trees, 4)
+    )
 
 
 def fused(trees, moves, simulations, rule, seed=0, k=1):
@@ -145,7 +155,9 @@ def fused(trees, moves, simulations, rule, seed=0, k=1):
 def answers(states, moves):
     """(priors float32 [n, moves], values [n]) of states."""
     states = [int(state) for state in states]
-    return np.array([priors(s, moves) for s in states], np.float32).reshape(-1, moves), np.array([value(s) for s in states])
+    return np.array([priors(s, moves) for s in states], np.float32).reshape(-1, moves), np.array(
+        [value(s) for s in states]
+    )
 
 
 def split(trees, moves, simulations, rule, seed=0, k=1, **options):
@@ -156,7 +168,9 @@ def split(trees, moves, simulations, rule, seed=0, k=1, **options):
     done = min(k, simulations)
     leaves = forest.select(done)
     while True:
-        for leaf, parent, move in zip(leaves, forest.parents(leaves), forest.moves_of(leaves), strict=True):
+        for leaf, parent, move in zip(
+            leaves, forest.parents(leaves), forest.moves_of(leaves), strict=True
+        ):
             states[int(leaf)] = child(states[int(parent)], int(move))
         found = answers([states[int(leaf)] for leaf in leaves], moves)
         more = min(k, simulations - done)

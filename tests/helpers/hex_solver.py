@@ -1,4 +1,5 @@
-"""The truth about small boards of Hex, with none of the shipped rules: who wins a position, by negamax with a memo over sets of cells.
+"""The truth about small boards of Hex, with none of the shipped rules: who wins a position, by
+negamax with a memo over sets of cells.
 
 A set of cells is an int, bit `row * n + column` for each.
 """
@@ -18,21 +19,32 @@ def sides(n: int) -> tuple[int, int, int, int]:
 
 
 def joined(n: int, stones: int, player: int) -> bool:
-    """Whether these stones join the sides of player 0 (top and bottom) or 1 (left and right): a flood from the one side."""
+    """Whether these stones join the sides of player 0 (top and bottom) or 1 (left and right): a
+    flood from the one side.
+    """
     _, _, left, right = sides(n)
     begin, end = sides(n)[2 * player : 2 * player + 2]
     seen, last = stones & begin, 0
     while seen != last:
         last = seen
-        inner, outer = seen & ~left, seen & ~right  # those with a cell to their left, to their right
-        seen |= (seen << n | seen >> n | outer << 1 | inner >> 1 | inner << n - 1 | outer >> n - 1) & stones
+        # those with a cell to their left, to their right
+        inner, outer = seen & ~left, seen & ~right
+        seen |= (
+            seen << n | seen >> n | outer << 1 | inner >> 1 | inner << n - 1 | outer >> n - 1
+        ) & stones
     return bool(seen & end)
 
 
 @functools.cache
 def mover_wins(n: int, mine: int, theirs: int, player: int) -> bool:
-    """Whether `player`, who moves and has the stones `mine`, wins with best play; nobody has won yet."""
-    return any(wins(n, mine, theirs, player, cell) for cell in central(n) if not (mine | theirs) >> cell & 1)
+    """Whether `player`, who moves and has the stones `mine`, wins with best play; nobody has won
+    yet.
+    """
+    return any(
+        wins(n, mine, theirs, player, cell)
+        for cell in central(n)
+        if not (mine | theirs) >> cell & 1
+    )
 
 
 def wins(n: int, mine: int, theirs: int, player: int, cell: int) -> bool:
@@ -44,13 +56,19 @@ def wins(n: int, mine: int, theirs: int, player: int, cell: int) -> bool:
 @functools.cache
 def central(n: int) -> list[int]:
     """All cells, the middle first."""
-    return sorted(range(n * n), key=lambda cell: (cell // n - (n - 1) / 2) ** 2 + (cell % n - (n - 1) / 2) ** 2)
+    return sorted(
+        range(n * n),
+        key=lambda cell: (cell // n - (n - 1) / 2) ** 2 + (cell % n - (n - 1) / 2) ** 2,
+    )
 
 
 def stones(state: bytes) -> tuple[int, int, int]:
     """(the mover's stones, the other's, who moves) of a state of `Hex`."""
     player = (len(state) - 1 - state[:-1].count(0)) % 2
-    sets = [sum(1 << cell for cell, owner in enumerate(state[:-1]) if owner == which) for which in (1, 2)]
+    sets = [
+        sum(1 << cell for cell, owner in enumerate(state[:-1]) if owner == which)
+        for which in (1, 2)
+    ]
     return sets[player], sets[1 - player], player
 
 
@@ -69,5 +87,10 @@ def positions(n: int) -> Iterator[bytes]:
             mine, _, player = stones(state)
             for cell in range(n * n):
                 if not state[cell] and not joined(n, mine | 1 << cell, player):
-                    after.add(state[:cell] + bytes([player + 1]) + state[cell + 1 : -1] + bytes([state[-1] + 1]))
+                    after.add(
+                        state[:cell]
+                        + bytes([player + 1])
+                        + state[cell + 1 : -1]
+                        + bytes([state[-1] + 1])
+                    )
         level = after

@@ -1,4 +1,5 @@
-"""Where the kernels of the GPU are tested: on one where there is one, else on the CPU in Triton's interpreter.
+"""Where the kernels of the GPU are tested: on one where there is one, else on the CPU in Triton's
+interpreter.
 
 To be imported before anything that loads Triton.
 """

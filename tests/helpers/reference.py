@@ -1,4 +1,6 @@
-"""Slow twins of the kernels, written from the papers and the rule book, with objects and no tricks."""
+"""Slow twins of the kernels, written from the papers and the rule book, with objects and no
+tricks.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,15 @@ import math
 
 class Node:
     def __init__(self, player=0):
-        self.player, self.visits, self.total, self.children = player, 0, 0.0, []  # total in the view of `chooser`
-        self.prior, self.value, self.closed, self.full, self.unseen = 1.0, math.nan, False, False, 0.0
+        # total in the view of `chooser`
+        self.player, self.visits, self.total, self.children = player, 0, 0.0, []
+        self.prior, self.value, self.closed, self.full, self.unseen = (
+            1.0,
+            math.nan,
+            False,
+            False,
+            0.0,
+        )
 
 
 def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> list[Node]:
@@ -31,7 +40,11 @@ def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> l
                 q = mean - fpu_reduction if math.isnan(child.value) else child.value
             return q + c * math.sqrt(n) * (child.prior / (1 + child.visits))
 
-        unseen = mean - fpu_reduction + c * math.sqrt(parent_visits) * widen * node.unseen / (1 + len(node.children))
+        unseen = (
+            mean
+            - fpu_reduction
+            + c * math.sqrt(parent_visits) * widen * node.unseen / (1 + len(node.children))
+        )
         if widen and node.unseen and not node.full and unseen > max(map(score, candidates)):
             return path
         node = max(candidates, key=score)
@@ -39,7 +52,9 @@ def descend(root: Node, c: float, fpu_reduction: float, widen: float = 0.0) -> l
 
 
 def backup(path: list[Node], value: float, discount: float, players: int = 1) -> None:
-    """Values in the view of each node's chooser, turned at every change of player, then discounted (two players: towards 0.5)."""
+    """Values in the view of each node's chooser, turned at every change of player, then
+    discounted (two players: towards 0.5).
+    """
     for i in range(len(path) - 1, -1, -1):
         path[i].total += value
         if i == 0:

@@ -1,4 +1,6 @@
-"""Fake servers and backends of them, and questions to these: what the tests of `models.server` share."""
+"""Fake servers and backends of them, and questions to these: what the tests of `models.server`
+share.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ TOKENIZER = tiny.tokenizer()
 
 @contextlib.contextmanager
 def servers(monkeypatch):
-    """Make a fake server and a backend of it; all end with the block. What the fake does wrong, it does from then on.
+    """Make a fake server and a backend of it; all end with the block. What the fake does wrong, it
+    does from then on.
 
     There is no waiting between repetitions, and no key of the machine's own.
     """
@@ -55,7 +58,9 @@ def answers(backend, *requests, seconds=30.0):
         backend.submit(request)
     found, until = {}, time.monotonic() + seconds
     while len(found) < len(requests):
-        assert time.monotonic() < until, f"{len(requests) - len(found)} requests were never answered"
+        assert time.monotonic() < until, (
+            f"{len(requests) - len(found)} requests were never answered"
+        )
         for reply in backend.poll(0.05):
             assert reply.request not in found, "answered twice"
             found[reply.request] = reply

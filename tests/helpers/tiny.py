@@ -1,4 +1,6 @@
-"""Tiny random language models and a byte-level tokenizer, made in memory: what the tests of `models` run on."""
+"""Tiny random language models and a byte-level tokenizer, made in memory: what the tests of
+`models` run on.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,12 @@ torch.set_num_threads(1)
 SPECIAL = ["<eos>", "<|im_end|>"]
 
 
-def tokenizer(merges: tuple[tuple[str, str], ...] = (), within_words: bool = True) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: 256 bytes, a token a merge (only within the words of GPT-2, or anywhere), two special tokens."""
+def tokenizer(
+    merges: tuple[tuple[str, str], ...] = (), within_words: bool = True
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: 256 bytes, a token a merge (only within the words of GPT-2, or anywhere),
+    two special tokens.
+    """
     names = sorted(pre_tokenizers.ByteLevel.alphabet()) + [a + b for a, b in merges]
     raw = Tokenizer(kinds.BPE({name: i for i, name in enumerate(names)}, list(merges)))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=within_words)
@@ -32,7 +38,9 @@ def tokenizer(merges: tuple[tuple[str, str], ...] = (), within_words: bool = Tru
 
 
 def model(kind: str = "llama", vocab: int = 258, seed: int = 0, spread: float = 0.2, **options):
-    """A random model of 2 layers, 4 heads over 2 key heads, hidden size 32; `spread` of the weights makes its choices pointed."""
+    """A random model of 2 layers, 4 heads over 2 key heads, hidden size 32; `spread` of the
+    weights makes its choices pointed.
+    """
     settings = {
         "vocab_size": vocab,
         "hidden_size": 32,
@@ -49,7 +57,8 @@ def model(kind: str = "llama", vocab: int = 258, seed: int = 0, spread: float = 
     classes = {
         "llama": (LlamaConfig, LlamaForCausalLM),
         "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-        "cohere": (CohereConfig, CohereForCausalLM),  # scales its logits, which the engine does not know
+        # scales its logits, which the engine does not know
+        "cohere": (CohereConfig, CohereForCausalLM),
     }
     config, maker = classes[kind]
     torch.manual_seed(seed)

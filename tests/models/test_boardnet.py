@@ -11,7 +11,16 @@ import torch
 import guides
 from guides.policies.board import board_guide
 from models import BoardNet, Boards
-from search import Forward, Generate, RequestFailed, ask, check_backend, check_policy, check_value, run
+from search import (
+    Forward,
+    Generate,
+    RequestFailed,
+    ask,
+    check_backend,
+    check_policy,
+    check_value,
+    run,
+)
 from search.problems.hex import Hex
 from search.scheduling.requests import Cancelled
 
@@ -20,7 +29,9 @@ HEX = "search.problems.hex:Hex"
 
 def random_net(size: int = 3, seed: int = 0, **shape) -> BoardNet:
     """A network whose heads say something."""
-    net = BoardNet((2, size, size), size * size, seed=seed, kinds=(HEX,), **{"width": 16, "depth": 2, **shape})
+    net = BoardNet(
+        (2, size, size), size * size, seed=seed, kinds=(HEX,), **{"width": 16, "depth": 2, **shape}
+    )
     random = torch.Generator().manual_seed(seed)
     for weights in net.parameters():
         torch.nn.init.normal_(weights.data, std=0.5, generator=random)
@@ -43,16 +54,31 @@ def test_one_pass_answers_all_that_wait():
     for one in requests:
         backend.submit(one)
     replies = backend.poll()
-    assert [reply.request for reply in replies] == requests and backend.total_passes == 1 and backend.total_rows == 49
+    assert (
+        [reply.request for reply in replies] == requests
+        and backend.total_passes == 1
+        and backend.total_rows == 49
+    )
     for one, reply in zip(requests, replies, strict=True):
         planes = torch.from_numpy(one.planes.reshape(-1, 2, 3, 3))
         with torch.no_grad():
             logits, value = net(planes)
         policy, chances = reply.result
-        assert policy.shape == (len(planes), 9) and chances.shape == (len(planes),) and policy.dtype == chances.dtype == np.float32
-        assert np.allclose(policy, logits, atol=2e-5) and np.allclose(chances, value.sigmoid(), atol=2e-5)
-        assert (policy * 2**16 == np.round(policy * 2**16)).all(), "last bits that depend on the batch must not enter a tree"
-        assert reply.usage.calls == reply.usage.passes == 1 and (reply.usage.rows, reply.usage.slots) == (49, 64)
+        assert (
+            policy.shape == (len(planes), 9)
+            and chances.shape == (len(planes),)
+            and policy.dtype == chances.dtype == np.float32
+        )
+        assert np.allclose(policy, logits, atol=2e-5) and np.allclose(
+            chances, value.sigmoid(), atol=2e-5
+        )
+        assert (policy * 2**16 == np.round(policy * 2**16)).all(), (
+            "last bits that depend on the batch must not enter a tree"
+        )
+        assert reply.usage.calls == reply.usage.passes == 1 and (
+            reply.usage.rows,
+            reply.usage.slots,
+        ) == (49, 64)
         parameters = sum(weights.numel() for weights in net.parameters())
         assert reply.usage.flops == 2 * parameters * len(planes)
     assert backend.poll() == []
@@ -80,7 +106,9 @@ def test_planes_of_another_board_are_refused(shape):
     backend.submit(wrong)
     backend.submit(right)
     replies = {reply.request: reply for reply in backend.poll()}
-    assert isinstance(replies[wrong].error, ValueError) and "for this size of board" in str(replies[wrong].error)
+    assert isinstance(replies[wrong].error, ValueError) and "for this size of board" in str(
+        replies[wrong].error
+    )
     assert replies[right].error is None and replies[right].usage.rows == 1
 
 
@@ -95,7 +123,11 @@ def test_a_new_network_prefers_nothing_and_leaves_global_random_numbers_alone():
     assert torch.equal(before, torch.random.get_rng_state())
     logits, value = net(torch.from_numpy(request(3).planes))
     assert not logits.any() and not value.any()
-    assert BoardNet((2, 3, 3), 9, seed=5).version == net.version != BoardNet((2, 3, 3), 9, seed=6).version
+    assert (
+        BoardNet((2, 3, 3), 9, seed=5).version
+        == net.version
+        != BoardNet((2, 3, 3), 9, seed=6).version
+    )
     with pytest.raises(ValueError, match="above 0"):
         BoardNet((2, 3, 3), 9, width=0)
 
@@ -104,14 +136,19 @@ def test_saved_and_loaded(tmp_path):
     net = random_net(4)
     again = BoardNet.load(net.save(tmp_path / "net"))
     assert again.version == net.version and again.kinds == (HEX,) and again.notes() == net.notes()
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert sum(file.stat().st_size for file in (tmp_path / "net").iterdir()) < 16_000
     again.gains.data[0] += 1e-3
     assert again.version != net.version
 
 
 def spoil_weights(folder):
-    (folder / "boardnet.safetensors").write_bytes((folder / "boardnet.safetensors").read_bytes()[:-40])
+    (folder / "boardnet.safetensors").write_bytes(
+        (folder / "boardnet.safetensors").read_bytes()[:-40]
+    )
 
 
 def spoil_number(folder):
@@ -171,20 +208,28 @@ class Other:
 
 @pytest.mark.parametrize("start", [(), (1, 5, 2)])
 def test_what_it_says_does_not_depend_on_who_moves(start):
-    """The second player sees the mirrored board: the same priors at the mirrored moves, and the same value."""
+    """The second player sees the mirrored board: the same priors at the mirrored moves, and the
+    same value.
+    """
     guide, problem = board_guide(random_net()), Hex(3)
     state = Hex(3, start).initial()
     cells = np.frombuffer(state, np.uint8)[:-1].reshape(3, 3)
     mirrored = np.append(np.choose(cells.T, [0, 2, 1]), state[-1] ^ 1).astype(np.uint8)
     positions = np.stack([np.frombuffer(state, np.uint8), mirrored])
     priors, values = run(guide.policy.judge(problem, positions), guide.backends)
-    assert np.allclose(priors[0].reshape(3, 3).T, priors[1].reshape(3, 3)) and values[0] == values[1]
+    assert (
+        np.allclose(priors[0].reshape(3, 3).T, priors[1].reshape(3, 3)) and values[0] == values[1]
+    )
     assert ((priors > 0) == (positions[:, :-1] == 0)).all() and np.allclose(priors.sum(1), 1)
-    proposals = run(guide.policy.propose(problem, state, 1, np.random.default_rng(0)), guide.backends)
+    proposals = run(
+        guide.policy.propose(problem, state, 1, np.random.default_rng(0)), guide.backends
+    )
     assert [proposal.step for proposal in proposals] == problem.actions(state)
     assert np.allclose([proposal.prior for proposal in proposals], priors[0][priors[0] > 0])
     known = np.array([np.nan], np.float32)
-    assert run(guide.value.evaluate(problem, [state], known, np.random.default_rng(0)), guide.backends)[0] == np.float32(values[0])
+    assert run(
+        guide.value.evaluate(problem, [state], known, np.random.default_rng(0)), guide.backends
+    )[0] == np.float32(values[0])
 
 
 def test_a_sure_network_leaves_every_legal_move_a_prior():
@@ -200,4 +245,7 @@ def test_a_network_that_gives_no_number_fails_the_request():
     net.policy.bias.data[4] = torch.nan
     guide = board_guide(net)
     with pytest.raises(RequestFailed, match="no number"):
-        run(guide.policy.propose(Hex(3), Hex(3).initial(), 1, np.random.default_rng(0)), guide.backends)
+        run(
+            guide.policy.propose(Hex(3), Hex(3).initial(), 1, np.random.default_rng(0)),
+            guide.backends,
+        )

@@ -1,4 +1,6 @@
-"""Checkpoints come back as they were, load in transformers alone, and say what is wrong with them."""
+"""Checkpoints come back as they were, load in transformers alone, and say what is wrong with
+them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ def test_round_trip(saved):
     again, tokenizer, head_again, settings = load_model(path)
     ids = torch.tensor([tokenizer.encode("ab\ncd")])
     assert torch.equal(again(ids).logits, model(ids).logits) and again.dtype == torch.float32
-    assert tokenizer.encode("Use 4, é") == tiny.tokenizer().encode("Use 4, é") and tokenizer.eos_token_id == 256
+    assert (
+        tokenizer.encode("Use 4, é") == tiny.tokenizer().encode("Use 4, é")
+        and tokenizer.eos_token_id == 256
+    )
     assert settings == SETTINGS == describe(path)
     assert torch.equal(head_again.weight, head.weight) and not head_again.weight.requires_grad
     plain, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
@@ -72,8 +77,14 @@ def test_missing_and_unexpected_tensors_are_named(saved):
     path, *_ = saved
     file = path / "model.safetensors"
     tensors = load_file(file)
-    save_file({k: v for k, v in tensors.items() if "layers.1.mlp.up_proj" not in k}, file, {"format": "pt"})
-    with pytest.raises(ValueError, match="missing tensors model.layers.1.mlp.up_proj.weight: .*copy the checkpoint"):
+    save_file(
+        {k: v for k, v in tensors.items() if "layers.1.mlp.up_proj" not in k},
+        file,
+        {"format": "pt"},
+    )
+    with pytest.raises(
+        ValueError, match="missing tensors model.layers.1.mlp.up_proj.weight: .*copy the checkpoint"
+    ):
         load_model(path)
     save_file(tensors | {"model.surplus": torch.zeros(2)}, file, {"format": "pt"})
     with pytest.raises(ValueError, match="unexpected tensors .*surplus"):
@@ -158,7 +169,10 @@ def test_what_is_not_there(tmp_path):
 
 
 def test_device_and_dtype_are_checked(saved):
-    for options, message in [({"dtype": "int8"}, "unknown dtype"), ({"device": "gpu"}, "unknown device")]:
+    for options, message in [
+        ({"dtype": "int8"}, "unknown dtype"),
+        ({"device": "gpu"}, "unknown device"),
+    ]:
         with pytest.raises(ValueError, match=message):
             load_model(saved[0], **options)
     if not torch.cuda.is_available():
@@ -167,8 +181,14 @@ def test_device_and_dtype_are_checked(saved):
 
 
 def test_describing_loads_no_torch(saved):
-    code = f"import sys, models; models.describe({str(saved[0])!r}); models.version({str(saved[0])!r}); " + (
-        "print([m for m in ('torch', 'transformers', 'numba') if m in sys.modules])"
+    code = (
+        f"import sys, models; models.describe({str(saved[0])!r}); "
+        f"models.version({str(saved[0])!r}); "
+    ) + ("print([m for m in ('torch', 'transformers', 'numba') if m in sys.modules])")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
     assert done.stdout.strip() == "[]", done.stderr

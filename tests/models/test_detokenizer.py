@@ -14,8 +14,26 @@ from models.detokenizer import Tail, Texts, end_tokens
 
 def pieces(strip: bool) -> PreTrainedTokenizerFast:
     """A tokenizer as SentencePiece makes them: words with a leading mark, bytes for the rest."""
-    names = ["<unk>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "a", "b", "é", "\n", "▁a", "▁b", "ab"]
-    raw = Tokenizer(kinds.BPE({n: i for i, n in enumerate(names)}, [("▁", "a"), ("▁", "b"), ("a", "b")], byte_fallback=True))
+    names = [
+        "<unk>",
+        "</s>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        "▁",
+        "a",
+        "b",
+        "é",
+        "\n",
+        "▁a",
+        "▁b",
+        "ab",
+    ]
+    raw = Tokenizer(
+        kinds.BPE(
+            {n: i for i, n in enumerate(names)},
+            [("▁", "a"), ("▁", "b"), ("a", "b")],
+            byte_fallback=True,
+        )
+    )
     raw.normalizer = normalizers.Replace(" ", "▁")
     parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     raw.decoder = decoders.Sequence(parts + ([decoders.Strip(" ", 1, 0)] if strip else []))
@@ -44,13 +62,20 @@ def test_text_is_what_the_tokenizer_decodes(kind):
     tokenizer, independent = KINDS[kind]
     texts, rng = Texts(tokenizer), np.random.default_rng(0)
     assert texts.independent == independent
-    plain = [i for i in range(len(tokenizer)) if "\ufffd" not in tokenizer.decode([i]) and i not in texts.ends]
+    plain = [
+        i
+        for i in range(len(tokenizer))
+        if "\ufffd" not in tokenizer.decode([i]) and i not in texts.ends
+    ]
     for _ in range(60):
         prompt, tokens = (tuple(rng.choice(plain, n).tolist()) for n in (6, 12))
         tail = Tail(texts, (), prompt)
         assert not any(tail.add(token) for token in tokens)
         before, whole = (
-            tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False) for ids in (prompt, prompt + tokens)
+            tokenizer.decode(
+                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+            for ids in (prompt, prompt + tokens)
         )
         assert before + tail.text == whole
 
@@ -59,7 +84,10 @@ def test_text_is_what_the_tokenizer_decodes(kind):
 def test_stop_over_tokens_and_leading_spaces(kind):
     tokenizer, _ = KINDS[kind]
     texts = Texts(tokenizer)
-    ids = [tokenizer.convert_tokens_to_ids(n) for n in {"bytes": "ĠaĊbab", "words": " a\nbab"}.get(kind, "▁a\nbab")]
+    ids = [
+        tokenizer.convert_tokens_to_ids(n)
+        for n in {"bytes": "ĠaĊbab", "words": " a\nbab"}.get(kind, "▁a\nbab")
+    ]
     tail = Tail(texts, ("\nba", "zz"), (ids[1],))
     found = next(i for i, token in enumerate(ids) if tail.add(token) == "stop")
     assert found == 4 and tail.text == " a"
@@ -72,7 +100,9 @@ def test_first_stop_wins_and_bytes_make_characters():
     ends = [tail.add(t) for t in tokenizer.encode("xé\n\n")]
     assert ends == [None, None, None, "stop"] and tail.text == "x"
     tail = Tail(texts, (), ())
-    assert tail.add(tokenizer.encode("é")[0]) is None and tail.text == "", "a character that is cut is left out"
+    assert tail.add(tokenizer.encode("é")[0]) is None and tail.text == "", (
+        "a character that is cut is left out"
+    )
     assert tail.add(tokenizer.encode("é")[1]) is None and tail.text == "é"
     assert tail.add(tokenizer.eos_token_id) == "end" and tail.text == "é"
 
@@ -99,7 +129,11 @@ def test_a_character_that_never_comes_is_told():
     tokenizer = tiny.tokenizer()
     texts, (first, second) = Texts(tokenizer), tokenizer.encode("é")
     tail = Tail(texts, (), ())
-    assert tail.add(first) is None and tail.add(tokenizer.eos_token_id) == "end" and tail.text == "\ufffd"
+    assert (
+        tail.add(first) is None
+        and tail.add(tokenizer.eos_token_id) == "end"
+        and tail.text == "\ufffd"
+    )
     tail = Tail(texts, (), (first,))
     assert tail.add(tokenizer.encode("x")[0]) is None and tail.text == "\ufffdx"
     tail = Tail(texts, (), (first, second))

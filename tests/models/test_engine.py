@@ -1,4 +1,6 @@
-"""The engine against `generate` and full forward passes of the same model: it may only be faster, never different."""
+"""The engine against `generate` and full forward passes of the same model: it may only be
+faster, never different.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ import transformers
 
 from models.engine.engine import Engine
 from models.engine.prefix_tree import Tree
-from search.scheduling.requests import Avoided, Cancelled, Generate, NothingLeft, RequestFailed, Score, check_backend
+from search.scheduling.requests import (
+    Avoided,
+    Cancelled,
+    Generate,
+    NothingLeft,
+    RequestFailed,
+    Score,
+    check_backend,
+)
 
 KINDS = ["llama", "qwen2"]
 
@@ -24,14 +34,23 @@ def prompts(count, seed=0, stem=12, own=6):
     made = [tuple(rng.integers(0, 256, stem).tolist())]
     while len(made) < count:
         old = made[rng.integers(len(made))]
-        made.append(old[: rng.integers(1, len(old) + 1)] + tuple(rng.integers(0, 256, rng.integers(0, own)).tolist()))
+        made.append(
+            old[: rng.integers(1, len(old) + 1)]
+            + tuple(rng.integers(0, 256, rng.integers(0, own)).tolist())
+        )
     return made
 
 
 def expected(model, prompt, tokens):
     """Greedy continuation by transformers' own generate."""
     ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
     return tuple(out[0, len(prompt) :].tolist())
 
 
@@ -49,7 +68,11 @@ def engine(kind="llama", head=None, **options):
 
 def check_pool(engine):
     engine._store.tree.check([])
-    assert not engine._rows.running and sorted(engine._rows.free) == list(range(engine.slots)) and not engine._rows.stage.any()
+    assert (
+        not engine._rows.running
+        and sorted(engine._rows.free) == list(range(engine.slots))
+        and not engine._rows.stage.any()
+    )
     assert not engine._reserved and not engine._rows.to_read
 
 
@@ -59,7 +82,9 @@ def test_greedy_tokens_are_those_of_generate(kind, pool):
     backend = engine(kind, slots=20, pool_tokens=pool)
     assert backend.path == "lean"
     texts = prompts(48)
-    requests = [Generate(text, max_tokens=10 + i % 7, temperature=0) for i, text in enumerate(texts)]
+    requests = [
+        Generate(text, max_tokens=10 + i % 7, temperature=0) for i, text in enumerate(texts)
+    ]
     rng, waiting, replies = np.random.default_rng(1), list(requests), []
     while len(replies) < len(requests):  # admitted at random times
         for _ in range(rng.integers(0, 5)):
@@ -80,7 +105,10 @@ def test_greedy_tokens_are_those_of_generate(kind, pool):
 def test_log_probs_and_value_are_those_of_a_full_forward(kind):
     head = tiny.head().requires_grad_(False)
     backend = engine(kind, head, slots=8)
-    requests = [Generate(p, stop=("a", "q"), max_tokens=60, seed=i, temperature=0.7) for i, p in enumerate(prompts(24))]
+    requests = [
+        Generate(p, stop=("a", "q"), max_tokens=60, seed=i, temperature=0.7)
+        for i, p in enumerate(prompts(24))
+    ]
     kinds = set()
     for reply in answers(backend, requests):
         got, prompt = reply.result, reply.request.prompt
@@ -88,12 +116,16 @@ def test_log_probs_and_value_are_those_of_a_full_forward(kind):
         at = np.arange(len(prompt) - 1, len(prompt) + len(got.tokens) - 1)
         np.testing.assert_allclose(got.log_probs, log_probs[at, got.tokens], atol=2e-5)
         cooled = torch.log_softmax(torch.from_numpy(log_probs[at]) / 0.7, -1).numpy()
-        np.testing.assert_allclose(got.sampled_log_probs, cooled[np.arange(len(at)), got.tokens], atol=2e-5)
+        np.testing.assert_allclose(
+            got.sampled_log_probs, cooled[np.arange(len(at)), got.tokens], atol=2e-5
+        )
         assert got.log_probs.dtype == got.sampled_log_probs.dtype == np.float32
         if got.finish == "length":
             assert np.isnan(got.value)
         else:
-            assert abs(got.value - float(head(hidden[-1]))) < 2e-5 and got.value * 2**16 == round(got.value * 2**16)
+            assert abs(got.value - float(head(hidden[-1]))) < 2e-5 and got.value * 2**16 == round(
+                got.value * 2**16
+            )
         kinds.add(got.finish)
     assert "stop" in kinds
 
@@ -105,12 +137,17 @@ def answers(backend, requests):
 def test_children_of_a_finished_step_read_nothing_and_siblings_read_once():
     backend = engine(head=tiny.head())
     prompt = prompts(1)[0]
-    first = answers(backend, [Generate(prompt, stop=("q",), max_tokens=200, seed=i) for i in range(8)])
+    first = answers(
+        backend, [Generate(prompt, stop=("q",), max_tokens=200, seed=i) for i in range(8)]
+    )
     assert sum(r.usage.prefilled for r in first) == len(prompt)  # eight siblings, one reading
     assert sum(r.usage.reused for r in first) == 7 * len(prompt)
     done = [r for r in first if r.result.finish != "length"]
     assert len(done) > 2
-    children = [Generate(prompt + r.result.tokens, stop=("q",), max_tokens=20, seed=9, temperature=0) for r in done]
+    children = [
+        Generate(prompt + r.result.tokens, stop=("q",), max_tokens=20, seed=9, temperature=0)
+        for r in done
+    ]
     for reply in answers(backend, children):
         assert reply.usage.prefilled == 0 and reply.usage.reused == len(reply.request.prompt)
         assert reply.result.tokens == expected_until(backend.model, reply.request)
@@ -127,7 +164,9 @@ def expected_until(model, request):
 
 def test_same_seed_same_tokens_alone_and_among_others():
     texts = prompts(64)
-    many = [Generate(p, max_tokens=12, seed=i, top_p=0.9 if i % 2 else 1.0) for i, p in enumerate(texts)]
+    many = [
+        Generate(p, max_tokens=12, seed=i, top_p=0.9 if i % 2 else 1.0) for i, p in enumerate(texts)
+    ]
     together = answers(engine(), many)
     for i in (0, 17, 40, 63):
         alone = answers(engine(slots=1), [dataclasses.replace(many[i])])[0]
@@ -143,7 +182,12 @@ def test_stop_string_over_several_tokens_and_utf8():
     script(model, ids)
     backend.clear()
     cut = [("\n;",), ("é",), ("b\n", "\n;"), ("x",), (";c", "b")]
-    got = [r.result for r in answers(backend, [Generate((5,), stop=s, max_tokens=len(ids), temperature=0) for s in cut])]
+    got = [
+        r.result
+        for r in answers(
+            backend, [Generate((5,), stop=s, max_tokens=len(ids), temperature=0) for s in cut]
+        )
+    ]
     assert [g.text for g in got] == ["ab", "ab\n;c", "a", "ab\n;cé", "a"]
     assert [len(g.tokens) for g in got] == [4, 7, 3, 7, 2]
     assert [g.finish for g in got] == ["stop", "stop", "stop", "length", "stop"]
@@ -154,7 +198,9 @@ def test_stop_string_over_several_tokens_and_utf8():
 
 
 def script(model, ids):
-    """Make a model say `ids` one after the other, whatever the prompt: each token's embedding tells the next."""
+    """Make a model say `ids` one after the other, whatever the prompt: each token's embedding
+    tells the next.
+    """
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
@@ -235,7 +281,9 @@ def test_a_text_goes_up_to_the_context_and_no_further(kind, given):
 
 
 def test_a_tiny_pool_evicts_and_draws_the_same():
-    requests = [Generate(p, max_tokens=15, seed=i, stop=("q",)) for i, p in enumerate(prompts(60, own=10))]
+    requests = [
+        Generate(p, max_tokens=15, seed=i, stop=("q",)) for i, p in enumerate(prompts(60, own=10))
+    ]
     small, large = engine(pool_tokens=100, slots=16), engine(slots=16)
     again = [dataclasses.replace(r) for r in requests]
     for a, b in zip(answers(small, requests), answers(large, again), strict=True):
@@ -247,7 +295,10 @@ def test_a_tiny_pool_evicts_and_draws_the_same():
 
 def test_what_can_never_fit_and_what_cannot_be_read():
     backend = engine(pool_tokens=40)
-    long, good = Generate(tuple(range(40)), max_tokens=5), Generate(tuple(range(38)), max_tokens=5, temperature=0)
+    long, good = (
+        Generate(tuple(range(40)), max_tokens=5),
+        Generate(tuple(range(38)), max_tokens=5, temperature=0),
+    )
     replies = answers(backend, [long, good])
     assert isinstance(replies[0].error, RequestFailed) and "40" in str(replies[0].error)
     assert len(replies[1].result.tokens) <= 2 and replies[1].result.finish in ("length", "end")
@@ -271,9 +322,12 @@ def test_logits_that_are_not_numbers_fail_only_their_own_request():
     backend = engine(slots=4)
     with torch.no_grad():
         backend.model.model.embed_tokens.weight[77] = float("nan")
-    requests = [Generate((77, 3) if i % 3 == 0 else (i, 4), max_tokens=6, temperature=0) for i in range(12)]
+    requests = [
+        Generate((77, 3) if i % 3 == 0 else (i, 4), max_tokens=6, temperature=0) for i in range(12)
+    ]
     avoiding = answers(backend, [Generate((77, 3), avoid=(Avoided((1,), (-1.0,)),))])[0]
-    assert type(avoiding.error) is RequestFailed and "finite" in str(avoiding.error)  # not that nothing would be left
+    # not that nothing would be left
+    assert type(avoiding.error) is RequestFailed and "finite" in str(avoiding.error)
     replies = answers(backend, [*requests, Score((77, 1), (1,))])
     for i, reply in enumerate(replies[:-1]):
         if i % 3 == 0:
@@ -285,7 +339,9 @@ def test_logits_that_are_not_numbers_fail_only_their_own_request():
 
 
 def test_numbers_that_are_not_finite_reach_no_other_text_where_torch_attends():
-    """Not through what is gathered beyond the end of a shorter text, nor from the end of a text to its beginning."""
+    """Not through what is gathered beyond the end of a shorter text, nor from the end of a text
+    to its beginning.
+    """
     made = tiny.model().double()
     with torch.no_grad():
         made.model.embed_tokens.weight[77] = float("nan")
@@ -302,7 +358,9 @@ def test_numbers_that_are_not_finite_reach_no_other_text_where_torch_attends():
         assert reply.result.tokens == expected(made, reply.request.prompt, reply.request.max_tokens)
     bad, good = (Generate((1, 2, 3, 4, last), max_tokens=2, temperature=0) for last in (77, 6))
     replies = answers(backend, [bad, good])
-    assert isinstance(replies[0].error, RequestFailed) and replies[1].result.tokens == expected(made, good.prompt, 2)
+    assert isinstance(replies[0].error, RequestFailed) and replies[1].result.tokens == expected(
+        made, good.prompt, 2
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -312,9 +370,18 @@ def test_score_reads_log_probs_and_values(kind, monkeypatch):
     head = tiny.head().requires_grad_(False)
     backend = engine(kind, head)
     text = tuple(np.random.default_rng(3).integers(0, 256, 50).tolist())
-    requests = [Score(text, (49, 3, 20), (7, 8)), Score(text[:9], (0,)), Generate(text, max_tokens=3), Score((5,), (), ())]
+    requests = [
+        Score(text, (49, 3, 20), (7, 8)),
+        Score(text[:9], (0,)),
+        Generate(text, max_tokens=3),
+        Score((5,), (), ()),
+    ]
     logits, taken = backend._pass.logits, []
-    monkeypatch.setattr(backend._pass, "logits", lambda states, rows=None: taken.append(len(states)) or logits(states, rows))
+    monkeypatch.setattr(
+        backend._pass,
+        "logits",
+        lambda states, rows=None: taken.append(len(states)) or logits(states, rows),
+    )
     replies = answers(backend, requests)
     assert max(taken) == 2
     log_probs, hidden = forward(backend.model, text)
@@ -342,34 +409,62 @@ def test_usage_counts_passes_rows_and_work():
 
 
 def architecture(name, **options):
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    small = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+    }
     small |= {"intermediate_size": 48, "num_local_experts": 4}
     if name == "GPT2":
         small = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
     config = getattr(transformers, f"{name}Config")(
-        vocab_size=258, max_position_embeddings=256, eos_token_id=256, pad_token_id=0, initializer_range=0.2, **small, **options
+        vocab_size=258,
+        max_position_embeddings=256,
+        eos_token_id=256,
+        pad_token_id=0,
+        initializer_range=0.2,
+        **small,
+        **options,
     )
     torch.manual_seed(0)
-    return getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(config).eval()
+    return getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(
+        config
+    ).eval()
 
 
 def test_what_is_not_known_is_read_anew_and_right(caplog):
     model = architecture("Cohere")
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=20)
-    assert backend.path == "plain" and caplog.text.count("read anew in every pass") == 1 and "logits would differ" in caplog.text
+    assert (
+        backend.path == "plain"
+        and caplog.text.count("read anew in every pass") == 1
+        and "logits would differ" in caplog.text
+    )
     requests = [Generate(p, max_tokens=8, temperature=0, stop=("q",)) for p in prompts(20)]
     for reply in answers(backend, requests):
         assert reply.result.tokens == expected_until(model, reply.request)
         assert reply.usage.prefilled == len(reply.request.prompt)
     scored = answers(backend, [Score(tuple(range(20)), (5,), (1,))])[0].result
-    assert all(len(logits) == 1 for logits in backend._pass._logits.values())  # those of a whole text are not kept
+    # those of a whole text are not kept
+    assert all(len(logits) == 1 for logits in backend._pass._logits.values())
     log_probs, _ = forward(model, tuple(range(20)))
-    np.testing.assert_allclose(scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5)
+    np.testing.assert_allclose(
+        scored.log_probs[1:], log_probs[np.arange(19), np.arange(1, 20)], atol=2e-5
+    )
 
 
 def test_a_model_without_attention_is_read_anew_and_right():
     torch.manual_seed(0)
-    config = transformers.MambaConfig(vocab_size=258, hidden_size=32, num_hidden_layers=2, state_size=4, eos_token_id=256, pad_token_id=0)
+    config = transformers.MambaConfig(
+        vocab_size=258,
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=4,
+        eos_token_id=256,
+        pad_token_id=0,
+    )
     made = transformers.MambaForCausalLM(config).eval()
     backend = Engine(made, tiny.tokenizer(), slots=3)
     assert backend.path == "plain"
@@ -392,7 +487,14 @@ def test_a_request_is_not_taken_twice_while_it_is_under_way():
     answers(backend, [request])
 
 
-ARCHITECTURES = {"Qwen3": "lean", "Mistral": "lean", "Mixtral": "modules", "GPT2": "modules", "Gemma2": "modules", "Cohere": "plain"}
+ARCHITECTURES = {
+    "Qwen3": "lean",
+    "Mistral": "lean",
+    "Mixtral": "modules",
+    "GPT2": "modules",
+    "Gemma2": "modules",
+    "Cohere": "plain",
+}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -405,7 +507,11 @@ def test_other_architectures(name):
 
 
 @pytest.mark.parametrize(
-    "name, options", [("Mistral", {"sliding_window": 8}), ("Gemma2", {"sliding_window": 8, "attn_logit_softcapping": 2.0})]
+    "name, options",
+    [
+        ("Mistral", {"sliding_window": 8}),
+        ("Gemma2", {"sliding_window": 8, "attn_logit_softcapping": 2.0}),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_sliding_windows_and_soft_caps(name, options, dtype):
@@ -421,7 +527,9 @@ def test_bfloat16_is_near():
     model, exact = tiny.model().to(torch.bfloat16), tiny.model()
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=4)
     assert backend.path == "lean"
-    for reply in answers(backend, [Generate(p, max_tokens=10, seed=i, stop=("q",)) for i, p in enumerate(prompts(8))]):
+    for reply in answers(
+        backend, [Generate(p, max_tokens=10, seed=i, stop=("q",)) for i, p in enumerate(prompts(8))]
+    ):
         prompt, got = reply.request.prompt, reply.result
         log_probs, _ = forward(exact, prompt + got.tokens)
         at = np.arange(len(prompt) - 1, len(prompt) + len(got.tokens) - 1)
@@ -429,7 +537,10 @@ def test_bfloat16_is_near():
 
 
 def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
-    backend, requests = engine(slots=8), [Generate(p, max_tokens=9, seed=i) for i, p in enumerate(prompts(12))]
+    backend, requests = (
+        engine(slots=8),
+        [Generate(p, max_tokens=9, seed=i) for i, p in enumerate(prompts(12))],
+    )
     forward, calls = backend._pass.forward, []
 
     def scarce(last, length, active, chunks):
@@ -444,9 +555,15 @@ def test_out_of_memory_halves_the_slots_and_draws_the_same(monkeypatch):
     replies = []
     while backend.slots == 8:
         replies += backend.poll(0)
-    assert backend.slots == 4 and list(backend._queue) == [r for r in requests if all(r is not reply.request for reply in replies)]
-    replies = sorted(replies + tiny.drain(backend, 12 - len(replies)), key=lambda reply: reply.request.seed)
-    for a, b in zip(replies, answers(engine(), [dataclasses.replace(r) for r in requests]), strict=True):
+    assert backend.slots == 4 and list(backend._queue) == [
+        r for r in requests if all(r is not reply.request for reply in replies)
+    ]
+    replies = sorted(
+        replies + tiny.drain(backend, 12 - len(replies)), key=lambda reply: reply.request.seed
+    )
+    for a, b in zip(
+        replies, answers(engine(), [dataclasses.replace(r) for r in requests]), strict=True
+    ):
         assert a.result.tokens == b.result.tokens
     backend.slots = 1
     backend.submit(Generate((1,)))
@@ -494,7 +611,9 @@ def test_nobody_finds_what_an_interrupted_pass_has_not_read(monkeypatch):
         assert isinstance(tiny.drain(backend, 1)[0].error, Cancelled)
         check_pool(backend)
         again = answers(backend, [Generate(text, max_tokens=5, temperature=0)])[0]
-        assert again.result.tokens == expected(backend.model, text, 5) and again.usage.prefilled == (0 if passes else len(text))
+        assert again.result.tokens == expected(
+            backend.model, text, 5
+        ) and again.usage.prefilled == (0 if passes else len(text))
         backend.clear()
 
 
@@ -530,7 +649,9 @@ def test_new_weights_need_a_clear():
             parameter.mul_(1.1).add_(torch.randn_like(parameter) * 0.02)
     backend.clear()
     reply = answers(backend, [dataclasses.replace(request)])[0]
-    assert reply.usage.reused == 0 and reply.result.tokens == expected(backend.model, request.prompt, 20)
+    assert reply.usage.reused == 0 and reply.result.tokens == expected(
+        backend.model, request.prompt, 20
+    )
     backend.close()
     backend.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -561,7 +682,9 @@ def test_an_engine_works_beside_the_models_own_generate():
 
 
 def test_the_tree_against_a_dictionary_of_prefixes():
-    """Texts join, grow, end and are forgotten in a pool that is too small: a slot always holds the token of exactly one prefix."""
+    """Texts join, grow, end and are forgotten in a pool that is too small: a slot always holds
+    the token of exactly one prefix.
+    """
     rng, tree = np.random.default_rng(0), Tree(64)
     owner, running = {}, []  # slot -> the prefix whose last token it holds
 
@@ -576,7 +699,9 @@ def test_the_tree_against_a_dictionary_of_prefixes():
             if tree.held + fresh <= tree.capacity - 10:
                 tree.join(tokens, known, room[: len(tokens)])
                 slots = room[: len(tokens)].tolist()
-                assert [owner[slot] for slot in slots[:known]] == [tuple(tokens[: i + 1].tolist()) for i in range(known)]
+                assert [owner[slot] for slot in slots[:known]] == [
+                    tuple(tokens[: i + 1].tolist()) for i in range(known)
+                ]
                 assert not tree.ready[slots[known:]].any() or known == len(tokens)
                 owner |= {slot: tuple(tokens[: i + 1].tolist()) for i, slot in enumerate(slots)}
                 tree.ready[slots] = 1
@@ -584,9 +709,13 @@ def test_the_tree_against_a_dictionary_of_prefixes():
         elif act == 1 and running and tree.held + len(running) <= tree.capacity:
             drawn = rng.integers(0, 3, len(running))
             new = tree.step(np.array([places(i)[-1] for i in range(len(running))], np.int64), drawn)
-            for (tokens, room), token, slot in zip(running, drawn.tolist(), new.tolist(), strict=True):
+            for (tokens, room), token, slot in zip(
+                running, drawn.tolist(), new.tolist(), strict=True
+            ):
                 if tree.ready[slot]:
-                    assert owner[slot] == (*tokens, token), "what is ready was read below the very same prefix"
+                    assert owner[slot] == (*tokens, token), (
+                        "what is ready was read below the very same prefix"
+                    )
                 owner[slot] = (*tokens, token)
                 room[len(tokens)] = slot
                 tokens.append(token)
@@ -595,9 +724,13 @@ def test_the_tree_against_a_dictionary_of_prefixes():
             number = rng.integers(len(running))
             tree.leave(places(number))
             del running[number]
-        running = [pair for pair in running if len(pair[0]) < 39] + [pair for pair in running if len(pair[0]) >= 39]
+        running = [pair for pair in running if len(pair[0]) < 39] + [
+            pair for pair in running if len(pair[0]) >= 39
+        ]
         for tokens, room in running:
-            assert [owner[slot] for slot in room[: len(tokens)].tolist()] == [tuple(tokens[: i + 1]) for i in range(len(tokens))]
+            assert [owner[slot] for slot in room[: len(tokens)].tolist()] == [
+                tuple(tokens[: i + 1]) for i in range(len(tokens))
+            ]
         if running and len(running[-1][0]) >= 39:
             tree.leave(places(-1))
             del running[-1]
@@ -623,13 +756,21 @@ PROMPT = (0, 2, 1)
 
 
 def few():
-    """An engine that can say 40 things after `PROMPT` in at most three tokens, token 3 ends; and the log-probs of each one's tokens."""
+    """An engine that can say 40 things after `PROMPT` in at most three tokens, token 3 ends; and
+    the log-probs of each one's tokens.
+    """
     model = tiny.model(vocab=4, eos_token_id=3)
     table = {}
-    for tokens in [(3,)] + [(a, 3) for a in range(3)] + [(a, b, c) for a in range(3) for b in range(3) for c in range(4)]:
+    for tokens in (
+        [(3,)]
+        + [(a, 3) for a in range(3)]
+        + [(a, b, c) for a in range(3) for b in range(3) for c in range(4)]
+    ):
         log_probs, _ = forward(model, PROMPT + tokens)
         table[tokens] = [float(log_probs[len(PROMPT) - 1 + i, t]) for i, t in enumerate(tokens)]
-    assert abs(sum(np.exp(sum(each)) for each in table.values()) - 1) < 1e-5 and min(map(sum, table.values())) > np.log(1e-5)
+    assert abs(sum(np.exp(sum(each)) for each in table.values()) - 1) < 1e-5 and min(
+        map(sum, table.values())
+    ) > np.log(1e-5)
     return Engine(model, tiny.tokenizer()), table
 
 
@@ -638,13 +779,23 @@ def avoided(result):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 1}, {"top_k": 2, "top_p": 0.6, "min_p": 0.1}]
+    "options",
+    [
+        {},
+        {"temperature": 0},
+        {"temperature": 0.5},
+        {"temperature": 2.0},
+        {"top_k": 1},
+        {"top_k": 2, "top_p": 0.6, "min_p": 0.1},
+    ],
 )
 def test_draws_without_replacement_say_everything_once_and_then_report_the_end(options):
     backend, table = few()
     drawn = []
     for seed in range(len(table)):
-        request = Generate(PROMPT, max_tokens=3, seed=seed, avoid=tuple(map(avoided, drawn)), **options)
+        request = Generate(
+            PROMPT, max_tokens=3, seed=seed, avoid=tuple(map(avoided, drawn)), **options
+        )
         drawn.append(answers(backend, [request])[0].result)
         np.testing.assert_allclose(drawn[-1].log_probs, table[drawn[-1].tokens], atol=1e-5)
     assert {result.tokens for result in drawn} == set(table)
@@ -659,7 +810,12 @@ def test_what_is_drawn_beside_the_avoided_has_exactly_the_conditional_distributi
     likeliest = sorted(table, key=lambda tokens: -sum(table[tokens]))
     avoid = tuple(Avoided(tokens, tuple(table[tokens])) for tokens in likeliest[:count])
     n = 2000
-    got = [r.result for r in answers(backend, [Generate(PROMPT, max_tokens=3, seed=seed, avoid=avoid) for seed in range(n)])]
+    got = [
+        r.result
+        for r in answers(
+            backend, [Generate(PROMPT, max_tokens=3, seed=seed, avoid=avoid) for seed in range(n)]
+        )
+    ]
     p = {tokens: np.exp(sum(table[tokens])) for tokens in likeliest[count:]}
     share = {tokens: p[tokens] / sum(p.values()) for tokens in p}
     seen = {tokens: sum(g.tokens == tokens for g in got) for tokens in p}
@@ -667,7 +823,9 @@ def test_what_is_drawn_beside_the_avoided_has_exactly_the_conditional_distributi
     statistic = sum((seen[t] - n * share[t]) ** 2 / (n * share[t]) for t in p)
     assert (statistic - len(p) + 1) / np.sqrt(2 * (len(p) - 1)) < 4
     for result in got[:50]:
-        assert result.sampled_log_probs.sum() == pytest.approx(np.log(share[result.tokens]), abs=1e-4)
+        assert result.sampled_log_probs.sum() == pytest.approx(
+            np.log(share[result.tokens]), abs=1e-4
+        )
         np.testing.assert_allclose(result.log_probs, table[result.tokens], atol=1e-5)
 
 
@@ -677,17 +835,27 @@ def test_what_one_row_avoids_is_nothing_to_its_neighbours():
 
     def request(seed):
         taken = np.random.default_rng(seed).choice(len(order), size=(seed % 4) * 12, replace=False)
-        return Generate(PROMPT, max_tokens=3, seed=seed, avoid=tuple(Avoided(order[i], tuple(table[order[i]])) for i in taken))
+        return Generate(
+            PROMPT,
+            max_tokens=3,
+            seed=seed,
+            avoid=tuple(Avoided(order[i], tuple(table[order[i]])) for i in taken),
+        )
 
     together = [r.result.tokens for r in answers(backend, [request(seed) for seed in range(64)])]
     for seed in range(64):
         assert answers(backend, [request(seed)])[0].result.tokens == together[seed]
         if seed % 4 == 0:
-            assert answers(backend, [Generate(PROMPT, max_tokens=3, seed=seed)])[0].result.tokens == together[seed]
+            assert (
+                answers(backend, [Generate(PROMPT, max_tokens=3, seed=seed)])[0].result.tokens
+                == together[seed]
+            )
 
 
 def test_a_token_that_must_follow_is_the_end_where_it_is_avoided():
-    """Recorded log-probs a little off: the row walks into a branch of which nothing is left, and says so."""
+    """Recorded log-probs a little off: the row walks into a branch of which nothing is left, and
+    says so.
+    """
     model = tiny.model()
     script(model, tiny.tokenizer().encode("abc"))
     with torch.no_grad():
@@ -696,21 +864,28 @@ def test_a_token_that_must_follow_is_the_end_where_it_is_avoided():
     first = answers(backend, [Generate((5,), max_tokens=3)])[0].result
     assert first.text == "abc" and not first.log_probs.any()
     off = Avoided(first.tokens, (-0.1, 0.0, 0.0))
-    other, same = answers(backend, [Generate((5,), max_tokens=3, avoid=(off,)), Generate((5,), max_tokens=3)])
+    other, same = answers(
+        backend, [Generate((5,), max_tokens=3, avoid=(off,)), Generate((5,), max_tokens=3)]
+    )
     assert isinstance(other.error, NothingLeft) and same.result.tokens == first.tokens
     check_pool(backend)
 
 
-@pytest.mark.parametrize("bad", [Avoided((), ()), Avoided((1, 2), (-0.5,)), Avoided((1,), (float("nan"),))])
+@pytest.mark.parametrize(
+    "bad", [Avoided((), ()), Avoided((1, 2), (-0.5,)), Avoided((1,), (float("nan"),))]
+)
 def test_what_to_avoid_needs_its_log_probs(bad):
     with pytest.raises(ValueError, match="log-prob of each"):
         engine().submit(Generate((5,), avoid=(bad,)))
 
 
 def test_the_longest_unused_text_is_forgotten_first_from_its_end():
-    """Whole ends of old texts go, not a token of each; what several texts share stays as long as the latest of them."""
+    """Whole ends of old texts go, not a token of each; what several texts share stays as long as
+    the latest of them.
+    """
     tree = Tree(64)
-    texts = [np.array([7, 8, *range(10 * i, 10 * i + 10)]) for i in (1, 2, 3)]  # 2 shared tokens, then 10 of its own each
+    # 2 shared tokens, then 10 of its own each
+    texts = [np.array([7, 8, *range(10 * i, 10 * i + 10)]) for i in (1, 2, 3)]
     for text in texts:
         places = np.empty(len(text), np.int32)
         tree.join(text, tree.look(text)[0], places)

@@ -1,4 +1,6 @@
-"""Random trees of requests that come, go and are cancelled at random times: every answer is that of the model's own forward pass."""
+"""Random trees of requests that come, go and are cancelled at random times: every answer is that
+of the model's own forward pass.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,23 @@ from models.engine.sampling import noise
 from search.scheduling.requests import Cancelled, Generate, RequestFailed, Score
 
 CONTEXT = 60
-SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SETTINGS = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 STOPS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 MODELS = {name: families.model(name) for name in ("llama", "mistral window", "gemma3")}
 MODELS["gemma3 double"] = families.model("gemma3").double()  # attention by torch
 SPELLED = [tiny.tokenizer().decode([token]) for token in range(families.VOCAB)]
-HEADS = {name: tiny.head(made.config.hidden_size).requires_grad_(False) for name, made in MODELS.items()}
+HEADS = {
+    name: tiny.head(made.config.hidden_size).requires_grad_(False) for name, made in MODELS.items()
+}
 
 
 @dataclass
 class Asked:
-    """One request of a random tree. parent: which earlier text it goes on from, of that `keep` tokens; own: tokens of its own."""
+    """One request of a random tree. parent: which earlier text it goes on from, of that `keep`
+    tokens; own: tokens of its own.
+    """
 
     parent: int
     keep: int
@@ -54,7 +62,11 @@ ASKED = st.builds(
     score=st.sampled_from([False, False, False, True]),
 )
 #: What happens, in order: a request comes; so many polls; an earlier request is cancelled.
-EVENTS = st.lists(st.one_of(ASKED, ASKED, st.integers(1, 6), st.tuples(st.integers(0, 40))), min_size=5, max_size=40)
+EVENTS = st.lists(
+    st.one_of(ASKED, ASKED, st.integers(1, 6), st.tuples(st.integers(0, 40))),
+    min_size=5,
+    max_size=40,
+)
 
 
 def made_request(asked: Asked, texts: list[tuple[int, ...]]) -> Any:
@@ -62,12 +74,16 @@ def made_request(asked: Asked, texts: list[tuple[int, ...]]) -> Any:
     start = texts[asked.parent % len(texts)][: asked.keep] if texts else ()
     tokens = start + tuple(asked.own) or (7,)
     if asked.score:
-        return Score(tokens, tuple(sorted({len(tokens) - 1, asked.seed % len(tokens)})), (1, asked.seed))
+        return Score(
+            tokens, tuple(sorted({len(tokens) - 1, asked.seed % len(tokens)})), (1, asked.seed)
+        )
     return Generate(tokens, STOPS[: asked.stops], asked.most, asked.temperature, seed=asked.seed)
 
 
 def check_generated(made, head, request, result):
-    """Against one pass over the text. A token may be another than the likeliest (of the race) only where the two run neck and neck."""
+    """Against one pass over the text. A token may be another than the likeliest (of the race)
+    only where the two run neck and neck.
+    """
     count, start = len(result.tokens), len(request.prompt) - 1
     logits, hidden = families.forward(made, request.prompt + result.tokens)
     logits = logits[start : start + count]
@@ -75,13 +91,21 @@ def check_generated(made, head, request, result):
     table = torch.log_softmax(torch.from_numpy(logits), -1).numpy()
     score = table
     if request.temperature:
-        race = noise(np.full(count, request.seed, np.uint64), rows, np.arange(table.shape[1], dtype=np.uint32)[None])
+        race = noise(
+            np.full(count, request.seed, np.uint64),
+            rows,
+            np.arange(table.shape[1], dtype=np.uint32)[None],
+        )
         score = table / np.float32(request.temperature) - np.log(race)
     assert (score.max(1) - score[rows, tokens] < 1e-3).all()
     np.testing.assert_allclose(result.log_probs, table[rows, tokens], atol=2e-5)
     ends = [token == 256 or SPELLED[token] in request.stop for token in result.tokens]
-    assert ends == [False] * (count - 1) + [result.finish != "length"] and count <= request.max_tokens
-    assert result.finish != "length" or count == min(request.max_tokens, CONTEXT - len(request.prompt))
+    assert (
+        ends == [False] * (count - 1) + [result.finish != "length"] and count <= request.max_tokens
+    )
+    assert result.finish != "length" or count == min(
+        request.max_tokens, CONTEXT - len(request.prompt)
+    )
     if result.finish == "length":
         assert np.isnan(result.value)
     else:
@@ -92,7 +116,9 @@ def check_scored(made, head, request, result):
     logits, hidden = families.forward(made, request.tokens)
     table, count = torch.log_softmax(torch.from_numpy(logits), -1).numpy(), len(request.tokens)
     at = list(request.positions)
-    np.testing.assert_allclose(result.log_probs[1:], table[np.arange(count - 1), request.tokens[1:]], atol=2e-5)
+    np.testing.assert_allclose(
+        result.log_probs[1:], table[np.arange(count - 1), request.tokens[1:]], atol=2e-5
+    )
     np.testing.assert_allclose(result.reads, table[at][:, list(request.read)], atol=2e-5)
     np.testing.assert_allclose(result.values, head(hidden[at]), atol=2e-5)
 
@@ -102,7 +128,11 @@ def check_reply(made, head, reply, cancelled):
     tokens = request.prompt if isinstance(request, Generate) else request.tokens
     if isinstance(reply.error, Cancelled):
         assert request in cancelled and usage.prefilled + usage.reused <= len(tokens)
-        assert isinstance(request, Generate) and usage.generated <= request.max_tokens or usage.generated == 0
+        assert (
+            isinstance(request, Generate)
+            and usage.generated <= request.max_tokens
+            or usage.generated == 0
+        )
         return
     if len(tokens) > CONTEXT - isinstance(request, Generate):
         assert isinstance(reply.error, RequestFailed) and usage.generated == usage.prefilled == 0
@@ -120,7 +150,8 @@ def check_answers(name, events, slots, pool, overlaps):
     """Every request is answered once, as by the model, whatever happens beside it."""
     made, head = MODELS[name], HEADS[name]
     backend = Engine(made, tiny.tokenizer(), head, slots=slots, pool_tokens=pool, context=CONTEXT)
-    backend._overlaps = overlaps  # the order of work on a GPU: rows are answered by the poll after their last pass
+    # the order of work on a GPU: rows are answered by the poll after their last pass
+    backend._overlaps = overlaps
     requests, replies, texts, cancelled = [], [], [(1, 2, 3)], set()
 
     def poll():
@@ -152,18 +183,27 @@ def check_answers(name, events, slots, pool, overlaps):
     backend.clear()
     for reply in replies[:1]:
         tokens = getattr(reply.request, "prompt", None) or reply.request.tokens
-        again = tiny.answers(backend, [Generate(tokens[: CONTEXT - 1], max_tokens=3, temperature=0)])[0]
+        again = tiny.answers(
+            backend, [Generate(tokens[: CONTEXT - 1], max_tokens=3, temperature=0)]
+        )[0]
         check_reply(made, head, again, set())
         assert again.usage.reused == 0
 
 
-GIVEN = given(events=EVENTS, slots=st.integers(1, 20), pool=st.one_of(st.none(), st.integers(CONTEXT, 400)), overlaps=st.booleans())
+GIVEN = given(
+    events=EVENTS,
+    slots=st.integers(1, 20),
+    pool=st.one_of(st.none(), st.integers(CONTEXT, 400)),
+    overlaps=st.booleans(),
+)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @settings(SETTINGS, max_examples=25)
 @GIVEN
-def test_random_trees_of_requests_are_answered_as_by_the_model_once_each(name, events, slots, pool, overlaps):
+def test_random_trees_of_requests_are_answered_as_by_the_model_once_each(
+    name, events, slots, pool, overlaps
+):
     check_answers(name, events, slots, pool, overlaps)
 
 
@@ -177,11 +217,16 @@ def test_very_many_random_trees_of_requests(name, events, slots, pool, overlaps)
 
 @st.composite
 def trees(draw):
-    """Levels of a tree: each node its parent's place in the level above and tokens of its own (perhaps none below a root)."""
+    """Levels of a tree: each node its parent's place in the level above and tokens of its own
+    (perhaps none below a root).
+    """
     levels = []
     for depth in range(draw(st.integers(1, 4))):
         count = draw(st.integers(1, 4))
-        nodes = [(draw(st.integers(0, 30)), draw(st.lists(TOKENS, min_size=not depth, max_size=9))) for _ in range(count)]
+        nodes = [
+            (draw(st.integers(0, 30)), draw(st.lists(TOKENS, min_size=not depth, max_size=9)))
+            for _ in range(count)
+        ]
         levels.append(nodes)
     return levels
 
@@ -190,7 +235,9 @@ def trees(draw):
 @settings(SETTINGS, max_examples=12)
 @given(levels=trees(), slots=st.integers(1, 20), seeds=st.integers(1, 2))
 def test_while_the_pool_suffices_nothing_is_read_twice(name, levels, slots, seeds):
-    """Steps that end by a stop string, each below another's end or beside others that begin alike, whoever read or drew that before."""
+    """Steps that end by a stop string, each below another's end or beside others that begin
+    alike, whoever read or drew that before.
+    """
     backend = Engine(MODELS[name], tiny.tokenizer(), slots=slots)
     if backend.path == "plain":
         pytest.skip("a plain forward stores nothing")
@@ -203,7 +250,14 @@ def test_while_the_pool_suffices_nothing_is_read_twice(name, levels, slots, seed
             if 0 < len(start) + len(own) < 100:
                 prompts.append(start + tuple(own))
         above = []
-        for reply in tiny.answers(backend, [Generate(prompt, STOPS, 150, 1.5, seed=seed) for prompt in prompts for seed in range(seeds)]):
+        for reply in tiny.answers(
+            backend,
+            [
+                Generate(prompt, STOPS, 150, 1.5, seed=seed)
+                for prompt in prompts
+                for seed in range(seeds)
+            ],
+        ):
             assert reply.result.finish != "length"
             above.append(reply.request.prompt + reply.result.tokens)
             known.update(above[-1][:end] for end in range(1, len(above[-1]) + 1))
@@ -215,7 +269,10 @@ def test_while_the_pool_suffices_nothing_is_read_twice(name, levels, slots, seed
 def test_a_long_prompt_takes_several_passes_which_may_be_left_in_the_middle():
     made = tiny.model(max_position_embeddings=8192)
     head = tiny.head().requires_grad_(False)
-    backend, text = Engine(made, tiny.tokenizer(), head, slots=4), tuple(np.random.default_rng(0).integers(0, 256, 4_500).tolist())
+    backend, text = (
+        Engine(made, tiny.tokenizer(), head, slots=4),
+        tuple(np.random.default_rng(0).integers(0, 256, 4_500).tolist()),
+    )
     left = Generate(text[:4_300], max_tokens=5)
     backend.submit(left)
     backend.poll(0)
@@ -237,9 +294,14 @@ def test_a_long_prompt_takes_several_passes_which_may_be_left_in_the_middle():
 
 @pytest.mark.parametrize("polls", [0, 3])
 def test_after_a_pass_that_was_interrupted_nothing_half_read_is_taken_for_read(polls, monkeypatch):
-    """Ctrl-C, or any error of the model, in the middle of a prompt (polls=0) or of a step; then the same request again."""
+    """Ctrl-C, or any error of the model, in the middle of a prompt (polls=0) or of a step; then
+    the same request again.
+    """
     made, head = MODELS["llama"], HEADS["llama"]
-    backend, tokens = Engine(made, tiny.tokenizer(), head, slots=4, context=CONTEXT), tuple(range(1, 9))
+    backend, tokens = (
+        Engine(made, tiny.tokenizer(), head, slots=4, context=CONTEXT),
+        tuple(range(1, 9)),
+    )
 
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -254,4 +316,9 @@ def test_after_a_pass_that_was_interrupted_nothing_half_read_is_taken_for_read(p
             backend.poll(0)
     backend.cancel(first)
     assert isinstance(tiny.drain(backend, 1)[0].error, Cancelled)
-    check_reply(made, head, tiny.answers(backend, [Generate(tokens, max_tokens=20, temperature=0)])[0], set())
+    check_reply(
+        made,
+        head,
+        tiny.answers(backend, [Generate(tokens, max_tokens=20, temperature=0)])[0],
+        set(),
+    )

@@ -1,4 +1,6 @@
-"""Many small requests, some cancelled, some that meet numbers that are not finite: each is answered once and memory stays where it was."""
+"""Many small requests, some cancelled, some that meet numbers that are not finite: each is
+answered once and memory stays where it was.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ POOL, SLOTS = 600, 24
 
 def planted():
     """A small model that fails on texts with the token BAD, which it says now and then itself."""
-    made = tiny.model(num_hidden_layers=1, hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=1)
+    made = tiny.model(
+        num_hidden_layers=1,
+        hidden_size=16,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
     with torch.no_grad():
         made.model.embed_tokens.weight[BAD] = float("nan")
     return made
@@ -37,20 +45,32 @@ def resident():
 
 
 class Stream:
-    """Requests without end: stems that return, tokens of their own, some with BAD, one in twelve a Score."""
+    """Requests without end: stems that return, tokens of their own, some with BAD, one in twelve
+    a Score.
+    """
 
     def __init__(self, seed):
         self.rng = np.random.default_rng(seed)
-        self.stems = [tuple(self.rng.integers(128, 256, self.rng.integers(1, 30)).tolist()) for _ in range(40)]
+        self.stems = [
+            tuple(self.rng.integers(128, 256, self.rng.integers(1, 30)).tolist()) for _ in range(40)
+        ]
 
     def next(self):
         rng = self.rng
-        tokens = self.stems[rng.integers(len(self.stems))] + tuple(rng.integers(128, 256, rng.integers(0, 4)).tolist())
+        tokens = self.stems[rng.integers(len(self.stems))] + tuple(
+            rng.integers(128, 256, rng.integers(0, 4)).tolist()
+        )
         if rng.random() < 0.03:
             tokens += (BAD,)
         if rng.random() < 1 / 12:
             return Score(tokens, (len(tokens) - 1,), (3,))
-        return Generate(tokens, ("A", "B", "C", "D"), int(rng.integers(1, 9)), float(rng.choice([0, 1])), seed=int(rng.integers(1 << 40)))
+        return Generate(
+            tokens,
+            ("A", "B", "C", "D"),
+            int(rng.integers(1, 9)),
+            float(rng.choice([0, 1])),
+            seed=int(rng.integers(1 << 40)),
+        )
 
 
 def check(reply, cancelled):
@@ -62,9 +82,17 @@ def check(reply, cancelled):
         assert type(reply.error) is RequestFailed and "finite" in str(reply.error)
         assert BAD in tokens or isinstance(request, Generate)  # or the model said it
     elif isinstance(request, Generate):
-        assert BAD not in tokens and BAD not in reply.result.tokens[:-1] and np.isfinite(reply.result.log_probs).all()
+        assert (
+            BAD not in tokens
+            and BAD not in reply.result.tokens[:-1]
+            and np.isfinite(reply.result.log_probs).all()
+        )
     else:
-        assert BAD not in tokens and np.isfinite(reply.result.log_probs[1:]).all() and np.isfinite(reply.result.reads).all()
+        assert (
+            BAD not in tokens
+            and np.isfinite(reply.result.log_probs[1:]).all()
+            and np.isfinite(reply.result.reads).all()
+        )
 
 
 def check_greedy(made, reply):
@@ -94,11 +122,19 @@ def soak(backend, stream, count):
             check(reply, cancelled)
             cancelled.discard(reply.request)
             kinds[type(reply.error).__name__] += 1
-            if reply.error is None and getattr(reply.request, "temperature", 1) == 0 and BAD not in reply.result.tokens:
+            if (
+                reply.error is None
+                and getattr(reply.request, "temperature", 1) == 0
+                and BAD not in reply.result.tokens
+            ):
                 kinds["greedy"] += 1
                 if kinds["greedy"] % 20 == 0:
                     check_greedy(backend.model, reply)
-    assert not backend.poll(0) and kinds.total() - kinds["greedy"] == count and backend.counts.peak <= POOL
+    assert (
+        not backend.poll(0)
+        and kinds.total() - kinds["greedy"] == count
+        and backend.counts.peak <= POOL
+    )
     return kinds
 
 
@@ -109,7 +145,10 @@ def settled():
 
 def run(count, warm_up, traced, grown):
     """traced, grown: bytes that Python's objects and the process may grow after the warm-up."""
-    backend, stream = Engine(planted(), tiny.tokenizer(), tiny.head(16), slots=SLOTS, pool_tokens=POOL), Stream(0)
+    backend, stream = (
+        Engine(planted(), tiny.tokenizer(), tiny.head(16), slots=SLOTS, pool_tokens=POOL),
+        Stream(0),
+    )
     tracemalloc.start()
     try:
         soak(backend, stream, warm_up)
@@ -119,7 +158,11 @@ def run(count, warm_up, traced, grown):
     finally:
         tracemalloc.stop()
     assert after[0] - before[0] < traced and after[1] - before[1] < grown
-    assert kinds["Cancelled"] > count // 100 and kinds["RequestFailed"] > count // 100 and kinds["NoneType"] > count // 2
+    assert (
+        kinds["Cancelled"] > count // 100
+        and kinds["RequestFailed"] > count // 100
+        and kinds["NoneType"] > count // 2
+    )
 
 
 def test_two_thousand_requests_leave_nothing_behind():

@@ -1,4 +1,6 @@
-"""The trial of a forward lets pass what rounds otherwise and refuses what computes something else, in each float type."""
+"""The trial of a forward lets pass what rounds otherwise and refuses what computes something
+else, in each float type.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from models.engine import forward, forward_check, llama_cpu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["llama", "llama tied", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "gpt2"]
-REAL = [Path(os.environ.get("COPSE_TEST_MODELS") or "/nonexistent", name) for name in ("smollm2-135m", "qwen-coder-0.5b")]
+REAL = [
+    Path(os.environ.get("COPSE_TEST_MODELS") or "/nonexistent", name)
+    for name in ("smollm2-135m", "qwen-coder-0.5b")
+]
 
 
 def path_of(made):
@@ -32,7 +37,9 @@ def test_a_right_forward_passes_in_any_float_type(name, dtype):
 
 def weaker(scale):
     """Attention whose scores are scaled otherwise."""
-    return lambda own: lambda self, layer, query, of, *rest: own(self, layer, query, of * scale, *rest)
+    return lambda own: (
+        lambda self, layer, query, of, *rest: own(self, layer, query, of * scale, *rest)
+    )
 
 
 def later(own):
@@ -57,7 +64,10 @@ FAULTS = {
 def test_a_wrong_forward_is_refused(fault, dtype, monkeypatch, caplog):
     made = families.model("qwen3", initializer_range=0.2).to(dtype)
     place, change = FAULTS[fault]
-    owner, name = (forward.attention._Kernel if "attention" in place else llama_cpu.Lean), place.rpartition(".")[2]
+    owner, name = (
+        (forward.attention._Kernel if "attention" in place else llama_cpu.Lean),
+        place.rpartition(".")[2],
+    )
     monkeypatch.setattr(owner, name, change(getattr(owner, name)))
     assert path_of(made) != "lean"
     if fault == "scores":  # both fast ways go through it
@@ -66,7 +76,9 @@ def test_a_wrong_forward_is_refused(fault, dtype, monkeypatch, caplog):
 
 def test_texts_have_the_length_that_is_tried():
     found = forward_check.texts(tiny.tokenizer(), 100)
-    assert len(found) == 3 and all(len(text) >= forward_check.LENGTH and max(text) < 100 for text in found)
+    assert len(found) == 3 and all(
+        len(text) >= forward_check.LENGTH and max(text) < 100 for text in found
+    )
 
 
 @pytest.mark.slow
@@ -76,9 +88,16 @@ def test_real_models_are_served_on_the_fast_path(path, dtype, monkeypatch):
     if not path.is_dir():
         pytest.skip("COPSE_TEST_MODELS names no folder that holds it")
     model, tokenizer, *_ = load_model(path, dtype=dtype)
-    assert Engine(model, tokenizer, slots=4, pool_tokens=500).path == ("lean" if dtype == "bfloat16" else "modules")
+    assert Engine(model, tokenizer, slots=4, pool_tokens=500).path == (
+        "lean" if dtype == "bfloat16" else "modules"
+    )
     for name, change in FAULTS.values():
         owner = forward.attention._Kernel if "attention" in name else llama_cpu.Lean
         with monkeypatch.context() as patch:
-            patch.setattr(owner, name.rpartition(".")[2], change(getattr(owner, name.rpartition(".")[2])))
-            assert dtype == "float16" or Engine(model, tokenizer, slots=4, pool_tokens=500).path != "lean"
+            patch.setattr(
+                owner, name.rpartition(".")[2], change(getattr(owner, name.rpartition(".")[2]))
+            )
+            assert (
+                dtype == "float16"
+                or Engine(model, tokenizer, slots=4, pool_tokens=500).path != "lean"
+            )

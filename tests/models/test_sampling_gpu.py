@@ -1,4 +1,6 @@
-"""The draw of the GPU against the exact distribution: where a row's number falls among the cumulative sums."""
+"""The draw of the GPU against the exact distribution: where a row's number falls among the
+cumulative sums.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,17 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(sampling_gpu, "CANDIDATES", 8)
 
 
-def on(logits, seeds, index, temperature, top_k=0, top_p=1.0, min_p=0.0, thinned=None, dtype=torch.float32):
+def on(
+    logits,
+    seeds,
+    index,
+    temperature,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    thinned=None,
+    dtype=torch.float32,
+):
     rows = len(logits)
     options = (np.broadcast_to(option, rows) for option in (temperature, top_k, top_p, min_p))
     tensor = torch.from_numpy(np.asarray(logits, np.float32)).to(dtype).to(on_gpu.DEVICE)
@@ -46,7 +58,17 @@ def weights_of(logits, temperature, top_k, top_p, min_p, keep):
     st.integers(0, 2**32),
     st.sampled_from([3, 32, 77]),
     st.sampled_from([0.5, 1.0, 2.0]),
-    st.sampled_from([(0, 1.0, 0.0), (5, 1.0, 0.0), (40, 1.0, 0.0), (0, 0.7, 0.0), (0, 0.999, 0.0), (0, 1.0, 0.1), (30, 0.9, 0.02)]),
+    st.sampled_from(
+        [
+            (0, 1.0, 0.0),
+            (5, 1.0, 0.0),
+            (40, 1.0, 0.0),
+            (0, 0.7, 0.0),
+            (0, 0.999, 0.0),
+            (0, 1.0, 0.1),
+            (30, 0.9, 0.02),
+        ]
+    ),
     st.booleans(),
 )
 def test_a_token_is_where_the_number_falls(seed, vocabulary, temperature, cut, avoid):
@@ -66,22 +88,29 @@ def test_a_token_is_where_the_number_falls(seed, vocabulary, temperature, cut, a
     with np.errstate(divide="ignore"):
         for row, number in enumerate(uniforms(seeds, index)):
             share, kept = weights_of(logits[row], temperature, *cut, keep[row])
-            order = kept if cut != (0, 1.0, 0.0) else np.arange(vocabulary)  # truncated ones are ordered, likeliest first
+            # truncated ones are ordered, likeliest first
+            order = kept if cut != (0, 1.0, 0.0) else np.arange(vocabulary)
             sums, at = np.cumsum(share[order]), order.tolist().index(found.tokens[row])
             assert sums[at] - share[order[at]] - 1e-6 <= number <= sums[at] + 1e-6
-            np.testing.assert_allclose(found.sampled_log_probs[row], np.log(share[found.tokens[row]]), atol=1e-5)
+            np.testing.assert_allclose(
+                found.sampled_log_probs[row], np.log(share[found.tokens[row]]), atol=1e-5
+            )
     np.testing.assert_allclose(found.log_probs, own[np.arange(2), found.tokens], atol=1e-5)
     assert found.finite.all() and found.left.all()
 
 
 def test_every_token_has_its_share_of_the_numbers(monkeypatch):
-    """Just inside both ends of each token's interval, and nowhere else: with one token avoided and one half avoided."""
+    """Just inside both ends of each token's interval, and nowhere else: with one token avoided
+    and one half avoided.
+    """
     share = np.array([0, 0.125, 0.2, 0.1, 0.08, 0.05, 0.02])
     sums = np.concatenate([[0], np.cumsum(share / share.sum())])
     numbers = np.concatenate([sums[1:-1] + 1e-6, sums[2:] - 1e-6])
     count = len(numbers)
     logits = np.tile(np.log([0.3, 0.25, 0.2, 0.1, 0.08, 0.05, 0.02]), (count, 1))
-    thinned = Thinned(np.repeat(np.arange(count), 2), np.tile([0, 1], count), np.tile([0.0, 0.5], count))
+    thinned = Thinned(
+        np.repeat(np.arange(count), 2), np.tile([0, 1], count), np.tile([0.0, 0.5], count)
+    )
     monkeypatch.setattr(sampling_gpu, "uniforms", lambda seed, index: numbers)
     found = on(logits, np.zeros(count, int), np.zeros(count, int), 1.0, thinned=thinned)
     assert found.tokens.tolist() == [*range(1, 7)] * 2
@@ -100,12 +129,23 @@ def test_the_numbers_of_rows_are_uniform_and_independent():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.sampled_from([4, 8, 100]), st.booleans())
 def test_survivors_are_those_of_the_cpu(seed, vocabulary, candidates, equals):
-    """To the token and the weight, equals included, wherever they say that they are settled; and with all candidates they are."""
+    """To the token and the weight, equals included, wherever they say that they are settled; and
+    with all candidates they are.
+    """
     rng = np.random.default_rng(seed)
-    logits = rng.integers(-3, 3, (5, vocabulary)) if equals else rng.standard_normal((5, vocabulary)) * 2
+    logits = (
+        rng.integers(-3, 3, (5, vocabulary)) if equals else rng.standard_normal((5, vocabulary)) * 2
+    )
     cooled = (logits - logits.max(1, keepdims=True)).astype(np.float32)
-    limits = rng.choice([0, 1, 3, 20, 70], 5), rng.choice([1.0, 0.9, 0.3, 0.0], 5), rng.choice([0.0, 0.05, 1.5], 5)
-    sent = torch.from_numpy(cooled).to(on_gpu.DEVICE), torch.from_numpy(np.stack(limits, 1).astype(np.float64)).to(on_gpu.DEVICE)
+    limits = (
+        rng.choice([0, 1, 3, 20, 70], 5),
+        rng.choice([1.0, 0.9, 0.3, 0.0], 5),
+        rng.choice([0.0, 0.05, 1.5], 5),
+    )
+    sent = (
+        torch.from_numpy(cooled).to(on_gpu.DEVICE),
+        torch.from_numpy(np.stack(limits, 1).astype(np.float64)).to(on_gpu.DEVICE),
+    )
     wanted = survivors(cooled, cooled.max(1), np.ones(len(cooled), np.float32), *limits)
     for count in (candidates, vocabulary):
         ids, weights, settled = (part.cpu().numpy() for part in survivors_on(*sent, count))
@@ -113,7 +153,9 @@ def test_survivors_are_those_of_the_cpu(seed, vocabulary, candidates, equals):
         for row in np.flatnonzero(settled):
             theirs = wanted[1][row] > 0
             assert ids[row][weights[row] > 0].tolist() == wanted[0][row][theirs].tolist()
-            np.testing.assert_allclose(weights[row][weights[row] > 0], wanted[1][row][theirs], rtol=1e-6)
+            np.testing.assert_allclose(
+                weights[row][weights[row] > 0], wanted[1][row][theirs], rtol=1e-6
+            )
 
 
 def test_greedy_takes_the_lowest_of_equals_and_no_number():
@@ -123,18 +165,36 @@ def test_greedy_takes_the_lowest_of_equals_and_no_number():
     assert on(logits, [1, 2, 3], [0, 0, 0], 0.0).tokens.tolist() == [17, 33, 0]
     found = on(logits, [4, 5, 6], [7, 7, 7], 0.0, thinned=thinned)
     assert found.tokens.tolist() == [40, 33, 0] and not found.sampled_log_probs.any()
-    theirs = draw(logits, np.zeros(3, int), np.zeros(3, int), np.zeros(3), np.zeros(3, int), np.ones(3), np.zeros(3), thinned)
+    theirs = draw(
+        logits,
+        np.zeros(3, int),
+        np.zeros(3, int),
+        np.zeros(3),
+        np.zeros(3, int),
+        np.ones(3),
+        np.zeros(3),
+        thinned,
+    )
     np.testing.assert_allclose(found.log_probs, theirs.log_probs, atol=1e-6)
 
 
 def test_a_draw_depends_on_no_neighbour():
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((4, 50)).astype(np.float32)
-    options = np.arange(4), np.arange(4) % 3, np.array([0.0, 1.0, 2.0, 1.0]), np.array([0, 4, 0, 0]), np.array([1.0, 1.0, 0.8, 1.0])
+    options = (
+        np.arange(4),
+        np.arange(4) % 3,
+        np.array([0.0, 1.0, 2.0, 1.0]),
+        np.array([0, 4, 0, 0]),
+        np.array([1.0, 1.0, 0.8, 1.0]),
+    )
     together = on(logits, *options)
     for row in range(4):
         alone = on(logits[row : row + 1], *(option[row : row + 1] for option in options))
-        assert alone.tokens[0] == together.tokens[row] and alone.sampled_log_probs[0] == together.sampled_log_probs[row]
+        assert (
+            alone.tokens[0] == together.tokens[row]
+            and alone.sampled_log_probs[0] == together.sampled_log_probs[row]
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

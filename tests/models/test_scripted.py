@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from models import Scripted, text_tokens, token_text
-from search.scheduling.requests import Cancelled, Forward, Generate, RequestFailed, Score, Scored, check_backend
+from search.scheduling.requests import (
+    Cancelled,
+    Forward,
+    Generate,
+    RequestFailed,
+    Score,
+    Scored,
+    check_backend,
+)
 
 
 def echo(request):
@@ -17,7 +25,9 @@ def ask(text, **options):
     return Generate(text_tokens(text), **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"slots": 1}, {"slots": 3, "shuffle": 4}, {"delay": 0.001}])
+@pytest.mark.parametrize(
+    "options", [{}, {"slots": 1}, {"slots": 3, "shuffle": 4}, {"delay": 0.001}]
+)
 def test_examiner(options):
     check_backend(Scripted(echo, **options), lambda i: ask("abc", seed=i))
 
@@ -49,10 +59,21 @@ def test_passes_can_be_counted():
     for request in requests:
         backend.submit(request)
     replies = [backend.poll(0) for _ in range(4)]
-    assert [len(r) for r in replies] == [4, 4, 2, 0] and backend.total_passes == 3 and backend.total_rows == 10
+    assert (
+        [len(r) for r in replies] == [4, 4, 2, 0]
+        and backend.total_passes == 3
+        and backend.total_rows == 10
+    )
     assert [r.request for batch in replies for r in batch] == requests
     usage = replies[2][0].usage
-    assert (usage.calls, usage.passes, usage.rows, usage.slots, usage.prefilled, usage.generated) == (1, 1, 2, 4, 2, 4)
+    assert (
+        usage.calls,
+        usage.passes,
+        usage.rows,
+        usage.slots,
+        usage.prefilled,
+        usage.generated,
+    ) == (1, 1, 2, 4, 2, 4)
 
 
 def test_shuffled_order_is_seeded():
@@ -85,7 +106,11 @@ def test_failures_results_and_errors():
         if isinstance(request, Forward):
             return request.planes * 2
         if isinstance(request, Score):
-            return Scored(np.zeros(len(request.tokens), np.float32), np.zeros((0, 0), np.float32), np.zeros(0, np.float32))
+            return Scored(
+                np.zeros(len(request.tokens), np.float32),
+                np.zeros((0, 0), np.float32),
+                np.zeros(0, np.float32),
+            )
         if request.seed:
             raise RequestFailed("no")
         raise ZeroDivisionError
@@ -95,7 +120,11 @@ def test_failures_results_and_errors():
         backend.submit(request)
     forward, score, failed = backend.poll(0)
     assert forward.result.tolist() == [2, 2, 2] and score.usage.prefilled == 2
-    assert isinstance(failed.error, RequestFailed) and not isinstance(failed.error, Cancelled) and failed.usage.calls == 1
+    assert (
+        isinstance(failed.error, RequestFailed)
+        and not isinstance(failed.error, Cancelled)
+        and failed.usage.calls == 1
+    )
     backend.submit(ask("a"))
     with pytest.raises(ZeroDivisionError):
         backend.poll(0)

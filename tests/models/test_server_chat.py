@@ -1,4 +1,6 @@
-"""Servers that have conversations alone: turns there and back, steps by continuing a turn, whole answers where that cannot be."""
+"""Servers that have conversations alone: turns there and back, steps by continuing a turn, whole
+answers where that cannot be.
+"""
 
 from __future__ import annotations
 
@@ -60,13 +62,21 @@ def say(text="hello", begun="", stop=("\n",), max_tokens=64, **options):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=4), st.text(max_size=20))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=4
+    ),
+    st.text(max_size=20),
+)
 def test_turns_come_back_as_they_were(turns, begun):
     """Whatever is said in them, line ends and the names of roles in brackets too."""
     begun = begun.encode("utf-8", "ignore").decode()
     told = messages(TOKENIZER.decode(prompt(*turns, begun=begun)))
     assert [turn["content"] for turn in told] == [*turns, begun]
-    assert [turn["role"] for turn in told] == [*(["user", "assistant"] * len(turns))[: len(turns)], "assistant"]
+    assert [turn["role"] for turn in told] == [
+        *(["user", "assistant"] * len(turns))[: len(turns)],
+        "assistant",
+    ]
 
 
 def test_nobody_can_write_a_mark():
@@ -82,7 +92,11 @@ def test_parts_and_system_turns():
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
     ]
     told = messages(OURS.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
-    assert [(turn["role"], turn["content"]) for turn in told] == [("system", "be brief"), ("user", "ab"), ("assistant", "")]
+    assert [(turn["role"], turn["content"]) for turn in told] == [
+        ("system", "be brief"),
+        ("user", "ab"),
+        ("assistant", ""),
+    ]
     assert TOKENIZER.chat_template is None, "the tokenizer that was given is as it was"
 
 
@@ -97,13 +111,22 @@ def test_a_prompt_without_turns_is_refused(text):
 
 @pytest.mark.parametrize(
     ("name", "way", "repeats"),
-    [("vllm", "continue_final_message", False), ("prefix", "prefix", False), ("last", "continue_final_message", True)],
+    [
+        ("vllm", "continue_final_message", False),
+        ("prefix", "prefix", False),
+        ("last", "continue_final_message", True),
+    ],
 )
 @pytest.mark.parametrize("counts", [True, 0])
 def test_how_a_turn_is_continued_is_found_out(serve, caplog, name, way, repeats, counts):
     server, backend = serve(**FAKES[name], counts=counts)
     found = backend.capabilities
-    assert (found.chat, found.continues, found.repeats, found.stepwise) == (True, way, repeats, True)
+    assert (found.chat, found.continues, found.repeats, found.stepwise) == (
+        True,
+        way,
+        repeats,
+        True,
+    )
     assert found.own, "its log-probs are the model's own at any temperature"
     assert "whole turns" not in caplog.text
 
@@ -112,7 +135,10 @@ def test_how_a_turn_is_continued_is_found_out(serve, caplog, name, way, repeats,
 def test_what_cannot_be_continued_is_said_at_connection(serve, caplog, name):
     _, backend = serve(**FAKES[name])
     assert backend.capabilities.chat and not backend.capabilities.stepwise
-    assert "answers in whole turns and continues none" in caplog.text and "mcts, gumbel and beam do not" in caplog.text
+    assert (
+        "answers in whole turns and continues none" in caplog.text
+        and "mcts, gumbel and beam do not" in caplog.text
+    )
 
 
 def test_without_counts_what_the_model_writes_shows_whether_it_continues(serve, monkeypatch):
@@ -124,7 +150,11 @@ def test_without_counts_what_the_model_writes_shows_whether_it_continues(serve, 
 
 
 def counting(text, seed):
-    return f"six, seven {seed}" if text.rstrip(" \n").endswith("five,") and not text.endswith("\n\n\n") else f"one, two {seed}"
+    return (
+        f"six, seven {seed}"
+        if text.rstrip(" \n").endswith("five,") and not text.endswith("\n\n\n")
+        else f"one, two {seed}"
+    )
 
 
 def _uncounted(whole):
@@ -152,11 +182,17 @@ def test_the_door_asks_little():
     for name, fake in FAKES.items():
         with FakeServer(**fake) as server:
             Server(server.url, MODEL, TOKENIZER).close()
-            assert len(server.bodies) <= 17 and sum(body["max_tokens"] for body in server.bodies) <= 100, name
+            assert (
+                len(server.bodies) <= 17
+                and sum(body["max_tokens"] for body in server.bodies) <= 100
+            ), name
 
 
 def test_a_wrong_name_is_told_as_by_completions():
-    with FakeServer(chat="only") as server, pytest.raises(ValueError, match="it serves fake/model: name one"):
+    with (
+        FakeServer(chat="only") as server,
+        pytest.raises(ValueError, match="it serves fake/model: name one"),
+    ):
         Server(server.url, "other/model", TOKENIZER)
 
 
@@ -173,16 +209,25 @@ def test_it_is_a_backend(serve, name):
 def test_replies_are_those_of_an_engine(serve, name):
     server, backend = serve(**FAKES[name])
     line = "line 5"
-    server.say = lambda text, seed: f"line {seed}\nmore" if text.endswith("begun: ") else echoes(text, seed)
+    server.say = lambda text, seed: (
+        f"line {seed}\nmore" if text.endswith("begun: ") else echoes(text, seed)
+    )
     stopped = result(backend, say(begun="begun: ", seed=5))
     assert (stopped.text, stopped.tokens, stopped.finish) == (line, encode(line + "\n"), "stop")
-    np.testing.assert_array_equal(stopped.log_probs, np.float32([log_prob(t) for t in stopped.tokens]))
+    np.testing.assert_array_equal(
+        stopped.log_probs, np.float32([log_prob(t) for t in stopped.tokens])
+    )
     turns = server.bodies[-1]["messages"]
-    assert [(turn["role"], turn["content"]) for turn in turns] == [("user", "hello"), ("assistant", "begun: ")]
+    assert [(turn["role"], turn["content"]) for turn in turns] == [
+        ("user", "hello"),
+        ("assistant", "begun: "),
+    ]
     assert "prompt" not in server.bodies[-1]
     server.say = lambda text, seed: "the end"
     ended = result(backend, say())
-    assert ended.text == "the end" and [turn["role"] for turn in server.bodies[-1]["messages"]] == ["user"]
+    assert ended.text == "the end" and [turn["role"] for turn in server.bodies[-1]["messages"]] == [
+        "user"
+    ]
     assert ended.tokens[-1] == END and ended.finish == "end" or name != "vllm"
     cut = result(backend, say(max_tokens=3))
     assert (cut.text, cut.finish, len(cut.tokens)) == ("the", "length", 3)
@@ -191,7 +236,10 @@ def test_replies_are_those_of_an_engine(serve, name):
 def test_whole_answers_have_no_stop_strings(serve):
     server, backend = serve(**FAKES["plain"], say=lambda text, seed: "one\n\ntwo\n\n\\boxed{3}")
     got = result(backend, say(stop=("\n\n",)))
-    assert (got.text, got.finish) == ("one\n\ntwo\n\n\\boxed{3}", "end") and "stop" not in server.bodies[-1]
+    assert (got.text, got.finish) == (
+        "one\n\ntwo\n\n\\boxed{3}",
+        "end",
+    ) and "stop" not in server.bodies[-1]
     (reply,) = answers(backend, say(begun="one\n\n"))
     assert "cannot continue a turn that has begun" in str(reply.error) and reply.usage.calls == 0
 
@@ -213,9 +261,15 @@ def test_thoughts_are_no_text(serve):
     assert "spent all of its tokens on thoughts" in str(reply.error) and reply.usage.generated > 0
 
 
-@pytest.mark.parametrize("content", [[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "42"}], "42"])
+@pytest.mark.parametrize(
+    "content", [[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "42"}], "42"]
+)
 def test_messages_of_parts(serve, content):
-    told = {"message": {"role": "assistant", "content": content}, "token_ids": None, "logprobs": None}
+    told = {
+        "message": {"role": "assistant", "content": content},
+        "token_ids": None,
+        "logprobs": None,
+    }
     _, backend = serve(chat="only", fault=lambda number, body: told)
     assert result(backend, say(stop=())).text == "42"
 
@@ -239,7 +293,9 @@ def whole(text, seed):
 
 def problem(target=21):
     return search.TextProblem(
-        "Write three digits.", verify=lambda text: float(text.strip().endswith(f"answer: {target}")), answer=r"answer: (\d+)"
+        "Write three digits.",
+        verify=lambda text: float(text.strip().endswith(f"answer: {target}")),
+        answer=r"answer: (\d+)",
     )
 
 
@@ -247,7 +303,10 @@ def problem(target=21):
 @pytest.mark.parametrize("name", ["vllm", "prefix", "last"])
 def test_searches_by_continuing_turns(serve, method, name):
     server, backend = serve(**FAKES[name], say=walker)
-    guide = Guide(LM(backend, values=True, temperature=1.0, delimiter="\n", step_tokens=16, max_steps=6), budget=Budget(tokens=500))
+    guide = Guide(
+        LM(backend, values=True, temperature=1.0, delimiter="\n", step_tokens=16, max_steps=6),
+        budget=Budget(tokens=500),
+    )
     solution = search.solve(problem(12), guide, method, seed=4)
     assert 0 < solution.usage.generated <= 500
     steps = [step.text for step in solution.steps]
@@ -282,7 +341,9 @@ def test_whole_answers_are_sampled_and_nothing_else(tmp_path):
 
 
 def test_a_judge_over_a_chat(serve):
-    """By log-probs where they are told, by votes where they are not; with critiques where turns are continued."""
+    """By log-probs where they are told, by votes where they are not; with critiques where turns
+    are continued.
+    """
     state = (TextStep("12", (), "end"),)
 
     def yes(text, seed):
@@ -291,7 +352,10 @@ def test_a_judge_over_a_chat(serve):
     for name, critiques in (("vllm", 0), ("vllm", 2), ("plain", 0)):
         server, backend = serve(**FAKES[name], say=yes)
         judge = Judge(backend, critiques, votes=8, yes="y", no="n")
-        values = run(judge.evaluate(problem(), [state], np.float32([np.nan]), np.random.default_rng(0)), judge.backends)
+        values = run(
+            judge.evaluate(problem(), [state], np.float32([np.nan]), np.random.default_rng(0)),
+            judge.backends,
+        )
         assert 0 <= values[0] <= 1
         assert any("12" in turn["content"] for body in server.bodies for turn in body["messages"])
     _, backend = serve(**FAKES["plain"])
@@ -309,7 +373,16 @@ def test_requests_that_fail_for_good_are_told(serve):
 def test_the_command_over_a_chat(capsys, tmp_path):
     TOKENIZER.save_pretrained(tmp_path)
     with FakeServer(whole, **FAKES["plain"]) as server:
-        flags = ["--server", server.url, "--guide", MODEL, "--tokenizer", str(tmp_path), "--budget", "tokens=200"]
+        flags = [
+            "--server",
+            server.url,
+            "--guide",
+            MODEL,
+            "--tokenizer",
+            str(tmp_path),
+            "--budget",
+            "tokens=200",
+        ]
         assert main(["solve", "Write three digits.", *flags, "--method", "mcts"]) == 2
         assert "use sample" in capsys.readouterr().err
         main(["solve", "Write three digits.", *flags, "--method", "sample", "--json"])
@@ -324,7 +397,9 @@ def test_the_command_over_a_chat(capsys, tmp_path):
 def test_a_hosted_model_whose_tokenizer_nobody_has(serve, caplog, log_probs):
     """Steps, log-probs and counts are the server's; nothing is cut or counted by the stand-in."""
     with FakeServer(walker, chat="only", told_ids=False, log_probs=log_probs, marks=None) as server:
-        server.say = lambda text, seed: counting(text, seed) if "one to ten" in text else walker(text, seed)
+        server.say = lambda text, seed: (
+            counting(text, seed) if "one to ten" in text else walker(text, seed)
+        )
         guide = guides.connect(server.url, MODEL, delimiter="\n", step_tokens=16, max_steps=6)
         assert "no tokenizer under" in caplog.text
         backend = next(iter(guide.backends.values()))
@@ -332,19 +407,37 @@ def test_a_hosted_model_whose_tokenizer_nobody_has(serve, caplog, log_probs):
         for method in ("mcts", "beam", "sample"):
             found = search.solve(problem(12), guide, method, budget="tokens=300", seed=1)
             lines = [step.text for step in found.steps]
-            assert lines[-1] == f"answer: {sum(map(int, lines[:3]))}" and 0 < found.usage.generated <= 300
-        request = Generate(tuple(backend.tokenizer.encode(backend.tokenizer.apply_chat_template([{"role": "user", "content": "x"}], True))))
+            assert (
+                lines[-1] == f"answer: {sum(map(int, lines[:3]))}"
+                and 0 < found.usage.generated <= 300
+            )
+        request = Generate(
+            tuple(
+                backend.tokenizer.encode(
+                    backend.tokenizer.apply_chat_template([{"role": "user", "content": "x"}], True)
+                )
+            )
+        )
         server.say = lambda text, seed: "grüß dich, 世界 😀"
         (reply,) = answers(backend, request)
-        assert reply.result.text == "grüß dich, 世界 😀" and reply.usage.generated == len(encode(reply.result.text)) + 1
+        assert (
+            reply.result.text == "grüß dich, 世界 😀"
+            and reply.usage.generated == len(encode(reply.result.text)) + 1
+        )
         assert np.isfinite(reply.result.log_probs).all() == log_probs
         backend.close()
 
 
 def test_completions_want_the_tokenizer():
-    with FakeServer() as server, pytest.raises(ValueError, match="no tokenizer under .*give tokenizer="):
+    with (
+        FakeServer() as server,
+        pytest.raises(ValueError, match="no tokenizer under .*give tokenizer="),
+    ):
         Server(server.url, MODEL)
-    with FakeServer(chat="only") as server, pytest.raises(ValueError, match="no tokenizer under .*give tokenizer="):
+    with (
+        FakeServer(chat="only") as server,
+        pytest.raises(ValueError, match="no tokenizer under .*give tokenizer="),
+    ):
         Server(server.url, MODEL, "no/such-folder")
 
 
@@ -353,12 +446,19 @@ def test_completions_want_the_tokenizer():
 def test_pieces_come_back_as_they_were(text):
     pieces = Pieces()
     ids = pieces.encode(text)
-    assert pieces.decode(ids) == text and ids == Pieces().encode(text) and all(0 < i < len(pieces) for i in ids)
+    assert (
+        pieces.decode(ids) == text
+        and ids == Pieces().encode(text)
+        and all(0 < i < len(pieces) for i in ids)
+    )
     assert pieces.decode(pieces.ids(bytes([byte]) for byte in text.encode())) == text
 
 
 def test_stand_in_and_template_render_alike():
-    turns = [{"role": "system", "content": "a"}, {"role": "user", "content": [{"type": "text", "text": "b\n"}]}]
+    turns = [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": [{"type": "text", "text": "b\n"}]},
+    ]
     for ends in (True, False):
         theirs = OURS.apply_chat_template(turns, add_generation_prompt=ends, tokenize=False)
         assert Pieces().apply_chat_template(turns, add_generation_prompt=ends) == theirs

@@ -1,4 +1,6 @@
-"""What the client makes of servers that break the rules: statuses, fields, counts, log-probs, reasons, deadlines, tokenizers."""
+"""What the client makes of servers that break the rules: statuses, fields, counts, log-probs,
+reasons, deadlines, tokenizers.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ from search.guide import Guide
 from search.scheduling.budget import Budget
 from search.scheduling.requests import Cancelled, RequestFailed, TooLong
 
-VALIDATION = "[{'type': 'greater_than_equal', 'loc': ('body', 'top_k'), 'msg': 'Input should be greater than or equal to 0'}]"
+VALIDATION = (
+    "[{'type': 'greater_than_equal', 'loc': ('body', 'top_k'), 'msg': 'Input should be greater "
+    "than or equal to 0'}]"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +44,13 @@ def failed(backend, request):
 # -- statuses
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 501, 502, 503, 504, 507, *range(520, 530), 599])
+@pytest.mark.parametrize(
+    "status", [408, 425, 429, 500, 501, 502, 503, 504, 507, *range(520, 530), 599]
+)
 def test_what_passes_is_asked_again(serve, status):
-    server, backend = serve(fault=lambda number, body: ("status", status, "later") if number == 0 else None)
+    server, backend = serve(
+        fault=lambda number, body: ("status", status, "later") if number == 0 else None
+    )
     assert result(backend, ask(seed=1)).text == echoes("hello\n", 1).split("\n")[0]
     assert len(server.bodies) == 2
 
@@ -53,7 +62,10 @@ def test_what_does_not_pass_is_final_at_once(serve, status):
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("message", [VALIDATION, "1 validation error for Body", "logprobs is not supported for models created so"])
+@pytest.mark.parametrize(
+    "message",
+    [VALIDATION, "1 validation error for Body", "logprobs is not supported for models created so"],
+)
 def test_a_validation_error_with_status_500_is_final_at_once(serve, message):
     server, backend = serve(fault=lambda number, body: ("status", 500, message))
     assert message[:40] in failed(backend, ask())
@@ -118,13 +130,21 @@ def test_who_drips_at_the_door_is_named_within_the_deadline(fault):
 
 
 def test_the_deadline_is_of_all_repetitions(serve, monkeypatch):
-    server, backend = serve({"timeout": 0.3, "retries": 10**6}, fault=lambda number, body: ("status", 503, "overloaded"))
+    server, backend = serve(
+        {"timeout": 0.3, "retries": 10**6}, fault=lambda number, body: ("status", 503, "overloaded")
+    )
     monkeypatch.setattr(http, "LONGEST", 0.001)
     says = failed(backend, ask())
-    assert "overloaded" in says and ("within 0.3 s" in says or "asked" in says) and len(server.bodies) > 2
+    assert (
+        "overloaded" in says
+        and ("within 0.3 s" in says or "asked" in says)
+        and len(server.bodies) > 2
+    )
     monkeypatch.setattr(http, "LONGEST", 5.0)
     monkeypatch.setattr(http, "FIRST", 5.0)
-    assert "overloaded" in failed(backend, ask()), "nobody begins to wait for what is beyond the deadline"
+    assert "overloaded" in failed(backend, ask()), (
+        "nobody begins to wait for what is beyond the deadline"
+    )
 
 
 def test_a_server_that_dies_fails_its_requests_and_works_when_it_is_back(serve):
@@ -134,9 +154,13 @@ def test_a_server_that_dies_fails_its_requests_and_works_when_it_is_back(serve):
     server.fault = lambda number, body: "drop"
     server.__exit__()
     replies = answers(backend, *(ask(seed=i) for i in range(12)))
-    assert all(isinstance(reply.error, RequestFailed) and "broke" in str(reply.error) for reply in replies)
+    assert all(
+        isinstance(reply.error, RequestFailed) and "broke" in str(reply.error) for reply in replies
+    )
     with FakeServer(port=port):
-        assert [reply.error for reply in answers(backend, *(ask(seed=i) for i in range(12)))] == [None] * 12
+        assert [reply.error for reply in answers(backend, *(ask(seed=i) for i in range(12)))] == [
+            None
+        ] * 12
 
 
 def test_a_request_cancelled_between_repetitions_tells_why_it_was_repeated(serve, monkeypatch):
@@ -168,25 +192,46 @@ def test_none_is_said_as_zero_where_minus_one_is_refused(serve, status):
         backend.close()
 
 
-@pytest.mark.parametrize("gone", [["min_p"], ["seed"], ["repetition_penalty", "min_p"], ["logprobs"], [*OPTIONS], [*OPTIONS, "logprobs"]])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        ["min_p"],
+        ["seed"],
+        ["repetition_penalty", "min_p"],
+        ["logprobs"],
+        [*OPTIONS],
+        [*OPTIONS, "logprobs"],
+    ],
+)
 @pytest.mark.parametrize("status", [400, 422])
 def test_fields_that_are_refused_by_name_are_left_out(serve, gone, status):
     refuses = {name: (status, f"Unrecognized request argument supplied: {name}") for name in gone}
     server, backend = serve(refuses=refuses)
     left = {*OPTIONS, "logprobs"} - set(gone) | ({"top_k"} & set(gone))  # a top_k of 0 is taken
     assert backend.capabilities.options.keys() == left
-    assert result(backend, ask(seed=3)).text and not (set(server.bodies[-1]) & set(gone) - {"top_k"})
+    assert result(backend, ask(seed=3)).text and not (
+        set(server.bodies[-1]) & set(gone) - {"top_k"}
+    )
 
 
 def test_a_refusal_without_a_name_leaves_seed_and_log_probs(serve):
     _, backend = serve(refuses={"min_p": (400, "bad request")})
-    assert backend.capabilities.options == {"seed": 0, "logprobs": 1} and backend.capabilities.log_probs
+    assert (
+        backend.capabilities.options == {"seed": 0, "logprobs": 1}
+        and backend.capabilities.log_probs
+    )
 
 
 def test_the_newer_name_of_the_limit(serve):
-    message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    message = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead."
+    )
     server, backend = serve(refuses={"max_tokens": (400, message)})
-    assert backend.capabilities.limit == "max_completion_tokens" and result(backend, ask(max_tokens=3)).finish == "length"
+    assert (
+        backend.capabilities.limit == "max_completion_tokens"
+        and result(backend, ask(max_tokens=3)).finish == "length"
+    )
     assert server.bodies[-1]["max_completion_tokens"] == 3 and "max_tokens" not in server.bodies[-1]
 
 
@@ -196,30 +241,62 @@ def test_the_newer_name_of_the_limit(serve):
 @pytest.mark.parametrize("counts", [0, 1, False, 10**9])
 def test_tokens_that_came_count_whatever_the_server_says(serve, counts):
     server, backend = serve(counts=counts, say=lambda prompt, seed: f"line {seed}\n")
-    assert answers(backend, ask(seed=7))[0].usage.generated == (64 if counts == 10**9 else len("line 7\n"))
-    guide = Guide(LM(backend, delimiter="\n", step_tokens=16, max_steps=4), budget=Budget(tokens=300))
+    assert answers(backend, ask(seed=7))[0].usage.generated == (
+        64 if counts == 10**9 else len("line 7\n")
+    )
+    guide = Guide(
+        LM(backend, delimiter="\n", step_tokens=16, max_steps=4), budget=Budget(tokens=300)
+    )
     solution = search.solve(search.TextProblem("Go on.", verify=lambda text: 0.0), guide, "sample")
     assert 200 < solution.usage.generated <= 300 and len(server.bodies) < 60
 
 
 def test_a_server_that_writes_more_than_it_may_is_cut(serve):
-    long = {"text": "a very long text", "token_ids": None, "logprobs": None, "finish_reason": "stop", "stop_reason": None}
+    long = {
+        "text": "a very long text",
+        "token_ids": None,
+        "logprobs": None,
+        "finish_reason": "stop",
+        "stop_reason": None,
+    }
     _, backend = serve(fault=lambda number, body: long)
     (reply,) = answers(backend, ask(max_tokens=6))
-    assert (reply.result.text, reply.result.finish, reply.usage.generated) == ("a very", "length", 6)
+    assert (reply.result.text, reply.result.finish, reply.usage.generated) == (
+        "a very",
+        "length",
+        6,
+    )
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), float("-inf"), 50.0, 0.5, None])
 def test_log_probs_that_are_none_are_unknown(serve, strange):
-    told = {"tokens": ["token_id:64", "token_id:65"], "token_logprobs": [strange, -0.5], "top_logprobs": None}
-    part = {"token_ids": [64, 65], "text": TOKENIZER.decode([64, 65]), "logprobs": told, "finish_reason": "length"}
+    told = {
+        "tokens": ["token_id:64", "token_id:65"],
+        "token_logprobs": [strange, -0.5],
+        "top_logprobs": None,
+    }
+    part = {
+        "token_ids": [64, 65],
+        "text": TOKENIZER.decode([64, 65]),
+        "logprobs": told,
+        "finish_reason": "length",
+    }
     _, backend = serve(fault=lambda number, body: part)
-    np.testing.assert_array_equal(result(backend, ask(stop=())).log_probs, np.float32([np.nan, -0.5]))
+    np.testing.assert_array_equal(
+        result(backend, ask(stop=())).log_probs, np.float32([np.nan, -0.5])
+    )
 
 
 def test_a_log_prob_just_above_zero_is_rounding(serve):
     told = {"tokens": ["token_id:64"], "token_logprobs": [1e-7], "top_logprobs": None}
-    _, backend = serve(fault=lambda number, body: {"token_ids": [64], "text": "a", "logprobs": told, "finish_reason": "length"})
+    _, backend = serve(
+        fault=lambda number, body: {
+            "token_ids": [64],
+            "text": "a",
+            "logprobs": told,
+            "finish_reason": "length",
+        }
+    )
     assert result(backend, ask(stop=())).log_probs[0] == 0
 
 
@@ -237,22 +314,36 @@ def test_a_log_prob_just_above_zero_is_rounding(serve):
 )
 @pytest.mark.parametrize("ids", [True, False])
 def test_log_probs_that_do_not_fit_leave_the_text(serve, logprobs, ids):
-    _, backend = serve(told_ids=ids, fault=lambda number, body: {"logprobs": logprobs} if body["seed"] == 5 else None)
+    _, backend = serve(
+        told_ids=ids,
+        fault=lambda number, body: {"logprobs": logprobs} if body["seed"] == 5 else None,
+    )
     got = result(backend, ask(seed=5))
-    assert got.text == echoes("hello\n", 5).split("\n")[0] and np.isnan(got.log_probs).all() and got.finish == "stop"
+    assert (
+        got.text == echoes("hello\n", 5).split("\n")[0]
+        and np.isnan(got.log_probs).all()
+        and got.finish == "stop"
+    )
     assert np.isfinite(result(backend, ask(seed=6)).log_probs).all()
 
 
-@pytest.mark.parametrize("reason", [None, "stop", "eos", "eos_token", "stop_sequence", "end_turn", "STOP", "complete", "", 7])
+@pytest.mark.parametrize(
+    "reason",
+    [None, "stop", "eos", "eos_token", "stop_sequence", "end_turn", "STOP", "complete", "", 7],
+)
 def test_any_reason_that_ends_a_text_is_taken(serve, reason):
-    _, backend = serve(say=lambda prompt, seed: "the end", fault=lambda number, body: {"finish_reason": reason})
+    _, backend = serve(
+        say=lambda prompt, seed: "the end", fault=lambda number, body: {"finish_reason": reason}
+    )
     got = result(backend, ask())
     assert (got.text, got.finish, got.tokens[:-1]) == ("the end", "end", encode("the end"))
 
 
 @pytest.mark.parametrize("reason", ["length", "max_tokens", None])
 def test_a_text_that_was_cut_has_not_ended(serve, reason):
-    _, backend = serve(say=lambda prompt, seed: "the end", fault=lambda number, body: {"finish_reason": reason})
+    _, backend = serve(
+        say=lambda prompt, seed: "the end", fault=lambda number, body: {"finish_reason": reason}
+    )
     got = result(backend, ask(max_tokens=3))
     assert (got.text, got.finish) == ("the", "length")
 
@@ -272,7 +363,9 @@ def test_a_tokenizer_that_differs_in_few_places_is_noticed(merge, fake):
 
 
 def test_corners_of_the_vocabulary_are_noticed():
-    """A tokenizer with one more merge, which no ordinary text shows, and which is its last token."""
+    """A tokenizer with one more merge, which no ordinary text shows, and which is its last
+    token.
+    """
     other = tiny.tokenizer((("Q", "Z"),))
     with FakeServer() as server, pytest.raises(ValueError, match="give the tokenizer"):
         Server(server.url, MODEL, other)
@@ -283,7 +376,14 @@ def test_a_small_context_does_not_look_like_another_tokenizer(serve):
     assert result(backend, ask(max_tokens=9)).text
 
 
-@pytest.mark.parametrize("fake", [{"heats": False}, {"say": lambda prompt, seed: "always this"}, {"heats": False, "chat": "only"}])
+@pytest.mark.parametrize(
+    "fake",
+    [
+        {"heats": False},
+        {"say": lambda prompt, seed: "always this"},
+        {"heats": False, "chat": "only"},
+    ],
+)
 def test_a_server_whose_samples_are_copies_is_named(tmp_path, caplog, fake):
     TOKENIZER.save_pretrained(tmp_path)
     with FakeServer(**fake) as server:
@@ -296,7 +396,11 @@ def test_a_server_whose_samples_are_copies_is_named(tmp_path, caplog, fake):
 
 
 def test_a_server_that_samples_is_not_named(serve, caplog):
-    for fake in ({}, {"seeded": False}, {"refuses": {"seed": (400, "Unknown field: seed")}, "seeded": False}):
+    for fake in (
+        {},
+        {"seeded": False},
+        {"refuses": {"seed": (400, "Unknown field: seed")}, "seeded": False},
+    ):
         _, backend = serve(**fake)
         assert backend.capabilities.samples
     assert "same text" not in caplog.text

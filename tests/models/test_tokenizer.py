@@ -1,4 +1,6 @@
-"""Tokenizers without transformers: the same tokens and texts as theirs, and none where they would make others."""
+"""Tokenizers without transformers: the same tokens and texts as theirs, and none where they
+would make others.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from models.checkpoints.tokenizer import NAMED, Fast
 
 BUILTIN = Path(__file__).resolve().parent.parent.parent / "models" / "builtin"
 CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}{{ eos_token }}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}{{ "
+    "eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}>{% endif %}"
 )
 PIECES = ["<|im_end|>", "<eos>", "\u2402", "8*3=24", "\n", " ", "12", "\u6f22", "\U0001f600"]
@@ -26,7 +29,11 @@ TEXTS = st.text() | st.lists(st.sampled_from(PIECES)).map("".join)
 def folders() -> list[Path]:
     """Checkpoints whose tokenizers are read here, real ones where there are some."""
     real = Path(os.environ["COPSE_TEST_MODELS"]) if os.environ.get("COPSE_TEST_MODELS") else None
-    found = [] if real is None else [folder for folder in sorted(real.iterdir()) if (folder / "tokenizer.json").exists()]
+    found = (
+        []
+        if real is None
+        else [folder for folder in sorted(real.iterdir()) if (folder / "tokenizer.json").exists()]
+    )
     return [BUILTIN, *found]
 
 
@@ -41,7 +48,12 @@ def chat(tmp_path_factory) -> Path:
     made.chat_template = CHAT
     made.save_pretrained(folder)
     whole = json.loads((folder / "tokenizer.json").read_text())
-    whole["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    whole["post_processor"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     return folder
 
@@ -69,26 +81,44 @@ def test_a_chat_models_tokenizer_is_as_by_transformers(chat: Path) -> None:
     talk = [{"role": "system", "content": " Be brief. "}, {"role": "user", "content": "Hi"}]
     for begin in (True, False):
         rendered = own.apply_chat_template(talk, add_generation_prompt=begin, tokenize=False)
-        assert rendered == theirs.apply_chat_template(talk, add_generation_prompt=begin, tokenize=False)
+        assert rendered == theirs.apply_chat_template(
+            talk, add_generation_prompt=begin, tokenize=False
+        )
     assert "<eos>" in rendered
 
 
 def compare(own, theirs) -> None:
-    for name in (*NAMED, *(f"{name}_id" for name in NAMED), "all_special_tokens", "all_special_ids", "chat_template"):
+    for name in (
+        *NAMED,
+        *(f"{name}_id" for name in NAMED),
+        "all_special_tokens",
+        "all_special_ids",
+        "chat_template",
+    ):
         assert getattr(own, name) == getattr(theirs, name), name
     assert len(own) == len(theirs) and own.get_vocab() == theirs.get_vocab()
-    added = [{i: (t.content, t.special) for i, t in one.added_tokens_decoder.items()} for one in (own, theirs)]
+    added = [
+        {i: (t.content, t.special) for i, t in one.added_tokens_decoder.items()}
+        for one in (own, theirs)
+    ]
     assert added[0] == added[1]
-    assert all(own.convert_ids_to_tokens(i) == theirs.convert_ids_to_tokens(i) for i in range(0, len(own), max(1, len(own) // 500)))
+    assert all(
+        own.convert_ids_to_tokens(i) == theirs.convert_ids_to_tokens(i)
+        for i in range(0, len(own), max(1, len(own) // 500))
+    )
 
     @settings(max_examples=60, deadline=None)
     @given(TEXTS)
     def same(text: str) -> None:
         for special in (True, False):
-            assert own.encode(text, add_special_tokens=special) == theirs.encode(text, add_special_tokens=special)
+            assert own.encode(text, add_special_tokens=special) == theirs.encode(
+                text, add_special_tokens=special
+            )
         tokens = own.encode(text)
         for skip in (True, False):
-            decoded = theirs.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+            decoded = theirs.decode(
+                tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False
+            )
             assert own.decode(tokens, skip_special_tokens=skip) == decoded
 
     same()
@@ -106,7 +136,9 @@ def compare(own, theirs) -> None:
     ],
     ids=lambda config: next(iter(config)),
 )
-def test_what_changes_a_tokenizer_is_left_to_transformers(chat: Path, tmp_path: Path, config: dict) -> None:
+def test_what_changes_a_tokenizer_is_left_to_transformers(
+    chat: Path, tmp_path: Path, config: dict
+) -> None:
     assert Fast.open(chat) is not None and Fast.open(changed(chat, tmp_path, **config)) is None
 
 

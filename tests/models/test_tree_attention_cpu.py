@@ -1,4 +1,6 @@
-"""Attention over the tree against its definition in float64, and to the last bit against itself, whatever is shared."""
+"""Attention over the tree against its definition in float64, and to the last bit against itself,
+whatever is shared.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SHAPES = [(4, 2, 8), (3, 3, 24), (8, 1, 16), (5, 5, 32)]  # heads, heads of keys
 
 
 class Pass:
-    """Rows of texts that share beginnings, some with one query and some with a chunk of them, in a pool in no order."""
+    """Rows of texts that share beginnings, some with one query and some with a chunk of them, in
+    a pool in no order.
+    """
 
     def __init__(self, seed: int, shape: tuple[int, int, int]):
         rng = np.random.default_rng(seed)
@@ -45,12 +49,28 @@ class Pass:
             chunks.append((len(rows) + i, self.tokens, past, count))
             self.tokens += int(count)
         self.chunks = np.array(chunks, np.int64).reshape(-1, 4)
-        self.pool = rng.standard_normal((2, 4400, self.kv, self.padded)).astype(np.float32) * np.float32(rng.choice([0.3, 3]))
+        self.pool = rng.standard_normal((2, 4400, self.kv, self.padded)).astype(
+            np.float32
+        ) * np.float32(rng.choice([0.3, 3]))
         self.pool[..., self.dim :] = 0
-        self.query = rng.standard_normal((self.tokens, self.heads * self.dim + 5)).astype(np.float32)
-        self.spans, self.parts = np.empty((self.tokens, 4), np.int32), np.empty((2 * self.tokens, 4), np.int32)
+        self.query = rng.standard_normal((self.tokens, self.heads * self.dim + 5)).astype(
+            np.float32
+        )
+        self.spans, self.parts = (
+            np.empty((self.tokens, 4), np.int32),
+            np.empty((2 * self.tokens, 4), np.int32),
+        )
         order = np.empty(len(rows), np.int64)
-        found = llama_kernels.plan(self.table, self.rows, self.ends, self.chunks, self.heads // self.kv, order, self.spans, self.parts)
+        found = llama_kernels.plan(
+            self.table,
+            self.rows,
+            self.ends,
+            self.chunks,
+            self.heads // self.kv,
+            order,
+            self.spans,
+            self.parts,
+        )
         assert found[0] == self.tokens
         self.parts = self.parts[: found[1]]
 
@@ -59,21 +79,31 @@ class Pass:
         work, places = tree_attention_cpu.scratch(len(spans), self.heads, self.padded)
         out = np.full((self.tokens, self.heads * self.dim), np.nan, np.float32)
         tree_attention_cpu.attention(self.padded)(
-            self.query, self.pool.reshape(-1), self.table, spans, parts, np.array([self.heads, self.kv, self.dim, self.padded]),
-            0, self.pool[0].size, self.dim**-0.5, cap, window, np.empty(work, np.float32), np.empty(places, np.int64), out,
+            self.query, self.pool.reshape(-1), self.table, spans, parts,
+            np.array([self.heads, self.kv, self.dim, self.padded]),
+            0, self.pool[0].size, self.dim**-0.5, cap, window, np.empty(work, np.float32),
+            np.empty(places, np.int64), out,
         )  # fmt: skip
         return out
 
     def defined(self, cap=0.0, window=0):
         """The same by softmax(q k) v in float64."""
-        owners = [(t, row, end) for t, (row, end) in enumerate(zip(self.rows, self.ends, strict=True))]
-        owners += [(start + i, row, past + i + 1) for row, start, past, count in self.chunks.tolist() for i in range(count)]
+        owners = [
+            (t, row, end) for t, (row, end) in enumerate(zip(self.rows, self.ends, strict=True))
+        ]
+        owners += [
+            (start + i, row, past + i + 1)
+            for row, start, past, count in self.chunks.tolist()
+            for i in range(count)
+        ]
         out = np.empty((self.tokens, self.heads * self.dim))
         for token, row, end in owners:
             seen = self.table[row, max(0, end - window) if window else 0 : end]
             for h in range(self.heads):
                 cut = slice(h * self.dim, (h + 1) * self.dim)
-                keys, values = self.pool[:, seen, h // (self.heads // self.kv), : self.dim].astype(float)
+                keys, values = self.pool[:, seen, h // (self.heads // self.kv), : self.dim].astype(
+                    float
+                )
                 scores = keys @ self.query[token, cut].astype(float) * self.dim**-0.5
                 scores = cap * np.tanh(scores / cap) if cap else scores
                 weights = np.exp(scores - scores.max())
@@ -82,10 +112,16 @@ class Pass:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from(SHAPES), st.sampled_from([(0.0, 0), (0.0, 7), (4.0, 0), (4.0, 20)]))
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from(SHAPES),
+    st.sampled_from([(0.0, 0), (0.0, 7), (4.0, 0), (4.0, 20)]),
+)
 def test_it_is_the_definition(seed, shape, options):
     made = Pass(seed, shape)
-    np.testing.assert_allclose(made.attend(made.spans, made.parts, *options), made.defined(*options), atol=2e-5)
+    np.testing.assert_allclose(
+        made.attend(made.spans, made.parts, *options), made.defined(*options), atol=2e-5
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,17 +133,32 @@ def test_what_is_shared_changes_no_bit(seed, shape, cap):
     assert made.attend(alone, made.parts[:0], cap).tobytes() == wanted.tobytes()
     for i in range(0, made.tokens, 5):
         token = alone[i, 0]
-        assert made.attend(alone[i : i + 1], made.parts[:0], cap)[token].tobytes() == wanted[token].tobytes()
+        assert (
+            made.attend(alone[i : i + 1], made.parts[:0], cap)[token].tobytes()
+            == wanted[token].tobytes()
+        )
 
 
 def test_much_is_shared():
     """The plan covers what a tree shares: of 64 rows below 80 tokens all but the last 20 and 4."""
-    table = np.concatenate([np.tile(np.arange(80), (64, 1)), np.repeat(np.arange(100, 420).reshape(16, 20), 4, 0),
+    table = np.concatenate([np.tile(np.arange(80), (64, 1)),
+    np.repeat(np.arange(100, 420).reshape(16, 20), 4, 0),
                             np.arange(500, 756).reshape(64, 4)], 1).astype(np.int32)  # fmt: skip
-    rows, spans, parts = np.random.default_rng(0).permutation(64), np.empty((64, 4), np.int32), np.empty((128, 4), np.int32)
+    rows, spans, parts = (
+        np.random.default_rng(0).permutation(64),
+        np.empty((64, 4), np.int32),
+        np.empty((128, 4), np.int32),
+    )
     none = np.empty((0, 4), np.int64)
-    count, shared = llama_kernels.plan(table, rows, np.full(64, 104), none, 1, np.empty(64, np.int64), spans, parts)
-    assert count == 64 and shared == 17 and spans[:, 2].tolist() == [100] * 64 and sorted(spans[:, 0].tolist()) == list(range(64))
+    count, shared = llama_kernels.plan(
+        table, rows, np.full(64, 104), none, 1, np.empty(64, np.int64), spans, parts
+    )
+    assert (
+        count == 64
+        and shared == 17
+        and spans[:, 2].tolist() == [100] * 64
+        and sorted(spans[:, 0].tolist()) == list(range(64))
+    )
     assert parts[0].tolist() == [0, 64, 0, 80] and parts[1:17, 2:].tolist() == [[80, 100]] * 16
 
 
@@ -127,7 +178,11 @@ def test_products_of_one_row_and_of_many_are_the_same_to_the_last_bit(inner, out
     module = torch.nn.Linear(inner, out, bias=bias, dtype=dtype).requires_grad_(False)
     near = 1e-4 if dtype == torch.float32 else 2e-2
     with torch.inference_mode():
-        product, x, to = Linear(module.weight, module.bias, dtype == torch.float32), torch.randn(70, inner).to(dtype), torch.randn(70, out)
+        product, x, to = (
+            Linear(module.weight, module.bias, dtype == torch.float32),
+            torch.randn(70, inner).to(dtype),
+            torch.randn(70, out),
+        )
         many, added = product(x), product.add(x, to.clone())
         torch.testing.assert_close(many, module(x), atol=near, rtol=near)
         torch.testing.assert_close(added, module(x) + to, atol=near, rtol=near)
@@ -140,21 +195,37 @@ def test_products_of_one_row_and_of_many_are_the_same_to_the_last_bit(inner, out
 def test_an_engine_gives_a_text_the_same_numbers_in_any_company(kind):
     rng = np.random.default_rng(0)
     stem = tuple(rng.integers(0, 256, 30).tolist())
-    requests = [(stem[: rng.integers(1, 31)] + tuple(rng.integers(0, 256, rng.integers(0, 9)).tolist()), i) for i in range(40)]
+    requests = [
+        (stem[: rng.integers(1, 31)] + tuple(rng.integers(0, 256, rng.integers(0, 9)).tolist()), i)
+        for i in range(40)
+    ]
 
     def replies(slots, pool, some):
-        engine = Engine(tiny.model(kind), tiny.tokenizer(), tiny.head(), slots=slots, pool_tokens=pool)
-        return [r.result for r in tiny.answers(engine, [Generate(prompt, max_tokens=12, seed=seed, stop=("q",)) for prompt, seed in some])]
+        engine = Engine(
+            tiny.model(kind), tiny.tokenizer(), tiny.head(), slots=slots, pool_tokens=pool
+        )
+        return [
+            r.result
+            for r in tiny.answers(
+                engine,
+                [Generate(prompt, max_tokens=12, seed=seed, stop=("q",)) for prompt, seed in some],
+            )
+        ]
 
     wanted = replies(40, 4096, requests)
     for slots, pool in ((40, 120), (1, 4096), (3, 60)):
         for ours, theirs in zip(replies(slots, pool, requests), wanted, strict=True):
-            assert ours.tokens == theirs.tokens and ours.log_probs.tobytes() == theirs.log_probs.tobytes()
+            assert (
+                ours.tokens == theirs.tokens
+                and ours.log_probs.tobytes() == theirs.log_probs.tobytes()
+            )
             assert ours.value == theirs.value or np.isnan([ours.value, theirs.value]).all()
 
 
 def test_products_that_are_more_than_their_weights_are_left_to_the_model():
-    """An adapter that does nothing yet would pass every trial and be left out once it is trained."""
+    """An adapter that does nothing yet would pass every trial and be left out once it is
+    trained.
+    """
 
     class Adapted(torch.nn.Linear):
         def forward(self, x):

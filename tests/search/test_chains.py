@@ -34,31 +34,53 @@ def scored(request: search.Score, value: float) -> Scored:
 
 
 def by_integers(problem: Chains) -> int:
-    """The value asked for, by substitution in plain integers and one reduction at the end: not how the module does it."""
+    """The value asked for, by substitution in plain integers and one reduction at the end: not
+    how the module does it.
+    """
 
     def expand(name: str) -> int:
         (text,) = [text for text in problem.definitions if text[0].lower() == name]
         if text[0].isupper():
             return int(text[1:])
-        return {"+": operator.add, "-": operator.sub, "*": operator.mul}[text[3]](expand(text[2]), expand(text[4]))
+        return {"+": operator.add, "-": operator.sub, "*": operator.mul}[text[3]](
+            expand(text[2]), expand(text[4])
+        )
 
     return expand(problem.query) % problem.modulus
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(0, 4), st.sampled_from([2, 5, 11, 23, 997]), st.booleans())
-def test_generated_problems_are_what_was_asked_for(seed: int, operations: int, distractors: int, modulus: int, shuffle: bool) -> None:
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 6),
+    st.integers(0, 4),
+    st.sampled_from([2, 5, 11, 23, 997]),
+    st.booleans(),
+)
+def test_generated_problems_are_what_was_asked_for(
+    seed: int, operations: int, distractors: int, modulus: int, shuffle: bool
+) -> None:
     problem = next(generate(seed, 1, operations, distractors, modulus, shuffle))
     assert len(problem.needed()) == operations and len(problem.defined) == operations + distractors
     assert problem.values[problem.query] == by_integers(problem)
-    assert parse(problem.prompt(())) == problem == build("search.problems.chains:Chains", problem.to_json())
+    assert (
+        parse(problem.prompt(()))
+        == problem
+        == build("search.problems.chains:Chains", problem.to_json())
+    )
     if not shuffle:
         for i, text in enumerate(problem.definitions):
-            assert text[0].isupper() or all(any(t[0].lower() == n for t in problem.definitions[:i]) for n in (text[2], text[4]))
+            assert text[0].isupper() or all(
+                any(t[0].lower() == n for t in problem.definitions[:i]) for n in (text[2], text[4])
+            )
     lines = chains_data.solution(problem)
     check_problem(problem, [TextStep(line) for line in lines])
     end = state(*lines)
-    assert problem.is_terminal(end) and not any(mistakes(problem, end)) and problem.answer(end) == str(by_integers(problem))
+    assert (
+        problem.is_terminal(end)
+        and not any(mistakes(problem, end))
+        and problem.answer(end) == str(by_integers(problem))
+    )
     assert not any(problem.is_terminal(end[:n]) for n in range(len(end)))
 
 
@@ -67,13 +89,19 @@ def test_generated_problems_are_what_was_asked_for(seed: int, operations: int, d
 def test_the_split_sees_through_names_order_and_distractors(seed: int, data: Any) -> None:
     problem = next(generate(seed, 1, 4, 2))
     letters = data.draw(st.permutations(chains.LETTERS))
-    table = str.maketrans(chains.LETTERS + chains.LETTERS.upper(), "".join(letters) + "".join(letters).upper())
-    renamed = tuple(text.translate(table) for text in data.draw(st.permutations(problem.definitions)))
+    table = str.maketrans(
+        chains.LETTERS + chains.LETTERS.upper(), "".join(letters) + "".join(letters).upper()
+    )
+    renamed = tuple(
+        text.translate(table) for text in data.draw(st.permutations(problem.definitions))
+    )
     needed = set(problem.needed())
     unneeded = [text for text in problem.definitions if text[0].islower() and text[0] not in needed]
     other = Chains(problem.modulus, renamed, problem.query.translate(table))
     assert other.canonical() == problem.canonical() and other.split() == problem.split()
-    fewer = Chains(problem.modulus, tuple(t for t in problem.definitions if t not in unneeded), problem.query)
+    fewer = Chains(
+        problem.modulus, tuple(t for t in problem.definitions if t not in unneeded), problem.query
+    )
     assert fewer.canonical() == problem.canonical()
     changed = Chains(problem.modulus + 1, problem.definitions, problem.query)
     assert changed.canonical() != problem.canonical()
@@ -108,14 +136,28 @@ def test_mistakes_are_found_line_by_line(lines: tuple[str, ...], wrong: list[boo
     assert mistakes(PROBLEM, state(*lines)) == wrong
 
 
-@pytest.mark.parametrize("line", ["i=c+a", "z=y*x", "c=a*b A3 B7 C9", "c=a*b Z999 Z0 C9", "  i=c-a  "])
+@pytest.mark.parametrize(
+    "line", ["i=c+a", "z=y*x", "c=a*b A3 B7 C9", "c=a*b Z999 Z0 C9", "  i=c-a  "]
+)
 def test_a_wrong_line_is_a_legal_step(line: str) -> None:
     assert len(PROBLEM.apply((), TextStep(line))) == 1
     assert PROBLEM.verify(state(line)) is None
 
 
 @pytest.mark.parametrize(
-    "line", ["", "i=c", "i=c-a C10", "i=c/a", "I=c-a", "i=c-a C10 A3 I007", "i=c-a C10 A3 I7 x", "i=c-a C1000 A3 I7", "m=a+b", "i=c-a\n"]
+    "line",
+    [
+        "",
+        "i=c",
+        "i=c-a C10",
+        "i=c/a",
+        "I=c-a",
+        "i=c-a C10 A3 I007",
+        "i=c-a C10 A3 I7 x",
+        "i=c-a C1000 A3 I7",
+        "m=a+b",
+        "i=c-a\n",
+    ],
 )
 def test_what_the_grammar_cannot_read_is_illegal(line: str) -> None:
     with pytest.raises(IllegalStep):
@@ -150,7 +192,11 @@ def test_malformed_statements_are_refused(text: str, words: str) -> None:
 @pytest.mark.parametrize("ends", [0.0, 1.0])
 def test_training_labels_are_what_the_checker_says(ends: float) -> None:
     examples = list(chains_data.examples(3, 0, 120, 0.9, ends=ends))
-    assert examples == list(chains_data.examples(3, 0, 120, 0.9, ends=ends)) != list(chains_data.examples(3, 1, 120, 0.9, ends=ends))
+    assert (
+        examples
+        == list(chains_data.examples(3, 0, 120, 0.9, ends=ends))
+        != list(chains_data.examples(3, 1, 120, 0.9, ends=ends))
+    )
     longest, labels = 0, {0.0: 0, 1.0: 0}
     for segments in examples:
         problem = parse(segments[0][0])
@@ -169,24 +215,38 @@ def test_training_labels_are_what_the_checker_says(ends: float) -> None:
 
 
 def test_wrong_branches_go_on_to_answers() -> None:
-    """Most end with a value of the variable that is asked for, some at once; none has a line behind that."""
+    """Most end with a value of the variable that is asked for, some at once; none has a line
+    behind that.
+    """
     ended = early = branches = 0
     for segments in chains_data.examples(3, 0, 200, 0.9, {3: 1.0}, ends=1.0):
         problem = parse(segments[0][0])
         assert isinstance(problem, Chains)
         parents = {parent for *_, parent in segments}
-        answers = {i for i in range(1, len(segments)) if problem.answer(state(segments[i][0].removesuffix("\n"))) is not None}
+        answers = {
+            i
+            for i in range(1, len(segments))
+            if problem.answer(state(segments[i][0].removesuffix("\n"))) is not None
+        }
         assert not answers & parents
         right = 2 * len(problem.needed())
         branches += sum(parent <= right for *_, parent in segments[right + 1 :])
         ended += len([i for i in answers if i > right])
-        early += len([i for i in answers if i > right and len(problem.needed()) <= segments[i][3] < right - 1])
+        early += len(
+            [
+                i
+                for i in answers
+                if i > right and len(problem.needed()) <= segments[i][3] < right - 1
+            ]
+        )
     assert branches == 800 and 600 < ended <= 800 and 40 < early < 200
 
 
 def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:
     def sizes(operations: Any) -> list[int]:
-        made = [parse(segments[0][0]) for segments in chains_data.examples(3, 0, 200, 0.9, operations)]
+        made = [
+            parse(segments[0][0]) for segments in chains_data.examples(3, 0, 200, 0.9, operations)
+        ]
         return [len(p.needed()) for p in made if isinstance(p, Chains)]
 
     short, long = sizes({2: 0.99, 7: 0.01}), sizes({2: 0.01, 7: 0.99})
@@ -195,15 +255,25 @@ def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:
     assert sizes({"2": 0.01, "7": 0.99}) == long, "as JSON writes it"
 
 
-def test_no_search_changes_when_the_hidden_checker_is_flipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_search_changes_when_the_hidden_checker_is_flipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     problems = list(generate(1, 3, 2, 1))
-    lines = [line for p in problems for line in chains_data.solution(p)] + ["c=a*b A3 B7 C9", "nonsense"]
+    lines = [line for p in problems for line in chains_data.solution(p)] + [
+        "c=a*b A3 B7 C9",
+        "nonsense",
+    ]
 
     def player(request: Any) -> Any:
         prompt = request.prompt if isinstance(request, search.Generate) else request.tokens
         rng = random.Random(f"{prompt}|{getattr(request, 'seed', 0)}")
         if isinstance(request, search.Generate):
-            return generated(rng.choice(lines), value=rng.random(), log_prob=-rng.random(), limit=request.max_tokens)
+            return generated(
+                rng.choice(lines),
+                value=rng.random(),
+                log_prob=-rng.random(),
+                limit=request.max_tokens,
+            )
         return scored(request, rng.random())
 
     guide = scripted_guide(player, step_tokens=24, max_steps=12)
@@ -211,20 +281,42 @@ def test_no_search_changes_when_the_hidden_checker_is_flipped(monkeypatch: pytes
     def searched() -> list[Any]:
         found = []
         for method in ("sample", "beam", "mcts"):
-            for solution in search.solve_many(problems, guide, method, "tokens=200", seed=3, progress=False):
-                assert solution.error is None and solution.verified is None and solution.trace is not None
+            for solution in search.solve_many(
+                problems, guide, method, "tokens=200", seed=3, progress=False
+            ):
+                assert (
+                    solution.error is None
+                    and solution.verified is None
+                    and solution.trace is not None
+                )
                 trace = solution.trace
-                found.append((solution.answer, solution.text, solution.candidates, trace.edge_visits.tolist(), trace.edge_sum.tolist()))
+                found.append(
+                    (
+                        solution.answer,
+                        solution.text,
+                        solution.candidates,
+                        trace.edge_visits.tolist(),
+                        trace.edge_sum.tolist(),
+                    )
+                )
         return found
 
     before = searched()
     assert any(answer is not None for answer, *_ in before)
     truth = chains.mistakes
-    monkeypatch.setattr(chains, "mistakes", lambda problem, steps: [not wrong for wrong in truth(problem, steps)])
+    monkeypatch.setattr(
+        chains, "mistakes", lambda problem, steps: [not wrong for wrong in truth(problem, steps)]
+    )
     real = Chains.values.func  # type: ignore[attr-defined]
-    monkeypatch.setattr(Chains, "values", property(lambda self: {n: (v + 1) % self.modulus for n, v in real(self).items()}))
+    monkeypatch.setattr(
+        Chains,
+        "values",
+        property(lambda self: {n: (v + 1) % self.modulus for n, v in real(self).items()}),
+    )
     problems = list(generate(1, 3, 2, 1))
-    assert problems[0].values[problems[0].query] != by_integers(problems[0]) and chains.mistakes(PROBLEM, state("z=y*x")) == [False]
+    assert problems[0].values[problems[0].query] != by_integers(problems[0]) and chains.mistakes(
+        PROBLEM, state("z=y*x")
+    ) == [False]
     assert searched() == before
 
 

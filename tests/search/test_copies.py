@@ -21,7 +21,9 @@ WAYS = {"pickle": lambda thing: pickle.loads(pickle.dumps(thing)), "deepcopy": c
 
 
 def solutions(method: str, keep_trees: bool) -> list[Solution]:
-    return search.solve_many(PUZZLES, scripted_guide(), method, budget="tokens=300", keep_trees=keep_trees)
+    return search.solve_many(
+        PUZZLES, scripted_guide(), method, budget="tokens=300", keep_trees=keep_trees
+    )
 
 
 def rows(tree: Tree) -> list[list[object]]:
@@ -54,7 +56,9 @@ def test_as_a_dictionary(method, keep_trees):
     (solution, _) = solutions(method, keep_trees)
     told = asdict(solution)
     assert set(told) == set(solution.__dataclass_fields__)
-    assert told["answer"] == solution.answer and told["usage"]["generated"] == solution.usage.generated
+    assert (
+        told["answer"] == solution.answer and told["usage"]["generated"] == solution.usage.generated
+    )
     assert (told["tree"] is None) != keep_trees
     if keep_trees:
         assert rows(told["tree"]) == rows(solution.tree) and told["trace"]["seed"] == 0
@@ -104,7 +108,9 @@ def test_a_forest_of_the_callers_states():
     assert np.array_equal(copied.roots, forest.roots) and np.array_equal(copied.nodes, forest.nodes)
 
 
-@pytest.mark.parametrize("wrong", ["Use 4, 7, 8 and 8 to make 24.", "", 24, search.TextProblem("What is 1 + 1?")])
+@pytest.mark.parametrize(
+    "wrong", ["Use 4, 7, 8 and 8 to make 24.", "", 24, search.TextProblem("What is 1 + 1?")]
+)
 def test_one_problem_where_a_list_is_wanted(wrong):
     with pytest.raises(ValueError, match=r"give a list of problems.*or use solve") as caught:
         search.solve_many(wrong)

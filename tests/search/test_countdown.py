@@ -1,4 +1,6 @@
-"""Countdown: the strict verifier against adversarial lines, brute force and random legal paths; parsing, splits, replay."""
+"""Countdown: the strict verifier against adversarial lines, brute force and random legal paths;
+parsing, splits, replay.
+"""
 
 from __future__ import annotations
 
@@ -118,8 +120,12 @@ def test_only_the_target_from_all_numbers_is_verified() -> None:
     assert GAME.verify(play(GAME, "8-7=1", "4-1=3", "8*3=24")) == 1.0
     assert GAME.verify(play(GAME, "8*7=56", "56-8=48", "48/4=12")) == 0.0
     early = Countdown((3, 8, 5, 5), 24)
-    assert early.verify(play(early, "8*3=24")) == 0.0, "the target with numbers unused is no solution"
-    assert not early.is_terminal(play(early, "8*3=24")) and GAME.is_terminal(play(GAME, "8-7=1", "4-1=3", "8*3=24"))
+    assert early.verify(play(early, "8*3=24")) == 0.0, (
+        "the target with numbers unused is no solution"
+    )
+    assert not early.is_terminal(play(early, "8*3=24")) and GAME.is_terminal(
+        play(GAME, "8-7=1", "4-1=3", "8*3=24")
+    )
     assert GAME.answer(play(GAME, "8-7=1")) is None and GAME.actions(()) is None
 
 
@@ -140,15 +146,25 @@ def test_same_step_and_same_answer() -> None:
     assert key("8+7=15") == key("7+8=15") == key(" 7 + 8 = 15 ") and key("8*7=56") == key("7*8=56")
     assert key("8-7=1") != key("7-8=(-1)") and key("8-8=0") != key("8/8=1")
     p = Countdown((1, 2, 3, 4), 10)
-    sums = [("1+2=3", "3+3=6", "6+4=10"), ("3+4=7", "2+7=9", "9+1=10"), ("1+2=3", "3+4=7", "7+3=10")]
+    sums = [
+        ("1+2=3", "3+3=6", "6+4=10"),
+        ("3+4=7", "2+7=9", "9+1=10"),
+        ("1+2=3", "3+4=7", "7+3=10"),
+    ]
     assert {p.answer(play(p, *lines)) for lines in sums} == {"1+2+3+4"}
-    assert GAME.answer(play(GAME, "8-7=1", "4-1=3", "8*3=24")) == GAME.answer(play(GAME, "4-8=(-4)", "(-4)+7=3", "3*8=24"))
+    assert GAME.answer(play(GAME, "8-7=1", "4-1=3", "8*3=24")) == GAME.answer(
+        play(GAME, "4-8=(-4)", "(-4)+7=3", "3*8=24")
+    )
     other = Countdown((2, 3, 5, 12), 10)
-    assert other.answer(play(other, "12/3=4", "4/2=2", "2*5=10")) == other.answer(play(other, "3*2=6", "12/6=2", "5*2=10"))
+    assert other.answer(play(other, "12/3=4", "4/2=2", "2*5=10")) == other.answer(
+        play(other, "3*2=6", "12/6=2", "5*2=10")
+    )
 
 
 def evaluate(expression: str) -> Fraction:
-    """Exact value of an expression with + - * / and parentheses, by recursive descent: an independent truth."""
+    """Exact value of an expression with + - * / and parentheses, by recursive descent: an
+    independent truth.
+    """
     tokens, position = list(expression), 0
 
     def take_sum() -> Fraction:
@@ -208,7 +224,9 @@ def test_every_random_legal_path_verifies(numbers: list[int], rng: random.Random
     assert problem.verify(state) == float(left[0] == target)
     answer = problem.answer(state)
     assert answer is not None and evaluate(answer) == left[0]
-    assert sorted(int(n) for n in "".join(c if c.isdigit() else " " for c in answer).split()) == sorted(numbers)
+    assert sorted(
+        int(n) for n in "".join(c if c.isdigit() else " " for c in answer).split()
+    ) == sorted(numbers)
 
 
 def reachable(numbers: tuple[Fraction, ...]) -> set[Fraction]:
@@ -217,7 +235,11 @@ def reachable(numbers: tuple[Fraction, ...]) -> set[Fraction]:
         return {numbers[0]}
     found: set[Fraction] = set()
     for i, j in itertools.permutations(range(len(numbers)), 2):
-        a, b, rest = numbers[i], numbers[j], tuple(n for k, n in enumerate(numbers) if k not in (i, j))
+        a, b, rest = (
+            numbers[i],
+            numbers[j],
+            tuple(n for k, n in enumerate(numbers) if k not in (i, j)),
+        )
         for result in (a + b, a - b, a * b, *([a / b] if b else [])):
             found |= reachable((*rest, result))
     return found
@@ -233,7 +255,12 @@ def searched(problem: Countdown) -> bool:
                 return True
             continue
         for a, b in itertools.permutations(problem.left(state), 2):
-            for operator, result in (("+", a + b), ("-", a - b), ("*", a * b), ("/", a / b if b else None)):
+            for operator, result in (
+                ("+", a + b),
+                ("-", a - b),
+                ("*", a * b),
+                ("/", a / b if b else None),
+            ):
                 if result is not None:
                     text = f"{written(a)}{operator}{written(b)}={written(result)}"
                     stack.append(problem.apply(state, TextStep(text)))
@@ -245,7 +272,9 @@ def test_agrees_with_brute_force() -> None:
     for _ in range(60):
         numbers = tuple(rng.randint(1, 9) for _ in range(3))
         target = rng.randint(1, 30)
-        assert searched(Countdown(numbers, target)) == (target in reachable(tuple(map(Fraction, numbers))))
+        assert searched(Countdown(numbers, target)) == (
+            target in reachable(tuple(map(Fraction, numbers)))
+        )
 
 
 @given(st.lists(st.integers(0, 999_999), min_size=2, max_size=12), st.integers(0, 999_999))
@@ -257,14 +286,23 @@ def test_parse_reads_what_prompt_writes(numbers: list[int], target: int) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["Use 4, 7, 8 and 8 to make 24.", " Use 4 7 8 8 to make 24 ", "Use 8, 4, 7, and 8 to make 24\n", "Use 4,7,8,8 to make 24."]
+    "text",
+    [
+        "Use 4, 7, 8 and 8 to make 24.",
+        " Use 4 7 8 8 to make 24 ",
+        "Use 8, 4, 7, and 8 to make 24\n",
+        "Use 4,7,8,8 to make 24.",
+    ],
 )
 def test_parse_accepts(text: str) -> None:
     problem = parse(text)
     assert problem is not None and problem.prompt(()) == "Use 4, 7, 8 and 8 to make 24."
 
 
-@pytest.mark.parametrize("text", ["", "What is 2+2?", "Use the force", "I use 4 and 6 to make 24", "to make 24 use 4 and 6"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "What is 2+2?", "Use the force", "I use 4 and 6 to make 24", "to make 24 use 4 and 6"],
+)
 def test_parse_leaves_other_text_alone(text: str) -> None:
     assert parse(text) is None
 
@@ -291,7 +329,10 @@ def test_parse_explains_malformed_puzzles(text: str) -> None:
         parse(text)
 
 
-@pytest.mark.parametrize("arguments", [((4,), 4), ((4, -1), 3), ((4, 1.0), 3), ((4, True), 3), ((4, 4), "8"), ((4, 10**7), 3)])
+@pytest.mark.parametrize(
+    "arguments",
+    [((4,), 4), ((4, -1), 3), ((4, 1.0), 3), ((4, True), 3), ((4, 4), "8"), ((4, 10**7), 3)],
+)
 def test_bad_arguments(arguments: tuple) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError):
         Countdown(*arguments)
@@ -299,17 +340,33 @@ def test_bad_arguments(arguments: tuple) -> None:  # type: ignore[type-arg]
 
 def test_canonical_form_and_splits() -> None:
     assert GAME.canonical() == Countdown((8, 7, 8, 4), 24).canonical() == "4,7,8,8 24"
-    assert GAME.split() == Countdown((8, 7, 8, 4), 24).split() == "train"  # the hash is the same on every machine
+    # the hash is the same on every machine
+    assert GAME.split() == Countdown((8, 7, 8, 4), 24).split() == "train"
     problems = list(generate(0, 2000, largest=25))
-    shares = {name: sum(p.split() == name for p in problems) / 2000 for name in ("train", "validation", "test")}
-    assert abs(shares["train"] - 0.9) < 0.03 and abs(shares["validation"] - 0.05) < 0.02 and abs(shares["test"] - 0.05) < 0.02
+    shares = {
+        name: sum(p.split() == name for p in problems) / 2000
+        for name in ("train", "validation", "test")
+    }
+    assert (
+        abs(shares["train"] - 0.9) < 0.03
+        and abs(shares["validation"] - 0.05) < 0.02
+        and abs(shares["test"] - 0.05) < 0.02
+    )
 
 
 def test_generate_is_seeded_different_and_solvable() -> None:
     problems = list(generate(3, 30, size=3, largest=9, split="validation"))
-    assert problems == list(generate(3, 30, size=3, largest=9, split="validation")) != list(generate(4, 30, size=3, largest=9))
+    assert (
+        problems
+        == list(generate(3, 30, size=3, largest=9, split="validation"))
+        != list(generate(4, 30, size=3, largest=9))
+    )
     assert len({p.canonical() for p in problems}) == 30
     for problem in problems:
-        assert problem.split() == "validation" and 1 <= problem.target <= 100 and max(problem.numbers) <= 9
+        assert (
+            problem.split() == "validation"
+            and 1 <= problem.target <= 100
+            and max(problem.numbers) <= 9
+        )
         assert problem.target in reachable(tuple(map(Fraction, problem.numbers)))
     assert {p.target for p in generate(0, 10, targets=(24,))} == {24}

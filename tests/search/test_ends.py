@@ -1,4 +1,6 @@
-"""Where a chain of thought ends, and what of it is an answer: boxes, weak marks, thoughts, cut steps, rewards and values that are none."""
+"""Where a chain of thought ends, and what of it is an answer: boxes, weak marks, thoughts, cut
+steps, rewards and values that are none.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,12 @@ from search.trace import Trace
 
 METHODS = {"sample": {"chains": 1}, "beam": {"width": 1, "branch": 1}, "mcts": {"leaves": 1}}
 WEAK = [
-    "#### Step 1: the apples", "The answer is not obvious.", "Answer: let us see.", "If the answer is even, we stop.",
-    "To find the answer: add the apples first.", "The answer is 3 more than that, we will see.", "A: 9",
-    "#### 1. Add the apples", "#### **2.** Count again", "#### 3: Eat them", "#### (4) Rest", "#### 5 - Write",
+    "#### Step 1: the apples", "The answer is not obvious.", "Answer: let us see.",
+    "If the answer is even, we stop.",
+    "To find the answer: add the apples first.", "The answer is 3 more than that, we will see.",
+    "A: 9",
+    "#### 1. Add the apples", "#### **2.** Count again", "#### 3: Eat them", "#### (4) Rest",
+    "#### 5 - Write",
     "So the answer is 7?", "The answer is 7, is it?", "#### 7?", "Answer: 7?",
 ]  # fmt: skip
 
@@ -53,19 +58,25 @@ def chat_guide(written, opening="", limit=None, **options):
         prompt = "".join(map(chr, request.prompt))
         return scripted(request, written[len(prompt.rpartition("<a>" + opening)[2]) :])
 
-    policy = LM(Loaded(Scripted(answer), Chat(opening), {}, "chat", False), step_tokens=limit, **options)
+    policy = LM(
+        Loaded(Scripted(answer), Chat(opening), {}, "chat", False), step_tokens=limit, **options
+    )
     return Guide(policy, budget=Budget(tokens=4000))
 
 
 def solved(written, method="sample", problem="How many?", **options):
-    return search.solve(problem, chat_guide(written, **options), method, "tokens=3000", **METHODS[method])
+    return search.solve(
+        problem, chat_guide(written, **options), method, "tokens=3000", **METHODS[method]
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("first", WEAK)
 def test_weak_marks_end_no_chain_where_a_box_was_asked_for(first, method):
     solution = solved(f"{first}\n\nThere are 4 and 7.\n\nSo \\boxed{{11}}.\n\nAnd 5 more.", method)
-    assert solution.answer == "11" and solution.steps[-1].text == "So \\boxed{11}.", "the first box ends it"
+    assert solution.answer == "11" and solution.steps[-1].text == "So \\boxed{11}.", (
+        "the first box ends it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +98,12 @@ def test_weak_marks_are_read_once_a_text_has_ended(written, answer, steps):
 def test_weak_marks_are_read_at_the_last_step_that_is_allowed():
     rows = "\n\n".join(f"Row {i} is done." for i in range(9))
     solution = solved(f"The answer is 30.\n\n{rows}", max_steps=4)
-    assert solution.answer == "30" and [step.finish for step in solution.steps] == ["stop", "stop", "stop", "last"]
+    assert solution.answer == "30" and [step.finish for step in solution.steps] == [
+        "stop",
+        "stop",
+        "stop",
+        "last",
+    ]
     assert solved(rows, max_steps=4).answer is None, "without one it is no finished chain"
     assert TextProblem("?").is_terminal((TextStep("The answer is 1", finish="length"),)) is False
 
@@ -98,23 +114,41 @@ def test_a_guide_ends_chains_as_it_asked():
     assert solved(written, instruction="Finish with 'The answer is X'.").answer == "4"
     assert solved(written, instruction="Think.").answer == "5"
     guide = chat_guide("<r>4</r>\n\n\\boxed{5}")
-    for problem in ("How many?", TextProblem("How many?")):  # text and a problem that does not say itself where its answer is
+    # text and a problem that does not say itself where its answer is
+    for problem in ("How many?", TextProblem("How many?")):
         marked = Guide(guide.policy, budget=guide.budget, answer=r"<r>(.*?)</r>")
         assert search.solve(problem, marked, "sample", chains=1).answer == "4"
     own = TextProblem("How many?", answer=r"boxed\{(\d)")
-    assert search.solve(own, marked, "sample", chains=1).answer == "5" and own.asked("(a)", None) is own
+    assert (
+        search.solve(own, marked, "sample", chains=1).answer == "5"
+        and own.asked("(a)", None) is own
+    )
 
 
 THOUGHTS = ["<think>\n", "[THINK]", "<reasoning>\n", "<thought>", "<|channel|>analysis<|message|>"]
-CLOSED = ["</think>", "[/THINK]", "</reasoning>", "</thought>", "<|end|><|channel|>final<|message|>"]
+CLOSED = [
+    "</think>",
+    "[/THINK]",
+    "</reasoning>",
+    "</thought>",
+    "<|end|><|channel|>final<|message|>",
+]
 
 
 @pytest.mark.parametrize("opening, closing", list(zip(THOUGHTS, CLOSED, strict=True)))
 @pytest.mark.parametrize("method", METHODS)
 def test_thoughts_that_the_prompt_opened_are_no_answer(opening, closing, method):
-    written = f"Maybe \\boxed{{7}}, let me check.\n\nThe answer is 8.\n\nNo.{closing}\n\nSo it is \\boxed{{12}}.\n\nMore."
+    written = (
+        f"Maybe \\boxed{{7}}, let me check.\n\nThe answer is 8.\n\nNo.{closing}\n\nSo it is "
+        f"\\boxed{{12}}.\n\nMore."
+    )
     solution = solved(written, method, opening=opening)
-    assert solution.answer == "12" and [step.thought for step in solution.steps] == [True, True, False, False]
+    assert solution.answer == "12" and [step.thought for step in solution.steps] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     (trace,) = [solution.trace]
     assert solution.problem.answer(trace.states(solution.problem)[-1]) == "12"
 
@@ -142,41 +176,64 @@ def test_a_box_at_the_last_token_counts(method):
     written = "So there are \\boxed{11} apples in the basket of the farmer"
     for size in range(len("So there are \\boxed{11}"), 40):
         solution = solved(written, method, limit=size)
-        assert solution.answer == "11" and solution.steps[-1].finish == "length" and not solution.tree.unusable
+        assert (
+            solution.answer == "11"
+            and solution.steps[-1].finish == "length"
+            and not solution.tree.unusable
+        )
     if method != "beam":  # which begins nothing that it could not carry on
-        solution = search.solve("How many?", chat_guide(written), method, "tokens=25", **METHODS[method])
+        solution = search.solve(
+            "How many?", chat_guide(written), method, "tokens=25", **METHODS[method]
+        )
         assert solution.answer == "11" and 23 <= solution.usage.generated <= 25
     guide = chat_guide("```\n\\boxed{2}\n\nand so on\n```")
-    assert search.solve("2?", guide, method, "tokens=99", **METHODS[method]).steps[0].text == "```\n\\boxed{2}"
-    assert solved(written[:22], limit=21).steps[0].finish == "length", "it goes on where the box is open"
+    assert (
+        search.solve("2?", guide, method, "tokens=99", **METHODS[method]).steps[0].text
+        == "```\n\\boxed{2}"
+    )
+    assert solved(written[:22], limit=21).steps[0].finish == "length", (
+        "it goes on where the box is open"
+    )
 
 
 @pytest.mark.parametrize(
     "answer, text, finished",
     [
-        (None, "\\boxed{5}", True), (None, "\\boxed{5", False), (None, "#### 5", False), ("<r>(.*?)</r>", "<r>5</r>", True),
-        (r"x = (\d+)", "x = 1", False), (r"x = (\d+)", "x = 1 a", True), (lambda text: text, "x", False),
+        (None, "\\boxed{5}", True), (None, "\\boxed{5", False), (None, "#### 5", False),
+        ("<r>(.*?)</r>", "<r>5</r>", True),
+        (r"x = (\d+)", "x = 1", False), (r"x = (\d+)", "x = 1 a", True),
+        (lambda text: text, "x", False),
     ],
 )  # fmt: skip
 def test_of_a_cut_step_only_what_is_whole_counts(answer, text, finished):
-    assert TextProblem("?", answer=answer).is_terminal((TextStep(text, finish="length"),)) is finished
+    assert (
+        TextProblem("?", answer=answer).is_terminal((TextStep(text, finish="length"),)) is finished
+    )
 
 
 # -- rewards and values
 
 
-@pytest.mark.parametrize("reward", [math.inf, -math.inf, math.nan, 2, -0.1, "1", "yes", [1], np.array([0.0, 1.0]), 1j, object()])
+@pytest.mark.parametrize(
+    "reward",
+    [math.inf, -math.inf, math.nan, 2, -0.1, "1", "yes", [1], np.array([0.0, 1.0]), 1j, object()],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_reward_that_is_none_says_so(reward, method):
     problem = TextProblem("How many?", verify=lambda text: reward)
-    with pytest.raises(ValueError, match="the function verify of a TextProblem returned .*: give a number in"):
+    with pytest.raises(
+        ValueError, match="the function verify of a TextProblem returned .*: give a number in"
+    ):
         solved("\\boxed{5}", method, problem=problem)
 
 
 @pytest.mark.parametrize("reward", [True, 0, np.float32(1), np.True_, torch.tensor(0.0)])
 def test_rewards_of_every_kind_of_number(reward):
     verified = bool(reward)
-    assert solved("\\boxed{5}", problem=TextProblem("How many?", verify=lambda text: reward)).verified is verified
+    assert (
+        solved("\\boxed{5}", problem=TextProblem("How many?", verify=lambda text: reward)).verified
+        is verified
+    )
     assert TextProblem("?", verify=lambda text: Fraction(1, 4)).verify((TextStep("x"),)) == 0.25
 
 
@@ -197,7 +254,10 @@ class Plain(Odd):
         return self.told
 
 
-@pytest.mark.parametrize("told", [[2.0], [-1], [math.inf], [0.5, 0.5], 0.5, None, [None, 1], "x", [], [[0.5]], {"a": 1}, [1.01]])
+@pytest.mark.parametrize(
+    "told",
+    [[2.0], [-1], [math.inf], [0.5, 0.5], 0.5, None, [None, 1], "x", [], [[0.5]], {"a": 1}, [1.01]],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_value_that_is_none_names_its_part(told, method):
     guide = Guide(chat_guide("We add.\n\n\\boxed{5}").policy, Odd(told))
@@ -208,12 +268,20 @@ def test_a_value_that_is_none_names_its_part(told, method):
 @pytest.mark.parametrize("told", [np.array([0.5]), None, 0.5])
 def test_a_value_function_that_is_no_coroutine(told):
     with pytest.raises(ValueError, match="Plain.evaluate is no coroutine: write `async def`"):
-        search.solve("How many?", Guide(chat_guide("We add.\n\n\\boxed{5}").policy, Plain(told)), budget="tokens=300")
+        search.solve(
+            "How many?",
+            Guide(chat_guide("We add.\n\n\\boxed{5}").policy, Plain(told)),
+            budget="tokens=300",
+        )
 
 
 def test_good_values_are_taken():
     for told in ([1], [True], (0.25,), np.float32([1 + 1e-7]), [math.nan], [np.nextafter(1, 2)]):
-        solution = search.solve("How many?", Guide(chat_guide("We add.\n\n\\boxed{5}").policy, Odd(told)), budget="tokens=300")
+        solution = search.solve(
+            "How many?",
+            Guide(chat_guide("We add.\n\n\\boxed{5}").policy, Odd(told)),
+            budget="tokens=300",
+        )
         assert solution.answer == "5"
 
 
@@ -223,7 +291,8 @@ def test_good_values_are_taken():
 @pytest.mark.parametrize(
     "option, value",
     [
-        ("top_p", -1), ("top_p", 0), ("top_p", 1.5), ("top_p", math.nan), ("min_p", 2), ("min_p", -0.1), ("top_k", -1), ("top_k", 1.5),
+        ("top_p", -1), ("top_p", 0), ("top_p", 1.5), ("top_p", math.nan), ("min_p", 2),
+        ("min_p", -0.1), ("top_k", -1), ("top_k", 1.5),
         ("top_k", True), ("temperature", -0.1), ("temperature", math.inf),
     ],
 )  # fmt: skip
@@ -235,21 +304,35 @@ def test_ranges_of_sampling(option, value):
 
 
 def test_ends_of_the_ranges_are_in_them():
-    for option in ({"top_p": 1}, {"top_p": 1e-9}, {"min_p": 0}, {"min_p": 1}, {"top_k": 0}, {"top_k": np.int64(3)}):
+    for option in (
+        {"top_p": 1},
+        {"top_p": 1e-9},
+        {"min_p": 0},
+        {"min_p": 1},
+        {"top_k": 0},
+        {"top_k": np.int64(3)},
+    ):
         check_request(Generate((1,), **option), 10)
         scripted_guide(**option)
 
 
-@pytest.mark.parametrize("method, options", [("sample", {"chains": n}) for n in (1, 8, 20)] + [("mcts", {}), ("beam", {}), ("gumbel", {})])
+@pytest.mark.parametrize(
+    "method, options",
+    [("sample", {"chains": n}) for n in (1, 8, 20)] + [("mcts", {}), ("beam", {}), ("gumbel", {})],
+)
 def test_a_prompt_beyond_the_context_is_an_error_in_every_method(method, options):
     tokenizer = tiny.tokenizer()
     engine = Engine(tiny.model(), tokenizer, slots=4, context=40)
     guide = Guide(LM(Loaded(engine, tokenizer, {}, "tiny", False)), budget=Budget(tokens=100))
-    with pytest.raises(ValueError, match="the prompt has 42 tokens, and the context takes 40: shorten the problem"):
+    with pytest.raises(
+        ValueError, match="the prompt has 42 tokens, and the context takes 40: shorten the problem"
+    ):
         search.solve("x" * 40, guide, method, **options)
     long, short = search.solve_many(["x" * 40, "x" * 30], guide, method, **options)
     assert isinstance(long.error, ValueError) and long.stopped == "error"
-    assert short.error is None and short.stopped != "error", "a chain that fills the context ends there"
+    assert short.error is None and short.stopped != "error", (
+        "a chain that fills the context ends there"
+    )
 
 
 # -- settings
@@ -257,14 +340,25 @@ def test_a_prompt_beyond_the_context_is_an_error_in_every_method(method, options
 
 def test_settings_of_a_checkpoint_say_what_it_is_told(tmp_path):
     tokenizer = tiny.tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
+    )
     settings = {"format": 1, "instruction": "End with ####.", "system": "Be kind."}
     save_model(tmp_path / "kind", tiny.model(), tokenizer, None, settings)
     policy = guides.LM(tmp_path / "kind")
     said = tokenizer.decode(policy.tokens(TextProblem("2?"), ()))
-    assert said == "[system]Be kind.[user]2?\n\nEnd with ####.[assistant]" and policy.ends is not None
-    said = tokenizer.decode(guides.LM(tmp_path / "kind", instruction="", system="Go.").tokens(TextProblem("2?"), ()))
+    assert (
+        said == "[system]Be kind.[user]2?\n\nEnd with ####.[assistant]" and policy.ends is not None
+    )
+    said = tokenizer.decode(
+        guides.LM(tmp_path / "kind", instruction="", system="Go.").tokens(TextProblem("2?"), ())
+    )
     assert said == "[system]Go.[user]2?[assistant]"
-    assert tokenizer.decode(guides.LM(tmp_path / "kind", prompt="{problem}!").tokens(TextProblem("2?"), ())) == "End with ####.\n\n2?!"
+    assert (
+        tokenizer.decode(
+            guides.LM(tmp_path / "kind", prompt="{problem}!").tokens(TextProblem("2?"), ())
+        )
+        == "End with ####.\n\n2?!"
+    )
     with pytest.raises(ValueError, match="system"):
         save_model(tmp_path / "bad", tiny.model(), tokenizer, None, settings | {"system": 3})

@@ -1,4 +1,6 @@
-"""Failures are told in solutions, traces, result lines and benches; what failed is searched again."""
+"""Failures are told in solutions, traces, result lines and benches; what failed is searched
+again.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,14 @@ def test_what_counts_as_a_failure():
     cause = Cancelled("at the deadline")
     cause.__cause__ = failed
     assert failure(failed) is failed and failure(cause) is failed
-    for error in (None, Cancelled("x"), BudgetSpent("x"), NothingLeft("x"), Untold("x"), ValueError("x")):
+    for error in (
+        None,
+        Cancelled("x"),
+        BudgetSpent("x"),
+        NothingLeft("x"),
+        Untold("x"),
+        ValueError("x"),
+    ):
         assert failure(error) is None
 
 
@@ -98,7 +107,9 @@ def test_a_later_request_of_the_same_text_makes_good_and_one_sent_before_does_no
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30))
 def test_the_ledger_is_a_count_of_texts_asked_in_vain(events):
-    """One after another: a text is lost while it failed more often than it was answered afterwards."""
+    """One after another: a text is lost while it failed more often than it was answered
+    afterwards.
+    """
     ledger, lost = Failures(), dict.fromkeys(range(4), 0)
     for prompt, fails in events:
         ask(ledger, prompt, RequestFailed("away") if fails else None)()
@@ -113,7 +124,9 @@ def test_a_function_fails_where_it_never_came_back():
     crash = RequestFailed("is_right got no answer: its process ended with SIGSEGV")
     for error in (crash, crash):
         ledger.settle(Reply(Call(math.isnan), error=error))
-    assert str(ledger.verdict(answered=True)).startswith("all 2 calls of isnan failed, the last: is_right got no answer")
+    assert str(ledger.verdict(answered=True)).startswith(
+        "all 2 calls of isnan failed, the last: is_right got no answer"
+    )
     ledger.settle(Reply(Call(math.isnan), error=ValueError("an answer of the function")))
     assert ledger.verdict(answered=True) is None
     assert ledger.crashes() == [("isnan", 2, 3, crash)]
@@ -177,7 +190,11 @@ def test_what_was_found_before_is_kept(method, after, tmp_path):
 @pytest.mark.parametrize("method", ["mcts", "sample"])
 def test_what_a_repetition_makes_good_is_no_failure(method):
     """One request in a row fails, of a search that asks at the same places again and again."""
-    guide = scripted_guide(flaky(40, lambda request: generated(f"on {request.seed % 10_000}")), value=False, max_steps=1)
+    guide = scripted_guide(
+        flaky(40, lambda request: generated(f"on {request.seed % 10_000}")),
+        value=False,
+        max_steps=1,
+    )
     options = {"mcts": {"leaves": 1}, "sample": {"wave": 1}}[method]
     solution = search.solve("Question 1", guide, method, "tokens=3000", **options)
     assert solution.stopped != "error" and solution.error is None and solution.usage.calls > 80
@@ -189,7 +206,9 @@ def test_a_verified_solution_stays_verified():
             raise RequestFailed("away")
         return generated("x = 4")
 
-    problem = search.TextProblem("Find x with x * x = 16.", verify=lambda text: "x = 4" in text, answer=r"x = (\d+)")
+    problem = search.TextProblem(
+        "Find x with x * x = 16.", verify=lambda text: "x = 4" in text, answer=r"x = (\d+)"
+    )
     solution = search.solve(problem, scripted_guide(function, value=False), "sample", "tokens=500")
     assert solution.stopped == "verified" and solution.error is None and solution.trace.error == ""
 
@@ -197,9 +216,17 @@ def test_a_verified_solution_stays_verified():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_chain_that_failed_is_sampled_again_and_a_dead_model_is_told_of_by_one_chain(method):
     with pytest.raises(RequestFailed, match="away"):
-        search.solve("Question 1", scripted_guide(dies(0)), method, "tokens=500", **({"chains": 1} if method == "sample" else {}))
+        search.solve(
+            "Question 1",
+            scripted_guide(dies(0)),
+            method,
+            "tokens=500",
+            **({"chains": 1} if method == "sample" else {}),
+        )
     if method == "sample":
-        solution = search.solve("Question 1", scripted_guide(flaky(3)), method, "tokens=5000", chains=5)
+        solution = search.solve(
+            "Question 1", scripted_guide(flaky(3)), method, "tokens=5000", chains=5
+        )
         assert solution.usage.simulations == 5
 
 
@@ -209,7 +236,11 @@ def test_a_prompt_beyond_the_context_is_an_error_in_every_method(method):
         raise TooLong("402 tokens, but the context takes 256: shorten the text")
 
     (solution,) = search.solve_many(["Question 1"], scripted_guide(function), method, "tokens=500")
-    assert solution.stopped == "error" and "402 tokens" in str(solution.error) and solution.answer is None
+    assert (
+        solution.stopped == "error"
+        and "402 tokens" in str(solution.error)
+        and solution.answer is None
+    )
 
 
 def test_chains_that_reach_the_end_of_the_context_are_no_failure_beside_an_answer():
@@ -220,7 +251,11 @@ def test_chains_that_reach_the_end_of_the_context_are_no_failure_beside_an_answe
 
     share = 1000
     solution = search.solve("Question 1", scripted_guide(function), "sample", "tokens=500")
-    assert solution.answer is None and solution.stopped == "error" and "the context takes 12" in str(solution.error)
+    assert (
+        solution.answer is None
+        and solution.stopped == "error"
+        and "the context takes 12" in str(solution.error)
+    )
     share = 2
     solution = search.solve("Question 1", scripted_guide(function), "sample", "tokens=500")
     assert solution.answer is not None and solution.error is None
@@ -230,30 +265,52 @@ def test_a_verifier_that_always_crashes_is_what_failed(caplog):
     problem = search.TextProblem("Question 1", verify=worker_jobs.crash, inline=False)
     solution = search.solve(problem, scripted_guide(guesser), "sample", "tokens=60")
     assert solution.stopped == "error" and solution.answer is None
-    assert "calls of TextProblem.verify failed" in str(solution.error) and "exit code 7" in str(solution.error)
+    assert "calls of TextProblem.verify failed" in str(solution.error) and "exit code 7" in str(
+        solution.error
+    )
     assert "not understood" not in caplog.text
     caplog.clear()
     problem = search.TextProblem("Question 1", verify=worker_jobs.crash_when_even, inline=False)
     solution = search.solve(problem, scripted_guide(guesser), "sample", "tokens=100")
-    assert solution.error is None and "of TextProblem.verify failed, each of which cost its step" in caplog.text
+    assert (
+        solution.error is None
+        and "of TextProblem.verify failed, each of which cost its step" in caplog.text
+    )
 
 
 def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(caplog):
     """It was understood, and no prompt would mend it."""
-    guide = scripted_guide(lambda request: generated(f"The answer is {9 if request.seed % 4 == 0 else 7}", finish="end"), value=False)
+    guide = scripted_guide(
+        lambda request: generated(
+            f"The answer is {9 if request.seed % 4 == 0 else 7}", finish="end"
+        ),
+        value=False,
+    )
     problem = search.TextProblem("Question 1", verify=worker_jobs.crash_or_refute, inline=False)
     solution = search.solve(problem, guide, "sample", "tokens=100", seed=1)
     assert solution.error is None and solution.verified is False
     assert solution.tree.unusable * 2 > solution.tree.proposed, "most crashed"
-    assert sum("of TextProblem.verify failed, each of which cost its step" in message for message in caplog.messages) == 1
+    assert (
+        sum(
+            "of TextProblem.verify failed, each of which cost its step" in message
+            for message in caplog.messages
+        )
+        == 1
+    )
     assert not any("not understood" in message for message in caplog.messages)
 
 
 def test_an_error_of_a_users_function_is_named_by_its_type():
     """The words of a KeyError are a key alone."""
-    solution = replace(search.solve("Question 1", scripted_guide(guesser), "sample", "tokens=50"), error=KeyError("my bug"))
+    solution = replace(
+        search.solve("Question 1", scripted_guide(guesser), "sample", "tokens=50"),
+        error=KeyError("my bug"),
+    )
     assert "error: KeyError: 'my bug'" in str(solution).splitlines()
-    assert "error: the server is away" in str(replace(solution, error=RequestFailed("the server is away"))).splitlines()
+    assert (
+        "error: the server is away"
+        in str(replace(solution, error=RequestFailed("the server is away"))).splitlines()
+    )
 
 
 # -- the warning on steps that nobody understands
@@ -267,10 +324,20 @@ def test_steps_that_were_cut_off_are_told_of_where_they_explain_something(caplog
 
     guide = scripted_guide(function, value=False)
     solution = search.solve("Question 1", guide, "sample", "tokens=3000")
-    assert solution.answer == "7" and solution.tree.unusable * 2 > solution.tree.proposed and caplog.text == ""
-    guide = scripted_guide(lambda request: generated("and so on" * 9, limit=request.max_tokens), value=False)
+    assert (
+        solution.answer == "7"
+        and solution.tree.unusable * 2 > solution.tree.proposed
+        and caplog.text == ""
+    )
+    guide = scripted_guide(
+        lambda request: generated("and so on" * 9, limit=request.max_tokens), value=False
+    )
     assert search.solve("Question 1", guide, "sample", "tokens=500").answer is None
-    assert "--step-tokens" in caplog.text and "--delimiter" in caplog.text and "no answer was found" in caplog.text
+    assert (
+        "--step-tokens" in caplog.text
+        and "--delimiter" in caplog.text
+        and "no answer was found" in caplog.text
+    )
     caplog.clear()
     guide = scripted_guide(lambda request: generated("Let me think"))
     search.solve("Use 4, 7, 8 and 8 to make 24.", guide, "sample", "tokens=500")
@@ -308,19 +375,44 @@ def copse(capsys, *args):
 
 def test_failed_lines_are_searched_again(tmp_path, capsys, served):
     path, output = problems(tmp_path), tmp_path / "o"
-    command = ["solve", "--input", path, "--output", output, "--guide", "any", "--method", "sample", "--budget", "tokens=200"]
+    command = [
+        "solve",
+        "--input",
+        path,
+        "--output",
+        output,
+        "--guide",
+        "any",
+        "--method",
+        "sample",
+        "--budget",
+        "tokens=200",
+    ]
     served[:] = [dies(90)]
     code, _, err = copse(capsys, *command, "--traces", tmp_path / "t")
     first = [json.loads(line) for line in output.read_text().splitlines()]
     failed = {row["id"] for row in first if row["stopped"] == "error"}
-    assert code == 1 and failed and all("the server is away" in row["error"] for row in first if row["id"] in failed)
-    assert f"{len(failed)} failed, the last with RequestFailed: " in err and "to search them again" in err
+    assert (
+        code == 1
+        and failed
+        and all("the server is away" in row["error"] for row in first if row["id"] in failed)
+    )
+    assert (
+        f"{len(failed)} failed, the last with RequestFailed: " in err
+        and "to search them again" in err
+    )
     served[:] = [guesser]
     code, _, err = copse(capsys, *command, "--traces", tmp_path / "t")
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert code == 0 and lines[: len(first)] == first, "nothing that is written is touched"
-    assert {row["id"] for row in lines[len(first) :]} == failed and all(row["error"] is None for row in lines[len(first) :])
-    assert "6 of 6 problems answered" in err and f"{6 - len(failed)} had been searched before" in err or len(failed) == 6
+    assert {row["id"] for row in lines[len(first) :]} == failed and all(
+        row["error"] is None for row in lines[len(first) :]
+    )
+    assert (
+        "6 of 6 problems answered" in err
+        and f"{6 - len(failed)} had been searched before" in err
+        or len(failed) == 6
+    )
     assert "failed" not in err
     whole = output.read_bytes()
     assert copse(capsys, *command)[0] == 0 and output.read_bytes() == whole
@@ -338,8 +430,15 @@ def test_a_bench_shows_failures_apart_and_does_them_again(tmp_path, capsys, serv
     assert f"{len(failed)} of 16 rows are of searches that failed" in err and "| errors |" in out
     for method in ("self_consistency", "mcts leaves=2"):
         sound = [row for row in found if row["method"] == method and row not in failed]
-        scores = report.means(report.table([row for row in found if row["method"] == method], report.within(report.limit_of(found[0]))))
-        assert sorted(scores) == sorted(float(row["correct"]) for row in sound), "they are neither right nor wrong"
+        scores = report.means(
+            report.table(
+                [row for row in found if row["method"] == method],
+                report.within(report.limit_of(found[0])),
+            )
+        )
+        assert sorted(scores) == sorted(float(row["correct"]) for row in sound), (
+            "they are neither right nor wrong"
+        )
     served[:] = [guesser]
     code, out, err = copse(capsys, *command)
     again = rows.read(tmp_path / "o" / "results.csv")
@@ -349,9 +448,24 @@ def test_a_bench_shows_failures_apart_and_does_them_again(tmp_path, capsys, serv
 
 def test_all_failed(tmp_path, capsys, served):
     served[:] = [dies(0)]
-    command = ["bench", "--input", problems(tmp_path), "--out", tmp_path / "o", "--guide", "any", "--budgets", "tokens=60"]
+    command = [
+        "bench",
+        "--input",
+        problems(tmp_path),
+        "--out",
+        tmp_path / "o",
+        "--guide",
+        "any",
+        "--budgets",
+        "tokens=60",
+    ]
     code, out, err = copse(capsys, *command)
-    assert code == 1 and "| errors |" in out and "Traceback" not in err and not (tmp_path / "o" / "figure.png").exists()
+    assert (
+        code == 1
+        and "| errors |" in out
+        and "Traceback" not in err
+        and not (tmp_path / "o" / "figure.png").exists()
+    )
 
 
 def test_what_a_value_is_worth_is_told_once_and_where_it_matters(caplog):
@@ -370,15 +484,41 @@ def test_what_a_value_is_worth_is_told_once_and_where_it_matters(caplog):
 
 
 def test_a_server_that_dies_in_mid_run_and_comes_back(tmp_path, capsys):
-    """As a user would: a file of problems, the server goes, the same command again when it is back. Nothing is lost or done twice."""
+    """As a user would: a file of problems, the server goes, the same command again when it is
+    back. Nothing is lost or done twice.
+    """
     import tiny
     from fake_server import MODEL, FakeServer, echoes
 
     folder = tmp_path / "tokenizer"
     tiny.tokenizer().save_pretrained(folder)
     path, output = problems(tmp_path), tmp_path / "o"
-    flags = ["--guide", MODEL, "--tokenizer", folder, "--delimiter", r"\n", "--prompt", r"{problem}\n", "--step-tokens", 16]
-    flags += ["--max-steps", 2, "--slots", 2, "--method", "sample", "--option", "chains=2", "--option", "wave=2", "--budget", "tokens=200"]
+    flags = [
+        "--guide",
+        MODEL,
+        "--tokenizer",
+        folder,
+        "--delimiter",
+        r"\n",
+        "--prompt",
+        r"{problem}\n",
+        "--step-tokens",
+        16,
+    ]
+    flags += [
+        "--max-steps",
+        2,
+        "--slots",
+        2,
+        "--method",
+        "sample",
+        "--option",
+        "chains=2",
+        "--option",
+        "wave=2",
+        "--budget",
+        "tokens=200",
+    ]
     asked, lives = [], 5
 
     def fault(number, body):
@@ -387,14 +527,23 @@ def test_a_server_that_dies_in_mid_run_and_comes_back(tmp_path, capsys):
 
     def say(prompt, seed):
         asked_of = prompt.split("\n")[0].split()
-        return f"The answer is {asked_of[-1]}" if asked_of[:1] == ["Question"] else echoes(prompt, seed)
+        return (
+            f"The answer is {asked_of[-1]}"
+            if asked_of[:1] == ["Question"]
+            else echoes(prompt, seed)
+        )
 
     with FakeServer(say, fault=fault) as server:
         command = ["solve", "--input", path, "--server", server.url, *flags, "--output", output]
         code, _, err = copse(capsys, *command)
         first = [json.loads(line) for line in output.read_text().splitlines()]
         failed = {row["id"] for row in first if row["error"]}
-        assert code == 1 and 0 < len(failed) < len(first) == 6 and "the model was unloaded" in err and "to search them again" in err
+        assert (
+            code == 1
+            and 0 < len(failed) < len(first) == 6
+            and "the model was unloaded" in err
+            and "to search them again" in err
+        )
         lives = math.inf
         code, _, err = copse(capsys, *command)
         lines = [json.loads(line) for line in output.read_text().splitlines()]

@@ -21,17 +21,25 @@ GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "mctx.json").read
 
 
 @pytest.mark.parametrize("moves", [2, 3, 4, 16, 64])
-@pytest.mark.parametrize(("k", "c", "reduction", "seed"), [(1, 1.25, 0.0, 0), (8, 1.25, 0.0, 1), (16, 0.3, 0.2, 2)])
+@pytest.mark.parametrize(
+    ("k", "c", "reduction", "seed"), [(1, 1.25, 0.0, 0), (8, 1.25, 0.0, 1), (16, 0.3, 0.2, 2)]
+)
 def test_fused_and_split_searches_give_the_visits_of_the_rule_book(moves, k, c, reduction, seed):
     trees, simulations = (2, 300) if moves > 4 else (3, 1024)
-    truth = [hashtree.puct_visits(hashtree.root(t, seed), moves, simulations, c, k, reduction) for t in range(trees)]
+    truth = [
+        hashtree.puct_visits(hashtree.root(t, seed), moves, simulations, c, k, reduction)
+        for t in range(trees)
+    ]
     rule = selection.puct(c, reduction)
     assert hashtree.fused(trees, moves, simulations, rule, seed, k).root_visits().tolist() == truth
     small = simulations if moves <= 4 else 100
     truth = (
         truth
         if small == simulations
-        else [hashtree.puct_visits(hashtree.root(t, seed), moves, small, c, k, reduction) for t in range(trees)]
+        else [
+            hashtree.puct_visits(hashtree.root(t, seed), moves, small, c, k, reduction)
+            for t in range(trees)
+        ]
     )
     assert hashtree.split(trees, moves, small, rule, seed, k).root_visits().tolist() == truth
 
@@ -42,15 +50,27 @@ def test_four_thousand_simulations():
 
 
 def test_ordered_and_unordered_blocks_are_the_same_search():
-    for rule in (selection.puct(), selection.alphazero(), selection.ucb1(), selection.gumbel(), selection.alphazero(normalise=True)):
-        one, other = (hashtree.split(3, 7, 120, rule, ordered=ordered, k=3) for ordered in (True, False))
+    for rule in (
+        selection.puct(),
+        selection.alphazero(),
+        selection.ucb1(),
+        selection.gumbel(),
+        selection.alphazero(normalise=True),
+    ):
+        one, other = (
+            hashtree.split(3, 7, 120, rule, ordered=ordered, k=3) for ordered in (True, False)
+        )
         assert one.root_visits().tolist() == other.root_visits().tolist()
         assert np.allclose(one.root_values(), other.root_values(), equal_nan=True)
 
 
-@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['moves']}x{case['simulations']}")
+@pytest.mark.parametrize(
+    "case", GOLDEN["cases"], ids=lambda case: f"{case['moves']}x{case['simulations']}"
+)
 def test_gumbel_and_normalised_searches_are_those_of_mctx(case):
-    trees, moves, simulations, seed = (case[name] for name in ("trees", "moves", "simulations", "seed"))
+    trees, moves, simulations, seed = (
+        case[name] for name in ("trees", "moves", "simulations", "seed")
+    )
     forest = search.Forest(trees, moves, rule=selection.gumbel(), ordered=False)
     states = {t: hashtree.root(t, seed) for t in range(trees)}
     forest.plant(*hashtree.answers(states.values(), moves))
@@ -59,19 +79,28 @@ def test_gumbel_and_normalised_searches_are_those_of_mctx(case):
         for t, root in enumerate(forest.roots):
             forest.point(root, sequential_halving.next_step(forest, root, noise[t], wanted))
         leaves = forest.select()
-        for leaf, parent, move in zip(leaves, forest.parents(leaves), forest.moves_of(leaves), strict=True):
+        for leaf, parent, move in zip(
+            leaves, forest.parents(leaves), forest.moves_of(leaves), strict=True
+        ):
             states[int(leaf)] = hashtree.child(states[int(parent)], int(move))
         forest.absorb(leaves, *hashtree.answers([states[int(leaf)] for leaf in leaves], moves))
     assert forest.root_visits().tolist() == case["visits"]
-    found = [sequential_halving.root_points(forest, root, noise[t]) for t, root in enumerate(forest.roots)]
+    found = [
+        sequential_halving.root_points(forest, root, noise[t])
+        for t, root in enumerate(forest.roots)
+    ]
     assert np.allclose([policy for _, _, policy in found], case["policy"], atol=1e-5)
-    assert [sequential_halving.best_step(points, visits) for points, visits, _ in found] == case["action"]
+    assert [sequential_halving.best_step(points, visits) for points, visits, _ in found] == case[
+        "action"
+    ]
     plain = hashtree.split(trees, moves, simulations, selection.alphazero(normalise=True), seed)
     assert plain.root_visits().tolist() == case["normalised"]
 
 
 def test_ucb1_finds_the_better_arm_at_its_rate():
-    """Two arms of 0.9 and 0.1, finished at once: the worse is drawn about 8 ln(n) / gap^2 times at the most (Auer et al. 2002)."""
+    """Two arms of 0.9 and 0.1, finished at once: the worse is drawn about 8 ln(n) / gap^2 times
+    at the most (Auer et al. 2002).
+    """
     forest = search.Forest(1, 2, rule=selection.ucb1())
     forest.plant([[0.5, 0.5]], [0.5])
     for _ in range(2000):
@@ -83,12 +112,16 @@ def test_ucb1_finds_the_better_arm_at_its_rate():
 
 
 def test_one_tree_does_not_depend_on_its_neighbours():
-    alone, among = (hashtree.fused(trees, 16, 200, selection.puct(), k=4).root_visits() for trees in (1, 9))
+    alone, among = (
+        hashtree.fused(trees, 16, 200, selection.puct(), k=4).root_visits() for trees in (1, 9)
+    )
     assert (among[0] == alone[0]).all()
 
 
 def _checks(forest):
-    """Conservation: a node's visits are its own evaluations and those of its children; nothing is in flight."""
+    """Conservation: a node's visits are its own evaluations and those of its children; nothing
+    is in flight.
+    """
     assert not (forest.nodes["room"] & IN_FLIGHT).any()
     for node in range(len(forest.nodes)):
         if forest.nodes["count"][node]:
@@ -98,7 +131,13 @@ def _checks(forest):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 6), st.sampled_from([1, 2]), st.booleans())
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 9),
+    st.integers(1, 6),
+    st.sampled_from([1, 2]),
+    st.booleans(),
+)
 def test_visits_are_conserved_and_released_leaves_leave_no_mark(seed, moves, k, players, stop):
     rng = np.random.default_rng(seed)
     forest = search.Forest(3, moves, players=players)
@@ -110,12 +149,23 @@ def test_visits_are_conserved_and_released_leaves_leave_no_mark(seed, moves, k, 
         assert not stop or len(set(leaves.tolist())) == len(leaves)
         if rng.random() < 0.3:
             forest.absorb(leaves, np.zeros((len(leaves), moves)), np.full(len(leaves), np.nan))
-            assert (forest.root_visits() == before[0]).all() and np.array_equal(forest.root_values(), before[1], equal_nan=True)
+            assert (forest.root_visits() == before[0]).all() and np.array_equal(
+                forest.root_values(), before[1], equal_nan=True
+            )
             continue
-        alike = {leaf: (rng.dirichlet(np.ones(moves)), rng.random()) for leaf in set(leaves.tolist())}
-        forest.absorb(leaves, [alike[leaf][0] for leaf in leaves.tolist()], [alike[leaf][1] for leaf in leaves.tolist()])
+        alike = {
+            leaf: (rng.dirichlet(np.ones(moves)), rng.random()) for leaf in set(leaves.tolist())
+        }
+        forest.absorb(
+            leaves,
+            [alike[leaf][0] for leaf in leaves.tolist()],
+            [alike[leaf][1] for leaf in leaves.tolist()],
+        )
         total += len(leaves)
-    assert forest.root_visits().sum() == total and forest.own(0, "visits") == forest.root_visits()[0].sum() + 1
+    assert (
+        forest.root_visits().sum() == total
+        and forest.own(0, "visits") == forest.root_visits()[0].sum() + 1
+    )
     if k == 1:
         _checks(forest)
 
@@ -130,10 +180,16 @@ def test_advancing_keeps_what_was_known_below(seed, moves, players):
     move = int(forest.root_visits()[0].argmax())
     node = int(
         forest.field(int(forest.roots[0]), "child")[
-            (forest.field(int(forest.roots[0]), "value").view(np.int32) & 65535).tolist().index(move)
+            (forest.field(int(forest.roots[0]), "value").view(np.int32) & 65535)
+            .tolist()
+            .index(move)
         ]
     )
-    visits, mean, position = forest.own(node, "visits"), forest.own(node, "sum") / forest.own(node, "visits"), forest.positions[node].copy()
+    visits, mean, position = (
+        forest.own(node, "visits"),
+        forest.own(node, "sum") / forest.own(node, "visits"),
+        forest.positions[node].copy(),
+    )
     line, other = forest.principal_variation(0), forest.root_visits()[1].copy()
     forest.advance([0], [move])
     root = int(forest.roots[0])
@@ -142,9 +198,14 @@ def test_advancing_keeps_what_was_known_below(seed, moves, players):
     assert forest.principal_variation(0) == line[1:] and (forest.root_visits()[1] == other).all()
     below = forest.root_visits()[0].copy()
     forest.compact()
-    assert (forest.root_visits()[0] == below).all() and (forest.positions[forest.roots[0]] == position).all()
+    assert (forest.root_visits()[0] == below).all() and (
+        forest.positions[forest.roots[0]] == position
+    ).all()
     forest.simulate(30)
-    assert forest.root_visits()[0].sum() == below.sum() + 30 and forest.root_visits()[1].sum() == other.sum() + 30
+    assert (
+        forest.root_visits()[0].sum() == below.sum() + 30
+        and forest.root_visits()[1].sum() == other.sum() + 30
+    )
 
 
 def test_a_compacted_forest_goes_on_as_if_nothing_had_happened():
@@ -155,7 +216,9 @@ def test_a_compacted_forest_goes_on_as_if_nothing_had_happened():
     assert len(other.nodes) < len(one.nodes)
     one.simulate(200)
     other.simulate(200)
-    assert (one.root_visits() == other.root_visits()).all() and np.array_equal(one.root_values(), other.root_values(), equal_nan=True)
+    assert (one.root_visits() == other.root_visits()).all() and np.array_equal(
+        one.root_values(), other.root_values(), equal_nan=True
+    )
 
 
 def test_a_snapshot_brings_a_forest_back():
@@ -170,7 +233,10 @@ def test_a_snapshot_brings_a_forest_back():
 
 
 def test_a_forest_grows_on_demand_and_reserved_room_changes_nothing():
-    grown, reserved = search.Forest(2, game=hashtree.game(5)), search.Forest(2, game=hashtree.game(5), nodes=4000)
+    grown, reserved = (
+        search.Forest(2, game=hashtree.game(5)),
+        search.Forest(2, game=hashtree.game(5), nodes=4000),
+    )
     for forest in (grown, reserved):
         forest.start(hashtree.rows(2))
         forest.simulate(1500, 4)
@@ -255,19 +321,27 @@ def test_an_evaluator_that_gives_nonsense_is_named_and_what_was_done_stays():
 
 @pytest.mark.parametrize("players", [1, 2])
 def test_an_outcome_outside_0_to_1_is_named(players):
-    """AlphaZero's -1 for a loss, and a draw of 0 that nobody can tell from it, whole searches and leaf by leaf."""
+    """AlphaZero's -1 for a loss, and a draw of 0 that nobody can tell from it, whole searches
+    and leaf by leaf.
+    """
     for worth in (-1.0, 1.5, -np.inf):
         game = _nim()._replace(outcome=_lost_by(worth), players=players)
         for k in (1, 4):
             forest = search.Forest(2, game=game)
             forest.start()
-            with pytest.raises(ValueError, match=r"`outcome` of the game gave a value outside \[0, 1\] in tree 0: give 1 for a win"):
+            with pytest.raises(
+                ValueError,
+                match=r"`outcome` of the game gave a value outside \[0, 1\] in tree 0: give 1 for "
+                r"a win",
+            ):
                 forest.simulate(200, k)
             assert not (forest.nodes["room"] & IN_FLIGHT).any()
         forest = search.Forest(1, game=game)
         forest.plant([[0.5, 0.5, 0.0]], [0.5], np.full((1, 1), 2, np.uint8))
         leaves = forest.select()
-        with pytest.raises(ValueError, match=f"`outcome` of the game gave {worth}: give 1 for a win"):
+        with pytest.raises(
+            ValueError, match=f"`outcome` of the game gave {worth}: give 1 for a win"
+        ):
             forest.outcomes(forest.absorb(leaves, [[1.0, 0.0, 0.0]], [0.5]) or forest.select())
 
 
@@ -280,16 +354,27 @@ def _lost_by(worth):
 
 def test_corners():
     dead = search.Forest(1, 4)
-    dead.plant(np.zeros((1, 4)), [0.25])  # a root that is finished: every simulation is its own value again
+    # a root that is finished: every simulation is its own value again
+    dead.plant(np.zeros((1, 4)), [0.25])
     for _ in range(3):
         dead.absorb(dead.select(), np.zeros((1, 4)), [0.25])
-    assert dead.root_means()[0] == 0.25 and dead.own(0, "visits") == 4 and not dead.expanded().any() and dead.principal_variation(0) == []
+    assert (
+        dead.root_means()[0] == 0.25
+        and dead.own(0, "visits") == 4
+        and not dead.expanded().any()
+        and dead.principal_variation(0) == []
+    )
     one = hashtree.fused(1, 1, 50, selection.puct())  # one move a node: a chain
     assert one.root_visits().tolist() == [[50]] and len(one.nodes) == 51
     assert len(one.principal_variation(0)) == 50
     nothing = hashtree.fused(2, 4, 0, selection.puct())
     assert nothing.root_visits().sum() == 0 and nothing.expanded().all()
-    for trees, moves, players, discount in ((0, 3, 1, 1.0), (1, 0, 1, 1.0), (1, 3, 3, 1.0), (1, 3, 1, 0.0)):
+    for trees, moves, players, discount in (
+        (0, 3, 1, 1.0),
+        (1, 0, 1, 1.0),
+        (1, 3, 3, 1.0),
+        (1, 3, 1, 0.0),
+    ):
         with pytest.raises(ValueError, match=r"forest of|players|discount"):
             search.Forest(trees, moves, players=players, discount=discount)
     with pytest.raises(ValueError, match="65,520 is the most"):
@@ -300,7 +385,11 @@ def test_corners():
         search.Forest(1, 4).advance([0], [3])
     with pytest.raises(ValueError, match="names others"):
         one.advance([1], [0])
-    for rule in (lambda: selection.puct(c=float("nan")), lambda: selection.puct(fpu_reduction=-1), lambda: selection.alphazero(base=0)):
+    for rule in (
+        lambda: selection.puct(c=float("nan")),
+        lambda: selection.puct(fpu_reduction=-1),
+        lambda: selection.alphazero(base=0),
+    ):
         with pytest.raises(ValueError, match="correct the selection rule"):
             rule()
 
@@ -321,7 +410,9 @@ def test_a_node_of_many_edges():
         leaves = forest.select()
         forest.absorb(leaves, np.zeros((1, moves)), [0.5])
     taken = np.flatnonzero(forest.root_visits()[0])
-    assert set(taken) == set(np.argsort(-priors, kind="stable")[: len(taken)]), "the likeliest come first"
+    assert set(taken) == set(np.argsort(-priors, kind="stable")[: len(taken)]), (
+        "the likeliest come first"
+    )
 
 
 def test_a_game_of_functions_that_no_module_holds_is_compiled_anew_each_time():
@@ -341,7 +432,12 @@ def evaluate(row, priors):
     for _ in range(2):
         names = {"nan": np.nan, "__name__": "nowhere"}
         exec(text, names)
-        nim = search.Game(*(names[part] for part in ("start", "play", "outcome", "evaluate")), size=1, moves=3, players=2)
+        nim = search.Game(
+            *(names[part] for part in ("start", "play", "outcome", "evaluate")),
+            size=1,
+            moves=3,
+            players=2,
+        )
         forest = search.Forest(1, game=nim, rule=selection.puct(1.0))
         forest.start()
         forest.simulate(1000)
@@ -351,7 +447,9 @@ def evaluate(row, priors):
 
 
 def test_two_players_see_the_same_game_from_their_own_side():
-    """A pile of n: who moves at a multiple of four loses. The root's mean tells it for who moves there."""
+    """A pile of n: who moves at a multiple of four loses. The root's mean tells it for who moves
+    there.
+    """
     for pile in range(1, 10):
         forest = search.Forest(1, game=_nim(), rule=selection.puct(1.0))
         forest.start(np.array([[pile]], np.uint8))
@@ -392,7 +490,9 @@ def test_a_roots_own_value_is_told_for_who_moves_there():
         forest.start()
         assert forest.root_means()[0] == pytest.approx(mean)
         forest.simulate(1)
-        assert forest.root_values()[0][0] == pytest.approx(0.9) and forest.root_means()[0] == pytest.approx((mean + 0.9) / 2)
+        assert forest.root_values()[0][0] == pytest.approx(0.9) and forest.root_means()[
+            0
+        ] == pytest.approx((mean + 0.9) / 2)
 
 
 def _glad(row, priors):

@@ -1,4 +1,6 @@
-"""Hex: its rules against a graph's connectivity, its searches against an exact solver (`hex_solver`)."""
+"""Hex: its rules against a graph's connectivity, its searches against an exact solver
+(`hex_solver`).
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,24 @@ from search.tree.forest import Forest
 
 
 def graph_winners(n: int, cells) -> list[int]:
-    """The players (1, 2) whose sides are connected: each side is a node of the graph beside its cells."""
+    """The players (1, 2) whose sides are connected: each side is a node of the graph beside its
+    cells.
+    """
     winners = []
     for player, ends in ((1, [(-1, 0), (n, 0)]), (2, [(0, -1), (0, n)])):
         graph = nx.Graph()
         graph.add_nodes_from(ends)
         own = {(i // n, i % n) for i in range(n * n) if cells[i] == player}
         for r, c in own:
-            graph.add_edges_from(((r, c), beside) for beside in ((r, c + 1), (r + 1, c), (r + 1, c - 1)) if beside in own)
+            graph.add_edges_from(
+                ((r, c), beside)
+                for beside in ((r, c + 1), (r + 1, c), (r + 1, c - 1))
+                if beside in own
+            )
             along = r if player == 1 else c
-            graph.add_edges_from(((r, c), end) for end, edge in zip(ends, (0, n - 1), strict=True) if along == edge)
+            graph.add_edges_from(
+                ((r, c), end) for end, edge in zip(ends, (0, n - 1), strict=True) if along == edge
+            )
         if nx.has_path(graph, *ends):
             winners.append(player)
     return winners
@@ -41,7 +51,9 @@ def row_of(cells) -> np.ndarray:
     return np.array([*cells, np.count_nonzero(cells)], np.uint8)
 
 
-boards = st.integers(2, 11).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n * n), st.integers(0, 2**32)))
+boards = st.integers(2, 11).flatmap(
+    lambda n: st.tuples(st.just(n), st.integers(0, n * n), st.integers(0, 2**32))
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -50,7 +62,9 @@ def test_who_is_connected_is_what_a_graph_says(board):
     n, stones, seed = board
     cells = np.zeros(n * n, np.uint8)
     cells[np.random.default_rng(seed).permutation(n * n)[:stones]] = 1 + np.arange(stones) % 2
-    assert [player for player in (1, 2) if connects(row_of(cells), player)] == graph_winners(n, cells)
+    assert [player for player in (1, 2) if connects(row_of(cells), player)] == graph_winners(
+        n, cells
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -65,14 +79,21 @@ def test_every_full_board_has_exactly_one_winner(n):
 def test_a_game_ends_with_the_move_that_connects(n, seed):
     problem, state = Hex(n), Hex(n).initial()
     for count, cell in enumerate(np.random.default_rng(seed).permutation(n * n).tolist()):
-        assert problem.to_move(state) == count % 2 and sorted(problem.actions(state)) == [i for i in range(n * n) if not state[i]]
+        assert problem.to_move(state) == count % 2 and sorted(problem.actions(state)) == [
+            i for i in range(n * n) if not state[i]
+        ]
         before, state = state, problem.apply(state, cell)
-        assert [i for i in range(n * n) if state[i] != before[i]] == [cell] and state[cell] == 1 + count % 2
+        assert [i for i in range(n * n) if state[i] != before[i]] == [cell] and state[
+            cell
+        ] == 1 + count % 2
         winners = graph_winners(n, state)
         assert problem.is_terminal(state) == bool(winners)
         if winners:
             assert winners == [1 + count % 2] and problem.verify(state) == 1.0
-            assert problem.answer(state) == ("first", "second")[count % 2] and problem.actions(state) == []
+            assert (
+                problem.answer(state) == ("first", "second")[count % 2]
+                and problem.actions(state) == []
+            )
             with pytest.raises(IllegalStep, match="over"):
                 problem.apply(state, 0)
             return
@@ -84,10 +105,19 @@ def test_as_a_problem():
     problem = Hex(3, (4, 0))
     check_problem(problem)
     assert isinstance(problem, search.Problem)
-    assert problem == build("search.problems.hex:Hex", problem.to_json()) and problem.to_json() == {"size": 3, "start": [4, 0]}
-    assert problem.initial() == Hex(3).apply(Hex(3).apply(Hex(3).initial(), 4), 0) and "after 4, 0" in problem.prompt(problem.initial())
+    assert problem == build("search.problems.hex:Hex", problem.to_json()) and problem.to_json() == {
+        "size": 3,
+        "start": [4, 0],
+    }
+    assert problem.initial() == Hex(3).apply(
+        Hex(3).apply(Hex(3).initial(), 4), 0
+    ) and "after 4, 0" in problem.prompt(problem.initial())
     state = problem.initial()
-    assert problem.apply(state, TextStep("7")) == problem.apply(state, 7) == problem.apply(state, np.int64(7))
+    assert (
+        problem.apply(state, TextStep("7"))
+        == problem.apply(state, 7)
+        == problem.apply(state, np.int64(7))
+    )
     assert problem.key(state, TextStep("7")) == problem.key(state, 7)
     for step in (4, -1, 9, True, 1.5, "7", None, TextStep("b2"), TextStep("[7]"), TextStep("true")):
         with pytest.raises(IllegalStep):
@@ -108,7 +138,9 @@ def test_a_start_against_the_rules_is_refused(start):
 
 
 def test_random_games_win_as_often_as_chance_has_it():
-    """Over many positions the mean of `evaluate` is that of the exact shares of won fillings. Priors are uniform, the row is as before."""
+    """Over many positions the mean of `evaluate` is that of the exact shares of won fillings.
+    Priors are uniform, the row is as before.
+    """
     rng, told, exact = np.random.default_rng(0), [], []
     for _ in range(400):
         stones = int(rng.integers(2, 8))
@@ -119,10 +151,13 @@ def test_random_games_win_as_often_as_chance_has_it():
         told.append(rules.evaluate(row, priors))
         assert told[-1] == rules.evaluate(row, priors) and (row == before).all()
         free = np.flatnonzero(row[:9] == 0)
-        assert (priors[free] == np.float32(1 / len(free))).all() and priors.sum() == pytest.approx(1)
+        assert (priors[free] == np.float32(1 / len(free))).all() and priors.sum() == pytest.approx(
+            1
+        )
         last = 2 - stones % 2
         wins = []
-        for mine in itertools.combinations(free, len(free) // 2):  # the player who just moved gets the smaller half
+        # the player who just moved gets the smaller half
+        for mine in itertools.combinations(free, len(free) // 2):
             cells = np.where(row[:9] == 0, 3 - last, row[:9])
             cells[list(mine)] = last
             wins.append(last in graph_winners(3, cells))
@@ -134,7 +169,9 @@ def test_random_games_win_as_often_as_chance_has_it():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 6), st.integers(0, 2**32))
 def test_a_network_sees_its_own_side_top_to_bottom(n, seed):
-    """Where the second player moves, the planes are those of the mirrored board in which the first player moves."""
+    """Where the second player moves, the planes are those of the mirrored board in which the
+    first player moves.
+    """
     rng = np.random.default_rng(seed)
     row = np.zeros(n * n + 1, np.uint8)
     for move in rng.permutation(n * n)[: int(rng.integers(n * n))]:
@@ -143,7 +180,11 @@ def test_a_network_sees_its_own_side_top_to_bottom(n, seed):
     board = row[:-1].reshape(n, n)
     seen = board if mover == 1 else board.T
     told = planes(row)
-    assert told.dtype == np.float32 and (told[0] == (seen == mover)).all() and (told[1] == (seen == 3 - mover)).all()
+    assert (
+        told.dtype == np.float32
+        and (told[0] == (seen == mover)).all()
+        and (told[1] == (seen == 3 - mover)).all()
+    )
     where = places(row)
     assert ((where >= 0) == (row[:-1] == 0)).all()
     for move in np.flatnonzero(where >= 0):
@@ -160,13 +201,18 @@ def test_a_network_sees_its_own_side_top_to_bottom(n, seed):
 
 
 def test_the_solver_itself():
-    """Known: the first player wins on every board (Nash). And it agrees with minimax by the shipped rules on late positions."""
+    """Known: the first player wins on every board (Nash). And it agrees with minimax by the
+    shipped rules on late positions.
+    """
     assert all(hex_solver.mover_wins(n, 0, 0, 0) for n in (2, 3))
     assert not hex_solver.mover_wins(4, 0, 1 << 6, 1), "the first player's 6 wins on 4 x 4"
     problem = Hex(3)
 
     def best(state) -> bool:
-        return any(problem.is_terminal(after := problem.apply(state, move)) or not best(after) for move in problem.actions(state))
+        return any(
+            problem.is_terminal(after := problem.apply(state, move)) or not best(after)
+            for move in problem.actions(state)
+        )
 
     for state in itertools.islice(hex_solver.positions(3), 400, None, 97):
         assert best(state) == bool(hex_solver.winning_moves(3, state))
@@ -177,7 +223,9 @@ def fused_moves(n: int, states, simulations: int) -> list[int]:
     rows = np.array([np.frombuffer(state, np.uint8) for state in states])
     forest = Forest(len(states), game=game(n))
     priors = np.zeros((len(states), n * n), np.float32)
-    values = [1.0 - rules.evaluate(row, prior) for row, prior in zip(rows.copy(), priors, strict=True)]
+    values = [
+        1.0 - rules.evaluate(row, prior) for row, prior in zip(rows.copy(), priors, strict=True)
+    ]
     forest.plant(priors, values, rows)
     forest.simulate(simulations)
     return forest.root_visits().argmax(axis=1).tolist()
@@ -187,7 +235,11 @@ def test_rollouts_play_every_won_3x3_position_perfectly():
     states = [state for state in hex_solver.positions(3) if hex_solver.winning_moves(3, state)]
     assert len(states) == 3401
     moves = fused_moves(3, states, 4000)
-    lost = [state for state, move in zip(states, moves, strict=True) if move not in hex_solver.winning_moves(3, state)]
+    lost = [
+        state
+        for state, move in zip(states, moves, strict=True)
+        if move not in hex_solver.winning_moves(3, state)
+    ]
     assert not lost
 
 
@@ -197,10 +249,16 @@ def test_rollouts_play_won_4x4_positions_perfectly():
         state = problem.initial()
         for move in rng.permutation(16)[: int(rng.integers(5, 10))].tolist():
             state = state if problem.is_terminal(state) else problem.apply(state, move)
-        if not problem.is_terminal(state) and 0 < len(hex_solver.winning_moves(4, state)) < state[:-1].count(0):
+        if not problem.is_terminal(state) and 0 < len(hex_solver.winning_moves(4, state)) < state[
+            :-1
+        ].count(0):
             states.append(state)
     moves = fused_moves(4, states, 50_000)
-    lost = [state for state, move in zip(states, moves, strict=True) if move not in hex_solver.winning_moves(4, state)]
+    lost = [
+        state
+        for state, move in zip(states, moves, strict=True)
+        if move not in hex_solver.winning_moves(4, state)
+    ]
     assert not lost
 
 

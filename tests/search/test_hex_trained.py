@@ -1,4 +1,6 @@
-"""How well trained networks play small boards, by the exact solver. `pytest -m slow --log-cli-level=INFO` shows the numbers."""
+"""How well trained networks play small boards, by the exact solver. `pytest -m slow
+--log-cli-level=INFO` shows the numbers.
+"""
 
 from __future__ import annotations
 
@@ -39,32 +41,50 @@ def thrown_away(guide: Guide, size: int, states, simulations: int) -> tuple[int,
 
 
 def against_all(guide: Guide, size: int, role: int, simulations: int) -> tuple[int, int]:
-    """`thrown_away` of all positions that come about when it plays one side and the opponent tries everything."""
+    """`thrown_away` of all positions that come about when it plays one side and the opponent
+    tries everything.
+    """
     problem = Hex(size)
     level, lost, won = {problem.initial()}, 0, 0
     while level:
         ours = sorted(state for state in level if problem.to_move(state) == role)
-        steps = [(state, move) for state in level if problem.to_move(state) != role for move in problem.actions(state)]
+        steps = [
+            (state, move)
+            for state in level
+            if problem.to_move(state) != role
+            for move in problem.actions(state)
+        ]
         steps += zip(ours, moves_of(guide, problem, ours, simulations), strict=True)
         bad, good = thrown_away(guide, size, ours, simulations)
         lost, won = lost + bad, won + good
-        level = {after for state, move in steps if not problem.is_terminal(after := problem.apply(state, move))}
+        level = {
+            after
+            for state, move in steps
+            if not problem.is_terminal(after := problem.apply(state, move))
+        }
     return lost, won
 
 
 def test_3x3_is_learnt_in_seconds(tmp_path):
     """Its own play never leads to a position in which a modest search throws a win away."""
-    guide = guides.load_board(board_iteration(Hex(3), tmp_path, rounds=5, plan=BoardPlan(games=256, width=48, depth=2)))
+    guide = guides.load_board(
+        board_iteration(Hex(3), tmp_path, rounds=5, plan=BoardPlan(games=256, width=48, depth=2))
+    )
     assert against_all(guide, 3, 0, 64)[0] == against_all(guide, 3, 1, 64)[0] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_search_plays_3x3_perfectly(tmp_path, seed):
-    guide = guides.load_board(board_iteration(Hex(3), tmp_path, rounds=10, plan=BoardPlan(seed=seed)))
+    guide = guides.load_board(
+        board_iteration(Hex(3), tmp_path, rounds=10, plan=BoardPlan(seed=seed))
+    )
     everywhere = {n: thrown_away(guide, 3, list(hex_solver.positions(3)), n) for n in (0, 16, 64)}
     reached = {n: (against_all(guide, 3, 0, n), against_all(guide, 3, 1, n)) for n in (0, 16, 64)}
-    told = f"simulations: (wins thrown away, won positions): everywhere {everywhere}, reached as first and second player {reached}"
+    told = (
+        f"simulations: (wins thrown away, won positions): everywhere {everywhere}, reached as "
+        f"first and second player {reached}"
+    )
     log.info("%s", told)
     assert everywhere[64] == (0, 3401) and everywhere[0][0] < 35, told
     assert all(lost == 0 for n in (16, 64) for lost, _ in reached[n]), told

@@ -1,4 +1,6 @@
-"""Files and folders of the user's that have the names of our packages: in scripts, at a prompt, in pytest, with `python -m`."""
+"""Files and folders of the user's that have the names of our packages: in scripts, at a prompt,
+in pytest, with `python -m`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import pytest
 from search.imports import LAYERS, Shadowed, absent, import_ours
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: What may stand beside a script. Folders without __init__.py are namespace packages, which Python takes last.
+#: What may stand beside a script. Folders without __init__.py are namespace packages, which Python
+#: takes last.
 BESIDE = {
     "modules": ["search.py", "models.py", "guides.py", "benchmarks.py"],
     "packages": [f"{name}/__init__.py" for name in LAYERS],
@@ -34,11 +37,20 @@ def put(folder: Path, file: str, text: str = "mine = 7\n") -> Path:
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Python with our packages as an installation has them: behind the folder of a script, and behind the working directory."""
+    """Python with our packages as an installation has them: behind the folder of a script, and
+    behind the working directory.
+    """
     paths = os.pathsep.join([str(ROOT), str(ROOT / "search" / "toplevel")])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment.pop("PYTHONSAFEPATH", None)
-    return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def run(way: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +62,13 @@ def run(way: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     test = "def test_it():\n" + "".join(f"    {line}\n" for line in code.strip().splitlines())
     put(folder, "test_beside.py", test)
     put(folder, "pytest.ini", "[pytest]\n")
-    options = ["-q", "-s", "-p", "no:cacheprovider", *([] if way == "pytest" else ["--import-mode=importlib"])]
+    options = [
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        *([] if way == "pytest" else ["--import-mode=importlib"]),
+    ]
     return python("-m", "pytest", *options, cwd=folder)
 
 
@@ -72,7 +90,9 @@ def test_modules_in_plain_folders_of_the_users_are_found_as_ever(tmp_path, way):
     """Without `__init__.py`: Python would take our packages for theirs. Ours reach into theirs."""
     for name in LAYERS:
         put(tmp_path / "project", f"{name}/nets.py", f"mine = {name!r}\n")
-    code = "".join(f"import {name}.nets\nfrom {name} import nets as {name}_nets\n" for name in LAYERS)
+    code = "".join(
+        f"import {name}.nets\nfrom {name} import nets as {name}_nets\n" for name in LAYERS
+    )
     code += "import copse\n"
     code += f"print({', '.join(f'{name}_nets.mine' for name in LAYERS)})"
     done = run(way, tmp_path / "project", code)
@@ -99,7 +119,8 @@ def test_a_name_of_the_users_that_is_asked_of_ours(tmp_path, kind, way):
     for name in LAYERS:
         mine = tmp_path / "project" / (f"{name}.py" if kind == "modules" else name)
         sentence = (
-            f"module {name!r} has no attribute 'mine': it is the package of Copse in {ROOT}, and {mine} has the same name: rename that"
+            f"module {name!r} has no attribute 'mine': it is the package of Copse in {ROOT}, "
+            f"and {mine} has the same name: rename that"
         )
         assert told.count(sentence) == 2, told
 
@@ -129,9 +150,16 @@ def test_a_search_of_the_users_that_is_imported_before(tmp_path, kind, way):
     file = put(tmp_path / "project", kind)
     told = run(way, tmp_path / "project", BEFORE).stdout
     lines = dict(line.split(" -> ", 1) for line in told.splitlines() if " -> " in line)
-    assert lines["copse"] == f"{file} is loaded as 'search', the name of a package of Copse in {ROOT}: rename it"
-    for name in LAYERS[1:]:  # an editable installation finds modules of ours below a package of theirs
-        assert lines[name].startswith(str(tmp_path / "project" / "search")) and "of Copse" in lines[name]
+    assert (
+        lines["copse"]
+        == f"{file} is loaded as 'search', the name of a package of Copse in {ROOT}: rename it"
+    )
+    # an editable installation finds modules of ours below a package of theirs
+    for name in LAYERS[1:]:
+        assert (
+            lines[name].startswith(str(tmp_path / "project" / "search"))
+            and "of Copse" in lines[name]
+        )
         assert ": rename it" in lines[name]
 
 
@@ -151,7 +179,11 @@ def test_what_is_loaded_already_counts(monkeypatch, tmp_path):
 @pytest.mark.parametrize("file", ["models/__init__.py", "guides.py"])
 def test_solve_takes_its_own_models(tmp_path, file):
     put(tmp_path, file)
-    done = python("-c", "import search\nprint(search.solve('Use 4, 7, 8 and 8 to make 24.').answer)", cwd=tmp_path)
+    done = python(
+        "-c",
+        "import search\nprint(search.solve('Use 4, 7, 8 and 8 to make 24.').answer)",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0 and "8" in done.stdout, done.stderr
 
 
@@ -159,14 +191,19 @@ def test_solve_names_the_users_models_where_they_are_loaded(tmp_path):
     put(tmp_path, "models.py")
     code = "import models, search\nsearch.solve('Use 4, 7, 8 and 8 to make 24.')"
     done = python("-c", code, cwd=tmp_path)
-    assert f"{tmp_path / 'models.py'} is loaded as 'models', the name of a package of Copse in {ROOT}: rename it" in done.stderr
+    assert (
+        f"{tmp_path / 'models.py'} is loaded as 'models', the name of a package of Copse in "
+        f"{ROOT}: rename it"
+    ) in done.stderr
 
 
 @pytest.mark.parametrize("kind", BESIDE)
 def test_the_command_as_a_module(tmp_path, kind):
     for file in BESIDE[kind]:
         put(tmp_path, file)
-    wrong = python("-m", "copse", "solve", "Use 4 and 7 to make 11.", "--budget", "tokens=0", cwd=tmp_path)
+    wrong = python(
+        "-m", "copse", "solve", "Use 4 and 7 to make 11.", "--budget", "tokens=0", cwd=tmp_path
+    )
     assert wrong.returncode == 2 and wrong.stderr.startswith("copse: "), wrong.stderr
 
 

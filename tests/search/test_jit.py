@@ -142,7 +142,9 @@ def test_one_line_tells_that_kernels_are_compiled(caplog, monkeypatch):
     with caplog.at_level(logging.INFO, logger="search.kernels.jit"):
         for _ in range(2):
             assert kernel(I8(I8), cache=False)(lambda a: a + 1)(1) == 2
-    assert [record.message.split(":")[0] for record in caplog.records] == ["compiling kernels for this processor"]
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "compiling kernels for this processor"
+    ]
 
 
 def test_an_array_is_seen_as_numpy_sees_it():
@@ -163,7 +165,9 @@ def test_an_array_is_seen_as_numpy_sees_it():
     words = np.random.default_rng(0).standard_normal(5)
     floats, whole, before = np.empty(10, np.float32), np.empty(10, np.int32), words.copy()
     halves(words, floats, whole)
-    assert floats.tobytes() == before.tobytes() == whole.tobytes() and words.view(np.float32)[1] == 2.5
+    assert (
+        floats.tobytes() == before.tobytes() == whole.tobytes() and words.view(np.float32)[1] == 2.5
+    )
     array, out = np.arange(12, dtype=np.float32).reshape(3, 4), np.empty(12, np.float32)
     assert row(array, out) == 12 and (out == array.reshape(-1)).all()
 

@@ -62,7 +62,9 @@ def test_the_version_changes_with_any_kernel_of_the_package(tmp_path, monkeypatc
     found.append(version("search/a.py", "import numba  # another way"))
     assert len(set(found)) == 4
     for name in ("search/plain.py", "guides/d.py"):
-        assert version(name, "a = 1") == found[-1], "what has no kernels, or none that models inline"
+        assert version(name, "a = 1") == found[-1], (
+            "what has no kernels, or none that models inline"
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of Numba's"])

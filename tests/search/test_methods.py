@@ -1,4 +1,6 @@
-"""The methods on a scripted model: budgets are promises, same seed same tree, first verified solution ends it, nothing is an exception."""
+"""The methods on a scripted model: budgets are promises, same seed same tree, first verified
+solution ends it, nothing is an exception.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ PUZZLE = Countdown((4, 7, 8, 8), 24)
 HOPELESS = Countdown((1, 1, 1, 1), 99)
 OPEN = search.TextProblem("What is 6 times 7?")
 SEEDS = {"gumbel": 3}  #: with which a random player finds a solution
-METHODS = {"mcts": {}, "gumbel": {}, "beam": {"width": 4, "branch": 3}, "sample": {}, "dvts": {"width": 4, "subtrees": 2}}
+METHODS = {
+    "mcts": {},
+    "gumbel": {},
+    "beam": {"width": 4, "branch": 3},
+    "sample": {},
+    "dvts": {"width": 4, "subtrees": 2},
+}
 
 
 def method_of(name):
@@ -40,8 +48,19 @@ def method_of(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_finds_and_stops_at_the_first_verified_solution(name):
-    options = {"width": 32, "branch": 16, "subtrees": 2 if name == "dvts" else 1} if method_of(name) == "beam" else {}
-    solution = search.solve(PUZZLE, scripted_guide(), method_of(name), "tokens=60000", seed=SEEDS.get(name, 0), **options)
+    options = (
+        {"width": 32, "branch": 16, "subtrees": 2 if name == "dvts" else 1}
+        if method_of(name) == "beam"
+        else {}
+    )
+    solution = search.solve(
+        PUZZLE,
+        scripted_guide(),
+        method_of(name),
+        "tokens=60000",
+        seed=SEEDS.get(name, 0),
+        **options,
+    )
     assert solution.verified is True and solution.stopped == "verified" and solution.value == 1.0
     assert PUZZLE.verify(solution.steps) == 1.0
     assert solution.usage.generated < 60_000
@@ -64,33 +83,65 @@ def test_side_by_side_are_as_many_searches_as_keep_the_backend_busy():
             return super().complete(problem, state, *rest, **options)
 
     guide.policy.__class__ = Noting
-    search.solve_many(problems, guide, "sample", "tokens=200", wave=8, on_finish=lambda index, solution: ended.append(index))
+    search.solve_many(
+        problems,
+        guide,
+        "sample",
+        "tokens=200",
+        wave=8,
+        on_finish=lambda index, solution: ended.append(index),
+    )
     firsts = {}
     for before, numbers in begun:
         firsts.setdefault(numbers, before)
     assert len(ended) == 40
-    assert sorted(firsts.values())[:5] == [0, 0, 0, 0, 1], "four searches of eight chains are four times the eight slots"
+    assert sorted(firsts.values())[:5] == [0, 0, 0, 0, 1], (
+        "four searches of eight chains are four times the eight slots"
+    )
     backends = guide.backends
-    assert side_by_side(backends, {"leaves": 1}) == 32 and side_by_side(backends, {"width": 4, "branch": 4}) == 2
+    assert (
+        side_by_side(backends, {"leaves": 1}) == 32
+        and side_by_side(backends, {"width": 4, "branch": 4}) == 2
+    )
     assert side_by_side(backends, {"wave": 8, "chains": 1}) == 32 and side_by_side({}, {}) == 256
 
 
 def test_no_budget_is_exceeded_in_a_thousand_searches():
-    """Over 1,000 searches of every method with random budgets none is exceeded by one token, call or simulation."""
+    """Over 1,000 searches of every method with random budgets none is exceeded by one token,
+    call or simulation.
+    """
     rng = random.Random(7)
     for trial in range(1000):
         name = rng.choice(list(METHODS))
-        problem = HOPELESS if trial % 2 else Countdown(tuple(rng.randint(1, 13) for _ in range(4)), 24)
+        problem = (
+            HOPELESS if trial % 2 else Countdown(tuple(rng.randint(1, 13) for _ in range(4)), 24)
+        )
         limits = {}
         while not limits:
-            limits = {n: rng.randint(1, top) for n, top in (("tokens", 300), ("calls", 40), ("simulations", 30)) if rng.random() < 0.5}
+            limits = {
+                n: rng.randint(1, top)
+                for n, top in (("tokens", 300), ("calls", 40), ("simulations", 30))
+                if rng.random() < 0.5
+            }
         guide = scripted_guide(slots=rng.randint(1, 64), shuffle=trial)
         if rng.random() < 0.2:
-            guide = Guide(guide.policy, Mixture(guide.value, Rollout(guide.policy, 2), 0.5), guide.budget)
-        solution = search.solve(problem, guide, method_of(name), Budget(**limits), seed=trial, **METHODS[name])
-        for limit, spent in (("tokens", "generated"), ("calls", "calls"), ("simulations", "simulations")):
+            guide = Guide(
+                guide.policy, Mixture(guide.value, Rollout(guide.policy, 2), 0.5), guide.budget
+            )
+        solution = search.solve(
+            problem, guide, method_of(name), Budget(**limits), seed=trial, **METHODS[name]
+        )
+        for limit, spent in (
+            ("tokens", "generated"),
+            ("calls", "calls"),
+            ("simulations", "simulations"),
+        ):
             if limit in limits:
-                assert getattr(solution.usage, spent) <= limits[limit], (name, limits, solution.usage)
+                assert getattr(solution.usage, spent) <= limits[limit], (
+                    name,
+                    limits,
+                    solution.usage,
+                )
         assert solution.stopped in ("verified", "finished", "exhausted", *limits)
         if solution.stopped in limits:
             spent = {"tokens": "generated"}.get(solution.stopped, solution.stopped)
@@ -102,16 +153,27 @@ def test_no_budget_is_exceeded_in_a_thousand_searches():
 @pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_tree_beside_any_neighbours(name):
     problems = [Countdown((4, 7, 8, 8), 24), *(Countdown((n, 7, 8, 3), 99) for n in range(2, 26))]
-    alone = search.solve(problems[0], scripted_guide(slots=64), method_of(name), "tokens=400", seed=5, **METHODS[name])
+    alone = search.solve(
+        problems[0],
+        scripted_guide(slots=64),
+        method_of(name),
+        "tokens=400",
+        seed=5,
+        **METHODS[name],
+    )
     for slots, shuffle in ((1, 0), (16, 1), (64, 2)):
         guide = scripted_guide(slots=slots, shuffle=shuffle)
-        solutions = search.solve_many(problems, guide, method_of(name), "tokens=400", seed=5, **METHODS[name])
+        solutions = search.solve_many(
+            problems, guide, method_of(name), "tokens=400", seed=5, **METHODS[name]
+        )
         tree = solutions[0].tree
         assert np.array_equal(tree.nodes, alone.tree.nodes)
         assert tree.edges.tobytes() == alone.tree.edges.tobytes()
         assert tree.steps == alone.tree.steps
         assert solutions[0].usage.generated == alone.usage.generated
-    other = search.solve(problems[0], scripted_guide(), method_of(name), "tokens=400", seed=6, **METHODS[name])
+    other = search.solve(
+        problems[0], scripted_guide(), method_of(name), "tokens=400", seed=6, **METHODS[name]
+    )
     assert other.tree.steps != alone.tree.steps
 
 
@@ -125,13 +187,17 @@ def test_proposals_share_the_samples():
     counter = [3, 2, 1, 0]
     guide = scripted_guide(function)
     proposals = run(guide.policy.propose(PUZZLE, (), 4, np.random.default_rng(0)), guide.backends)
-    assert [p.step.text for p in proposals] == ["8-7=1", "4+8=12"], "equal steps once, the first tokens kept"
+    assert [p.step.text for p in proposals] == ["8-7=1", "4+8=12"], (
+        "equal steps once, the first tokens kept"
+    )
     assert [p.prior for p in proposals] == pytest.approx([0.5, 0.5]), "two samples of four are each"
     assert all(p.value == 0.25 for p in proposals)
 
 
 def test_unlikely_samples_count_alike_and_likely_ones_by_their_probability():
-    """Chains of -5 nats and of -300: both are one draw. Nearly all of the policy found: its own probabilities."""
+    """Chains of -5 nats and of -300: both are one draw. Nearly all of the policy found: its own
+    probabilities.
+    """
     assert multiplicity(np.array([-5.0, -60.0, -300.0])) == pytest.approx([1 / 3] * 3, abs=0.01)
     p = np.array([0.6, 0.3, 0.099])
     assert multiplicity(np.log(p)) == pytest.approx(p / p.sum(), abs=0.01)
@@ -150,28 +216,39 @@ def drawn_child(name, log_probs, length):
 
 @pytest.mark.parametrize("length, tau", [(2, 1.0), (5, 1.0), (40, 1.0), (40, 2.0)])
 def test_priors_of_a_block_are_of_all_that_was_drawn_and_long_steps_are_scaled(length, tau):
-    """Written in two goes, the block has the priors of one; a step that was written in two ways has both draws.
+    """Written in two goes, the block has the priors of one; a step that was written in two ways has
+    both draws.
 
-    Of 40 tokens each, a step of -20 nats and one of -28 differ as steps of 5 tokens with -2.5 and -3.5 do.
+    Of 40 tokens each, a step of -20 nats and one of -28 differ as steps of 5 tokens with -2.5 and
+    -3.5 do.
     """
     log_probs = [-20.0, -28.0, -21.0, -33.0] if length > 5 else [-0.7, -2.5, -1.2, -3.0]
     scale = min(1.0, 5 / length) / tau
     weights = np.exp(np.array(log_probs) * scale)
-    children = [drawn_child(name, [log_prob], length) for name, log_prob in zip("abcd", log_probs, strict=True)]
+    children = [
+        drawn_child(name, [log_prob], length)
+        for name, log_prob in zip("abcd", log_probs, strict=True)
+    ]
     for cut in (0, 1, 2):
         tree = Tree(())
         for part in (children[:cut], children[cut:]):
             if part:
                 write(tree, OPEN, 0, Growth(part, proposed=len(part)), tau)
-        assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(weights / weights.sum(), abs=1e-4)
+        assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(
+            weights / weights.sum(), abs=1e-4
+        )
     write(tree, OPEN, 0, Growth([drawn_child("a", [log_probs[0], -4.0], length)], proposed=1), tau)
     weights[0] += np.exp(-4.0 * scale)
-    assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(weights / weights.sum(), abs=1e-4)
+    assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(
+        weights / weights.sum(), abs=1e-4
+    )
 
 
 def test_where_log_probs_are_unknown_priors_are_shares_of_the_samples():
     def child(name, share):
-        return Child(Proposal(TextStep(name), math.nan, share), name, (TextStep(name),), False, None)
+        return Child(
+            Proposal(TextStep(name), math.nan, share), name, (TextStep(name),), False, None
+        )
 
     def priors():
         return [tree.at(edge, "prior") for edge in tree.block(0)]
@@ -180,7 +257,9 @@ def test_where_log_probs_are_unknown_priors_are_shares_of_the_samples():
     write(tree, OPEN, 0, Growth([child("a", 0.75), child("b", 0.25)], proposed=2))
     assert priors() == pytest.approx([3 / 4, 1 / 4], abs=1e-4)
     write(tree, OPEN, 0, Growth([child("b", 0.5), child("c", 0.5)], proposed=2))
-    assert priors() == pytest.approx([3 / 8, 3 / 8, 2 / 8], abs=1e-4), "each call weighs as much as it brought steps"
+    assert priors() == pytest.approx([3 / 8, 3 / 8, 2 / 8], abs=1e-4), (
+        "each call weighs as much as it brought steps"
+    )
 
 
 def test_steps_that_say_the_same_in_other_words_can_be_merged():
@@ -192,7 +271,10 @@ def test_steps_that_say_the_same_in_other_words_can_be_merged():
         step = TextStep(text)
         proposal = Proposal(step, -20.0, 1 / 3, drawn=(Avoided(tuple(map(ord, text)), (-20.0,)),))
         children.append(Child(proposal, text, (step,), False, None))
-    for merge, texts, priors in ((1.0, [first, second, third], [1 / 3] * 3), (0.9, [first, third], [2 / 3, 1 / 3])):
+    for merge, texts, priors in (
+        (1.0, [first, second, third], [1 / 3] * 3),
+        (0.9, [first, third], [2 / 3, 1 / 3]),
+    ):
         tree = Tree(())
         write(tree, OPEN, 0, Growth(children[:1], proposed=1), merge=merge)
         write(tree, OPEN, 0, Growth(children[1:], proposed=2), merge=merge)
@@ -203,7 +285,9 @@ def test_steps_that_say_the_same_in_other_words_can_be_merged():
 def test_illegal_steps_are_counted_dead_ends_not_exceptions(caplog):
     guide = scripted_guide(random_player(illegal=1.0))
     for name in METHODS:
-        solution = search.solve(PUZZLE, guide, method_of(name), "tokens=200,seconds=20", **METHODS[name])
+        solution = search.solve(
+            PUZZLE, guide, method_of(name), "tokens=200,seconds=20", **METHODS[name]
+        )
         assert solution.answer is None and solution.verified is None and solution.error is None
         assert solution.usage.generated > 0
     assert "1+1=3" in caplog.text and "does not know this kind of problem" in caplog.text
@@ -211,9 +295,17 @@ def test_illegal_steps_are_counted_dead_ends_not_exceptions(caplog):
 
 def test_a_search_with_nothing_left_to_explore_ends():
     def function(request):
-        return generated("1+1=2" if request.prompt.count(10) == 1 else "1+2=3" if request.prompt.count(10) == 2 else "1+3=4")
+        return generated(
+            "1+1=2"
+            if request.prompt.count(10) == 1
+            else "1+2=3"
+            if request.prompt.count(10) == 2
+            else "1+3=4"
+        )
 
-    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=100000")
+    solution = search.solve(
+        HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=100000"
+    )
     assert solution.stopped == "exhausted" and solution.usage.generated < 1000
     assert solution.verified is False and solution.candidates[0][1] == 1.0
 
@@ -247,7 +339,10 @@ def test_one_failing_search_among_many_becomes_a_solution_with_its_error():
 
     finished = {}
     solutions = search.solve_many(
-        [PUZZLE, Broken((1, 2, 3), 6), PUZZLE], scripted_guide(), budget="tokens=200", on_finish=finished.__setitem__
+        [PUZZLE, Broken((1, 2, 3), 6), PUZZLE],
+        scripted_guide(),
+        budget="tokens=200",
+        on_finish=finished.__setitem__,
     )
     assert isinstance(solutions[1].error, RuntimeError) and solutions[1].stopped == "error"
     assert solutions[0].error is None and solutions[2].tree is not None
@@ -257,7 +352,9 @@ def test_one_failing_search_among_many_becomes_a_solution_with_its_error():
 
 
 def test_sample_stops_after_its_chains_and_counts_each():
-    solution = search.solve(HOPELESS, scripted_guide(random_player(illegal=0)), "sample", "tokens=100000", chains=13)
+    solution = search.solve(
+        HOPELESS, scripted_guide(random_player(illegal=0)), "sample", "tokens=100000", chains=13
+    )
     assert solution.stopped == "finished" and solution.usage.simulations == 13
     assert solution.tree.visits(0) == 14
     assert sum(share for _, share, _ in solution.candidates) == pytest.approx(1)
@@ -279,17 +376,25 @@ def test_a_beam_keeps_the_best_states_and_subtrees_do_not_compete():
     )
     guide = Guide(LM(loaded, values=True))
     one = search.solve(problem, guide, "beam", "tokens=10000", width=2, branch=6)
-    depth_two = [n for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1 and one.tree.block(n)]
-    values = sorted(float(one.tree.value(n)) for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1)
+    depth_two = [
+        n for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1 and one.tree.block(n)
+    ]
+    values = sorted(
+        float(one.tree.value(n)) for n in range(len(one.tree.nodes)) if one.tree.depth(n) == 1
+    )
     assert sorted(one.tree.value(n) for n in depth_two) == values[-2:]
     many = search.solve(problem, guide, "beam", "tokens=10000", width=2, branch=6, subtrees=2)
-    expanded = [n for n in range(len(many.tree.nodes)) if many.tree.depth(n) == 1 and many.tree.block(n)]
+    expanded = [
+        n for n in range(len(many.tree.nodes)) if many.tree.depth(n) == 1 and many.tree.block(n)
+    ]
     order = list(many.tree.block(0))
     assert {order.index(many.tree.edge_to(n)) % 2 for n in expanded} == {0, 1}
 
 
 def test_rollouts_estimate_the_probability_of_success():
-    """Value of a state = share of completions that succeed: compared with the exact probability of a two-step game."""
+    """Value of a state = share of completions that succeed: compared with the exact probability
+    of a two-step game.
+    """
 
     def function(request):
         text = "a" if request.seed % 4 == 0 else "b"
@@ -302,19 +407,33 @@ def test_rollouts_estimate_the_probability_of_success():
         def verify(self, state):
             return float(state[0].text == "a")
 
-    loaded = Loaded(Scripted(function), Characters(), {"delimiter": "\n", "step_tokens": 4, "max_steps": 3}, "fake", False)
+    loaded = Loaded(
+        Scripted(function),
+        Characters(),
+        {"delimiter": "\n", "step_tokens": 4, "max_steps": 3},
+        "fake",
+        False,
+    )
     policy = LM(loaded)
     game = Game("a or b")
     rollout = Rollout(policy, 2000)
-    value = run(rollout.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)[0]
+    value = run(
+        rollout.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)),
+        policy.backends,
+    )[0]
     assert value == pytest.approx(0.25, abs=0.04)
     mixture = Mixture(search.Known(0.8), rollout, 0.25)
-    value = run(mixture.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)[0]
+    value = run(
+        mixture.evaluate(game, [()], np.array([np.nan], np.float32), np.random.default_rng(0)),
+        policy.backends,
+    )[0]
     assert value == pytest.approx(0.75 * 0.8 + 0.25 * 0.25, abs=0.02)
 
 
 class Nim:
-    """Take 1 to 3 sticks, who takes the last one wins: lost for the mover exactly when sticks % 4 == 0."""
+    """Take 1 to 3 sticks, who takes the last one wins: lost for the mover exactly when sticks %
+    4 == 0.
+    """
 
     players, inline = 2, True
 
@@ -422,7 +541,16 @@ def test_a_leaf_backs_up_its_own_value_mixed_with_its_best_step():
 
     for lookahead, first, second in ((0.0, 0.5, 0.9), (0.5, 0.7, 0.45), (1.0, 0.9, 0.0)):
         guide = scripted_guide(function, value=False)
-        solution = search.solve(HOPELESS, guide, "mcts", "simulations=2", leaves=1, rollout=0.0, lookahead=lookahead, widen=0.0)
+        solution = search.solve(
+            HOPELESS,
+            guide,
+            "mcts",
+            "simulations=2",
+            leaves=1,
+            rollout=0.0,
+            lookahead=lookahead,
+            widen=0.0,
+        )
         tree = solution.tree
         one = tree.child(tree.block(0)[0])
         two = tree.child(tree.block(one)[0])
@@ -435,7 +563,9 @@ def test_a_leaf_whose_steps_are_all_illegal_is_a_dead_end():
     def function(request):
         return generated("1+1=2" if request.prompt.count(10) == 1 else "nonsense", value=0.9)
 
-    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=5000", widen=0.0)
+    solution = search.solve(
+        HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=5000", widen=0.0
+    )
     tree = solution.tree
     leaf = tree.child(tree.block(0)[0])
     assert not tree.is_open(tree.block(0)[0]) and tree.mean(leaf) == 0.0
@@ -443,15 +573,21 @@ def test_a_leaf_whose_steps_are_all_illegal_is_a_dead_end():
 
 
 def test_steps_not_proposed_yet_are_taken_when_all_others_look_bad():
-    """The first lines are worth nothing: the search asks for others instead of going on below them."""
+    """The first lines are worth nothing: the search asks for others instead of going on below
+    them.
+    """
 
     def function(request):
         good = request.seed % 10 == 0
         return generated("1*1=1" if good else "1+1=2", value=0.9 if good else 0.0)
 
     options = {"leaves": 1, "branch": 1, "c_puct": 0.5}
-    wide = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", **options)
-    narrow = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", widen=0.0, **options)
+    wide = search.solve(
+        HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", **options
+    )
+    narrow = search.solve(
+        HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=150", widen=0.0, **options
+    )
     assert len(wide.tree.block(0)) == 2 and len(narrow.tree.block(0)) == 1
 
 
@@ -470,7 +606,9 @@ def test_a_judge_that_always_fails_does_not_hold_the_search():
 
     guide = scripted_guide(lambda request: generated("The answer is 7"), value=False)
     for name in METHODS:
-        solution = search.solve("q", Guide(guide.policy, Failing()), method_of(name), "tokens=400", **METHODS[name])
+        solution = search.solve(
+            "q", Guide(guide.policy, Failing()), method_of(name), "tokens=400", **METHODS[name]
+        )
         assert solution.error is None and solution.answer == "7"
 
 
@@ -509,10 +647,15 @@ class Choice:
 
 def test_two_players_see_values_from_their_own_side():
     solution = search.solve(Choice(), Guide(Uniform()), "mcts", "simulations=2", leaves=1)
-    values = {solution.tree.steps[e]: solution.tree.mean(solution.tree.child(e)) for e in solution.tree.block(0)}
+    values = {
+        solution.tree.steps[e]: solution.tree.mean(solution.tree.child(e))
+        for e in solution.tree.block(0)
+    }
     assert values == {"bad": 0.25, "good": 0.75}
     solution = search.solve(Choice(), Guide(Uniform()), "mcts", "simulations=200")
-    assert solution.answer == "good" and solution.verified is None, "the opponent's win verifies nothing"
+    assert solution.answer == "good" and solution.verified is None, (
+        "the opponent's win verifies nothing"
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -525,7 +668,13 @@ def test_a_backend_that_dies_ends_the_search_with_what_there_is(name):
             raise RequestFailed("the server is gone")
         return random_player(illegal=0)(request)
 
-    solution = search.solve(HOPELESS, scripted_guide(function, value=False), method_of(name), "tokens=5000", **METHODS[name])
+    solution = search.solve(
+        HOPELESS,
+        scripted_guide(function, value=False),
+        method_of(name),
+        "tokens=5000",
+        **METHODS[name],
+    )
     gone = solution.stopped == "error" and "the server is gone" in str(solution.error)
     assert gone == (left[0] < 0) and len(solution.tree.nodes) > 1
 
@@ -533,14 +682,20 @@ def test_a_backend_that_dies_ends_the_search_with_what_there_is(name):
 def test_a_beam_is_as_wide_as_the_budget_allows_though_its_worst_case_is_not():
     guide = scripted_guide(random_player(illegal=0), value=False)
     guide.policy.step_tokens = 500
-    solution = search.solve(Countdown((2, 3, 5, 7, 11), 99_999), guide, "beam", "tokens=5000", width=8, branch=8)
+    solution = search.solve(
+        Countdown((2, 3, 5, 7, 11), 99_999), guide, "beam", "tokens=5000", width=8, branch=8
+    )
     tree = solution.tree
     first = [node for node in range(len(tree.nodes)) if tree.depth(node) == 1]
-    assert len(first) > 5 and all(tree.block(node) for node in first), "what the first states did not use serves the next"
+    assert len(first) > 5 and all(tree.block(node) for node in first), (
+        "what the first states did not use serves the next"
+    )
 
 
 def test_a_verified_chain_without_an_answer_is_the_solution():
-    guide = scripted_guide(lambda r: generated("step 5" if r.seed % 2 == 0 else "step 1", finish="end"), value=False)
+    guide = scripted_guide(
+        lambda r: generated("step 5" if r.seed % 2 == 0 else "step 1", finish="end"), value=False
+    )
     problem = search.TextProblem("write a five", verify=lambda text: "5" in text)
     for name in METHODS:
         solution = search.solve(problem, guide, method_of(name), "tokens=3000", **METHODS[name])
@@ -559,7 +714,12 @@ def test_a_verifier_that_times_out_costs_one_rollout_not_all():
 
     policy = scripted_guide(random_player(illegal=0)).policy
     rollout = Rollout(policy, 6)
-    value = run(rollout.evaluate(Flaky((1, 2, 3), 6), [()], np.array([np.nan], np.float32), np.random.default_rng(0)), policy.backends)
+    value = run(
+        rollout.evaluate(
+            Flaky((1, 2, 3), 6), [()], np.array([np.nan], np.float32), np.random.default_rng(0)
+        ),
+        policy.backends,
+    )
     assert value[0] == 1.0
 
 
@@ -579,7 +739,10 @@ def test_arguments_of_no_use_are_refused_at_the_door():
         with pytest.raises(ValueError, match=word):
             search.solve(PUZZLE, **({"guide": guide, "budget": "tokens=100"} | arguments))
     partial_method = partial(importlib.import_module("search.methods.mcts").mcts, branch=2)
-    assert search.solve(PUZZLE, scripted_guide(), partial_method, "tokens=100").trace.method == "search.methods.mcts:mcts"
+    assert (
+        search.solve(PUZZLE, scripted_guide(), partial_method, "tokens=100").trace.method
+        == "search.methods.mcts:mcts"
+    )
 
 
 def test_a_search_within_a_search_says_what_to_do():
@@ -592,7 +755,8 @@ def test_a_search_within_a_search_says_what_to_do():
         search.solve_many([PUZZLE], guide, budget="tokens=50", on_finish=nested)
 
 
-LINES = {"1+1=2": 0.4, "1*1=1": 0.3, "1+1=3": 0.2, "1-1=0": 0.06, "1/1=1": 0.04}  # one of them is illegal
+# one of them is illegal
+LINES = {"1+1=2": 0.4, "1*1=1": 0.3, "1+1=3": 0.2, "1-1=0": 0.06, "1/1=1": 0.04}
 
 
 def first_lines(prompt):
@@ -608,7 +772,9 @@ def test_a_step_that_was_sampled_is_not_sampled_again_and_a_node_knows_when_all_
         asked.append((request, result))
         return result
 
-    solution = search.solve(HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=10000", **options)
+    solution = search.solve(
+        HOPELESS, scripted_guide(function, value=False), "mcts", "tokens=10000", **options
+    )
     tree = solution.tree
     assert solution.stopped == "exhausted"
     assert {tree.steps[edge].text for edge in tree.block(0)} == set(LINES) - {"1+1=3"}
@@ -625,8 +791,19 @@ def test_two_ways_to_write_one_step_are_both_avoided():
     def lines(prompt):
         return {"4+7=11": 0.6, "7+4=11": 0.4} if prompt.count("\n") == 1 else {"so": 1.0}
 
-    solution = search.solve(PUZZLE, scripted_guide(listed_player(lines), value=False), "mcts", "tokens=10000", branch=1, leaves=1)
-    assert solution.stopped == "exhausted" and len(solution.tree.block(0)) == 1 and len(solution.tree.drawn[0]) == 2
+    solution = search.solve(
+        PUZZLE,
+        scripted_guide(listed_player(lines), value=False),
+        "mcts",
+        "tokens=10000",
+        branch=1,
+        leaves=1,
+    )
+    assert (
+        solution.stopped == "exhausted"
+        and len(solution.tree.block(0)) == 1
+        and len(solution.tree.drawn[0]) == 2
+    )
 
 
 def test_a_policy_that_cannot_avoid_needs_no_such_argument():
@@ -634,7 +811,11 @@ def test_a_policy_that_cannot_avoid_needs_no_such_argument():
 
     class Plain:
         backends, version = inner.backends, "plain"
-        step_tokens, chain_tokens, max_steps = inner.step_tokens, inner.chain_tokens, inner.max_steps
+        step_tokens, chain_tokens, max_steps = (
+            inner.step_tokens,
+            inner.chain_tokens,
+            inner.max_steps,
+        )
         complete = inner.complete
 
         async def propose(self, problem, state, n, rng):
@@ -642,7 +823,9 @@ def test_a_policy_that_cannot_avoid_needs_no_such_argument():
             return [search.Proposal(p.step, p.log_prob, p.prior, p.value) for p in proposals]
 
     for name in METHODS:
-        solution = search.solve(HOPELESS, Guide(Plain()), method_of(name), "tokens=2000", **METHODS[name])
+        solution = search.solve(
+            HOPELESS, Guide(Plain()), method_of(name), "tokens=2000", **METHODS[name]
+        )
         assert solution.stopped in ("tokens", "finished", "exhausted") and not solution.tree.drawn
 
 
@@ -650,16 +833,23 @@ def test_a_policy_that_cannot_avoid_needs_no_such_argument():
 def test_a_node_knows_how_probable_the_steps_are_that_it_was_not_given(branch):
     guide = scripted_guide(listed_player(first_lines), value=False)
     for seed in range(6):
-        tree = search.solve(HOPELESS, guide, "mcts", "calls=6", seed=seed, branch=branch, leaves=1).tree
+        tree = search.solve(
+            HOPELESS, guide, "mcts", "calls=6", seed=seed, branch=branch, leaves=1
+        ).tree
         there = {tree.steps[edge].text for edge in tree.block(0)}
-        illegal = LINES["1+1=3"] * any(text == "1+1=3" for text in ("".join(map(chr, t[:-1])) for t in tree.drawn[0]))
+        illegal = LINES["1+1=3"] * any(
+            text == "1+1=3" for text in ("".join(map(chr, t[:-1])) for t in tree.drawn[0])
+        )
         exact = 1 - sum(LINES[text] for text in there) / (1 - illegal)
         assert tree.unseen(0) == pytest.approx(exact, abs=3e-5)
 
 
 def test_a_policy_that_lists_all_steps_is_never_asked_for_more():
     """And one that does not tell its log-probs always may be."""
-    for policy, unseen in ((Uniform(), 0.0), (scripted_guide(lambda r: generated("1+1=2", log_prob=math.nan), value=False).policy, 1.0)):
+    for policy, unseen in (
+        (Uniform(), 0.0),
+        (scripted_guide(lambda r: generated("1+1=2", log_prob=math.nan), value=False).policy, 1.0),
+    ):
         problem = Nim(9) if unseen == 0 else HOPELESS
         tree = search.solve(problem, Guide(policy), "mcts", "simulations=1").tree
         assert tree.unseen(0) == unseen

@@ -1,4 +1,6 @@
-"""What a user installs: light to import, complete as a wheel, at home in places that cannot be written."""
+"""What a user installs: light to import, complete as a wheel, at home in places that cannot be
+written.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,31 @@ PACKAGES = ("search", "models", "guides", "benchmarks")
 HEAVY = ("torch", "transformers", "numba", "pyarrow", "sympy")
 WEIGHTS = ("model.safetensors", "value_head.safetensors")
 
-pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="needs the source tree")
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "pyproject.toml").exists(), reason="needs the source tree"
+)
 
 
-def python(code: str, *arguments: str, cwd: Path | None = None, seconds: float = 300, **environment: str | None) -> str:
-    """Standard output of a new interpreter that runs `code`, started away from the source tree; None takes a variable away."""
-    variables = {**os.environ, **{name: value for name, value in environment.items() if value is not None}}
+def python(
+    code: str,
+    *arguments: str,
+    cwd: Path | None = None,
+    seconds: float = 300,
+    **environment: str | None,
+) -> str:
+    """Standard output of a new interpreter that runs `code`, started away from the source tree;
+    None takes a variable away.
+    """
+    variables = {
+        **os.environ,
+        **{name: value for name, value in environment.items() if value is not None},
+    }
     for name in (name for name, value in environment.items() if value is None):
         variables.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-P", "-c", textwrap.dedent(code), *arguments],
-        cwd=cwd or Path(sys.prefix), env=variables, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL,
+        cwd=cwd or Path(sys.prefix), env=variables, capture_output=True, text=True, timeout=seconds,
+        stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -42,14 +58,20 @@ def python(code: str, *arguments: str, cwd: Path | None = None, seconds: float =
     [
         "import search",
         "import search, guides, models, benchmarks; dir(search)",
-        "import search; search.Budget(tokens=1); search.TextProblem('x'); search.Guide; search.check_backend; search.IllegalStep",
+        "import search; search.Budget(tokens=1); search.TextProblem('x'); search.Guide; "
+        "search.check_backend; search.IllegalStep",
         "import copse; dir(copse); copse.Budget(tokens=1)",
-        "from search.cli.main import main; sys.argv[1:] = ['--help']\ntry: main()\nexcept SystemExit as end: assert not end.code",
-        "from search.cli.main import main; sys.argv[1:] = ['solve', '--help']\ntry: main()\nexcept SystemExit as end: assert not end.code",
+        "from search.cli.main import main; sys.argv[1:] = ['--help']\ntry: main()\nexcept "
+        "SystemExit as end: assert not end.code",
+        "from search.cli.main import main; sys.argv[1:] = ['solve', '--help']\ntry: "
+        "main()\nexcept SystemExit as end: assert not end.code",
     ],
 )
 def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
-    loaded = python(f"import sys\n{code}\nsys.stderr.flush(); print('loaded', [m for m in {HEAVY} if m in sys.modules])")
+    loaded = python(
+        f"import sys\n{code}\nsys.stderr.flush(); print('loaded', [m for m in {HEAVY} if m in "
+        "sys.modules])"
+    )
     assert loaded.splitlines()[-1] == "loaded []"
 
 
@@ -73,21 +95,35 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     for package in (*PACKAGES, "tests"):
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__", "work", "checkpoint-*"))
+        shutil.copytree(
+            ROOT / package,
+            source / package,
+            ignore=shutil.ignore_patterns("__pycache__", "work", "checkpoint-*"),
+        )
     out = tmp_path_factory.mktemp("wheel")
-    built = python("import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))", str(out), cwd=source)
+    built = python(
+        "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))",
+        str(out),
+        cwd=source,
+    )
     return out / built.splitlines()[-1]
 
 
 def test_the_wheel_is_complete(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
     modules = {name.removeprefix("search/toplevel/") for name in modules}
     assert modules <= set(names), "every module is in"
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert {f"models/builtin/{name}" for name in ("recipe.json", *WEIGHTS)} <= set(names)
     kept = {path.name for path in (ROOT / "models" / "builtin").iterdir() if path.is_file()}
-    assert kept <= {Path(name).name for name in names if name.startswith("models/builtin/")}, "all of the built-in model is in"
+    assert kept <= {Path(name).name for name in names if name.startswith("models/builtin/")}, (
+        "all of the built-in model is in"
+    )
 
 
 def test_the_wheel_has_nothing_else(wheel: Path) -> None:
@@ -96,10 +132,17 @@ def test_the_wheel_has_nothing_else(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {*PACKAGES, "copse"}
     assert {"copse/__init__.py", "copse/__main__.py", "copse/py.typed"} <= set(archive.namelist())
     assert not [name for name in archive.namelist() if name.endswith((".nbi", ".nbc", ".pyc"))]
-    (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA"))
+    (metadata,) = (
+        archive.read(name).decode() for name in archive.namelist() if name.endswith("METADATA")
+    )
     assert "Name: copse-search\n" in metadata
-    assert "License-Expression: Apache-2.0" in metadata and "Requires-Dist: torch<2.14,>=2.11" in metadata
-    assert "copse = copse.__main__:main" in next(archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt"))
+    assert (
+        "License-Expression: Apache-2.0" in metadata
+        and "Requires-Dist: torch<2.14,>=2.11" in metadata
+    )
+    assert "copse = copse.__main__:main" in next(
+        archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt")
+    )
     assert wheel.stat().st_size < 100e6
 
 
@@ -107,21 +150,32 @@ def test_every_hint_names_an_extra_of_this_distribution() -> None:
     """`copse` is the name of a stranger's package: whoever installs its extras gets that."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     files = [ROOT / "pyproject.toml", *ROOT.glob("*.md"), *(ROOT / ".ci").iterdir()]
-    files += [path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md")]
-    hints = [hint for path in files for hint in re.findall(r"([\w.-]*copse[\w.-]*)\[(\w+(?:, ?\w+)*)\]", path.read_text())]
+    files += [
+        path
+        for folder in (*PACKAGES, "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".md")
+    ]
+    hints = [
+        hint
+        for path in files
+        for hint in re.findall(r"([\w.-]*copse[\w.-]*)\[(\w+(?:, ?\w+)*)\]", path.read_text())
+    ]
     assert len(hints) >= 8
     assert {name for name, _ in hints} == {project["name"]} == {"copse-search"}
     extras = {extra.strip() for _, given in hints for extra in given.split(",")}
     assert extras <= set(project["optional-dependencies"])
-    asked = re.findall(
-        r"pip install ([^`\n]+)", "".join(path.read_text() for path in files if path.suffix == ".py" and "tests" not in path.parts)
-    )
+    sources = [path for path in files if path.suffix == ".py" and "tests" not in path.parts]
+    joined = re.sub(r'"\s*\n\s*f?"', "", "".join(path.read_text() for path in sources))
+    asked = re.findall(r"pip install ([^`\n]+)", joined)
     assert asked and all(text.startswith('"copse-search[') for text in asked), asked
 
 
 def test_extras_and_what_they_are_for() -> None:
     """An extra that nothing uses is not offered."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert set(extras) == {"math", "train", "bench", "all", "test", "dev", "peers"}
     assert extras["all"] == ["copse-search[math,train,bench]"]
 
@@ -143,14 +197,20 @@ SEARCHES = """
 
 @pytest.fixture
 def installed(wheel: Path, tmp_path: Path) -> Path:
-    """A folder with the packages of the wheel, nothing else: what an installation leaves in site-packages."""
+    """A folder with the packages of the wheel, nothing else: what an installation leaves in
+    site-packages.
+    """
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     return tmp_path / "site"
 
 
 def test_the_installed_wheel_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
-    assert f"from {installed / 'search'}" in python(SEARCHES, cwd=tmp_path, PYTHONPATH=str(installed))
-    helped = python("from copse.__main__ import main; main()", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert f"from {installed / 'search'}" in python(
+        SEARCHES, cwd=tmp_path, PYTHONPATH=str(installed)
+    )
+    helped = python(
+        "from copse.__main__ import main; main()", "--help", cwd=tmp_path, PYTHONPATH=str(installed)
+    )
     assert "solve" in helped and "view" in helped
 
 
@@ -159,8 +219,16 @@ def test_an_installation_and_a_home_that_cannot_be_written(installed: Path, tmp_
     (tmp_path / "home").touch()
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    surroundings = {"PYTHONPATH": str(installed), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
-    surroundings |= {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}  # type: ignore[dict-item]
+    surroundings = {
+        "PYTHONPATH": str(installed),
+        "TMPDIR": str(temporary),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    surroundings |= {
+        "HOME": str(tmp_path / "home"),
+        "XDG_CACHE_HOME": None,
+        "NUMBA_CACHE_DIR": None,
+    }  # type: ignore[dict-item]
     before = set(installed.rglob("*"))
     for folder in (installed, *filter(Path.is_dir, before)):
         folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -175,7 +243,9 @@ def test_an_installation_and_a_home_that_cannot_be_written(installed: Path, tmp_
             folder.chmod(0o755)
 
 
-def test_every_module_that_compiles_leaves_the_installation_as_it_was(installed: Path, tmp_path: Path) -> None:
+def test_every_module_that_compiles_leaves_the_installation_as_it_was(
+    installed: Path, tmp_path: Path
+) -> None:
     """Whichever of them is imported first, and where Numba would keep kernels of the user's own."""
     before = set(installed.rglob("*"))
     code = """
@@ -188,27 +258,43 @@ def test_every_module_that_compiles_leaves_the_installation_as_it_was(installed:
         kept = list(pathlib.Path(sys.argv[1]).rglob("*.nbi"))
         print(row[3], len(kept), repr(numba.config.CACHE_DIR))
     """
-    surroundings = {"PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(tmp_path / "kept")}
+    surroundings = {
+        "PYTHONPATH": str(installed),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "kept"),
+    }
     found = python(code, str(tmp_path / "kept"), cwd=tmp_path, NUMBA_CACHE_DIR=None, **surroundings)
     assert found.split() == ["1", "2", "''"]
     assert set(installed.rglob("*")) == before
 
 
 @pytest.mark.parametrize("given", [None, "XDG_CACHE_HOME", "NUMBA_CACHE_DIR"])
-def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(tmp_path: Path, given: str | None) -> None:
+def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(
+    tmp_path: Path, given: str | None
+) -> None:
     surroundings = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}
     if given is not None:
         surroundings[given] = str(tmp_path / "given")
-    found = python("from search.kernels import kernel_cache; print(kernel_cache.folder())", **surroundings).strip()
+    found = python(
+        "from search.kernels import kernel_cache; print(kernel_cache.folder())", **surroundings
+    ).strip()
     assert found == str(tmp_path / ("home/.cache" if given is None else "given") / "copse")
 
 
 @pytest.mark.parametrize("given", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
-def test_where_no_kernel_can_be_kept_it_is_compiled_in_memory_and_said_once(installed: Path, tmp_path: Path, given: str) -> None:
-    """A folder that is asked for by Numba's variable is the only one; of the others all must fail."""
+def test_where_no_kernel_can_be_kept_it_is_compiled_in_memory_and_said_once(
+    installed: Path, tmp_path: Path, given: str
+) -> None:
+    """A folder that is asked for by Numba's variable is the only one; of the others all must
+    fail.
+    """
     nowhere = tmp_path / "file"
     nowhere.touch()
-    surroundings = {"PYTHONPATH": str(installed), "NUMBA_CACHE_DIR": None, "PYTHONDONTWRITEBYTECODE": "1"}
+    surroundings = {
+        "PYTHONPATH": str(installed),
+        "NUMBA_CACHE_DIR": None,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     surroundings[given] = str(nowhere)
     if given == "XDG_CACHE_HOME":
         surroundings["HOME"] = str(nowhere)
@@ -217,7 +303,9 @@ def test_where_no_kernel_can_be_kept_it_is_compiled_in_memory_and_said_once(inst
         tempfile.tempdir = {str(nowhere)!r}
     """ if given == "XDG_CACHE_HOME" else ""  # fmt: skip
     before = set(installed.rglob("*"))
-    found = python(textwrap.dedent(nothing) + textwrap.dedent(SEARCHES), cwd=tmp_path, **surroundings)
+    found = python(
+        textwrap.dedent(nothing) + textwrap.dedent(SEARCHES), cwd=tmp_path, **surroundings
+    )
     assert found.count("set NUMBA_CACHE_DIR to a folder of yours") == 1 and str(nowhere) in found
     assert "for this process alone" in found and f"from {installed / 'search'}" in found
     assert set(installed.rglob("*")) == before
@@ -238,7 +326,9 @@ def test_the_built_in_model_answers_without_transformers() -> None:
 
 
 @pytest.mark.slow
-def test_a_budget_of_seconds_is_spent_on_searching_though_kernels_must_be_compiled(tmp_path: Path) -> None:
+def test_a_budget_of_seconds_is_spent_on_searching_though_kernels_must_be_compiled(
+    tmp_path: Path,
+) -> None:
     fresh = {"NUMBA_CACHE_DIR": str(tmp_path)}
     told = python(BUILTIN.format(heavy=()), "--budget", "seconds=5", **fresh)
     assert "answer: " in told and "stopped: verified" in told
@@ -249,7 +339,10 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-P", "-c", code]
     pipe = subprocess.PIPE
-    both = [subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(2)
+    ]
     for process in both:
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -269,9 +362,13 @@ def test_a_folder_of_the_users_with_our_name_stands_beside_ours(tmp_path: Path, 
     for first, told in (("", "True"), (f"import {name}; ", "rename")):
         script = tmp_path / "script.py"
         script.write_text(
-            f"{first}import search\ntry:\n    print(search.solve({problem!r}).verified)\nexcept ImportError as error:\n    print(error)\n"
+            f"{first}import search\ntry:\n    "
+            f"print(search.solve({problem!r}).verified)\nexcept ImportError as error:\n    "
+            "print(error)\n"
         )
-        done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path
+        )
         assert told in done.stdout, done.stdout + done.stderr
 
 
@@ -283,7 +380,9 @@ def test_the_wheel_installs_into_an_empty_environment(wheel: Path, tmp_path: Pat
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def call(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=1500)
+        return subprocess.run(
+            command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=1500
+        )
 
     assert call(str(place / "pip"), "install", "-q", str(wheel)).returncode == 0
     assert call(str(place / "copse"), "--help").returncode == 0

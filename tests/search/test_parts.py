@@ -1,4 +1,6 @@
-"""Parts of one's own: plain functions and `async def`s do as they are, and every mistake is one sentence that says what to write."""
+"""Parts of one's own: plain functions and `async def`s do as they are, and every mistake is one
+sentence that says what to write.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +85,16 @@ def progress(problem, states):
     return [total(state) / TARGET for state in states]
 
 
-def solve(policy=steps, value=progress, problem=None, method="mcts", budget="simulations=20", **options):
-    return search.solve(Sums() if problem is None else problem, search.Guide(policy, value), method, budget, **options)
+def solve(
+    policy=steps, value=progress, problem=None, method="mcts", budget="simulations=20", **options
+):
+    return search.solve(
+        Sums() if problem is None else problem,
+        search.Guide(policy, value),
+        method,
+        budget,
+        **options,
+    )
 
 
 # -- what may be given as a value function
@@ -132,19 +142,34 @@ GOOD_VALUES = {
     "bound async method": Scorer().by_text,
     "default": scaled,
     "partial": functools.partial(keyed, scale=1.0),
-    "partial of a place": functools.partial(lambda scale, problem, states: scaled(problem, states, scale), 1.0),
+    "partial of a place": functools.partial(
+        lambda scale, problem, states: scaled(problem, states, scale), 1.0
+    ),
     "array": lambda problem, states: np.array(progress(problem, states), np.float32),
-    "tensor with a gradient": lambda problem, states: torch.tensor(progress(problem, states), requires_grad=True),
-    "tensor of bfloat16": lambda problem, states: torch.tensor(progress(problem, states)).bfloat16(),
-    "list of tensors": lambda problem, states: [torch.tensor(value, requires_grad=True) for value in progress(problem, states)],
+    "tensor with a gradient": lambda problem, states: torch.tensor(
+        progress(problem, states), requires_grad=True
+    ),
+    "tensor of bfloat16": lambda problem, states: torch.tensor(
+        progress(problem, states)
+    ).bfloat16(),
+    "list of tensors": lambda problem, states: [
+        torch.tensor(value, requires_grad=True) for value in progress(problem, states)
+    ],
     "tensor for a text": lambda text: torch.tensor([by_text(text)]),
-    "tuple of bools": lambda problem, states: tuple(value >= 0 for value in progress(problem, states)),
+    "tuple of bools": lambda problem, states: tuple(
+        value >= 0 for value in progress(problem, states)
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [*((name, "mcts") for name in GOOD_VALUES), ("function", "beam"), ("async", "sample"), ("text", "gumbel")],
+    [
+        *((name, "mcts") for name in GOOD_VALUES),
+        ("function", "beam"),
+        ("async", "sample"),
+        ("text", "gumbel"),
+    ],
 )
 def test_functions_judge_as_a_class_does(name, method):
     class Progress(search.Value):
@@ -153,7 +178,10 @@ def test_functions_judge_as_a_class_does(name, method):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ours, theirs = solve(value=GOOD_VALUES[name], method=method), solve(value=Progress(), method=method)
+        ours, theirs = (
+            solve(value=GOOD_VALUES[name], method=method),
+            solve(value=Progress(), method=method),
+        )
     assert total(ours.steps) == TARGET
     if name not in ("tensor of bfloat16", "tuple of bools"):
         assert ours.answer == theirs.answer and ours.tree.steps == theirs.tree.steps
@@ -163,7 +191,9 @@ def test_functions_judge_as_a_class_does(name, method):
 
 def test_unknown_values_stay_unknown():
     assert solve(value=lambda problem, states: [math.nan] * len(states)).answer is not None
-    assert isinstance(search.Guide(steps).value, Known) and isinstance(search.Guide(steps, None).value, Known)
+    assert isinstance(search.Guide(steps).value, Known) and isinstance(
+        search.Guide(steps, None).value, Known
+    )
 
 
 # -- what is no value function
@@ -184,8 +214,15 @@ class Empty(search.Value):
 
 
 NO_VALUES = {
-    "a class that derives from nothing": (Minimal(), "Minimal has no backends and no tokens .*: derive it from search.Value"),
-    "evaluate of two": (Short(), r"Short.evaluate takes \(problem, states\) and is called with \(problem, states, known, rng\)"),
+    "a class that derives from nothing": (
+        Minimal(),
+        "Minimal has no backends and no tokens .*: derive it from search.Value",
+    ),
+    "evaluate of two": (
+        Short(),
+        r"Short.evaluate takes \(problem, states\) and is called with \(problem, states, known, "
+        r"rng\)",
+    ),
     "no evaluate": (Empty(), "Empty has no evaluate of its own: write `async def evaluate`"),
     "a class": (Short, r"value=Short is a class: give Short\(...\)"),
     "another class": (dict, "value=dict is a class: give an object or a function"),
@@ -194,14 +231,32 @@ NO_VALUES = {
     "a policy": (Uniform(), "Uniform proposes steps and judges none: give it as policy="),
     "a generator": ((lambda: (yield)), "is a generator"),
     "no parameter": (lambda: 0.5, "write one parameter .text. or two"),
-    "three parameters": (lambda problem, states, rng: 0.5, r"takes \(problem, states, rng\): write one parameter"),
-    "any number": (lambda *rest: 0.5, r"takes \(\*rest\): write one parameter .text. or two .problem, states."),
-    "all defaults": (lambda problem=None, states=None: 0.5, "without defaults|both without a default"),
-    "states with a default": (lambda problem, states=(): 0.5, "both without a default, to get the list of states"),
+    "three parameters": (
+        lambda problem, states, rng: 0.5,
+        r"takes \(problem, states, rng\): write one parameter",
+    ),
+    "any number": (
+        lambda *rest: 0.5,
+        r"takes \(\*rest\): write one parameter .text. or two .problem, states.",
+    ),
+    "all defaults": (
+        lambda problem=None, states=None: 0.5,
+        "without defaults|both without a default",
+    ),
+    "states with a default": (
+        lambda problem, states=(): 0.5,
+        "both without a default, to get the list of states",
+    ),
     "one state": (lambda state: 0.5, r"takes \(state\), and a function of one parameter gets text"),
     "the wrong order": (lambda states, problem: 0.5, r"it is called with \(problem, states\)"),
-    "a keyword": (keyed, "the function keyed needs scale: give them by functools.partial or a default"),
-    "a module of torch": (torch.nn.Linear(2, 1), "write one parameter .text. or two|cannot be told"),
+    "a keyword": (
+        keyed,
+        "the function keyed needs scale: give them by functools.partial or a default",
+    ),
+    "a module of torch": (
+        torch.nn.Linear(2, 1),
+        "write one parameter .text. or two|cannot be told",
+    ),
     "a built-in that does not tell": (max, "cannot be told|takes"),
 }
 
@@ -256,25 +311,52 @@ async def sleeps(problem, states):
 
 
 BROKEN_VALUES = {
-    "one number for all": (lambda problem, states: 0.5, r"returned 0.5 for 1 state\(s\): return one number for each"),
+    "one number for all": (
+        lambda problem, states: 0.5,
+        r"returned 0.5 for 1 state\(s\): return one number for each",
+    ),
     "too many": (lambda problem, states: [0.5, 0.5], r"for 1 state\(s\)"),
-    "a column": (lambda problem, states: torch.zeros(len(states), 1), r"returned tensor.* for 1 state\(s\): return one number for each"),
-    "above 1": (lambda problem, states: [7.0], r"returned \[7.0\]: a value is a probability in \[0, 1\], or nan"),
+    "a column": (
+        lambda problem, states: torch.zeros(len(states), 1),
+        r"returned tensor.* for 1 state\(s\): return one number for each",
+    ),
+    "above 1": (
+        lambda problem, states: [7.0],
+        r"returned \[7.0\]: a value is a probability in \[0, 1\], or nan",
+    ),
     "logits": (lambda text: -3.2, r"returned \[-3.2\]: a value is a probability"),
     "infinity": (lambda text: math.inf, "a value is a probability"),
     "text": (lambda problem, states: ["0.5"], r"returned \['0.5'\] for 1 state"),
     "text for a text": (lambda text: "0.5", "returned '0.5' for a text: return a number"),
     "nothing": (lambda problem, states: None, "returned None for 1 state"),
-    "nothing for a text": (lambda text: None, "returned None for a text: return a number in .0, 1., nan where unknown"),
+    "nothing for a text": (
+        lambda text: None,
+        "returned None for a text: return a number in .0, 1., nan where unknown",
+    ),
     "a list of nothing": (lambda problem, states: [None], "returned .None. for 1 state"),
     "a list for a text": (lambda text: [0.1, 0.2], "for a text"),
     "a dictionary": (lambda problem, states: {"a": 1}, "returned {'a': 1} for 1 state"),
-    "a generator": (lambda problem, states: (0.5 for _ in states), "is a generator: .* return a list"),
+    "a generator": (
+        lambda problem, states: (0.5 for _ in states),
+        "is a generator: .* return a list",
+    ),
     "a method that is no coroutine": (Plain(), "Plain.evaluate is no coroutine: write `async def`"),
-    "an old generator": (Dead(), "Dead.evaluate is a generator: write `async def` for `def` and `await` for `yield from`"),
-    "returns what was not awaited": (forgets_and_returns, "the function forgets_and_returns returned a coroutine: write `await`"),
-    "uses what was not awaited": (forgets_and_uses, "uses a coroutine as if it were its result .*: write `await` before the call"),
-    "ignores what was not awaited": (forgets_and_ignores, r"calls helper without `await`: write `await` before helper\(...\)"),
+    "an old generator": (
+        Dead(),
+        "Dead.evaluate is a generator: write `async def` for `def` and `await` for `yield from`",
+    ),
+    "returns what was not awaited": (
+        forgets_and_returns,
+        "the function forgets_and_returns returned a coroutine: write `await`",
+    ),
+    "uses what was not awaited": (
+        forgets_and_uses,
+        "uses a coroutine as if it were its result .*: write `await` before the call",
+    ),
+    "ignores what was not awaited": (
+        forgets_and_ignores,
+        r"calls helper without `await`: write `await` before helper\(...\)",
+    ),
     "a library with an event loop": (sleeps, "needs an event loop, and a search has none"),
 }
 
@@ -309,7 +391,9 @@ def test_asyncio_is_refused_within_its_own_loop_too():
 
 
 def test_a_backend_that_is_not_named_is_told():
-    with pytest.raises(ValueError, match=r"Waits.evaluate asks a backend .*'nowhere'.*: name it in `backends`"):
+    with pytest.raises(
+        ValueError, match=r"Waits.evaluate asks a backend .*'nowhere'.*: name it in `backends`"
+    ):
         solve(value=Waits())
 
 
@@ -323,12 +407,17 @@ def test_an_error_within_a_function_says_with_what_it_was_called():
 
 
 def test_a_function_of_text_on_states_that_are_none_says_so():
-    with pytest.raises(ValueError, match="takes text, and a state of Board is none .*: write a function of two parameters"):
+    with pytest.raises(
+        ValueError,
+        match="takes text, and a state of Board is none .*: write a function of two parameters",
+    ):
         solve(Uniform(), lambda text: 0.5, Board())
 
 
 def test_what_a_function_raises_itself_is_left_to_the_searches():
-    """`sample` never asks for the value of the first state, so a function that cannot tell it does no harm."""
+    """`sample` never asks for the value of the first state, so a function that cannot tell it
+    does no harm.
+    """
 
     def last_number(text):
         return int(text.split("\n")[1]) / 10
@@ -336,14 +425,18 @@ def test_what_a_function_raises_itself_is_left_to_the_searches():
     assert solve(value=last_number, method="sample").answer is not None
     with pytest.raises(IndexError):
         solve(value=last_number, method="mcts")
-    first, second = search.solve_many([Sums(), Sums()], search.Guide(steps, last_number), "mcts", "simulations=5")
+    first, second = search.solve_many(
+        [Sums(), Sums()], search.Guide(steps, last_number), "mcts", "simulations=5"
+    )
     assert isinstance(first.error, IndexError) and isinstance(second.error, IndexError)
 
 
 def test_who_holds_all_searches_up_is_told(monkeypatch, caplog):
     monkeypatch.setattr(firstuse, "SLOW", -1.0)
     solve()
-    assert "the function progress took" in caplog.text and "all searches wait meanwhile" in caplog.text
+    assert (
+        "the function progress took" in caplog.text and "all searches wait meanwhile" in caplog.text
+    )
 
 
 def test_parts_are_looked_at_once(monkeypatch):
@@ -364,7 +457,14 @@ def test_parts_are_looked_at_once(monkeypatch):
 @settings(max_examples=60, deadline=None)
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3) | st.binary(max_size=3), st.lists, max_leaves=4
+        st.none()
+        | st.booleans()
+        | st.integers(-2, 2)
+        | st.floats()
+        | st.text(max_size=3)
+        | st.binary(max_size=3),
+        st.lists,
+        max_leaves=4,
     )
 )
 def test_whatever_a_value_function_returns_it_is_taken_or_told(returned):
@@ -387,7 +487,11 @@ async def steps_later(text):
 GOOD_POLICIES = {
     "text": steps,
     "async": steps_later,
-    "two": lambda problem, state: [search.TextStep("1"), search.TextStep("2"), search.TextStep("3")],
+    "two": lambda problem, state: [
+        search.TextStep("1"),
+        search.TextStep("2"),
+        search.TextStep("3"),
+    ],
     "text of two": lambda problem, state: ["1", "2", "3"],
     "twice": lambda text: ["1", "2", " 1", "3", "2"],
     "tuple": lambda text: ("1", "2", "3"),
@@ -396,7 +500,12 @@ GOOD_POLICIES = {
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [*((name, "mcts") for name in GOOD_POLICIES), ("text", "beam"), ("async", "sample"), ("two", "gumbel")],
+    [
+        *((name, "mcts") for name in GOOD_POLICIES),
+        ("text", "beam"),
+        ("async", "sample"),
+        ("two", "gumbel"),
+    ],
 )
 def test_functions_propose(name, method):
     one, two = solve(GOOD_POLICIES[name], method=method), solve(method=method)
@@ -405,14 +514,22 @@ def test_functions_propose(name, method):
 
 
 def test_a_function_of_any_problem_proposes_its_steps():
-    solution = solve(lambda problem, state: problem.actions(state), lambda problem, states: [state / 6 for state in states], Board())
+    solution = solve(
+        lambda problem, state: problem.actions(state),
+        lambda problem, states: [state / 6 for state in states],
+        Board(),
+    )
     assert solution.verified and sum(solution.steps) == TARGET
     assert solve(lambda text: [], Known()).stopped == "exhausted"
 
 
 def test_open_text_ends_where_the_function_says_so():
     def speaks(text):
-        return ["Two and two."] if "Two" not in text else [search.TextStep("The answer is 4", finish="end")]
+        return (
+            ["Two and two."]
+            if "Two" not in text
+            else [search.TextStep("The answer is 4", finish="end")]
+        )
 
     solution = search.solve("What is 2 + 2?", search.Guide(speaks), "sample", "simulations=3")
     assert solution.answer == "4" and solution.text == "Two and two.\nThe answer is 4"
@@ -435,10 +552,19 @@ BROKEN_POLICIES = {
     "numbers": (lambda text: [1, 2], "returned .1, 2.: return the next steps as text"),
     "a generator": (lambda text: (step for step in "123"), "is a generator"),
     "what was not awaited": (lambda text: [helper], "return the next steps as text"),
-    "steps for proposals": (Handed(["1"]), r"Handed.propose returned \['1'\]: return a list of search.Proposal"),
+    "steps for proposals": (
+        Handed(["1"]),
+        r"Handed.propose returned \['1'\]: return a list of search.Proposal",
+    ),
     "no list": (Handed(None), "Handed.propose returned None: return a list of search.Proposal"),
-    "a prior that is none": (Handed([search.Proposal(ONE.step, math.nan, -1.0)]), "a prior is a share in .0, 1."),
-    "a value that is none": (Handed([search.Proposal(ONE.step, math.nan, 1.0, 7.0)]), "a value is in .0, 1. or nan"),
+    "a prior that is none": (
+        Handed([search.Proposal(ONE.step, math.nan, -1.0)]),
+        "a prior is a share in .0, 1.",
+    ),
+    "a value that is none": (
+        Handed([search.Proposal(ONE.step, math.nan, 1.0, 7.0)]),
+        "a value is in .0, 1. or nan",
+    ),
 }
 
 
@@ -473,7 +599,9 @@ def test_the_examiner_of_policies_finds_what_is_not_repeatable_or_not_distinct()
     with pytest.raises(ValueError, match="other steps at the same place"):
         search.check_policy(lambda text: [str(rng.integers(10**9))], Sums())
     with pytest.raises(ValueError, match="priors that sum to 2"):
-        search.check_policy(Handed([ONE, search.Proposal(search.TextStep("2"), math.nan, 1.0)]), Sums())
+        search.check_policy(
+            Handed([ONE, search.Proposal(search.TextStep("2"), math.nan, 1.0)]), Sums()
+        )
     half = search.Proposal(search.TextStep("1"), math.nan, 0.5)
     with pytest.raises(ValueError, match="the same step twice"):
         search.check_policy(Handed([half, half]), Sums())
@@ -489,9 +617,14 @@ def test_a_policy_completes_step_by_step_and_gives_up_where_it_must():
             return [ONE]
 
     backend = {"policy": Scripted(lambda request: generated("x"))}
-    assert [step.text for step in search.run(Fails().complete(Sums(), (), np.random.default_rng(0)), backend)] == ["1", "1"]
+    assert [
+        step.text
+        for step in search.run(Fails().complete(Sums(), (), np.random.default_rng(0)), backend)
+    ] == ["1", "1"]
     with pytest.raises(RequestFailed):
-        search.run(Fails().complete(Sums(), (ONE.step, ONE.step), np.random.default_rng(0)), backend)
+        search.run(
+            Fails().complete(Sums(), (ONE.step, ONE.step), np.random.default_rng(0)), backend
+        )
 
 
 def test_roll_outs_and_mixtures_take_functions():
@@ -504,9 +637,17 @@ def test_roll_outs_and_mixtures_take_functions():
 
 
 def test_a_version_names_the_function_and_its_source():
-    assert search.Guide(steps, progress).value.version.rpartition(".")[2].startswith("test_parts:progress-")
-    assert version_of(progress) != version_of(scaled) and version_of(progress) == version_of(progress)
-    assert version_of(functools.partial(keyed, scale=1.0)) != version_of(functools.partial(keyed, scale=2.0))
+    assert (
+        search.Guide(steps, progress)
+        .value.version.rpartition(".")[2]
+        .startswith("test_parts:progress-")
+    )
+    assert version_of(progress) != version_of(scaled) and version_of(progress) == version_of(
+        progress
+    )
+    assert version_of(functools.partial(keyed, scale=1.0)) != version_of(
+        functools.partial(keyed, scale=2.0)
+    )
     spaces = [{"__name__": "typed"}, {"__name__": "typed"}]
     for number, space in enumerate(spaces):
         exec(f"def value(text):\n    return {number}", space)
@@ -521,8 +662,12 @@ def test_a_version_names_the_function_and_its_source():
 async def best_first(run, *, branch=4):
     frontier = [0]
     while frontier and not run.over:
-        node = frontier.pop(max(range(len(frontier)), key=lambda place: run.tree.mean(frontier[place])))
-        frontier += [new for new in await run.expand([node], branch) if new not in run.tree.finished]
+        node = frontier.pop(
+            max(range(len(frontier)), key=lambda place: run.tree.mean(frontier[place]))
+        )
+        frontier += [
+            new for new in await run.expand([node], branch) if new not in run.tree.finished
+        ]
 
 
 class Greedy:
@@ -532,7 +677,13 @@ class Greedy:
 
 @pytest.mark.parametrize(
     "method",
-    [best_first, Greedy(), functools.partial(best_first, branch=2), lambda run: best_first(run), "test_parts:best_first"],
+    [
+        best_first,
+        Greedy(),
+        functools.partial(best_first, branch=2),
+        lambda run: best_first(run),
+        "test_parts:best_first",
+    ],
 )
 def test_methods_of_ones_own(method):
     solution = solve(method=method)
@@ -594,7 +745,11 @@ def called_with(*arguments, **options):
 
 
 BROKEN_METHODS = {
-    "four parameters": (four, r"takes \(problem, guide, meter, rng\): write `async def name\(search, \*, options\)`; search.problem"),
+    "four parameters": (
+        four,
+        r"takes \(problem, guide, meter, rng\): write `async def name\(search, \*, options\)`; "
+        r"search.problem",
+    ),
     "no coroutine": (plain, "the method plain is no coroutine: write `async def`"),
     "a generator": (old, "the method old is a generator: write `async def name"),
     "a lambda": (lambda run: None, "is no coroutine: write `async def`"),
@@ -604,16 +759,28 @@ BROKEN_METHODS = {
         (lambda run, branch=4: None),
         r"takes \(run, branch\), and is given the search alone: write a `\*` before its options",
     ),
-    "options without a default": ((lambda run, *, branch: None), "has options without a default, branch"),
+    "options without a default": (
+        (lambda run, *, branch: None),
+        "has options without a default, branch",
+    ),
     "a number": (5, "method=5 is no method: give one of greedy, .*, mcts, gumbel, or a function"),
-    "what it returns": (listed, r"the method listed returned \[0\]: return nothing, what it found is in search.tree"),
+    "what it returns": (
+        listed,
+        r"the method listed returned \[0\]: return nothing, what it found is in search.tree",
+    ),
     "another tree": (other_tree, "the method other_tree returned .*: return nothing"),
     "no await": (forgets, r"search.expand\(...\) was called without `await`"),
     "no await at the end": (forgets_at_the_end, r"search.judge\(...\) was called without `await`"),
     "two calls at once": (all_at_once, "or twice at once: .* with all nodes in one call"),
     "no end": (endless, "asked 1000 times in a row in vain: end it when `search.over` is True"),
-    "a finished node": (expands_what_is_finished, "is finished, nothing follows it: expand nodes that are not in search.tree.finished"),
-    "one node": (called_with(0), r"takes a list of nodes and was given 0: write search.expand\(\[node\]\)"),
+    "a finished node": (
+        expands_what_is_finished,
+        "is finished, nothing follows it: expand nodes that are not in search.tree.finished",
+    ),
+    "one node": (
+        called_with(0),
+        r"takes a list of nodes and was given 0: write search.expand\(\[node\]\)",
+    ),
     "a state": (called_with([()]), r"\(\) is no node: give numbers of nodes"),
     "an edge": (called_with([99]), "there is no node 99, the tree has 1"),
     "below 0": (called_with([-1]), "there is no node -1"),
@@ -649,7 +816,9 @@ def test_the_examiner_of_methods_finds_what_is_not_repeatable_and_what_does_noth
 
     with pytest.raises(ValueError, match="two trees from one seed"):
         search.check_method(random)
-    with pytest.raises(ValueError, match=r"ended without a step: await search.expand\(\[0\], n\) first"):
+    with pytest.raises(
+        ValueError, match=r"ended without a step: await search.expand\(\[0\], n\) first"
+    ):
         search.check_method(nothing)
     with pytest.raises(ValueError, match="spent 501 of 1 simulations"):
         search.check_method(unmetered)
@@ -670,7 +839,9 @@ def test_an_expansion_judges_opens_and_counts():
 
     solution = solve(method=looks)
     assert seen["means"] == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=1e-4)
-    assert seen["silent"] == [0, 0, 0] and seen["judged"] == pytest.approx([2 / 6, 3 / 6, 4 / 6], abs=1e-4)
+    assert seen["silent"] == [0, 0, 0] and seen["judged"] == pytest.approx(
+        [2 / 6, 3 / 6, 4 / 6], abs=1e-4
+    )
     assert seen["again"] == [] and solution.usage.simulations == 3
     assert seen["budget"] == search.Budget(simulations=20)
     assert solution.tree.visits(0) == 1 + 3 + 3
@@ -684,7 +855,9 @@ def test_an_expansion_keeps_the_budget_and_says_when_it_is_over():
 
     for limit in (1, 2, 3, 5, 8):
         assert solve(method=wide, budget=f"simulations={limit}").usage.simulations <= limit
-    assert solve(lambda text: ["1"], method=wide, budget="simulations=100000").stopped == "exhausted"
+    assert (
+        solve(lambda text: ["1"], method=wide, budget="simulations=100000").stopped == "exhausted"
+    )
 
 
 def test_a_root_that_cannot_be_expanded_raises_the_error_of_the_backend():
@@ -703,7 +876,11 @@ def test_a_finished_state_is_worth_its_reward():
     async def all_of(run):
         nodes = [0]
         while not run.over and nodes:
-            nodes = [node for node in await run.expand(nodes, 3, judge=False) if node not in run.tree.finished]
+            nodes = [
+                node
+                for node in await run.expand(nodes, 3, judge=False)
+                if node not in run.tree.finished
+            ]
         finished = list(run.tree.finished)
         assert [run.tree.mean(node) for node in finished] == [1.0] * len(finished)
 
@@ -737,17 +914,47 @@ class Structural:
 
 BROKEN_PROBLEMS = {
     "a class": (Board, r"Board is a class: give a problem, Board\(...\)"),
-    "a member of its own": (Unfinished(), "the problem Unfinished has no is_terminal of its own: write it"),
-    "members": (Structural(), "the problem Structural has no players and no inline .*: derive it from search.Problem"),
-    "nothing behind a step": (Forgetful(), "Forgetful.* returned None: return the new state, or raise search.IllegalStep"),
-    "no first state": (type("Nowhere", (Board,), {"initial": lambda self: None})(), "initial of the problem Nowhere returned None"),
-    "another first state": (type("Moody", (Board,), {"initial": lambda self: object()})(), "gives another state each time"),
-    "no statement": (type("Silent", (Board,), {"prompt": lambda self, state: None})(), "prompt of the problem Silent returned None"),
+    "a member of its own": (
+        Unfinished(),
+        "the problem Unfinished has no is_terminal of its own: write it",
+    ),
+    "members": (
+        Structural(),
+        "the problem Structural has no players and no inline .*: derive it from search.Problem",
+    ),
+    "nothing behind a step": (
+        Forgetful(),
+        "Forgetful.* returned None: return the new state, or raise search.IllegalStep",
+    ),
+    "no first state": (
+        type("Nowhere", (Board,), {"initial": lambda self: None})(),
+        "initial of the problem Nowhere returned None",
+    ),
+    "another first state": (
+        type("Moody", (Board,), {"initial": lambda self: object()})(),
+        "gives another state each time",
+    ),
+    "no statement": (
+        type("Silent", (Board,), {"prompt": lambda self, state: None})(),
+        "prompt of the problem Silent returned None",
+    ),
     "three players": (type("Crowd", (Board,), {"players": 3})(), "has players=3: give 1 or 2"),
-    "two players": (type("Pair", (Board,), {"players": 2})(), r"is for two players: write to_move\(state\)"),
-    "no bool": (type("Endless", (Board,), {"is_terminal": lambda self, state: None})(), "is_terminal of the problem Endless returned None"),
-    "inline": (type("Inlined", (Board,), {"inline": "no"})(), "has inline='no': give True or False"),
-    "a reward": (type("Proud", (Board,), {"verify": lambda self, state: "good"})(), "returned 'good': give a number in .0, 1."),
+    "two players": (
+        type("Pair", (Board,), {"players": 2})(),
+        r"is for two players: write to_move\(state\)",
+    ),
+    "no bool": (
+        type("Endless", (Board,), {"is_terminal": lambda self, state: None})(),
+        "is_terminal of the problem Endless returned None",
+    ),
+    "inline": (
+        type("Inlined", (Board,), {"inline": "no"})(),
+        "has inline='no': give True or False",
+    ),
+    "a reward": (
+        type("Proud", (Board,), {"verify": lambda self, state: "good"})(),
+        "returned 'good': give a number in .0, 1.",
+    ),
 }
 
 
@@ -764,7 +971,10 @@ def test_the_functions_of_a_text_problem_are_examined():
     for options, sentence in (
         ({"verify": "24"}, "verify='24' is no function"),
         ({"answer": 5}, "answer=5 is no function"),
-        ({"verify": lambda problem, text: True}, r"takes \(problem, text\): it is called with the chain's text alone"),
+        (
+            {"verify": lambda problem, text: True},
+            r"takes \(problem, text\): it is called with the chain's text alone",
+        ),
         ({"answer": helper}, "write a plain `def`"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -1,4 +1,6 @@
-"""Children that end in the order of their tokens, and what searches make of it: full passes, an answer soon, budgets kept."""
+"""Children that end in the order of their tokens, and what searches make of it: full passes, an
+answer soon, budgets kept.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ class Ticking:
             self.gone.append((request, done))
 
     def poll(self, seconds=0.0):
-        replies = [Reply(r, error=Cancelled("cancelled"), usage=Usage(calls=1, generated=n)) for r, n in self.gone]
+        replies = [
+            Reply(r, error=Cancelled("cancelled"), usage=Usage(calls=1, generated=n))
+            for r, n in self.gone
+        ]
         self.gone = []
         waiting = list(self.left)
         if self.rng is not None:
@@ -73,7 +78,9 @@ class Ticking:
 
 
 def writer(lines, mean, end="so \\boxed{%d}", varied=False):
-    """A model whose chains have so many lines of about `mean` characters, and an answer at their end; varied: half to twice as many."""
+    """A model whose chains have so many lines of about `mean` characters, and an answer at their
+    end; varied: half to twice as many.
+    """
 
     def write(request):
         prompt = "".join(map(chr, request.prompt))
@@ -104,7 +111,9 @@ def plans(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(plans(), st.integers(0, 10**6), st.sampled_from([1, 2, 64]), st.booleans())
-def test_children_end_in_the_order_of_their_clocks_whatever_arrives_when(plan, shuffle, slots, tells):
+def test_children_end_in_the_order_of_their_clocks_whatever_arrives_when(
+    plan, shuffle, slots, tells
+):
     async def child(lengths):
         for length in lengths:
             await ask(Generate((1,), max_tokens=length))
@@ -167,21 +176,42 @@ def test_a_child_that_breaks_leaves_nothing_behind():
 
 
 QUESTION = search.TextProblem("What?")
-METHODS = [("sample", {}), ("sample", {"wave": 3}), ("mcts", {}), ("mcts", {"leaves": 3, "branch": 2}), ("beam", {"width": 4, "branch": 3})]
+METHODS = [
+    ("sample", {}),
+    ("sample", {"wave": 3}),
+    ("mcts", {}),
+    ("mcts", {"leaves": 3, "branch": 2}),
+    ("beam", {"width": 4, "branch": 3}),
+]
 
 
 @pytest.mark.parametrize("method, options", METHODS)
 def test_the_same_seed_gives_the_same_tree_and_no_budget_is_exceeded(method, options):
     def solved(budget, **backend):
-        solution = search.solve(QUESTION, guide_of(Ticking(writer(4, 20), **backend)), method, f"tokens={budget}", seed=5, **options)
+        solution = search.solve(
+            QUESTION,
+            guide_of(Ticking(writer(4, 20), **backend)),
+            method,
+            f"tokens={budget}",
+            seed=5,
+            **options,
+        )
         tree = solution.tree
-        edges = [[(tree.steps[e].text, tree.at(e, "visits"), tree.at(e, "prior")) for e in tree.block(n)] for n in range(len(tree.nodes))]
+        edges = [
+            [(tree.steps[e].text, tree.at(e, "visits"), tree.at(e, "prior")) for e in tree.block(n)]
+            for n in range(len(tree.nodes))
+        ]
         assert solution.usage.generated <= budget
         return edges, solution.usage.generated
 
     for budget in (7, 60, 150, 400, 1000):
         alone = solved(budget)
-        for backend in ({"slots": 1}, {"shuffle": 1}, {"shuffle": 2, "slots": 3}, {"tells": False, "shuffle": 3}):
+        for backend in (
+            {"slots": 1},
+            {"shuffle": 1},
+            {"shuffle": 2, "slots": 3},
+            {"tells": False, "shuffle": 3},
+        ):
             assert solved(budget, **backend) == alone, (budget, backend)
 
 
@@ -194,11 +224,19 @@ def tokens_to(tree, node):
 @pytest.mark.parametrize("method, first", [("sample", 1 / 2), ("mcts", 2 / 3)])
 @pytest.mark.parametrize("lines, mean", [(3, 30), (8, 40), (1, 200)])
 def test_whoever_pays_for_one_and_a_half_chains_gets_an_answer(method, first, lines, mean):
-    """Without an answer, the first chain alone has had its share of the budget; that of sampling is two chains for one answer."""
+    """Without an answer, the first chain alone has had its share of the budget; that of sampling
+    is two chains for one answer.
+    """
     answered = 0
     for seed in range(4):
         for budget in range(mean, mean * (lines + 1) * 3, mean * (lines + 1) // 3):
-            solution = search.solve(QUESTION, guide_of(Ticking(writer(lines, mean))), method, f"tokens={budget}", seed=seed)
+            solution = search.solve(
+                QUESTION,
+                guide_of(Ticking(writer(lines, mean))),
+                method,
+                f"tokens={budget}",
+                seed=seed,
+            )
             tree = solution.tree
             longest = max(map(tokens_to, [tree] * len(tree.nodes), range(len(tree.nodes))))
             answered += solution.answer is not None
@@ -208,41 +246,73 @@ def test_whoever_pays_for_one_and_a_half_chains_gets_an_answer(method, first, li
 
 @pytest.mark.parametrize("lines, mean", [(3, 30), (8, 40), (12, 30)])
 def test_a_beam_narrows_to_what_its_budget_can_finish(lines, mean):
-    """About one and a half chains pay for an answer, and a third as many chains are finished as by sampling."""
+    """About one and a half chains pay for an answer, and a third as many chains are finished as
+    by sampling.
+    """
     length = (mean + 1) * lines + len("so \\boxed{0}") + 1
     for times in (1.5, 2, 4, 8, 12):
         finished, sampled = [], []
         for seed in range(3):
             budget = f"tokens={int(times * length)}"
-            solution = search.solve(QUESTION, guide_of(Ticking(writer(lines, mean))), "beam", budget, seed=seed)
+            solution = search.solve(
+                QUESTION, guide_of(Ticking(writer(lines, mean))), "beam", budget, seed=seed
+            )
             tree = solution.tree
             longest = max(map(tokens_to, [tree] * len(tree.nodes), range(len(tree.nodes))))
             assert solution.answer is not None or longest >= times * length / 1.6, (times, seed)
             finished.append(len(tree.finished))
-            sampled.append(len(search.solve(QUESTION, guide_of(Ticking(writer(lines, mean))), "sample", budget, seed=seed).tree.finished))
+            sampled.append(
+                len(
+                    search.solve(
+                        QUESTION,
+                        guide_of(Ticking(writer(lines, mean))),
+                        "sample",
+                        budget,
+                        seed=seed,
+                    ).tree.finished
+                )
+            )
         assert sum(finished) >= sum(sampled) / 3, times
 
 
 def test_a_beam_that_the_budget_can_pay_for_is_not_narrowed():
-    """What is not narrowed ends with its chains, whatever the budget, and has expanded 4 states of each depth by 4 steps."""
+    """What is not narrowed ends with its chains, whatever the budget, and has expanded 4 states
+    of each depth by 4 steps.
+    """
     trees = []
     for tokens in (6000, 60_000):
-        solution = search.solve(QUESTION, guide_of(Ticking(writer(3, 30))), "beam", f"tokens={tokens}", seed=1)
+        solution = search.solve(
+            QUESTION, guide_of(Ticking(writer(3, 30))), "beam", f"tokens={tokens}", seed=1
+        )
         assert solution.stopped == "finished"
-        trees.append([[solution.tree.steps[edge].text for edge in solution.tree.block(node)] for node in range(len(solution.tree.nodes))])
+        trees.append(
+            [
+                [solution.tree.steps[edge].text for edge in solution.tree.block(node)]
+                for node in range(len(solution.tree.nodes))
+            ]
+        )
     assert trees[0] == trees[1]
-    assert sorted(len(block) for block in trees[0] if block)[-1] == 4 and sum(map(len, trees[0])) > 30
+    assert (
+        sorted(len(block) for block in trees[0] if block)[-1] == 4 and sum(map(len, trees[0])) > 30
+    )
 
 
 @pytest.mark.parametrize("rollout, share", [(1 / 3, 1 / 3), (1.0, 0.9)])
 def test_a_tree_finishes_its_share_of_the_chains_that_sampling_does(rollout, share):
     for budget in (400, 1000, 3000):
-        sampled = search.solve(QUESTION, guide_of(Ticking(writer(5, 30))), "sample", f"tokens={budget}")
-        searched = search.solve(QUESTION, guide_of(Ticking(writer(5, 30))), "mcts", f"tokens={budget}", rollout=rollout)
+        sampled = search.solve(
+            QUESTION, guide_of(Ticking(writer(5, 30))), "sample", f"tokens={budget}"
+        )
+        searched = search.solve(
+            QUESTION, guide_of(Ticking(writer(5, 30))), "mcts", f"tokens={budget}", rollout=rollout
+        )
         assert len(searched.tree.finished) >= int(share * len(sampled.tree.finished))
 
 
-@pytest.mark.parametrize("method, options, least", [("sample", {}, 6.4), ("mcts", {}, 6.0), ("beam", {"width": 4, "branch": 4}, 8.0)])
+@pytest.mark.parametrize(
+    "method, options, least",
+    [("sample", {}, 6.4), ("mcts", {}, 6.0), ("beam", {"width": 4, "branch": 4}, 8.0)],
+)
 def test_passes_are_full_though_chains_are_long_and_differ(method, options, least):
     rows = []
     for seed in range(4):
@@ -297,7 +367,10 @@ def test_chains_that_fail_are_sampled_again():
 
         def poll(self, seconds=0.0):
             failed, self.failed = getattr(self, "failed", []), []
-            return [*super().poll(seconds), *(Reply(request, error=error, usage=Usage(calls=1)) for request, error in failed)]
+            return [
+                *super().poll(seconds),
+                *(Reply(request, error=error, usage=Usage(calls=1)) for request, error in failed),
+            ]
 
     solution = search.solve(QUESTION, guide_of(Failing(write)), "sample", "tokens=2000", chains=4)
     assert solution.tree.visits(0) > 1 and solution.answer is not None

@@ -27,10 +27,14 @@ def opinions(request):
     if isinstance(request, search.Score):
         worth = WORTH["".join(map(chr, request.tokens)).strip()[-1]]
         zeros = np.zeros(len(request.tokens), np.float32)
-        return search.Scored(zeros, np.zeros((1, 0), np.float32), np.full(len(request.positions), worth, np.float32))
+        return search.Scored(
+            zeros, np.zeros((1, 0), np.float32), np.full(len(request.positions), worth, np.float32)
+        )
     if request.temperature == 0:
         return generated("#### 2")
-    return generated(f"#### {np.random.default_rng(request.seed).choice([1, 2, 3], p=[0.2, 0.6, 0.2])}")
+    return generated(
+        f"#### {np.random.default_rng(request.seed).choice([1, 2, 3], p=[0.2, 0.6, 0.2])}"
+    )
 
 
 def guide():
@@ -41,11 +45,23 @@ def test_a_name_is_its_search_with_its_choice():
     vote = search.solve(QUESTION, guide(), "self_consistency", chains=40)
     liked = search.solve(QUESTION, guide(), "best_of_n", chains=40)
     assert (vote.answer, liked.answer) == ("2", "3")
-    for name, chooser in {"self_consistency": "majority", "best_of_n": "best", "weighted_vote": "weighted"}.items():
+    for name, chooser in {
+        "self_consistency": "majority",
+        "best_of_n": "best",
+        "weighted_vote": "weighted",
+    }.items():
         named = search.solve(QUESTION, guide(), name, "tokens=400", seed=3)
-        spelt = search.solve(QUESTION, guide(), "sample", "tokens=400", seed=3, choose=getattr(choose, chooser))
-        assert (named.answer, named.usage.generated, named.candidates) == (spelt.answer, spelt.usage.generated, spelt.candidates)
-        assert named.trace.method == "search.methods.sample:sample", "a trace names the search, which imports"
+        spelt = search.solve(
+            QUESTION, guide(), "sample", "tokens=400", seed=3, choose=getattr(choose, chooser)
+        )
+        assert (named.answer, named.usage.generated, named.candidates) == (
+            spelt.answer,
+            spelt.usage.generated,
+            spelt.candidates,
+        )
+        assert named.trace.method == "search.methods.sample:sample", (
+            "a trace names the search, which imports"
+        )
 
 
 def test_greedy_is_one_chain_at_temperature_zero_and_leaves_the_guide_alone():
@@ -53,19 +69,35 @@ def test_greedy_is_one_chain_at_temperature_zero_and_leaves_the_guide_alone():
     first = search.solve(QUESTION, model, "greedy", seed=1)
     assert first.answer == "2" and first.usage.simulations == 1
     assert search.solve(QUESTION, model, "cot", seed=2).text == first.text, "no seed changes it"
-    assert not model.policy.greedy and len({search.solve(QUESTION, model, "sample", seed=s, chains=1).answer for s in range(9)}) > 1
+    assert (
+        not model.policy.greedy
+        and len(
+            {search.solve(QUESTION, model, "sample", seed=s, chains=1).answer for s in range(9)}
+        )
+        > 1
+    )
 
 
 def test_a_policy_without_settings_cannot_be_greedy():
     listing = Guide(Uniform())
-    with pytest.raises(ValueError, match=r"temperature=0, which Uniform cannot be told: give it a method sampled"):
+    with pytest.raises(
+        ValueError, match=r"temperature=0, which Uniform cannot be told: give it a method sampled"
+    ):
         search.solve(PUZZLE, listing, "greedy", "simulations=4")
 
 
 def test_rejection_samples_one_chain_after_another():
-    """Beside chains that run side by side it spends no token on chains that began before the solution was known."""
-    few = [search.solve(PUZZLE, scripted_guide(), "rejection", "tokens=20000", seed=seed) for seed in range(6)]
-    many = [search.solve(PUZZLE, scripted_guide(), "sample", "tokens=20000", seed=seed) for seed in range(6)]
+    """Beside chains that run side by side it spends no token on chains that began before the
+    solution was known.
+    """
+    few = [
+        search.solve(PUZZLE, scripted_guide(), "rejection", "tokens=20000", seed=seed)
+        for seed in range(6)
+    ]
+    many = [
+        search.solve(PUZZLE, scripted_guide(), "sample", "tokens=20000", seed=seed)
+        for seed in range(6)
+    ]
     assert all(solution.verified for solution in few + many)
     assert sum(s.usage.generated for s in few) < sum(s.usage.generated for s in many)
 
@@ -73,7 +105,9 @@ def test_rejection_samples_one_chain_after_another():
 def test_beams_by_name():
     dvts = configured("dvts", {}).options
     assert (dvts["width"], dvts["subtrees"], dvts["branch"]) == (4, 4, 4)
-    assert configured("dvts", {"width": 8, "subtrees": 8}).options["width"] == 8, "what the caller says goes first"
+    assert configured("dvts", {"width": 8, "subtrees": 8}).options["width"] == 8, (
+        "what the caller says goes first"
+    )
     assert configured("rebase", {}).options["balance"] == 0.2
     named = search.solve(PUZZLE, scripted_guide(), "dvts", "tokens=500")
     spelt = search.solve(PUZZLE, scripted_guide(), "beam", "tokens=500", width=4, subtrees=4)
@@ -90,7 +124,12 @@ def test_every_name_searches(name):
 @pytest.mark.parametrize("chooser", CHOOSERS)
 def test_choosers_by_name(chooser):
     named = search.solve(QUESTION, guide(), "sample", "tokens=300", choose=chooser)
-    assert named.answer == search.solve(QUESTION, guide(), "sample", "tokens=300", choose=getattr(choose, chooser)).answer
+    assert (
+        named.answer
+        == search.solve(
+            QUESTION, guide(), "sample", "tokens=300", choose=getattr(choose, chooser)
+        ).answer
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,9 +141,18 @@ def test_choosers_by_name(chooser):
         ({"method": "astar"}, "use one of greedy, cot,"),
         ({"method": 7}, "method=7 is no method"),
         ({"method": "nowhere:walk"}, "cannot load the method 'nowhere:walk'"),
-        ({"method": "best_of_n", "choose": "majority"}, 'best_of_n chooses by best already: leave choose out, or use method="sample"'),
-        ({"choose": "vote"}, "choose='vote' is no chooser: give one of majority, weighted, best, most_visited"),
-        ({"temperature": 0.5}, r"temperature is of the model: guides.load\(path, temperature=...\)"),
+        (
+            {"method": "best_of_n", "choose": "majority"},
+            'best_of_n chooses by best already: leave choose out, or use method="sample"',
+        ),
+        (
+            {"choose": "vote"},
+            "choose='vote' is no chooser: give one of majority, weighted, best, most_visited",
+        ),
+        (
+            {"temperature": 0.5},
+            r"temperature is of the model: guides.load\(path, temperature=...\)",
+        ),
         ({"timeout": 5}, 'limits are written in the budget: budget="seconds=10"'),
         ({"tokens": 500}, 'budget="tokens=2000"'),
         ({"model": "x"}, "the model is guide=guides.load"),
@@ -155,6 +203,10 @@ def test_what_is_nearly_a_puzzle_is_told_how_to_be_one(text):
 
 
 def test_other_text_stays_open_text():
-    for text in ("Make 24 cookies from 3 cups of flour.", "He used 4 and 5 to make 9 of them.", "Get 10 of 12 apples."):
+    for text in (
+        "Make 24 cookies from 3 cups of flour.",
+        "He used 4 and 5 to make 9 of them.",
+        "Get 10 of 12 apples.",
+    ):
         assert type(parse(text)) is search.TextProblem
     assert isinstance(parse("Mod 11: i=c-a A3 B7 c=a*b; i?"), Chains)

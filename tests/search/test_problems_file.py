@@ -1,4 +1,6 @@
-"""Files of problems: what is refused and how it is named, what is written and when, and what a restart makes of it."""
+"""Files of problems: what is refused and how it is named, what is written and when, and what a
+restart makes of it.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,23 @@ from search.cli.main import main
 from search.files.problems_file import Results, plain, read_jobs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDERS = sorted(str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_dir())
 PUZZLE, IMPOSSIBLE = "Use 4, 7, 8 and 8 to make 24.", "Use 1 and 1 to make 24."
 
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch):
-    """Every checkpoint is the tests' scripted model; `loaded` counts how often one was asked for."""
+    """Every checkpoint is the tests' scripted model; `loaded` counts how often one was asked
+    for.
+    """
     loaded = []
     monkeypatch.setattr(guides, "settings", lambda path: {}, raising=False)
-    monkeypatch.setattr(guides, "load", lambda path, **options: loaded.append(path) or scripted_guide(), raising=False)
+    monkeypatch.setattr(
+        guides,
+        "load",
+        lambda path, **options: loaded.append(path) or scripted_guide(),
+        raising=False,
+    )
     return loaded
 
 
@@ -43,7 +53,9 @@ def run(capsys, *args):
 
 
 def written(path, *rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
@@ -56,15 +68,20 @@ def results(path):
 
 def test_ids_kinds_and_blank_lines(tmp_path):
     path = written(
-        tmp_path / "p", {"problem": PUZZLE, "target": "(7+8-... )", "note": [1]}, "", {"id": 9, "problem": "What is 1 + 1?"},
-        {"id": "k", "kind": "countdown", "problem": {"numbers": [1, 2], "target": 3}}, {"kind": "countdown", "problem": PUZZLE},
+        tmp_path / "p", {"problem": PUZZLE, "target": "(7+8-... )", "note": [1]}, "",
+        {"id": 9, "problem": "What is 1 + 1?"},
+        {"id": "k", "kind": "countdown", "problem": {"numbers": [1, 2], "target": 3}},
+        {"kind": "countdown", "problem": PUZZLE},
         {"id": "c", "kind": "search.problem:TextProblem", "problem": {"statement": "Why?"}},
     )  # fmt: skip
     jobs = read_jobs(path)
     assert [job.id for job in jobs] == ["1", 9, "k", "5", "c"]
     prompts = [job.problem.prompt(job.problem.initial()) for job in jobs]
     assert prompts == [PUZZLE, "What is 1 + 1?", "Use 1 and 2 to make 3.", PUZZLE, "Why?"]
-    path.write_bytes(b"\xef\xbb\xbf" + b'{"problem": "with a mark"}\r\n{"problem": "without a last line end\xe2\x80\xa8"}')
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + b'{"problem": "with a mark"}\r\n{"problem": "without a last line end\xe2\x80\xa8"}'
+    )
     assert len(read_jobs(path)) == 2
 
 
@@ -98,7 +115,9 @@ BAD_LINES = {
     "text for a class": '{"kind": "search.problem:TextProblem", "problem": "x"}',
     "half a character": '{"problem": "what is \\ud83d?"}',
     "half a character in an id": '{"id": "\\ude00", "problem": "x"}',
-    "half a character in an object": '{"kind": "search.problem:TextProblem", "problem": {"statement": ["\\ud83d"]}}',
+    "half a character in an object": (
+        '{"kind": "search.problem:TextProblem", "problem": {"statement": ["\\ud83d"]}}'
+    ),
     "not UTF-8": b'{"problem": "\xff"}',
 }
 
@@ -106,7 +125,11 @@ BAD_LINES = {
 @pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES.keys())
 def test_a_bad_line_is_named_before_anything_is_loaded(capsys, tmp_path, scripted, bad):
     path, output = tmp_path / "p.jsonl", tmp_path / "o.jsonl"
-    path.write_bytes(b'{"id": "first", "problem": "x"}\n\n' + (bad if isinstance(bad, bytes) else bad.encode()) + b"\n")
+    path.write_bytes(
+        b'{"id": "first", "problem": "x"}\n\n'
+        + (bad if isinstance(bad, bytes) else bad.encode())
+        + b"\n"
+    )
     code, out, err = run(capsys, "--input", path, "--output", output)
     assert code == 2 and out == "" and not scripted and not output.exists()
     assert f"{path}, line 3: " in err, err
@@ -114,7 +137,12 @@ def test_a_bad_line_is_named_before_anything_is_loaded(capsys, tmp_path, scripte
 
 
 def test_ids_given_twice_name_both_lines(tmp_path):
-    path = written(tmp_path / "p", {"id": "a", "problem": "x"}, {"id": "b", "problem": "x"}, {"id": "a", "problem": "y"})
+    path = written(
+        tmp_path / "p",
+        {"id": "a", "problem": "x"},
+        {"id": "b", "problem": "x"},
+        {"id": "a", "problem": "y"},
+    )
     with pytest.raises(ValueError, match="line 3: the id 'a' is that of line 1"):
         read_jobs(path)
     with pytest.raises(ValueError, match="line 2: the id '2' is that of line 1"):
@@ -127,8 +155,14 @@ def test_an_empty_file_and_a_folder(capsys, tmp_path):
 
 
 def test_a_kind_that_the_model_does_not_know(capsys, tmp_path, monkeypatch, scripted):
-    monkeypatch.setattr(guides, "settings", lambda path: {"kinds": ["search.problems.countdown:Countdown"]})
-    code, _, err = run(capsys, "--input", written(tmp_path / "p", {"problem": PUZZLE}, {"problem": "What is 1 + 1?"}))
+    monkeypatch.setattr(
+        guides, "settings", lambda path: {"kinds": ["search.problems.countdown:Countdown"]}
+    )
+    code, _, err = run(
+        capsys,
+        "--input",
+        written(tmp_path / "p", {"problem": PUZZLE}, {"problem": "What is 1 + 1?"}),
+    )
     assert code == 2 and "line 2: " in err and "--guide" in err and not scripted
 
 
@@ -136,41 +170,78 @@ def test_a_kind_that_the_model_does_not_know(capsys, tmp_path, monkeypatch, scri
 
 
 def test_results_of_a_file(capsys, tmp_path):
-    path = written(tmp_path / "p", {"id": "a", "problem": PUZZLE, "target": "SECRET"}, {"id": 2, "problem": IMPOSSIBLE})
+    path = written(
+        tmp_path / "p",
+        {"id": "a", "problem": PUZZLE, "target": "SECRET"},
+        {"id": 2, "problem": IMPOSSIBLE},
+    )
     code, out, err = run(
-        capsys, "--input", path, "--output", tmp_path / "new" / "o", "--traces", tmp_path / "t", "--budget", "tokens=20000"
+        capsys,
+        "--input",
+        path,
+        "--output",
+        tmp_path / "new" / "o",
+        "--traces",
+        tmp_path / "t",
+        "--budget",
+        "tokens=20000",
     )
     assert code == 1 and out == "" and "1 of 2 problems answered" in err
     rows = {row["id"]: row for row in results(tmp_path / "new" / "o")}
     assert rows.keys() == {"a", 2}
-    assert rows["a"].keys() == {"id", "answer", "verified", "value", "text", "stopped", "usage", "error"}
-    assert rows["a"]["verified"] is True and rows[2]["verified"] is False and rows[2]["stopped"] == "exhausted"
+    assert rows["a"].keys() == {
+        "id",
+        "answer",
+        "verified",
+        "value",
+        "text",
+        "stopped",
+        "usage",
+        "error",
+    }
+    assert (
+        rows["a"]["verified"] is True
+        and rows[2]["verified"] is False
+        and rows[2]["stopped"] == "exhausted"
+    )
     assert len(Trace.load(tmp_path / "t")) == 2
     for file in tmp_path.rglob("*"):
         assert file == path or file.is_dir() or b"SECRET" not in file.read_bytes()
-    assert all("SECRET" not in repr(trace) + repr(trace.arguments) for trace in Trace.load(tmp_path / "t"))
+    assert all(
+        "SECRET" not in repr(trace) + repr(trace.arguments) for trace in Trace.load(tmp_path / "t")
+    )
 
 
 def test_stdout_without_output(capsys, tmp_path):
     path = written(tmp_path / "p", {"problem": PUZZLE}, {"problem": PUZZLE})
     code, out, _ = run(capsys, "--input", path, "--budget", "tokens=20000", "--json")
-    assert code == 0 and [json.loads(line)["id"] for line in out.splitlines()] in (["1", "2"], ["2", "1"])
+    assert code == 0 and [json.loads(line)["id"] for line in out.splitlines()] in (
+        ["1", "2"],
+        ["2", "1"],
+    )
 
 
 def test_nan_is_null(tmp_path):
     import numpy as np
 
-    assert plain({"a": math.nan, "b": [math.inf, 1.5], "c": (np.float32("nan"), np.int64(3)), 4: "x"}) == {
+    assert plain({"a": math.nan, "b": [math.inf, 1.5], "c": (np.float32("nan"), np.int64(3)),
+    4: "x"}) == {
         "a": None, "b": [None, 1.5], "c": [None, 3], "4": "x",
     }  # fmt: skip
     out = Results(tmp_path / "o")
     out.write("a", search.Solution(None, error=ValueError("no\nthing")))
     out.close()
-    assert results(tmp_path / "o")[0]["value"] is None and results(tmp_path / "o")[0]["error"] == "ValueError: no\nthing"
+    assert (
+        results(tmp_path / "o")[0]["value"] is None
+        and results(tmp_path / "o")[0]["error"] == "ValueError: no\nthing"
+    )
 
 
 def test_a_restart_does_only_what_is_missing(capsys, tmp_path, scripted):
-    path, output = written(tmp_path / "p", *({"id": i, "problem": PUZZLE} for i in range(4))), tmp_path / "o"
+    path, output = (
+        written(tmp_path / "p", *({"id": i, "problem": PUZZLE} for i in range(4))),
+        tmp_path / "o",
+    )
     assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0
     whole = output.read_text().splitlines(keepends=True)
     output.write_text(whole[0] + whole[1] + whole[2][:40])
@@ -180,7 +251,9 @@ def test_a_restart_does_only_what_is_missing(capsys, tmp_path, scripted):
     assert len(scripted) == 2
     before = output.read_bytes()
     code, out, err = run(capsys, "--input", path, "--output", output)
-    assert code == 0 and output.read_bytes() == before and len(scripted) == 2, "nothing to do: no model is loaded"
+    assert code == 0 and output.read_bytes() == before and len(scripted) == 2, (
+        "nothing to do: no model is loaded"
+    )
     assert "4 of 4 problems answered, 4 had been searched before" in err
 
 
@@ -189,8 +262,19 @@ def test_every_line_has_random_numbers_of_its_own_whichever_others_are_there(cap
     lines = [{"id": name, "problem": PUZZLE} for name in "abc"]
     together, alone = tmp_path / "t", tmp_path / "a"
     for rows, folder in ((lines, together), (lines[1:2], alone)):
-        run(capsys, "--input", written(tmp_path / "p", *rows), "--output", tmp_path / f"{folder.name}.out", "--traces", folder)
-    trees = {trace.seed: [(step.text, step.tokens) for step in trace.steps[1:] if step] for trace in Trace.load(together)}
+        run(
+            capsys,
+            "--input",
+            written(tmp_path / "p", *rows),
+            "--output",
+            tmp_path / f"{folder.name}.out",
+            "--traces",
+            folder,
+        )
+    trees = {
+        trace.seed: [(step.text, step.tokens) for step in trace.steps[1:] if step]
+        for trace in Trace.load(together)
+    }
     (lonely,) = Trace.load(alone)
     assert len(trees) == 3 and len({repr(steps) for steps in trees.values()}) == 3
     assert trees[lonely.seed] == [(step.text, step.tokens) for step in lonely.steps[1:] if step]
@@ -205,13 +289,26 @@ def test_the_exit_code_counts_earlier_results(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["my notes\nfrom Monday", "my notes", '{"name": 1}\n', "[1]\n", '{"identity": "of somebody else"}', "\n"]
+    "content",
+    [
+        "my notes\nfrom Monday",
+        "my notes",
+        '{"name": 1}\n',
+        "[1]\n",
+        '{"identity": "of somebody else"}',
+        "\n",
+    ],
 )
 def test_a_file_of_something_else_is_left_alone(capsys, tmp_path, scripted, content):
     path, output = written(tmp_path / "p", {"problem": PUZZLE}), tmp_path / "notes"
     output.write_text(content)
     code, _, err = run(capsys, "--input", path, "--output", output)
-    assert code == 2 and output.read_text() == content and not scripted and "choose another --output" in err
+    assert (
+        code == 2
+        and output.read_text() == content
+        and not scripted
+        and "choose another --output" in err
+    )
     code, _, err = run(capsys, "--input", path, "--output", path)
     assert code == 2 and len(read_jobs(path)) == 1
 
@@ -243,13 +340,19 @@ def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
             size = os.fstat(self.fileno()).st_size
             return super().write(data[: max(0, self.room - size)])
 
-    path, output = written(tmp_path / "p", {"id": "a", "problem": PUZZLE}, {"id": "b", "problem": PUZZLE}), tmp_path / "o"
+    path, output = (
+        written(tmp_path / "p", {"id": "a", "problem": PUZZLE}, {"id": "b", "problem": PUZZLE}),
+        tmp_path / "o",
+    )
     with monkeypatch.context() as patch:
         patch.setattr(lines, "FileIO", Full)
         code, _, err = run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")
     assert code == 1 and os.strerror(errno.ENOSPC) in err and "Traceback" not in err
     assert len(results(output)) == 1
-    assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0 and len(results(output)) == 2
+    assert (
+        run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0
+        and len(results(output)) == 2
+    )
 
 
 def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
@@ -261,7 +364,20 @@ def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
         write(self, name, solution)
 
     monkeypatch.setattr(Results, "write", checked)
-    assert run(capsys, "--input", path, "--output", tmp_path / "o", "--traces", tmp_path / "t", "--budget", "tokens=20000")[0] == 0
+    assert (
+        run(
+            capsys,
+            "--input",
+            path,
+            "--output",
+            tmp_path / "o",
+            "--traces",
+            tmp_path / "t",
+            "--budget",
+            "tokens=20000",
+        )[0]
+        == 0
+    )
 
 
 def test_one_failed_search_is_a_line_like_the_others(capsys, tmp_path, monkeypatch):
@@ -275,18 +391,36 @@ def test_one_failed_search_is_a_line_like_the_others(capsys, tmp_path, monkeypat
     module = type(sys)("own_method")
     module.method = method
     monkeypatch.setitem(sys.modules, "own_method", module)
-    path = written(tmp_path / "p", {"id": "a", "problem": IMPOSSIBLE}, {"id": "b", "problem": PUZZLE})
-    code, _, err = run(capsys, "--input", path, "--output", tmp_path / "o", "--method", "own_method:method", "--budget", "tokens=50000")
+    path = written(
+        tmp_path / "p", {"id": "a", "problem": IMPOSSIBLE}, {"id": "b", "problem": PUZZLE}
+    )
+    code, _, err = run(
+        capsys,
+        "--input",
+        path,
+        "--output",
+        tmp_path / "o",
+        "--method",
+        "own_method:method",
+        "--budget",
+        "tokens=50000",
+    )
     rows = {row["id"]: row for row in results(tmp_path / "o")}
-    assert code == 1 and rows["a"]["error"] == "RuntimeError: lost" and rows["a"]["stopped"] == "error" and rows["b"]["verified"] is True
+    assert (
+        code == 1
+        and rows["a"]["error"] == "RuntimeError: lost"
+        and rows["a"]["stopped"] == "error"
+        and rows["b"]["verified"] is True
+    )
 
 
 # -- killed and interrupted, in processes
 
-#: a process whose method needs no model: problem `i` takes i / 100 seconds, and a log of the process notes that it began
+#: a process whose method needs no model: problem `i` takes i / 100 seconds, and a log of the
+#: process notes that it began
 SLOW = f"""
 import os, sys
-sys.path[:0] = [{str(ROOT)!r}, *{sorted(str(folder) for folder in (ROOT / "tests").iterdir() if folder.is_dir())!r}]
+sys.path[:0] = [{str(ROOT)!r}, *{FOLDERS!r}]
 import guides
 from fakes import scripted_guide
 guides.settings, guides.load = (lambda path: {{}}), (lambda path, **options: scripted_guide())
@@ -315,13 +449,30 @@ COUNT = 150
 
 
 def start(folder):
-    command = [sys.executable, "-c", SLOW, "solve", "--method", "own:slow", "--input", "p", "--output", "o", "--traces", "t"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        SLOW,
+        "solve",
+        "--method",
+        "own:slow",
+        "--input",
+        "p",
+        "--output",
+        "o",
+        "--traces",
+        "t",
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for_lines(path, count):
     until = time.monotonic() + 60
-    while time.monotonic() < until and (not path.exists() or path.read_bytes().count(b"\n") < count):
+    while time.monotonic() < until and (
+        not path.exists() or path.read_bytes().count(b"\n") < count
+    ):
         time.sleep(0.005)
 
 
@@ -361,7 +512,9 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     rows = results(tmp_path / "o")
-    assert process.returncode == 130 and 5 <= len(rows) < COUNT and "Traceback" not in err, textwrap.shorten(err, 500)
+    assert process.returncode == 130 and 5 <= len(rows) < COUNT and "Traceback" not in err, (
+        textwrap.shorten(err, 500)
+    )
     assert all(row["stopped"] == "finished" for row in rows), "an interrupted search is not written"
     assert len(Trace.load(tmp_path / "t")) == len(rows)
 
@@ -378,4 +531,6 @@ def test_an_interrupt_that_escapes_is_told_like_any_other(capsys, tmp_path, monk
     code, _, err = run(capsys, "--input", path, "--output", tmp_path / "o")
     assert code == 130 and "1 interrupted" in err and len(results(tmp_path / "o")) == 1
     code, _, err = run(capsys, "--input", path, "--output", tmp_path / "o")
-    assert code != 130 and "interrupted" not in err and len(results(tmp_path / "o")) == 2, "nothing was left to interrupt"
+    assert code != 130 and "interrupted" not in err and len(results(tmp_path / "o")) == 2, (
+        "nothing was left to interrupt"
+    )

@@ -1,4 +1,6 @@
-"""Scheduling: order, failure, cancellation, deadlines, and meters that keep their promise whatever arrives when."""
+"""Scheduling: order, failure, cancellation, deadlines, and meters that keep their promise
+whatever arrives when.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ async def one(seed):
 
 def test_results_come_in_order_whatever_arrives_when():
     for shuffle in range(5):
-        results = run(parallel((one(i) for i in range(50)), limit=7), names(slots=3, shuffle=shuffle))
+        results = run(
+            parallel((one(i) for i in range(50)), limit=7), names(slots=3, shuffle=shuffle)
+        )
         assert results == [(i, 6) for i in range(50)]
 
 
@@ -122,12 +126,21 @@ def generator():
     ("part", "said"),
     [
         (generator, "is a generator: write `async def` for `def` and `await` for `yield from`"),
-        (lambda: one, "is no coroutine but function: write `async def`, and give what the function returns when it is called"),
+        (
+            lambda: one,
+            "is no coroutine but function: write `async def`, and give what the function returns "
+            "when it is called",
+        ),
         (lambda: 5, "is no coroutine but int"),
     ],
 )
 @pytest.mark.parametrize(
-    "drive", [lambda part: part, lambda part: parallel([one(1), part]), lambda part: metered(part, Meter(Budget(tokens=9)))]
+    "drive",
+    [
+        lambda part: part,
+        lambda part: parallel([one(1), part]),
+        lambda part: metered(part, Meter(Budget(tokens=9))),
+    ],
 )
 def test_what_is_no_coroutine_is_told_what_to_write(part, said, drive):
     backend = Scripted(echo)
@@ -181,7 +194,9 @@ def test_a_deadline_cancels_what_is_outstanding():
             from search.scheduling.requests import Reply
 
             out, self.cancelled = self.cancelled, []
-            return [Reply(req, error=Cancelled("x"), usage=Usage(calls=1, generated=2)) for req in out]
+            return [
+                Reply(req, error=Cancelled("x"), usage=Usage(calls=1, generated=2)) for req in out
+            ]
 
         def close(self): ...
 
@@ -228,7 +243,8 @@ def test_no_meter_is_exceeded_and_grants_do_not_depend_on_arrival(seed, tokens, 
         for _ in range(int(rng.integers(1, 4))):
             try:
                 results = await parallel(
-                    attempt(request(int(rng.integers(99)), int(rng.integers(1, 9)))) for _ in range(int(rng.integers(1, 4)))
+                    attempt(request(int(rng.integers(99)), int(rng.integers(1, 9))))
+                    for _ in range(int(rng.integers(1, 4)))
                 )
             except BudgetSpent:
                 return lengths
@@ -246,13 +262,23 @@ def test_no_meter_is_exceeded_and_grants_do_not_depend_on_arrival(seed, tokens, 
         rounds = []
         for _ in range(4):
             grants = meter.grant(5, 7, 2)
-            rounds.append(await parallel(granted(child(r, 0), g) for r, g in zip(rng.spawn(5), grants, strict=False)))
+            rounds.append(
+                await parallel(
+                    granted(child(r, 0), g) for r, g in zip(rng.spawn(5), grants, strict=False)
+                )
+            )
         return rounds
 
     outcomes = []
     for shuffle, slots in ((0, 1), (1, 3), (2, 64)):
         meter = Meter(Budget(tokens=tokens, calls=calls))
-        outcomes.append((run(metered(search(meter), meter), names(slots=slots, shuffle=shuffle)), meter.usage.generated, meter.usage.calls))
+        outcomes.append(
+            (
+                run(metered(search(meter), meter), names(slots=slots, shuffle=shuffle)),
+                meter.usage.generated,
+                meter.usage.calls,
+            )
+        )
         assert meter.usage.generated <= tokens and meter.usage.calls <= calls
     assert outcomes[0] == outcomes[1] == outcomes[2]
 
@@ -269,7 +295,17 @@ def test_what_is_asked_beyond_a_grant_is_cut_or_refused():
     assert meter.usage.generated == 4
 
 
-@pytest.mark.parametrize("bad", [{}, {"tokens": 0}, {"tokens": -5}, {"tokens": 1.5}, {"seconds": float("nan")}, {"calls": True}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {},
+        {"tokens": 0},
+        {"tokens": -5},
+        {"tokens": 1.5},
+        {"seconds": float("nan")},
+        {"calls": True},
+    ],
+)
 def test_impossible_budgets_are_refused(bad):
     with pytest.raises(ValueError, match="give"):
         Budget(**bad)

@@ -1,4 +1,6 @@
-"""The selection rules and their methods on a scripted model, and that nothing compiles in mid-search."""
+"""The selection rules and their methods on a scripted model, and that nothing compiles in
+mid-search.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,31 @@ from search.tree.tree import Tree
 
 PUZZLE = Countdown((4, 7, 8, 8), 24)
 EVERY = [
-    *(("mcts", {"rule": rule, "branch": 4}) for rule in ("puct", "alphazero", "normalised", "ucb1")),
-    ("mcts", {"noise": 0.25}), ("gumbel", {}), ("beam", {}), ("beam", {"balance": 0.2}), ("beam", {"subtrees": 2}), ("sample", {}),
+    *(("mcts", {"rule": rule, "branch": 4}) for rule in ("puct", "alphazero", "normalised",
+    "ucb1")),
+    ("mcts", {"noise": 0.25}), ("gumbel", {}), ("beam", {}), ("beam", {"balance": 0.2}),
+    ("beam", {"subtrees": 2}), ("sample", {}),
 ]  # fmt: skip
 
 
 def test_a_kernel_compiles_once():
-    """Every kernel has one signature and refuses others; once they are there no search compiles anything."""
-    for kernel in (subtree_kernels.gather, subtree_kernels.uproot, subtree_kernels.read, subtree_kernels.reprior):
+    """Every kernel has one signature and refuses others; once they are there no search compiles
+    anything.
+    """
+    for kernel in (
+        subtree_kernels.gather,
+        subtree_kernels.uproot,
+        subtree_kernels.read,
+        subtree_kernels.reprior,
+    ):
         kernel.prepare()
-    for rule in (selection.puct(), selection.alphazero(), selection.alphazero(normalise=True), selection.ucb1(), selection.gumbel()):
+    for rule in (
+        selection.puct(),
+        selection.alphazero(),
+        selection.alphazero(normalise=True),
+        selection.ucb1(),
+        selection.gumbel(),
+    ):
         for kernel in rule.kernels[:4]:
             kernel.prepare()
             assert len(kernel.dispatcher.signatures) == 1
@@ -46,8 +63,13 @@ def test_a_kernel_compiles_once():
 
 
 def test_a_rule_of_ones_own_is_compiled_by_what_it_says():
-    """Code is found in the cache by the files and constants of a rule, so that a changed one is never taken for the former."""
-    names = {digest(*pair) for pair in ((selection._plain, selection._puct), (selection._plain, selection._normalised))}
+    """Code is found in the cache by the files and constants of a rule, so that a changed one is
+    never taken for the former.
+    """
+    names = {
+        digest(*pair)
+        for pair in ((selection._plain, selection._puct), (selection._plain, selection._normalised))
+    }
     assert len(names) == 2
 
     def closed(number):
@@ -58,8 +80,14 @@ def test_a_rule_of_ones_own_is_compiled_by_what_it_says():
 
 @pytest.mark.parametrize(("method", "options"), EVERY, ids=lambda value: str(value))
 def test_every_rule_solves_a_puzzle_and_the_same_seed_gives_the_same_tree(method, options):
-    one, other = (search.solve(PUZZLE, scripted_guide(slots=slots), method, "tokens=60000", seed=3, **options) for slots in (1, 64))
-    assert one.tree.edges.tobytes() == other.tree.edges.tobytes() and one.tree.steps == other.tree.steps
+    one, other = (
+        search.solve(PUZZLE, scripted_guide(slots=slots), method, "tokens=60000", seed=3, **options)
+        for slots in (1, 64)
+    )
+    assert (
+        one.tree.edges.tobytes() == other.tree.edges.tobytes()
+        and one.tree.steps == other.tree.steps
+    )
     assert one.verified is True or method == "beam"  # which has no second try
     if one.verified:
         assert PUZZLE.verify(one.steps) == 1.0
@@ -68,7 +96,11 @@ def test_every_rule_solves_a_puzzle_and_the_same_seed_gives_the_same_tree(method
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("mcts", {"rule": "best"}, "unknown rule 'best': choose one of puct, alphazero, normalised, ucb1"),
+        (
+            "mcts",
+            {"rule": "best"},
+            "unknown rule 'best': choose one of puct, alphazero, normalised, ucb1",
+        ),
         ("mcts", {"noise": 1.5}, "noise=1.5"),
         ("gumbel", {"considered": 0}, "considered=0"),
         ("beam", {"balance": 0.0}, "balance=0.0"),
@@ -84,20 +116,31 @@ def test_noise_gives_the_root_other_priors_that_sum_to_one():
     assert set(module.RULES) == {"puct", "alphazero", "normalised", "ucb1"}
     priors = []
     for noise in (0.0, 0.5):
-        tree = search.solve(PUZZLE, scripted_guide(), "mcts", "simulations=1", seed=4, branch=6, noise=noise).tree
+        tree = search.solve(
+            PUZZLE, scripted_guide(), "mcts", "simulations=1", seed=4, branch=6, noise=noise
+        ).tree
         priors.append([tree.at(edge, "prior") for edge in tree.block(0)])
-    assert math.isclose(sum(priors[1]), 1, abs_tol=1e-3) and not np.allclose(priors[0], priors[1], atol=0.01)
+    assert math.isclose(sum(priors[1]), 1, abs_tol=1e-3) and not np.allclose(
+        priors[0], priors[1], atol=0.01
+    )
 
 
 def test_the_halving_of_the_paper():
-    """Two phases of 16 simulations over four: each of four twice, then each of the better two four times more (fig. 1 of the paper)."""
+    """Two phases of 16 simulations over four: each of four twice, then each of the better two
+    four times more (fig. 1 of the paper).
+    """
     wanted = sequential_halving.considered_visits(4, 16)
     assert wanted == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2 + [4] * 2 + [5] * 2
-    assert sequential_halving.considered_visits(1, 3) == [0, 1, 2] and len(sequential_halving.considered_visits(7, 50)) == 50
+    assert (
+        sequential_halving.considered_visits(1, 3) == [0, 1, 2]
+        and len(sequential_halving.considered_visits(7, 50)) == 50
+    )
 
 
 def test_gumbel_search_finds_the_best_of_many_steps_with_few_simulations():
-    """32 steps of equal prior, values known when visited: with 16 considered and 32 simulations a good one wins."""
+    """32 steps of equal prior, values known when visited: with 16 considered and 32 simulations
+    a good one wins.
+    """
     rng, chosen = np.random.default_rng(0), []
     for _ in range(20):
         worth = rng.random(32)
@@ -114,7 +157,9 @@ def test_gumbel_search_finds_the_best_of_many_steps_with_few_simulations():
         points, visits, policy = sequential_halving.root_points(tree, 0, noise)
         considered = np.argsort(-noise)[:16]
         assert visits[considered].all() and visits.sum() == 32
-        chosen.append((worth[considered] < worth[sequential_halving.best_step(points, visits)]).mean())
+        chosen.append(
+            (worth[considered] < worth[sequential_halving.best_step(points, visits)]).mean()
+        )
         assert math.isclose(policy.sum(), 1) and policy[worth == worth[considered].max()] >= 1 / 32
     assert np.mean(chosen) > 0.7, "much better than one drawn of those considered"
 
@@ -126,17 +171,29 @@ def test_rebase_deals_steps_by_value():
     assert _deal(values, 16, 0.2) == [round(16 * weight) for weight in weights / weights.sum()]
     assert _deal([0.5, 0.5], 8, 0.2) == [4, 4] and _deal([], 8, 0.2) == []
     assert sum(_deal([0.5] * 50, 4, 0.2)) >= 1, "the best gets one at least"
-    tree = search.solve(PUZZLE, scripted_guide(), "beam", "tokens=3000", seed=2, width=4, branch=4, balance=0.05).tree
+    tree = search.solve(
+        PUZZLE, scripted_guide(), "beam", "tokens=3000", seed=2, width=4, branch=4, balance=0.05
+    ).tree
     assert len(tree.nodes) > 4
 
 
 def test_reroot_keeps_the_subtree():
-    solution = search.solve(Countdown((1, 1, 1, 1), 99), scripted_guide(), "mcts", "tokens=2000", seed=1, branch=3)
+    solution = search.solve(
+        Countdown((1, 1, 1, 1), 99), scripted_guide(), "mcts", "tokens=2000", seed=1, branch=3
+    )
     tree = solution.tree
     node = max(tree.block(0), key=lambda edge: tree.at(edge, "visits"))
     node = tree.child(node)
-    below = [n for n in range(len(tree.nodes)) if n == node or any(tree.child(edge) == node for edge in tree.path(n))]
-    told = {tuple(s.text for s in tree.chain(n)[1:]): (tree.visits(n), tree.mean(n), tree.states[n]) for n in below if tree.visits(n)}
+    below = [
+        n
+        for n in range(len(tree.nodes))
+        if n == node or any(tree.child(edge) == node for edge in tree.path(n))
+    ]
+    told = {
+        tuple(s.text for s in tree.chain(n)[1:]): (tree.visits(n), tree.mean(n), tree.states[n])
+        for n in below
+        if tree.visits(n)
+    }
     counts = sorted(len(tree.block(n)) for n in below)
     tree.reroot(node)
     again = {
@@ -145,6 +202,8 @@ def test_reroot_keeps_the_subtree():
         if tree.visits(n)
     }
     assert again == told and sorted(len(tree.block(n)) for n in range(len(tree.nodes))) == counts
-    assert all(tree.behind(edge) is not None for n in range(len(tree.nodes)) for edge in tree.block(n))
+    assert all(
+        tree.behind(edge) is not None for n in range(len(tree.nodes)) for edge in tree.block(n)
+    )
     leaves = tree.select(2, stop_at_collision=True)
     tree.backup(leaves, np.full(len(leaves), 0.5))

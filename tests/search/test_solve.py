@@ -1,4 +1,6 @@
-"""`solve` and `solve_many` as people call them: choosers, text, threads, notebooks, Ctrl-C, open text problems."""
+"""`solve` and `solve_many` as people call them: choosers, text, threads, notebooks, Ctrl-C, open
+text problems.
+"""
 
 from __future__ import annotations
 
@@ -38,19 +40,34 @@ def found(*rows):
 
 
 def test_choosers():
-    rows = found(("a", None, 0.9, 1), ("b", None, 0.4, 2), ("b", None, 0.3, 1), ("c", None, 0.2, 3), ("a", None, 0.1, 1))
-    assert choose.majority(rows).answer == "b" and choose.majority(rows).value == 0.4, "first of the tied, and its best state"
+    rows = found(
+        ("a", None, 0.9, 1),
+        ("b", None, 0.4, 2),
+        ("b", None, 0.3, 1),
+        ("c", None, 0.2, 3),
+        ("a", None, 0.1, 1),
+    )
+    assert choose.majority(rows).answer == "b" and choose.majority(rows).value == 0.4, (
+        "first of the tied, and its best state"
+    )
     assert choose.weighted(rows).node == 1, "b: 2 x 0.4 + 0.3 = 1.1, a: 1.0, c: 0.6"
     split = found(("a", None, 0.9, 2), ("b", None, 0.1, 3), ("c", 0.0, 0.9, 9))
-    assert choose.majority(split).answer == "c" and choose.weighted(split).answer == "a", "a: 1.8, b: 0.3, c was refuted: 0"
+    assert choose.majority(split).answer == "c" and choose.weighted(split).answer == "a", (
+        "a: 1.8, b: 0.3, c was refuted: 0"
+    )
     assert choose.best(rows).node == 0
     assert choose.most_visited(rows).answer == "c"
     assert choose.candidates(rows)[0] == ("b", 3 / 8, 0.4)
-    assert choose.best(found(("a", 0.2, 0.9, 5), ("b", None, math.nan, 1))).answer == "b", "a reward counts before a value"
+    assert choose.best(found(("a", 0.2, 0.9, 5), ("b", None, math.nan, 1))).answer == "b", (
+        "a reward counts before a value"
+    )
 
 
 def likely(*rows):
-    return [Finish(i, answer, None, value, 1, math.log(p) if p else -2000.0) for i, (answer, value, p) in enumerate(rows)]
+    return [
+        Finish(i, answer, None, value, 1, math.log(p) if p else -2000.0)
+        for i, (answer, value, p) in enumerate(rows)
+    ]
 
 
 def shares(rows):
@@ -60,16 +77,26 @@ def shares(rows):
 
 def test_chains_of_a_tree_count_by_their_probability():
     rows = likely(("a", 0.9, 0.95), *[("b", 0.9, 1e-6)] * 40)
-    assert choose.majority(rows).answer == choose.weighted(rows).answer == "a", "forty chains that nobody would sample are not forty votes"
-    assert shares(rows) == pytest.approx([0.95, *[0.05 / 40] * 40], rel=1e-3), "what is left of the probability is theirs"
+    assert choose.majority(rows).answer == choose.weighted(rows).answer == "a", (
+        "forty chains that nobody would sample are not forty votes"
+    )
+    assert shares(rows) == pytest.approx([0.95, *[0.05 / 40] * 40], rel=1e-3), (
+        "what is left of the probability is theirs"
+    )
     alike = likely(("a", 0.9, 0.0), ("b", 0.5, 1e-250), ("b", 0.5, 1e-30), ("c", 0.2, 1e-9))
-    assert shares(alike) == pytest.approx([0.25] * 4), "chains that are all unlikely count as samples do"
+    assert shares(alike) == pytest.approx([0.25] * 4), (
+        "chains that are all unlikely count as samples do"
+    )
     assert choose.majority(alike).answer == "b" and choose.weighted(alike).answer == "b"
-    assert shares(likely(("a", 1, 0.75), ("b", 1, 0.25))) == pytest.approx([0.75, 0.25]), "nothing is left"
+    assert shares(likely(("a", 1, 0.75), ("b", 1, 0.25))) == pytest.approx([0.75, 0.25]), (
+        "nothing is left"
+    )
     chosen = choose.weighted(likely(("a", 0.99, 1e-7), ("a", 0.9, 0.8), ("b", 1.0, 1e-6)))
     assert (chosen.node, chosen.answer) == (1, "a"), "what is shown for an answer is no accident"
     unknown = [*rows[:3], Finish(9, "b", None, 0.9, 4)]
-    assert shares(unknown) == pytest.approx([1 / 7, 1 / 7, 1 / 7, 4 / 7]), "one without a probability: visits are samples"
+    assert shares(unknown) == pytest.approx([1 / 7, 1 / 7, 1 / 7, 4 / 7]), (
+        "one without a probability: visits are samples"
+    )
 
 
 @given(st.lists(st.floats(1e-300, 1.0), min_size=1, max_size=40))
@@ -78,37 +105,52 @@ def test_shares_are_shares(p):
     given = choose.counts(found)
     assert sum(given) == pytest.approx(1) and min(given) >= 0, "they sum to 1 by themselves"
     order = sorted(range(len(p)), key=lambda i: p[i])
-    assert all(given[i] <= given[j] * (1 + 1e-9) for i, j in itertools.pairwise(order)), "what is likelier counts no less"
+    assert all(given[i] <= given[j] * (1 + 1e-9) for i, j in itertools.pairwise(order)), (
+        "what is likelier counts no less"
+    )
 
 
 @pytest.mark.parametrize("n", [3, 8, 20])
 def test_shares_estimate_what_the_policy_answers(n):
-    """Chains drawn without replacement, from a policy that is known: the mean of an answer's shares is its probability."""
+    """Chains drawn without replacement, from a policy that is known: the mean of an answer's
+    shares is its probability.
+    """
     rng = np.random.default_rng(n)
     p = rng.dirichlet(np.full(60, 0.15))
     answers = rng.integers(3, size=60)
     truth = [p[answers == answer].sum() for answer in range(3)]
     sums = np.zeros(3)
     for _ in range(1500):
-        drawn = np.argsort(np.log(p) + rng.gumbel(size=60))[-n:]  # Gumbel-top-k: sampling without replacement
-        for answer, share in zip(answers[drawn], shares(likely(*[("", 1.0, p[i]) for i in drawn])), strict=True):
+        # Gumbel-top-k: sampling without replacement
+        drawn = np.argsort(np.log(p) + rng.gumbel(size=60))[-n:]
+        for answer, share in zip(
+            answers[drawn], shares(likely(*[("", 1.0, p[i]) for i in drawn])), strict=True
+        ):
             sums[answer] += share / 1500
     assert sums == pytest.approx(truth, abs=0.03)
     alike = np.zeros(3)
     for _ in range(300):
         drawn = np.argsort(np.log(p) + rng.gumbel(size=60))[-n:]
         np.add.at(alike, answers[drawn], 1 / n / 300)
-    assert np.abs(alike - truth).max() > 2 * np.abs(sums - truth).max(), "which one vote a chain does not"
+    assert np.abs(alike - truth).max() > 2 * np.abs(sums - truth).max(), (
+        "which one vote a chain does not"
+    )
 
 
 def test_a_tree_tells_how_likely_its_chains_are():
-    """Different chains, so their probabilities sum to no more than 1; independent samples have none, and their visits count them."""
+    """Different chains, so their probabilities sum to no more than 1; independent samples have
+    none, and their visits count them.
+    """
     for method in ("mcts", "beam", "gumbel"):
-        solution = search.solve("Use 1, 1, 1 and 2 to make 90.", scripted_guide(), method=method, budget="tokens=3000")
+        solution = search.solve(
+            "Use 1, 1, 1 and 2 to make 90.", scripted_guide(), method=method, budget="tokens=3000"
+        )
         found = choose.finishes(solution.tree, solution.problem)
         assert len(found) > 3 and all(finish.log_prob < 0 for finish in found)
         assert math.fsum(math.exp(finish.log_prob) for finish in found) <= 1 + 1e-9
-    solution = search.solve("Use 1, 1, 1 and 2 to make 90.", scripted_guide(), method="sample", budget="tokens=3000")
+    solution = search.solve(
+        "Use 1, 1, 1 and 2 to make 90.", scripted_guide(), method="sample", budget="tokens=3000"
+    )
     found = choose.finishes(solution.tree, solution.problem)
     assert found and all(math.isnan(finish.log_prob) for finish in found)
 
@@ -117,7 +159,9 @@ def test_a_puzzle_as_text():
     solution = search.solve(PUZZLE, scripted_guide(), budget="tokens=50000", seed=2)
     assert solution.problem == Countdown((4, 7, 8, 8), 24) and solution.verified
     assert "\n" not in repr(solution) and "verified" in repr(solution)
-    assert str(solution).startswith(solution.text) and f"answer: {solution.answer} (verified)" in str(solution)
+    assert str(solution).startswith(
+        solution.text
+    ) and f"answer: {solution.answer} (verified)" in str(solution)
     assert f"{solution.usage.generated:,} tokens" in str(solution)
     assert solution.text == chain_text(solution.steps)
     assert solution.tree.verified is not None
@@ -126,7 +170,9 @@ def test_a_puzzle_as_text():
 
 def test_verdicts_and_labels_stay_apart():
     """A problem that cannot verify itself leaves `verified` None whatever the answer."""
-    guide = scripted_guide(lambda r: generated("The answer is 7") if isinstance(r, Generate) else None, value=False)
+    guide = scripted_guide(
+        lambda r: generated("The answer is 7") if isinstance(r, Generate) else None, value=False
+    )
     solution = search.solve("How many days has a week?", guide, "sample", "tokens=2000", chains=4)
     assert solution.answer == "7" and solution.verified is None
     assert solution.candidates == (("7", 1.0, 0.5),)
@@ -135,7 +181,9 @@ def test_verdicts_and_labels_stay_apart():
 def test_own_verifier_and_answer():
     replies = ["x = 3", "x = 4", "x = 5"]
     guide = scripted_guide(lambda r: generated(replies[r.seed % 3]), value=False)
-    problem = search.TextProblem("Find x with x * x = 16.", verify=lambda text: "x = 4" in text, answer=r"x = (\d+)")
+    problem = search.TextProblem(
+        "Find x with x * x = 16.", verify=lambda text: "x = 4" in text, answer=r"x = (\d+)"
+    )
     solution = search.solve(problem, guide, "sample", "tokens=5000")
     assert solution.answer == "4" and solution.verified is True and solution.stopped == "verified"
 
@@ -181,23 +229,46 @@ def test_free_text_steps_end_at_a_blank_line_and_a_cut_step_never_finishes():
 
 def test_a_finished_state_without_an_answer_gets_no_vote():
     def function(request):
-        return generated("hm", finish="end") if request.seed % 4 else generated("\\boxed{1}", finish="end")
+        return (
+            generated("hm", finish="end")
+            if request.seed % 4
+            else generated("\\boxed{1}", finish="end")
+        )
 
     solution = search.solve("1?", text_guide(function), "sample", chains=20)
-    assert solution.answer == "1" and len(solution.candidates) == 1 and solution.candidates[0][1] == 1.0
+    assert (
+        solution.answer == "1"
+        and len(solution.candidates) == 1
+        and solution.candidates[0][1] == 1.0
+    )
 
 
-@pytest.mark.parametrize("method, options", [("sample", {"chains": 2}), ("beam", {}), ("mcts", {"widen": 0.0})])
+@pytest.mark.parametrize(
+    "method, options", [("sample", {"chains": 2}), ("beam", {}), ("mcts", {"widen": 0.0})]
+)
 def test_a_chain_has_at_most_max_steps(method, options):
-    solution = search.solve("go on", text_guide(lambda r: generated(f"on {r.seed}"), max_steps=3), method, "tokens=5000", **options)
-    assert max(solution.tree.depth(n) for n in range(len(solution.tree.nodes))) == 3 and solution.answer is None
+    solution = search.solve(
+        "go on",
+        text_guide(lambda r: generated(f"on {r.seed}"), max_steps=3),
+        method,
+        "tokens=5000",
+        **options,
+    )
+    assert (
+        max(solution.tree.depth(n) for n in range(len(solution.tree.nodes))) == 3
+        and solution.answer is None
+    )
 
 
 def test_a_seed_for_each_problem():
     guide = text_guide(lambda r: generated(f"\\boxed{{{r.seed}}}", finish="end"))
     problems = ["2 + 3?"] * 3
-    answers = [s.answer for s in search.solve_many(problems, guide, "sample", seed=[4, 5, 4], chains=1)]
-    assert answers == [search.solve(problems[0], guide, "sample", seed=seed, chains=1).answer for seed in (4, 5, 4)]
+    answers = [
+        s.answer for s in search.solve_many(problems, guide, "sample", seed=[4, 5, 4], chains=1)
+    ]
+    assert answers == [
+        search.solve(problems[0], guide, "sample", seed=seed, chains=1).answer for seed in (4, 5, 4)
+    ]
     assert answers[0] != answers[1]
     with pytest.raises(ValueError, match="2 seeds for 3 problems"):
         search.solve_many(problems, guide, "sample", seed=[4, 5])
@@ -262,14 +333,21 @@ def test_ctrl_c_gives_back_what_there_is():
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     before = signal.getsignal(signal.SIGINT)
-    solutions = search.solve_many([Countdown((1, 1, 1, 1), 99)] * 3, scripted_guide(slow), budget="seconds=60")
+    solutions = search.solve_many(
+        [Countdown((1, 1, 1, 1), 99)] * 3, scripted_guide(slow), budget="seconds=60"
+    )
     assert all(s.stopped == "interrupted" and s.error is None for s in solutions)
-    assert all(len(s.tree.nodes) > 1 for s in solutions) and max(s.usage.seconds for s in solutions) < 30
+    assert (
+        all(len(s.tree.nodes) > 1 for s in solutions)
+        and max(s.usage.seconds for s in solutions) < 30
+    )
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_after_the_last_search_is_not_lost():
-    """A caller with many calls to come hears of it; without `on_finish` the solutions are more than an exception."""
+    """A caller with many calls to come hears of it; without `on_finish` the solutions are more
+    than an exception.
+    """
     problems = [Countdown((4, 7, 8, 8), 24)] * 2
 
     def finish(index, solution):
@@ -277,7 +355,9 @@ def test_ctrl_c_after_the_last_search_is_not_lost():
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        search.solve_many(problems, scripted_guide(), "sample", "tokens=60", on_finish=finish, limit=1)
+        search.solve_many(
+            problems, scripted_guide(), "sample", "tokens=60", on_finish=finish, limit=1
+        )
 
 
 def test_works_in_a_script_without_a_main_guard(tmp_path):
@@ -287,12 +367,19 @@ def test_works_in_a_script_without_a_main_guard(tmp_path):
         import sys; sys.path[:0] = sys.argv[1:]
         from fakes import scripted_guide
         import search
-        print(search.solve("Use 4, 7, 8 and 8 to make 24.", scripted_guide(), budget="tokens=300").stopped)
+        puzzle = "Use 4, 7, 8 and 8 to make 24."
+        print(search.solve(puzzle, scripted_guide(), budget="tokens=300").stopped)
         """)
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     helpers = os.path.join(root, "tests", "helpers")
-    done = subprocess.run([sys.executable, script, helpers, root], capture_output=True, text=True, cwd=root, timeout=120)
+    done = subprocess.run(
+        [sys.executable, script, helpers, root],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=120,
+    )
     assert done.returncode == 0 and done.stdout.strip() in ("tokens", "verified"), done.stderr
 
 
@@ -308,7 +395,14 @@ def test_sixty_four_problems_fill_the_slots():
 def test_a_guide_knows_what_it_was_trained_on(monkeypatch):
     import guides
 
-    monkeypatch.setattr(guides, "settings", lambda path: {"kinds": ["search.problems.countdown:Countdown"]}, raising=False)
-    monkeypatch.setattr(guides, "load", lambda path: pytest.fail("nothing may be loaded"), raising=False)
+    monkeypatch.setattr(
+        guides,
+        "settings",
+        lambda path: {"kinds": ["search.problems.countdown:Countdown"]},
+        raising=False,
+    )
+    monkeypatch.setattr(
+        guides, "load", lambda path: pytest.fail("nothing may be loaded"), raising=False
+    )
     with pytest.raises(ValueError, match=r"Countdown.*guides\.load"):
         search.solve("What is the capital of France?")

@@ -1,4 +1,6 @@
-"""Traces: reloaded exactly, replayed, damaged and foreign shards skipped by name, a full disk leaves nothing half-written."""
+"""Traces: reloaded exactly, replayed, damaged and foreign shards skipped by name, a full disk
+leaves nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,19 @@ def solutions():
 def test_a_trace_is_the_tree(solutions):
     tree, trace = solutions[0].tree, solutions[0].trace
     assert len(trace.node_parent) == len(tree.nodes)
-    assert trace.edge_visits.sum() == sum(int(tree.edges[e]["visits"]) for n in range(len(tree.nodes)) for e in tree.block(n))
+    assert trace.edge_visits.sum() == sum(
+        int(tree.edges[e]["visits"]) for n in range(len(tree.nodes)) for e in tree.block(n)
+    )
     for node in range(1, len(tree.nodes)):
         assert [trace.steps[e] for e in trace.path(node)] == tree.chain(node)
         edge = int(trace.node_edge[node])
         assert trace.edge_child[edge] == node and trace.edge_node[edge] == trace.node_parent[node]
         assert trace.edge_visits[edge] == tree.visits(node)
-    assert trace.options["branch"] == 1 and trace.method == "search.methods.mcts:mcts" and trace.version == "fake"
+    assert (
+        trace.options["branch"] == 1
+        and trace.method == "search.methods.mcts:mcts"
+        and trace.version == "fake"
+    )
     assert "target" not in trace.options and trace.arguments["numbers"]
 
 
@@ -73,7 +81,10 @@ def test_damaged_and_foreign_shards_are_named_and_skipped(solutions, tmp_path, c
     (tmp_path / "half.parquet").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.parquet").write_text("hello")
     table = pq.read_table(tmp_path / "good.parquet")
-    pq.write_table(table.set_column(0, "schema", pa.array([SCHEMA + 1] * len(table), pa.int32())), tmp_path / "newer.parquet")
+    pq.write_table(
+        table.set_column(0, "schema", pa.array([SCHEMA + 1] * len(table), pa.int32())),
+        tmp_path / "newer.parquet",
+    )
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     assert Trace.load(tmp_path) == [s.trace for s in solutions[:2]]
     for name in ("half", "text", "newer", "other"):
@@ -92,7 +103,8 @@ def test_the_writer_keeps_each_trace_at_once_and_merges_at_the_end(solutions, tm
     assert len(os.listdir(tmp_path)) == 1
     assert sorted(t.id for t in Trace.load(tmp_path)) == sorted(s.trace.id for s in solutions)
     half_merged = TraceWriter(tmp_path)
-    half_merged.write(solutions[0].trace)  # as after a kill between merging and removing: each trace once all the same
+    # as after a kill between merging and removing: each trace once all the same
+    half_merged.write(solutions[0].trace)
     assert len(Trace.load(tmp_path)) == 3
 
 

@@ -20,7 +20,9 @@ def test_records_are_as_small_as_promised():
     assert NODE.itemsize == 16 and EDGE.itemsize == 24
 
 
-def _grow_twin(tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Generator, players: int) -> None:
+def _grow_twin(
+    tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Generator, players: int
+) -> None:
     count = int(rng.integers(1, 6))
     priors = rng.dirichlet(np.ones(count)).astype(np.float32).astype(np.float64)
     values = np.where(rng.random(count) < 0.5, np.nan, rng.random(count)).astype(np.float32)
@@ -35,7 +37,14 @@ def _grow_twin(tree: Tree, twin: dict[int, Node], node: int, rng: np.random.Gene
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 2), st.integers(1, 9), st.booleans(), st.sampled_from([1.0, 0.9]), st.sampled_from([0.0, 0.6]))
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 2),
+    st.integers(1, 9),
+    st.booleans(),
+    st.sampled_from([1.0, 0.9]),
+    st.sampled_from([0.0, 0.6]),
+)
 def test_equals_the_slow_twin(seed, players, k, stop, discount, widen):
     rng = np.random.default_rng(seed)
     tree = Tree("root", player=0, discount=discount, players=players)
@@ -58,7 +67,9 @@ def test_equals_the_slow_twin(seed, players, k, stop, discount, widen):
         for leaf, path in zip(picked, paths, strict=True):
             twin[int(leaf)] = path[-1]
             assert tree.depth(int(leaf)) == len(path) - 1
-        values = {int(leaf): float(rng.random()) if rng.random() < 0.8 else math.nan for leaf in picked}
+        values = {
+            int(leaf): float(rng.random()) if rng.random() < 0.8 else math.nan for leaf in picked
+        }
         for leaf in values:
             if tree.block(leaf) and rng.random() < 0.3:
                 tree.fill_up(leaf)
@@ -77,7 +88,8 @@ def test_equals_the_slow_twin(seed, players, k, stop, discount, widen):
             if slow.visits:
                 assert tree.mean(node) == pytest.approx(slow.total / slow.visits, abs=1e-12)
     nodes, edges = tree.nodes, tree.edges
-    for node in range(len(nodes)):  # a node's visits are its own evaluations and those of its children
+    # a node's visits are its own evaluations and those of its children
+    for node in range(len(nodes)):
         below = sum(int(edges[edge]["visits"]) for edge in tree.block(node))
         assert below <= tree.visits(node)
     assert not (nodes["room"] & IN_FLIGHT).any(), "nothing is in flight between rounds"
@@ -92,7 +104,9 @@ def test_widening_moves_a_block_and_keeps_what_it_knew():
     for i in range(30):
         count = 3 + i
         tree.add(0, [f"s{i}"], [f"S{i}"], np.full(count, 1 / count))
-    assert [tree.steps[e] for e in tree.block(0)][:3] == ["a", "b", "s0"] and len(tree.block(0)) == 32
+    assert [tree.steps[e] for e in tree.block(0)][:3] == ["a", "b", "s0"] and len(
+        tree.block(0)
+    ) == 32
     assert tree.chain(leaf) == ["a"] and tree.states[leaf] == "A" and tree.visits(leaf) == 1
     other = tree.open(0, tree.block(0)[20])
     assert tree.states[other] == "S18" and tree.chain(other) == ["s18"]

@@ -18,7 +18,14 @@ import pytest
 import worker_jobs as jobs
 
 from search.problem import IllegalStep
-from search.scheduling.requests import Call, Cancelled, Generate, Reply, RequestFailed, check_backend
+from search.scheduling.requests import (
+    Call,
+    Cancelled,
+    Generate,
+    Reply,
+    RequestFailed,
+    check_backend,
+)
 from search.scheduling.scheduler import ask, parallel, run
 from search.scheduling.workers import Workers
 
@@ -120,7 +127,12 @@ def test_starting_does_not_count_as_the_calls_own_time(workers: Workers) -> None
 def test_failures_are_answers(workers: Workers, call: Call, message: str) -> None:
     (reply,) = answer(workers, call)
     assert type(reply.error) is RequestFailed and message in str(reply.error)
-    assert [r.result for r in answer(workers, *(Call(jobs.square, (i,)) for i in range(4)))] == [0, 1, 4, 9]
+    assert [r.result for r in answer(workers, *(Call(jobs.square, (i,)) for i in range(4)))] == [
+        0,
+        1,
+        4,
+        9,
+    ]
 
 
 def test_a_worker_killed_while_idle_is_replaced() -> None:
@@ -152,15 +164,21 @@ def test_huge_arguments_and_results(workers: Workers) -> None:
     assert answer(workers, Call(len, (reply.result,)))[0].result == size
 
 
-def test_output_and_input_leave_the_pipes_alone(workers: Workers, capfd: pytest.CaptureFixture[str]) -> None:
-    assert [reply.result for reply in answer(workers, Call(jobs.loud), Call(jobs.ask), Call(jobs.loud))] == [7, "", 7]
+def test_output_and_input_leave_the_pipes_alone(
+    workers: Workers, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [
+        reply.result for reply in answer(workers, Call(jobs.loud), Call(jobs.ask), Call(jobs.loud))
+    ] == [7, "", 7]
     captured = capfd.readouterr()
     assert captured.out == "" and "from a child" in captured.err
 
 
 def test_memory_has_a_limit() -> None:
     with Workers(1, memory=4 << 30) as workers:
-        fits, too_much = answer(workers, Call(jobs.allocate, (1 << 20,)), Call(jobs.allocate, (16 << 30,)))
+        fits, too_much = answer(
+            workers, Call(jobs.allocate, (1 << 20,)), Call(jobs.allocate, (16 << 30,))
+        )
         assert fits.result == 1 << 20
         assert type(too_much.error) is RequestFailed and "memory" in str(too_much.error)
         assert answer(workers, Call(jobs.square, (2,)))[0].result == 4
@@ -175,7 +193,10 @@ def test_cancelling_what_runs_waits_or_is_done() -> None:
         time.sleep(0.2)
         for call in (queued, running, running, queued):
             workers.cancel(call)
-        assert [type(reply.error) for reply in wait(workers, running, queued)] == [Cancelled, Cancelled]
+        assert [type(reply.error) for reply in wait(workers, running, queued)] == [
+            Cancelled,
+            Cancelled,
+        ]
         workers.cancel(running)
         assert answer(workers, Call(jobs.square, (5,)))[0].result == 25
 
@@ -190,7 +211,9 @@ def test_cancelling_at_any_moment_gives_one_answer(workers: Workers) -> None:
         assert reply.result == i * i if reply.error is None else type(reply.error) is Cancelled
 
 
-def test_what_cannot_be_pickled_runs_here_with_one_warning(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_pickled_runs_here_with_one_warning(
+    workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
     here = []
 
     def local(x: int) -> int:
@@ -200,7 +223,9 @@ def test_what_cannot_be_pickled_runs_here_with_one_warning(workers: Workers, cap
         return x + 1
 
     with caplog.at_level(logging.WARNING):
-        first, second, third = answer(workers, Call(local, (1,)), Call(lambda: 5), Call(local, (-1,)))
+        first, second, third = answer(
+            workers, Call(local, (1,)), Call(lambda: 5), Call(local, (-1,))
+        )
     assert (first.result, second.result, here) == (2, 5, [os.getpid()] * 2)
     assert type(third.error) is IllegalStep
     assert len(caplog.records) == 1 and "module that can be imported" in caplog.text
@@ -210,7 +235,9 @@ def test_what_cannot_be_pickled_runs_here_with_one_warning(workers: Workers, cap
     assert type(wait(workers, waiting)[0].error) is Cancelled and len(here) == 2
 
 
-def test_what_the_worker_cannot_import_runs_here(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_worker_cannot_import_runs_here(
+    workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
     module = type(sys)("only_here")
     exec("def double(x):\n    return 2 * x", module.__dict__)
     sys.modules["only_here"] = module
@@ -247,7 +274,9 @@ def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
             os.write(1, b"done")
         """)
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert done.stdout == "done", done.stderr
 
 
@@ -319,8 +348,14 @@ def test_a_search_outlives_a_verifier_that_crashes(method: str) -> None:
     import search
 
     problem = search.TextProblem("Say seven.", verify=jobs.verdict, inline=False)
-    guide = scripted_guide(lambda request: generated(rf"\boxed{{{request.seed % 10}}}", "end", limit=request.max_tokens), value=False)
-    options = {"width": 40} if method == "beam" else {}  # all chains of a beam end with their first step here
+    guide = scripted_guide(
+        lambda request: generated(
+            rf"\boxed{{{request.seed % 10}}}", "end", limit=request.max_tokens
+        ),
+        value=False,
+    )
+    # all chains of a beam end with their first step here
+    options = {"width": 40} if method == "beam" else {}
     solution = search.solve(problem, guide, method=method, budget="tokens=2000", **options)
     assert (solution.answer, solution.verified, solution.stopped) == ("7", True, "verified")
     assert {answer for answer, *_ in solution.candidates} <= {"1", "3", "5", "7", "9"}

@@ -1,8 +1,8 @@
 """Copse by a name of its own: `copse.solve` is `search.solve`, and so with every name of `search`.
 
-Where a file or folder of the user's is called search, models, guides or benchmarks, `import copse` loads
-the packages of Copse all the same, wherever Python would find them. This package lies in `search` and is
-installed beside it.
+Where a file or folder of the user's is called search, models, guides or benchmarks, `import copse`
+loads the packages of Copse all the same, wherever Python would find them. This package lies in
+`search` and is installed beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def _load_search() -> ModuleType:
     places = [getattr(loaded, "__file__", None) or "", *getattr(loaded, "__path__", [])]
     if not any(Path(place).resolve().is_relative_to(_HOME / "search") for place in places if place):
         raise ImportError(
-            f"{next(filter(None, places), 'a module')} is loaded as 'search', the name of a package of Copse in {_HOME}: rename it"
+            f"{next(filter(None, places), 'a module')} is loaded as 'search', the name of a "
+            f"package of Copse in {_HOME}: rename it"
         )
     return loaded
 
