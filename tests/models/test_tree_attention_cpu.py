@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import Engine
-from models.engine import llama_kernels, tree_attention_cpu
+from models.engine import llama_cpu, llama_kernels, tree_attention_cpu
 from models.engine.llama_cpu import Linear
 from search.scheduling.requests import Generate
 
@@ -170,10 +170,22 @@ def test_nan_stays_with_the_query_that_sees_it():
     assert np.isnan(out[0]).all() and np.isfinite(out[1:]).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype, native",
+    [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)],
+    ids=["float32", "bfloat16", "bfloat16 converted"],
+)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("inner, out", [(32, 96), (48, 32), (192, 1096), (600, 64), (1100, 40)])
-def test_products_of_one_row_and_of_many_are_the_same_to_the_last_bit(inner, out, bias, dtype):
+def test_products_of_one_row_and_of_many_are_the_same_to_the_last_bit(
+    monkeypatch, inner, out, bias, dtype, native
+):
+    """Also on a CPU that has no products of bfloat16."""
+    if dtype == torch.bfloat16:
+        if native and not llama_cpu.has_bfloat16_products():
+            pytest.skip("this CPU has no products of bfloat16")
+        monkeypatch.setattr(llama_cpu, "has_bfloat16_products", lambda: native)
+        monkeypatch.setattr(llama_cpu, "CONVERTED", 20_000)
     torch.manual_seed(0)
     module = torch.nn.Linear(inner, out, bias=bias, dtype=dtype).requires_grad_(False)
     near = 1e-4 if dtype == torch.float32 else 2e-2

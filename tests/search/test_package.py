@@ -166,7 +166,7 @@ def test_every_hint_names_an_extra_of_this_distribution() -> None:
     extras = {extra.strip() for _, given in hints for extra in given.split(",")}
     assert extras <= set(project["optional-dependencies"])
     sources = [path for path in files if path.suffix == ".py" and "tests" not in path.parts]
-    joined = re.sub(r'"\s*\n\s*f?"', "", "".join(path.read_text() for path in sources))
+    joined = re.sub(r'"\s*\n\s*f?[\'"]', "", "".join(path.read_text() for path in sources))
     asked = re.findall(r"pip install ([^`\n]+)", joined)
     assert asked and all(text.startswith('"copse-search[') for text in asked), asked
 
