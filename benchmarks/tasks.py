@@ -1,11 +1,11 @@
 """Tasks: lists of problems to measure on, in a fixed order, and files of problems to train on. The
 only place that may know labels.
 
-    python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl      # for copse
-    train iterate python -m benchmarks.tasks gate --count 400 > gate.jsonl
+    python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl
+    python -m benchmarks.tasks gate --count 400 > gate.jsonl
 
-The first is of the split "train", two Countdown puzzles to a chain, because a puzzle costs a tenth
-of the tokens; the second of "validation", as many of both; `--stories` adds word problems, so many
+The first is for `copse train iterate`, of the split "train", two Countdown puzzles to a chain,
+because a puzzle costs a tenth of the tokens; the second of "validation", as many of both; `--stories` adds word problems, so many
 to a chain. No problem in them is one of a task, no puzzle has the target 24, 36 or 50. The tasks
 "chains" and "words" are of the split "test".
 """

@@ -1,10 +1,11 @@
 """GSM8K (Cobbe et al. 2021): its problems with their targets, from a file with a line of JSON each,
 "question" and "answer".
 
-    # for copse solve --input, with targets for the training commands
     python -m benchmarks.answers.gsm8k gsm8k_test.jsonl > problems.jsonl
     python -m benchmarks.answers.gsm8k gsm8k_test.jsonl --count 100 --seed 1 > questions.jsonl
-    # a hundred, drawn by a seed
+
+The output is for `copse solve --input`, with targets for the training commands. The second command
+draws a hundred problems by a seed.
 
 The file may be compressed by gzip. An answer is a chain of thought that ends with "#### " and the
 target; the target alone is kept.

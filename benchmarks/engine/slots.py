@@ -1,8 +1,7 @@
 """Trees of a real model for different numbers of slots: the same, or where do they part?
 
-    python -m benchmarks.engine.slots --model FOLDER --problems questions.jsonl --count 12 --out
-    slots.json python -m benchmarks.engine.slots --model FOLDER --dtype bfloat16 --slots 3,16,64
-    --out slots.json
+    python -m benchmarks.engine.slots --model FOLDER --problems questions.jsonl --out slots.json
+    python -m benchmarks.engine.slots --model FOLDER --dtype bfloat16 --slots 3,16,64
 
 The questions are searched side by side, so that the number of slots decides who shares a pass with
 whom. In float32 on a CPU nothing of a tree may depend on that, to the last bit. A problems file has

@@ -2,8 +2,9 @@
 for as many tokens as a run read.
 
     python -m benchmarks.learning.controls start --tokens-of run --out paths
-    python -m benchmarks.learning.controls start --tokens 1500000 --stage NAME --out seed.npz      #
-    such a file of paths, and no training
+    python -m benchmarks.learning.controls start --tokens 1500000 --stage NAME --out seed.npz
+
+The second command only writes such a file of paths.
 
 The paths are those of a stage of the recipe (`models/builtin/recipe.json`; of the last one, if none
 is named), from a seed that the recipe does not use; one pass, with the options of the run's own

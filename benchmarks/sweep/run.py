@@ -1,11 +1,10 @@
 """Solve a task with several methods at several budgets and write one row a search; a second start
 does only what is missing.
 
-    python -m benchmarks.sweep.run --task game24 --run greedy --run sample --run "beam width=8
-    branch=8" --run mcts --out results.csv python -m benchmarks.sweep.run --task chains --run
-    self_consistency --run mcts --budgets tokens=250,500,1000 --out results.csv python -m
-    benchmarks.sweep.run --report results.csv python -m benchmarks.sweep.run --report results.csv
-    --compare mcts sample
+    python -m benchmarks.sweep.run --task game24 --run greedy --run "beam width=8" --out results.csv
+    python -m benchmarks.sweep.run --task chains --run mcts --budgets tokens=250,500 --out r.csv
+    python -m benchmarks.sweep.run --report results.csv
+    python -m benchmarks.sweep.run --report results.csv --compare "beam width=8" greedy
 
 Methods are written as `benchmarks.sweep.plan` says, the columns are those of
 `benchmarks.sweep.rows`. Problems that verify themselves are searched with the largest budget only:

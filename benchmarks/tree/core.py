@@ -1,9 +1,10 @@
 """The tree core against other engines and against itself, on hashtree-1
 (`benchmarks.tree.hashtree`). One core, unless said otherwise.
 
-    python -m benchmarks.tree.core compare --python mctx=rivals/bin/python --python
-    openspiel=rivals/bin/python python -m benchmarks.tree.core growth python -m benchmarks.tree.core
-    split python -m benchmarks.tree.core check
+    python -m benchmarks.tree.core compare --python mctx=PATH/python --python openspiel=PATH/python
+    python -m benchmarks.tree.core growth
+    python -m benchmarks.tree.core split
+    python -m benchmarks.tree.core check
 
 Tables go to stdout as Markdown, everything that was measured to a JSON file. Where an engine has a
 core of its own, times are processor time, which is the same when others work on that core too;

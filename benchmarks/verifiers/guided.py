@@ -1,9 +1,8 @@
 """Guided search against best-of-N and majority at equal tokens, those that the verifier reads
 included (Snell et al. 2024).
 
-    python -m benchmarks.verifiers.guided --task chains --sizes 4,16,64 --out guided.csv python -m
-    benchmarks.verifiers.guided --task chains --value DIR --search "beam width=4 branch={quarter}"
-    --out separate.csv
+    python -m benchmarks.verifiers.guided --task chains --sizes 4,16,64 --out guided.csv
+    python -m benchmarks.verifiers.guided --value DIR --search "beam width=4 branch={quarter}"
 
 Without --value the policy's own head judges, whose values come with the pass that writes a step;
 the verifier of --value has an engine of its own and reads every chain and prefix that it judges.

@@ -1,19 +1,17 @@
 """Outcome and process verifiers of the same chains: which selects the better answer among N?
 
-    python -m benchmarks.verifiers.train generator --out DIR        a model of 0.94 M parameters
-    that writes chains of 1 to 5 operations
-    python -m benchmarks.verifiers.train pool --split test          256 chains of each of 1,000
-    problems that no model was trained on
-    python -m benchmarks.verifiers.train pool --split validation    64 of each of 300, for every
-    choice that is made
-    python -m benchmarks.verifiers.train pool --split train         8 of each of 3,000, which are
-    labelled
-    python -m benchmarks.verifiers.train label                      their steps, by 8 roll-outs of
-    each
-    python -m benchmarks.verifiers.train train --kind orm --seed 0  and kinds exact, rollouts; seeds
-    0, 1, 2: each from the generator's
-    weights python -m benchmarks.verifiers.train report                     the values of all
-    verifiers at all chains, and what they select
+    python -m benchmarks.verifiers.train generator --out DIR
+    python -m benchmarks.verifiers.train pool --split test          # and validation, train
+    python -m benchmarks.verifiers.train label
+    python -m benchmarks.verifiers.train train --kind orm --seed 0
+    python -m benchmarks.verifiers.train report
+
+`generator` trains a model of 0.94 million parameters that writes chains of 1 to 5 operations.
+`pool` samples chains: 256 of each of 1,000 problems that no model was trained on (test), 64 of each
+of 300, for every choice that is made (validation), 8 of each of 3,000, which are labelled (train).
+`label` labels their steps by 8 roll-outs of each. `train` makes a verifier from the generator's
+weights: kinds orm, exact and rollouts, seeds 0, 1 and 2. `report` gives the values of all verifiers
+at all chains, and what they select.
 
 Every command has --out DIR (default: verifiers), where it leaves what it made; one that was killed
 goes on when it is given again.
