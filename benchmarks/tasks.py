@@ -5,9 +5,9 @@ only place that may know labels.
     python -m benchmarks.tasks gate --count 400 > gate.jsonl
 
 The first is for `copse train iterate`, of the split "train", two Countdown puzzles to a chain,
-because a puzzle costs a tenth of the tokens; the second of "validation", as many of both; `--stories` adds word problems, so many
-to a chain. No problem in them is one of a task, no puzzle has the target 24, 36 or 50. The tasks
-"chains" and "words" are of the split "test".
+because a puzzle costs a tenth of the tokens; the second is of "validation", as many of both.
+`--stories` adds word problems, so many to a chain. No problem in them is one of a task, no puzzle
+has the target 24, 36 or 50. The tasks "chains" and "words" are of the split "test".
 """
 
 from __future__ import annotations
