@@ -1,7 +1,7 @@
 """How lines are written, counted by the syntax tree: `python tests/helpers/style.py [FOLDER ...]`.
 
 The figures are those by which the code is compared with others: lines, long ones, assignments of
-tuples, conditional expressions and comprehensions a thousand lines of code, parameters of functions.
+tuples, conditional expressions and comprehensions a thousand lines of code, parameters.
 """
 
 from __future__ import annotations
