@@ -290,14 +290,9 @@ def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(
     solution = search.solve(problem, guide, "sample", "tokens=100", seed=1)
     assert solution.error is None and solution.verified is False
     assert solution.tree.unusable * 2 > solution.tree.proposed, "most crashed"
-    assert (
-        sum(
-            "of TextProblem.verify failed, each of which cost its step" in message
-            for message in caplog.messages
-        )
-        == 1
-    )
-    assert not any("not understood" in message for message in caplog.messages)
+    # others may come: kernels are compiled, where no test before this one did it
+    (remark,) = (record.message for record in caplog.records if record.name == "search.remarks")
+    assert "of TextProblem.verify failed, each of which cost its step" in remark
 
 
 def test_an_error_of_a_users_function_is_named_by_its_type():
