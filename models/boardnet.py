@@ -23,7 +23,8 @@ from torch import nn
 
 from search.scheduling.requests import Cancelled, Forward, Reply, Request, Usage
 
-NOTES, WEIGHTS = "boardnet.json", "boardnet.safetensors"
+NOTES = "boardnet.json"
+WEIGHTS = "boardnet.safetensors"
 #: what makes the network: list of ints, and three ints
 SHAPE = ("planes", "moves", "width", "depth")
 #: passes have a multiple of this many rows: products of other shapes differ in their last bits
@@ -57,13 +58,17 @@ class BoardNet(nn.Module):
                 f"a network of planes {list(planes)}, {moves} moves, width {width}, depth "
                 f"{depth} is none: give numbers above 0"
             )
-        self.planes, self.moves, self.width, self.depth = tuple(planes), moves, width, depth
+        self.planes = tuple(planes)
+        self.moves = moves
+        self.width = width
+        self.depth = depth
         self.kinds = tuple(kinds)
         random = torch.Generator().manual_seed(seed)
         self.enter = _linear(math.prod(planes), width, random)
         self.blocks = nn.ModuleList(_linear(width, width, random) for _ in range(depth))
         self.gains = nn.Parameter(torch.zeros(depth))
-        self.policy, self.value = _linear(width, moves, None), _linear(width, 1, None)
+        self.policy = _linear(width, moves, None)
+        self.value = _linear(width, 1, None)
 
     def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Planes float32 [n, *planes] to logits of the moves, float32 [n, moves], and of the
@@ -152,7 +157,8 @@ class Boards:
     wake: threading.Event | None = None
 
     def __init__(self, net: BoardNet, device: str = "cpu"):
-        self.net, self.device = net.to(device).eval(), device
+        self.net = net.to(device).eval()
+        self.device = device
         self.lock = threading.Lock()
         self.total_passes = self.total_rows = 0
         self._flops = 2.0 * sum(weights.numel() for weights in net.parameters())  # of one row
@@ -170,7 +176,8 @@ class Boards:
             for request in self._cancelled
         ]
         counts = {request: self._rows(request) for request in self._waiting}
-        self._waiting, self._cancelled = [], []
+        self._waiting = []
+        self._cancelled = []
         replies += [
             Reply(request, error=rows)
             for request, rows in counts.items()
@@ -185,9 +192,11 @@ class Boards:
         policy, values = self._pass(planes)
         self.total_passes += 1
         self.total_rows += len(planes)
-        end, slots = 0, -(-len(planes) // ROWS) * ROWS
+        end = 0
+        slots = -(-len(planes) // ROWS) * ROWS
         for request, rows in readable.items():
-            begin, end = end, end + rows
+            begin = end
+            end = end + rows
             usage = Usage(
                 calls=1, flops=self._flops * rows, passes=1, rows=len(planes), slots=slots
             )

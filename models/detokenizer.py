@@ -194,10 +194,8 @@ class Tail:
             text += self._texts.piece(token)
         else:
             self._tokens.append(token)
-            start, text[:] = (
-                0,
-                self._texts.decode([*self._before, *self._tokens])[self._skip :].encode(),
-            )
+            start = 0
+            text[:] = self._texts.decode([*self._before, *self._tokens])[self._skip :].encode()
         found = [at for at in (text.find(stop, start) for stop in self._stops) if at >= 0]
         if found:
             self._until = min(found)

@@ -53,7 +53,9 @@ class Scripted:
     ):
         if slots < 1:
             raise ValueError(f"slots={slots} is impossible: give at least 1")
-        self.function, self.slots, self.delay = function, slots, delay
+        self.function = function
+        self.slots = slots
+        self.delay = delay
         self.lock = threading.Lock()
         self.total_passes = self.total_rows = 0
         self._rng = None if shuffle is None else np.random.default_rng(shuffle)
@@ -147,11 +149,15 @@ def scripted(
     """
     cuts = [(at + len(stop), at) for stop in request.stop if stop and (at := text.find(stop)) >= 0]
     length, shown = min(cuts, default=(len(text), len(text)))
-    tokens, finish = text_tokens(text[:length]), "stop"
+    tokens = text_tokens(text[:length])
+    finish = "stop"
     if not cuts:
-        tokens, finish = (*tokens, END), "end"
+        tokens = (*tokens, END)
+        finish = "end"
     if len(tokens) > request.max_tokens:
-        tokens, finish, value = tokens[: request.max_tokens], "length", float("nan")
+        tokens = tokens[: request.max_tokens]
+        finish = "length"
+        value = float("nan")
     each = np.full(len(tokens), log_prob, np.float32)
     return Generated(
         tokens,

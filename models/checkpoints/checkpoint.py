@@ -239,10 +239,8 @@ def load_model(
 
 def _check_architecture(folder: Path) -> None:
     """Raise ValueError for a model that does not continue texts."""
-    made, raw = (
-        architecture(folder),
-        _read_json(folder / "config.json", f"{folder} is not a checkpoint"),
-    )
+    made = architecture(folder)
+    raw = _read_json(folder / "config.json", f"{folder} is not a checkpoint")
     if made.endswith(ENCODERS) or (
         raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")
     ):

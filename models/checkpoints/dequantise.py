@@ -28,7 +28,8 @@ def quantised(folder: Path) -> dict[str, Any] | None:
     method = raw.get("quantization_config") if isinstance(raw, dict) else None
     if not method:
         return None
-    name, bits = str(method.get("quant_method")), method.get("bits", 4)
+    name = str(method.get("quant_method"))
+    bits = method.get("bits", 4)
     known = name in KNOWN and (name == "fp8" or bits in (2, 4, 8))
     if name == "awq" and (bits != 4 or str(method.get("version", "gemm")).lower() != "gemm"):
         known = False
@@ -96,7 +97,8 @@ def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
         try:
             if name.endswith(packed) and any(stem + scale in places for scale in scales):
                 parts = {key: read(stem + key) for key in (packed, *aside) if stem + key in places}
-                tensor, name = _multiplied(parts, method), f"{stem}.weight"
+                tensor = _multiplied(parts, method)
+                name = f"{stem}.weight"
             else:
                 tensor = read(name)
         except (RuntimeError, IndexError, KeyError, ValueError, SafetensorError) as error:

@@ -63,7 +63,8 @@ def head_layout(folder: Path) -> str | None:
 
     Raises ValueError where config.json cannot be read, and for two heads.
     """
-    made, names = architecture(folder), set(tensor_names(folder))
+    made = architecture(folder)
+    names = set(tensor_names(folder))
     found = next((name for name, layout in LAYOUTS.items() if made.endswith(layout.classes)), None)
     found = found or next(
         (name for name, layout in LAYOUTS.items() if f"{layout.layers[0][0]}.weight" in names), None

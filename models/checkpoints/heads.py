@@ -114,7 +114,8 @@ def published_head(folder: str | Path, layout: str, hidden: int) -> ValueHead:
     Raises ValueError as `load_head` does: `AutoModelForTokenClassification` would only warn of a
     missing head, and judge at random.
     """
-    folder, kind = Path(folder), LAYOUTS[layout]
+    folder = Path(folder)
+    kind = LAYOUTS[layout]
     tensors: dict[str, torch.Tensor] = {}
     for file, name in files_of(folder, kind.prefix):
         with safe_open(file, "pt") as opened:

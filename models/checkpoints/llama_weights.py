@@ -98,8 +98,10 @@ def read_config(raw: dict[str, Any]) -> Config | None:
     if unknown - {"rope_interleaved"}:
         return None
     try:
-        layers, heads = int(raw["num_hidden_layers"]), int(raw["num_attention_heads"])
-        rope, windows = _rope(raw), _windows(raw, kind, layers)
+        layers = int(raw["num_hidden_layers"])
+        heads = int(raw["num_attention_heads"])
+        rope = _rope(raw)
+        windows = _windows(raw, kind, layers)
         if rope is None or windows is None:
             return None
         biased = ATTENTION if raw.get("attention_bias") and kind in ("llama", "qwen3") else ()
@@ -150,7 +152,8 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _windows(raw: dict[str, Any], kind: str, layers: int) -> tuple[int, ...] | None:
-    window, types = raw.get("sliding_window"), raw.get("layer_types")
+    window = raw.get("sliding_window")
+    types = raw.get("layer_types")
     if kind == "llama" or not window or (kind != "mistral" and not raw.get("use_sliding_window")):
         return (0,) * layers if set(types or ()) <= {"full_attention"} else None
     if kind == "mistral":
@@ -180,8 +183,11 @@ class Llama:
     def __init__(
         self, folder: Path, config: Config, tensors: Tensors, prefix: str, dtype: torch.dtype
     ):
-        self.config, self.dtype, self.folder = config, dtype, folder
-        self._tensors, self._ignored = tensors, prefix
+        self.config = config
+        self.dtype = dtype
+        self.folder = folder
+        self._tensors = tensors
+        self._ignored = prefix
         try:
             generation = json.loads((folder / "generation_config.json").read_text())
         except (OSError, ValueError):
@@ -297,8 +303,11 @@ class Llama:
 
 def _wanted(config: Config, tied: bool) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor."""
-    width, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    width = config.hidden_size
+    inner = config.intermediate_size
+    dim = config.head_dim
+    queries = config.num_attention_heads * dim
+    keys = config.num_key_value_heads * dim
     products = dict(
         zip(
             ATTENTION,
@@ -334,17 +343,16 @@ def _rates(config: Config) -> torch.Tensor:
     "linear" divides them by a factor (Chen et al. 2023, arXiv 2306.15595); "llama3" those of waves
     longer than the context it was first trained on, with a smooth passage (Llama 3.1's model card).
     """
-    rope, dim = config.rope, config.head_dim
+    rope = config.rope
+    dim = config.head_dim
     rates = 1.0 / (float(rope["rope_theta"]) ** (torch.arange(0, dim, 2).float() / dim))
     if rope["rope_type"] == "linear":
         return rates / float(rope["factor"])
     if rope["rope_type"] == "default":
         return rates
-    factor, low, high = (
-        float(rope["factor"]),
-        float(rope["low_freq_factor"]),
-        float(rope["high_freq_factor"]),
-    )
+    factor = float(rope["factor"])
+    low = float(rope["low_freq_factor"])
+    high = float(rope["high_freq_factor"])
     trained = float(rope["original_max_position_embeddings"])
     waves = 2 * math.pi / rates
     smooth = (trained / waves - low) / (high - low)

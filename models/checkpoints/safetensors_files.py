@@ -112,7 +112,8 @@ def _places(file: Path) -> Iterator[tuple[str, _Place]]:
                 if name == "__metadata__":
                     continue
                 start, stop = (8 + length + at for at in entry["data_offsets"])
-                shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"])
+                shape = tuple(entry["shape"])
+                dtype = DTYPES.get(entry["dtype"])
                 if stop > size:
                     raise ValueError(f"{name} ends beyond the file")
                 if dtype is not None and stop - start != math.prod(shape) * dtype.itemsize:

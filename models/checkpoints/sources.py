@@ -214,7 +214,8 @@ def _quiet() -> Iterator[None]:
     """Without transformers' bars and what it says of float types: one line tells what is done."""
     from transformers.utils import logging as theirs
 
-    told, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    told = theirs.get_verbosity()
+    bars = theirs.is_progress_bar_enabled()
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
     try:

@@ -16,7 +16,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-FILE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+FILE = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
 # transformers' classes that take tokenizer.json as it is
 CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -49,7 +51,8 @@ class Fast:
     """
 
     def __init__(self, folder: Path, named: dict[str, str], chat_template: str | None):
-        self.folder, self.chat_template = folder, chat_template
+        self.folder = folder
+        self.chat_template = chat_template
         self.backend_tokenizer = Tokenizer.from_file(str(folder / FILE))
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()

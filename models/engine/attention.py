@@ -45,14 +45,12 @@ class Plan:
         chunks: np.ndarray,
         write: np.ndarray,
     ):
-        self.store, self.rows, self.ends, self.chunks, self.write, self.calls = (
-            store,
-            rows,
-            ends,
-            chunks,
-            write,
-            0,
-        )
+        self.store = store
+        self.rows = rows
+        self.ends = ends
+        self.chunks = chunks
+        self.write = write
+        self.calls = 0
         self.longest = int(max(ends.max(initial=0), (chunks[:, 2] + chunks[:, 3]).max(initial=0)))
         self.queries = len(rows) + int(chunks[:, 3].sum())
         self.kernel = self.gpu = None  # type: Any
@@ -68,7 +66,10 @@ class Plan:
     def fixed(cls, store: Store, attention: Any) -> Plan:
         """A pass whose numbers stand on a GPU: a `TreeAttention`."""
         plan = cls.__new__(cls)
-        plan.store, plan.kernel, plan.gpu, plan.calls = store, None, attention, 0
+        plan.store = store
+        plan.kernel = None
+        plan.gpu = attention
+        plan.calls = 0
         return plan
 
     @property
@@ -89,10 +90,8 @@ class Plan:
                 for row, start, past, new in self.chunks.tolist()
             ]
             index = _sent(store.table[self.rows, :length].astype(np.int64), store.device)
-            places, at = (
-                torch.arange(length, device=store.device),
-                _sent(self.ends - 1, store.device)[:, None],
-            )
+            places = torch.arange(length, device=store.device)
+            at = _sent(self.ends - 1, store.device)[:, None]
             self._gathered = _Gathered(
                 len(self.rows), index, at, places, _sent(self.write, store.device), chunks
             )
@@ -109,10 +108,8 @@ class _Kernel:
 
     def __init__(self, plan: Plan):
         store = plan.store
-        spans, parts = (
-            np.empty((plan.queries, 4), np.int32),
-            np.empty((2 * plan.queries + 1, 4), np.int32),
-        )
+        spans = np.empty((plan.queries, 4), np.int32)
+        parts = np.empty((2 * plan.queries + 1, 4), np.int32)
         self.sizes = np.array([store.heads, store.kv_heads, store.dim, store.padded])
         order = np.empty(len(plan.rows), np.int64)
         group = store.heads // store.kv_heads
@@ -120,12 +117,17 @@ class _Kernel:
             store.table, plan.rows, plan.ends, plan.chunks, group, order, spans, parts
         )
         assert spanned == plan.queries
-        self.spans, self.parts, self.table = spans, parts[:shared], store.table
+        self.spans = spans
+        self.parts = parts[:shared]
+        self.table = store.table
         work, places = tree_attention_cpu.scratch(plan.queries, store.heads, store.padded)
-        self.work, self.places = np.empty(work, np.float32), np.empty(places, np.int64)
+        self.work = np.empty(work, np.float32)
+        self.places = np.empty(places, np.int64)
         self.result = torch.zeros(len(plan.write), store.heads * store.dim, dtype=store.dtype)
-        self.pool, self._out = numbers(store.pool.view(-1)), numbers(self.result)
-        self.step, self.longest = store.pool.stride(1), plan.longest
+        self.pool = numbers(store.pool.view(-1))
+        self._out = numbers(self.result)
+        self.step = store.pool.stride(1)
+        self.longest = plan.longest
         half = store.dtype == torch.bfloat16
         self.loops = llama_kernels.loops(half)
         self._attend = tree_attention_cpu.attention(store.padded, half)
@@ -192,13 +194,15 @@ def attend(
         )
     if attention_mask is not None or kwargs.get("s_aux") is not None or key.shape != value.shape:
         raise Unsupported("attention with a mask of its own, sinks or unequal key and value sizes")
-    store, layer = plan.store, module.layer_idx
+    store = plan.store
+    layer = module.layer_idx
     if not sliding_window and _sees_less(getattr(module, "config", None), layer):
         raise Unsupported(f"layer {layer} sees a part of the text and does not say which")
     if (query.shape[1], key.shape[1], key.shape[3]) != (store.heads, store.kv_heads, store.dim):
         raise Unsupported(f"layer {layer} has other heads than its config says")
     plan.calls += 1
-    scale, tokens = store.dim**-0.5 if scaling is None else scaling, query.shape[2]
+    scale = store.dim**-0.5 if scaling is None else scaling
+    tokens = query.shape[2]
     if plan.kernel is not None:
         kernel = plan.kernel
         new = (numbers(_flat(side)) for side in (key, value))
@@ -252,7 +256,8 @@ def _plain(
 ) -> torch.Tensor:
     """The same in torch, on any device. pool: [2, slots, kv_heads, padded]."""
     # pairs: [kv_heads, heads of each, tokens, dim]
-    dim, pairs = query.shape[3], query[0].unflatten(0, (key.shape[1], -1))
+    dim = query.shape[3]
+    pairs = query[0].unflatten(0, (key.shape[1], -1))
     pool[0, :, :, :dim].index_copy_(0, plan.write, key[0].transpose(0, 1))
     pool[1, :, :, :dim].index_copy_(0, plan.write, value[0].transpose(0, 1))
     out = query.new_zeros(query.shape[2], query.shape[1], dim)

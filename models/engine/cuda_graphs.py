@@ -39,7 +39,9 @@ class Graphs:
     """
 
     def __init__(self, forward: Callable[..., torch.Tensor], store: Store, record: bool = True):
-        self._forward, self._store, self._record = forward, store, record
+        self._forward = forward
+        self._store = store
+        self._record = record
         self._memory = torch.cuda.graph_pool_handle() if record else None
         self.recorded: dict[int, _Recorded] = {}
         self._slots = self._room(store.slots * WIDTH)
@@ -48,7 +50,9 @@ class Graphs:
         """As `Packed.forward` without chunks. The result is overwritten by the next pass of this
         bucket.
         """
-        store, longest, count = self._store, int(ends.max()), len(rows)
+        store = self._store
+        longest = int(ends.max())
+        count = len(rows)
         if count * longest > len(self._slots) - 1:
             self.recorded.clear()  # they read the list where it lies
             self._slots = self._room(2 * count * longest)
@@ -60,7 +64,8 @@ class Graphs:
         # and write there
         numbers = np.zeros(7 * size, np.int32)
         numbers[2 * size : 3 * size] = store.trash
-        numbers[:count], numbers[size : size + count] = last, ends - 1
+        numbers[:count] = last
+        numbers[size : size + count] = ends - 1
         numbers[2 * size : 2 * size + count] = store.table[rows, ends - 1]
         tiles = numbers[3 * size :].reshape(size, 4)
         tiles[:, 0] = np.arange(size)

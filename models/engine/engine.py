@@ -93,7 +93,9 @@ class Engine:
         if slots < 1 or (context is not None and context < 1):
             raise ValueError(f"slots={slots}, context={context} are impossible: give at least 1")
         self.model = model.eval() if device is None else model.to(device).eval()
-        self.tokenizer, self.slots, self.name = tokenizer, slots, name
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.name = name
         self.head = None if head is None else head.to(self.model.device).eval()
         self.texts = Texts(tokenizer, model)
         text = self.model.config.get_text_config()
@@ -108,10 +110,12 @@ class Engine:
             getattr(text, "max_position_embeddings", None) or 1 << 30,
             self.pool_tokens,
         )
-        self.lock, self.counts = threading.Lock(), Counts()
+        self.lock = threading.Lock()
+        self.counts = Counts()
         self._queue: OrderedDict[Request, None] = OrderedDict()  # any can be taken out at once
         self._ready: list[Reply] = []
-        self._closed, self._alone = False, ROOT
+        self._closed = False
+        self._alone = ROOT
         # whether host and device work at the same time
         self._overlaps = gpu.has_kernels(self.model.device)
         self._reset(slots)
@@ -166,7 +170,8 @@ class Engine:
                 fits = True
             if not fits:  # out here, as an error holds on to its pass, and so to the pool
                 self._shrink()
-        replies, self._ready = self._ready, []
+        replies = self._ready
+        self._ready = []
         return replies
 
     def cancel(self, request: Request) -> None:
@@ -201,7 +206,9 @@ class Engine:
 
     def close(self) -> None:
         """Drop what is queued or running and free the storage. Idempotent."""
-        self._closed, self._rows, self._store = True, Rows(self.slots), None
+        self._closed = True
+        self._rows = Rows(self.slots)
+        self._store = None
         self._queue.clear()
         self._ready.clear()
         self._pass.renew(None)
@@ -235,7 +242,8 @@ class Engine:
             self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype
         )
         # the latter: slots of the pool that running rows may still take
-        self._rows, self._reserved = Rows(slots), 0
+        self._rows = Rows(slots)
+        self._reserved = 0
 
     def _admit(self) -> None:
         """Give requests rows, in order, as long as the pool can promise that these come to their
@@ -243,10 +251,12 @@ class Engine:
         """
         while self._queue and self._rows.free:
             request: Any = next(iter(self._queue))
-            generate, tree = isinstance(request, Generate), self._store.tree
+            generate = isinstance(request, Generate)
+            tree = self._store.tree
             prompt = tuple(request.prompt if generate else request.tokens)
             limit = min(request.max_tokens, self.context - len(prompt)) if generate else 0
-            tokens, root = np.array(prompt, np.int64), ROOT
+            tokens = np.array(prompt, np.int64)
+            root = ROOT
             if not self._pass.shares:
                 self._alone = root = self._alone - 1 if self._alone > -(1 << 30) else ROOT - 1
             known, fresh = tree.look(tokens, root)
@@ -283,10 +293,8 @@ class Engine:
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
-        both, looks = (
-            drawn.finite & drawn.left,
-            self.texts.watched[self._rows.watch[rows], drawn.tokens],
-        )
+        both = drawn.finite & drawn.left
+        looks = self.texts.watched[self._rows.watch[rows], drawn.tokens]
         lists = [
             rows,
             both,
@@ -339,7 +347,8 @@ class Engine:
         A token that another text has read below the same prefix is not passed again, and one that
         several texts drew is passed once.
         """
-        rows, store = self._rows, self._store
+        rows = self._rows
+        store = self._store
         if not rows.running:
             return
         drawn = np.flatnonzero(rows.stage == STEP)
@@ -374,10 +383,8 @@ class Engine:
             self.counts.passes += 1
             self.counts.rows += len(rows.running)
         self.counts.read += len(steps) + sum(len(c.tokens) for c in chunks)
-        self.counts.peak, self.counts.stored = (
-            max(self.counts.peak, store.tree.stored),
-            store.tree.ever,
-        )
+        self.counts.peak = max(self.counts.peak, store.tree.stored)
+        self.counts.stored = store.tree.ever
         rows.stage[drawn] = DRAW
         if ended := [slot for slot in drawn.tolist() if rows[slot].finish]:
             rows.stage[ended] = DONE
@@ -385,7 +392,10 @@ class Engine:
 
     def _chunks(self) -> list[Chunk]:
         """What of the prompts is read in this pass."""
-        rows, store, chunks, room = self._rows, self._store, [], CHUNK
+        rows = self._rows
+        store = self._store
+        chunks = []
+        room = CHUNK
         for row in rows.to_read:
             places = store.table[row.slot, : len(row.prompt)]
             unread = np.flatnonzero(store.tree.ready[places] == 0)
@@ -402,8 +412,11 @@ class Engine:
 
     def _close_prompts(self) -> None:
         """Let rows go on whose prompt has been read."""
-        rows, store, left = self._rows, self._store, []
-        read, rows.to_read = rows.to_read, left
+        rows = self._rows
+        store = self._store
+        left = []
+        read = rows.to_read
+        rows.to_read = left
         for row in read:
             places = store.table[row.slot, : len(row.prompt)]
             if not store.tree.ready[places[-1]]:
@@ -417,7 +430,8 @@ class Engine:
         if not len(slots):
             return
         done = [self._rows[slot] for slot in slots.tolist()]
-        store, ended = self._store, [row for row in done if isinstance(row.request, Generate)]
+        store = self._store
+        ended = [row for row in done if isinstance(row.request, Generate)]
         if ended:
             slots = np.array([row.slot for row in ended])
             ends = send(store.table[slots, self._rows.length[slots] - 1], store.device)
@@ -443,7 +457,8 @@ class Engine:
 
     def _leave(self, row: Row, result: Any = None, error: Exception | None = None) -> None:
         """Free the slot and reply. What was read stays in the pool until its room is wanted."""
-        slot, passes = row.slot, self.counts.passes - row.passes
+        slot = row.slot
+        passes = self.counts.passes - row.passes
         usage = row.usage(
             passes,
             self.counts.rows - row.row_passes,

@@ -60,7 +60,8 @@ class Modules:
     name = "modules"
 
     def __init__(self, model: Any, store: Store):
-        self._backbone, self._head = model.base_model, model.get_output_embeddings()
+        self._backbone = model.base_model
+        self._head = model.get_output_embeddings()
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         if self._head is None or self._backbone is model:
             raise Unsupported("no separate backbone and output embeddings")
@@ -101,7 +102,8 @@ class Packed:
     shares = True
 
     def __init__(self, model: Any, store: Store, forward: Modules | Lean):
-        self.inner, self.path = forward, forward.name
+        self.inner = forward
+        self.path = forward.name
         self._work = Work(model, store)
         self.renew(store)
 
@@ -133,25 +135,25 @@ class Packed:
         if self._graphs is not None and chunks and all(len(chunk.tokens) == 1 for chunk in chunks):
             rows = np.concatenate([rows, [chunk.row for chunk in chunks]])
             last = np.concatenate([last, [chunk.tokens[0] for chunk in chunks]])
-            ends, chunks = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]]), []
+            ends = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]])
+            chunks = []
         steps = len(rows)
         if self._graphs is not None and steps and not chunks:
             return self._graphs(rows, last, ends)
         counts = [len(chunk.tokens) for chunk in chunks]
         total = steps + sum(counts)
         size = self.inner.size(total)
-        ids, positions, write = (
-            np.zeros(size, np.int64),
-            np.zeros(size, np.int64),
-            np.full(size, store.trash, np.int64),
-        )
-        ids[:steps], positions[:steps], write[:steps] = last, ends - 1, store.table[rows, ends - 1]
-        places, at = np.empty((len(chunks), 4), np.int64), steps
+        ids = np.zeros(size, np.int64)
+        positions = np.zeros(size, np.int64)
+        write = np.full(size, store.trash, np.int64)
+        ids[:steps] = last
+        positions[:steps] = ends - 1
+        write[:steps] = store.table[rows, ends - 1]
+        places = np.empty((len(chunks), 4), np.int64)
+        at = steps
         for i, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
-            ids[at : at + count], positions[at : at + count] = (
-                chunk.tokens,
-                np.arange(chunk.past, chunk.past + count),
-            )
+            ids[at : at + count] = chunk.tokens
+            positions[at : at + count] = np.arange(chunk.past, chunk.past + count)
             write[at : at + count] = store.table[chunk.row, chunk.past : chunk.past + count]
             places[i] = chunk.row, at, chunk.past, count
             at += count
@@ -184,7 +186,8 @@ class Plain:
     hidden states alone.
     """
 
-    shares, path = False, "plain"
+    shares = False
+    path = "plain"
 
     def __init__(self, model: Any, store: Store):
         self.model, self.store = model, store  # type: Any, Any
@@ -196,7 +199,8 @@ class Plain:
 
     def renew(self, store: Store | None) -> None:
         """As `Packed.renew`."""
-        self.store, self._logits = store, {}
+        self.store = store
+        self._logits = {}
 
     def forward(
         self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]
@@ -263,7 +267,8 @@ def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Pack
     """
     if isinstance(model, Llama):
         return Packed(model, store, Lean(model, store))
-    tried, reason = forward_check.Trial(model, texts, min(limit, forward_check.LENGTH)), ""
+    tried = forward_check.Trial(model, texts, min(limit, forward_check.LENGTH))
+    reason = ""
     own = Store(model.config, tried.rows, tried.tokens, store.device, store.dtype)
     for kind in kinds(store):
         try:
@@ -325,7 +330,8 @@ def _read(passes: Packed, texts: np.ndarray) -> torch.Tensor:
     texts: int64 [texts, tokens]. The last row's step takes the place of the first row's.
     """
     store, (count, length) = passes.store, texts.shape
-    cut, none = (length - 1) // 2, np.empty(0, np.int64)
+    cut = (length - 1) // 2
+    none = np.empty(0, np.int64)
     store.table[:count, :length] = np.arange(count * length).reshape(count, length)
     store.table[count, :length] = [*range(length - 1), count * length]
     read: list[list[torch.Tensor]] = [[] for _ in texts]

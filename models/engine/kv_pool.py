@@ -34,7 +34,9 @@ class Store:
         self, config: Any, slots: int, pool_tokens: int, device: torch.device, dtype: torch.dtype
     ):
         self.layers, self.heads, self.kv_heads, self.dim, width = shapes(config)
-        self.device, self.dtype, self.slots = device, dtype, slots
+        self.device = device
+        self.dtype = dtype
+        self.slots = slots
         self.padded = padded(self.dim, device)
         self.tree = Tree(pool_tokens)
         needed = bytes_per_token(config, device, dtype) * pool_tokens

@@ -56,14 +56,17 @@ class Linear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, small: bool):
-        self._bias, self._out, width = bias, len(weight), weight.shape[1]
+        self._bias = bias
+        self._out = len(weight)
+        width = weight.shape[1]
         self._weight = weight
         self._converts = (
             _dnn is not None and weight.dtype == torch.bfloat16 and not has_bfloat16_products()
         )
         if self._converts:
             self._bias = None if bias is None else bias.float()
-            self.block, self.alone = 0, False
+            self.block = 0
+            self.alone = False
             return
         if _dnn is not None:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
@@ -139,7 +142,9 @@ class Modules:
             )
         if model.get_memory_footprint() > memory_left() // 2:
             raise Unsupported("no room for its weights in a second order")
-        self._model, self.config, self.dtype = model, config, model.dtype
+        self._model = model
+        self.config = config
+        self.dtype = model.dtype
 
     @property
     def embedding(self) -> torch.Tensor:
@@ -206,10 +211,8 @@ class Lean:
             raise Unsupported("its weights are of several types")
         self._half = store.dtype == torch.bfloat16
         self._loops = llama_kernels.loops(self._half)
-        self._dim, self._sizes = (
-            store.dim,
-            np.array([store.heads, store.kv_heads, store.dim, store.padded]),
-        )
+        self._dim = store.dim
+        self._sizes = np.array([store.heads, store.kv_heads, store.dim, store.padded])
         self._cosines = self._sines = np.empty((0, store.dim), np.float32)
         self._pack()
 
@@ -226,7 +229,8 @@ class Lean:
             self._pack()
 
     def _pack(self) -> None:
-        source, config = self._source, self._source.config
+        source = self._source
+        config = self._source.config
         largest = max(config.vocab_size, 2 * config.intermediate_size) * config.hidden_size
         small = largest <= SMALL and not self._half
         self._layers: list[_Layer] = []
@@ -255,11 +259,15 @@ class Lean:
         """The hidden states after the final norm, [tokens, hidden] of the type computed in. ids:
         int64 [tokens].
         """
-        store, kernel, count, loops = plan.store, plan.kernel, len(ids), self._loops
+        store = plan.store
+        kernel = plan.kernel
+        count = len(ids)
+        loops = self._loops
         assert kernel is not None
         self._turn(int(positions.max()) + 1)
         x = F.embedding(ids, self._source.embedding).float()
-        normed, scale = torch.empty(count, x.shape[1], dtype=store.dtype), store.dim**-0.5
+        normed = torch.empty(count, x.shape[1], dtype=store.dtype)
+        scale = store.dim**-0.5
         queries = np.empty((count, store.heads * store.dim), np.float32) if self._half else None
         seen = kernel.result
         for i, layer in enumerate(self._layers):

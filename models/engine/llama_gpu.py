@@ -163,7 +163,8 @@ class LlamaGPU:
     def refresh(self) -> None:
         """Take the model's weights as they are now."""
         self._layers = [_Layer(layer) for layer in self._model.model.layers]
-        self._final, self._head = self._model.model.norm, self._model.get_output_embeddings()
+        self._final = self._model.model.norm
+        self._head = self._model.get_output_embeddings()
 
     def __call__(
         self, ids: torch.Tensor, positions: np.ndarray | torch.Tensor, plan: Plan
@@ -171,11 +172,13 @@ class LlamaGPU:
         """The hidden states after the final norm, [tokens, hidden]. ids: int64 [tokens];
         positions: int32 or int64 [tokens].
         """
-        store, kernel = plan.store, plan.gpu
+        store = plan.store
+        kernel = plan.gpu
         assert kernel is not None
         positions = torch.as_tensor(positions, device=ids.device)
         x = F.embedding(ids, self._model.get_input_embeddings().weight)
-        normed, query = torch.empty_like(x), x.new_empty(len(x), store.heads * store.dim)
+        normed = torch.empty_like(x)
+        query = x.new_empty(len(x), store.heads * store.dim)
         delta: torch.Tensor | None = None
         for i, layer in enumerate(self._layers):
             norm(x, delta, layer.before, normed)
@@ -212,10 +215,13 @@ class _Layer:
     """Views of a layer's weights: each product is (weight, bias or None)."""
 
     def __init__(self, layer: Any):
-        attention, mlp = layer.self_attn, layer.mlp
-        self.before, self.between = layer.input_layernorm, layer.post_attention_layernorm
+        attention = layer.self_attn
+        mlp = layer.mlp
+        self.before = layer.input_layernorm
+        self.between = layer.post_attention_layernorm
         self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out, self.down = _joined(attention.o_proj), _joined(mlp.down_proj)
+        self.out = _joined(attention.o_proj)
+        self.down = _joined(mlp.down_proj)
         self.up = _joined(mlp.gate_proj, mlp.up_proj)
         norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         self.q_norm, self.k_norm = (

@@ -33,18 +33,18 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
     order    int64 [steps], scratch
     spans, parts  int32 [queries, 4], [2 * queries, 4]: as in `tree_attention_cpu.attention`
     """
-    table, rows, ends, chunks, order, spans, parts = (
-        bare(table),
-        bare(rows),
-        bare(ends),
-        bare(chunks),
-        bare(order),
-        bare(spans),
-        bare(parts),
-    )
-    n, count = len(rows), np.int64(0)
+    table = bare(table)
+    rows = bare(rows)
+    ends = bare(ends)
+    chunks = bare(chunks)
+    order = bare(order)
+    spans = bare(spans)
+    parts = bare(parts)
+    n = len(rows)
+    count = np.int64(0)
     for i in range(n):  # sorted by text, so that what begins alike stands together
-        low, high = 0, i
+        low = 0
+        high = i
         while low < high:
             middle = (low + high) // 2
             if _before(table, rows[order[middle]], rows[i], min(ends[order[middle]], ends[i])):
@@ -55,16 +55,17 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
             order[j] = order[j - 1]
         order[low] = i
     for i in range(n):
-        spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3] = (
-            order[i],
-            rows[order[i]],
-            0,
-            ends[order[i]],
-        )
+        spans[i, 0] = order[i]
+        spans[i, 1] = rows[order[i]]
+        spans[i, 2] = 0
+        spans[i, 3] = ends[order[i]]
     if n > 0:  # spans[i, 2]: what is read of i together with others already
         count = _share(table, spans, np.int64(0), n, group, parts, count)
     for c in range(len(chunks)):
-        row, token, past, size = chunks[c, 0], chunks[c, 1], chunks[c, 2], chunks[c, 3]
+        row = chunks[c, 0]
+        token = chunks[c, 1]
+        past = chunks[c, 2]
+        size = chunks[c, 3]
         tile = max(1, 16 // group)
         for first in range(0, size, tile):
             some = min(tile, size - first)
@@ -72,20 +73,16 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
             if some * group < FEWEST or together * some * group < SHARED:
                 together = 0
             else:
-                parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = (
-                    n,
-                    n + some,
-                    0,
-                    together,
-                )
+                parts[count, 0] = n
+                parts[count, 1] = n + some
+                parts[count, 2] = 0
+                parts[count, 3] = together
                 count += 1
             for i in range(some):
-                spans[n, 0], spans[n, 1], spans[n, 2], spans[n, 3] = (
-                    token + first + i,
-                    row,
-                    together,
-                    past + first + i + 1,
-                )
+                spans[n, 0] = token + first + i
+                spans[n, 1] = row
+                spans[n, 2] = together
+                spans[n, 3] = past + first + i + 1
                 n += 1
     return n, count
 
@@ -106,7 +103,11 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
     while a < stop:
         # the widest set of neighbours from a on that shares enough beyond what is covered of a
         # already
-        covered, b, least, best, until = spans[a, 2], a + 1, spans[a, 3], 0, 0
+        covered = spans[a, 2]
+        b = a + 1
+        least = spans[a, 3]
+        best = 0
+        until = 0
         while b < stop and spans[b, 2] == covered:
             j = covered
             limit = min(least, spans[b, 3])
@@ -122,17 +123,16 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
                 and (b - a) * group >= FEWEST
                 and (b - a) * group * (least - covered) >= SHARED
             ):
-                best, until = gain, b
+                best = gain
+                until = b
                 reach = least
         if best == 0:
             a += 1
             continue
-        parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = (
-            a,
-            until,
-            covered,
-            reach,
-        )
+        parts[count, 0] = a
+        parts[count, 1] = until
+        parts[count, 2] = covered
+        parts[count, 3] = reach
         count += 1
         for i in range(a, until):
             spans[i, 2] = reach
@@ -143,16 +143,19 @@ def write(keys, values, places, pool, sizes, layer, step):  # type: ignore[no-un
     """Put the keys and values of new tokens, [tokens, kv_heads * dim] of the pool's type, into
     slots `places` of one layer of the pool.
     """
-    keys, values, places, pool = bare(keys), bare(values), bare(places), bare(pool)
-    kv_heads, dim, padded = sizes[1], sizes[2], sizes[3]
+    keys = bare(keys)
+    values = bare(values)
+    places = bare(places)
+    pool = bare(pool)
+    kv_heads = sizes[1]
+    dim = sizes[2]
+    padded = sizes[3]
     for i in range(len(places)):
         for head in range(kv_heads):
             at = 2 * layer * step + (places[i] * kv_heads + head) * padded
             for d in range(dim):
-                pool[at + d], pool[at + step + d] = (
-                    keys[i, head * dim + d],
-                    values[i, head * dim + d],
-                )
+                pool[at + d] = keys[i, head * dim + d]
+                pool[at + step + d] = values[i, head * dim + d]
             for d in range(dim, padded):
                 pool[at + d] = pool[at + step + d] = 0
 
@@ -170,22 +173,37 @@ def turn(
                     halves)
     q_norm, k_norm  float32 [dim] or [0]: RMS norm of each head (Zhang and Sennrich 2019)
     """
-    qkv, q, places, pool, positions = bare(qkv), bare(q), bare(places), bare(pool), bare(positions)
-    cosines, sines, q_norm, k_norm = bare(cosines), bare(sines), bare(q_norm), bare(k_norm)
-    heads, kv_heads, dim, padded = sizes[0], sizes[1], sizes[2], sizes[3]
-    half, width, mixed, queries = dim // 2, qkv.shape[1], ravel(qkv), ravel(q)
+    qkv = bare(qkv)
+    q = bare(q)
+    places = bare(places)
+    pool = bare(pool)
+    positions = bare(positions)
+    cosines = bare(cosines)
+    sines = bare(sines)
+    q_norm = bare(q_norm)
+    k_norm = bare(k_norm)
+    heads = sizes[0]
+    kv_heads = sizes[1]
+    dim = sizes[2]
+    padded = sizes[3]
+    half = dim // 2
+    width = qkv.shape[1]
+    mixed = ravel(qkv)
+    queries = ravel(q)
     for i in range(len(places)):
         p = positions[i]
         slot = 2 * layer * step + places[i] * kv_heads * padded
         for head in range(heads + kv_heads):
-            at, rate = i * width + head * dim, np.float32(1)
+            at = i * width + head * dim
+            rate = np.float32(1)
             if len(q_norm):
                 square = np.float32(0)
                 for d in range(dim):
                     square += get(mixed, at + d) * get(mixed, at + d)
                 rate = np.float32(1) / np.sqrt(square / np.float32(dim) + epsilon)
             for d in range(half):
-                x, y = get(mixed, at + d), get(mixed, at + half + d)
+                x = get(mixed, at + d)
+                y = get(mixed, at + half + d)
                 if len(q_norm):
                     x *= rate * (q_norm[d] if head < heads else k_norm[d])
                     y *= rate * (q_norm[half + d] if head < heads else k_norm[half + d])
@@ -200,7 +218,8 @@ def turn(
                     put(pool, to, low)
                     put(pool, to + half, high)
         for head in range(kv_heads):
-            at, v = slot + head * padded, i * width + (heads + kv_heads + head) * dim
+            at = slot + head * padded
+            v = i * width + (heads + kv_heads + head) * dim
             for d in range(dim):
                 put(pool, at + step + d, get(mixed, v + d))
             for d in range(dim, padded):
@@ -212,8 +231,12 @@ def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
     """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019), float32 or
     bfloat16.
     """
-    x, weight, out = bare(x), bare(weight), bare(out)
-    width, flat, into = x.shape[1], ravel(x), ravel(out)
+    x = bare(x)
+    weight = bare(weight)
+    out = bare(out)
+    width = x.shape[1]
+    flat = ravel(x)
+    into = ravel(out)
     for i in range(len(x)):
         square = splat(np.float32(0))
         for d in range(0, width - 15, 16):
@@ -233,11 +256,15 @@ def gate(both, out):  # type: ignore[no-untyped-def]
     """SiLU of the first half of each row of `both`, [tokens, 2 * inner], times the second half
     (Shazeer 2020, SwiGLU).
     """
-    both, out = bare(both), bare(out)
-    inner, one = out.shape[1], splat(np.float32(1))
-    flat, into = ravel(both), ravel(out)
+    both = bare(both)
+    out = bare(out)
+    inner = out.shape[1]
+    one = splat(np.float32(1))
+    flat = ravel(both)
+    into = ravel(out)
     for i in range(len(out)):
-        a, o = 2 * i * inner, i * inner
+        a = 2 * i * inner
+        o = i * inner
         for d in range(0, inner - 15, 16):
             x = load(flat, a + d)
             falls = power(
@@ -257,25 +284,30 @@ def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
     Each number is a chain over `block` inputs at a time, and these are added: as oneDNN does it
     (`llama_cpu.Linear` tries that).
     """
-    x, weight, bias, out = bare(x), bare(weight), bare(bias), bare(out)
-    size, n = out.size, np.int64(0)
+    x = bare(x)
+    weight = bare(weight)
+    bias = bare(bias)
+    out = bare(out)
+    size = out.size
+    n = np.int64(0)
     while n < size:
         wide = n + 64 <= size
         for start in range(0, x.size, block):
             a = b = c = d = splat(np.float32(0))
             for k in range(start, min(x.size, start + block)):
-                v, at = splat(get(x, k)), k * size + n
+                v = splat(get(x, k))
+                at = k * size + n
                 a = fma(v, load(weight, at), a)
                 if wide:
-                    b, c, d = (
-                        fma(v, load(weight, at + 16), b),
-                        fma(v, load(weight, at + 32), c),
-                        fma(v, load(weight, at + 48), d),
-                    )
+                    b = fma(v, load(weight, at + 16), b)
+                    c = fma(v, load(weight, at + 32), c)
+                    d = fma(v, load(weight, at + 48), d)
             if start > 0:
                 a = load(out, n) + a
                 if wide:
-                    b, c, d = load(out, n + 16) + b, load(out, n + 32) + c, load(out, n + 48) + d
+                    b = load(out, n + 16) + b
+                    c = load(out, n + 32) + c
+                    d = load(out, n + 48) + d
             store(out, n, a)
             if wide:
                 store(out, n + 16, b)
@@ -299,13 +331,11 @@ class Loops(NamedTuple):
 _stamp = digest(simd16.fma, plan)
 for _inner in (_before, _share):
     globals()[_inner.__name__] = part(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
-_f4, _f4s, _i8s, _f, _i8 = (
-    numba.float32[::1],
-    numba.float32[:, ::1],
-    numba.int64[::1],
-    numba.float32,
-    numba.int64,
-)
+_f4 = numba.float32[::1]
+_f4s = numba.float32[:, ::1]
+_i8s = numba.int64[::1]
+_f = numba.float32
+_i8 = numba.int64
 _i4 = numba.int32[:, ::1]
 
 
@@ -319,7 +349,9 @@ def loops(half: bool) -> Loops:
     asked for.
     """
     number = numba.uint16 if half else numba.float32
-    flat, rows, name = number[::1], number[:, ::1], "_half" if half else ""
+    flat = number[::1]
+    rows = number[:, ::1]
+    name = "_half" if half else ""
     return Loops(
         _compiled(numba.void(rows, rows, _i8s, flat, _i8s, _i8, _i8), write, name),
         _compiled(

@@ -48,7 +48,8 @@ class Tree:
         self._nodes[LIVE] = 0
         self._nodes[FREE] = np.arange(self.capacity - 1, -1, -1)
         self._heads[:] = -1
-        self._counts[FREE_COUNT], self._counts[HELD] = self.capacity, 0
+        self._counts[FREE_COUNT] = self.capacity
+        self._counts[HELD] = 0
 
     @property
     def held(self) -> int:
@@ -126,12 +127,14 @@ class Tree:
         """Raise AssertionError if a slot is lost or counted wrongly, or the tree is malformed.
         texts: the slots of each running text.
         """
-        nodes, live = self._nodes, np.flatnonzero(self._nodes[LIVE])
+        nodes = self._nodes
+        live = np.flatnonzero(self._nodes[LIVE])
         free = nodes[FREE, : self._counts[FREE_COUNT]]
         assert np.array_equal(np.sort(np.concatenate([free, live])), np.arange(self.capacity)), (
             "a slot is lost or owned twice"
         )
-        holds, kids = np.zeros(self.capacity, np.int64), np.zeros(self.capacity, np.int64)
+        holds = np.zeros(self.capacity, np.int64)
+        kids = np.zeros(self.capacity, np.int64)
         for text in texts:
             holds[text] += 1
         assert np.array_equal(holds[live], nodes[HOLDS, live]) and self.held == (holds > 0).sum(), (

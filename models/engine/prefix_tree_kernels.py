@@ -16,7 +16,10 @@ from search.kernels.jit import bare, inner, kernel, part
 
 PARENT, TOKEN, KIDS, HOLDS, NEXT, READY, FREE, LIVE = range(8)
 FREE_COUNT, HELD, EVER, CLOCK = range(4)
-_i4s, _i4, _i8, _n = numba.int32[:, ::1], numba.int32[::1], numba.int64[::1], numba.int64
+_i4s = numba.int32[:, ::1]
+_i4 = numba.int32[::1]
+_i8 = numba.int64[::1]
+_n = numba.int64
 _tree = (_i4s, _i8, _i4, _i8)
 
 
@@ -44,14 +47,15 @@ def _place(nodes, heads, counts, parent, token):  # type: ignore[no-untyped-def]
     """A new token below `parent`; there is a free slot."""
     counts[FREE_COUNT] -= 1
     counts[EVER] += 1
-    slot, chain = nodes[FREE, counts[FREE_COUNT]], _chain(heads, parent, token)
-    nodes[PARENT, slot], nodes[TOKEN, slot], nodes[KIDS, slot], nodes[HOLDS, slot] = (
-        parent,
-        token,
-        0,
-        0,
-    )
-    nodes[NEXT, slot], nodes[READY, slot], nodes[LIVE, slot] = heads[chain], 0, 1
+    slot = nodes[FREE, counts[FREE_COUNT]]
+    chain = _chain(heads, parent, token)
+    nodes[PARENT, slot] = parent
+    nodes[TOKEN, slot] = token
+    nodes[KIDS, slot] = 0
+    nodes[HOLDS, slot] = 0
+    nodes[NEXT, slot] = heads[chain]
+    nodes[READY, slot] = 0
+    nodes[LIVE, slot] = 1
     heads[chain] = slot
     if parent >= 0:
         nodes[KIDS, parent] += 1
@@ -77,8 +81,11 @@ def look(nodes, used, heads, counts, tokens, root):  # type: ignore[no-untyped-d
     """How many of `tokens` stand below `root` already, and how many slots a text that begins
     with them would hold newly.
     """
-    nodes, heads, tokens = bare(nodes), bare(heads), bare(tokens)
-    slot, fresh = np.int32(root), len(tokens)
+    nodes = bare(nodes)
+    heads = bare(heads)
+    tokens = bare(tokens)
+    slot = np.int32(root)
+    fresh = len(tokens)
     for i in range(len(tokens)):
         slot = _find(nodes, heads, slot, tokens[i])
         if slot < 0:
@@ -92,14 +99,12 @@ def join(nodes, used, heads, counts, tokens, root, start, stop, places):  # type
     """Hold tokens start to stop of a text, adding those that are not there: there is room.
     Writes their slots into `places`.
     """
-    nodes, used, heads, counts, tokens, places = (
-        bare(nodes),
-        bare(used),
-        bare(heads),
-        bare(counts),
-        bare(tokens),
-        bare(places),
-    )
+    nodes = bare(nodes)
+    used = bare(used)
+    heads = bare(heads)
+    counts = bare(counts)
+    tokens = bare(tokens)
+    places = bare(places)
     slot = np.int32(root) if start == 0 else places[start - 1]
     for i in range(start, stop):
         found = _find(nodes, heads, slot, tokens[i])
@@ -113,8 +118,13 @@ def step(nodes, used, heads, counts, parents, tokens, slots):  # type: ignore[no
     """Let each text grow by one token below its last slot (or root): `slots` get the new ones',
     held. There is room for all.
     """
-    nodes, used, heads, counts = bare(nodes), bare(used), bare(heads), bare(counts)
-    parents, tokens, slots = bare(parents), bare(tokens), bare(slots)
+    nodes = bare(nodes)
+    used = bare(used)
+    heads = bare(heads)
+    counts = bare(counts)
+    parents = bare(parents)
+    tokens = bare(tokens)
+    slots = bare(slots)
     for i in range(len(parents)):
         parent = np.int32(parents[i])
         slot = _find(nodes, heads, parent, tokens[i])
@@ -145,7 +155,10 @@ def _forget(nodes, heads, counts, slot):  # type: ignore[no-untyped-def]
 @kernel(numba.void(*_tree, _i4))
 def leave(nodes, used, heads, counts, places):  # type: ignore[no-untyped-def]
     """Let go of a text. What was never read does not stay."""
-    nodes, heads, counts, places = bare(nodes), bare(heads), bare(counts), bare(places)
+    nodes = bare(nodes)
+    heads = bare(heads)
+    counts = bare(counts)
+    places = bare(places)
     for i in range(len(places) - 1, -1, -1):
         slot = places[i]
         nodes[HOLDS, slot] -= 1
@@ -163,13 +176,11 @@ def evict(nodes, used, heads, counts, order, wanted):  # type: ignore[no-untyped
     A token whose last continuation goes is a leaf, too: it goes next where it is unused for as
     long.
     """
-    nodes, used, heads, counts, order = (
-        bare(nodes),
-        bare(used),
-        bare(heads),
-        bare(counts),
-        bare(order),
-    )
+    nodes = bare(nodes)
+    used = bare(used)
+    heads = bare(heads)
+    counts = bare(counts)
+    order = bare(order)
     for i in range(len(order)):
         slot = np.int64(order[i])
         since = used[slot]

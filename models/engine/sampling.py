@@ -81,10 +81,13 @@ def draw(
     logits = np.ascontiguousarray(logits)
     cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        hashed, cold = keys(seed, index), _cold(temperature)
+        hashed = keys(seed, index)
+        cold = _cold(temperature)
         tokens, sampled, tops, norms = _race(logits, hashed, cold)
-        finite, left = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool)
-        own_tops, own_norms = tops.copy(), norms.copy()
+        finite = np.isfinite(tops) & np.isfinite(norms)
+        left = np.ones(len(logits), bool)
+        own_tops = tops.copy()
+        own_norms = norms.copy()
         some = thin = None
         if thinned is not None:
             some = np.unique(thinned.rows)
@@ -151,7 +154,8 @@ def _race(
         np.empty(len(logits), np.int64),
         np.empty((3, len(logits)), np.float32),
     )
-    low, high = keys.astype(_U32), (keys >> np.uint64(32)).astype(_U32)
+    low = keys.astype(_U32)
+    high = (keys >> np.uint64(32)).astype(_U32)
     sampling_kernels.loops(logits.dtype == np.uint16).race(
         logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled
     )
@@ -176,10 +180,8 @@ def survivors(
     """
     (count, vocabulary), loops = logits.shape, sampling_kernels.loops(logits.dtype == np.uint16)
     top_k = np.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
-    peaks, total = (
-        np.empty((count, -(-vocabulary // sampling_kernels.BLOCK)), np.float32),
-        np.empty(count),
-    )
+    peaks = np.empty((count, -(-vocabulary // sampling_kernels.BLOCK)), np.float32)
+    total = np.empty(count)
     edge = np.empty(16, np.float32)
     loops.weigh(logits, tops, cold, edge, peaks, total)
     # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot
@@ -194,24 +196,26 @@ def survivors(
             np.partition(peaks[those], blocks - k, axis=1)[:, blocks - k] if k <= blocks else 0
         )
     least = np.nextafter(least.astype(np.float32), np.float32(-1))
-    most, counts = 1024, np.empty(count, np.int64)
+    most = 1024
+    counts = np.empty(count, np.int64)
     while True:
-        ids, w = np.zeros((count, most), np.int64), np.zeros((count, most), np.float32)
+        ids = np.zeros((count, most), np.int64)
+        w = np.zeros((count, most), np.float32)
         loops.collect(logits, tops, cold, least, edge, ids, w, counts)
         if counts.max() <= most:
             break
         most = int(counts.max())
     most = int(counts.max())
-    ids, w = ids[:, :most], w[:, :most]
-    rows, total, top_k, top_p, min_p = (
-        np.arange(count)[:, None],
-        total[:, None],
-        top_k[:, None],
-        top_p[:, None],
-        min_p[:, None],
-    )
+    ids = ids[:, :most]
+    w = w[:, :most]
+    rows = np.arange(count)[:, None]
+    total = total[:, None]
+    top_k = top_k[:, None]
+    top_p = top_p[:, None]
+    min_p = min_p[:, None]
     order = np.argsort(-w, axis=1, kind="stable")
-    ids, w = ids[rows, order], w[rows, order]
+    ids = ids[rows, order]
+    w = w[rows, order]
     w[np.arange(most) >= top_k] = 0
     sums = np.cumsum(w, axis=1, dtype=np.float64)
     whole = np.where(top_k < vocabulary, sums[:, -1:], total)
@@ -230,7 +234,8 @@ def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
     rounds of murmur3's finaliser.
     """
     hashed = keys(seed, index)
-    low, high = hashed.astype(_U32)[:, None], (hashed >> np.uint64(32)).astype(_U32)[:, None]
+    low = hashed.astype(_U32)[:, None]
+    high = (hashed >> np.uint64(32)).astype(_U32)[:, None]
     bits = ids * _U32(0x9E3779B1) ^ low
     _finalise(bits)
     bits ^= high

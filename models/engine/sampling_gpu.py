@@ -158,7 +158,8 @@ def _told(
     """
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(own[:, 2]) & np.isfinite(own[:, 3])
-        left, chosen = np.ones(len(own), bool), own.copy()
+        left = np.ones(len(own), bool)
+        chosen = own.copy()
         if len(some):
             left[some] = (
                 np.exp(altered[:, 2] - own[some, 2] + altered[:, 3] - own[some, 3]) >= LEAST
@@ -225,7 +226,8 @@ def _truncated(
         wider, all_weights, _ = survivors_on(cooled[open_], limits[open_], cooled.shape[1])
         more = (0, wider.shape[1] - ids.shape[1])
         ids, weights = (torch.nn.functional.pad(part, more) for part in (ids, weights))
-        ids[open_], weights[open_] = wider, all_weights
+        ids[open_] = wider
+        weights[open_] = all_weights
     sums = weights.cumsum(1, dtype=torch.float64)
     total = sums[:, -1:]
     last = (weights > 0).sum(1, keepdim=True) - 1
@@ -247,13 +249,16 @@ def survivors_on(
     are all survivors for certain.
     """
     vocabulary = cooled.shape[1]
-    top_k, top_p, min_p = limits[:, :1], limits[:, 1:2], limits[:, 2:]
+    top_k = limits[:, :1]
+    top_p = limits[:, 1:2]
+    min_p = limits[:, 2:]
     top_k = torch.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
     total = cooled.exp().sum(1, dtype=torch.float64, keepdim=True)
     values, ids = cooled.topk(min(candidates + 1, vocabulary), 1)
     ids, order = ids.sort(1)  # which of equals comes first must not depend on how a device selects
     values, order = torch.sort(values.gather(1, order), dim=1, descending=True, stable=True)
-    ids, weights = ids.gather(1, order), values.exp()
+    ids = ids.gather(1, order)
+    weights = values.exp()
     first = weights[:, :1].clone()
     weights = torch.where(torch.arange(weights.shape[1], device=weights.device) < top_k, weights, 0)
     sums = weights.cumsum(1, dtype=torch.float64)

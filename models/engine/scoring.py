@@ -25,7 +25,8 @@ def score(
     hidden  [tokens, hidden];  read: from indices into the tokens to the logits there, [indices,
             vocabulary]
     """
-    tokens, positions = torch.tensor(request.tokens, device=hidden.device), list(request.positions)
+    tokens = torch.tensor(request.tokens, device=hidden.device)
+    positions = list(request.positions)
     log_probs = np.full(len(tokens), np.nan, np.float32)
     for a in range(0, len(tokens) - 1, BLOCK) if request.log_probs else ():
         following = tokens[a + 1 : a + BLOCK + 1]

@@ -52,7 +52,8 @@ class Counts:
 
     def told(self, slots: int, each: int) -> str:
         """In words, for an engine of `slots` rows whose tokens take `each` bytes."""
-        ratio, rows = self.read / max(1, self.stored), self.rows / max(1, self.passes)
+        ratio = self.read / max(1, self.stored)
+        rows = self.rows / max(1, self.passes)
         return (
             f"{self.read:,} tokens read for {self.stored:,} stored ones (ratio {ratio:.2f}), "
             f"{self.passes:,} passes of {rows:.1f} rows "
@@ -106,7 +107,8 @@ class Row:
         """Next token -> share of its probability that leads to none of what is to be avoided, 0
         or at least LEAST.
         """
-        at, gone = len(self.tokens), dict[int, float]()
+        at = len(self.tokens)
+        gone = dict[int, float]()
         for tokens, after in self.avoid:
             gone[tokens[at]] = gone.get(tokens[at], 0.0) + math.exp(after[at + 1])
         return {token: 1 - mass if mass <= 1 - LEAST else 0.0 for token, mass in gone.items()}
@@ -115,10 +117,8 @@ class Row:
         """The reply of a row that has ended."""
         assert self.tail is not None
         self.look()
-        log_probs, sampled = (
-            np.array(self.log_probs, np.float32),
-            np.array(self.sampled, np.float32),
-        )
+        log_probs = np.array(self.log_probs, np.float32)
+        sampled = np.array(self.sampled, np.float32)
         return Generated(tuple(self.tokens), self.tail.text, log_probs, sampled, value, self.finish)
 
     def usage(self, passes: int, rows: int, slots: int, flops: float) -> Usage:
@@ -168,14 +168,13 @@ class Rows:
 
     def join(self, row: Row, texts: Texts) -> None:
         """Take a row into its slot; its prompt is to be read."""
-        request, slot = row.request, row.slot
+        request = row.request
+        slot = row.slot
         self.running[request] = self._at[slot] = row
-        self.length[slot], self.count[slot], self.reserve[slot], self.flops[slot] = (
-            len(row.prompt),
-            0,
-            row.limit,
-            0,
-        )
+        self.length[slot] = len(row.prompt)
+        self.count[slot] = 0
+        self.reserve[slot] = row.limit
+        self.flops[slot] = 0
         self.stage[slot] = READ
         self.to_read.append(row)
         if isinstance(request, Generate):
@@ -185,14 +184,17 @@ class Rows:
             if row.avoid:
                 self._avoiding.add(slot)
             self._seed[slot] = request.seed % 2**64
-            self._temperature[slot], self._top_k[slot] = request.temperature, request.top_k
-            self._top_p[slot], self._min_p[slot] = request.top_p, request.min_p
+            self._temperature[slot] = request.temperature
+            self._top_k[slot] = request.top_k
+            self._top_p[slot] = request.top_p
+            self._min_p[slot] = request.min_p
 
     def leave(self, row: Row) -> None:
         """Free a row's slot."""
         if self.stage[row.slot] == READ and row in self.to_read:
             self.to_read.remove(row)
-        self.stage[row.slot], self._at[row.slot] = FREE, None
+        self.stage[row.slot] = FREE
+        self._at[row.slot] = None
         self._avoiding.discard(row.slot)
         del self.running[row.request]
         heapq.heappush(self.free, row.slot)

@@ -205,7 +205,10 @@ class TreeAttention:
     def __init__(
         self, store: Store, slots: torch.Tensor, write: torch.Tensor, launches: list[Launch]
     ):
-        self._store, self._slots, self.write, self._launches = store, slots, write, launches
+        self._store = store
+        self._slots = slots
+        self.write = write
+        self._launches = launches
         self.out = torch.zeros(
             len(write), store.heads * store.dim, device=store.device, dtype=store.dtype
         )
@@ -288,10 +291,13 @@ class TreeAttention:
         cap     scores s become cap * tanh(s / cap); 0: they stay
         window  a query sees so many tokens, itself included; 0: all
         """
-        store, out = self._store, self.out
+        store = self._store
+        out = self.out
         keys, values = store.pool[layer]
-        dim, each = store.dim, store.heads // store.kv_heads
-        group, block = power_of_two(each), max(16, power_of_two(dim))
+        dim = store.dim
+        each = store.heads // store.kv_heads
+        group = power_of_two(each)
+        block = max(16, power_of_two(dim))
         for launch in self._launches:
             wide = store.dtype.itemsize > 2 or block > 128
             _attend_kernel[(len(launch.tiles), store.kv_heads, launch.splits)](

@@ -157,7 +157,8 @@ class Server:
         """
         with self._change:
             self._change.wait_for(lambda: self._answers, seconds)
-            answers, self._answers = self._answers, []
+            answers = self._answers
+            self._answers = []
         return [one if isinstance(one, Reply) else self._read(*one) for one in answers]
 
     def cancel(self, request: Request) -> None:

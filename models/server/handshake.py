@@ -77,7 +77,9 @@ class _Handshake:
 
     def __init__(self, ask: Ask, model: str, words: Words, chat: bool):
         self._path = CHAT if chat else COMPLETIONS
-        self._send, self._words, self._chat = ask, words, chat
+        self._send = ask
+        self._words = words
+        self._chat = chat
         self._found = Capabilities(model, chat=chat, ids=False)
         self._log_probs = CHAT_LOG_PROBS if chat else LOG_PROBS
 
@@ -145,7 +147,8 @@ class _Handshake:
 
     def _fewer(self, refusal: str) -> Capabilities | None:
         """What to try after a refusal; None: there is nothing left to leave out."""
-        found, options = self._found, self._found.options
+        found = self._found
+        options = self._found.options
         if found.limit == "max_tokens" and "max_completion_tokens" in refusal:
             return replace(found, limit="max_completion_tokens")
         named = [name for name in options if re.search(rf"\b{name}\b", refusal)]
@@ -180,7 +183,8 @@ class _Handshake:
         more = set()
         for text, reply in replies.items():
             mine = [self._words.encode(text), self._words.encode(text, add_special_tokens=False)]
-            ids, number = _prompt_ids(reply), usage_of(reply).get("prompt_tokens") or None
+            ids = _prompt_ids(reply)
+            number = usage_of(reply).get("prompt_tokens") or None
             if (
                 ids is not None
                 and ids not in mine

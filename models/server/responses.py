@@ -152,16 +152,20 @@ def generated(
         and tokens
         and (tokens[-1] in words.special or tokens[-1] == mark)
     )
-    tail, finish, used = Tail(words.texts, stops, request.prompt), None, 0
+    tail = Tail(words.texts, stops, request.prompt)
+    finish = None
+    used = 0
     while finish is None and used < room and (used < len(tokens) or stop is not None):
         if used == len(tokens) and stop is not None:  # the stop string was cut off
             missing = _missing(tail.text, text, stop)
-            tokens, stop = tokens + words.after((*request.prompt, *tokens), missing), None
+            tokens = tokens + words.after((*request.prompt, *tokens), missing)
+            stop = None
             continue
         finish = "end" if last and used == len(tokens) - 1 else tail.add(tokens[used])
         used += 1
     if finish is None and ends and used == len(tokens):
-        finish, end = "end", getattr(words.tokenizer, "eos_token_id", None)
+        finish = "end"
+        end = getattr(words.tokenizer, "eos_token_id", None)
         if end is not None and used < room:
             tokens = [*tokens, int(end)]
             used += 1
@@ -259,7 +263,8 @@ def _as_told(request: Generate, text: str, told: list[bytes], words: Words) -> l
     size = len(text.encode())
     behind = b"".join(told)[size:].decode("utf-8", "replace")
     stopped = any(behind.startswith(stop) or stop.startswith(behind) for stop in request.stop)
-    ids, at = [], 0
+    ids = []
+    at = 0
     for word in told:
         ids.append(
             words.tokenizer.eos_token_id
