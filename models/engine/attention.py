@@ -32,7 +32,7 @@ class Plan:
             order
     ends    int64 [steps]: tokens of their texts, the new one included
     chunks  int64 [chunks, 4]: row, first token in the pass, tokens read before, new tokens
-    write   int64 [tokens]: slots of the new tokens, padding included
+    write   int64 [tokens]: cells of the new tokens, padding included
     longest  text of any row in this pass
     calls   times a layer attended: 0 after a pass means that the model does not use `attend`
     """
@@ -80,20 +80,17 @@ class Plan:
         if self._gathered is None:
             store = self.store
             length = min(-(-int(self.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
-            chunks = [
-                _Chunk(
-                    _sent(store.table[row, : past + new].astype(np.int64), store.device),
-                    start,
-                    start + new,
-                    past,
-                )
-                for row, start, past, new in self.chunks.tolist()
-            ]
-            index = _sent(store.table[self.rows, :length].astype(np.int64), store.device)
-            places = torch.arange(length, device=store.device)
-            at = _sent(self.ends - 1, store.device)[:, None]
+            chunks = []
+            for row, start, past, new in self.chunks.tolist():
+                cells = _sent(store.table[row, : past + new].astype(np.int64), store.device)
+                chunks.append(_Chunk(cells, start, start + new, past))
             self._gathered = _Gathered(
-                len(self.rows), index, at, places, _sent(self.write, store.device), chunks
+                steps=len(self.rows),
+                cells=_sent(store.table[self.rows, :length].astype(np.int64), store.device),
+                at=_sent(self.ends - 1, store.device)[:, None],
+                positions=torch.arange(length, device=store.device),
+                write=_sent(self.write, store.device),
+                chunks=chunks,
             )
         return self._gathered
 
@@ -120,9 +117,9 @@ class _Kernel:
         self.spans = spans
         self.parts = parts[:shared]
         self.table = store.table
-        work, places = tree_attention_cpu.scratch(plan.queries, store.heads, store.padded)
+        work, offsets = tree_attention_cpu.scratch(plan.queries, store.heads, store.padded)
         self.work = np.empty(work, np.float32)
-        self.places = np.empty(places, np.int64)
+        self.offsets = np.empty(offsets, np.int64)
         self.result = torch.zeros(len(plan.write), store.heads * store.dim, dtype=store.dtype)
         self.pool = numbers(store.pool.view(-1))
         self._out = numbers(self.result)
@@ -140,13 +137,13 @@ class _Kernel:
         self._attend(
             query, self.pool, self.table, self.spans, self.parts, self.sizes, keys,
             keys + self.step, scale, cap, window,
-            self.work, self.places, self._out,
+            self.work, self.offsets, self._out,
         )  # fmt: skip
 
 
 @dataclass(slots=True)
 class _Chunk:
-    row: torch.Tensor  # int64 [past + new]: slots
+    cells: torch.Tensor  # int64 [past + new], of its text
     start: int
     stop: int
     past: int
@@ -154,14 +151,14 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _Gathered:
-    """A pass for plain torch: the slots of each row's text as indices. Keys and values are
+    """A pass for plain torch: the cells of each row's text as indices. Keys and values are
     gathered anew in every layer.
     """
 
     steps: int
-    index: torch.Tensor  # int64 [steps, longest]: slots of the texts of rows that read one token
+    cells: torch.Tensor  # int64 [steps, longest]: of the texts of rows that read one token
     at: torch.Tensor  # int64 [steps, 1]: positions of those tokens
-    places: torch.Tensor  # int64 [longest]: 0, 1, ...
+    positions: torch.Tensor  # int64 [longest]: 0, 1, ...
     write: torch.Tensor  # int64 [tokens]
     chunks: list[_Chunk]
 
@@ -254,7 +251,7 @@ def _plain(
     cap: float,
     window: int,
 ) -> torch.Tensor:
-    """The same in torch, on any device. pool: [2, slots, kv_heads, padded]."""
+    """The same in torch, on any device. pool: [2, cells, kv_heads, padded]."""
     # pairs: [kv_heads, heads of each, tokens, dim]
     dim = query.shape[3]
     pairs = query[0].unflatten(0, (key.shape[1], -1))
@@ -262,10 +259,10 @@ def _plain(
     pool[1, :, :, :dim].index_copy_(0, plan.write, value[0].transpose(0, 1))
     out = query.new_zeros(query.shape[2], query.shape[1], dim)
     if plan.steps:
-        seen = plan.places <= plan.at
+        seen = plan.positions <= plan.at
         if window:
-            seen &= plan.places > plan.at - window
-        keys, values = (side[:, :, :dim][plan.index].transpose(1, 2) for side in pool)
+            seen &= plan.positions > plan.at - window
+        keys, values = (side[:, :, :dim][plan.cells].transpose(1, 2) for side in pool)
         found = _attention(
             pairs[:, :, : plan.steps].permute(2, 0, 1, 3),
             keys,
@@ -276,13 +273,13 @@ def _plain(
         )
         out[: plan.steps] = found.flatten(1, 2)
     for chunk in plan.chunks:
-        keys, values = (side[:, :, :dim][chunk.row].transpose(0, 1)[None] for side in pool)
+        keys, values = (side[:, :, :dim][chunk.cells].transpose(0, 1)[None] for side in pool)
         length = chunk.past + chunk.stop - chunk.start
         at = torch.arange(chunk.past, length, device=out.device)[:, None]
-        places = torch.arange(length, device=out.device)
-        seen = places <= at
+        positions = torch.arange(length, device=out.device)
+        seen = positions <= at
         if window:
-            seen &= places > at - window
+            seen &= positions > at - window
         # a number that is not finite would reach tokens before it: 0 times nan is nan
         bad = ~(keys.isfinite() & values.isfinite()).all(-1).all(1)[0]
         keys, values = (side.masked_fill(bad[:, None], 0) for side in (keys, values))

@@ -215,17 +215,17 @@ class Engine:
 
     @property
     def held(self) -> int:
-        """Slots of the pool that running rows hold or may still take."""
+        """Cells of the pool that running rows hold or may still take."""
         return int(self._store.tree.held) + self._reserved
 
     def check(self) -> None:
-        """Raise AssertionError if a row or a slot of the pool is lost, owned twice or counted
-        wrongly. It looks at all slots: for tests.
+        """Raise AssertionError if a row or a cell of the pool is lost, owned twice or counted
+        wrongly. It looks at all cells: for tests.
         """
         rows = self._rows
         running = [row.slot for row in rows.running.values()]
         assert sorted([*rows.free, *running]) == list(range(self.slots)), (
-            "a row is lost or stands in two places"
+            "a row is lost or stands in two slots"
         )
         assert self._reserved == rows.reserve[running].sum(), (
             "what rows may still take is counted wrongly"
@@ -241,7 +241,7 @@ class Engine:
         self._store: Any = Store(
             self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype
         )
-        # the latter: slots of the pool that running rows may still take
+        # the latter: cells of the pool that running rows may still take
         self._rows = Rows(slots)
         self._reserved = 0
 
@@ -397,13 +397,13 @@ class Engine:
         chunks = []
         room = CHUNK
         for row in rows.to_read:
-            places = store.table[row.slot, : len(row.prompt)]
-            unread = np.flatnonzero(store.tree.ready[places] == 0)
+            cells = store.table[row.slot, : len(row.prompt)]
+            unread = np.flatnonzero(store.tree.ready[cells] == 0)
             if not room or not len(unread):
                 continue
             done = int(unread[0])
             tokens = row.prompt[done : done + room]
-            store.tree.ready[places[done : done + len(tokens)]] = 1
+            store.tree.ready[cells[done : done + len(tokens)]] = 1
             chunks.append(Chunk(row.slot, tokens, done, isinstance(row.request, Score)))
             row.read += len(tokens)
             rows.flops[row.slot] += self._pass.cost(done, done + len(tokens))
@@ -418,8 +418,8 @@ class Engine:
         read = rows.to_read
         rows.to_read = left
         for row in read:
-            places = store.table[row.slot, : len(row.prompt)]
-            if not store.tree.ready[places[-1]]:
+            cells = store.table[row.slot, : len(row.prompt)]
+            if not store.tree.ready[cells[-1]]:
                 left.append(row)
                 continue
             rows.stage[row.slot] = DONE if isinstance(row.request, Score) else DRAW
@@ -465,10 +465,10 @@ class Engine:
             passes * self.slots,
             float(self._rows.flops[slot]),
         )
-        places = self._store.table[slot, : self._rows.length[slot]]
-        self._store.tree.leave(places)
+        cells = self._store.table[slot, : self._rows.length[slot]]
+        self._store.tree.leave(cells)
         # else who comes next into this slot would gather them, with numbers that may not be finite
-        places[:] = self._store.trash
+        cells[:] = self._store.trash
         self._reserved -= int(self._rows.reserve[slot])
         self._rows.leave(row)
         self._ready.append(Reply(row.request, result, error, usage))

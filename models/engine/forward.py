@@ -124,7 +124,7 @@ class Packed:
     def forward(
         self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]
     ) -> torch.Tensor:
-        """Read token `last` in each of `rows` and all chunks, whose slots stand in the table. All
+        """Read token `last` in each of `rows` and all chunks, whose cells stand in the table. All
         int64 [rows]; ends: `Plan`.
 
         Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the
@@ -149,15 +149,15 @@ class Packed:
         ids[:steps] = last
         positions[:steps] = ends - 1
         write[:steps] = store.table[rows, ends - 1]
-        places = np.empty((len(chunks), 4), np.int64)
+        spans = np.empty((len(chunks), 4), np.int64)
         at = steps
         for i, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
             ids[at : at + count] = chunk.tokens
             positions[at : at + count] = np.arange(chunk.past, chunk.past + count)
             write[at : at + count] = store.table[chunk.row, chunk.past : chunk.past + count]
-            places[i] = chunk.row, at, chunk.past, count
+            spans[i] = chunk.row, at, chunk.past, count
             at += count
-        plan = Plan(store, rows, ends, places, write)
+        plan = Plan(store, rows, ends, spans, write)
         hidden = self.inner(torch.from_numpy(ids).to(store.device), positions, plan)
         if plan.calls != store.layers:
             raise Unsupported(f"{plan.calls} of {store.layers} layers use the attention interface")

@@ -44,7 +44,7 @@ class Trial:
     """What a model says to some texts, and how sure its own arithmetic makes it.
 
     texts   int64 [texts, length]
-    rows, tokens  rows and slots of a pool that a pass needs to read them, and the first one's last
+    rows, tokens  rows and cells of a pool that a pass needs to read them, and the first one's last
                   token once more
     """
 

@@ -1,7 +1,8 @@
 """The tensors of the engine: keys and values of every token once, and hidden states.
 
-Running rows and stored prefixes live in one pool; a table says where in it the text of each row
-stands.
+Running rows and stored prefixes share one pool. A *cell* of the pool holds what is stored of one
+token; a *slot* is the place of a row in the running batch, of which the engine has `slots`. A table
+lists, slot by slot, the cells of each row's text.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.engine.prefix_tree import Tree
+from models.engine.prefix_tree import PrefixTree
 from models.memory import memory_left
 
 LANES = 16  # a head's numbers are stored up to a multiple of this many on a CPU
@@ -21,12 +22,12 @@ LARGE = 1 << 28  # bytes; less is allocated without asking how much memory is le
 class Store:
     """Storage for one model.
 
-    tree    which token of which text is in which slot
-    pool    [layers, 2, pool_tokens + 1, kv_heads, padded]: keys and values; the last slot takes
+    tree    which token of which text is in which cell
+    pool    [layers, 2, pool_tokens + 1, kv_heads, padded]: keys and values; the last cell takes
             what padding writes
     hidden  [pool_tokens + 1, hidden]: of each token, after the final norm: from it the next token
             is drawn and a value read, at any time
-    table   int32 [rows, longest]: slots of the text of each running row, then the last slot of the
+    table   int32 [slots, longest]: cells of the text of each running row, then the last cell of the
             pool; longest grows
     """
 
@@ -38,7 +39,7 @@ class Store:
         self.dtype = dtype
         self.slots = slots
         self.padded = padded(self.dim, device)
-        self.tree = Tree(pool_tokens)
+        self.tree = PrefixTree(pool_tokens)
         needed = bytes_per_token(config, device, dtype) * pool_tokens
         if device.type == "cpu" and needed > max(LARGE, memory_left()):
             raise ValueError(

@@ -53,7 +53,7 @@ def _norm_kernel(
 @triton.jit
 def _turn_kernel(
     mixed, positions, cosines, sines, q_norm, k_norm, query, keys, values, write,
-    mixed_stride, query_stride, slot_stride, head_stride, epsilon,
+    mixed_stride, query_stride, cell_stride, head_stride, epsilon,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
     NORMED: tl.constexpr,
 ):  # fmt: skip
@@ -91,13 +91,13 @@ def _turn_kernel(
         tl.store(target, a.to(kind), mask=inside)
         tl.store(target + half, b.to(kind), mask=inside)
     else:
-        place = tl.load(write + token).to(tl.int64) * slot_stride
+        cell = tl.load(write + token).to(tl.int64) * cell_stride
         if head < HEADS + KV_HEADS:
-            target = keys + place + (head - HEADS) * head_stride + n
+            target = keys + cell + (head - HEADS) * head_stride + n
             tl.store(target, a.to(kind), mask=inside)
             tl.store(target + half, b.to(kind), mask=inside)
         else:
-            target = values + place + (head - HEADS - KV_HEADS) * head_stride + n
+            target = values + cell + (head - HEADS - KV_HEADS) * head_stride + n
             tl.store(target, a.to(kind), mask=inside)
             tl.store(target + half, b.to(kind), mask=inside)
 
@@ -146,9 +146,9 @@ class LlamaGPU:
         longest = (
             min(getattr(config, "max_position_embeddings", None) or store.trash, store.trash) + 1
         )
-        places = torch.arange(longest, device=store.device)[None]
+        positions = torch.arange(longest, device=store.device)[None]
         sides = model.model.rotary_emb(
-            torch.zeros(1, device=store.device, dtype=torch.float32), places
+            torch.zeros(1, device=store.device, dtype=torch.float32), positions
         )
         self._cosines, self._sines = (side[0].float().contiguous() for side in sides)
         if self._cosines.shape[1] != store.dim or store.dim % 2:

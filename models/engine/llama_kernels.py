@@ -88,7 +88,7 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
 
 
 def _before(table, a, b, length):  # type: ignore[no-untyped-def]
-    """Whether row a comes before (or is equal to) row b in their first `length` places."""
+    """Whether row a comes before (or is equal to) row b in their first `length` cells."""
     for j in range(length):
         if table[a, j] != table[b, j]:
             return table[a, j] < table[b, j]
@@ -139,20 +139,20 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
     return count
 
 
-def write(keys, values, places, pool, sizes, layer, step):  # type: ignore[no-untyped-def]
+def write(keys, values, cells, pool, sizes, layer, step):  # type: ignore[no-untyped-def]
     """Put the keys and values of new tokens, [tokens, kv_heads * dim] of the pool's type, into
-    slots `places` of one layer of the pool.
+    cells `cells` of one layer of the pool.
     """
     keys = bare(keys)
     values = bare(values)
-    places = bare(places)
+    cells = bare(cells)
     pool = bare(pool)
     kv_heads = sizes[1]
     dim = sizes[2]
     padded = sizes[3]
-    for i in range(len(places)):
+    for i in range(len(cells)):
         for head in range(kv_heads):
-            at = 2 * layer * step + (places[i] * kv_heads + head) * padded
+            at = 2 * layer * step + (cells[i] * kv_heads + head) * padded
             for d in range(dim):
                 pool[at + d] = keys[i, head * dim + d]
                 pool[at + step + d] = values[i, head * dim + d]
@@ -161,21 +161,21 @@ def write(keys, values, places, pool, sizes, layer, step):  # type: ignore[no-un
 
 
 def turn(
-    qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon
+    qkv, q, cells, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon
 ):  # type: ignore[no-untyped-def]
     """Norm (where weights are given), rotate and store: the queries of `qkv` into `q`, its keys and
     values into the pool.
 
     qkv       [tokens, (heads + 2 * kv_heads) * dim], changed where it is float32;  q: float32
               [tokens, >= heads * dim], may be `qkv`
-    places    int64 [tokens], slots;  positions: int64 [tokens]
+    cells     int64 [tokens];  positions: int64 [tokens]
     cosines, sines  float32 [positions, dim], of Su et al. 2021 as transformers lays them out (two
                     halves)
     q_norm, k_norm  float32 [dim] or [0]: RMS norm of each head (Zhang and Sennrich 2019)
     """
     qkv = bare(qkv)
     q = bare(q)
-    places = bare(places)
+    cells = bare(cells)
     pool = bare(pool)
     positions = bare(positions)
     cosines = bare(cosines)
@@ -190,9 +190,9 @@ def turn(
     width = qkv.shape[1]
     mixed = ravel(qkv)
     queries = ravel(q)
-    for i in range(len(places)):
+    for i in range(len(cells)):
         p = positions[i]
-        slot = 2 * layer * step + places[i] * kv_heads * padded
+        base = 2 * layer * step + cells[i] * kv_heads * padded
         for head in range(heads + kv_heads):
             at = i * width + head * dim
             rate = np.float32(1)
@@ -214,11 +214,11 @@ def turn(
                     put(queries, to, low)
                     put(queries, to + half, high)
                 else:
-                    to = slot + (head - heads) * padded + d
+                    to = base + (head - heads) * padded + d
                     put(pool, to, low)
                     put(pool, to + half, high)
         for head in range(kv_heads):
-            at = slot + head * padded
+            at = base + head * padded
             v = i * width + (heads + kv_heads + head) * dim
             for d in range(dim):
                 put(pool, at + step + d, get(mixed, v + d))

@@ -128,9 +128,11 @@ def draw_on(
         if thinned is not None:
             with np.errstate(divide="ignore"):
                 kept = np.log(thinned.keep).astype(np.float32)
-            cells = (np.searchsorted(some, thinned.rows), thinned.tokens)
+            entries = (np.searchsorted(some, thinned.rows), thinned.tokens)
             part.index_put_(
-                tuple(send(c, part.device) for c in cells), send(kept, part.device), accumulate=True
+                tuple(send(c, part.device) for c in entries),
+                send(kept, part.device),
+                accumulate=True,
             )
         tables.append(_drawn(part, options[at]))
         which = np.flatnonzero(cut[some])

@@ -40,8 +40,8 @@ class Counts:
     """What an engine has done.
 
     rows    in all passes, summed;  read: tokens that went through the model
-    stored  tokens that got a slot of the pool: distinct ones, and again those that were forgotten;
-            peak: most slots in use at once
+    stored  tokens that got a cell of the pool: distinct ones, and again those that were forgotten;
+            peak: most cells in use at once
     """
 
     passes: int = 0
@@ -140,8 +140,8 @@ class Row:
 class Rows:
     """All rows.
 
-    stage int8; last (token drawn), length (tokens that have slots), count (tokens drawn), reserve
-    (slots that it may still take), watch (its number in `Texts.watched`) int64; flops float64
+    stage int8; last (token drawn), length (tokens that have cells), count (tokens drawn), reserve
+    (cells that it may still take), watch (its number in `Texts.watched`) int64; flops float64
     (operations spent on it): all [slots]
     running  rows by request;  to_read: rows whose prompt is not read yet, in order of arrival;
              free: a heap of free slots

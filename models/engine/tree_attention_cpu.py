@@ -1,6 +1,6 @@
 """Attention on a processor over a pool of keys and values that holds every token once.
 
-A pass has queries (new tokens). Each sees the tokens of its own text, whose places in the pool
+A pass has queries (new tokens). Each sees the tokens of its own text, whose cells of the pool
 stand in its row of a table. Queries of a tree share the beginning of their texts, so their shared
 keys are read once for all of them: sixteen queries as the lanes of a vector (`_wide`; the trunk of
 Hydragen, arXiv 2402.05099, at any depth of the tree). What a query has to itself is read with the
@@ -112,7 +112,7 @@ def _add_up(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
 
 def _wide(  # type: ignore[no-untyped-def]
     q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, cap, state, sums, work,
-    places,
+    offsets,
 ):  # fmt: skip
     """Let queries a to b see the keys start to stop of the first one's row, which they share."""
     heads, kv_heads, dim = sizes
@@ -128,12 +128,12 @@ def _wide(  # type: ignore[no-untyped-def]
             width = min(16, count - lane)
             at = a + lane // group
             which = head * group + lane % group
-            for x in range(16):  # lanes without a query get a place that nobody reads
-                put(places, TILE + x, np.int64(len(spans) * heads))
+            for x in range(16):  # lanes without a query get an offset that nobody reads
+                put(offsets, TILE + x, np.int64(len(spans) * heads))
             for x in range(width):
                 mine = at * heads + which
                 from_ = np.int64(spans[at, 0]) * q.shape[1] + which * dim
-                put(places, TILE + x, mine)
+                put(offsets, TILE + x, mine)
                 put(work, fixes + x, get(state, 2 * mine))
                 put(work, fixes + 16 + x, get(state, 2 * mine + 1))
                 for d in range(dim):
@@ -149,14 +149,14 @@ def _wide(  # type: ignore[no-untyped-def]
             for first in range(start, stop, TILE):
                 n = min(TILE, stop - first)
                 for j in range(n):
-                    put(places, j, np.int64(table[row, first + j]) * each + head * PADDED)
+                    put(offsets, j, np.int64(table[row, first + j]) * each + head * PADDED)
                 for j in range(n, (n + 3) & ~3):
-                    put(places, j, get(places, n - 1))
+                    put(offsets, j, get(offsets, n - 1))
                 for j in range(0, n, 4):
-                    k0 = keys + get(places, j)
-                    k1 = keys + get(places, j + 1)
-                    k2 = keys + get(places, j + 2)
-                    k3 = keys + get(places, j + 3)
+                    k0 = keys + get(offsets, j)
+                    k1 = keys + get(offsets, j + 1)
+                    k2 = keys + get(offsets, j + 2)
+                    k3 = keys + get(offsets, j + 3)
                     _scores(work, pool, k0, k1, k2, k3, scores + 16 * j)
                 before = most
                 for j in range(n):
@@ -175,14 +175,14 @@ def _wide(  # type: ignore[no-untyped-def]
                 for x in range(0, width, 8):
                     p = TILE + x
                     f = fixes + x
-                    o0 = get(places, p) * PADDED
-                    o1 = get(places, p + 1) * PADDED
-                    o2 = get(places, p + 2) * PADDED
-                    o3 = get(places, p + 3) * PADDED
-                    o4 = get(places, p + 4) * PADDED
-                    o5 = get(places, p + 5) * PADDED
-                    o6 = get(places, p + 6) * PADDED
-                    o7 = get(places, p + 7) * PADDED
+                    o0 = get(offsets, p) * PADDED
+                    o1 = get(offsets, p + 1) * PADDED
+                    o2 = get(offsets, p + 2) * PADDED
+                    o3 = get(offsets, p + 3) * PADDED
+                    o4 = get(offsets, p + 4) * PADDED
+                    o5 = get(offsets, p + 5) * PADDED
+                    o6 = get(offsets, p + 6) * PADDED
+                    o7 = get(offsets, p + 7) * PADDED
                     for d in range(0, PADDED, 16):
                         r0 = load(sums, o0 + d) * splat(get(work, f))
                         r1 = load(sums, o1 + d) * splat(get(work, f + 1))
@@ -193,7 +193,7 @@ def _wide(  # type: ignore[no-untyped-def]
                         r6 = load(sums, o6 + d) * splat(get(work, f + 6))
                         r7 = load(sums, o7 + d) * splat(get(work, f + 7))
                         for j in range(n):
-                            v = load(pool, values + get(places, j) + d)
+                            v = load(pool, values + get(offsets, j) + d)
                             at = scores + 16 * j + x
                             r0 = fma(splat(get(work, at)), v, r0)
                             r1 = fma(splat(get(work, at + 1)), v, r1)
@@ -214,8 +214,8 @@ def _wide(  # type: ignore[no-untyped-def]
             store(work, fixes, most)
             store(work, fixes + 16, sum_)
             for x in range(width):
-                put(state, 2 * get(places, TILE + x), get(work, fixes + x))
-                put(state, 2 * get(places, TILE + x) + 1, get(work, fixes + 16 + x))
+                put(state, 2 * get(offsets, TILE + x), get(work, fixes + x))
+                put(state, 2 * get(offsets, TILE + x) + 1, get(work, fixes + 16 + x))
 
 
 def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
@@ -246,7 +246,7 @@ def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
 
 
 def _narrow(
-    q, pool, keys, values, sizes, table, spans, at, start, scale, cap, state, sums, work, places
+    q, pool, keys, values, sizes, table, spans, at, start, scale, cap, state, sums, work, offsets
 ):  # type: ignore[no-untyped-def]
     """Let one query see the keys of its row from `start` on, four heads at a time; where they
     share a head of keys, each is read once.
@@ -268,7 +268,7 @@ def _narrow(
     for first in range(start, spans[at, 3], TILE):
         n = min(TILE, spans[at, 3] - first)
         for j in range(n):
-            put(places, j, np.int64(table[row, first + j]) * each)
+            put(offsets, j, np.int64(table[row, first + j]) * each)
         for h0 in range(0, heads, span):
             for h in range(h0, h0 + span, 4):
                 few = min(4, h0 + span - h)
@@ -284,10 +284,10 @@ def _narrow(
                 q2 = (h + i2) * PADDED
                 q3 = (h + i3) * PADDED
                 if group == 1:
-                    _dots_apart(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3)
+                    _dots_apart(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3)
                 else:
                     shared = keys + h // group * PADDED
-                    _dots(work, pool, shared, places, n, q0, q1, q2, q3, w0, w1, w2, w3)
+                    _dots(work, pool, shared, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3)
                 m0 = at * heads + h
                 m1 = at * heads + h + i1
                 m2 = at * heads + h + i2
@@ -320,14 +320,14 @@ def _narrow(
                     r3 = load(sums, m3 * PADDED + d) * splat(f3)
                     if group == 1:
                         for j in range(n):
-                            k = get(places, j) + d
+                            k = get(offsets, j) + d
                             r0 = fma(splat(get(work, w0 + j)), load(pool, v0 + k), r0)
                             r1 = fma(splat(get(work, w1 + j)), load(pool, v1 + k), r1)
                             r2 = fma(splat(get(work, w2 + j)), load(pool, v2 + k), r2)
                             r3 = fma(splat(get(work, w3 + j)), load(pool, v3 + k), r3)
                     else:
                         for j in range(n):
-                            v = load(pool, v0 + get(places, j) + d)
+                            v = load(pool, v0 + get(offsets, j) + d)
                             r0 = fma(splat(get(work, w0 + j)), v, r0)
                             r1 = fma(splat(get(work, w1 + j)), v, r1)
                             r2 = fma(splat(get(work, w2 + j)), v, r2)
@@ -338,12 +338,12 @@ def _narrow(
                     store(sums, m3 * PADDED + d, r3)
 
 
-def _dots(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
+def _dots(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
     """Products of four heads' queries, at q0 to q3 of `work`, with n keys that they share, to
     w0, w1, w2, w3 and on.
     """
     for j in range(n):
-        k = keys + get(places, j)
+        k = keys + get(offsets, j)
         s0 = s1 = s2 = s3 = splat(np.float32(0))
         for d in range(0, PADDED, 16):
             v = load(pool, k + d)
@@ -354,10 +354,10 @@ def _dots(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type:
         totals(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
 
 
-def _dots_apart(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
+def _dots_apart(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
     """The same, each head with keys of its own, which lie as far apart as the queries."""
     for j in range(n):
-        k = keys + get(places, j)
+        k = keys + get(offsets, j)
         s0 = s1 = s2 = s3 = splat(np.float32(0))
         for d in range(0, PADDED, 16):
             s0 = fma(load(pool, k + q0 + d), load(work, q0 + d), s0)
@@ -368,7 +368,7 @@ def _dots_apart(work, pool, keys, places, n, q0, q1, q2, q3, w0, w1, w2, w3):  #
 
 
 def _attend(
-    q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work, places, out
+    q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work, offsets, out
 ):  # type: ignore[no-untyped-def]
     q = bare(q)
     pool = bare(pool)
@@ -376,7 +376,7 @@ def _attend(
     spans = bare(spans)
     parts = bare(parts)
     work = bare(work)
-    places = bare(places)
+    offsets = bare(offsets)
     out = bare(out)
     heads = sizes[0]
     dim = sizes[2]
@@ -401,13 +401,13 @@ def _attend(
             stop = parts[i, 3]
             _wide(
                 q, pool, keys, values, counts, table, spans, a, b, start, stop, scale, cap, state,
-                sums, work, places,
+                sums, work, offsets,
             )  # fmt: skip
     for i in range(n):
         start = spans[i, 2] if window == 0 else max(0, spans[i, 3] - window)
         _narrow(
             q, pool, keys, values, counts, table, spans, i, start, scale, cap, state, sums, work,
-            places,
+            offsets,
         )  # fmt: skip
         to = np.int64(spans[i, 0]) * heads * dim
         flat = ravel(out)
@@ -418,7 +418,7 @@ def _attend(
 
 
 def scratch(queries: int, heads: int, padded: int) -> tuple[int, int]:
-    """How many numbers a kernel needs in `work` and in `places` for so many queries."""
+    """How many numbers a kernel needs in `work` and in `offsets` for so many queries."""
     return (2 + padded) * (queries * heads + 1) + (20 + heads) * padded + 16 * (TILE + 8), TILE + 16
 
 
@@ -434,12 +434,12 @@ _f = numba.float32
 @functools.cache
 def attention(padded: int, half: bool = False) -> Any:
     """The kernel for heads that take `padded` numbers: `attend(q, pool, table, spans, parts, sizes,
-    keys, values, scale, cap, window, work, places, out)`.
+    keys, values, scale, cap, window, work, offsets, out)`.
 
     q       float32 [tokens, >= heads * dim]: the queries in its first columns, already rotated
     pool    float32 or uint16, flat; the keys of this layer begin at `keys`, each token [kv_heads,
             padded], the values at `values`
-    table   int32 [rows, longest]: the places in the pool of each row's text
+    table   int32 [rows, longest]: the cells of each row's text
     spans   int32 [queries, 4]: token in `q`, row, where its own keys begin, where they end (its
             position + 1)
     parts   int32 [parts, 4]: queries a to b share the keys start to stop; a query's in the order of
@@ -447,7 +447,7 @@ def attention(padded: int, half: bool = False) -> Any:
     sizes   int64 [4]: heads, kv_heads, dim, padded
     scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at
             most, 0: all
-    work    float32 scratch, places: int64 scratch (`scratch`)
+    work    float32 scratch, offsets: int64 scratch (`scratch`)
     half    in pool and result numbers are bfloat16, as uint16 (`vectors`)
     out     like the pool, [tokens, heads * dim]; rows of tokens that are no query stay as they are
     """
