@@ -67,7 +67,7 @@ class Store:
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`search.kernels.simd16`), all
+    """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`search.kernels.simd`), all
     else as it is.
     """
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]

@@ -10,9 +10,20 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.kernels import simd16
 from search.kernels.jit import bare, bind, digest, kernel, part, ravel
-from search.kernels.simd16 import fma, get, highest, load, lowest, power, put, splat, store, total
+from search.kernels.simd import (
+    exp2,
+    fma,
+    get,
+    lane_sum,
+    load16,
+    loader,
+    maximum,
+    minimum,
+    put,
+    spread,
+    store,
+)
 
 LOG2E = np.float32(1.4426950408889634)
 # queries times keys from which reading keys together pays: packing the queries costs as much as 50
@@ -238,16 +249,18 @@ def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
     flat = ravel(x)
     into = ravel(out)
     for i in range(len(x)):
-        square = splat(np.float32(0))
+        square = spread(np.float32(0))
         for d in range(0, width - 15, 16):
-            v = load(flat, i * width + d)
+            v = load16(flat, i * width + d)
             square = fma(v, v, square)
-        sum_ = total(square)
+        sum_ = lane_sum(square)
         for d in range(width & ~15, width):
             sum_ += x[i, d] * x[i, d]
         rate = np.float32(1) / np.sqrt(sum_ / np.float32(width) + epsilon)
         for d in range(0, width - 15, 16):
-            store(into, i * width + d, load(flat, i * width + d) * splat(rate) * load(weight, d))
+            store(
+                into, i * width + d, load16(flat, i * width + d) * spread(rate) * load16(weight, d)
+            )
         for d in range(width & ~15, width):
             put(into, i * width + d, x[i, d] * rate * weight[d])
 
@@ -259,19 +272,21 @@ def gate(both, out):  # type: ignore[no-untyped-def]
     both = bare(both)
     out = bare(out)
     inner = out.shape[1]
-    one = splat(np.float32(1))
+    one = spread(np.float32(1))
     flat = ravel(both)
     into = ravel(out)
     for i in range(len(out)):
         a = 2 * i * inner
         o = i * inner
         for d in range(0, inner - 15, 16):
-            x = load(flat, a + d)
-            falls = power(
-                highest(splat(np.float32(-100)), lowest(splat(np.float32(100)), x * splat(-LOG2E))),
-                splat(np.float32(0)),
+            x = load16(flat, a + d)
+            falls = exp2(
+                maximum(
+                    spread(np.float32(-100)), minimum(spread(np.float32(100)), x * spread(-LOG2E))
+                ),
+                spread(np.float32(0)),
             )
-            store(into, o + d, x / (one + falls) * load(flat, a + inner + d))
+            store(into, o + d, x / (one + falls) * load16(flat, a + inner + d))
         for d in range(inner & ~15, inner):
             x = get(flat, a + d)
             put(into, o + d, x / (np.float32(1) + np.exp(-x)) * get(flat, a + inner + d))
@@ -293,21 +308,21 @@ def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
     while n < size:
         wide = n + 64 <= size
         for start in range(0, x.size, block):
-            a = b = c = d = splat(np.float32(0))
+            a = b = c = d = spread(np.float32(0))
             for k in range(start, min(x.size, start + block)):
-                v = splat(get(x, k))
+                v = spread(get(x, k))
                 at = k * size + n
-                a = fma(v, load(weight, at), a)
+                a = fma(v, load16(weight, at), a)
                 if wide:
-                    b = fma(v, load(weight, at + 16), b)
-                    c = fma(v, load(weight, at + 32), c)
-                    d = fma(v, load(weight, at + 48), d)
+                    b = fma(v, load16(weight, at + 16), b)
+                    c = fma(v, load16(weight, at + 32), c)
+                    d = fma(v, load16(weight, at + 48), d)
             if start > 0:
-                a = load(out, n) + a
+                a = load16(out, n) + a
                 if wide:
-                    b = load(out, n + 16) + b
-                    c = load(out, n + 32) + c
-                    d = load(out, n + 48) + d
+                    b = load16(out, n + 16) + b
+                    c = load16(out, n + 32) + c
+                    d = load16(out, n + 48) + d
             store(out, n, a)
             if wide:
                 store(out, n + 16, b)
@@ -316,7 +331,7 @@ def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
         n += 64 if wide else 16
     if bias.size > 0:
         for n in range(0, size, 16):
-            store(out, n, load(out, n) + load(bias, n))
+            store(out, n, load16(out, n) + load16(bias, n))
 
 
 class Loops(NamedTuple):
@@ -328,7 +343,7 @@ class Loops(NamedTuple):
     gate: Any
 
 
-_stamp = digest(simd16.fma, plan)
+_stamp = digest(loader, plan)
 for _inner in (_before, _share):
     globals()[_inner.__name__] = part(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
 _f4 = numba.float32[::1]

@@ -11,9 +11,21 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.kernels import simd16
 from search.kernels.jit import bare, bind, digest, inner, kernel, ravel
-from search.kernels.simd16 import below, get, highest, load, power, put, splat, total, uniform
+from search.kernels.simd import (
+    below,
+    exp2,
+    get,
+    lane_max,
+    lane_sum,
+    load16,
+    loader,
+    maximum,
+    put,
+    spread,
+    store,
+    uniform,
+)
 
 LOG2E = np.float32(1.4426950408889634)
 BLOCK = 64  #: tokens whose largest weight is kept
@@ -22,10 +34,10 @@ BLOCK = 64  #: tokens whose largest weight is kept
 def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
     """Sixteen logits from `n` on; those beyond the end are -inf."""
     if n + 16 <= size:
-        return load(flat, start + n)
+        return load16(flat, start + n)
     for i in range(16):
         put(edge, i, get(flat, start + n + i) if n + i < size else np.float32(-np.inf))
-    return load(edge, 0)
+    return load16(edge, 0)
 
 
 def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: ignore[no-untyped-def]
@@ -53,13 +65,13 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
     sampled = bare(sampled)
     flat = ravel(logits)
     size = logits.shape[1]
-    zero = splat(np.float32(0))
+    zero = spread(np.float32(0))
     for r in range(len(logits)):
         start = r * size
-        most = splat(np.float32(-np.inf))
+        most = spread(np.float32(-np.inf))
         for n in range(0, size, 16):
-            most = highest(_row(flat, start, size, edge, n), most)
-        largest = simd16.top(most)
+            most = maximum(_row(flat, start, size, edge, n), most)
+        largest = lane_max(most)
         token = 0
         while token < size - 1 and get(flat, start + token) != largest:
             token += 1
@@ -73,40 +85,40 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
             put(edge, 0, np.float32(0))
             best = _ratio(uniform(low[r], high[r], np.uint32(token)), edge, 0, np.float32(1))
         for n in range(0, size, 16):
-            shifted = _row(flat, start, size, edge, n) - splat(largest)
-            weight = power(shifted * splat(LOG2E), zero)
+            shifted = _row(flat, start, size, edge, n) - spread(largest)
+            weight = exp2(shifted * spread(LOG2E), zero)
             sum_ = sum_ + weight
             if not warm:
                 continue
             if not one:
-                weight = power(shifted * splat(rate), zero)
+                weight = exp2(shifted * spread(rate), zero)
                 sums = sums + weight
             noise = uniform(low[r], high[r], np.uint32(n))
             # an exponential number is above the uniform one that it is made of
-            ahead = below(noise, weight * splat(best))
+            ahead = below(noise, weight * spread(best))
             while ahead:
                 i = np.int64(0)
                 while not (ahead >> i) & 1:
                     i += 1
                 ahead &= ahead - 1
-                simd16.store(edge, 0, weight)
+                store(edge, 0, weight)
                 ratio = _ratio(noise, edge, i, get(edge, i))
                 if ratio < best or (ratio == best and n + i < token):
                     best = ratio
                     token = n + i
         tokens[r] = token
         tops[r] = largest
-        norms[r] = np.float32(math.log(total(sum_)))
+        norms[r] = np.float32(math.log(lane_sum(sum_)))
         sampled[r] = 0
         if warm:
             sampled[r] = (get(flat, start + token) - largest) * cold[r] - np.float32(
-                math.log(total(sum_ if one else sums))
+                math.log(lane_sum(sum_ if one else sums))
             )
 
 
 def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
     """The exponential number of lane i over its weight."""
-    simd16.store(edge, 0, noise)
+    store(edge, 0, noise)
     return np.float32(-math.log1p(-get(edge, i))) / weight
 
 
@@ -126,19 +138,19 @@ def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-d
     flat = ravel(logits)
     size = logits.shape[1]
     for r in range(len(logits)):
-        rate = splat(cold[r] * LOG2E)
-        top = splat(tops[r])
+        rate = spread(cold[r] * LOG2E)
+        top = spread(tops[r])
         whole = 0.0
         for block in range(peaks.shape[1]):
-            most = sum_ = splat(np.float32(0))
+            most = sum_ = spread(np.float32(0))
             for n in range(block * BLOCK, min(size, (block + 1) * BLOCK), 16):
-                weight = power(
-                    (_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0))
+                weight = exp2(
+                    (_row(flat, r * size, size, edge, n) - top) * rate, spread(np.float32(0))
                 )
-                most = highest(weight, most)
+                most = maximum(weight, most)
                 sum_ = sum_ + weight
-            peaks[r, block] = simd16.top(most)
-            whole += total(sum_)
+            peaks[r, block] = lane_max(most)
+            whole += lane_sum(sum_)
         totals[r] = whole
 
 
@@ -162,16 +174,16 @@ def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ign
     size = logits.shape[1]
     room = ids.shape[1]
     for r in range(len(logits)):
-        rate = splat(cold[r] * LOG2E)
-        top = splat(tops[r])
-        bound = splat(least[r])
+        rate = spread(cold[r] * LOG2E)
+        top = spread(tops[r])
+        bound = spread(least[r])
         found = 0
         for n in range(0, size, 16):
-            weight = power((_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0)))
+            weight = exp2((_row(flat, r * size, size, edge, n) - top) * rate, spread(np.float32(0)))
             above = below(bound, weight)
             if above == 0:
                 continue
-            simd16.store(edge, 0, weight)
+            store(edge, 0, weight)
             for i in range(16):
                 if (above >> i) & 1:
                     if found < room:
@@ -181,7 +193,7 @@ def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ign
         counts[r] = found
 
 
-_stamp = digest(simd16.fma, race)
+_stamp = digest(loader, race)
 for _inner in (_row, _ratio):
     globals()[_inner.__name__] = inner(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
 _f4 = numba.float32[::1]

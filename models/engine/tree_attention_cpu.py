@@ -20,21 +20,21 @@ from typing import Any
 import numba
 import numpy as np
 
-from search.kernels import simd16
 from search.kernels.jit import bare, bind, digest, inner, kernel, part, ravel
-from search.kernels.simd16 import (
+from search.kernels.simd import (
+    exp2,
     fma,
     get,
-    highest,
-    load,
-    lowest,
-    power,
+    lane_max,
+    lane_sums,
+    load16,
+    loader,
+    maximum,
+    minimum,
     put,
-    splat,
+    rint,
+    spread,
     store,
-    top,
-    totals,
-    whole,
 )
 
 TILE = 64  # keys between two looks at the largest score
@@ -45,28 +45,28 @@ HALF = False  # whether the pool holds bfloat16, another one
 
 def _capped(score, cap):  # type: ignore[no-untyped-def]
     """cap * tanh(score / cap); score and cap are multiplied by log2(e) already."""
-    one = splat(np.float32(1))
-    two = splat(np.float32(2))
-    far = splat(np.float32(60))
-    x = lowest(far, highest(splat(np.float32(-60)), score * splat(np.float32(2) * LOG2E / cap)))
-    return splat(cap) * (one - two / (power(x, splat(np.float32(0))) + one))
+    one = spread(np.float32(1))
+    two = spread(np.float32(2))
+    far = spread(np.float32(60))
+    x = minimum(far, maximum(spread(np.float32(-60)), score * spread(np.float32(2) * LOG2E / cap)))
+    return spread(cap) * (one - two / (exp2(x, spread(np.float32(0))) + one))
 
 
 def _column(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
     """Products over the dimensions c, c + 16, ... of sixteen queries with four keys."""
-    s0 = s1 = s2 = s3 = splat(np.float32(0))
+    s0 = s1 = s2 = s3 = spread(np.float32(0))
     for v in range(PADDED // 16):
         d = c + 16 * v
-        q = load(work, 16 * d)
-        s0 = fma(splat(get(pool, k0 + d)), q, s0)
-        s1 = fma(splat(get(pool, k1 + d)), q, s1)
-        s2 = fma(splat(get(pool, k2 + d)), q, s2)
-        s3 = fma(splat(get(pool, k3 + d)), q, s3)
+        q = load16(work, 16 * d)
+        s0 = fma(spread(get(pool, k0 + d)), q, s0)
+        s1 = fma(spread(get(pool, k1 + d)), q, s1)
+        s2 = fma(spread(get(pool, k2 + d)), q, s2)
+        s3 = fma(spread(get(pool, k3 + d)), q, s3)
     return s0, s1, s2, s3
 
 
 def _half(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
-    """Columns c and c + 8, and those of c + 4, as `simd16.total` adds them."""
+    """Columns c and c + 8, and those of c + 4, as `simd.lane_sum` adds them."""
     a0, a1, a2, a3 = _column(work, pool, k0, k1, k2, k3, c)
     b0, b1, b2, b3 = _column(work, pool, k0, k1, k2, k3, c + 8)
     a0 = a0 + b0
@@ -85,10 +85,10 @@ def _scores(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
     if HALF:  # sixteen numbers are made float32 as fast as one
         fresh = np.int64(16 * (PADDED + TILE + 8))
         for d in range(0, PADDED, 16):
-            store(work, fresh + d, load(pool, k0 + d))
-            store(work, fresh + PADDED + d, load(pool, k1 + d))
-            store(work, fresh + 2 * PADDED + d, load(pool, k2 + d))
-            store(work, fresh + 3 * PADDED + d, load(pool, k3 + d))
+            store(work, fresh + d, load16(pool, k0 + d))
+            store(work, fresh + PADDED + d, load16(pool, k1 + d))
+            store(work, fresh + 2 * PADDED + d, load16(pool, k2 + d))
+            store(work, fresh + 3 * PADDED + d, load16(pool, k3 + d))
         _add_up(work, work, fresh, fresh + PADDED, fresh + 2 * PADDED, fresh + 3 * PADDED, at)
     else:
         _add_up(work, pool, k0, k1, k2, k3, at)
@@ -143,9 +143,9 @@ def _wide(  # type: ignore[no-untyped-def]
                     at = at + 1
                     which = head * group
             for d in range(dim, PADDED):
-                store(work, 16 * d, splat(np.float32(0)))
-            most = load(work, fixes)
-            sum_ = load(work, fixes + 16)
+                store(work, 16 * d, spread(np.float32(0)))
+            most = load16(work, fixes)
+            sum_ = load16(work, fixes + 16)
             for first in range(start, stop, TILE):
                 n = min(TILE, stop - first)
                 for j in range(n):
@@ -160,15 +160,15 @@ def _wide(  # type: ignore[no-untyped-def]
                     _scores(work, pool, k0, k1, k2, k3, scores + 16 * j)
                 before = most
                 for j in range(n):
-                    score = load(work, scores + 16 * j)
+                    score = load16(work, scores + 16 * j)
                     if cap > 0:
                         score = _capped(score, cap)
                         store(work, scores + 16 * j, score)
-                    most = highest(whole(score), most)
-                fix = power(before, most)
+                    most = maximum(rint(score), most)
+                fix = exp2(before, most)
                 sum_ = sum_ * fix
                 for j in range(n):
-                    v = power(load(work, scores + 16 * j), most)
+                    v = exp2(load16(work, scores + 16 * j), most)
                     sum_ = sum_ + v
                     store(work, scores + 16 * j, v)
                 store(work, fixes, fix)
@@ -184,25 +184,25 @@ def _wide(  # type: ignore[no-untyped-def]
                     o6 = get(offsets, p + 6) * PADDED
                     o7 = get(offsets, p + 7) * PADDED
                     for d in range(0, PADDED, 16):
-                        r0 = load(sums, o0 + d) * splat(get(work, f))
-                        r1 = load(sums, o1 + d) * splat(get(work, f + 1))
-                        r2 = load(sums, o2 + d) * splat(get(work, f + 2))
-                        r3 = load(sums, o3 + d) * splat(get(work, f + 3))
-                        r4 = load(sums, o4 + d) * splat(get(work, f + 4))
-                        r5 = load(sums, o5 + d) * splat(get(work, f + 5))
-                        r6 = load(sums, o6 + d) * splat(get(work, f + 6))
-                        r7 = load(sums, o7 + d) * splat(get(work, f + 7))
+                        r0 = load16(sums, o0 + d) * spread(get(work, f))
+                        r1 = load16(sums, o1 + d) * spread(get(work, f + 1))
+                        r2 = load16(sums, o2 + d) * spread(get(work, f + 2))
+                        r3 = load16(sums, o3 + d) * spread(get(work, f + 3))
+                        r4 = load16(sums, o4 + d) * spread(get(work, f + 4))
+                        r5 = load16(sums, o5 + d) * spread(get(work, f + 5))
+                        r6 = load16(sums, o6 + d) * spread(get(work, f + 6))
+                        r7 = load16(sums, o7 + d) * spread(get(work, f + 7))
                         for j in range(n):
-                            v = load(pool, values + get(offsets, j) + d)
+                            v = load16(pool, values + get(offsets, j) + d)
                             at = scores + 16 * j + x
-                            r0 = fma(splat(get(work, at)), v, r0)
-                            r1 = fma(splat(get(work, at + 1)), v, r1)
-                            r2 = fma(splat(get(work, at + 2)), v, r2)
-                            r3 = fma(splat(get(work, at + 3)), v, r3)
-                            r4 = fma(splat(get(work, at + 4)), v, r4)
-                            r5 = fma(splat(get(work, at + 5)), v, r5)
-                            r6 = fma(splat(get(work, at + 6)), v, r6)
-                            r7 = fma(splat(get(work, at + 7)), v, r7)
+                            r0 = fma(spread(get(work, at)), v, r0)
+                            r1 = fma(spread(get(work, at + 1)), v, r1)
+                            r2 = fma(spread(get(work, at + 2)), v, r2)
+                            r3 = fma(spread(get(work, at + 3)), v, r3)
+                            r4 = fma(spread(get(work, at + 4)), v, r4)
+                            r5 = fma(spread(get(work, at + 5)), v, r5)
+                            r6 = fma(spread(get(work, at + 6)), v, r6)
+                            r7 = fma(spread(get(work, at + 7)), v, r7)
                         store(sums, o0 + d, r0)
                         store(sums, o1 + d, r1)
                         store(sums, o2 + d, r2)
@@ -224,22 +224,22 @@ def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
     """
     for j in range(n, (n + 15) & ~15):
         put(work, scores + j, np.float32(-np.inf))
-    most = splat(state[2 * mine])
+    most = spread(state[2 * mine])
     before = most
     for j in range(0, n, 16):
-        score = load(work, scores + j)
+        score = load16(work, scores + j)
         if cap > 0:
             score = _capped(score, cap)
             store(work, scores + j, score)
-        most = highest(whole(score), most)
+        most = maximum(rint(score), most)
     if cap > 0:
         for j in range(n, (n + 15) & ~15):
             work[scores + j] = -np.inf
-    high = top(most)
-    most = splat(high)
+    high = lane_max(most)
+    most = spread(high)
     for j in range(0, n, 16):
-        store(work, scores + j, power(load(work, scores + j), most))
-    fix = top(power(before, most))
+        store(work, scores + j, exp2(load16(work, scores + j), most))
+    fix = lane_max(exp2(before, most))
     state[2 * mine] = high
     state[2 * mine + 1] *= fix
     return fix
@@ -314,24 +314,24 @@ def _narrow(
                 v2 = values + (h + i2) // group * PADDED
                 v3 = values + (h + i3) // group * PADDED
                 for d in range(0, PADDED, 16):
-                    r0 = load(sums, m0 * PADDED + d) * splat(f0)
-                    r1 = load(sums, m1 * PADDED + d) * splat(f1)
-                    r2 = load(sums, m2 * PADDED + d) * splat(f2)
-                    r3 = load(sums, m3 * PADDED + d) * splat(f3)
+                    r0 = load16(sums, m0 * PADDED + d) * spread(f0)
+                    r1 = load16(sums, m1 * PADDED + d) * spread(f1)
+                    r2 = load16(sums, m2 * PADDED + d) * spread(f2)
+                    r3 = load16(sums, m3 * PADDED + d) * spread(f3)
                     if group == 1:
                         for j in range(n):
                             k = get(offsets, j) + d
-                            r0 = fma(splat(get(work, w0 + j)), load(pool, v0 + k), r0)
-                            r1 = fma(splat(get(work, w1 + j)), load(pool, v1 + k), r1)
-                            r2 = fma(splat(get(work, w2 + j)), load(pool, v2 + k), r2)
-                            r3 = fma(splat(get(work, w3 + j)), load(pool, v3 + k), r3)
+                            r0 = fma(spread(get(work, w0 + j)), load16(pool, v0 + k), r0)
+                            r1 = fma(spread(get(work, w1 + j)), load16(pool, v1 + k), r1)
+                            r2 = fma(spread(get(work, w2 + j)), load16(pool, v2 + k), r2)
+                            r3 = fma(spread(get(work, w3 + j)), load16(pool, v3 + k), r3)
                     else:
                         for j in range(n):
-                            v = load(pool, v0 + get(offsets, j) + d)
-                            r0 = fma(splat(get(work, w0 + j)), v, r0)
-                            r1 = fma(splat(get(work, w1 + j)), v, r1)
-                            r2 = fma(splat(get(work, w2 + j)), v, r2)
-                            r3 = fma(splat(get(work, w3 + j)), v, r3)
+                            v = load16(pool, v0 + get(offsets, j) + d)
+                            r0 = fma(spread(get(work, w0 + j)), v, r0)
+                            r1 = fma(spread(get(work, w1 + j)), v, r1)
+                            r2 = fma(spread(get(work, w2 + j)), v, r2)
+                            r3 = fma(spread(get(work, w3 + j)), v, r3)
                     store(sums, m0 * PADDED + d, r0)
                     store(sums, m1 * PADDED + d, r1)
                     store(sums, m2 * PADDED + d, r2)
@@ -344,27 +344,27 @@ def _dots(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type
     """
     for j in range(n):
         k = keys + get(offsets, j)
-        s0 = s1 = s2 = s3 = splat(np.float32(0))
+        s0 = s1 = s2 = s3 = spread(np.float32(0))
         for d in range(0, PADDED, 16):
-            v = load(pool, k + d)
-            s0 = fma(v, load(work, q0 + d), s0)
-            s1 = fma(v, load(work, q1 + d), s1)
-            s2 = fma(v, load(work, q2 + d), s2)
-            s3 = fma(v, load(work, q3 + d), s3)
-        totals(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
+            v = load16(pool, k + d)
+            s0 = fma(v, load16(work, q0 + d), s0)
+            s1 = fma(v, load16(work, q1 + d), s1)
+            s2 = fma(v, load16(work, q2 + d), s2)
+            s3 = fma(v, load16(work, q3 + d), s3)
+        lane_sums(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
 
 
 def _dots_apart(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
     """The same, each head with keys of its own, which lie as far apart as the queries."""
     for j in range(n):
         k = keys + get(offsets, j)
-        s0 = s1 = s2 = s3 = splat(np.float32(0))
+        s0 = s1 = s2 = s3 = spread(np.float32(0))
         for d in range(0, PADDED, 16):
-            s0 = fma(load(pool, k + q0 + d), load(work, q0 + d), s0)
-            s1 = fma(load(pool, k + q1 + d), load(work, q1 + d), s1)
-            s2 = fma(load(pool, k + q2 + d), load(work, q2 + d), s2)
-            s3 = fma(load(pool, k + q3 + d), load(work, q3 + d), s3)
-        totals(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
+            s0 = fma(load16(pool, k + q0 + d), load16(work, q0 + d), s0)
+            s1 = fma(load16(pool, k + q1 + d), load16(work, q1 + d), s1)
+            s2 = fma(load16(pool, k + q2 + d), load16(work, q2 + d), s2)
+            s3 = fma(load16(pool, k + q3 + d), load16(work, q3 + d), s3)
+        lane_sums(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
 
 
 def _attend(
@@ -390,7 +390,7 @@ def _attend(
         state[2 * i] = -np.inf
         state[2 * i + 1] = 0
         for d in range(0, PADDED, 16):
-            store(sums, i * PADDED + d, splat(np.float32(0)))
+            store(sums, i * PADDED + d, spread(np.float32(0)))
     scale = scale * LOG2E
     cap = cap * LOG2E
     if window == 0:
@@ -452,7 +452,7 @@ def attention(padded: int, half: bool = False) -> Any:
     out     like the pool, [tokens, heads * dim]; rows of tokens that are no query stay as they are
     """
     names = {**globals(), "PADDED": padded, "HALF": half}
-    name = f"{padded}{'_half' if half else ''}_{digest(simd16.fma, _wide)}"
+    name = f"{padded}{'_half' if half else ''}_{digest(loader, _wide)}"
     number = numba.uint16 if half else numba.float32
     for function in (*_inlined, _capped, _softmax, _dots, _dots_apart, _wide, _narrow):
         made = inner if function in _inlined else part
