@@ -100,12 +100,9 @@ class BoardNet(nn.Module):
         """Write the two files into `folder`, which is made where it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        state = self.state_dict()
         save_file(
-            {
-                name: weights.detach().cpu().contiguous()
-                for name, weights in self.state_dict().items()
-            },
-            folder / WEIGHTS,
+            {name: state[name].detach().cpu().contiguous() for name in state}, folder / WEIGHTS
         )
         (folder / NOTES).write_text(json.dumps(self.notes(), indent=2) + "\n")
         return folder
@@ -139,10 +136,15 @@ def _linear(inputs: int, outputs: int, random: torch.Generator | None) -> nn.Lin
     """A layer that leaves the global random numbers alone; without `random`, all zeros."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     nn.init.zeros_(layer.bias)
-    nn.init.zeros_(layer.weight) if random is None else nn.init.kaiming_uniform_(
-        layer.weight, nonlinearity="relu", generator=random
-    )
+    if random is None:
+        nn.init.zeros_(layer.weight)
+    else:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=random)
     return layer
+
+
+def _rounded(numbers: torch.Tensor) -> np.ndarray:
+    return ((numbers / PRECISION).round() * PRECISION).cpu().numpy()
 
 
 class Boards:
@@ -175,62 +177,55 @@ class Boards:
             Reply(request, error=Cancelled("cancelled before it was answered"))
             for request in self._cancelled
         ]
-        counts = {request: self._rows(request) for request in self._waiting}
+        parts: dict[Request, np.ndarray] = {}
+        for request in self._waiting:
+            try:
+                parts[request] = self._planes(request)
+            except ValueError as error:
+                replies.append(Reply(request, error=error))
         self._waiting = []
         self._cancelled = []
-        replies += [
-            Reply(request, error=rows)
-            for request, rows in counts.items()
-            if isinstance(rows, ValueError)
-        ]
-        readable = {request: rows for request, rows in counts.items() if isinstance(rows, int)}
-        if not readable:
+        if not parts:
             return replies
-        planes = np.concatenate(
-            [np.reshape(request.planes, (-1, *self.net.planes)) for request in readable]
-        )  # type: ignore[attr-defined]
+        planes = np.concatenate(list(parts.values()))
         policy, values = self._pass(planes)
         self.total_passes += 1
         self.total_rows += len(planes)
         end = 0
         slots = -(-len(planes) // ROWS) * ROWS
-        for request, rows in readable.items():
+        for request, part in parts.items():
             begin = end
-            end = end + rows
-            usage = Usage(
-                calls=1, flops=self._flops * rows, passes=1, rows=len(planes), slots=slots
-            )
+            end += len(part)
+            flops = self._flops * len(part)
+            usage = Usage(calls=1, flops=flops, passes=1, rows=len(planes), slots=slots)
             replies.append(Reply(request, (policy[begin:end], values[begin:end]), usage=usage))
         return replies
 
-    def _rows(self, request: Request) -> int | ValueError:
-        """How many positions a request carries, or why it cannot be read."""
+    def _planes(self, request: Request) -> np.ndarray:
+        """[positions, *planes] of a request. Raises ValueError for one that cannot be read."""
         if not isinstance(request, Forward):
-            return ValueError(
+            raise ValueError(
                 f"a board network cannot answer {type(request).__name__}: send it Forward "
                 "requests only"
             )
         shape = np.shape(request.planes)
         lead = shape[: max(0, len(shape) - len(self.net.planes))]
         if shape[len(lead) :] != self.net.planes or len(lead) > 1 or 0 in lead:
-            return ValueError(
+            raise ValueError(
                 f"this network reads planes {list(self.net.planes)}, not {list(shape)}: load "
                 "one that was trained for this size of board"
             )
-        return lead[0] if lead else 1
+        return np.reshape(request.planes, (-1, *self.net.planes))
 
     def _pass(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 [n, moves] and chances float32 [n]."""
         padded = np.zeros((-(-len(planes) // ROWS) * ROWS, *self.net.planes), np.float32)
         padded[: len(planes)] = planes
         with torch.inference_mode():
-            parts = [
-                self.net(part.to(self.device)) for part in torch.from_numpy(padded).split(MOST)
-            ]
-            policy = torch.cat([part[0] for part in parts])
-            values = torch.cat([part[1] for part in parts]).sigmoid()
-            policy, values = ((x / PRECISION).round() * PRECISION for x in (policy, values))
-        return policy.cpu().numpy()[: len(planes)], values.cpu().numpy()[: len(planes)]
+            whole = torch.from_numpy(padded)
+            parts = [self.net(part.to(self.device)) for part in whole.split(MOST)]
+            policy, odds = map(torch.cat, zip(*parts, strict=True))
+            return _rounded(policy)[: len(planes)], _rounded(odds.sigmoid())[: len(planes)]
 
     def cancel(self, request: Request) -> None:
         """Give a waiting request up; idempotent."""

@@ -123,19 +123,13 @@ def published_head(folder: str | Path, layout: str, hidden: int) -> ValueHead:
     wanted: dict[str, tuple[int, ...]] = {}
     for name, rows in kind.layers:
         wanted |= {f"{name}.weight": (rows or hidden, hidden), f"{name}.bias": (rows or hidden,)}
-    _check(
-        folder,
-        tensors,
-        wanted,
-        () if kind.biased else tuple(name for name in wanted if name.endswith(".bias")),
-    )
+    optional: tuple[str, ...] = ()
+    if not kind.biased:
+        optional = tuple(name for name in wanted if name.endswith(".bias"))
+    _check(folder, tensors, wanted, optional)
     *inner, (last, _) = kind.layers
-    weight, bias = (
-        tensors[f"{last}.{part}"].double() if f"{last}.{part}" in tensors else None
-        for part in ("weight", "bias")
-    )
-    assert weight is not None
-    bias = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias
+    weight = tensors[f"{last}.weight"].double()
+    bias = tensors.get(f"{last}.bias", torch.zeros(len(weight))).double()
     # of one row: minus nothing
     state = {"weight": weight[-1:] - weight[:-1].sum(0), "bias": bias[-1:] - bias[:-1].sum()}
     for name, _ in inner:

@@ -76,7 +76,8 @@ class Tensors:
         raw = torch.empty(place.stop - place.start, dtype=torch.uint8)
         with open(place.file, "rb", buffering=0) as stream:
             stream.seek(place.start)
-            view, done = memoryview(raw.numpy()), 0  # type: ignore[arg-type]
+            view = memoryview(raw.numpy())  # type: ignore[arg-type]
+            done = 0
             while done < len(view):
                 count = stream.readinto(view[done:])
                 if not count:

@@ -59,12 +59,11 @@ class Fast:
         self._named = named
         for name in NAMED:
             token = named.get(name)
+            number = None
+            if token is not None:
+                number = self.backend_tokenizer.token_to_id(token)
             setattr(self, name, token)
-            setattr(
-                self,
-                f"{name}_id",
-                None if token is None else self.backend_tokenizer.token_to_id(token),
-            )
+            setattr(self, f"{name}_id", number)
 
     @classmethod
     def open(cls, folder: Path) -> Fast | None:
@@ -81,14 +80,14 @@ class Fast:
         named = {name: _content(config[name]) for name in NAMED if config.get(name) is not None}
         added = {token["content"] for token in whole["added_tokens"]}
         extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-        extra = [
-            _content(token) for token in (extra.values() if isinstance(extra, dict) else extra)
-        ]
-        stated = [token["content"] for token in (config.get("added_tokens_decoder") or {}).values()]
-        if not added.issuperset([*named.values(), *extra, *stated]):
+        if isinstance(extra, dict):
+            extra = extra.values()
+        stated = (config.get("added_tokens_decoder") or {}).values()
+        if not added.issuperset([*named.values(), *map(_content, [*extra, *stated])]):
             return None  # transformers would add the others
-        beside = folder / TEMPLATE
-        template = beside.read_text() if beside.exists() else config.get("chat_template")
+        template = config.get("chat_template")
+        if (folder / TEMPLATE).exists():
+            template = (folder / TEMPLATE).read_text()
         return cls(folder, named, template)
 
     def __len__(self) -> int:
@@ -168,10 +167,9 @@ def _content(token: Any) -> str:
 
 def _plain(config: dict[str, Any], whole: dict[str, Any]) -> bool:
     """Whether nothing but what stands in tokenizer.json decides which tokens a text has."""
-    unknown = (
-        {name for name, value in config.items() if value not in (None, False)} - IDLE - {*NAMED}
-    )
-    template = config.get("chat_template")
-    many = len(whole["model"]["vocab"]) + len(whole["added_tokens"]) > LARGE
-    known = config.get("tokenizer_class") in CLASSES and whole.get("post_processor") is not None
-    return known and not unknown and not many and isinstance(template, str | None)
+    given = {name for name, value in config.items() if value not in (None, False)}
+    if config.get("tokenizer_class") not in CLASSES or whole.get("post_processor") is None:
+        return False
+    if given - IDLE - {*NAMED} or not isinstance(config.get("chat_template"), str | None):
+        return False
+    return len(whole["model"]["vocab"]) + len(whole["added_tokens"]) <= LARGE
