@@ -129,7 +129,7 @@ def load_model(
             until the engine packs them, and transformers is not asked
 
     A published reward model loads by its own head (`models.checkpoints.head_layouts`); where it has
-    no output layer, that is its embedding, which nobody reads. Code in the checkpoint's folder
+    no output layer, that is its embedding, which is never read. Code in the checkpoint's folder
     (`auto_map`) is never run.
 
     Raises ValueError that says what to do: a missing folder, a tensor that is missing, unexpected
@@ -137,7 +137,7 @@ def load_model(
     """
     settings = describe(path)
     folder = resolve(path)
-    from models.checkpoints.heads import load_head, published_head
+    from models.checkpoints.heads import ValueHead, load_head, published_head
 
     place, kind = _place(device, dtype, folder)
     _check_architecture(folder)
@@ -150,6 +150,7 @@ def load_model(
         model = _by_transformers(folder, layout, place, kind)
     tokenizer = _tokenizer(folder, trainable)
     hidden = model.config.get_text_config().hidden_size
+    head: ValueHead | None
     if layout in LAYOUTS:
         head = published_head(folder, str(layout), hidden)
     else:
@@ -244,7 +245,7 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
     try:
         # surplus tensors are reported below, or are a head's
         bar.set_verbosity_error()
-        if bars:  # nobody needs to see a small model load
+        if bars:  # a small model loads at once
             bar.disable_progress_bar()
         config = AutoConfig.from_pretrained(folder, **local)
         if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
@@ -315,8 +316,8 @@ def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
 
 
 def chosen_dtype(folder: Path, device: str) -> str:
-    """The float type that a checkpoint is computed in where nobody says one: decided by checkpoint
-    and device, never by what is free.
+    """The float type that a checkpoint is computed in by default: decided by checkpoint and
+    device, never by what is free.
 
     On a GPU bfloat16, or the checkpoint's own float16. On a CPU the checkpoint's own bfloat16 where
     it has instructions for that, else float32, which holds every 16-bit number.

@@ -24,7 +24,7 @@ def quantised(folder: Path) -> dict[str, Any] | None:
     try:
         raw = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return None  # whoever reads the config next raises
+        return None  # what reads the config next raises
     method = raw.get("quantization_config") if isinstance(raw, dict) else None
     if not method:
         return None

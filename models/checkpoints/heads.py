@@ -82,7 +82,7 @@ def exact_values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
     """
     if head is None or not len(hidden):
         return np.full(len(hidden), np.nan)
-    return torch.sigmoid(head.odds(hidden.double())).cpu().numpy()  # type: ignore[no-any-return]
+    return torch.sigmoid(head.odds(hidden.double())).cpu().numpy()
 
 
 def load_head(folder: str | Path, hidden: int) -> ValueHead | None:

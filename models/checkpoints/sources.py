@@ -113,7 +113,7 @@ def _made(digest: str, make: Callable[[Path], None]) -> Path:
         try:
             os.replace(folder, target)
         except OSError:
-            if not target.is_dir():  # else somebody else was faster
+            if not target.is_dir():  # else another process was faster
                 raise
     return target
 

@@ -110,7 +110,8 @@ class Fast:
     @property
     def all_special_ids(self) -> list[int]:
         """Their ids."""
-        return [self.backend_tokenizer.token_to_id(token) for token in self.all_special_tokens]
+        ids = map(self.backend_tokenizer.token_to_id, self.all_special_tokens)
+        return [number for number in ids if number is not None]
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; add_special_tokens: with those that the tokenizer puts around
@@ -130,7 +131,7 @@ class Fast:
 
     def convert_ids_to_tokens(self, token: int) -> str | None:
         """The name of a token."""
-        return self.backend_tokenizer.id_to_token(int(token))  # type: ignore[no-any-return]
+        return self.backend_tokenizer.id_to_token(int(token))
 
     def apply_chat_template(
         self,
@@ -139,7 +140,7 @@ class Fast:
         tokenize: bool = False,
         **options: Any,
     ) -> str:
-        """The chat as text, by transformers' sandbox: a template is code that somebody else wrote.
+        """The chat as text, by transformers' sandbox: a template is code of unknown authors.
 
         Raises ValueError where there is no template, and what the template raises.
         """

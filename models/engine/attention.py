@@ -53,7 +53,8 @@ class Plan:
         self.calls = 0
         self.longest = int(max(ends.max(initial=0), (chunks[:, 2] + chunks[:, 3]).max(initial=0)))
         self.queries = len(rows) + int(chunks[:, 3].sum())
-        self.kernel = self.gpu = None  # type: Any
+        self.kernel: _Kernel | None = None
+        self.gpu: Any = None
         if gpu.has_kernels(store.device) and store.dtype.itemsize <= 4:
             from models.engine.tree_attention_gpu import TreeAttention  # loads Triton
 
@@ -117,6 +118,7 @@ class _Kernel:
         self.spans = spans
         self.parts = parts[:shared]
         self.table = store.table
+        self._cells = plan.write
         work, offsets = tree_attention_cpu.scratch(plan.queries, store.heads, store.padded)
         self.work = np.empty(work, np.float32)
         self.offsets = np.empty(offsets, np.int64)
@@ -126,8 +128,12 @@ class _Kernel:
         self.step = store.pool.stride(1)
         self.longest = plan.longest
         half = store.dtype == torch.bfloat16
-        self.loops = llama_kernels.loops(half)
+        self._write = llama_kernels.loops(half).write
         self._attend = tree_attention_cpu.attention(store.padded, half)
+
+    def write(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Put the new tokens' keys and values, [tokens, kv_heads * dim], into the pool."""
+        self._write(keys, values, self._cells, self.pool, self.sizes, layer, self.step)
 
     def attend(self, layer: int, query: np.ndarray, scale: float, cap: float, window: int) -> None:
         """Fill `result`. query: float32 [tokens, >= heads * dim], rotated."""
@@ -199,31 +205,20 @@ def attend(
         raise Unsupported(f"layer {layer} has other heads than its config says")
     plan.calls += 1
     scale = store.dim**-0.5 if scaling is None else scaling
+    cap = softcap or 0.0
+    window = sliding_window or 0
     tokens = query.shape[2]
     if plan.kernel is not None:
         kernel = plan.kernel
-        new = (numbers(_flat(side)) for side in (key, value))
-        kernel.loops.write(*new, plan.write, kernel.pool, kernel.sizes, layer, kernel.step)
-        kernel.attend(
-            layer, _flat(query).float().numpy(), scale, softcap or 0.0, sliding_window or 0
-        )
+        kernel.write(layer, numbers(_flat(key)), numbers(_flat(value)))
+        kernel.attend(layer, _flat(query).float().numpy(), scale, cap, window)
         return kernel.result.view(1, tokens, store.heads, store.dim), None
     if plan.gpu is not None:
         plan.gpu.put(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
         flat = query[0].transpose(0, 1).reshape(tokens, -1)
-        return plan.gpu.attend(layer, flat, scale, softcap or 0.0, sliding_window or 0).view(
-            1, tokens, store.heads, store.dim
-        ), None
-    return _plain(
-        plan.gathered,
-        store.pool[layer],
-        query,
-        key,
-        value,
-        scale,
-        softcap or 0.0,
-        sliding_window or 0,
-    ), None
+        out = plan.gpu.attend(layer, flat, scale, cap, window)
+        return out.view(1, tokens, store.heads, store.dim), None
+    return _plain(plan.gathered, store.pool[layer], query, key, value, scale, cap, window), None
 
 
 def _sees_less(config: Any, layer: int) -> bool:
@@ -231,9 +226,9 @@ def _sees_less(config: Any, layer: int) -> bool:
     those that `forward.choose` tries.
     """
     kinds = getattr(config, "layer_types", None)
-    return bool(
-        kinds[layer] != "full_attention" if kinds else getattr(config, "sliding_window", None)
-    )
+    if kinds:
+        return bool(kinds[layer] != "full_attention")
+    return bool(getattr(config, "sliding_window", None))
 
 
 def _flat(heads: torch.Tensor) -> torch.Tensor:
@@ -263,14 +258,8 @@ def _plain(
         if window:
             seen &= plan.positions > plan.at - window
         keys, values = (side[:, :, :dim][plan.cells].transpose(1, 2) for side in pool)
-        found = _attention(
-            pairs[:, :, : plan.steps].permute(2, 0, 1, 3),
-            keys,
-            values,
-            seen[:, None, None],
-            scale,
-            cap,
-        )
+        asked = pairs[:, :, : plan.steps].permute(2, 0, 1, 3)
+        found = _attention(asked, keys, values, seen[:, None, None], scale, cap)
         out[: plan.steps] = found.flatten(1, 2)
     for chunk in plan.chunks:
         keys, values = (side[:, :, :dim][chunk.cells].transpose(0, 1)[None] for side in pool)
@@ -282,13 +271,13 @@ def _plain(
             seen &= positions > at - window
         # a number that is not finite would reach tokens before it: 0 times nan is nan
         bad = ~(keys.isfinite() & values.isfinite()).all(-1).all(1)[0]
-        keys, values = (side.masked_fill(bad[:, None], 0) for side in (keys, values))
+        keys = keys.masked_fill(bad[:, None], 0)
+        values = values.masked_fill(bad[:, None], 0)
         asked = pairs[:, :, chunk.start : chunk.stop].flatten(1, 2)[None]
         found = _attention(asked, keys, values, seen.repeat(pairs.shape[1], 1), scale, cap)[0]
         found = found.unflatten(1, (pairs.shape[1], -1)).flatten(0, 1).transpose(0, 1)
-        out[chunk.start : chunk.stop] = found.masked_fill(
-            (seen & bad).any(-1)[:, None, None], torch.nan
-        )
+        hit = (seen & bad).any(-1)[:, None, None]
+        out[chunk.start : chunk.stop] = found.masked_fill(hit, torch.nan)
     return out[None]
 
 
@@ -308,16 +297,12 @@ def _attention(
     if not cap:
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, scale=scale)
     scores = cap * torch.tanh(query @ keys.transpose(2, 3) * scale / cap)
-    return (
-        torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32).to(
-            values.dtype
-        )
-        @ values
-    )
+    weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32)
+    return weights.to(values.dtype) @ values
 
 
 def register() -> None:
-    """Make `attend` known to transformers under `NAME`; not at import, as
+    """Register `attend` with transformers under `NAME`; not at import, as
     `models.engine.llama_cpu` serves without transformers.
     """
     from transformers import AttentionInterface

@@ -125,7 +125,9 @@ def bucket(rows: int) -> int:
     """
     if rows <= 4:
         return 1 << (rows - 1).bit_length()
-    step = 8 if rows <= 64 else 64
-    if 64 < rows <= 256:
+    step = 64
+    if rows <= 64:
+        step = 8
+    elif rows <= 256:
         step = 16
     return -(-rows // step) * step

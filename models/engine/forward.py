@@ -1,4 +1,4 @@
-"""One forward pass over the rows of all searches, in two kinds with one interface.
+"""One forward pass over the rows of all searches: two classes with one interface.
 
 `Packed` reads every token once: one packed row `[1, tokens]`, keys and values kept in a `Store`;
 through the model's own modules, or through `models.engine.llama_cpu`. `Plain` reads each row's
@@ -88,12 +88,14 @@ class Modules:
             out = self._backbone(
                 input_ids=ids[None], position_ids=where, use_cache=False, plan=plan
             )
-        return out.last_hidden_state[0]  # type: ignore[no-any-return]
+        return out.last_hidden_state[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, vocabulary] of [rows, hidden]."""
-        logits = self._head(hidden)
-        return logits if not self._cap else self._cap * torch.tanh(logits / self._cap)
+        logits: torch.Tensor = self._head(hidden)
+        if self._cap:
+            logits = self._cap * torch.tanh(logits / self._cap)
+        return logits
 
 
 class Packed:
@@ -124,8 +126,8 @@ class Packed:
     def forward(
         self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]
     ) -> torch.Tensor:
-        """Read token `last` in each of `rows` and all chunks, whose cells stand in the table. All
-        int64 [rows]; ends: `Plan`.
+        """Read token `last` in each of `rows`, and all chunks; their cells stand in the table.
+        rows, last, ends: int64 [rows], as in `Plan`.
 
         Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the
         rows.
@@ -190,7 +192,8 @@ class Plain:
     path = "plain"
 
     def __init__(self, model: Any, store: Store):
-        self.model, self.store = model, store  # type: Any, Any
+        self.model = model
+        self.store: Any = store
         self._logits: dict[int, torch.Tensor] = {}
         self._work = Work(model, store)
 
@@ -207,14 +210,11 @@ class Plain:
     ) -> torch.Tensor:
         """As `Packed.forward`."""
         out = [self.store.hidden[:0]]
-        out += [
-            self._run(row, end, end - 1)
-            for row, end in zip(rows.tolist(), ends.tolist(), strict=True)
-        ]
-        out += [
-            self._run(chunk.row, chunk.past + len(chunk.tokens), chunk.past, chunk.whole)
-            for chunk in chunks
-        ]
+        for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
+            out.append(self._run(row, end, end - 1))
+        for chunk in chunks:
+            stop = chunk.past + len(chunk.tokens)
+            out.append(self._run(chunk.row, stop, chunk.past, chunk.whole))
         return torch.cat(out)
 
     def _run(self, row: int, stop: int, start: int, whole: bool = False) -> torch.Tensor:
@@ -225,7 +225,7 @@ class Plain:
             output_hidden_states=True,
         )
         self._logits[row] = out.logits[0] if whole else out.logits[0, -1:].clone()
-        return out.hidden_states[-1][0, start:]  # type: ignore[no-any-return]
+        return out.hidden_states[-1][0, start:]
 
     def logits(self, states: torch.Tensor, rows: np.ndarray | None = None) -> torch.Tensor:
         """As `Packed.logits`, of running rows only."""
@@ -308,14 +308,12 @@ def _check_positions(config: Any, limit: int) -> None:
     a shorter one cannot be used again.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    for kind in (
-        [rope] if "rope_type" in rope else [one for one in rope.values() if isinstance(one, dict)]
-    ):
-        own = (
-            kind.get("original_max_position_embeddings")
-            or getattr(config, "original_max_position_embeddings", None)
-            or 0
-        )
+    kinds = [rope] if "rope_type" in rope else list(rope.values())  # one for each kind of layer
+    trained = getattr(config, "original_max_position_embeddings", None) or 0
+    for kind in kinds:
+        if not isinstance(kind, dict):
+            continue
+        own = kind.get("original_max_position_embeddings") or trained
         if kind.get("rope_type") == "longrope" and limit > own:
             raise Unsupported(
                 f"its positions change in texts of more than {own} tokens: give context={own} "
@@ -329,16 +327,17 @@ def _read(passes: Packed, texts: np.ndarray) -> torch.Tensor:
 
     texts: int64 [texts, tokens]. The last row's step takes the place of the first row's.
     """
-    store, (count, length) = passes.store, texts.shape
+    store = passes.store
+    count, length = texts.shape
     cut = (length - 1) // 2
     none = np.empty(0, np.int64)
     store.table[:count, :length] = np.arange(count * length).reshape(count, length)
     store.table[count, :length] = [*range(length - 1), count * length]
     read: list[list[torch.Tensor]] = [[] for _ in texts]
     for start, stop in ((0, cut), (cut, length - 1)):
-        chunks = [
-            Chunk(row, tuple(text[start:stop].tolist()), start) for row, text in enumerate(texts)
-        ]
+        chunks = []
+        for row, text in enumerate(texts):
+            chunks.append(Chunk(row, tuple(text[start:stop].tolist()), start))
         hidden = passes.forward(none, none, none, chunks).clone()
         for row, part in enumerate(hidden.split(stop - start)):
             read[row].append(part)

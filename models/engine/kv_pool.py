@@ -58,19 +58,19 @@ class Store:
     def reserve(self, length: int) -> None:
         """Make room in the table for texts of `length` tokens."""
         if length > self.table.shape[1]:
-            more = np.full(
-                (self.slots, max(length, 2 * self.table.shape[1]) - self.table.shape[1]),
-                self.trash,
-                np.int32,
-            )
-            self.table = np.concatenate([self.table, more], 1)
+            before = self.table
+            width = max(length, 2 * before.shape[1])
+            self.table = np.full((self.slots, width), self.trash, np.int32)
+            self.table[:, : before.shape[1]] = before
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:
     """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`search.kernels.simd`), all
     else as it is.
     """
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
 
 
 def shapes(config: Any) -> tuple[int, int, int, int, int]:
@@ -103,15 +103,15 @@ def padded(dim: int, device: torch.device) -> int:
 def bytes_per_token(config: Any, device: torch.device, dtype: torch.dtype) -> int:
     """Bytes that a token takes: keys, values and its hidden state."""
     layers, _, kv_heads, dim, width = shapes(config)
-    return (2 * layers * kv_heads * padded(dim, device) + width) * torch.empty(
-        0, dtype=dtype
-    ).element_size()
+    return int(2 * layers * kv_heads * padded(dim, device) + width) * dtype.itemsize
 
 
 def default_pool(config: Any, device: torch.device, dtype: torch.dtype) -> int:
     """Tokens that a pool holds by default: 1 GiB on a CPU, a quarter of the free memory on a
     GPU; 1,024 to 1,048,576.
     """
-    each = bytes_per_token(config, device, dtype)
-    room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 1 << 30
-    return int(min(max(1024, room // each), 1 << 20))
+    room = 1 << 30
+    if device.type == "cuda":
+        room = torch.cuda.mem_get_info(device)[0] // 4
+    tokens = room // bytes_per_token(config, device, dtype)
+    return int(min(max(1024, tokens), 1 << 20))

@@ -1,4 +1,4 @@
-"""The loops of a pass on a processor beside its products and its attention: what queries share,
+"""The loops of a pass on a CPU beside its products and its attention: what queries share,
 norms, rotation, gates, storing.
 """
 
@@ -32,7 +32,7 @@ SHARED = 64
 FEWEST = 4  # queries, too: below, most lanes are idle
 
 
-def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore[no-untyped-def]
+def plan(table, rows, ends, chunks, group, order, spans, parts):
     """What the queries of a pass share. Returns the numbers of spans and of parts written.
 
     table    int32 [rows, longest]
@@ -98,7 +98,7 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
     return n, count
 
 
-def _before(table, a, b, length):  # type: ignore[no-untyped-def]
+def _before(table, a, b, length):
     """Whether row a comes before (or is equal to) row b in their first `length` cells."""
     for j in range(length):
         if table[a, j] != table[b, j]:
@@ -106,7 +106,7 @@ def _before(table, a, b, length):  # type: ignore[no-untyped-def]
     return True
 
 
-def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-untyped-def]
+def _share(table, spans, start, stop, group, parts, count):
     """Write the parts of sorted queries start to stop; spans[i, 2] becomes what is covered of
     each. Returns the number of parts.
     """
@@ -150,7 +150,7 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
     return count
 
 
-def write(keys, values, cells, pool, sizes, layer, step):  # type: ignore[no-untyped-def]
+def write(keys, values, cells, pool, sizes, layer, step):
     """Put the keys and values of new tokens, [tokens, kv_heads * dim] of the pool's type, into
     cells `cells` of one layer of the pool.
     """
@@ -173,7 +173,7 @@ def write(keys, values, cells, pool, sizes, layer, step):  # type: ignore[no-unt
 
 def turn(
     qkv, q, cells, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon
-):  # type: ignore[no-untyped-def]
+):
     """Norm (where weights are given), rotate and store: the queries of `qkv` into `q`, its keys and
     values into the pool.
 
@@ -238,7 +238,7 @@ def turn(
                 put(pool, at + step + d, np.float32(0))
 
 
-def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
+def norm(x, weight, epsilon, out):
     """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019), float32 or
     bfloat16.
     """
@@ -265,7 +265,7 @@ def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
             put(into, i * width + d, x[i, d] * rate * weight[d])
 
 
-def gate(both, out):  # type: ignore[no-untyped-def]
+def gate(both, out):
     """SiLU of the first half of each row of `both`, [tokens, 2 * inner], times the second half
     (Shazeer 2020, SwiGLU).
     """
@@ -292,7 +292,7 @@ def gate(both, out):  # type: ignore[no-untyped-def]
             put(into, o + d, x / (np.float32(1) + np.exp(-x)) * get(flat, a + inner + d))
 
 
-def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
+def single(x, weight, block, bias, out):
     """The product of one row. x: float32 [in]; weight: float32, flat [in, out]; out a multiple of
     16; bias: float32 [out] or [0].
 
@@ -354,7 +354,7 @@ _i8 = numba.int64
 _i4 = numba.int32[:, ::1]
 
 
-def _compiled(signature, function, name=""):  # type: ignore[no-untyped-def]
+def _compiled(signature, function, name=""):
     return kernel(signature)(bind(function, globals(), f"{function.__name__}{name}_{_stamp}"))
 
 

@@ -24,12 +24,12 @@ from models.engine.prefix_tree_kernels import (
     TOKEN,
 )
 
-ROOT = -1  # of all texts that share; one that shares with nobody has a root of its own, below
+ROOT = -1  # of all texts that share; one that shares with none has a root of its own, below
 
 
 class PrefixTree:
     """Texts over a pool of `capacity` cells. When it is full the longest unused ends of texts
-    that nobody holds are forgotten.
+    that none holds are forgotten.
     """
 
     def __init__(self, capacity: int):

@@ -24,7 +24,7 @@ _tree = (_i4s, _i8, _i4, _i8)
 
 
 @inner
-def _chain(heads, parent, token):  # type: ignore[no-untyped-def]
+def _chain(heads, parent, token):
     """The hash chain of a token below a cell (or a root, below 0): splitmix64 (Steele et al.
     2014).
     """
@@ -35,7 +35,7 @@ def _chain(heads, parent, token):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _find(nodes, heads, parent, token):  # type: ignore[no-untyped-def]
+def _find(nodes, heads, parent, token):
     cell = heads[_chain(heads, parent, token)]
     while cell >= 0 and (nodes[PARENT, cell] != parent or nodes[TOKEN, cell] != token):
         cell = nodes[NEXT, cell]
@@ -43,7 +43,7 @@ def _find(nodes, heads, parent, token):  # type: ignore[no-untyped-def]
 
 
 @inner
-def _insert(nodes, heads, counts, parent, token):  # type: ignore[no-untyped-def]
+def _insert(nodes, heads, counts, parent, token):
     """A new token below `parent`; there is a free cell."""
     counts[FREE_COUNT] -= 1
     counts[EVER] += 1
@@ -63,7 +63,7 @@ def _insert(nodes, heads, counts, parent, token):  # type: ignore[no-untyped-def
 
 
 @inner
-def _hold(nodes, used, counts, cell):  # type: ignore[no-untyped-def]
+def _hold(nodes, used, counts, cell):
     if nodes[HOLDS, cell] == 0:
         counts[HELD] += 1
     nodes[HOLDS, cell] += 1
@@ -71,13 +71,13 @@ def _hold(nodes, used, counts, cell):  # type: ignore[no-untyped-def]
 
 
 @kernel(_n(_i4s, _i4, _n, _n))
-def find(nodes, heads, parent, token):  # type: ignore[no-untyped-def]
+def find(nodes, heads, parent, token):
     """The cell of a token below `parent`, below 0 where there is none."""
     return _find(nodes, heads, np.int32(parent), token)
 
 
 @kernel(numba.types.UniTuple(_n, 2)(*_tree, _i8, _n))
-def look(nodes, used, heads, counts, tokens, root):  # type: ignore[no-untyped-def]
+def look(nodes, used, heads, counts, tokens, root):
     """How many of `tokens` stand below `root` already, and how many cells a text that begins
     with them would hold newly.
     """
@@ -95,7 +95,7 @@ def look(nodes, used, heads, counts, tokens, root):  # type: ignore[no-untyped-d
 
 
 @kernel(numba.void(*_tree, _i8, _n, _n, _n, _i4))
-def join(nodes, used, heads, counts, tokens, root, start, stop, cells):  # type: ignore[no-untyped-def]
+def join(nodes, used, heads, counts, tokens, root, start, stop, cells):
     """Hold tokens start to stop of a text, adding those that are not there: there is room.
     Writes their cells into `cells`.
     """
@@ -114,7 +114,7 @@ def join(nodes, used, heads, counts, tokens, root, start, stop, cells):  # type:
 
 
 @kernel(numba.void(*_tree, _i8, _i8, _i8))
-def step(nodes, used, heads, counts, parents, tokens, cells):  # type: ignore[no-untyped-def]
+def step(nodes, used, heads, counts, parents, tokens, cells):
     """Let each text grow by one token below its last cell (or root): `cells` get the new ones',
     held. There is room for all.
     """
@@ -135,7 +135,7 @@ def step(nodes, used, heads, counts, parents, tokens, cells):  # type: ignore[no
 
 
 @part
-def _forget(nodes, heads, counts, cell):  # type: ignore[no-untyped-def]
+def _forget(nodes, heads, counts, cell):
     parent = nodes[PARENT, cell]
     chain = _chain(heads, parent, nodes[TOKEN, cell])
     if heads[chain] == cell:
@@ -153,7 +153,7 @@ def _forget(nodes, heads, counts, cell):  # type: ignore[no-untyped-def]
 
 
 @kernel(numba.void(*_tree, _i4))
-def leave(nodes, used, heads, counts, cells):  # type: ignore[no-untyped-def]
+def leave(nodes, used, heads, counts, cells):
     """Let go of a text. What was never read does not stay."""
     nodes = bare(nodes)
     heads = bare(heads)
@@ -169,7 +169,7 @@ def leave(nodes, used, heads, counts, cells):  # type: ignore[no-untyped-def]
 
 
 @kernel(_n(*_tree, _i8, _n))
-def evict(nodes, used, heads, counts, order, wanted):  # type: ignore[no-untyped-def]
+def evict(nodes, used, heads, counts, order, wanted):
     """Forget leaves that nobody holds, in the order given (longest unused first), until `wanted`
     cells are free; how many are then.
 

@@ -145,10 +145,10 @@ def draw_on(
                 part[at], tables[1][at], options[send(np.flatnonzero(cut), part.device)], limits
             )
     table = torch.cat(tables).cpu().numpy()
-    return _told(table[: len(logits)], table[len(logits) :], some, cold, thinned)
+    return _result(table[: len(logits)], table[len(logits) :], some, cold, thinned)
 
 
-def _told(
+def _result(
     own: np.ndarray,
     altered: np.ndarray,
     some: np.ndarray,

@@ -31,7 +31,7 @@ LOG2E = np.float32(1.4426950408889634)
 BLOCK = 64  #: tokens whose largest weight is kept
 
 
-def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
+def _row(flat, start, size, edge, n):
     """Sixteen logits from `n` on; those beyond the end are -inf."""
     if n + 16 <= size:
         return load16(flat, start + n)
@@ -40,11 +40,11 @@ def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
     return load16(edge, 0)
 
 
-def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: ignore[no-untyped-def]
+def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):
     """Draw a token in each row.
 
-    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  edge: float32 [16],
-            scratch
+    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`search.kernels.simd`)
+    edge    float32 [16], scratch
     low, high  uint32 [rows], keys of the noise
     cold    float32 [rows]: one over the temperature; 0: take the likeliest, of equals the lowest id
     tokens  int64 [rows], written
@@ -116,13 +116,13 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
             )
 
 
-def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
+def _ratio(noise, edge, i, weight):
     """The exponential number of lane i over its weight."""
     store(edge, 0, noise)
     return np.float32(-math.log1p(-get(edge, i))) / weight
 
 
-def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-def]
+def weigh(logits, tops, cold, edge, peaks, totals):
     """Weights exp((logit - top) / temperature) of whole rows: the largest of each `BLOCK`, and
     their sum.
 
@@ -154,7 +154,7 @@ def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-d
         totals[r] = whole
 
 
-def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ignore[no-untyped-def]
+def collect(logits, tops, cold, least, edge, ids, weights, counts):
     """The tokens of each row whose weight (`weigh`) is above `least`, float32 [rows], in the order
     of their ids.
 

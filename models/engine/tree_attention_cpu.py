@@ -1,4 +1,4 @@
-"""Attention on a processor over a pool of keys and values that holds every token once.
+"""Attention on a CPU over a pool of keys and values that holds every token once.
 
 A pass has queries (new tokens). Each sees the tokens of its own text, whose cells of the pool
 stand in its row of a table. Queries of a tree share the beginning of their texts, so their shared
@@ -43,7 +43,7 @@ PADDED = 16  # numbers of a head in the pool, a constant of each compiled kernel
 HALF = False  # whether the pool holds bfloat16, another one
 
 
-def _capped(score, cap):  # type: ignore[no-untyped-def]
+def _capped(score, cap):
     """cap * tanh(score / cap); score and cap are multiplied by log2(e) already."""
     one = spread(np.float32(1))
     two = spread(np.float32(2))
@@ -52,7 +52,7 @@ def _capped(score, cap):  # type: ignore[no-untyped-def]
     return spread(cap) * (one - two / (exp2(x, spread(np.float32(0))) + one))
 
 
-def _column(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
+def _column(work, pool, k0, k1, k2, k3, c):
     """Products over the dimensions c, c + 16, ... of sixteen queries with four keys."""
     s0 = s1 = s2 = s3 = spread(np.float32(0))
     for v in range(PADDED // 16):
@@ -65,7 +65,7 @@ def _column(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
     return s0, s1, s2, s3
 
 
-def _half(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
+def _half(work, pool, k0, k1, k2, k3, c):
     """Columns c and c + 8, and those of c + 4, as `simd.lane_sum` adds them."""
     a0, a1, a2, a3 = _column(work, pool, k0, k1, k2, k3, c)
     b0, b1, b2, b3 = _column(work, pool, k0, k1, k2, k3, c + 8)
@@ -78,7 +78,7 @@ def _half(work, pool, k0, k1, k2, k3, c):  # type: ignore[no-untyped-def]
     return a0 + (c0 + d0), a1 + (c1 + d1), a2 + (c2 + d2), a3 + (c3 + d3)
 
 
-def _scores(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
+def _scores(work, pool, k0, k1, k2, k3, at):
     """The scores of sixteen queries (float32 [padded, 16] at the beginning of `work`) with four
     keys, into `work` from `at` on.
     """
@@ -94,7 +94,7 @@ def _scores(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
         _add_up(work, pool, k0, k1, k2, k3, at)
 
 
-def _add_up(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
+def _add_up(work, pool, k0, k1, k2, k3, at):
     """`_scores` of keys in float32."""
     a0, a1, a2, a3 = _half(work, pool, k0, k1, k2, k3, np.int64(0))
     b0, b1, b2, b3 = _half(work, pool, k0, k1, k2, k3, np.int64(2))
@@ -110,7 +110,7 @@ def _add_up(work, pool, k0, k1, k2, k3, at):  # type: ignore[no-untyped-def]
     store(work, at + 48, a3 + (b3 + c3))
 
 
-def _wide(  # type: ignore[no-untyped-def]
+def _wide(
     q, pool, keys, values, sizes, table, spans, a, b, start, stop, scale, cap, state, sums, work,
     offsets,
 ):  # fmt: skip
@@ -218,7 +218,7 @@ def _wide(  # type: ignore[no-untyped-def]
                 put(state, 2 * get(offsets, TILE + x) + 1, get(work, fixes + 16 + x))
 
 
-def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
+def _softmax(work, scores, n, cap, state, mine):
     """Turn n scores of one query into weights and continue its running softmax; what its sums
     must be scaled by.
     """
@@ -247,7 +247,7 @@ def _softmax(work, scores, n, cap, state, mine):  # type: ignore[no-untyped-def]
 
 def _narrow(
     q, pool, keys, values, sizes, table, spans, at, start, scale, cap, state, sums, work, offsets
-):  # type: ignore[no-untyped-def]
+):
     """Let one query see the keys of its row from `start` on, four heads at a time; where they
     share a head of keys, each is read once.
     """
@@ -338,7 +338,7 @@ def _narrow(
                     store(sums, m3 * PADDED + d, r3)
 
 
-def _dots(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
+def _dots(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):
     """Products of four heads' queries, at q0 to q3 of `work`, with n keys that they share, to
     w0, w1, w2, w3 and on.
     """
@@ -354,7 +354,7 @@ def _dots(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type
         lane_sums(s0, s1, s2, s3, work, w0 + j, w1 + j, w2 + j, w3 + j)
 
 
-def _dots_apart(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  # type: ignore[no-untyped-def]
+def _dots_apart(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):
     """The same, each head with keys of its own, which lie as far apart as the queries."""
     for j in range(n):
         k = keys + get(offsets, j)
@@ -369,7 +369,7 @@ def _dots_apart(work, pool, keys, offsets, n, q0, q1, q2, q3, w0, w1, w2, w3):  
 
 def _attend(
     q, pool, table, spans, parts, sizes, keys, values, scale, cap, window, work, offsets, out
-):  # type: ignore[no-untyped-def]
+):
     q = bare(q)
     pool = bare(pool)
     table = bare(table)
@@ -448,7 +448,7 @@ def attention(padded: int, half: bool = False) -> Any:
     scale   of the scores;  cap: soft cap of the scores, 0: none;  window: keys that a query sees at
             most, 0: all
     work    float32 scratch, offsets: int64 scratch (`scratch`)
-    half    in pool and result numbers are bfloat16, as uint16 (`vectors`)
+    half    in pool and result numbers are bfloat16, as uint16 (`search.kernels.simd`)
     out     like the pool, [tokens, heads * dim]; rows of tokens that are no query stay as they are
     """
     names = {**globals(), "PADDED": padded, "HALF": half}

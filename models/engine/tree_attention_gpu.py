@@ -235,12 +235,10 @@ class TreeAttention:
             [np.arange(len(rows)), np.ones(len(rows)), ends - 1, begins[: len(rows)]], 1
         ).astype(np.int32)
         tiles: list[tuple[int, int, int, int]] = []
-        for (_, first, past, new), begin in zip(
-            chunks.tolist(), begins[len(rows) :].tolist(), strict=False
-        ):
-            tiles += [
-                (first + i, min(queries, new - i), past + i, begin) for i in range(0, new, queries)
-            ]
+        for chunk, begin in zip(chunks.tolist(), begins[len(rows) :].tolist(), strict=False):
+            _, first, past, new = chunk
+            for i in range(0, new, queries):
+                tiles.append((first + i, min(queries, new - i), past + i, begin))
         lists = [store.table[text, :length] for text, length in zip(texts, lengths, strict=True)]
         parts = [
             steps.reshape(-1),
@@ -249,24 +247,17 @@ class TreeAttention:
             *lists,
         ]
         sent = send(np.concatenate(parts, dtype=np.int32), store.device)
-        cut = 4 * len(steps), 4 * len(steps) + 4 * len(tiles)
+        sizes = [4 * len(steps), 4 * len(tiles), len(write), sum(lengths)]
+        step_tiles, chunk_tiles, new_cells, cells = sent.split(sizes)
         launches = []
         if len(steps):
             count = splits(len(steps), store, int(ends.max()))
-            launches.append(Launch(sent[: cut[0]].view(-1, 4), 0, len(steps), False, count))
+            launches.append(Launch(step_tiles.view(-1, 4), 0, len(steps), False, count))
         if tiles:
             count = splits(len(tiles), store, max(lengths[len(steps) :]))
-            launches.append(
-                Launch(
-                    sent[cut[0] : cut[1]].view(-1, 4),
-                    len(steps),
-                    int(chunks[:, 3].sum()),
-                    True,
-                    count,
-                )
-            )
-        cells = sent[cut[1] + len(write) :]
-        return cls(store, cells, sent[cut[1] : cut[1] + len(write)], launches)
+            tokens = int(chunks[:, 3].sum())
+            launches.append(Launch(chunk_tiles.view(-1, 4), len(steps), tokens, True, count))
+        return cls(store, cells, new_cells, launches)
 
     def put(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write the new tokens' keys and values, [tokens, kv_heads, dim] with numbers of a head
@@ -338,11 +329,9 @@ def chunk_rows(dtype: torch.dtype) -> int:
 
 def multiprocessors(device: torch.device) -> int:
     """Of a GPU; 1 where the kernels are interpreted."""
-    return (
-        torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda"
-        else 1
-    )
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def power_of_two(number: int) -> int:

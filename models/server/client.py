@@ -73,7 +73,7 @@ class Server:
     never less than what came: cached prompt tokens count as reused; what a cancelled or broken
     request had generated is not known and not counted.
 
-    Raises ValueError where nobody answers, the key or the model is wrong, or the tokenizer is
+    Raises ValueError where nothing answers, the key or the model is wrong, or the tokenizer is
     another one. Close it, or leave it to the end of the process.
     """
 
@@ -277,7 +277,7 @@ class Server:
             try:
                 reply = await self._http.ask(path, body, seed, troubles=job.troubles)
                 answer = (job.request, reply)
-            # a mistake in here is raised where it was asked, too: nobody must wait for ever
+            # a mistake in here is raised where it was asked, too: else a search would wait for ever
             except Exception as error:
                 answer = Reply(job.request, error=error, usage=Usage(calls=1))
         with self._change:

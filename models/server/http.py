@@ -2,7 +2,7 @@
 what failed for a while.
 
 The key comes from the environment at every request and is kept nowhere; whatever a server says is
-stripped of it before anybody reads it.
+stripped of it before it is passed on.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Http:
             UnicodeError,
         ) as error:
             raise RequestFailed(str(error) or type(error).__name__) from None
-        except httpx2.HTTPError:  # somebody is there: what is broken the questions will tell
+        except httpx2.HTTPError:  # a server is there: the questions will show what is broken
             return
 
     async def ask(
