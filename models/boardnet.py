@@ -23,7 +23,8 @@ from torch import nn
 
 from search.scheduling.requests import Cancelled, Forward, Reply, Request, Usage
 
-NOTES, WEIGHTS = "boardnet.json", "boardnet.safetensors"
+NOTES = "boardnet.json"
+WEIGHTS = "boardnet.safetensors"
 #: what makes the network: list of ints, and three ints
 SHAPE = ("planes", "moves", "width", "depth")
 #: passes have a multiple of this many rows: products of other shapes differ in their last bits
@@ -57,13 +58,17 @@ class BoardNet(nn.Module):
                 f"a network of planes {list(planes)}, {moves} moves, width {width}, depth "
                 f"{depth} is none: give numbers above 0"
             )
-        self.planes, self.moves, self.width, self.depth = tuple(planes), moves, width, depth
+        self.planes = tuple(planes)
+        self.moves = moves
+        self.width = width
+        self.depth = depth
         self.kinds = tuple(kinds)
         random = torch.Generator().manual_seed(seed)
         self.enter = _linear(math.prod(planes), width, random)
         self.blocks = nn.ModuleList(_linear(width, width, random) for _ in range(depth))
         self.gains = nn.Parameter(torch.zeros(depth))
-        self.policy, self.value = _linear(width, moves, None), _linear(width, 1, None)
+        self.policy = _linear(width, moves, None)
+        self.value = _linear(width, 1, None)
 
     def forward(self, planes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Planes float32 [n, *planes] to logits of the moves, float32 [n, moves], and of the
@@ -95,12 +100,9 @@ class BoardNet(nn.Module):
         """Write the two files into `folder`, which is made where it is missing."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        state = self.state_dict()
         save_file(
-            {
-                name: weights.detach().cpu().contiguous()
-                for name, weights in self.state_dict().items()
-            },
-            folder / WEIGHTS,
+            {name: state[name].detach().cpu().contiguous() for name in state}, folder / WEIGHTS
         )
         (folder / NOTES).write_text(json.dumps(self.notes(), indent=2) + "\n")
         return folder
@@ -134,10 +136,15 @@ def _linear(inputs: int, outputs: int, random: torch.Generator | None) -> nn.Lin
     """A layer that leaves the global random numbers alone; without `random`, all zeros."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     nn.init.zeros_(layer.bias)
-    nn.init.zeros_(layer.weight) if random is None else nn.init.kaiming_uniform_(
-        layer.weight, nonlinearity="relu", generator=random
-    )
+    if random is None:
+        nn.init.zeros_(layer.weight)
+    else:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=random)
     return layer
+
+
+def _rounded(numbers: torch.Tensor) -> np.ndarray:
+    return ((numbers / PRECISION).round() * PRECISION).cpu().numpy()
 
 
 class Boards:
@@ -152,7 +159,8 @@ class Boards:
     wake: threading.Event | None = None
 
     def __init__(self, net: BoardNet, device: str = "cpu"):
-        self.net, self.device = net.to(device).eval(), device
+        self.net = net.to(device).eval()
+        self.device = device
         self.lock = threading.Lock()
         self.total_passes = self.total_rows = 0
         self._flops = 2.0 * sum(weights.numel() for weights in net.parameters())  # of one row
@@ -169,59 +177,55 @@ class Boards:
             Reply(request, error=Cancelled("cancelled before it was answered"))
             for request in self._cancelled
         ]
-        counts = {request: self._rows(request) for request in self._waiting}
-        self._waiting, self._cancelled = [], []
-        replies += [
-            Reply(request, error=rows)
-            for request, rows in counts.items()
-            if isinstance(rows, ValueError)
-        ]
-        readable = {request: rows for request, rows in counts.items() if isinstance(rows, int)}
-        if not readable:
+        parts: dict[Request, np.ndarray] = {}
+        for request in self._waiting:
+            try:
+                parts[request] = self._planes(request)
+            except ValueError as error:
+                replies.append(Reply(request, error=error))
+        self._waiting = []
+        self._cancelled = []
+        if not parts:
             return replies
-        planes = np.concatenate(
-            [np.reshape(request.planes, (-1, *self.net.planes)) for request in readable]
-        )  # type: ignore[attr-defined]
+        planes = np.concatenate(list(parts.values()))
         policy, values = self._pass(planes)
         self.total_passes += 1
         self.total_rows += len(planes)
-        end, slots = 0, -(-len(planes) // ROWS) * ROWS
-        for request, rows in readable.items():
-            begin, end = end, end + rows
-            usage = Usage(
-                calls=1, flops=self._flops * rows, passes=1, rows=len(planes), slots=slots
-            )
+        end = 0
+        slots = -(-len(planes) // ROWS) * ROWS
+        for request, part in parts.items():
+            begin = end
+            end += len(part)
+            flops = self._flops * len(part)
+            usage = Usage(calls=1, flops=flops, passes=1, rows=len(planes), slots=slots)
             replies.append(Reply(request, (policy[begin:end], values[begin:end]), usage=usage))
         return replies
 
-    def _rows(self, request: Request) -> int | ValueError:
-        """How many positions a request carries, or why it cannot be read."""
+    def _planes(self, request: Request) -> np.ndarray:
+        """[positions, *planes] of a request. Raises ValueError for one that cannot be read."""
         if not isinstance(request, Forward):
-            return ValueError(
+            raise ValueError(
                 f"a board network cannot answer {type(request).__name__}: send it Forward "
                 "requests only"
             )
         shape = np.shape(request.planes)
         lead = shape[: max(0, len(shape) - len(self.net.planes))]
         if shape[len(lead) :] != self.net.planes or len(lead) > 1 or 0 in lead:
-            return ValueError(
+            raise ValueError(
                 f"this network reads planes {list(self.net.planes)}, not {list(shape)}: load "
                 "one that was trained for this size of board"
             )
-        return lead[0] if lead else 1
+        return np.reshape(request.planes, (-1, *self.net.planes))
 
     def _pass(self, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 [n, moves] and chances float32 [n]."""
         padded = np.zeros((-(-len(planes) // ROWS) * ROWS, *self.net.planes), np.float32)
         padded[: len(planes)] = planes
         with torch.inference_mode():
-            parts = [
-                self.net(part.to(self.device)) for part in torch.from_numpy(padded).split(MOST)
-            ]
-            policy = torch.cat([part[0] for part in parts])
-            values = torch.cat([part[1] for part in parts]).sigmoid()
-            policy, values = ((x / PRECISION).round() * PRECISION for x in (policy, values))
-        return policy.cpu().numpy()[: len(planes)], values.cpu().numpy()[: len(planes)]
+            whole = torch.from_numpy(padded)
+            parts = [self.net(part.to(self.device)) for part in whole.split(MOST)]
+            policy, odds = map(torch.cat, zip(*parts, strict=True))
+            return _rounded(policy)[: len(planes)], _rounded(odds.sigmoid())[: len(planes)]
 
     def cancel(self, request: Request) -> None:
         """Give a waiting request up; idempotent."""

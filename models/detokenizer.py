@@ -35,9 +35,9 @@ class Texts:
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._table: dict[int, bytes] = {}
         self._numbers: dict[tuple[str, ...], int] = {}
-        self.size = (
-            len(tokenizer) if model is None else int(model.config.get_text_config().vocab_size)
-        )
+        self.size = len(tokenizer)
+        if model is not None:
+            self.size = int(model.config.get_text_config().vocab_size)
         self.watched = np.empty((0, self.size), bool)
         decoder = self._decoder()
         self._bytes = _byte_alphabet() if decoder.get("type") == "ByteLevel" else {}
@@ -47,10 +47,12 @@ class Texts:
     def decode(self, tokens: Any) -> str:
         """The text of tokens, special tokens included, nothing cleaned up."""
         if self._backend is not None:
-            return self._backend.decode([int(t) for t in tokens], skip_special_tokens=False)
-        return self.tokenizer.decode(
+            ids = list(map(int, tokens))
+            return str(self._backend.decode(ids, skip_special_tokens=False))
+        text = self.tokenizer.decode(
             list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+        return str(text)
 
     def whole(self, tokens: tuple[int, ...]) -> str:
         """The text of tokens, but for a character that the last of them begin and do not finish."""
@@ -121,26 +123,22 @@ class Texts:
         return getattr(self.tokenizer, "added_tokens_decoder", {})
 
     def _decoder(self) -> dict[str, Any]:
-        return (
-            {} if self._backend is None else json.loads(self._backend.to_str()).get("decoder") or {}
-        )
+        if self._backend is None:
+            return {}
+        return json.loads(self._backend.to_str()).get("decoder") or {}
 
     def _joins(self) -> bool:
         """Whether text of a and b is always text of a, then text of b (also tried on pairs all
         over the vocabulary).
         """
-        if (
-            not {d["type"] for d in self._decoder().get("decoders", [self._decoder()]) if d}
-            <= JOINING
-            or self._backend is None
-        ):
+        decoder = self._decoder()
+        kinds = {part["type"] for part in decoder.get("decoders", [decoder]) if part}
+        if not kinds <= JOINING or self._backend is None:
             return False
         size = len(self.tokenizer)
-        ids = [
-            i
-            for i in sorted({i * size // 60 for i in range(60)})
-            if not (self._fallback and self._name(i).startswith("<0x"))
-        ]
+        ids = sorted({i * size // 60 for i in range(60)})
+        if self._fallback:
+            ids = [i for i in ids if not self._name(i).startswith("<0x")]
         single = {i: self.decode([i]) for i in ids}
         pairs = zip(ids, ids[1:] + ids[:1], strict=True)
         broken = any("\ufffd" in text and text != self._name(i) for i, text in single.items())
@@ -175,7 +173,9 @@ class Tail:
         self._text = bytearray(_begun(texts, prompt) if texts.independent else b"")
         self._until: int | None = None
         self._ended = False
-        self._before = () if texts.independent else texts.aligned(prompt[-BEFORE:])
+        self._before: tuple[int, ...] = ()
+        if not texts.independent:
+            self._before = texts.aligned(prompt[-BEFORE:])
         self._skip = len(texts.whole(self._before)) if self._before else 0
         self.count = 0
         self._tokens: list[int] = []
@@ -194,11 +194,13 @@ class Tail:
             text += self._texts.piece(token)
         else:
             self._tokens.append(token)
-            start, text[:] = (
-                0,
-                self._texts.decode([*self._before, *self._tokens])[self._skip :].encode(),
-            )
-        found = [at for at in (text.find(stop, start) for stop in self._stops) if at >= 0]
+            start = 0
+            text[:] = self._texts.decode([*self._before, *self._tokens])[self._skip :].encode()
+        found = []
+        for stop in self._stops:
+            at = text.find(stop, start)
+            if at >= 0:
+                found.append(at)
         if found:
             self._until = min(found)
             return "stop"
@@ -243,9 +245,12 @@ def end_tokens(tokenizer: Any, model: Any = None) -> frozenset[int]:
     """Ids of end-of-text and end-of-turn tokens."""
     found: set[int] = set()
     sources = (tokenizer, getattr(model, "generation_config", None), getattr(model, "config", None))
-    for ids in (getattr(source, "eos_token_id", None) for source in sources):
-        if ids is not None:
-            found.update(int(i) for i in (ids if isinstance(ids, (list, tuple)) else [ids]))
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        if isinstance(ids, (list, tuple)):
+            found.update(map(int, ids))
+        elif ids is not None:
+            found.add(int(ids))
     return frozenset(found)
 
 

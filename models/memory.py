@@ -1,6 +1,4 @@
-"""Whether a model fits into memory, told by the sizes of its files before anything of them is
-read.
-"""
+"""Whether a model fits into memory, by the sizes of its files, before anything of them is read."""
 
 from __future__ import annotations
 
@@ -23,12 +21,11 @@ def memory_left() -> int:
 
 def weight_bytes(folders: Iterable[Path]) -> int:
     """Bytes of the weights in these folders, as they are stored."""
-    return sum(
-        file.stat().st_size
-        for folder in folders
-        for pattern in WEIGHTS
-        for file in folder.glob(pattern)
-    )
+    size = 0
+    for folder in folders:
+        for pattern in WEIGHTS:
+            size += sum(file.stat().st_size for file in folder.glob(pattern))
+    return size
 
 
 def check_loading(folder: Path, device: str, stored: str, kind: str) -> None:
@@ -43,10 +40,15 @@ def check_loading(folder: Path, device: str, stored: str, kind: str) -> None:
     own = getattr(torch, stored).itemsize
     wanted = getattr(torch, kind).itemsize
     needed = weight_bytes([folder]) * wanted // own
-    left = torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else memory_left()
+    if device.startswith("cuda"):
+        left = torch.cuda.mem_get_info(device)[0]
+    else:
+        left = memory_left()
     if needed <= left:
         return
-    remedy = f"try dtype bfloat16, {REMEDY}" if kind == "float32" and own == 2 else REMEDY
+    remedy = REMEDY
+    if kind == "float32" and own == 2:
+        remedy = f"try dtype bfloat16, {REMEDY}"
     raise _too_large(folder, needed, f"of memory in {kind}", left, remedy)
 
 

@@ -53,7 +53,9 @@ class Scripted:
     ):
         if slots < 1:
             raise ValueError(f"slots={slots} is impossible: give at least 1")
-        self.function, self.slots, self.delay = function, slots, delay
+        self.function = function
+        self.slots = slots
+        self.delay = delay
         self.lock = threading.Lock()
         self.total_passes = self.total_rows = 0
         self._rng = None if shuffle is None else np.random.default_rng(shuffle)
@@ -70,7 +72,8 @@ class Scripted:
     def poll(self, seconds: float = 0.0) -> list[Reply]:
         """One pass: answer up to `slots` waiting requests, and all that were cancelled."""
         replies = [
-            Reply(r, error=Cancelled("cancelled before it was answered")) for r in self._cancelled
+            Reply(request, error=Cancelled("cancelled before it was answered"))
+            for request in self._cancelled
         ]
         self._cancelled = []
         if not self._waiting:
@@ -99,17 +102,14 @@ class Scripted:
 
     def _answer(self, request: Request, rows: int) -> Reply:
         usage = {"calls": 1, "passes": 1, "rows": rows, "slots": self.slots}
-        read = (
-            request.prompt
-            if isinstance(request, Generate)
-            else request.tokens
-            if isinstance(request, Score)
-            else ()
-        )
+        if isinstance(request, Generate):
+            usage["prefilled"] = len(request.prompt)
+        elif isinstance(request, Score):
+            usage["prefilled"] = len(request.tokens)
         try:
             result = self.function(request)
         except RequestFailed as error:
-            return Reply(request, error=error, usage=Usage(prefilled=len(read), **usage))
+            return Reply(request, error=error, usage=Usage(**usage))
         if isinstance(result, str):
             if not isinstance(request, Generate):
                 raise TypeError(
@@ -117,10 +117,9 @@ class Scripted:
                     "be answered so"
                 )
             result = scripted(request, result)
-        generated = len(result.tokens) if isinstance(result, Generated) else 0
-        return Reply(
-            request, result, usage=Usage(prefilled=len(read), generated=generated, **usage)
-        )
+        if isinstance(result, Generated):
+            usage["generated"] = len(result.tokens)
+        return Reply(request, result, usage=Usage(**usage))
 
 
 END = 3  # end of text, as in ASCII
@@ -147,17 +146,16 @@ def scripted(
     """
     cuts = [(at + len(stop), at) for stop in request.stop if stop and (at := text.find(stop)) >= 0]
     length, shown = min(cuts, default=(len(text), len(text)))
-    tokens, finish = text_tokens(text[:length]), "stop"
+    tokens = text_tokens(text[:length])
+    finish = "stop"
     if not cuts:
-        tokens, finish = (*tokens, END), "end"
+        tokens = (*tokens, END)
+        finish = "end"
     if len(tokens) > request.max_tokens:
-        tokens, finish, value = tokens[: request.max_tokens], "length", float("nan")
+        tokens = tokens[: request.max_tokens]
+        shown = len(tokens)
+        finish = "length"
+        value = float("nan")
     each = np.full(len(tokens), log_prob, np.float32)
-    return Generated(
-        tokens,
-        token_text(tokens)[:shown] if finish != "length" else token_text(tokens),
-        each,
-        each.copy(),
-        value,
-        finish,
-    )
+    spelled = token_text(tokens)[:shown]
+    return Generated(tokens, spelled, each, each.copy(), value, finish)

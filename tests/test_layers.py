@@ -76,6 +76,7 @@ SANCTIONED = {("search.arguments", "guides")}
 
 KERNELS = (  # what may import numba in `search`
     "search.kernels",
+    "search.tree.edge_vectors",
     "search.tree.selection",
     "search.tree.game_kernels",
     "search.tree.subtree_kernels",

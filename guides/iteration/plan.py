@@ -10,7 +10,7 @@ from typing import Any
 from guides.data.distill import check
 from guides.data.grading import checker_of
 from guides.training.options import check_installed, fine_tuning
-from models.checkpoints.checkpoint import SETTINGS, check_settings
+from models.checkpoints.settings import SETTINGS, check_settings
 from search.arguments import configured
 from search.scheduling.budget import Budget
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.checkpoints.checkpoint import AGGREGATES
 from models.checkpoints.head_layouts import LAYOUTS as HEADS
 from models.checkpoints.head_layouts import OWN
+from models.checkpoints.settings import AGGREGATES
 
 LAYOUTS = ("parts", "text", "chat", "turns")
 

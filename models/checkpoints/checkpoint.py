@@ -1,9 +1,9 @@
 """Checkpoints: folders that `AutoModelForCausalLM.from_pretrained` loads, with a value head and
 settings beside the model.
 
-`guide.json` is optional and says how the checkpoint wants to be used (`SETTINGS`);
-`value_head.safetensors` is the head (`models.checkpoints.heads`). What can be checked without torch
-is checked without it, before anything is loaded.
+`guide.json` is optional and says how the checkpoint wants to be used
+(`models.checkpoints.settings`); `value_head.safetensors` is the head (`models.checkpoints.heads`).
+What can be checked without torch is checked without it, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints.head_layouts import HEAD, LAYOUTS, architecture, head_layout, tensor_names
-from models.checkpoints.sources import plain
+from models.checkpoints.settings import GUIDE, check_settings
+from models.checkpoints.sources import file_state, plain
 from models.memory import check_loading
-from search.scheduling.budget import Budget
 
 logger = logging.getLogger(__name__)
 
-GUIDE = "guide.json"
 CONTENT = (
     "config.json",
     "generation_config.json",
@@ -39,31 +38,12 @@ CONTENT = (
 )
 BAR = 1 << 30  # bytes of weights from which loading shows a progress bar
 DTYPES = ("float32", "bfloat16", "float16")
-SETTINGS = {
-    "format": "1, the version of this file",
-    "kinds": 'list of problem classes it was trained on, each "module:Class"; null: any',
-    "budget": "object with simulations, calls, tokens, seconds: the default budget of a search",
-    "prompt": "text with {problem} in it: what the model reads before the first step",
-    "instruction": "text that a chat model is told after the problem",
-    "system": "text of the chat's system turn",
-    "delimiter": "text that ends a step",
-    "step_tokens": "whole number, tokens of a step at most",
-    "max_steps": "whole number, steps of a solution at most",
-    "value_head": "true or false, whether value_head.safetensors must be there",
-    "answer": "regular expression with one group that finds the answer; null: the problem knows",
-    "prm": "name of a format of process reward models, or an object that describes one "
-    "(guides.values.prm_formats): how it reads a chain",
-    "aggregate": "last, min, prod or mean: what the value of a chain is of the scores of its steps",
-    "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the "
-    "same problem, measured at training",
-}
 # how classes end that encode texts
 ENCODERS = ("ForMaskedLM", "ForQuestionAnswering", "ForPreTraining", "EncoderModel")
 ENCODER_TYPES = frozenset((
     "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "esm",
     "eurobert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta",
 ))  # fmt: skip
-AGGREGATES = ("last", "min", "prod", "mean")
 _versions: dict[tuple[Any, ...], str] = {}
 
 
@@ -77,9 +57,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     folder = resolve(path, weights=False)
     _read_json(folder / "config.json", f"{folder} is not a checkpoint")
-    if Path(path).is_dir() and not any(
-        f.name != HEAD for p in ("*.safetensors", "*.bin") for f in folder.glob(p)
-    ):
+    weights = {*folder.glob("*.safetensors"), *folder.glob("*.bin")} - {folder / HEAD}
+    if Path(path).is_dir() and not weights:
         raise ValueError(
             f"{folder} holds no weights (*.safetensors): copy them there, or give another "
             "checkpoint"
@@ -94,56 +73,6 @@ def describe(path: str | Path) -> dict[str, Any]:
             "value_head to false"
         )
     return settings
-
-
-def check_settings(settings: Any, where: str = GUIDE) -> None:
-    """Raise ValueError unless `settings` is what a `guide.json` may hold; `where` names it in
-    the message.
-    """
-    if not isinstance(settings, dict):
-        raise ValueError(f"{where} is no JSON object: write one with {', '.join(SETTINGS)}")
-    for name, value in settings.items():
-        if name not in SETTINGS:
-            raise ValueError(f"{where}: unknown setting {name!r}: use {', '.join(SETTINGS)}")
-        if value is None and name not in ("format", "value_head") or _allowed(name, value):
-            continue
-        raise ValueError(
-            f"{where}: {name} is {json.dumps(value)[:60]}, but must be {SETTINGS[name]}: correct it"
-        )
-    if "format" not in settings:
-        raise ValueError(f'{where} does not say its format: add "format": 1')
-
-
-def _allowed(name: str, value: Any) -> bool:
-    if name == "format":
-        return value == 1 and not isinstance(value, bool)
-    if name == "kinds":
-        return isinstance(value, list) and all(
-            isinstance(k, str) and k.count(":") == 1 for k in value
-        )
-    if name == "budget":
-        try:
-            return isinstance(value, dict) and bool(Budget(**value))
-        except (TypeError, ValueError):
-            return False
-    if name in ("step_tokens", "max_steps"):
-        return isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if name == "value_head":
-        return isinstance(value, bool)
-    if name == "instruction":
-        return isinstance(value, str)  # an empty one says nothing
-    if name == "prm":
-        return isinstance(value, (str, dict)) and bool(value)
-    if name == "aggregate":
-        return value in AGGREGATES
-    if name == "within":
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-    if name == "answer":
-        try:
-            return isinstance(value, str) and re.compile(value).groups == 1
-        except re.error:
-            return False
-    return isinstance(value, str) and bool(value) and (name != "prompt" or "{problem}" in value)
 
 
 def version(path: str | Path) -> str:
@@ -165,12 +94,11 @@ def version(path: str | Path) -> str:
 
 def _content(folder: Path) -> tuple[list[Path], tuple[Any, ...]]:
     """The files that decide the model's behaviour, and what changes when one of them does."""
-    files = sorted({f for pattern in CONTENT for f in folder.glob(pattern) if f.is_file()})
-    state = [f.stat() for f in files]
-    return files, (
-        str(folder),
-        *((f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, state, strict=True)),
-    )
+    found: set[Path] = set()
+    for pattern in CONTENT:
+        found.update(filter(Path.is_file, folder.glob(pattern)))
+    files = sorted(found)
+    return files, (str(folder), *map(file_state, files))
 
 
 def check_size(path: str | Path, device: str = "auto", dtype: str = "auto") -> None:
@@ -201,7 +129,7 @@ def load_model(
             until the engine packs them, and transformers is not asked
 
     A published reward model loads by its own head (`models.checkpoints.head_layouts`); where it has
-    no output layer, that is its embedding, which nobody reads. Code in the checkpoint's folder
+    no output layer, that is its embedding, which is never read. Code in the checkpoint's folder
     (`auto_map`) is never run.
 
     Raises ValueError that says what to do: a missing folder, a tensor that is missing, unexpected
@@ -209,23 +137,26 @@ def load_model(
     """
     settings = describe(path)
     folder = resolve(path)
-    from models.checkpoints.heads import load_head, published_head
+    from models.checkpoints.heads import ValueHead, load_head, published_head
 
     place, kind = _place(device, dtype, folder)
     _check_architecture(folder)
     check_loading(folder, str(place), _stored(folder), kind)
     layout = head_layout(folder)
-    model = None if trainable else _native(folder, place, kind)
+    model = None
+    if not trainable:
+        model = _native(folder, place, kind)
     if model is None:
         model = _by_transformers(folder, layout, place, kind)
     tokenizer = _tokenizer(folder, trainable)
     hidden = model.config.get_text_config().hidden_size
-    head = (
-        published_head(folder, str(layout), hidden)
-        if layout in LAYOUTS
-        else load_head(folder, hidden)
-    )
-    head = None if head is None else head.to(place)
+    head: ValueHead | None
+    if layout in LAYOUTS:
+        head = published_head(folder, str(layout), hidden)
+    else:
+        head = load_head(folder, hidden)
+    if head is not None:
+        head.to(place)
     logger.info(
         "%s: %.1f M parameters, %s on %s, value head: %s",
         folder,
@@ -239,10 +170,8 @@ def load_model(
 
 def _check_architecture(folder: Path) -> None:
     """Raise ValueError for a model that does not continue texts."""
-    made, raw = (
-        architecture(folder),
-        _read_json(folder / "config.json", f"{folder} is not a checkpoint"),
-    )
+    made = architecture(folder)
+    raw = _read_json(folder / "config.json", f"{folder} is not a checkpoint")
     if made.endswith(ENCODERS) or (
         raw.get("model_type") in ENCODER_TYPES and not raw.get("is_decoder")
     ):
@@ -281,8 +210,7 @@ def _tokenizer(folder: Path, trainable: bool) -> Any:
     from models.checkpoints.tokenizer import Fast
 
     try:
-        own = None if trainable else Fast.open(folder)
-        if own is not None:
+        if not trainable and (own := Fast.open(folder)) is not None:
             return own
         from transformers import AutoTokenizer
 
@@ -313,11 +241,11 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
         bar.is_progress_bar_enabled()
         and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
     )
-    told = bar.get_verbosity()
+    verbosity = bar.get_verbosity()
     try:
-        # what it would say of surplus tensors is said below, or they are a head's
+        # surplus tensors are reported below, or are a head's
         bar.set_verbosity_error()
-        if bars:  # nobody needs to see a small model load
+        if bars:  # a small model loads at once
             bar.disable_progress_bar()
         config = AutoConfig.from_pretrained(folder, **local)
         if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
@@ -329,15 +257,17 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise error if str(error).startswith(str(folder)) else _unloadable(folder, error) from error
     finally:
-        bar.set_verbosity(told)
+        bar.set_verbosity(verbosity)
         if bars:
             bar.enable_progress_bar()
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        found = {str(k[0] if isinstance(k, tuple) else k) for k in info.get(what, ())}
-        names = sorted(
-            name for name in found if not (published and name.startswith(published.prefix))
-        )
-        if names:
+        found = set()
+        for key in info.get(what, ()):
+            name = str(key[0] if isinstance(key, tuple) else key)
+            if published is None or not name.startswith(published.prefix):
+                found.add(name)
+        if found:
+            names = sorted(found)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(
                 f"{folder}: {what.removesuffix('_keys')} tensors "
@@ -369,8 +299,10 @@ def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"unknown dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
     cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
     try:
-        place = torch.device(("cuda" if cuda else "cpu") if device == "auto" else device)
+        place = torch.device(device)
     except RuntimeError:
         raise ValueError(f"unknown device {device!r}: use auto, cpu or cuda") from None
     if place.type == "cuda" and not cuda:
@@ -378,12 +310,14 @@ def _place(device: str, dtype: str, folder: Path) -> tuple[Any, str]:
             "this torch sees no cuda device: use --device cpu, or install a torch built for your "
             "GPU"
         )
-    return place, chosen_dtype(folder, place.type) if dtype == "auto" else dtype
+    if dtype == "auto":
+        dtype = chosen_dtype(folder, place.type)
+    return place, dtype
 
 
 def chosen_dtype(folder: Path, device: str) -> str:
-    """The float type that a checkpoint is computed in where nobody says one: decided by checkpoint
-    and device, never by what is free.
+    """The float type that a checkpoint is computed in by default: decided by checkpoint and
+    device, never by what is free.
 
     On a GPU bfloat16, or the checkpoint's own float16. On a CPU the checkpoint's own bfloat16 where
     it has instructions for that, else float32, which holds every 16-bit number.
@@ -412,8 +346,8 @@ def fast_bfloat16() -> bool:
 
     if not torch.backends.mkldnn.is_available():
         return False
-    known = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return bool(known) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(supported) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def save_model(
@@ -469,17 +403,14 @@ def resolve(path: str | Path, weights: bool = True) -> Path:
         raise ValueError(f"no folder {name}: check the path of the checkpoint")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json"] + (
-        ["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"] if weights else []
-    )
+    patterns = ["*.json"]
+    if weights:
+        patterns += ["*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab*"]
     try:
         found = Path(snapshot_download(name, allow_patterns=patterns))
         if not (found / "config.json").exists():  # an adapter, or nothing but GGUF files
-            found = Path(
-                snapshot_download(
-                    name, allow_patterns=["*.json", "*.safetensors", "*.gguf", "*.jinja"]
-                )
-            )
+            patterns = ["*.json", "*.safetensors", "*.gguf", "*.jinja"]
+            found = Path(snapshot_download(name, allow_patterns=patterns))
             weights = True
     except Exception as error:  # the hub's client raises what its HTTP library raises
         reason = str(error).strip().split("\n")[0][:200]

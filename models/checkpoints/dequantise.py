@@ -1,7 +1,7 @@
 """Quantised checkpoints as plain ones: each tensor is read, multiplied out and written in bfloat16
 (float16 where its scales are).
 
-What is known: 8-bit floats with scales of blocks or rows (DeepSeek's layout and that of
+What is read: 8-bit floats with scales of blocks or rows (DeepSeek's layout and that of
 compressed-tensors), AWQ of 4 bits, GPTQ of 2, 4 and 8. Any other method is refused in a sentence.
 """
 
@@ -19,30 +19,36 @@ KNOWN = ("fp8", "compressed-tensors", "gptq", "awq")
 
 def quantised(folder: Path) -> dict[str, Any] | None:
     """The `quantization_config` of a checkpoint, None where its weights are plain. Raises
-    ValueError for a method that is not known.
+    ValueError for a method that is not read here.
     """
     try:
         raw = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        return None  # which is said where the config is read
+        return None  # what reads the config next raises
     method = raw.get("quantization_config") if isinstance(raw, dict) else None
     if not method:
         return None
-    name, bits = str(method.get("quant_method")), method.get("bits", 4)
-    known = name in KNOWN and (name == "fp8" or bits in (2, 4, 8))
-    if name == "awq" and (bits != 4 or str(method.get("version", "gemm")).lower() != "gemm"):
-        known = False
-    if name == "compressed-tensors" and not str(method.get("format", "")).startswith(
-        ("float-quantized", "naive-quantized")
-    ):
-        known = False
-    if not known:
+    name = str(method.get("quant_method"))
+    if not _reads(name, method):
         raise ValueError(
             f"{folder} is quantised by {name}, which is not read here: give its original in "
             "16 bits, a GGUF file, "
             "or one in GPTQ, AWQ or 8-bit floats; or serve it (vLLM, llama.cpp) and give the server"
         )
     return dict(method)
+
+
+def _reads(name: str, method: dict[str, Any]) -> bool:
+    """Whether a method of this name, with these options, is read here."""
+    bits = method.get("bits", 4)
+    if name not in KNOWN or (name != "fp8" and bits not in (2, 4, 8)):
+        return False
+    if name == "awq":
+        return bits == 4 and str(method.get("version", "gemm")).lower() == "gemm"
+    if name == "compressed-tensors":
+        layout = str(method.get("format", ""))
+        return layout.startswith(("float-quantized", "naive-quantized"))
+    return True
 
 
 def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
@@ -77,7 +83,7 @@ def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
         size = 0
 
     packed, scales = _suffixes(str(method["quant_method"]))
-    aside = {
+    aside = (
         ".qzeros",
         ".scales",
         ".g_idx",
@@ -85,18 +91,17 @@ def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
         ".weight_scale_inv",
         ".input_scale",
         ".weight_zero_point",
-    }
+    )
     dtype = None
     for name in places:
         stem = name.removesuffix(packed)
-        if name.endswith(tuple(aside)) and any(
-            stem_of + packed in places for stem_of in [name.rpartition(".")[0]]
-        ):
+        if name.endswith(aside) and name.rpartition(".")[0] + packed in places:
             continue
         try:
             if name.endswith(packed) and any(stem + scale in places for scale in scales):
                 parts = {key: read(stem + key) for key in (packed, *aside) if stem + key in places}
-                tensor, name = _multiplied(parts, method), f"{stem}.weight"
+                tensor = _multiplied(parts, method)
+                name = f"{stem}.weight"
             else:
                 tensor = read(name)
         except (RuntimeError, IndexError, KeyError, ValueError, SafetensorError) as error:
@@ -117,12 +122,9 @@ def dequantise(source: Path, folder: Path, method: dict[str, Any]) -> None:
     config.pop("torch_dtype", None)
     config["dtype"] = "float16" if dtype is not None else "bfloat16"
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = (".safetensors", ".safetensors.index.json", ".bin")
     for file in source.iterdir():
-        if (
-            file.is_file()
-            and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin"))
-            and file.name != "config.json"
-        ):
+        if file.is_file() and file.name != "config.json" and not file.name.endswith(weights):
             shutil.copy(file, folder)
     if (source / "value_head.safetensors").exists():
         shutil.copy(source / "value_head.safetensors", folder)
@@ -141,28 +143,26 @@ def _multiplied(parts: dict[str, Any], method: dict[str, Any]) -> Any:
 
     name = str(method["quant_method"])
     if name not in ("gptq", "awq"):
-        inverse = parts.get(".weight_scale_inv")
-        scale = parts[".weight_scale"] if inverse is None else inverse
-        return (
-            parts[".weight"].float() * _spread(scale.float(), parts[".weight"].shape, method)
-        ).to(torch.bfloat16)
+        scale = parts.get(".weight_scale_inv")
+        if scale is None:
+            scale = parts[".weight_scale"]
+        weight = parts[".weight"].float()
+        return (weight * _spread(scale.float(), weight.shape, method)).to(torch.bfloat16)
     bits = int(method.get("bits", 4))
     numbers = _unpacked(parts[".qweight"], bits, 1 if name == "awq" else 0)
     zeros = _unpacked(parts[".qzeros"], bits, 1)
     if name == "awq":
         order = torch.tensor(AWQ_ORDER).argsort()
-        numbers, zeros = (
-            side.unflatten(1, (-1, 8))[:, :, order].flatten(1) for side in (numbers, zeros)
-        )
+        numbers = numbers.unflatten(1, (-1, 8))[:, :, order].flatten(1)
+        zeros = zeros.unflatten(1, (-1, 8))[:, :, order].flatten(1)
     elif method.get("checkpoint_format", "gptq") != "gptq_v2":
         zeros = zeros + 1  # the first layout keeps them less one
     size = int(method.get("group_size", 128))
     rows = len(numbers)
-    groups = (
-        parts[".g_idx"].long()
-        if ".g_idx" in parts
-        else torch.arange(rows) // (size if size > 0 else rows)
-    )
+    if ".g_idx" in parts:
+        groups = parts[".g_idx"].long()
+    else:
+        groups = torch.arange(rows) // (size if size > 0 else rows)
     scales = parts[".scales"]
     found = (numbers - zeros[groups]).float() * scales.float()[groups]
     return found.T.to(scales.dtype)
@@ -183,7 +183,9 @@ def _spread(scale: Any, shape: Any, method: dict[str, Any]) -> Any:
     spread by themselves.
     """
     block = method.get("weight_block_size")
+    if scale.dim() == 1 and len(scale) != 1:
+        return scale[:, None]
     if scale.dim() < 2 or not block or scale.shape[1] == 1:
-        return scale if scale.dim() != 1 or len(scale) == 1 else scale[:, None]
+        return scale
     rows, columns = (int(side) for side in block)
     return scale.repeat_interleave(rows, 0).repeat_interleave(columns, 1)[: shape[0], : shape[1]]

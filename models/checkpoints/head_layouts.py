@@ -1,8 +1,8 @@
-"""Where a checkpoint keeps its value head, told by its config and the names of its tensors: needs
-no torch, reads no weights.
+"""Where a checkpoint keeps its value head, by its config and the names of its tensors: needs no
+torch, reads no weights.
 
-Ours stands in a file of its own. Published reward models keep theirs among the model's tensors,
-under names by which it is known here.
+Ours stands in a file of its own. Published reward models keep theirs among the model's tensors;
+`LAYOUTS` has the names.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ class Layout:
         """What the names of all its tensors begin with."""
         return self.layers[0][0].partition(".")[0] + "."
 
+    @property
+    def first(self) -> str:
+        """The name of its first tensor."""
+        return f"{self.layers[0][0]}.weight"
+
 
 LAYOUTS = {
     "score": Layout(("ForTokenClassification",), (("score", 2),), biased=False),
@@ -63,11 +68,11 @@ def head_layout(folder: Path) -> str | None:
 
     Raises ValueError where config.json cannot be read, and for two heads.
     """
-    made, names = architecture(folder), set(tensor_names(folder))
-    found = next((name for name, layout in LAYOUTS.items() if made.endswith(layout.classes)), None)
-    found = found or next(
-        (name for name, layout in LAYOUTS.items() if f"{layout.layers[0][0]}.weight" in names), None
-    )
+    made = architecture(folder)
+    names = set(tensor_names(folder))
+    by_class = [name for name, layout in LAYOUTS.items() if made.endswith(layout.classes)]
+    by_tensor = [name for name, layout in LAYOUTS.items() if layout.first in names]
+    found = next(iter(by_class + by_tensor), None)
     if not (folder / HEAD).exists():
         return found
     if found is not None:
@@ -103,7 +108,9 @@ def _header(file: Path) -> list[str]:
     try:
         with open(file, "rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size)) if size < file.stat().st_size else {}
+            if size >= file.stat().st_size:
+                return []
+            header = json.loads(stream.read(size))
     except (OSError, ValueError):
         return []
     return [name for name in header if name != "__metadata__"]

@@ -82,7 +82,7 @@ def exact_values(head: ValueHead | None, hidden: torch.Tensor) -> np.ndarray:
     """
     if head is None or not len(hidden):
         return np.full(len(hidden), np.nan)
-    return torch.sigmoid(head.odds(hidden.double())).cpu().numpy()  # type: ignore[no-any-return]
+    return torch.sigmoid(head.odds(hidden.double())).cpu().numpy()
 
 
 def load_head(folder: str | Path, hidden: int) -> ValueHead | None:
@@ -114,7 +114,8 @@ def published_head(folder: str | Path, layout: str, hidden: int) -> ValueHead:
     Raises ValueError as `load_head` does: `AutoModelForTokenClassification` would only warn of a
     missing head, and judge at random.
     """
-    folder, kind = Path(folder), LAYOUTS[layout]
+    folder = Path(folder)
+    kind = LAYOUTS[layout]
     tensors: dict[str, torch.Tensor] = {}
     for file, name in files_of(folder, kind.prefix):
         with safe_open(file, "pt") as opened:
@@ -122,19 +123,13 @@ def published_head(folder: str | Path, layout: str, hidden: int) -> ValueHead:
     wanted: dict[str, tuple[int, ...]] = {}
     for name, rows in kind.layers:
         wanted |= {f"{name}.weight": (rows or hidden, hidden), f"{name}.bias": (rows or hidden,)}
-    _check(
-        folder,
-        tensors,
-        wanted,
-        () if kind.biased else tuple(name for name in wanted if name.endswith(".bias")),
-    )
+    optional: tuple[str, ...] = ()
+    if not kind.biased:
+        optional = tuple(name for name in wanted if name.endswith(".bias"))
+    _check(folder, tensors, wanted, optional)
     *inner, (last, _) = kind.layers
-    weight, bias = (
-        tensors[f"{last}.{part}"].double() if f"{last}.{part}" in tensors else None
-        for part in ("weight", "bias")
-    )
-    assert weight is not None
-    bias = torch.zeros(len(weight), dtype=torch.float64) if bias is None else bias
+    weight = tensors[f"{last}.weight"].double()
+    bias = tensors.get(f"{last}.bias", torch.zeros(len(weight))).double()
     # of one row: minus nothing
     state = {"weight": weight[-1:] - weight[:-1].sum(0), "bias": bias[-1:] - bias[:-1].sum()}
     for name, _ in inner:

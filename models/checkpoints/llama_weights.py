@@ -2,8 +2,8 @@
 weights read once, straight from the files.
 
 `Llama` stands where the engine expects a transformers model, but has no forward of its own:
-`models.engine.llama_cpu` computes it. What a config says beyond what is known here makes it none of
-ours, and transformers reads it.
+`models.engine.llama_cpu` computes it. A config with options that this module does not read is left
+to transformers.
 """
 
 from __future__ import annotations
@@ -90,19 +90,16 @@ def read_config(raw: dict[str, Any]) -> Config | None:
     kind = raw.get("model_type")
     if kind not in SHAPES or raw.get("hidden_act", "silu") != "silu" or raw.get("rope_interleaved"):
         return None
-    unknown = {
-        name
-        for name, value in raw.items()
-        if value not in (None, False) and name not in IDLE | READ
-    }
-    if unknown - {"rope_interleaved"}:
+    given = {name for name, value in raw.items() if value not in (None, False)}
+    if given - IDLE - READ - {"rope_interleaved"}:
         return None
     try:
-        layers, heads = int(raw["num_hidden_layers"]), int(raw["num_attention_heads"])
-        rope, windows = _rope(raw), _windows(raw, kind, layers)
+        layers = int(raw["num_hidden_layers"])
+        heads = int(raw["num_attention_heads"])
+        rope = _rope(raw)
+        windows = _windows(raw, kind, layers)
         if rope is None or windows is None:
             return None
-        biased = ATTENTION if raw.get("attention_bias") and kind in ("llama", "qwen3") else ()
         return Config(
             architecture=SHAPES[kind],
             vocab_size=int(raw["vocab_size"]),
@@ -117,8 +114,7 @@ def read_config(raw: dict[str, Any]) -> Config | None:
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             rope=rope,
             windows=windows,
-            biases=(ATTENTION[:3] if kind == "qwen2" else biased)
-            + (GATED if raw.get("mlp_bias") and kind == "llama" else ()),
+            biases=_biases(raw, kind),
             head_norms=kind == "qwen3",
             eos_token_id=raw.get("eos_token_id"),
             bos_token_id=raw.get("bos_token_id"),
@@ -127,14 +123,26 @@ def read_config(raw: dict[str, Any]) -> Config | None:
         return None  # transformers knows a default, or says what is wrong
 
 
+def _biases(raw: dict[str, Any], kind: str) -> tuple[str, ...]:
+    """Names of the products in a layer that have a bias."""
+    biases: tuple[str, ...] = ()
+    if kind == "qwen2":
+        biases = ATTENTION[:3]
+    elif raw.get("attention_bias") and kind in ("llama", "qwen3"):
+        biases = ATTENTION
+    if raw.get("mlp_bias") and kind == "llama":
+        biases += GATED
+    return biases
+
+
 def _rope(raw: dict[str, Any]) -> dict[str, Any] | None:
     """Rotation as transformers 5 writes it (`rope_parameters`), or 4 (`rope_theta`,
-    `rope_scaling`); None for a type not known here.
+    `rope_scaling`); None for a type that is not computed here.
     """
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     rope["rope_type"] = rope.get("rope_type") or rope.pop("type", None) or "default"
     rope.setdefault("rope_theta", raw.get("rope_theta", 10_000.0))
-    known = {
+    options = {
         "default": {"rope_theta"},
         "linear": {"rope_theta", "factor"},
         "llama3": {
@@ -146,21 +154,23 @@ def _rope(raw: dict[str, Any]) -> dict[str, Any] | None:
         },
     }
     named = {name for name, value in rope.items() if value is not None} - {"rope_type"}
-    return rope if known.get(rope["rope_type"]) == named else None
+    return rope if options.get(rope["rope_type"]) == named else None
 
 
 def _windows(raw: dict[str, Any], kind: str, layers: int) -> tuple[int, ...] | None:
-    window, types = raw.get("sliding_window"), raw.get("layer_types")
+    window = raw.get("sliding_window")
+    types = raw.get("layer_types")
     if kind == "llama" or not window or (kind != "mistral" and not raw.get("use_sliding_window")):
         return (0,) * layers if set(types or ()) <= {"full_attention"} else None
     if kind == "mistral":
         return (int(window),) * layers if not types else None
+    sizes = {"full_attention": 0, "sliding_attention": int(window)}
     if types is None:
-        first = raw.get("max_window_layers", 28)
-        types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-    if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
+        whole = max(0, min(layers, raw.get("max_window_layers", 28)))
+        types = ["full_attention"] * whole + ["sliding_attention"] * (layers - whole)
+    if len(types) != layers or not sizes.keys() >= set(types):
         return None
-    return tuple(int(window) if one == "sliding_attention" else 0 for one in types)
+    return tuple(sizes[one] for one in types)
 
 
 class Llama:
@@ -180,8 +190,11 @@ class Llama:
     def __init__(
         self, folder: Path, config: Config, tensors: Tensors, prefix: str, dtype: torch.dtype
     ):
-        self.config, self.dtype, self.folder = config, dtype, folder
-        self._tensors, self._ignored = tensors, prefix
+        self.config = config
+        self.dtype = dtype
+        self.folder = folder
+        self._tensors = tensors
+        self._ignored = prefix
         try:
             generation = json.loads((folder / "generation_config.json").read_text())
         except (OSError, ValueError):
@@ -191,8 +204,8 @@ class Llama:
 
     @classmethod
     def open(cls, folder: Path, dtype: torch.dtype) -> Llama | None:
-        """The checkpoint in a folder; None where its config or its tensors are others than those
-        known here.
+        """The checkpoint in a folder; None where its config or its tensors are others than this
+        module computes.
 
         Raises ValueError for files that are broken or cut short.
         """
@@ -211,14 +224,11 @@ class Llama:
         tied = config.tie_word_embeddings or (
             published is not None and "lm_head.weight" not in tensors
         )
-        found = {
-            name: tensors.shape(name)
-            for name in tensors
-            if not (prefix and name.startswith(prefix))
-        }
-        found = {
-            name: shape for name, shape in found.items() if not name.endswith("rotary_emb.inv_freq")
-        }
+        found = {}
+        for name in tensors:
+            ignored = prefix and name.startswith(prefix)
+            if not ignored and not name.endswith("rotary_emb.inv_freq"):
+                found[name] = tensors.shape(name)
         if tied:
             found.pop("lm_head.weight", None)
         if found != _wanted(config, tied) or None in tensors.dtypes():
@@ -228,11 +238,9 @@ class Llama:
     @property
     def head(self) -> torch.Tensor:
         """The output layer, [vocabulary, hidden], of the type computed in."""
-        own = (
-            "lm_head.weight"
-            if "lm_head.weight" in self._tensors and not self.config.tie_word_embeddings
-            else "model.embed_tokens.weight"
-        )
+        own = "lm_head.weight"
+        if self.config.tie_word_embeddings or own not in self._tensors:
+            own = "model.embed_tokens.weight"
         return self._tensors.read(own).to(self.dtype)
 
     def product(self, *names: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -240,15 +248,11 @@ class Llama:
         the type computed in.
         """
         found = [self._tensors.read(f"model.{name}.weight").to(self.dtype) for name in names]
-        biased = (
-            any(name.endswith(self.config.biases) for name in names)
-            if self.config.biases
-            else False
-        )
-        if not biased:
-            return torch.cat(found) if len(found) > 1 else found[0], None
+        weight = torch.cat(found) if len(found) > 1 else found[0]
+        if not any(name.endswith(self.config.biases) for name in names):
+            return weight, None
         biases = [self._tensors.read(f"model.{name}.bias").to(self.dtype) for name in names]
-        return torch.cat(found) if len(found) > 1 else found[0], torch.cat(biases)
+        return weight, torch.cat(biases)
 
     def norm(self, name: str) -> tuple[np.ndarray, float]:
         """Weights, float32, and epsilon of a norm; none where the model does not have it."""
@@ -297,8 +301,11 @@ class Llama:
 
 def _wanted(config: Config, tied: bool) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor."""
-    width, inner, dim = config.hidden_size, config.intermediate_size, config.head_dim
-    queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    width = config.hidden_size
+    inner = config.intermediate_size
+    dim = config.head_dim
+    queries = config.num_attention_heads * dim
+    keys = config.num_key_value_heads * dim
     products = dict(
         zip(
             ATTENTION,
@@ -322,9 +329,8 @@ def _wanted(config: Config, tied: bool) -> dict[str, tuple[int, ...]]:
         for name in ("input_layernorm", "post_attention_layernorm"):
             wanted[f"{layer}{name}.weight"] = (width,)
         if config.head_norms:
-            wanted[f"{layer}self_attn.q_norm.weight"] = wanted[
-                f"{layer}self_attn.k_norm.weight"
-            ] = (dim,)
+            wanted[f"{layer}self_attn.q_norm.weight"] = (dim,)
+            wanted[f"{layer}self_attn.k_norm.weight"] = (dim,)
     return wanted
 
 
@@ -334,17 +340,16 @@ def _rates(config: Config) -> torch.Tensor:
     "linear" divides them by a factor (Chen et al. 2023, arXiv 2306.15595); "llama3" those of waves
     longer than the context it was first trained on, with a smooth passage (Llama 3.1's model card).
     """
-    rope, dim = config.rope, config.head_dim
+    rope = config.rope
+    dim = config.head_dim
     rates = 1.0 / (float(rope["rope_theta"]) ** (torch.arange(0, dim, 2).float() / dim))
     if rope["rope_type"] == "linear":
         return rates / float(rope["factor"])
     if rope["rope_type"] == "default":
         return rates
-    factor, low, high = (
-        float(rope["factor"]),
-        float(rope["low_freq_factor"]),
-        float(rope["high_freq_factor"]),
-    )
+    factor = float(rope["factor"])
+    low = float(rope["low_freq_factor"])
+    high = float(rope["high_freq_factor"])
     trained = float(rope["original_max_position_embeddings"])
     waves = 2 * math.pi / rates
     smooth = (trained / waves - low) / (high - low)

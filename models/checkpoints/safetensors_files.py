@@ -76,7 +76,8 @@ class Tensors:
         raw = torch.empty(place.stop - place.start, dtype=torch.uint8)
         with open(place.file, "rb", buffering=0) as stream:
             stream.seek(place.start)
-            view, done = memoryview(raw.numpy()), 0  # type: ignore[arg-type]
+            view = memoryview(raw.numpy())  # type: ignore[arg-type]
+            done = 0
             while done < len(view):
                 count = stream.readinto(view[done:])
                 if not count:
@@ -112,7 +113,8 @@ def _places(file: Path) -> Iterator[tuple[str, _Place]]:
                 if name == "__metadata__":
                     continue
                 start, stop = (8 + length + at for at in entry["data_offsets"])
-                shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"])
+                shape = tuple(entry["shape"])
+                dtype = DTYPES.get(entry["dtype"])
                 if stop > size:
                     raise ValueError(f"{name} ends beyond the file")
                 if dtype is not None and stop - start != math.prod(shape) * dtype.itemsize:

@@ -20,12 +20,12 @@ from typing import Any
 
 from models.checkpoints.dequantise import dequantise, quantised
 from models.checkpoints.head_layouts import HEAD
+from models.checkpoints.settings import GUIDE
 from models.memory import check_anywhere, check_making, weight_bytes
 
 log = logging.getLogger(__name__)
 
 ADAPTER = "adapter_config.json"
-GUIDE = "guide.json"
 VERSION = "1"  #: changes where the same source would become another folder
 
 
@@ -75,14 +75,7 @@ def _digest(files: list[Path], *more: str, check: Callable[[], None] | None = No
     check  called before the files are read: raises ValueError where that would be in vain
     """
     files = sorted(files)
-    state = [file.stat() for file in files]
-    key = (
-        more,
-        *(
-            (str(file), seen.st_size, seen.st_mtime_ns)
-            for file, seen in zip(files, state, strict=True)
-        ),
-    )
+    key = (more, *map(file_state, files))
     if key not in _digests:
         if check is not None:
             check()
@@ -94,6 +87,12 @@ def _digest(files: list[Path], *more: str, check: Callable[[], None] | None = No
                 )
         _digests[key] = digest.hexdigest()[:16]
     return _digests[key]
+
+
+def file_state(file: Path) -> tuple[str, int, int]:
+    """What changes when a file does: its path, size and time."""
+    state = file.stat()
+    return str(file), state.st_size, state.st_mtime_ns
 
 
 def _made(digest: str, make: Callable[[Path], None]) -> Path:
@@ -114,7 +113,7 @@ def _made(digest: str, make: Callable[[Path], None]) -> Path:
         try:
             os.replace(folder, target)
         except OSError:
-            if not target.is_dir():  # else somebody else was faster
+            if not target.is_dir():  # else another process was faster
                 raise
     return target
 
@@ -151,7 +150,7 @@ def _check_gguf(file: Path) -> int:
     except Exception as error:  # numpy's and the reader's own, of all kinds
         reason = str(error).strip().split("\n")[0][:120]
         raise ValueError(
-            f"{file} is cut short, or of a GGUF type that is not known ({reason}): download "
+            f"{file} is cut short, or of an unknown GGUF type ({reason}): download "
             "it again, or another file"
         ) from error
     if not ends or max(ends) > file.stat().st_size:
@@ -200,27 +199,28 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     ):
         config.tie_word_embeddings = True
         model.tie_weights()
-    ids = {
-        name: getattr(config, name, None)
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-    }
-    model.generation_config = GenerationConfig(**ids)
+    model.generation_config = GenerationConfig(
+        bos_token_id=getattr(config, "bos_token_id", None),
+        eos_token_id=getattr(config, "eos_token_id", None),
+        pad_token_id=getattr(config, "pad_token_id", None),
+    )
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' bars and what it says of float types: one line tells what is done."""
+    """Without transformers' bars and its remarks on float types: one line of ours is enough."""
     from transformers.utils import logging as theirs
 
-    told, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    verbosity = theirs.get_verbosity()
+    bars = theirs.is_progress_bar_enabled()
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
     try:
         yield
     finally:
-        theirs.set_verbosity(told)
+        theirs.set_verbosity(verbosity)
         if bars:
             theirs.enable_progress_bar()
 
@@ -242,12 +242,9 @@ def _of_adapter(source: Path, resolve: Callable[[str], Path]) -> Path:
             f"{message}: copy the base to this path, or correct base_model_name_or_path in its "
             f"{ADAPTER}"
         ) from error
-    files = [
-        f
-        for pattern in ("*.json", "*.safetensors", "*.bin")
-        for folder in (source, base)
-        for f in folder.glob(pattern)
-    ]
+    files: list[Path] = []
+    for pattern in ("*.json", "*.safetensors", "*.bin"):
+        files += [*source.glob(pattern), *base.glob(pattern)]
     needed = weight_bytes([base])
 
     def merge(folder: Path) -> None:

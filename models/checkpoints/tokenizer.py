@@ -16,7 +16,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-FILE, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+FILE = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
 # transformers' classes that take tokenizer.json as it is
 CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -49,19 +51,19 @@ class Fast:
     """
 
     def __init__(self, folder: Path, named: dict[str, str], chat_template: str | None):
-        self.folder, self.chat_template = folder, chat_template
+        self.folder = folder
+        self.chat_template = chat_template
         self.backend_tokenizer = Tokenizer.from_file(str(folder / FILE))
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
         self._named = named
         for name in NAMED:
             token = named.get(name)
+            number = None
+            if token is not None:
+                number = self.backend_tokenizer.token_to_id(token)
             setattr(self, name, token)
-            setattr(
-                self,
-                f"{name}_id",
-                None if token is None else self.backend_tokenizer.token_to_id(token),
-            )
+            setattr(self, f"{name}_id", number)
 
     @classmethod
     def open(cls, folder: Path) -> Fast | None:
@@ -78,14 +80,14 @@ class Fast:
         named = {name: _content(config[name]) for name in NAMED if config.get(name) is not None}
         added = {token["content"] for token in whole["added_tokens"]}
         extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
-        extra = [
-            _content(token) for token in (extra.values() if isinstance(extra, dict) else extra)
-        ]
-        stated = [token["content"] for token in (config.get("added_tokens_decoder") or {}).values()]
-        if not added.issuperset([*named.values(), *extra, *stated]):
+        if isinstance(extra, dict):
+            extra = extra.values()
+        stated = (config.get("added_tokens_decoder") or {}).values()
+        if not added.issuperset([*named.values(), *map(_content, [*extra, *stated])]):
             return None  # transformers would add the others
-        beside = folder / TEMPLATE
-        template = beside.read_text() if beside.exists() else config.get("chat_template")
+        template = config.get("chat_template")
+        if (folder / TEMPLATE).exists():
+            template = (folder / TEMPLATE).read_text()
         return cls(folder, named, template)
 
     def __len__(self) -> int:
@@ -108,7 +110,8 @@ class Fast:
     @property
     def all_special_ids(self) -> list[int]:
         """Their ids."""
-        return [self.backend_tokenizer.token_to_id(token) for token in self.all_special_tokens]
+        ids = map(self.backend_tokenizer.token_to_id, self.all_special_tokens)
+        return [number for number in ids if number is not None]
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text; add_special_tokens: with those that the tokenizer puts around
@@ -128,7 +131,7 @@ class Fast:
 
     def convert_ids_to_tokens(self, token: int) -> str | None:
         """The name of a token."""
-        return self.backend_tokenizer.id_to_token(int(token))  # type: ignore[no-any-return]
+        return self.backend_tokenizer.id_to_token(int(token))
 
     def apply_chat_template(
         self,
@@ -137,7 +140,7 @@ class Fast:
         tokenize: bool = False,
         **options: Any,
     ) -> str:
-        """The chat as text, by transformers' sandbox: a template is code that somebody else wrote.
+        """The chat as text, by transformers' sandbox: a template is code of unknown authors.
 
         Raises ValueError where there is no template, and what the template raises.
         """
@@ -165,10 +168,9 @@ def _content(token: Any) -> str:
 
 def _plain(config: dict[str, Any], whole: dict[str, Any]) -> bool:
     """Whether nothing but what stands in tokenizer.json decides which tokens a text has."""
-    unknown = (
-        {name for name, value in config.items() if value not in (None, False)} - IDLE - {*NAMED}
-    )
-    template = config.get("chat_template")
-    many = len(whole["model"]["vocab"]) + len(whole["added_tokens"]) > LARGE
-    known = config.get("tokenizer_class") in CLASSES and whole.get("post_processor") is not None
-    return known and not unknown and not many and isinstance(template, str | None)
+    given = {name for name, value in config.items() if value not in (None, False)}
+    if config.get("tokenizer_class") not in CLASSES or whole.get("post_processor") is None:
+        return False
+    if given - IDLE - {*NAMED} or not isinstance(config.get("chat_template"), str | None):
+        return False
+    return len(whole["model"]["vocab"]) + len(whole["added_tokens"]) <= LARGE

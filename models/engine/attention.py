@@ -32,7 +32,7 @@ class Plan:
             order
     ends    int64 [steps]: tokens of their texts, the new one included
     chunks  int64 [chunks, 4]: row, first token in the pass, tokens read before, new tokens
-    write   int64 [tokens]: slots of the new tokens, padding included
+    write   int64 [tokens]: cells of the new tokens, padding included
     longest  text of any row in this pass
     calls   times a layer attended: 0 after a pass means that the model does not use `attend`
     """
@@ -45,17 +45,16 @@ class Plan:
         chunks: np.ndarray,
         write: np.ndarray,
     ):
-        self.store, self.rows, self.ends, self.chunks, self.write, self.calls = (
-            store,
-            rows,
-            ends,
-            chunks,
-            write,
-            0,
-        )
+        self.store = store
+        self.rows = rows
+        self.ends = ends
+        self.chunks = chunks
+        self.write = write
+        self.calls = 0
         self.longest = int(max(ends.max(initial=0), (chunks[:, 2] + chunks[:, 3]).max(initial=0)))
         self.queries = len(rows) + int(chunks[:, 3].sum())
-        self.kernel = self.gpu = None  # type: Any
+        self.kernel: _Kernel | None = None
+        self.gpu: Any = None
         if gpu.has_kernels(store.device) and store.dtype.itemsize <= 4:
             from models.engine.tree_attention_gpu import TreeAttention  # loads Triton
 
@@ -68,7 +67,10 @@ class Plan:
     def fixed(cls, store: Store, attention: Any) -> Plan:
         """A pass whose numbers stand on a GPU: a `TreeAttention`."""
         plan = cls.__new__(cls)
-        plan.store, plan.kernel, plan.gpu, plan.calls = store, None, attention, 0
+        plan.store = store
+        plan.kernel = None
+        plan.gpu = attention
+        plan.calls = 0
         return plan
 
     @property
@@ -79,22 +81,17 @@ class Plan:
         if self._gathered is None:
             store = self.store
             length = min(-(-int(self.ends.max(initial=0)) // 16) * 16, store.table.shape[1])
-            chunks = [
-                _Chunk(
-                    _sent(store.table[row, : past + new].astype(np.int64), store.device),
-                    start,
-                    start + new,
-                    past,
-                )
-                for row, start, past, new in self.chunks.tolist()
-            ]
-            index = _sent(store.table[self.rows, :length].astype(np.int64), store.device)
-            places, at = (
-                torch.arange(length, device=store.device),
-                _sent(self.ends - 1, store.device)[:, None],
-            )
+            chunks = []
+            for row, start, past, new in self.chunks.tolist():
+                cells = _sent(store.table[row, : past + new].astype(np.int64), store.device)
+                chunks.append(_Chunk(cells, start, start + new, past))
             self._gathered = _Gathered(
-                len(self.rows), index, at, places, _sent(self.write, store.device), chunks
+                steps=len(self.rows),
+                cells=_sent(store.table[self.rows, :length].astype(np.int64), store.device),
+                at=_sent(self.ends - 1, store.device)[:, None],
+                positions=torch.arange(length, device=store.device),
+                write=_sent(self.write, store.device),
+                chunks=chunks,
             )
         return self._gathered
 
@@ -109,10 +106,8 @@ class _Kernel:
 
     def __init__(self, plan: Plan):
         store = plan.store
-        spans, parts = (
-            np.empty((plan.queries, 4), np.int32),
-            np.empty((2 * plan.queries + 1, 4), np.int32),
-        )
+        spans = np.empty((plan.queries, 4), np.int32)
+        parts = np.empty((2 * plan.queries + 1, 4), np.int32)
         self.sizes = np.array([store.heads, store.kv_heads, store.dim, store.padded])
         order = np.empty(len(plan.rows), np.int64)
         group = store.heads // store.kv_heads
@@ -120,15 +115,25 @@ class _Kernel:
             store.table, plan.rows, plan.ends, plan.chunks, group, order, spans, parts
         )
         assert spanned == plan.queries
-        self.spans, self.parts, self.table = spans, parts[:shared], store.table
-        work, places = tree_attention_cpu.scratch(plan.queries, store.heads, store.padded)
-        self.work, self.places = np.empty(work, np.float32), np.empty(places, np.int64)
+        self.spans = spans
+        self.parts = parts[:shared]
+        self.table = store.table
+        self._cells = plan.write
+        work, offsets = tree_attention_cpu.scratch(plan.queries, store.heads, store.padded)
+        self.work = np.empty(work, np.float32)
+        self.offsets = np.empty(offsets, np.int64)
         self.result = torch.zeros(len(plan.write), store.heads * store.dim, dtype=store.dtype)
-        self.pool, self._out = numbers(store.pool.view(-1)), numbers(self.result)
-        self.step, self.longest = store.pool.stride(1), plan.longest
+        self.pool = numbers(store.pool.view(-1))
+        self._out = numbers(self.result)
+        self.step = store.pool.stride(1)
+        self.longest = plan.longest
         half = store.dtype == torch.bfloat16
-        self.loops = llama_kernels.loops(half)
+        self._write = llama_kernels.loops(half).write
         self._attend = tree_attention_cpu.attention(store.padded, half)
+
+    def write(self, layer: int, keys: np.ndarray, values: np.ndarray) -> None:
+        """Put the new tokens' keys and values, [tokens, kv_heads * dim], into the pool."""
+        self._write(keys, values, self._cells, self.pool, self.sizes, layer, self.step)
 
     def attend(self, layer: int, query: np.ndarray, scale: float, cap: float, window: int) -> None:
         """Fill `result`. query: float32 [tokens, >= heads * dim], rotated."""
@@ -138,13 +143,13 @@ class _Kernel:
         self._attend(
             query, self.pool, self.table, self.spans, self.parts, self.sizes, keys,
             keys + self.step, scale, cap, window,
-            self.work, self.places, self._out,
+            self.work, self.offsets, self._out,
         )  # fmt: skip
 
 
 @dataclass(slots=True)
 class _Chunk:
-    row: torch.Tensor  # int64 [past + new]: slots
+    cells: torch.Tensor  # int64 [past + new], of its text
     start: int
     stop: int
     past: int
@@ -152,14 +157,14 @@ class _Chunk:
 
 @dataclass(slots=True)
 class _Gathered:
-    """A pass for plain torch: the slots of each row's text as indices. Keys and values are
+    """A pass for plain torch: the cells of each row's text as indices. Keys and values are
     gathered anew in every layer.
     """
 
     steps: int
-    index: torch.Tensor  # int64 [steps, longest]: slots of the texts of rows that read one token
+    cells: torch.Tensor  # int64 [steps, longest]: of the texts of rows that read one token
     at: torch.Tensor  # int64 [steps, 1]: positions of those tokens
-    places: torch.Tensor  # int64 [longest]: 0, 1, ...
+    positions: torch.Tensor  # int64 [longest]: 0, 1, ...
     write: torch.Tensor  # int64 [tokens]
     chunks: list[_Chunk]
 
@@ -192,37 +197,28 @@ def attend(
         )
     if attention_mask is not None or kwargs.get("s_aux") is not None or key.shape != value.shape:
         raise Unsupported("attention with a mask of its own, sinks or unequal key and value sizes")
-    store, layer = plan.store, module.layer_idx
+    store = plan.store
+    layer = module.layer_idx
     if not sliding_window and _sees_less(getattr(module, "config", None), layer):
         raise Unsupported(f"layer {layer} sees a part of the text and does not say which")
     if (query.shape[1], key.shape[1], key.shape[3]) != (store.heads, store.kv_heads, store.dim):
         raise Unsupported(f"layer {layer} has other heads than its config says")
     plan.calls += 1
-    scale, tokens = store.dim**-0.5 if scaling is None else scaling, query.shape[2]
+    scale = store.dim**-0.5 if scaling is None else scaling
+    cap = softcap or 0.0
+    window = sliding_window or 0
+    tokens = query.shape[2]
     if plan.kernel is not None:
         kernel = plan.kernel
-        new = (numbers(_flat(side)) for side in (key, value))
-        kernel.loops.write(*new, plan.write, kernel.pool, kernel.sizes, layer, kernel.step)
-        kernel.attend(
-            layer, _flat(query).float().numpy(), scale, softcap or 0.0, sliding_window or 0
-        )
+        kernel.write(layer, numbers(_flat(key)), numbers(_flat(value)))
+        kernel.attend(layer, _flat(query).float().numpy(), scale, cap, window)
         return kernel.result.view(1, tokens, store.heads, store.dim), None
     if plan.gpu is not None:
         plan.gpu.put(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
         flat = query[0].transpose(0, 1).reshape(tokens, -1)
-        return plan.gpu.attend(layer, flat, scale, softcap or 0.0, sliding_window or 0).view(
-            1, tokens, store.heads, store.dim
-        ), None
-    return _plain(
-        plan.gathered,
-        store.pool[layer],
-        query,
-        key,
-        value,
-        scale,
-        softcap or 0.0,
-        sliding_window or 0,
-    ), None
+        out = plan.gpu.attend(layer, flat, scale, cap, window)
+        return out.view(1, tokens, store.heads, store.dim), None
+    return _plain(plan.gathered, store.pool[layer], query, key, value, scale, cap, window), None
 
 
 def _sees_less(config: Any, layer: int) -> bool:
@@ -230,9 +226,9 @@ def _sees_less(config: Any, layer: int) -> bool:
     those that `forward.choose` tries.
     """
     kinds = getattr(config, "layer_types", None)
-    return bool(
-        kinds[layer] != "full_attention" if kinds else getattr(config, "sliding_window", None)
-    )
+    if kinds:
+        return bool(kinds[layer] != "full_attention")
+    return bool(getattr(config, "sliding_window", None))
 
 
 def _flat(heads: torch.Tensor) -> torch.Tensor:
@@ -250,43 +246,38 @@ def _plain(
     cap: float,
     window: int,
 ) -> torch.Tensor:
-    """The same in torch, on any device. pool: [2, slots, kv_heads, padded]."""
+    """The same in torch, on any device. pool: [2, cells, kv_heads, padded]."""
     # pairs: [kv_heads, heads of each, tokens, dim]
-    dim, pairs = query.shape[3], query[0].unflatten(0, (key.shape[1], -1))
+    dim = query.shape[3]
+    pairs = query[0].unflatten(0, (key.shape[1], -1))
     pool[0, :, :, :dim].index_copy_(0, plan.write, key[0].transpose(0, 1))
     pool[1, :, :, :dim].index_copy_(0, plan.write, value[0].transpose(0, 1))
     out = query.new_zeros(query.shape[2], query.shape[1], dim)
     if plan.steps:
-        seen = plan.places <= plan.at
+        seen = plan.positions <= plan.at
         if window:
-            seen &= plan.places > plan.at - window
-        keys, values = (side[:, :, :dim][plan.index].transpose(1, 2) for side in pool)
-        found = _attention(
-            pairs[:, :, : plan.steps].permute(2, 0, 1, 3),
-            keys,
-            values,
-            seen[:, None, None],
-            scale,
-            cap,
-        )
+            seen &= plan.positions > plan.at - window
+        keys, values = (side[:, :, :dim][plan.cells].transpose(1, 2) for side in pool)
+        asked = pairs[:, :, : plan.steps].permute(2, 0, 1, 3)
+        found = _attention(asked, keys, values, seen[:, None, None], scale, cap)
         out[: plan.steps] = found.flatten(1, 2)
     for chunk in plan.chunks:
-        keys, values = (side[:, :, :dim][chunk.row].transpose(0, 1)[None] for side in pool)
+        keys, values = (side[:, :, :dim][chunk.cells].transpose(0, 1)[None] for side in pool)
         length = chunk.past + chunk.stop - chunk.start
         at = torch.arange(chunk.past, length, device=out.device)[:, None]
-        places = torch.arange(length, device=out.device)
-        seen = places <= at
+        positions = torch.arange(length, device=out.device)
+        seen = positions <= at
         if window:
-            seen &= places > at - window
+            seen &= positions > at - window
         # a number that is not finite would reach tokens before it: 0 times nan is nan
         bad = ~(keys.isfinite() & values.isfinite()).all(-1).all(1)[0]
-        keys, values = (side.masked_fill(bad[:, None], 0) for side in (keys, values))
+        keys = keys.masked_fill(bad[:, None], 0)
+        values = values.masked_fill(bad[:, None], 0)
         asked = pairs[:, :, chunk.start : chunk.stop].flatten(1, 2)[None]
         found = _attention(asked, keys, values, seen.repeat(pairs.shape[1], 1), scale, cap)[0]
         found = found.unflatten(1, (pairs.shape[1], -1)).flatten(0, 1).transpose(0, 1)
-        out[chunk.start : chunk.stop] = found.masked_fill(
-            (seen & bad).any(-1)[:, None, None], torch.nan
-        )
+        hit = (seen & bad).any(-1)[:, None, None]
+        out[chunk.start : chunk.stop] = found.masked_fill(hit, torch.nan)
     return out[None]
 
 
@@ -306,16 +297,12 @@ def _attention(
     if not cap:
         return F.scaled_dot_product_attention(query, keys, values, attn_mask=seen, scale=scale)
     scores = cap * torch.tanh(query @ keys.transpose(2, 3) * scale / cap)
-    return (
-        torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32).to(
-            values.dtype
-        )
-        @ values
-    )
+    weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1, dtype=torch.float32)
+    return weights.to(values.dtype) @ values
 
 
 def register() -> None:
-    """Make `attend` known to transformers under `NAME`; not at import, as
+    """Register `attend` with transformers under `NAME`; not at import, as
     `models.engine.llama_cpu` serves without transformers.
     """
     from transformers import AttentionInterface

@@ -19,12 +19,12 @@ from models.engine.tree_attention_gpu import Launch, TreeAttention, splits
 
 log = logging.getLogger(__name__)
 
-WIDTH = 1024  # tokens a row for which the list of slots has room at first
+WIDTH = 1024  # tokens a row for which the list of cells has room at first
 
 
 @dataclass
 class _Recorded:
-    # int32 [rows * 7], on the device: tokens, positions, slots of the new tokens, tiles
+    # int32 [rows * 7], on the device: tokens, positions, cells of the new tokens, tiles
     numbers: torch.Tensor
     plan: Plan  # a recording reads its tensors where they lie, so they live as long as it does
     run: Callable[[], torch.Tensor]
@@ -39,28 +39,33 @@ class Graphs:
     """
 
     def __init__(self, forward: Callable[..., torch.Tensor], store: Store, record: bool = True):
-        self._forward, self._store, self._record = forward, store, record
+        self._forward = forward
+        self._store = store
+        self._record = record
         self._memory = torch.cuda.graph_pool_handle() if record else None
         self.recorded: dict[int, _Recorded] = {}
-        self._slots = self._room(store.slots * WIDTH)
+        self._cells = self._room(store.slots * WIDTH)
 
     def __call__(self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray) -> torch.Tensor:
         """As `Packed.forward` without chunks. The result is overwritten by the next pass of this
         bucket.
         """
-        store, longest, count = self._store, int(ends.max()), len(rows)
-        if count * longest > len(self._slots) - 1:
+        store = self._store
+        longest = int(ends.max())
+        count = len(rows)
+        if count * longest > len(self._cells) - 1:
             self.recorded.clear()  # they read the list where it lies
-            self._slots = self._room(2 * count * longest)
+            self._cells = self._room(2 * count * longest)
         size = bucket(count)
         if size not in self.recorded:
             self.recorded[size] = self._prepared(size)
         pass_ = self.recorded[size]
-        # rows beside those of the pass read the list's first place, which is the slot of padding,
+        # rows beside those of the pass read the list's first entry, which is the cell of padding,
         # and write there
         numbers = np.zeros(7 * size, np.int32)
         numbers[2 * size : 3 * size] = store.trash
-        numbers[:count], numbers[size : size + count] = last, ends - 1
+        numbers[:count] = last
+        numbers[size : size + count] = ends - 1
         numbers[2 * size : 2 * size + count] = store.table[rows, ends - 1]
         tiles = numbers[3 * size :].reshape(size, 4)
         tiles[:, 0] = np.arange(size)
@@ -68,13 +73,13 @@ class Graphs:
         tiles[:count, 2] = ends - 1
         tiles[:count, 3] = 1 + longest * np.arange(count)
         pass_.numbers.copy_(send(numbers, store.device), non_blocking=True)
-        self._slots[1 : 1 + count * longest].copy_(
+        self._cells[1 : 1 + count * longest].copy_(
             send(store.table[rows, :longest].reshape(-1), store.device), non_blocking=True
         )
         return pass_.run()[:count]
 
     def _room(self, tokens: int) -> torch.Tensor:
-        """The list of slots: int32 [1 + tokens], the first one that of padding."""
+        """The list of cells: int32 [1 + tokens], the first one that of padding."""
         return torch.full(
             (1 + tokens,), self._store.trash, dtype=torch.int32, device=self._store.device
         )
@@ -88,7 +93,7 @@ class Graphs:
         tiles.view(size, 4)[:, 0] = torch.arange(size, device=store.device)
         tiles.view(size, 4)[:, 1] = 1
         launch = Launch(tiles.view(size, 4), 0, size, False, splits(size, store))
-        plan = Plan.fixed(store, TreeAttention(store, self._slots, write, [launch]))
+        plan = Plan.fixed(store, TreeAttention(store, self._cells, write, [launch]))
 
         def run() -> torch.Tensor:
             return self._forward(ids, positions, plan)
@@ -120,7 +125,9 @@ def bucket(rows: int) -> int:
     """
     if rows <= 4:
         return 1 << (rows - 1).bit_length()
-    step = 8 if rows <= 64 else 64
-    if 64 < rows <= 256:
+    step = 64
+    if rows <= 64:
+        step = 8
+    elif rows <= 256:
         step = 16
     return -(-rows // step) * step

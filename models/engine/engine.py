@@ -4,7 +4,7 @@
 that has a hidden state, runs one forward pass over all rows, and returns the replies of those that
 ended. On a GPU it returns while the pass is still computed: rows that ended with it are answered by
 the next poll, and what asked for others goes on meanwhile. No token is read twice below the same
-prefix, whoever drew it: its keys, values and hidden state stand in a pool
+prefix, whichever row drew it: its keys, values and hidden state stand in a pool
 (`models.engine.prefix_tree`), from which no running row is ever driven out.
 """
 
@@ -14,6 +14,7 @@ import heapq
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -38,16 +39,19 @@ from models.engine.sequences import (
     Row,
     Rows,
     check_request,
+    tokens_of,
     unanswerable,
 )
 from search.scheduling.requests import (
     Cancelled,
     Generate,
+    Generated,
     NothingLeft,
     Reply,
     Request,
     RequestFailed,
     Score,
+    Scored,
 )
 
 logger = logging.getLogger(__name__)
@@ -93,25 +97,30 @@ class Engine:
         if slots < 1 or (context is not None and context < 1):
             raise ValueError(f"slots={slots}, context={context} are impossible: give at least 1")
         self.model = model.eval() if device is None else model.to(device).eval()
-        self.tokenizer, self.slots, self.name = tokenizer, slots, name
-        self.head = None if head is None else head.to(self.model.device).eval()
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.name = name
+        self.head = head
+        if head is not None:
+            head.to(self.model.device).eval()
         self.texts = Texts(tokenizer, model)
         text = self.model.config.get_text_config()
         self.vocab = int(text.vocab_size)
-        self.pool_tokens = (
-            default_pool(model.config, self.model.device, self.model.dtype)
-            if pool_tokens is None
-            else pool_tokens
-        )
+        if pool_tokens is None:
+            pool_tokens = default_pool(model.config, self.model.device, self.model.dtype)
+        self.pool_tokens = pool_tokens
         self.context = min(
             context or 1 << 30,
             getattr(text, "max_position_embeddings", None) or 1 << 30,
             self.pool_tokens,
         )
-        self.lock, self.counts = threading.Lock(), Counts()
-        self._queue: OrderedDict[Request, None] = OrderedDict()  # any can be taken out at once
+        self.lock = threading.Lock()
+        self.counts = Counts()
+        self._queue: OrderedDict[Any, None] = OrderedDict()  # any can be taken out at once
         self._ready: list[Reply] = []
-        self._closed, self._alone = False, ROOT
+        self._closed = False
+        self._storage: Store | None = None
+        self._alone = ROOT
         # whether host and device work at the same time
         self._overlaps = gpu.has_kernels(self.model.device)
         self._reset(slots)
@@ -166,7 +175,8 @@ class Engine:
                 fits = True
             if not fits:  # out here, as an error holds on to its pass, and so to the pool
                 self._shrink()
-        replies, self._ready = self._ready, []
+        replies = self._ready
+        self._ready = []
         return replies
 
     def cancel(self, request: Request) -> None:
@@ -200,25 +210,32 @@ class Engine:
         self._pass.refresh()
 
     def close(self) -> None:
-        """Drop what is queued or running and free the storage. Idempotent."""
-        self._closed, self._rows, self._store = True, Rows(self.slots), None
+        """Drop what is queued or running and free the pool. Idempotent."""
+        self._closed = True
+        self._rows = Rows(self.slots)
+        self._storage = None
         self._queue.clear()
         self._ready.clear()
         self._pass.renew(None)
 
     @property
+    def _store(self) -> Store:
+        assert self._storage is not None, "the engine is closed"
+        return self._storage
+
+    @property
     def held(self) -> int:
-        """Slots of the pool that running rows hold or may still take."""
-        return int(self._store.tree.held) + self._reserved
+        """Cells of the pool that running rows hold or may still take."""
+        return self._store.tree.held + self._reserved
 
     def check(self) -> None:
-        """Raise AssertionError if a row or a slot of the pool is lost, owned twice or counted
-        wrongly. It looks at all slots: for tests.
+        """Raise AssertionError if a row or a cell of the pool is lost, owned twice or counted
+        wrongly. It looks at all cells: for tests.
         """
         rows = self._rows
         running = [row.slot for row in rows.running.values()]
         assert sorted([*rows.free, *running]) == list(range(self.slots)), (
-            "a row is lost or stands in two places"
+            "a row is lost or stands in two slots"
         )
         assert self._reserved == rows.reserve[running].sum(), (
             "what rows may still take is counted wrongly"
@@ -227,44 +244,47 @@ class Engine:
 
     def report(self) -> str:
         """What was done so far, in a line."""
-        return f"{self.name}: {self.counts.told(self.slots, self.kv_bytes_per_token)}"
+        return f"{self.name}: {self.counts.summary(self.slots, self.kv_bytes_per_token)}"
 
     def _reset(self, slots: int) -> None:
         self.slots = slots
-        self._store: Any = Store(
+        self._storage = Store(
             self.model.config, slots, self.pool_tokens, self.model.device, self.model.dtype
         )
-        # the latter: slots of the pool that running rows may still take
-        self._rows, self._reserved = Rows(slots), 0
+        self._rows = Rows(slots)
+        self._reserved = 0  # cells of the pool that running rows may still take
 
     def _admit(self) -> None:
         """Give requests rows, in order, as long as the pool can promise that these come to their
         ends.
         """
         while self._queue and self._rows.free:
-            request: Any = next(iter(self._queue))
-            generate, tree = isinstance(request, Generate), self._store.tree
-            prompt = tuple(request.prompt if generate else request.tokens)
-            limit = min(request.max_tokens, self.context - len(prompt)) if generate else 0
-            tokens, root = np.array(prompt, np.int64), ROOT
-            if not self._pass.shares:
-                self._alone = root = self._alone - 1 if self._alone > -(1 << 30) else ROOT - 1
-            known, fresh = tree.look(tokens, root)
+            request = next(iter(self._queue))
+            tree = self._store.tree
+            prompt = tokens_of(request)
+            limit = 0
+            if isinstance(request, Generate):
+                limit = min(request.max_tokens, self.context - len(prompt))
+            tokens = np.array(prompt, np.int64)
+            root = ROOT if self._pass.shares else self._next_root()
+            present, fresh = tree.look(tokens, root)
             if tree.held + fresh + self._reserved + limit > tree.capacity:
                 break
-            row = Row(
-                self._queue.popitem(last=False)[0],
-                prompt,
-                heapq.heappop(self._rows.free),
-                self.counts.passes,
-                self.counts.rows,
-                limit,
-            )
+            del self._queue[request]
+            slot = heapq.heappop(self._rows.free)
+            row = Row(request, prompt, slot, self.counts.passes, self.counts.rows, limit)
             self._store.reserve(len(prompt) + limit)
-            tree.join(tokens, known, self._store.table[row.slot, : len(prompt)], root)
+            tree.join(tokens, present, self._store.table[slot, : len(prompt)], root)
             self._reserved += limit
             self._rows.join(row, self.texts)
-        self._close_prompts()
+        self._rows.close_prompts(self._store.table, self._store.tree.ready)
+
+    def _next_root(self) -> int:
+        """The root of a text that shares with no other."""
+        self._alone -= 1
+        if self._alone < -(1 << 30):
+            self._alone = ROOT - 1
+        return self._alone
 
     def _draw(self) -> list[np.ndarray] | None:
         """Draw the next token of every row whose text has been read, and see which rows end.
@@ -283,32 +303,23 @@ class Engine:
         self._rows.last[rows] = drawn.tokens
         self._rows.count[rows] += 1
         self._rows.stage[rows] = STEP
-        both, looks = (
-            drawn.finite & drawn.left,
-            self.texts.watched[self._rows.watch[rows], drawn.tokens],
-        )
-        lists = [
-            rows,
-            both,
-            drawn.finite,
-            looks,
-            drawn.tokens,
-            drawn.log_probs,
-            drawn.sampled_log_probs,
-        ]
+        good = drawn.finite & drawn.left
+        looks = self.texts.watched[self._rows.watch[rows], drawn.tokens]
+        added = [rows, drawn.tokens, drawn.log_probs, drawn.sampled_log_probs]
+        marks = [good, drawn.finite, looks]
         later = None
         if self._overlaps:
-            ending = ~both | looks | (self._rows.reserve[rows] <= 1)
-            later = [lists[i][~ending] for i in (0, 4, 5, 6)]
-            lists = [a[ending] for a in lists]
-        for slot, good, finite, look, *what in zip(*(a.tolist() for a in lists), strict=True):
+            ending = ~good | looks | (self._rows.reserve[rows] <= 1)
+            later = [column[~ending] for column in added]
+            added = [column[ending] for column in added]
+            marks = [column[ending] for column in marks]
+        for fine, finite, look, slot, *token in _transposed([*marks, *added]):
             row = self._rows[slot]
-            if not good:
-                self._leave(
-                    row, error=NothingLeft(ALL_GIVEN) if finite else RequestFailed(NOT_NUMBERS)
-                )
+            if not fine:
+                error = NothingLeft(ALL_GIVEN) if finite else RequestFailed(NOT_NUMBERS)
+                self._leave(row, error=error)
                 continue
-            row.add(*what)
+            row.add(*token)
             if look and (finish := row.look()) is not None:
                 row.finish = finish
             elif len(row.tokens) >= row.limit:
@@ -318,19 +329,20 @@ class Engine:
 
     def _record(self, drawn: list[np.ndarray] | None) -> None:
         """Write down what was drawn, in rows that do not end with it: what `_draw` returned."""
-        for slot, *what in zip(*(a.tolist() for a in drawn or ()), strict=True):
-            self._rows[slot].add(*what)
+        for slot, *token in _transposed(drawn or []):
+            self._rows[slot].add(*token)
 
     def _pick(self, logits: Any, rows: np.ndarray) -> Drawn:
         """Draw a token for each of the rows in slots `rows`. logits: as `sampling.draw` takes
         them, [rows, vocabulary].
         """
-        how = (*self._rows.parameters(rows), self._rows.thinned(rows))
+        parameters = self._rows.parameters(rows)
+        thinned = self._rows.thinned(rows)
         if isinstance(logits, torch.Tensor) and gpu.has_kernels(logits.device):
             from models.engine.sampling_gpu import draw_on  # loads Triton
 
-            return draw_on(logits, *how)
-        return draw(logits, *how)
+            return draw_on(logits, *parameters, thinned=thinned)
+        return draw(logits, *parameters, thinned=thinned)
 
     def _forward(self) -> None:
         """Pass the drawn tokens and a chunk of the prompts, all in one row, and take in what comes
@@ -339,17 +351,12 @@ class Engine:
         A token that another text has read below the same prefix is not passed again, and one that
         several texts drew is passed once.
         """
-        rows, store = self._rows, self._store
+        rows = self._rows
+        store = self._store
         if not rows.running:
             return
         drawn = np.flatnonzero(rows.stage == STEP)
-        ends = store.tree.step(
-            store.table[drawn, rows.length[drawn] - 1].astype(np.int64), rows.last[drawn]
-        )
-        store.table[drawn, rows.length[drawn]] = ends
-        rows.length[drawn] += 1
-        rows.reserve[drawn] -= 1
-        self._reserved -= len(drawn)
+        ends = self._grow(drawn)
         fresh = np.flatnonzero(store.tree.ready[ends] == 0)
         if len(fresh) > 1:
             fresh = fresh[np.sort(np.unique(ends[fresh], return_index=True)[1])]
@@ -357,59 +364,65 @@ class Engine:
         store.tree.ready[ends] = 1
         chunks = self._chunks()
         if len(steps) or chunks:
-            new = np.concatenate(
-                [
-                    ends[fresh],
-                    *(store.table[c.row, c.past : c.past + len(c.tokens)] for c in chunks),
-                ],
-                dtype=np.int64,
-            )
-            try:
-                hidden = self._pass.forward(steps, rows.last[steps], rows.length[steps], chunks)
-                store.hidden.index_copy_(0, send(new, store.device), hidden)
-            except BaseException:  # Ctrl-C, too: nobody may take for read what was not
-                store.tree.ready[new] = 0
-                raise
-            rows.flops[steps] += self._pass.cost(rows.length[steps] - 1, rows.length[steps])
-            self.counts.passes += 1
-            self.counts.rows += len(rows.running)
-        self.counts.read += len(steps) + sum(len(c.tokens) for c in chunks)
-        self.counts.peak, self.counts.stored = (
-            max(self.counts.peak, store.tree.stored),
-            store.tree.ever,
-        )
+            self._run(steps, ends[fresh], chunks)
+        self.counts.peak = max(self.counts.peak, store.tree.stored)
+        self.counts.stored = store.tree.ever
         rows.stage[drawn] = DRAW
-        if ended := [slot for slot in drawn.tolist() if rows[slot].finish]:
-            rows.stage[ended] = DONE
-        self._close_prompts()
+        for slot in drawn.tolist():
+            if rows[slot].finish:
+                rows.stage[slot] = DONE
+        self._rows.close_prompts(self._store.table, self._store.tree.ready)
+
+    def _grow(self, drawn: np.ndarray) -> np.ndarray:
+        """Give the tokens that the rows `drawn` have drawn their cells: int64 [drawn]."""
+        rows = self._rows
+        table = self._store.table
+        before = table[drawn, rows.length[drawn] - 1].astype(np.int64)
+        ends = self._store.tree.step(before, rows.last[drawn])
+        table[drawn, rows.length[drawn]] = ends
+        rows.length[drawn] += 1
+        rows.reserve[drawn] -= 1
+        self._reserved -= len(drawn)
+        return ends
+
+    def _run(self, steps: np.ndarray, ends: np.ndarray, chunks: list[Chunk]) -> None:
+        """Pass the last tokens of the rows `steps`, which stand in the cells `ends`, and chunks."""
+        rows = self._rows
+        store = self._store
+        parts = [ends]
+        for chunk in chunks:
+            parts.append(store.table[chunk.row, chunk.past : chunk.past + len(chunk.tokens)])
+        cells = np.concatenate(parts, dtype=np.int64)
+        try:
+            hidden = self._pass.forward(steps, rows.last[steps], rows.length[steps], chunks)
+            store.hidden.index_copy_(0, send(cells, store.device), hidden)
+        except BaseException:  # Ctrl-C, too: no row may count as read what was not
+            store.tree.ready[cells] = 0
+            raise
+        rows.flops[steps] += self._pass.cost(rows.length[steps] - 1, rows.length[steps])
+        self.counts.passes += 1
+        self.counts.rows += len(rows.running)
+        self.counts.read += len(cells)
 
     def _chunks(self) -> list[Chunk]:
         """What of the prompts is read in this pass."""
-        rows, store, chunks, room = self._rows, self._store, [], CHUNK
+        rows = self._rows
+        store = self._store
+        chunks = []
+        room = CHUNK
         for row in rows.to_read:
-            places = store.table[row.slot, : len(row.prompt)]
-            unread = np.flatnonzero(store.tree.ready[places] == 0)
+            cells = store.table[row.slot, : len(row.prompt)]
+            unread = np.flatnonzero(store.tree.ready[cells] == 0)
             if not room or not len(unread):
                 continue
             done = int(unread[0])
             tokens = row.prompt[done : done + room]
-            store.tree.ready[places[done : done + len(tokens)]] = 1
+            store.tree.ready[cells[done : done + len(tokens)]] = 1
             chunks.append(Chunk(row.slot, tokens, done, isinstance(row.request, Score)))
             row.read += len(tokens)
             rows.flops[row.slot] += self._pass.cost(done, done + len(tokens))
             room -= len(tokens)
         return chunks
-
-    def _close_prompts(self) -> None:
-        """Let rows go on whose prompt has been read."""
-        rows, store, left = self._rows, self._store, []
-        read, rows.to_read = rows.to_read, left
-        for row in read:
-            places = store.table[row.slot, : len(row.prompt)]
-            if not store.tree.ready[places[-1]]:
-                left.append(row)
-                continue
-            rows.stage[row.slot] = DONE if isinstance(row.request, Score) else DRAW
 
     def _close(self) -> None:
         """Reply to rows whose last token has been passed; the host waits for the pass."""
@@ -417,43 +430,43 @@ class Engine:
         if not len(slots):
             return
         done = [self._rows[slot] for slot in slots.tolist()]
-        store, ended = self._store, [row for row in done if isinstance(row.request, Generate)]
+        store = self._store
+        ended = [row for row in done if isinstance(row.request, Generate)]
         if ended:
             slots = np.array([row.slot for row in ended])
             ends = send(store.table[slots, self._rows.length[slots] - 1], store.device)
             hidden = store.hidden.index_select(0, ends)
             finite = hidden.isfinite().all(-1).tolist()
-            for row, value, good in zip(
-                ended, values(self.head, hidden).tolist(), finite, strict=True
-            ):
-                self._leave(
-                    row,
-                    row.generated(value) if good else None,
-                    None if good else RequestFailed(NOT_NUMBERS),
-                )
+            worth = values(self.head, hidden).tolist()
+            for row, value, good in zip(ended, worth, finite, strict=True):
+                self._leave(row, row.generated(value) if good else None)
         for row in done:
             if isinstance(row.request, Score):
-                hidden = store.hidden[
-                    send(store.table[row.slot, : len(row.prompt)].astype(np.int64), store.device)
-                ]
-                scored = scoring.score(
-                    row.request, hidden, self._pass.reader(row.slot, hidden), self.head
-                )
-                self._leave(row, scored, None if scored else RequestFailed(NOT_NUMBERS))
+                cells = store.table[row.slot, : len(row.prompt)].astype(np.int64)
+                hidden = store.hidden[send(cells, store.device)]
+                read = self._pass.reader(row.slot, hidden)
+                self._leave(row, scoring.score(row.request, hidden, read, self.head))
 
-    def _leave(self, row: Row, result: Any = None, error: Exception | None = None) -> None:
-        """Free the slot and reply. What was read stays in the pool until its room is wanted."""
-        slot, passes = row.slot, self.counts.passes - row.passes
+    def _leave(
+        self, row: Row, result: Generated | Scored | None = None, error: Exception | None = None
+    ) -> None:
+        """Free the slot and reply: with an error, a result, or that there were no finite numbers.
+        What was read stays in the pool until its room is wanted.
+        """
+        if result is None and error is None:
+            error = RequestFailed(NOT_NUMBERS)
+        slot = row.slot
+        passes = self.counts.passes - row.passes
         usage = row.usage(
             passes,
             self.counts.rows - row.row_passes,
             passes * self.slots,
             float(self._rows.flops[slot]),
         )
-        places = self._store.table[slot, : self._rows.length[slot]]
-        self._store.tree.leave(places)
-        # else who comes next into this slot would gather them, with numbers that may not be finite
-        places[:] = self._store.trash
+        cells = self._store.table[slot, : self._rows.length[slot]]
+        self._store.tree.leave(cells)
+        # else the next row of this slot would gather them, with numbers that may not be finite
+        cells[:] = self._store.trash
         self._reserved -= int(self._rows.reserve[slot])
         self._rows.leave(row)
         self._ready.append(Reply(row.request, result, error, usage))
@@ -473,8 +486,13 @@ class Engine:
             )
         logger.warning("out of memory at %d slots: going on with %d", self.slots, self.slots // 2)
         self._queue = OrderedDict.fromkeys([*self._rows.running, *self._queue])
-        self._store = None  # its memory is wanted for the next one
+        self._storage = None  # its memory is wanted for the next one
         self._pass.renew(None)
         torch.cuda.empty_cache()  # nothing without CUDA
         self._reset(self.slots // 2)
         self._pass.renew(self._store)
+
+
+def _transposed(columns: list[np.ndarray]) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table of arrays, in plain Python's types."""
+    return zip(*map(np.ndarray.tolist, columns), strict=True)

@@ -1,4 +1,4 @@
-"""One forward pass over the rows of all searches, in two kinds with one interface.
+"""One forward pass over the rows of all searches: two classes with one interface.
 
 `Packed` reads every token once: one packed row `[1, tokens]`, keys and values kept in a `Store`;
 through the model's own modules, or through `models.engine.llama_cpu`. `Plain` reads each row's
@@ -60,7 +60,8 @@ class Modules:
     name = "modules"
 
     def __init__(self, model: Any, store: Store):
-        self._backbone, self._head = model.base_model, model.get_output_embeddings()
+        self._backbone = model.base_model
+        self._head = model.get_output_embeddings()
         self._cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         if self._head is None or self._backbone is model:
             raise Unsupported("no separate backbone and output embeddings")
@@ -87,12 +88,14 @@ class Modules:
             out = self._backbone(
                 input_ids=ids[None], position_ids=where, use_cache=False, plan=plan
             )
-        return out.last_hidden_state[0]  # type: ignore[no-any-return]
+        return out.last_hidden_state[0]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, vocabulary] of [rows, hidden]."""
-        logits = self._head(hidden)
-        return logits if not self._cap else self._cap * torch.tanh(logits / self._cap)
+        logits: torch.Tensor = self._head(hidden)
+        if self._cap:
+            logits = self._cap * torch.tanh(logits / self._cap)
+        return logits
 
 
 class Packed:
@@ -101,7 +104,8 @@ class Packed:
     shares = True
 
     def __init__(self, model: Any, store: Store, forward: Modules | Lean):
-        self.inner, self.path = forward, forward.name
+        self.inner = forward
+        self.path = forward.name
         self._work = Work(model, store)
         self.renew(store)
 
@@ -122,8 +126,8 @@ class Packed:
     def forward(
         self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]
     ) -> torch.Tensor:
-        """Read token `last` in each of `rows` and all chunks, whose slots stand in the table. All
-        int64 [rows]; ends: `Plan`.
+        """Read token `last` in each of `rows`, and all chunks; their cells stand in the table.
+        rows, last, ends: int64 [rows], as in `Plan`.
 
         Returns [tokens, hidden], after the final norm; the tokens of the chunks follow those of the
         rows.
@@ -133,29 +137,29 @@ class Packed:
         if self._graphs is not None and chunks and all(len(chunk.tokens) == 1 for chunk in chunks):
             rows = np.concatenate([rows, [chunk.row for chunk in chunks]])
             last = np.concatenate([last, [chunk.tokens[0] for chunk in chunks]])
-            ends, chunks = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]]), []
+            ends = np.concatenate([ends, [chunk.past + 1 for chunk in chunks]])
+            chunks = []
         steps = len(rows)
         if self._graphs is not None and steps and not chunks:
             return self._graphs(rows, last, ends)
         counts = [len(chunk.tokens) for chunk in chunks]
         total = steps + sum(counts)
         size = self.inner.size(total)
-        ids, positions, write = (
-            np.zeros(size, np.int64),
-            np.zeros(size, np.int64),
-            np.full(size, store.trash, np.int64),
-        )
-        ids[:steps], positions[:steps], write[:steps] = last, ends - 1, store.table[rows, ends - 1]
-        places, at = np.empty((len(chunks), 4), np.int64), steps
+        ids = np.zeros(size, np.int64)
+        positions = np.zeros(size, np.int64)
+        write = np.full(size, store.trash, np.int64)
+        ids[:steps] = last
+        positions[:steps] = ends - 1
+        write[:steps] = store.table[rows, ends - 1]
+        spans = np.empty((len(chunks), 4), np.int64)
+        at = steps
         for i, (chunk, count) in enumerate(zip(chunks, counts, strict=True)):
-            ids[at : at + count], positions[at : at + count] = (
-                chunk.tokens,
-                np.arange(chunk.past, chunk.past + count),
-            )
+            ids[at : at + count] = chunk.tokens
+            positions[at : at + count] = np.arange(chunk.past, chunk.past + count)
             write[at : at + count] = store.table[chunk.row, chunk.past : chunk.past + count]
-            places[i] = chunk.row, at, chunk.past, count
+            spans[i] = chunk.row, at, chunk.past, count
             at += count
-        plan = Plan(store, rows, ends, places, write)
+        plan = Plan(store, rows, ends, spans, write)
         hidden = self.inner(torch.from_numpy(ids).to(store.device), positions, plan)
         if plan.calls != store.layers:
             raise Unsupported(f"{plan.calls} of {store.layers} layers use the attention interface")
@@ -184,10 +188,12 @@ class Plain:
     hidden states alone.
     """
 
-    shares, path = False, "plain"
+    shares = False
+    path = "plain"
 
     def __init__(self, model: Any, store: Store):
-        self.model, self.store = model, store  # type: Any, Any
+        self.model = model
+        self.store: Any = store
         self._logits: dict[int, torch.Tensor] = {}
         self._work = Work(model, store)
 
@@ -196,21 +202,19 @@ class Plain:
 
     def renew(self, store: Store | None) -> None:
         """As `Packed.renew`."""
-        self.store, self._logits = store, {}
+        self.store = store
+        self._logits = {}
 
     def forward(
         self, rows: np.ndarray, last: np.ndarray, ends: np.ndarray, chunks: list[Chunk]
     ) -> torch.Tensor:
         """As `Packed.forward`."""
         out = [self.store.hidden[:0]]
-        out += [
-            self._run(row, end, end - 1)
-            for row, end in zip(rows.tolist(), ends.tolist(), strict=True)
-        ]
-        out += [
-            self._run(chunk.row, chunk.past + len(chunk.tokens), chunk.past, chunk.whole)
-            for chunk in chunks
-        ]
+        for row, end in zip(rows.tolist(), ends.tolist(), strict=True):
+            out.append(self._run(row, end, end - 1))
+        for chunk in chunks:
+            stop = chunk.past + len(chunk.tokens)
+            out.append(self._run(chunk.row, stop, chunk.past, chunk.whole))
         return torch.cat(out)
 
     def _run(self, row: int, stop: int, start: int, whole: bool = False) -> torch.Tensor:
@@ -221,7 +225,7 @@ class Plain:
             output_hidden_states=True,
         )
         self._logits[row] = out.logits[0] if whole else out.logits[0, -1:].clone()
-        return out.hidden_states[-1][0, start:]  # type: ignore[no-any-return]
+        return out.hidden_states[-1][0, start:]
 
     def logits(self, states: torch.Tensor, rows: np.ndarray | None = None) -> torch.Tensor:
         """As `Packed.logits`, of running rows only."""
@@ -263,7 +267,8 @@ def choose(model: Any, store: Store, limit: int, texts: list[list[int]]) -> Pack
     """
     if isinstance(model, Llama):
         return Packed(model, store, Lean(model, store))
-    tried, reason = forward_check.Trial(model, texts, min(limit, forward_check.LENGTH)), ""
+    tried = forward_check.Trial(model, texts, min(limit, forward_check.LENGTH))
+    reason = ""
     own = Store(model.config, tried.rows, tried.tokens, store.device, store.dtype)
     for kind in kinds(store):
         try:
@@ -303,14 +308,12 @@ def _check_positions(config: Any, limit: int) -> None:
     a shorter one cannot be used again.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    for kind in (
-        [rope] if "rope_type" in rope else [one for one in rope.values() if isinstance(one, dict)]
-    ):
-        own = (
-            kind.get("original_max_position_embeddings")
-            or getattr(config, "original_max_position_embeddings", None)
-            or 0
-        )
+    kinds = [rope] if "rope_type" in rope else list(rope.values())  # one for each kind of layer
+    trained = getattr(config, "original_max_position_embeddings", None) or 0
+    for kind in kinds:
+        if not isinstance(kind, dict):
+            continue
+        own = kind.get("original_max_position_embeddings") or trained
         if kind.get("rope_type") == "longrope" and limit > own:
             raise Unsupported(
                 f"its positions change in texts of more than {own} tokens: give context={own} "
@@ -324,15 +327,17 @@ def _read(passes: Packed, texts: np.ndarray) -> torch.Tensor:
 
     texts: int64 [texts, tokens]. The last row's step takes the place of the first row's.
     """
-    store, (count, length) = passes.store, texts.shape
-    cut, none = (length - 1) // 2, np.empty(0, np.int64)
+    store = passes.store
+    count, length = texts.shape
+    cut = (length - 1) // 2
+    none = np.empty(0, np.int64)
     store.table[:count, :length] = np.arange(count * length).reshape(count, length)
     store.table[count, :length] = [*range(length - 1), count * length]
     read: list[list[torch.Tensor]] = [[] for _ in texts]
     for start, stop in ((0, cut), (cut, length - 1)):
-        chunks = [
-            Chunk(row, tuple(text[start:stop].tolist()), start) for row, text in enumerate(texts)
-        ]
+        chunks = []
+        for row, text in enumerate(texts):
+            chunks.append(Chunk(row, tuple(text[start:stop].tolist()), start))
         hidden = passes.forward(none, none, none, chunks).clone()
         for row, part in enumerate(hidden.split(stop - start)):
             read[row].append(part)

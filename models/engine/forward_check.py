@@ -44,16 +44,18 @@ class Trial:
     """What a model says to some texts, and how sure its own arithmetic makes it.
 
     texts   int64 [texts, length]
-    rows, tokens  rows and slots of a pool that a pass needs to read them, and the first one's last
+    rows, tokens  rows and cells of a pool that a pass needs to read them, and the first one's last
                   token once more
     """
 
     def __init__(self, model: Any, texts: list[list[int]], length: int):
         length = max(3, length)
         self.texts = np.array([(text * length)[:length] for text in texts], np.int64)
-        self.rows, self.tokens = len(self.texts) + 1, self.texts.size + 1
+        self.rows = len(self.texts) + 1
+        self.tokens = self.texts.size + 1
         ids = torch.from_numpy(self.texts).to(model.device)
-        embeddings, count = model.get_input_embeddings(), len(ids)
+        embeddings = model.get_input_embeddings()
+        count = len(ids)
         hook = embeddings.register_forward_hook(lambda module, given, found: _shaken(found, count))
         try:
             logits = model(input_ids=ids.repeat(1 + COPIES, 1), use_cache=False).logits.float()

@@ -34,11 +34,9 @@ def current(device: torch.device) -> AbstractContextManager[Any]:
 
 def send(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """A copy on the device; on a GPU it is under way when this returns, and the host does not
-    wait for what was asked before.
+    wait for earlier work.
     """
     tensor = torch.from_numpy(array)
-    return (
-        tensor.pin_memory().to(device, non_blocking=True)
-        if device.type == "cuda"
-        else tensor.to(device)
-    )
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -1,7 +1,8 @@
 """The tensors of the engine: keys and values of every token once, and hidden states.
 
-Running rows and stored prefixes live in one pool; a table says where in it the text of each row
-stands.
+Running rows and stored prefixes share one pool. A *cell* of the pool holds what is stored of one
+token; a *slot* is the place of a row in the running batch, of which the engine has `slots`. A table
+lists, slot by slot, the cells of each row's text.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.engine.prefix_tree import Tree
+from models.engine.prefix_tree import PrefixTree
 from models.memory import memory_left
 
 LANES = 16  # a head's numbers are stored up to a multiple of this many on a CPU
@@ -21,12 +22,12 @@ LARGE = 1 << 28  # bytes; less is allocated without asking how much memory is le
 class Store:
     """Storage for one model.
 
-    tree    which token of which text is in which slot
-    pool    [layers, 2, pool_tokens + 1, kv_heads, padded]: keys and values; the last slot takes
+    tree    which token of which text is in which cell
+    pool    [layers, 2, pool_tokens + 1, kv_heads, padded]: keys and values; the last cell takes
             what padding writes
     hidden  [pool_tokens + 1, hidden]: of each token, after the final norm: from it the next token
             is drawn and a value read, at any time
-    table   int32 [rows, longest]: slots of the text of each running row, then the last slot of the
+    table   int32 [slots, longest]: cells of the text of each running row, then the last cell of the
             pool; longest grows
     """
 
@@ -34,9 +35,11 @@ class Store:
         self, config: Any, slots: int, pool_tokens: int, device: torch.device, dtype: torch.dtype
     ):
         self.layers, self.heads, self.kv_heads, self.dim, width = shapes(config)
-        self.device, self.dtype, self.slots = device, dtype, slots
+        self.device = device
+        self.dtype = dtype
+        self.slots = slots
         self.padded = padded(self.dim, device)
-        self.tree = Tree(pool_tokens)
+        self.tree = PrefixTree(pool_tokens)
         needed = bytes_per_token(config, device, dtype) * pool_tokens
         if device.type == "cpu" and needed > max(LARGE, memory_left()):
             raise ValueError(
@@ -55,19 +58,19 @@ class Store:
     def reserve(self, length: int) -> None:
         """Make room in the table for texts of `length` tokens."""
         if length > self.table.shape[1]:
-            more = np.full(
-                (self.slots, max(length, 2 * self.table.shape[1]) - self.table.shape[1]),
-                self.trash,
-                np.int32,
-            )
-            self.table = np.concatenate([self.table, more], 1)
+            before = self.table
+            width = max(length, 2 * before.shape[1])
+            self.table = np.full((self.slots, width), self.trash, np.int32)
+            self.table[:, : before.shape[1]] = before
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`search.kernels.simd16`), all
+    """A tensor on a CPU as kernels take it: bfloat16 as uint16 (`search.kernels.simd`), all
     else as it is.
     """
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()  # type: ignore[no-any-return]
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
 
 
 def shapes(config: Any) -> tuple[int, int, int, int, int]:
@@ -100,15 +103,15 @@ def padded(dim: int, device: torch.device) -> int:
 def bytes_per_token(config: Any, device: torch.device, dtype: torch.dtype) -> int:
     """Bytes that a token takes: keys, values and its hidden state."""
     layers, _, kv_heads, dim, width = shapes(config)
-    return (2 * layers * kv_heads * padded(dim, device) + width) * torch.empty(
-        0, dtype=dtype
-    ).element_size()
+    return int(2 * layers * kv_heads * padded(dim, device) + width) * dtype.itemsize
 
 
 def default_pool(config: Any, device: torch.device, dtype: torch.dtype) -> int:
     """Tokens that a pool holds by default: 1 GiB on a CPU, a quarter of the free memory on a
     GPU; 1,024 to 1,048,576.
     """
-    each = bytes_per_token(config, device, dtype)
-    room = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else 1 << 30
-    return int(min(max(1024, room // each), 1 << 20))
+    room = 1 << 30
+    if device.type == "cuda":
+        room = torch.cuda.mem_get_info(device)[0] // 4
+    tokens = room // bytes_per_token(config, device, dtype)
+    return int(min(max(1024, tokens), 1 << 20))

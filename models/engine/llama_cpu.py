@@ -9,6 +9,7 @@ are rounded; the sum that runs through the layers, norms, rotation and attention
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,56 @@ from models.memory import memory_left
 ROPES = {"default", "linear", "llama3", "yarn"}  # whose angles depend on the position alone
 CONVERTED = 1 << 22  # weights of bfloat16 that are converted to float32 at a time
 SMALL = 1 << 20  # weights of a product that takes no longer than its preparation
-_dnn = (
-    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if torch.backends.mkldnn.is_available()
-    else None
-)
+_dnn: Any = None
+if torch.backends.mkldnn.is_available():
+    _dnn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def has_bfloat16_products() -> bool:
     """Whether oneDNN multiplies bfloat16 numbers on this CPU."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def check_shape(model: Any) -> Any:
+    """The text config of a transformers model. Raises Unsupported, saying why, unless the model has
+    the shape of Llama.
+    """
+    config = model.config.get_text_config()
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    alike = type(model).__name__ in SHAPES.values()
+    if not alike or config.hidden_act != "silu" or rope not in ROPES:
+        raise Unsupported(
+            f"{type(model).__name__} with {config.hidden_act} and {rope} positions has "
+            "another shape"
+        )
+    return config
+
+
+def check_plain(module: Any) -> torch.nn.Linear:
+    """The module. Raises Unsupported where it does more than a product, as adapters do."""
+    if type(module) is not torch.nn.Linear:
+        raise Unsupported("its products are not plain ones: adapters or quantised weights")
+    return module
+
+
+def window_of(attention: Any) -> int:
+    """Keys that a query of a transformers layer sees at most, 0: all."""
+    own = getattr(attention.config, "sliding_window", None)
+    return getattr(attention, "sliding_window", own) or 0
+
+
+def weight_and_bias(modules: Sequence[torch.nn.Linear]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of products of the same input, one after the other: copies. A missing bias is 0 where another
+    one has one.
+    """
+    weight = torch.cat([module.weight for module in modules])
+    if all(module.bias is None for module in modules):
+        return weight, None
+    biases = []
+    for module in modules:
+        nothing = module.weight.new_zeros(len(module.weight))
+        biases.append(nothing if module.bias is None else module.bias)
+    return weight, torch.cat(biases)
 
 
 class Linear:
@@ -56,14 +97,18 @@ class Linear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, small: bool):
-        self._bias, self._out, width = bias, len(weight), weight.shape[1]
+        self._bias = bias
+        self._out = len(weight)
+        width = weight.shape[1]
         self._weight = weight
         self._converts = (
             _dnn is not None and weight.dtype == torch.bfloat16 and not has_bfloat16_products()
         )
         if self._converts:
-            self._bias = None if bias is None else bias.float()
-            self.block, self.alone = 0, False
+            if bias is not None:
+                self._bias = bias.float()
+            self.block = 0
+            self.alone = False
             return
         if _dnn is not None:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
@@ -73,9 +118,9 @@ class Linear:
         if _dnn is not None and small:
             more = -len(weight) % 16
             self._flat = F.pad(weight.T, (0, more)).contiguous().numpy().reshape(-1)
-            self._added = (
-                np.empty(0, np.float32) if bias is None else F.pad(bias, (0, more)).numpy()
-            )
+            self._added = np.empty(0, np.float32)
+            if bias is not None:
+                self._added = F.pad(bias, (0, more)).numpy()
             self.block = next(
                 (b for b in (width, 512, 1024) if torch.equal(self._single(x[:1], b)[0], wanted)), 0
             )
@@ -87,11 +132,9 @@ class Linear:
             return self._converted(x)
         if len(x) == 1 and self.block:
             return self._single(x, self.block)
-        return (
-            F.linear(x, self._weight, self._bias)
-            if _dnn is None
-            else _dnn(x, self._weight, self._bias, "none", [], "")
-        )
+        if _dnn is None:
+            return F.linear(x, self._weight, self._bias)
+        return _dnn(x, self._weight, self._bias, "none", [], "")
 
     def add(self, x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
         """The product plus `to`, float32, which may be changed."""
@@ -126,47 +169,28 @@ class Modules:
     """
 
     def __init__(self, model: Any):
-        config = model.config.get_text_config()
-        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if (
-            type(model).__name__ not in SHAPES.values()
-            or config.hidden_act != "silu"
-            or rope not in ROPES
-        ):
-            raise Unsupported(
-                f"{type(model).__name__} with {config.hidden_act} and {rope} positions has "
-                "another shape"
-            )
+        config = check_shape(model)
         if model.get_memory_footprint() > memory_left() // 2:
             raise Unsupported("no room for its weights in a second order")
-        self._model, self.config, self.dtype = model, config, model.dtype
+        self._model = model
+        self.config = config
+        self.dtype = model.dtype
 
     @property
     def embedding(self) -> torch.Tensor:
         """[vocabulary, hidden]."""
-        return self._model.get_input_embeddings().weight.detach()  # type: ignore[no-any-return]
+        return self._model.get_input_embeddings().weight.detach()
 
     @property
     def head(self) -> torch.Tensor:
         """The output layer, [vocabulary, hidden]."""
-        return self._plain(self._model.get_output_embeddings()).weight.detach()
+        return check_plain(self._model.get_output_embeddings()).weight.detach()
 
     def product(self, *names: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As `Llama.product`."""
-        found = [self._plain(self._model.model.get_submodule(name)) for name in names]
-        weight = torch.cat([module.weight.detach() for module in found])
-        if all(module.bias is None for module in found):
-            return weight, None
-        none = weight.new_zeros
-        return weight, torch.cat(
-            [none(len(m.weight)) if m.bias is None else m.bias.detach() for m in found]
-        )
-
-    @staticmethod
-    def _plain(module: Any) -> torch.nn.Linear:
-        if type(module) is not torch.nn.Linear:
-            raise Unsupported("its products are not plain ones: adapters or quantised weights")
-        return module
+        with torch.no_grad():
+            find = self._model.model.get_submodule
+            return weight_and_bias([check_plain(find(name)) for name in names])
 
     def norm(self, name: str) -> tuple[np.ndarray, float]:
         """As `Llama.norm`."""
@@ -178,19 +202,14 @@ class Modules:
 
     def window(self, layer: int) -> int:
         """As `Llama.window`."""
-        attention = self._model.model.layers[layer].self_attn
-        return (
-            getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-            or 0
-        )
+        return window_of(self._model.model.layers[layer].self_attn)
 
     def angles(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Llama.angles`."""
-        sides = self._model.model.rotary_emb(
-            torch.zeros(1, dtype=torch.float32), torch.arange(count)[None]
-        )
-        cosines, sines = (np.ascontiguousarray(side[0].numpy()) for side in sides)
-        return cosines, sines
+        positions = torch.arange(count)[None]
+        like = torch.zeros(1, dtype=torch.float32)
+        cosines, sines = self._model.model.rotary_emb(like, positions)
+        return np.ascontiguousarray(cosines[0].numpy()), np.ascontiguousarray(sines[0].numpy())
 
 
 class Lean:
@@ -206,10 +225,8 @@ class Lean:
             raise Unsupported("its weights are of several types")
         self._half = store.dtype == torch.bfloat16
         self._loops = llama_kernels.loops(self._half)
-        self._dim, self._sizes = (
-            store.dim,
-            np.array([store.heads, store.kv_heads, store.dim, store.padded]),
-        )
+        self._dim = store.dim
+        self._sizes = np.array([store.heads, store.kv_heads, store.dim, store.padded])
         self._cosines = self._sines = np.empty((0, store.dim), np.float32)
         self._pack()
 
@@ -217,7 +234,14 @@ class Lean:
         """Tokens that a pass is padded to: few different numbers, as oneDNN prepares for each
         once; and two at least (`Linear`).
         """
-        step = 1 if tokens <= 16 else 8 if tokens <= 128 else 32 if tokens <= 512 else 128
+        if tokens <= 16:
+            step = 1
+        elif tokens <= 128:
+            step = 8
+        elif tokens <= 512:
+            step = 32
+        else:
+            step = 128
         return max(self._least, -(-tokens // step) * step)
 
     def refresh(self) -> None:
@@ -226,7 +250,8 @@ class Lean:
             self._pack()
 
     def _pack(self) -> None:
-        source, config = self._source, self._source.config
+        source = self._source
+        config = self._source.config
         largest = max(config.vocab_size, 2 * config.intermediate_size) * config.hidden_size
         small = largest <= SMALL and not self._half
         self._layers: list[_Layer] = []
@@ -245,22 +270,27 @@ class Lean:
                 bar.update()
         self._norm, self._epsilon = source.norm("norm")
         self._head = Linear(source.head, None, small)
-        products = [
-            self._head,
-            *(p for layer in self._layers for p in (layer.qkv, layer.out, layer.up, layer.down)),
-        ]
+        products = [self._head]
+        for layer in self._layers:
+            products += [layer.qkv, layer.out, layer.up, layer.down]
         self._least = 1 if all(product.alone for product in products) else 2
 
     def __call__(self, ids: torch.Tensor, positions: np.ndarray, plan: Plan) -> torch.Tensor:
         """The hidden states after the final norm, [tokens, hidden] of the type computed in. ids:
         int64 [tokens].
         """
-        store, kernel, count, loops = plan.store, plan.kernel, len(ids), self._loops
+        store = plan.store
+        kernel = plan.kernel
+        count = len(ids)
+        loops = self._loops
         assert kernel is not None
         self._turn(int(positions.max()) + 1)
         x = F.embedding(ids, self._source.embedding).float()
-        normed, scale = torch.empty(count, x.shape[1], dtype=store.dtype), store.dim**-0.5
-        queries = np.empty((count, store.heads * store.dim), np.float32) if self._half else None
+        normed = torch.empty(count, x.shape[1], dtype=store.dtype)
+        scale = store.dim**-0.5
+        queries: np.ndarray | None = None
+        if self._half:
+            queries = np.empty((count, store.heads * store.dim), np.float32)
         seen = kernel.result
         for i, layer in enumerate(self._layers):
             loops.norm(x.numpy(), layer.before, layer.epsilon, numbers(normed))
@@ -298,14 +328,17 @@ class Lean:
 class _Layer:
     def __init__(self, source: Any, layer: int, small: bool):
         name = f"layers.{layer}."
+
+        def linear(*parts: str) -> Linear:
+            weight, bias = source.product(*(name + part for part in parts))
+            return Linear(weight, bias, small)
+
         self.before, self.epsilon = source.norm(f"{name}input_layernorm")
         self.between, epsilon = source.norm(f"{name}post_attention_layernorm")
-        self.qkv = Linear(
-            *source.product(*(f"{name}self_attn.{part}_proj" for part in "qkv")), small
-        )
-        self.out = Linear(*source.product(f"{name}self_attn.o_proj"), small)
-        self.up = Linear(*source.product(f"{name}mlp.gate_proj", f"{name}mlp.up_proj"), small)
-        self.down = Linear(*source.product(f"{name}mlp.down_proj"), small)
+        self.qkv = linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        self.out = linear("self_attn.o_proj")
+        self.up = linear("mlp.gate_proj", "mlp.up_proj")
+        self.down = linear("mlp.down_proj")
         self.q_norm, first = source.norm(f"{name}self_attn.q_norm")
         self.k_norm, second = source.norm(f"{name}self_attn.k_norm")
         if {epsilon, first or epsilon, second or epsilon} != {self.epsilon}:

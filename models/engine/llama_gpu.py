@@ -19,7 +19,7 @@ import triton.language as tl
 from models.engine import gpu
 from models.engine.attention import Plan, Unsupported
 from models.engine.kv_pool import Store
-from models.engine.llama_cpu import ROPES, SHAPES
+from models.engine.llama_cpu import check_plain, check_shape, weight_and_bias, window_of
 from models.engine.tree_attention_gpu import power_of_two
 
 GATE = 1024  # numbers that a program of the gate takes
@@ -53,7 +53,7 @@ def _norm_kernel(
 @triton.jit
 def _turn_kernel(
     mixed, positions, cosines, sines, q_norm, k_norm, query, keys, values, write,
-    mixed_stride, query_stride, slot_stride, head_stride, epsilon,
+    mixed_stride, query_stride, cell_stride, head_stride, epsilon,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr,
     NORMED: tl.constexpr,
 ):  # fmt: skip
@@ -91,13 +91,13 @@ def _turn_kernel(
         tl.store(target, a.to(kind), mask=inside)
         tl.store(target + half, b.to(kind), mask=inside)
     else:
-        place = tl.load(write + token).to(tl.int64) * slot_stride
+        cell = tl.load(write + token).to(tl.int64) * cell_stride
         if head < HEADS + KV_HEADS:
-            target = keys + place + (head - HEADS) * head_stride + n
+            target = keys + cell + (head - HEADS) * head_stride + n
             tl.store(target, a.to(kind), mask=inside)
             tl.store(target + half, b.to(kind), mask=inside)
         else:
-            target = values + place + (head - HEADS - KV_HEADS) * head_stride + n
+            target = values + cell + (head - HEADS - KV_HEADS) * head_stride + n
             tl.store(target, a.to(kind), mask=inside)
             tl.store(target + half, b.to(kind), mask=inside)
 
@@ -125,32 +125,17 @@ class LlamaGPU:
     name = "fused"
 
     def __init__(self, model: Any, store: Store):
-        config = model.config.get_text_config()
-        rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-        if not gpu.has_kernels(store.device) or store.dtype not in (
-            torch.float32,
-            torch.float16,
-            torch.bfloat16,
-        ):
+        computed = store.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        if not gpu.has_kernels(store.device) or not computed:
             raise Unsupported("not on a GPU with Triton in float32, float16 or bfloat16")
-        if (
-            type(model).__name__ not in SHAPES.values()
-            or config.hidden_act != "silu"
-            or rope not in ROPES
-        ):
-            raise Unsupported(
-                f"{type(model).__name__} with {config.hidden_act} and {rope} positions has "
-                "another shape"
-            )
+        config = check_shape(model)
         self._model = model
-        longest = (
-            min(getattr(config, "max_position_embeddings", None) or store.trash, store.trash) + 1
-        )
-        places = torch.arange(longest, device=store.device)[None]
-        sides = model.model.rotary_emb(
-            torch.zeros(1, device=store.device, dtype=torch.float32), places
-        )
-        self._cosines, self._sines = (side[0].float().contiguous() for side in sides)
+        longest = getattr(config, "max_position_embeddings", None) or store.trash
+        positions = torch.arange(min(longest, store.trash) + 1, device=store.device)[None]
+        like = torch.zeros(1, device=store.device, dtype=torch.float32)
+        cosines, sines = model.model.rotary_emb(like, positions)
+        self._cosines = cosines[0].float().contiguous()
+        self._sines = sines[0].float().contiguous()
         if self._cosines.shape[1] != store.dim or store.dim % 2:
             raise Unsupported("only a part of each head is rotated")
         self.refresh()
@@ -163,7 +148,8 @@ class LlamaGPU:
     def refresh(self) -> None:
         """Take the model's weights as they are now."""
         self._layers = [_Layer(layer) for layer in self._model.model.layers]
-        self._final, self._head = self._model.model.norm, self._model.get_output_embeddings()
+        self._final = self._model.model.norm
+        self._head = self._model.get_output_embeddings()
 
     def __call__(
         self, ids: torch.Tensor, positions: np.ndarray | torch.Tensor, plan: Plan
@@ -171,11 +157,13 @@ class LlamaGPU:
         """The hidden states after the final norm, [tokens, hidden]. ids: int64 [tokens];
         positions: int32 or int64 [tokens].
         """
-        store, kernel = plan.store, plan.gpu
+        store = plan.store
+        kernel = plan.gpu
         assert kernel is not None
         positions = torch.as_tensor(positions, device=ids.device)
         x = F.embedding(ids, self._model.get_input_embeddings().weight)
-        normed, query = torch.empty_like(x), x.new_empty(len(x), store.heads * store.dim)
+        normed = torch.empty_like(x)
+        query = x.new_empty(len(x), store.heads * store.dim)
         delta: torch.Tensor | None = None
         for i, layer in enumerate(self._layers):
             norm(x, delta, layer.before, normed)
@@ -191,7 +179,7 @@ class LlamaGPU:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, vocabulary] of [rows, hidden]."""
-        return self._head(hidden)  # type: ignore[no-any-return]
+        return self._head(hidden)
 
     def _turn(
         self, mixed: torch.Tensor, positions: torch.Tensor, layer: _Layer, query: torch.Tensor,
@@ -212,20 +200,22 @@ class _Layer:
     """Views of a layer's weights: each product is (weight, bias or None)."""
 
     def __init__(self, layer: Any):
-        attention, mlp = layer.self_attn, layer.mlp
-        self.before, self.between = layer.input_layernorm, layer.post_attention_layernorm
+        attention = layer.self_attn
+        mlp = layer.mlp
+        self.before = layer.input_layernorm
+        self.between = layer.post_attention_layernorm
         self.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out, self.down = _joined(attention.o_proj), _joined(mlp.down_proj)
+        self.out = _joined(attention.o_proj)
+        self.down = _joined(mlp.down_proj)
         self.up = _joined(mlp.gate_proj, mlp.up_proj)
-        norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.q_norm, self.k_norm = (
-            None if norm is None else norm.weight.detach() for norm in norms
-        )
-        self.epsilon = 0.0 if norms[0] is None else norms[0].variance_epsilon
-        self.window = (
-            getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
-            or 0
-        )
+        self.q_norm: torch.Tensor | None = None
+        self.k_norm: torch.Tensor | None = None
+        self.epsilon = 0.0
+        if getattr(attention, "q_norm", None) is not None:
+            self.q_norm = attention.q_norm.weight.detach()
+            self.k_norm = attention.k_norm.weight.detach()
+            self.epsilon = attention.q_norm.variance_epsilon
+        self.window = window_of(attention)
 
 
 def _joined(*modules: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -234,20 +224,14 @@ def _joined(*modules: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
     Raises Unsupported for modules that do more than a product, as adapters do.
     """
-    if any(type(module) is not torch.nn.Linear for module in modules):
-        raise Unsupported("its products are not plain ones: adapters or quantised weights")
+    for module in modules:
+        check_plain(module)
     if len(modules) == 1:
-        return modules[0].weight.detach(), None if modules[0].bias is None else modules[
-            0
-        ].bias.detach()
+        (module,) = modules
+        return module.weight.detach(), None if module.bias is None else module.bias.detach()
     # what is made in inference mode could never be trained
     with torch.inference_mode(False), torch.no_grad():
-        weight = torch.cat([module.weight for module in modules])
-        biases = [
-            module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias
-            for module in modules
-        ]
-        bias = torch.cat(biases) if any(module.bias is not None for module in modules) else None
+        weight, bias = weight_and_bias(modules)
         start = 0
         for module in modules:
             stop = start + len(module.weight)

@@ -1,4 +1,4 @@
-"""The loops of a pass on a processor beside its products and its attention: what queries share,
+"""The loops of a pass on a CPU beside its products and its attention: what queries share,
 norms, rotation, gates, storing.
 """
 
@@ -10,9 +10,20 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.kernels import simd16
 from search.kernels.jit import bare, bind, digest, kernel, part, ravel
-from search.kernels.simd16 import fma, get, highest, load, lowest, power, put, splat, store, total
+from search.kernels.simd import (
+    exp2,
+    fma,
+    get,
+    lane_sum,
+    load16,
+    loader,
+    maximum,
+    minimum,
+    put,
+    spread,
+    store,
+)
 
 LOG2E = np.float32(1.4426950408889634)
 # queries times keys from which reading keys together pays: packing the queries costs as much as 50
@@ -21,7 +32,7 @@ SHARED = 64
 FEWEST = 4  # queries, too: below, most lanes are idle
 
 
-def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore[no-untyped-def]
+def plan(table, rows, ends, chunks, group, order, spans, parts):
     """What the queries of a pass share. Returns the numbers of spans and of parts written.
 
     table    int32 [rows, longest]
@@ -33,18 +44,18 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
     order    int64 [steps], scratch
     spans, parts  int32 [queries, 4], [2 * queries, 4]: as in `tree_attention_cpu.attention`
     """
-    table, rows, ends, chunks, order, spans, parts = (
-        bare(table),
-        bare(rows),
-        bare(ends),
-        bare(chunks),
-        bare(order),
-        bare(spans),
-        bare(parts),
-    )
-    n, count = len(rows), np.int64(0)
+    table = bare(table)
+    rows = bare(rows)
+    ends = bare(ends)
+    chunks = bare(chunks)
+    order = bare(order)
+    spans = bare(spans)
+    parts = bare(parts)
+    n = len(rows)
+    count = np.int64(0)
     for i in range(n):  # sorted by text, so that what begins alike stands together
-        low, high = 0, i
+        low = 0
+        high = i
         while low < high:
             middle = (low + high) // 2
             if _before(table, rows[order[middle]], rows[i], min(ends[order[middle]], ends[i])):
@@ -55,16 +66,17 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
             order[j] = order[j - 1]
         order[low] = i
     for i in range(n):
-        spans[i, 0], spans[i, 1], spans[i, 2], spans[i, 3] = (
-            order[i],
-            rows[order[i]],
-            0,
-            ends[order[i]],
-        )
+        spans[i, 0] = order[i]
+        spans[i, 1] = rows[order[i]]
+        spans[i, 2] = 0
+        spans[i, 3] = ends[order[i]]
     if n > 0:  # spans[i, 2]: what is read of i together with others already
         count = _share(table, spans, np.int64(0), n, group, parts, count)
     for c in range(len(chunks)):
-        row, token, past, size = chunks[c, 0], chunks[c, 1], chunks[c, 2], chunks[c, 3]
+        row = chunks[c, 0]
+        token = chunks[c, 1]
+        past = chunks[c, 2]
+        size = chunks[c, 3]
         tile = max(1, 16 // group)
         for first in range(0, size, tile):
             some = min(tile, size - first)
@@ -72,33 +84,29 @@ def plan(table, rows, ends, chunks, group, order, spans, parts):  # type: ignore
             if some * group < FEWEST or together * some * group < SHARED:
                 together = 0
             else:
-                parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = (
-                    n,
-                    n + some,
-                    0,
-                    together,
-                )
+                parts[count, 0] = n
+                parts[count, 1] = n + some
+                parts[count, 2] = 0
+                parts[count, 3] = together
                 count += 1
             for i in range(some):
-                spans[n, 0], spans[n, 1], spans[n, 2], spans[n, 3] = (
-                    token + first + i,
-                    row,
-                    together,
-                    past + first + i + 1,
-                )
+                spans[n, 0] = token + first + i
+                spans[n, 1] = row
+                spans[n, 2] = together
+                spans[n, 3] = past + first + i + 1
                 n += 1
     return n, count
 
 
-def _before(table, a, b, length):  # type: ignore[no-untyped-def]
-    """Whether row a comes before (or is equal to) row b in their first `length` places."""
+def _before(table, a, b, length):
+    """Whether row a comes before (or is equal to) row b in their first `length` cells."""
     for j in range(length):
         if table[a, j] != table[b, j]:
             return table[a, j] < table[b, j]
     return True
 
 
-def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-untyped-def]
+def _share(table, spans, start, stop, group, parts, count):
     """Write the parts of sorted queries start to stop; spans[i, 2] becomes what is covered of
     each. Returns the number of parts.
     """
@@ -106,7 +114,11 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
     while a < stop:
         # the widest set of neighbours from a on that shares enough beyond what is covered of a
         # already
-        covered, b, least, best, until = spans[a, 2], a + 1, spans[a, 3], 0, 0
+        covered = spans[a, 2]
+        b = a + 1
+        least = spans[a, 3]
+        best = 0
+        until = 0
         while b < stop and spans[b, 2] == covered:
             j = covered
             limit = min(least, spans[b, 3])
@@ -122,70 +134,87 @@ def _share(table, spans, start, stop, group, parts, count):  # type: ignore[no-u
                 and (b - a) * group >= FEWEST
                 and (b - a) * group * (least - covered) >= SHARED
             ):
-                best, until = gain, b
+                best = gain
+                until = b
                 reach = least
         if best == 0:
             a += 1
             continue
-        parts[count, 0], parts[count, 1], parts[count, 2], parts[count, 3] = (
-            a,
-            until,
-            covered,
-            reach,
-        )
+        parts[count, 0] = a
+        parts[count, 1] = until
+        parts[count, 2] = covered
+        parts[count, 3] = reach
         count += 1
         for i in range(a, until):
             spans[i, 2] = reach
     return count
 
 
-def write(keys, values, places, pool, sizes, layer, step):  # type: ignore[no-untyped-def]
+def write(keys, values, cells, pool, sizes, layer, step):
     """Put the keys and values of new tokens, [tokens, kv_heads * dim] of the pool's type, into
-    slots `places` of one layer of the pool.
+    cells `cells` of one layer of the pool.
     """
-    keys, values, places, pool = bare(keys), bare(values), bare(places), bare(pool)
-    kv_heads, dim, padded = sizes[1], sizes[2], sizes[3]
-    for i in range(len(places)):
+    keys = bare(keys)
+    values = bare(values)
+    cells = bare(cells)
+    pool = bare(pool)
+    kv_heads = sizes[1]
+    dim = sizes[2]
+    padded = sizes[3]
+    for i in range(len(cells)):
         for head in range(kv_heads):
-            at = 2 * layer * step + (places[i] * kv_heads + head) * padded
+            at = 2 * layer * step + (cells[i] * kv_heads + head) * padded
             for d in range(dim):
-                pool[at + d], pool[at + step + d] = (
-                    keys[i, head * dim + d],
-                    values[i, head * dim + d],
-                )
+                pool[at + d] = keys[i, head * dim + d]
+                pool[at + step + d] = values[i, head * dim + d]
             for d in range(dim, padded):
                 pool[at + d] = pool[at + step + d] = 0
 
 
 def turn(
-    qkv, q, places, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon
-):  # type: ignore[no-untyped-def]
+    qkv, q, cells, pool, sizes, layer, step, positions, cosines, sines, q_norm, k_norm, epsilon
+):
     """Norm (where weights are given), rotate and store: the queries of `qkv` into `q`, its keys and
     values into the pool.
 
     qkv       [tokens, (heads + 2 * kv_heads) * dim], changed where it is float32;  q: float32
               [tokens, >= heads * dim], may be `qkv`
-    places    int64 [tokens], slots;  positions: int64 [tokens]
+    cells     int64 [tokens];  positions: int64 [tokens]
     cosines, sines  float32 [positions, dim], of Su et al. 2021 as transformers lays them out (two
                     halves)
     q_norm, k_norm  float32 [dim] or [0]: RMS norm of each head (Zhang and Sennrich 2019)
     """
-    qkv, q, places, pool, positions = bare(qkv), bare(q), bare(places), bare(pool), bare(positions)
-    cosines, sines, q_norm, k_norm = bare(cosines), bare(sines), bare(q_norm), bare(k_norm)
-    heads, kv_heads, dim, padded = sizes[0], sizes[1], sizes[2], sizes[3]
-    half, width, mixed, queries = dim // 2, qkv.shape[1], ravel(qkv), ravel(q)
-    for i in range(len(places)):
+    qkv = bare(qkv)
+    q = bare(q)
+    cells = bare(cells)
+    pool = bare(pool)
+    positions = bare(positions)
+    cosines = bare(cosines)
+    sines = bare(sines)
+    q_norm = bare(q_norm)
+    k_norm = bare(k_norm)
+    heads = sizes[0]
+    kv_heads = sizes[1]
+    dim = sizes[2]
+    padded = sizes[3]
+    half = dim // 2
+    width = qkv.shape[1]
+    mixed = ravel(qkv)
+    queries = ravel(q)
+    for i in range(len(cells)):
         p = positions[i]
-        slot = 2 * layer * step + places[i] * kv_heads * padded
+        base = 2 * layer * step + cells[i] * kv_heads * padded
         for head in range(heads + kv_heads):
-            at, rate = i * width + head * dim, np.float32(1)
+            at = i * width + head * dim
+            rate = np.float32(1)
             if len(q_norm):
                 square = np.float32(0)
                 for d in range(dim):
                     square += get(mixed, at + d) * get(mixed, at + d)
                 rate = np.float32(1) / np.sqrt(square / np.float32(dim) + epsilon)
             for d in range(half):
-                x, y = get(mixed, at + d), get(mixed, at + half + d)
+                x = get(mixed, at + d)
+                y = get(mixed, at + half + d)
                 if len(q_norm):
                     x *= rate * (q_norm[d] if head < heads else k_norm[d])
                     y *= rate * (q_norm[half + d] if head < heads else k_norm[half + d])
@@ -196,11 +225,12 @@ def turn(
                     put(queries, to, low)
                     put(queries, to + half, high)
                 else:
-                    to = slot + (head - heads) * padded + d
+                    to = base + (head - heads) * padded + d
                     put(pool, to, low)
                     put(pool, to + half, high)
         for head in range(kv_heads):
-            at, v = slot + head * padded, i * width + (heads + kv_heads + head) * dim
+            at = base + head * padded
+            v = i * width + (heads + kv_heads + head) * dim
             for d in range(dim):
                 put(pool, at + step + d, get(mixed, v + d))
             for d in range(dim, padded):
@@ -208,74 +238,91 @@ def turn(
                 put(pool, at + step + d, np.float32(0))
 
 
-def norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
+def norm(x, weight, epsilon, out):
     """RMS norm of float32 [tokens, hidden] into `out` (Zhang and Sennrich 2019), float32 or
     bfloat16.
     """
-    x, weight, out = bare(x), bare(weight), bare(out)
-    width, flat, into = x.shape[1], ravel(x), ravel(out)
+    x = bare(x)
+    weight = bare(weight)
+    out = bare(out)
+    width = x.shape[1]
+    flat = ravel(x)
+    into = ravel(out)
     for i in range(len(x)):
-        square = splat(np.float32(0))
+        square = spread(np.float32(0))
         for d in range(0, width - 15, 16):
-            v = load(flat, i * width + d)
+            v = load16(flat, i * width + d)
             square = fma(v, v, square)
-        sum_ = total(square)
+        sum_ = lane_sum(square)
         for d in range(width & ~15, width):
             sum_ += x[i, d] * x[i, d]
         rate = np.float32(1) / np.sqrt(sum_ / np.float32(width) + epsilon)
         for d in range(0, width - 15, 16):
-            store(into, i * width + d, load(flat, i * width + d) * splat(rate) * load(weight, d))
+            store(
+                into, i * width + d, load16(flat, i * width + d) * spread(rate) * load16(weight, d)
+            )
         for d in range(width & ~15, width):
             put(into, i * width + d, x[i, d] * rate * weight[d])
 
 
-def gate(both, out):  # type: ignore[no-untyped-def]
+def gate(both, out):
     """SiLU of the first half of each row of `both`, [tokens, 2 * inner], times the second half
     (Shazeer 2020, SwiGLU).
     """
-    both, out = bare(both), bare(out)
-    inner, one = out.shape[1], splat(np.float32(1))
-    flat, into = ravel(both), ravel(out)
+    both = bare(both)
+    out = bare(out)
+    inner = out.shape[1]
+    one = spread(np.float32(1))
+    flat = ravel(both)
+    into = ravel(out)
     for i in range(len(out)):
-        a, o = 2 * i * inner, i * inner
+        a = 2 * i * inner
+        o = i * inner
         for d in range(0, inner - 15, 16):
-            x = load(flat, a + d)
-            falls = power(
-                highest(splat(np.float32(-100)), lowest(splat(np.float32(100)), x * splat(-LOG2E))),
-                splat(np.float32(0)),
+            x = load16(flat, a + d)
+            falls = exp2(
+                maximum(
+                    spread(np.float32(-100)), minimum(spread(np.float32(100)), x * spread(-LOG2E))
+                ),
+                spread(np.float32(0)),
             )
-            store(into, o + d, x / (one + falls) * load(flat, a + inner + d))
+            store(into, o + d, x / (one + falls) * load16(flat, a + inner + d))
         for d in range(inner & ~15, inner):
             x = get(flat, a + d)
             put(into, o + d, x / (np.float32(1) + np.exp(-x)) * get(flat, a + inner + d))
 
 
-def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
+def single(x, weight, block, bias, out):
     """The product of one row. x: float32 [in]; weight: float32, flat [in, out]; out a multiple of
     16; bias: float32 [out] or [0].
 
     Each number is a chain over `block` inputs at a time, and these are added: as oneDNN does it
     (`llama_cpu.Linear` tries that).
     """
-    x, weight, bias, out = bare(x), bare(weight), bare(bias), bare(out)
-    size, n = out.size, np.int64(0)
+    x = bare(x)
+    weight = bare(weight)
+    bias = bare(bias)
+    out = bare(out)
+    size = out.size
+    n = np.int64(0)
     while n < size:
         wide = n + 64 <= size
         for start in range(0, x.size, block):
-            a = b = c = d = splat(np.float32(0))
+            a = b = c = d = spread(np.float32(0))
             for k in range(start, min(x.size, start + block)):
-                v, at = splat(get(x, k)), k * size + n
-                a = fma(v, load(weight, at), a)
+                v = spread(get(x, k))
+                at = k * size + n
+                a = fma(v, load16(weight, at), a)
                 if wide:
-                    b, c, d = (
-                        fma(v, load(weight, at + 16), b),
-                        fma(v, load(weight, at + 32), c),
-                        fma(v, load(weight, at + 48), d),
-                    )
+                    b = fma(v, load16(weight, at + 16), b)
+                    c = fma(v, load16(weight, at + 32), c)
+                    d = fma(v, load16(weight, at + 48), d)
             if start > 0:
-                a = load(out, n) + a
+                a = load16(out, n) + a
                 if wide:
-                    b, c, d = load(out, n + 16) + b, load(out, n + 32) + c, load(out, n + 48) + d
+                    b = load16(out, n + 16) + b
+                    c = load16(out, n + 32) + c
+                    d = load16(out, n + 48) + d
             store(out, n, a)
             if wide:
                 store(out, n + 16, b)
@@ -284,7 +331,7 @@ def single(x, weight, block, bias, out):  # type: ignore[no-untyped-def]
         n += 64 if wide else 16
     if bias.size > 0:
         for n in range(0, size, 16):
-            store(out, n, load(out, n) + load(bias, n))
+            store(out, n, load16(out, n) + load16(bias, n))
 
 
 class Loops(NamedTuple):
@@ -296,20 +343,18 @@ class Loops(NamedTuple):
     gate: Any
 
 
-_stamp = digest(simd16.fma, plan)
+_stamp = digest(loader, plan)
 for _inner in (_before, _share):
     globals()[_inner.__name__] = part(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
-_f4, _f4s, _i8s, _f, _i8 = (
-    numba.float32[::1],
-    numba.float32[:, ::1],
-    numba.int64[::1],
-    numba.float32,
-    numba.int64,
-)
+_f4 = numba.float32[::1]
+_f4s = numba.float32[:, ::1]
+_i8s = numba.int64[::1]
+_f = numba.float32
+_i8 = numba.int64
 _i4 = numba.int32[:, ::1]
 
 
-def _compiled(signature, function, name=""):  # type: ignore[no-untyped-def]
+def _compiled(signature, function, name=""):
     return kernel(signature)(bind(function, globals(), f"{function.__name__}{name}_{_stamp}"))
 
 
@@ -319,7 +364,9 @@ def loops(half: bool) -> Loops:
     asked for.
     """
     number = numba.uint16 if half else numba.float32
-    flat, rows, name = number[::1], number[:, ::1], "_half" if half else ""
+    flat = number[::1]
+    rows = number[:, ::1]
+    name = "_half" if half else ""
     return Loops(
         _compiled(numba.void(rows, rows, _i8s, flat, _i8s, _i8, _i8), write, name),
         _compiled(

@@ -1,8 +1,8 @@
-"""Which keys and values are stored where: all texts as one tree of tokens over the slots of a pool.
+"""Which keys and values are stored where: all texts as one tree of tokens over the cells of a pool.
 
-A token below a prefix has one slot, whoever reads or draws it: what several texts share is stored
-once and read once. A running text holds its slots; what nobody holds stays until its room is
-wanted. This module knows neither torch nor models: it deals in slot numbers.
+A token below a prefix has one cell, whichever row reads or draws it: what several texts share is
+stored once and read once. A running text holds its cells; a cell that no text holds stays until its
+room is wanted. This module knows neither torch nor models: it deals in numbers of cells.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from models.engine.prefix_tree_kernels import (
     TOKEN,
 )
 
-ROOT = -1  # of all texts that share; one that shares with nobody has a root of its own, below
+ROOT = -1  # of all texts that share; one that shares with none has a root of its own, below
 
 
-class Tree:
-    """Texts over a pool of `capacity` slots. When it is full the longest unused ends of texts
-    that nobody holds are forgotten.
+class PrefixTree:
+    """Texts over a pool of `capacity` cells. When it is full the longest unused ends of texts
+    that none holds are forgotten.
     """
 
     def __init__(self, capacity: int):
@@ -48,7 +48,8 @@ class Tree:
         self._nodes[LIVE] = 0
         self._nodes[FREE] = np.arange(self.capacity - 1, -1, -1)
         self._heads[:] = -1
-        self._counts[FREE_COUNT], self._counts[HELD] = self.capacity, 0
+        self._counts[FREE_COUNT] = self.capacity
+        self._counts[HELD] = 0
 
     @property
     def held(self) -> int:
@@ -69,47 +70,47 @@ class Tree:
 
     @property
     def ready(self) -> np.ndarray:
-        """int32 [capacity]: 1 where a slot's keys and values are there."""
+        """int32 [capacity]: 1 where a cell's keys and values are there."""
         return self._nodes[READY]
 
     @property
     def tokens(self) -> np.ndarray:
-        """int32 [capacity]: the token in each slot."""
+        """int32 [capacity]: the token in each cell."""
         return self._nodes[TOKEN]
 
     def look(self, tokens: np.ndarray, root: int = ROOT) -> tuple[int, int]:
-        """How many of `tokens` (int64) are there already, and how many slots `join` would make
+        """How many of `tokens` (int64) are there already, and how many cells `join` would make
         held.
         """
-        known, fresh = prefix_tree_kernels.look(*self._tree, tokens, root)
-        return known, fresh
+        present, fresh = prefix_tree_kernels.look(*self._tree, tokens, root)
+        return present, fresh
 
-    def join(self, tokens: np.ndarray, known: int, places: np.ndarray, root: int = ROOT) -> None:
-        """Hold a text, of which `known` tokens are there already (`look`), and write its slots into
-        `places`, int32 [tokens].
+    def join(self, tokens: np.ndarray, present: int, cells: np.ndarray, root: int = ROOT) -> None:
+        """Hold a text, of which `present` tokens are there already (`look`), and write where its
+        tokens are into `cells`, int32 [tokens].
 
         Raises MemoryError where the pool has no room beside what is held.
         """
         self._counts[CLOCK] += 1
-        prefix_tree_kernels.join(*self._tree, tokens, root, 0, known, places)
-        self._make_room(len(tokens) - known)
-        prefix_tree_kernels.join(*self._tree, tokens, root, known, len(tokens), places)
+        prefix_tree_kernels.join(*self._tree, tokens, root, 0, present, cells)
+        self._make_room(len(tokens) - present)
+        prefix_tree_kernels.join(*self._tree, tokens, root, present, len(tokens), cells)
 
     def step(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Let held texts that end in slots `parents` grow by a token each, both int64: the slots of
+        """Let held texts that end in cells `parents` grow by a token each, both int64: the cells of
         these, int64, held.
 
         Raises MemoryError where the pool has no room beside what is held.
         """
         self._counts[CLOCK] += 1
         self._make_room(len(parents))
-        slots = np.empty(len(parents), np.int64)
-        prefix_tree_kernels.step(*self._tree, parents, tokens, slots)
-        return slots
+        cells = np.empty(len(parents), np.int64)
+        prefix_tree_kernels.step(*self._tree, parents, tokens, cells)
+        return cells
 
-    def leave(self, places: np.ndarray) -> None:
-        """Let go of a text. places: int32, its slots."""
-        prefix_tree_kernels.leave(*self._tree, places)
+    def leave(self, cells: np.ndarray) -> None:
+        """Let go of a text. cells: int32, its cells."""
+        prefix_tree_kernels.leave(*self._tree, cells)
 
     def _make_room(self, count: int) -> None:
         if count <= self._counts[FREE_COUNT]:
@@ -119,23 +120,25 @@ class Tree:
         if prefix_tree_kernels.evict(*self._tree, order, max(count, self.capacity // 16)) < count:
             free = self._counts[FREE_COUNT]
             raise MemoryError(
-                f"{count} slots are wanted and {free} of {self.capacity} are free, {self.held} held"
+                f"{count} cells are wanted and {free} of {self.capacity} are free, {self.held} held"
             )
 
     def check(self, texts: list[np.ndarray]) -> None:
-        """Raise AssertionError if a slot is lost or counted wrongly, or the tree is malformed.
-        texts: the slots of each running text.
+        """Raise AssertionError if a cell is lost or counted wrongly, or the tree is malformed.
+        texts: the cells of each running text.
         """
-        nodes, live = self._nodes, np.flatnonzero(self._nodes[LIVE])
+        nodes = self._nodes
+        live = np.flatnonzero(self._nodes[LIVE])
         free = nodes[FREE, : self._counts[FREE_COUNT]]
         assert np.array_equal(np.sort(np.concatenate([free, live])), np.arange(self.capacity)), (
-            "a slot is lost or owned twice"
+            "a cell is lost or owned twice"
         )
-        holds, kids = np.zeros(self.capacity, np.int64), np.zeros(self.capacity, np.int64)
+        holds = np.zeros(self.capacity, np.int64)
+        kids = np.zeros(self.capacity, np.int64)
         for text in texts:
             holds[text] += 1
         assert np.array_equal(holds[live], nodes[HOLDS, live]) and self.held == (holds > 0).sum(), (
-            "held slots are counted wrongly"
+            "held cells are counted wrongly"
         )
         parents = nodes[PARENT, live]
         np.add.at(kids, parents[parents >= 0], 1)
@@ -144,10 +147,10 @@ class Tree:
             and nodes[LIVE, parents[parents >= 0]].all()
         ), "a parent is gone"
         pairs = {(int(p), int(t)) for p, t in zip(parents, nodes[TOKEN, live], strict=True)}
-        assert len(pairs) == len(live), "a token below a prefix has two slots"
-        for parent, token, slot in zip(
+        assert len(pairs) == len(live), "a token below a prefix has two cells"
+        for parent, token, cell in zip(
             parents.tolist(), nodes[TOKEN, live].tolist(), live.tolist(), strict=True
         ):
-            assert prefix_tree_kernels.find(nodes, self._heads, parent, token) == slot, (
-                "a slot is not found"
+            assert prefix_tree_kernels.find(nodes, self._heads, parent, token) == cell, (
+                "a cell is not found"
             )

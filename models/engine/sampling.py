@@ -19,7 +19,9 @@ import numpy as np
 from models.engine import sampling_kernels
 
 _U32 = np.uint32
-COLDEST, WARMEST = 1e-38, 1e38  # temperatures; beyond, one over them is no float32
+# temperatures; beyond, one over them is no float32
+COLDEST = 1e-38
+WARMEST = 1e38
 #: a smaller share of the model's probability counts as nothing: float32 log-probs cannot tell it
 #: from 0
 LEAST = 1e-6
@@ -43,6 +45,17 @@ class Drawn:
     sampled_log_probs: np.ndarray
     finite: np.ndarray
     left: np.ndarray
+
+
+class Parameters(NamedTuple):
+    """How the tokens of some rows are drawn: what `draw` takes, in its order, arrays [rows]."""
+
+    seed: np.ndarray
+    token_index: np.ndarray
+    temperature: np.ndarray
+    top_k: np.ndarray
+    top_p: np.ndarray
+    min_p: np.ndarray
 
 
 class Thinned(NamedTuple):
@@ -81,10 +94,13 @@ def draw(
     logits = np.ascontiguousarray(logits)
     cut = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        hashed, cold = keys(seed, index), _cold(temperature)
+        hashed = keys(seed, index)
+        cold = _cold(temperature)
         tokens, sampled, tops, norms = _race(logits, hashed, cold)
-        finite, left = np.isfinite(tops) & np.isfinite(norms), np.ones(len(logits), bool)
-        own_tops, own_norms = tops.copy(), norms.copy()
+        finite = np.isfinite(tops) & np.isfinite(norms)
+        left = np.ones(len(logits), bool)
+        own_tops = tops.copy()
+        own_norms = norms.copy()
         some = thin = None
         if thinned is not None:
             some = np.unique(thinned.rows)
@@ -115,18 +131,16 @@ def draw(
 
 def floats(numbers: np.ndarray) -> np.ndarray:
     """float32 as it is; bfloat16, in uint16, as a copy in float32."""
-    return (
-        (numbers.astype(np.uint32) << _U32(16)).view(np.float32)
-        if numbers.dtype == np.uint16
-        else numbers
-    )
+    if numbers.dtype != np.uint16:
+        return numbers
+    return (numbers.astype(np.uint32) << _U32(16)).view(np.float32)
 
 
 def _tables(
     part: np.ndarray, logits: np.ndarray, some: Any, thin: Any
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The rows `part` with their logits: those of `some` from `thin`, all others as they are."""
-    there = np.isin(part, some) if some is not None else np.zeros(len(part), bool)
+    there = np.isin(part, [] if some is None else some)
     if not there.all():
         plain = part[~there]
         yield plain, logits if len(plain) == len(logits) else logits[plain]
@@ -147,11 +161,10 @@ def _race(
     """Tokens, their log-probs, largest logits and log-sums of rows that are not truncated:
     `sampling_kernels.race`.
     """
-    tokens, (tops, norms, sampled) = (
-        np.empty(len(logits), np.int64),
-        np.empty((3, len(logits)), np.float32),
-    )
-    low, high = keys.astype(_U32), (keys >> np.uint64(32)).astype(_U32)
+    tokens = np.empty(len(logits), np.int64)
+    tops, norms, sampled = np.empty((3, len(logits)), np.float32)
+    low = keys.astype(_U32)
+    high = (keys >> np.uint64(32)).astype(_U32)
     sampling_kernels.loops(logits.dtype == np.uint16).race(
         logits, low, high, cold, np.empty(16, np.float32), tokens, tops, norms, sampled
     )
@@ -174,12 +187,11 @@ def survivors(
     most], float32 [rows, most] in [0, 1]), the weights 0 where a row has fewer survivors; the
     likeliest token always survives.
     """
-    (count, vocabulary), loops = logits.shape, sampling_kernels.loops(logits.dtype == np.uint16)
+    count, vocabulary = logits.shape
+    loops = sampling_kernels.loops(logits.dtype == np.uint16)
     top_k = np.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
-    peaks, total = (
-        np.empty((count, -(-vocabulary // sampling_kernels.BLOCK)), np.float32),
-        np.empty(count),
-    )
+    peaks = np.empty((count, -(-vocabulary // sampling_kernels.BLOCK)), np.float32)
+    total = np.empty(count)
     edge = np.empty(16, np.float32)
     loops.weigh(logits, tops, cold, edge, peaks, total)
     # what is surely cut is not sorted: below min_p, below (1 - top_p) / vocabulary, which cannot
@@ -190,28 +202,30 @@ def survivors(
     blocks = peaks.shape[1]
     for k in np.unique(top_k[top_k < vocabulary]):
         those = top_k == k
-        least[those] = (
-            np.partition(peaks[those], blocks - k, axis=1)[:, blocks - k] if k <= blocks else 0
-        )
+        least[those] = 0
+        if k <= blocks:
+            least[those] = np.partition(peaks[those], blocks - k, axis=1)[:, blocks - k]
     least = np.nextafter(least.astype(np.float32), np.float32(-1))
-    most, counts = 1024, np.empty(count, np.int64)
+    most = 1024
+    counts = np.empty(count, np.int64)
     while True:
-        ids, w = np.zeros((count, most), np.int64), np.zeros((count, most), np.float32)
+        ids = np.zeros((count, most), np.int64)
+        w = np.zeros((count, most), np.float32)
         loops.collect(logits, tops, cold, least, edge, ids, w, counts)
         if counts.max() <= most:
             break
         most = int(counts.max())
     most = int(counts.max())
-    ids, w = ids[:, :most], w[:, :most]
-    rows, total, top_k, top_p, min_p = (
-        np.arange(count)[:, None],
-        total[:, None],
-        top_k[:, None],
-        top_p[:, None],
-        min_p[:, None],
-    )
+    ids = ids[:, :most]
+    w = w[:, :most]
+    rows = np.arange(count)[:, None]
+    total = total[:, None]
+    top_k = top_k[:, None]
+    top_p = top_p[:, None]
+    min_p = min_p[:, None]
     order = np.argsort(-w, axis=1, kind="stable")
-    ids, w = ids[rows, order], w[rows, order]
+    ids = ids[rows, order]
+    w = w[rows, order]
     w[np.arange(most) >= top_k] = 0
     sums = np.cumsum(w, axis=1, dtype=np.float64)
     whole = np.where(top_k < vocabulary, sums[:, -1:], total)
@@ -230,7 +244,8 @@ def noise(seed: np.ndarray, index: np.ndarray, ids: np.ndarray) -> np.ndarray:
     rounds of murmur3's finaliser.
     """
     hashed = keys(seed, index)
-    low, high = hashed.astype(_U32)[:, None], (hashed >> np.uint64(32)).astype(_U32)[:, None]
+    low = hashed.astype(_U32)[:, None]
+    high = (hashed >> np.uint64(32)).astype(_U32)[:, None]
     bits = ids * _U32(0x9E3779B1) ^ low
     _finalise(bits)
     bits ^= high

@@ -128,9 +128,11 @@ def draw_on(
         if thinned is not None:
             with np.errstate(divide="ignore"):
                 kept = np.log(thinned.keep).astype(np.float32)
-            cells = (np.searchsorted(some, thinned.rows), thinned.tokens)
+            entries = (np.searchsorted(some, thinned.rows), thinned.tokens)
             part.index_put_(
-                tuple(send(c, part.device) for c in cells), send(kept, part.device), accumulate=True
+                tuple(send(c, part.device) for c in entries),
+                send(kept, part.device),
+                accumulate=True,
             )
         tables.append(_drawn(part, options[at]))
         which = np.flatnonzero(cut[some])
@@ -143,10 +145,10 @@ def draw_on(
                 part[at], tables[1][at], options[send(np.flatnonzero(cut), part.device)], limits
             )
     table = torch.cat(tables).cpu().numpy()
-    return _told(table[: len(logits)], table[len(logits) :], some, cold, thinned)
+    return _result(table[: len(logits)], table[len(logits) :], some, cold, thinned)
 
 
-def _told(
+def _result(
     own: np.ndarray,
     altered: np.ndarray,
     some: np.ndarray,
@@ -158,7 +160,8 @@ def _told(
     """
     with np.errstate(invalid="ignore", over="ignore"):
         finite = np.isfinite(own[:, 2]) & np.isfinite(own[:, 3])
-        left, chosen = np.ones(len(own), bool), own.copy()
+        left = np.ones(len(own), bool)
+        chosen = own.copy()
         if len(some):
             left[some] = (
                 np.exp(altered[:, 2] - own[some, 2] + altered[:, 3] - own[some, 3]) >= LEAST
@@ -225,7 +228,8 @@ def _truncated(
         wider, all_weights, _ = survivors_on(cooled[open_], limits[open_], cooled.shape[1])
         more = (0, wider.shape[1] - ids.shape[1])
         ids, weights = (torch.nn.functional.pad(part, more) for part in (ids, weights))
-        ids[open_], weights[open_] = wider, all_weights
+        ids[open_] = wider
+        weights[open_] = all_weights
     sums = weights.cumsum(1, dtype=torch.float64)
     total = sums[:, -1:]
     last = (weights > 0).sum(1, keepdim=True) - 1
@@ -247,13 +251,16 @@ def survivors_on(
     are all survivors for certain.
     """
     vocabulary = cooled.shape[1]
-    top_k, top_p, min_p = limits[:, :1], limits[:, 1:2], limits[:, 2:]
+    top_k = limits[:, :1]
+    top_p = limits[:, 1:2]
+    min_p = limits[:, 2:]
     top_k = torch.where((top_k <= 0) | (top_k > vocabulary), vocabulary, top_k)
     total = cooled.exp().sum(1, dtype=torch.float64, keepdim=True)
     values, ids = cooled.topk(min(candidates + 1, vocabulary), 1)
     ids, order = ids.sort(1)  # which of equals comes first must not depend on how a device selects
     values, order = torch.sort(values.gather(1, order), dim=1, descending=True, stable=True)
-    ids, weights = ids.gather(1, order), values.exp()
+    ids = ids.gather(1, order)
+    weights = values.exp()
     first = weights[:, :1].clone()
     weights = torch.where(torch.arange(weights.shape[1], device=weights.device) < top_k, weights, 0)
     sums = weights.cumsum(1, dtype=torch.float64)

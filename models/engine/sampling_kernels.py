@@ -11,28 +11,40 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from search.kernels import simd16
 from search.kernels.jit import bare, bind, digest, inner, kernel, ravel
-from search.kernels.simd16 import below, get, highest, load, power, put, splat, total, uniform
+from search.kernels.simd import (
+    below,
+    exp2,
+    get,
+    lane_max,
+    lane_sum,
+    load16,
+    loader,
+    maximum,
+    put,
+    spread,
+    store,
+    uniform,
+)
 
 LOG2E = np.float32(1.4426950408889634)
 BLOCK = 64  #: tokens whose largest weight is kept
 
 
-def _row(flat, start, size, edge, n):  # type: ignore[no-untyped-def]
+def _row(flat, start, size, edge, n):
     """Sixteen logits from `n` on; those beyond the end are -inf."""
     if n + 16 <= size:
-        return load(flat, start + n)
+        return load16(flat, start + n)
     for i in range(16):
         put(edge, i, get(flat, start + n + i) if n + i < size else np.float32(-np.inf))
-    return load(edge, 0)
+    return load16(edge, 0)
 
 
-def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: ignore[no-untyped-def]
+def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):
     """Draw a token in each row.
 
-    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`vectors`);  edge: float32 [16],
-            scratch
+    logits  float32 [rows, vocabulary], or bfloat16 as uint16 (`search.kernels.simd`)
+    edge    float32 [16], scratch
     low, high  uint32 [rows], keys of the noise
     cold    float32 [rows]: one over the temperature; 0: take the likeliest, of equals the lowest id
     tokens  int64 [rows], written
@@ -42,88 +54,107 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):  # type: 
     sampled  float32 [rows], written: log-prob of the token in the distribution drawn from, 0 where
              that is the likeliest
     """
-    logits, low, high, cold, edge = bare(logits), bare(low), bare(high), bare(cold), bare(edge)
-    tokens, tops, norms, sampled = bare(tokens), bare(tops), bare(norms), bare(sampled)
-    flat, size, zero = ravel(logits), logits.shape[1], splat(np.float32(0))
+    logits = bare(logits)
+    low = bare(low)
+    high = bare(high)
+    cold = bare(cold)
+    edge = bare(edge)
+    tokens = bare(tokens)
+    tops = bare(tops)
+    norms = bare(norms)
+    sampled = bare(sampled)
+    flat = ravel(logits)
+    size = logits.shape[1]
+    zero = spread(np.float32(0))
     for r in range(len(logits)):
-        start, most = r * size, splat(np.float32(-np.inf))
+        start = r * size
+        most = spread(np.float32(-np.inf))
         for n in range(0, size, 16):
-            most = highest(_row(flat, start, size, edge, n), most)
-        largest = simd16.top(most)
+            most = maximum(_row(flat, start, size, edge, n), most)
+        largest = lane_max(most)
         token = 0
         while token < size - 1 and get(flat, start + token) != largest:
             token += 1
-        sum_, sums, best = zero, zero, np.float32(np.inf)
-        rate, warm, one = cold[r] * LOG2E, cold[r] > 0, cold[r] == 1
+        sum_ = zero
+        sums = zero
+        best = np.float32(np.inf)
+        rate = cold[r] * LOG2E
+        warm = cold[r] > 0
+        one = cold[r] == 1
         if warm:
             put(edge, 0, np.float32(0))
             best = _ratio(uniform(low[r], high[r], np.uint32(token)), edge, 0, np.float32(1))
         for n in range(0, size, 16):
-            shifted = _row(flat, start, size, edge, n) - splat(largest)
-            weight = power(shifted * splat(LOG2E), zero)
+            shifted = _row(flat, start, size, edge, n) - spread(largest)
+            weight = exp2(shifted * spread(LOG2E), zero)
             sum_ = sum_ + weight
             if not warm:
                 continue
             if not one:
-                weight = power(shifted * splat(rate), zero)
+                weight = exp2(shifted * spread(rate), zero)
                 sums = sums + weight
             noise = uniform(low[r], high[r], np.uint32(n))
             # an exponential number is above the uniform one that it is made of
-            ahead = below(noise, weight * splat(best))
+            ahead = below(noise, weight * spread(best))
             while ahead:
                 i = np.int64(0)
                 while not (ahead >> i) & 1:
                     i += 1
                 ahead &= ahead - 1
-                simd16.store(edge, 0, weight)
+                store(edge, 0, weight)
                 ratio = _ratio(noise, edge, i, get(edge, i))
                 if ratio < best or (ratio == best and n + i < token):
-                    best, token = ratio, n + i
-        tokens[r], tops[r], norms[r] = token, largest, np.float32(math.log(total(sum_)))
+                    best = ratio
+                    token = n + i
+        tokens[r] = token
+        tops[r] = largest
+        norms[r] = np.float32(math.log(lane_sum(sum_)))
         sampled[r] = 0
         if warm:
             sampled[r] = (get(flat, start + token) - largest) * cold[r] - np.float32(
-                math.log(total(sum_ if one else sums))
+                math.log(lane_sum(sum_ if one else sums))
             )
 
 
-def _ratio(noise, edge, i, weight):  # type: ignore[no-untyped-def]
+def _ratio(noise, edge, i, weight):
     """The exponential number of lane i over its weight."""
-    simd16.store(edge, 0, noise)
+    store(edge, 0, noise)
     return np.float32(-math.log1p(-get(edge, i))) / weight
 
 
-def weigh(logits, tops, cold, edge, peaks, totals):  # type: ignore[no-untyped-def]
+def weigh(logits, tops, cold, edge, peaks, totals):
     """Weights exp((logit - top) / temperature) of whole rows: the largest of each `BLOCK`, and
     their sum.
 
     logits, cold, edge  as in `race`;  tops: float32 [rows], each row's largest logit
     peaks   float32 [rows, blocks], written;  totals: float64 [rows], written
     """
-    logits, tops, cold, edge, peaks, totals = (
-        bare(logits),
-        bare(tops),
-        bare(cold),
-        bare(edge),
-        bare(peaks),
-        bare(totals),
-    )
-    flat, size = ravel(logits), logits.shape[1]
+    logits = bare(logits)
+    tops = bare(tops)
+    cold = bare(cold)
+    edge = bare(edge)
+    peaks = bare(peaks)
+    totals = bare(totals)
+    flat = ravel(logits)
+    size = logits.shape[1]
     for r in range(len(logits)):
-        rate, top, whole = splat(cold[r] * LOG2E), splat(tops[r]), 0.0
+        rate = spread(cold[r] * LOG2E)
+        top = spread(tops[r])
+        whole = 0.0
         for block in range(peaks.shape[1]):
-            most = sum_ = splat(np.float32(0))
+            most = sum_ = spread(np.float32(0))
             for n in range(block * BLOCK, min(size, (block + 1) * BLOCK), 16):
-                weight = power(
-                    (_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0))
+                weight = exp2(
+                    (_row(flat, r * size, size, edge, n) - top) * rate, spread(np.float32(0))
                 )
-                most, sum_ = highest(weight, most), sum_ + weight
-            peaks[r, block] = simd16.top(most)
-            whole += total(sum_)
+                most = maximum(weight, most)
+                sum_ = sum_ + weight
+            peaks[r, block] = lane_max(most)
+            whole += lane_sum(sum_)
         totals[r] = whole
 
 
-def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ignore[no-untyped-def]
+def collect(logits, tops, cold, least, edge, ids, weights, counts):
     """The tokens of each row whose weight (`weigh`) is above `least`, float32 [rows], in the order
     of their ids.
 
@@ -131,34 +162,44 @@ def collect(logits, tops, cold, least, edge, ids, weights, counts):  # type: ign
             likewise
     counts  int64 [rows], written: how many there are, with or without room
     """
-    logits, tops, cold, least, edge = bare(logits), bare(tops), bare(cold), bare(least), bare(edge)
-    ids, weights, counts = bare(ids), bare(weights), bare(counts)
-    flat, size, room = ravel(logits), logits.shape[1], ids.shape[1]
+    logits = bare(logits)
+    tops = bare(tops)
+    cold = bare(cold)
+    least = bare(least)
+    edge = bare(edge)
+    ids = bare(ids)
+    weights = bare(weights)
+    counts = bare(counts)
+    flat = ravel(logits)
+    size = logits.shape[1]
+    room = ids.shape[1]
     for r in range(len(logits)):
-        rate, top, bound, found = splat(cold[r] * LOG2E), splat(tops[r]), splat(least[r]), 0
+        rate = spread(cold[r] * LOG2E)
+        top = spread(tops[r])
+        bound = spread(least[r])
+        found = 0
         for n in range(0, size, 16):
-            weight = power((_row(flat, r * size, size, edge, n) - top) * rate, splat(np.float32(0)))
+            weight = exp2((_row(flat, r * size, size, edge, n) - top) * rate, spread(np.float32(0)))
             above = below(bound, weight)
             if above == 0:
                 continue
-            simd16.store(edge, 0, weight)
+            store(edge, 0, weight)
             for i in range(16):
                 if (above >> i) & 1:
                     if found < room:
-                        ids[r, found], weights[r, found] = n + i, edge[i]
+                        ids[r, found] = n + i
+                        weights[r, found] = edge[i]
                     found += 1
         counts[r] = found
 
 
-_stamp = digest(simd16.fma, race)
+_stamp = digest(loader, race)
 for _inner in (_row, _ratio):
     globals()[_inner.__name__] = inner(bind(_inner, globals(), f"{_inner.__name__}_{_stamp}"))
-_f4, _f4s, _u4, _i8s = (
-    numba.float32[::1],
-    numba.float32[:, ::1],
-    numba.uint32[::1],
-    numba.int64[::1],
-)
+_f4 = numba.float32[::1]
+_f4s = numba.float32[:, ::1]
+_u4 = numba.uint32[::1]
+_i8s = numba.int64[::1]
 
 
 class Loops(NamedTuple):
@@ -172,10 +213,8 @@ class Loops(NamedTuple):
 @functools.cache
 def loops(half: bool) -> Loops:
     """The kernels for logits in float32, or in bfloat16 as uint16 (`half`)."""
-    rows, name = (
-        (numba.uint16 if half else numba.float32)[:, ::1],
-        f"_half_{_stamp}" if half else f"_{_stamp}",
-    )
+    rows = (numba.uint16 if half else numba.float32)[:, ::1]
+    name = f"_half_{_stamp}" if half else f"_{_stamp}"
     return Loops(
         kernel(numba.void(rows, _u4, _u4, _f4, _f4, _i8s, _f4, _f4, _f4))(
             bind(race, globals(), f"race{name}")

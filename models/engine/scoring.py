@@ -25,25 +25,28 @@ def score(
     hidden  [tokens, hidden];  read: from indices into the tokens to the logits there, [indices,
             vocabulary]
     """
-    tokens, positions = torch.tensor(request.tokens, device=hidden.device), list(request.positions)
+    tokens = torch.tensor(request.tokens, device=hidden.device)
+    positions = list(request.positions)
     log_probs = np.full(len(tokens), np.nan, np.float32)
-    for a in range(0, len(tokens) - 1, BLOCK) if request.log_probs else ():
-        following = tokens[a + 1 : a + BLOCK + 1]
-        table = torch.log_softmax(read(slice(a, a + len(following))).float(), -1)
-        log_probs[a + 1 : a + 1 + len(following)] = (
-            table.gather(1, following[:, None])[:, 0].cpu().numpy()
-        )
+    if request.log_probs:
+        for a in range(0, len(tokens) - 1, BLOCK):
+            following = tokens[a + 1 : a + BLOCK + 1]
+            stop = a + len(following)
+            table = torch.log_softmax(read(slice(a, stop)).float(), -1)
+            found = table.gather(1, following[:, None])[:, 0]
+            log_probs[a + 1 : stop + 1] = found.cpu().numpy()
     reads = np.full((len(positions), len(request.read)), np.nan, np.float32)
-    for a in range(0, len(positions), BLOCK) if request.read else ():
-        table = torch.log_softmax(read(positions[a : a + BLOCK]).float(), -1)
-        reads[a : a + BLOCK] = table[:, list(request.read)].cpu().numpy()
+    if request.read:
+        for a in range(0, len(positions), BLOCK):
+            table = torch.log_softmax(read(positions[a : a + BLOCK]).float(), -1)
+            reads[a : a + BLOCK] = table[:, list(request.read)].cpu().numpy()
     if (
         not hidden[[*positions, -1]].isfinite().all()
         or (request.log_probs and np.isnan(log_probs[1:]).any())
         or np.isnan(reads).any()
     ):
         return None
-    states = hidden[positions].float().cpu().numpy() if request.states else None
-    return Scored(
-        log_probs, reads, exact_values(head, hidden[positions]).astype(np.float32), states
-    )
+    asked = hidden[positions]
+    worth = exact_values(head, asked).astype(np.float32)
+    states = asked.float().cpu().numpy() if request.states else None
+    return Scored(log_probs, reads, worth, states)

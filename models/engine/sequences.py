@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.detokenizer import Tail, Texts
-from models.engine.sampling import LEAST, Thinned
+from models.engine.sampling import LEAST, Parameters, Thinned
 from search.scheduling.budget import Usage
 from search.scheduling.requests import (
     Avoided,
@@ -28,8 +28,9 @@ from search.scheduling.requests import (
     check_sampling,
 )
 
-# FREE: no row. READ: its prompt is being read. DRAW: its next token can be drawn. STEP: that token
-# must be passed. DONE: its last token has been passed, and the reply is to be made.
+# Stages of a slot. FREE: it has no row. READ: its row's prompt is being read. DRAW: the next token
+# can be drawn. STEP: the token that was drawn waits for its pass. DONE: the last token has been
+# passed, and the reply is to be made.
 FREE, READ, DRAW, STEP, DONE = range(5)
 NOT_NUMBERS = "the model's numbers are not finite for this text"
 ALL_GIVEN = "the model has no continuation left beside those to avoid"
@@ -40,8 +41,8 @@ class Counts:
     """What an engine has done.
 
     rows    in all passes, summed;  read: tokens that went through the model
-    stored  tokens that got a slot of the pool: distinct ones, and again those that were forgotten;
-            peak: most slots in use at once
+    stored  tokens that got a cell of the pool: distinct ones, and again those that were forgotten;
+            peak: most cells in use at once
     """
 
     passes: int = 0
@@ -50,9 +51,10 @@ class Counts:
     stored: int = 0
     peak: int = 0
 
-    def told(self, slots: int, each: int) -> str:
+    def summary(self, slots: int, each: int) -> str:
         """In words, for an engine of `slots` rows whose tokens take `each` bytes."""
-        ratio, rows = self.read / max(1, self.stored), self.rows / max(1, self.passes)
+        ratio = self.read / max(1, self.stored)
+        rows = self.rows / max(1, self.passes)
         return (
             f"{self.read:,} tokens read for {self.stored:,} stored ones (ratio {ratio:.2f}), "
             f"{self.passes:,} passes of {rows:.1f} rows "
@@ -106,42 +108,43 @@ class Row:
         """Next token -> share of its probability that leads to none of what is to be avoided, 0
         or at least LEAST.
         """
-        at, gone = len(self.tokens), dict[int, float]()
+        at = len(self.tokens)
+        gone = dict[int, float]()
         for tokens, after in self.avoid:
             gone[tokens[at]] = gone.get(tokens[at], 0.0) + math.exp(after[at + 1])
-        return {token: 1 - mass if mass <= 1 - LEAST else 0.0 for token, mass in gone.items()}
+        left = dict.fromkeys(gone, 0.0)
+        for token, mass in gone.items():
+            if mass <= 1 - LEAST:
+                left[token] = 1 - mass
+        return left
 
     def generated(self, value: float) -> Generated:
         """The reply of a row that has ended."""
         assert self.tail is not None
         self.look()
-        log_probs, sampled = (
-            np.array(self.log_probs, np.float32),
-            np.array(self.sampled, np.float32),
-        )
+        log_probs = np.array(self.log_probs, np.float32)
+        sampled = np.array(self.sampled, np.float32)
         return Generated(tuple(self.tokens), self.tail.text, log_probs, sampled, value, self.finish)
 
     def usage(self, passes: int, rows: int, slots: int, flops: float) -> Usage:
         """What it cost, as in Usage."""
         return Usage(
-            0,
-            1,
-            len(self.tokens),
-            self.read,
-            len(self.prompt) - self.read,
-            0.0,
-            flops,
-            passes,
-            rows,
-            slots,
+            calls=1,
+            generated=len(self.tokens),
+            prefilled=self.read,
+            reused=len(self.prompt) - self.read,
+            flops=flops,
+            passes=passes,
+            rows=rows,
+            slots=slots,
         )
 
 
 class Rows:
     """All rows.
 
-    stage int8; last (token drawn), length (tokens that have slots), count (tokens drawn), reserve
-    (slots that it may still take), watch (its number in `Texts.watched`) int64; flops float64
+    stage int8; last (token drawn), length (tokens that have cells), count (tokens drawn), reserve
+    (cells that it may still take), watch (its number in `Texts.watched`) int64; flops float64
     (operations spent on it): all [slots]
     running  rows by request;  to_read: rows whose prompt is not read yet, in order of arrival;
              free: a heap of free slots
@@ -152,13 +155,17 @@ class Rows:
         self.to_read: list[Row] = []
         self.free = list(range(slots))
         self.stage = np.zeros(slots, np.int8)
-        self.last, self.length, self.count, self.reserve, self.watch, self._top_k = (
-            np.zeros(slots, np.int64) for _ in range(6)
-        )
+        self.last = np.zeros(slots, np.int64)
+        self.length = np.zeros(slots, np.int64)
+        self.count = np.zeros(slots, np.int64)
+        self.reserve = np.zeros(slots, np.int64)
+        self.watch = np.zeros(slots, np.int64)
+        self.flops = np.zeros(slots)
         self._seed = np.zeros(slots, np.uint64)
-        self.flops, self._temperature, self._top_p, self._min_p = (
-            np.zeros(slots) for _ in range(4)
-        )
+        self._temperature = np.zeros(slots)
+        self._top_k = np.zeros(slots, np.int64)
+        self._top_p = np.zeros(slots)
+        self._min_p = np.zeros(slots)
         self._at: list[Any] = [None] * slots  # the Row in each slot
         self._avoiding: set[int] = set()
 
@@ -168,14 +175,13 @@ class Rows:
 
     def join(self, row: Row, texts: Texts) -> None:
         """Take a row into its slot; its prompt is to be read."""
-        request, slot = row.request, row.slot
+        request = row.request
+        slot = row.slot
         self.running[request] = self._at[slot] = row
-        self.length[slot], self.count[slot], self.reserve[slot], self.flops[slot] = (
-            len(row.prompt),
-            0,
-            row.limit,
-            0,
-        )
+        self.length[slot] = len(row.prompt)
+        self.count[slot] = 0
+        self.reserve[slot] = row.limit
+        self.flops[slot] = 0
         self.stage[slot] = READ
         self.to_read.append(row)
         if isinstance(request, Generate):
@@ -185,34 +191,60 @@ class Rows:
             if row.avoid:
                 self._avoiding.add(slot)
             self._seed[slot] = request.seed % 2**64
-            self._temperature[slot], self._top_k[slot] = request.temperature, request.top_k
-            self._top_p[slot], self._min_p[slot] = request.top_p, request.min_p
+            self._temperature[slot] = request.temperature
+            self._top_k[slot] = request.top_k
+            self._top_p[slot] = request.top_p
+            self._min_p[slot] = request.min_p
+
+    def close_prompts(self, table: np.ndarray, ready: np.ndarray) -> None:
+        """Let rows go on whose prompt has been read. table, ready: the pool's (`kv_pool.Store`)."""
+        waiting = self.to_read
+        self.to_read = []
+        for row in waiting:
+            if not ready[table[row.slot, len(row.prompt) - 1]]:
+                self.to_read.append(row)
+            elif isinstance(row.request, Score):
+                self.stage[row.slot] = DONE
+            else:
+                self.stage[row.slot] = DRAW
 
     def leave(self, row: Row) -> None:
         """Free a row's slot."""
         if self.stage[row.slot] == READ and row in self.to_read:
             self.to_read.remove(row)
-        self.stage[row.slot], self._at[row.slot] = FREE, None
+        self.stage[row.slot] = FREE
+        self._at[row.slot] = None
         self._avoiding.discard(row.slot)
         del self.running[row.request]
         heapq.heappush(self.free, row.slot)
 
-    def parameters(self, slots: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What `sampling.draw` wants beside the logits, of the rows in `slots`."""
-        arrays = (self._seed, self.count, self._temperature, self._top_k, self._top_p, self._min_p)
-        return tuple(array[slots] for array in arrays)
+    def parameters(self, slots: np.ndarray) -> Parameters:
+        """How the next tokens of the rows in `slots` are drawn."""
+        return Parameters(
+            self._seed[slots],
+            self.count[slots],
+            self._temperature[slots],
+            self._top_k[slots],
+            self._top_p[slots],
+            self._min_p[slots],
+        )
 
     def thinned(self, slots: np.ndarray) -> Thinned | None:
         """What `sampling.draw` is to take from the rows in `slots`, None if nothing."""
         if not self._avoiding:
             return None
-        found = [
-            (i, *pair)
-            for i, slot in enumerate(slots.tolist())
-            if slot in self._avoiding
-            for pair in self._at[slot].keep().items()
-        ]
-        return Thinned(*map(np.array, zip(*found, strict=True))) if found else None
+        found: list[tuple[int, int, float]] = []
+        for i, slot in enumerate(slots.tolist()):
+            if slot in self._avoiding:
+                found += [(i, token, keep) for token, keep in self._at[slot].keep().items()]
+        if not found:
+            return None
+        return Thinned(*map(np.array, zip(*found, strict=True)))
+
+
+def tokens_of(request: Generate | Score) -> tuple[int, ...]:
+    """What is to be read: a prompt, or a text to be scored."""
+    return tuple(request.prompt if isinstance(request, Generate) else request.tokens)
 
 
 def check_request(request: Request, vocab: int) -> tuple[int, ...]:
@@ -223,7 +255,7 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
         raise TypeError(
             f"a language model cannot answer {type(request).__name__}: send Generate or Score"
         )
-    tokens = tuple(request.prompt if isinstance(request, Generate) else request.tokens)
+    tokens = tokens_of(request)
     if not tokens:
         raise ValueError(
             "a request without tokens: give at least one, such as the beginning-of-text token"
@@ -234,19 +266,7 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
             "its tokenizer"
         )
     if isinstance(request, Generate):
-        if request.max_tokens < 1:
-            raise ValueError(f"max_tokens={request.max_tokens} is impossible: give at least 1")
-        check_sampling(request.temperature, request.top_k, request.top_p, request.min_p)
-        if isinstance(request.stop, str) or not all(isinstance(stop, str) for stop in request.stop):
-            raise ValueError(f"stop={request.stop!r}: give a tuple of strings")
-        if not all(
-            s.tokens and len(s.tokens) == len(s.log_probs) and math.isfinite(sum(s.log_probs))
-            for s in request.avoid
-        ):
-            raise ValueError(
-                "a continuation to avoid without tokens or without a finite log-prob of each: "
-                "give both as Generated has them"
-            )
+        _check_generate(request)
     elif any(not 0 <= p < len(tokens) for p in request.positions):
         raise ValueError(
             f"positions {request.positions} of {len(tokens)} tokens: give indices into the tokens"
@@ -256,6 +276,21 @@ def check_request(request: Request, vocab: int) -> tuple[int, ...]:
             f"token ids to read {request.read}, the model knows 0 to {vocab - 1}: use its tokenizer"
         )
     return tokens
+
+
+def _check_generate(request: Generate) -> None:
+    if request.max_tokens < 1:
+        raise ValueError(f"max_tokens={request.max_tokens} is impossible: give at least 1")
+    check_sampling(request.temperature, request.top_k, request.top_p, request.min_p)
+    if isinstance(request.stop, str) or not all(isinstance(stop, str) for stop in request.stop):
+        raise ValueError(f"stop={request.stop!r}: give a tuple of strings")
+    for avoided in request.avoid:
+        whole = avoided.tokens and len(avoided.tokens) == len(avoided.log_probs)
+        if not whole or not math.isfinite(sum(avoided.log_probs)):
+            raise ValueError(
+                "a continuation to avoid without tokens or without a finite log-prob of each: "
+                "give both as Generated has them"
+            )
 
 
 def unanswerable(

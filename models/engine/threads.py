@@ -31,19 +31,14 @@ def suitable(parameters: int) -> int | None:
 
 def cores() -> int:
     """Physical cores that this process may use: two threads of one core share what multiplies."""
-    allowed = (
-        os.sched_getaffinity(0)
-        if hasattr(os, "sched_getaffinity")
-        else set(range(os.cpu_count() or 1))
-    )
+    allowed = set(range(os.cpu_count() or 1))
+    if hasattr(os, "sched_getaffinity"):
+        allowed = os.sched_getaffinity(0)
     found = set()
     for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         try:
-            found.add(
-                Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-                .read_text()
-                .strip()
-            )
+            found.add(siblings.read_text().strip())
         except OSError:
             found.add(str(cpu))
     return min(len(found), _granted())

@@ -1,5 +1,5 @@
 """Attention over the tree on a GPU: keys and values are read where they lie in the pool, through
-each text's list of slots.
+each text's list of cells.
 
 One kernel serves decoding and prompts. A program takes a *tile* of queries of one text, the heads
 that share a key head side by side as the rows of one product, and a *split* of the keys that they
@@ -37,8 +37,8 @@ EVERYTHING = 1 << 30  # a window wider than any text
 
 @triton.jit(do_not_specialize=["window"])
 def _attend_kernel(
-    query, keys, values, slots, tiles, out, partial, sums,
-    scale, cap, window, query_stride, out_stride, slot_stride, head_stride,
+    query, keys, values, cells, tiles, out, partial, sums,
+    scale, cap, window, query_stride, out_stride, cell_stride, head_stride,
     EACH: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLITS: tl.constexpr, LEAST: tl.constexpr,
     CAPPED: tl.constexpr, MANY: tl.constexpr, PRODUCT: tl.constexpr,
@@ -86,8 +86,8 @@ def _attend_kernel(
     for offset in range(low, high, BLOCK_N):
         place = offset + n
         there = place < high
-        slot = tl.load(slots + begin + place, mask=there, other=0).to(tl.int64)
-        base = slot * slot_stride + head * head_stride
+        cell = tl.load(cells + begin + place, mask=there, other=0).to(tl.int64)
+        base = cell * cell_stride + head * head_stride
         k = tl.load(
             keys + base[None, :] + d[:, None], mask=inside[:, None] & there[None, :], other=0.0
         )
@@ -123,12 +123,12 @@ def _attend_kernel(
         tl.store(target, mixed.to(out.dtype.element_ty), mask=real[:, None] & inside[None, :])
     else:
         heads = tl.num_programs(1) * EACH
-        cell = (token * heads + lane) * SPLITS + split
+        entry = (token * heads + lane) * SPLITS + split
         tl.store(
-            partial + cell[:, None] * DIM + d[None, :], mixed, mask=real[:, None] & inside[None, :]
+            partial + entry[:, None] * DIM + d[None, :], mixed, mask=real[:, None] & inside[None, :]
         )
         sum_ = tl.where(total == 0, float("-inf"), top + tl.log2(tl.where(total == 0, 1.0, total)))
-        tl.store(sums + cell, sum_, mask=real)
+        tl.store(sums + entry, sum_, mask=real)
 
 
 @triton.jit(do_not_specialize=["first"])
@@ -139,13 +139,13 @@ def _merge_kernel(
     """One token and head: the splits, each weighed with its share of the sum of all weights."""
     token = (first + tl.program_id(0)).to(tl.int64)
     head = tl.program_id(1)
-    cell = (token * tl.num_programs(1) + head) * SPLITS
+    entry = (token * tl.num_programs(1) + head) * SPLITS
     s = tl.arange(0, SPLITS)
     d = tl.arange(0, BLOCK_D)
-    sum_ = tl.load(sums + cell + s)
+    sum_ = tl.load(sums + entry + s)
     share = tl.exp2(sum_ - tl.max(sum_, 0))
     mask = (sum_ != float("-inf"))[:, None] & (d < DIM)[None, :]
-    parts = tl.load(partial + (cell + s)[:, None] * DIM + d[None, :], mask=mask, other=0.0)
+    parts = tl.load(partial + (entry + s)[:, None] * DIM + d[None, :], mask=mask, other=0.0)
     merged = tl.sum(parts * share[:, None], 0) / tl.sum(share, 0)
     tl.store(
         out + token * out_stride + head * DIM + d, merged.to(out.dtype.element_ty), mask=d < DIM
@@ -154,15 +154,15 @@ def _merge_kernel(
 
 @triton.jit
 def _write_kernel(
-    key, value, keys, values, write, key_token, key_head, value_token, value_head, slot_stride,
+    key, value, keys, values, write, key_token, key_head, value_token, value_head, cell_stride,
     head_stride,
     DIM: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """One token and key head: its key and value into the token's slot."""
+    """One token and key head: its key and value into the token's cell."""
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     d = tl.arange(0, BLOCK_D)
-    target = tl.load(write + token).to(tl.int64) * slot_stride + head * head_stride + d
+    target = tl.load(write + token).to(tl.int64) * cell_stride + head * head_stride + d
     tl.store(
         keys + target,
         tl.load(key + token * key_token + head * key_head + d, mask=d < DIM),
@@ -180,7 +180,7 @@ class Launch:
     """Tiles that one launch of the kernel takes.
 
     tiles   int32 [tiles, 4], on the device: first token in the pass, queries, position of the first
-            query in its text, and where the text's slots begin in the pass's list
+            query in its text, and where the text's cells begin in the pass's list
     first, tokens  which tokens of the pass they hold: `tokens` from `first` on
     many    whether a tile may hold several queries
     splits  parts in which a tile's keys are read
@@ -197,24 +197,27 @@ class TreeAttention:
     """What the kernel must know of one pass, and the room that it works in; the same for all
     layers.
 
-    slots     int32, on the device: slots of the texts, one text after the other
-    write     int32 [tokens], on the device: slots of the new tokens
+    cells     int32, on the device: cells of the texts, one text after the other
+    write     int32 [tokens], on the device: cells of the new tokens
     launches  of which each token belongs to one at most; tokens of none get 0
     """
 
     def __init__(
-        self, store: Store, slots: torch.Tensor, write: torch.Tensor, launches: list[Launch]
+        self, store: Store, cells: torch.Tensor, write: torch.Tensor, launches: list[Launch]
     ):
-        self._store, self._slots, self.write, self._launches = store, slots, write, launches
+        self._store = store
+        self._cells = cells
+        self.write = write
+        self._launches = launches
         self.out = torch.zeros(
             len(write), store.heads * store.dim, device=store.device, dtype=store.dtype
         )
-        cells = max(
+        entries = max(
             (len(write) * store.heads * launch.splits for launch in launches if launch.splits > 1),
             default=0,
         )
-        self._partial = torch.empty(cells * store.dim, device=store.device, dtype=torch.float32)
-        self._sums = torch.empty(cells, device=store.device, dtype=torch.float32)
+        self._partial = torch.empty(entries * store.dim, device=store.device, dtype=torch.float32)
+        self._sums = torch.empty(entries, device=store.device, dtype=torch.float32)
 
     @classmethod
     def of(
@@ -232,12 +235,10 @@ class TreeAttention:
             [np.arange(len(rows)), np.ones(len(rows)), ends - 1, begins[: len(rows)]], 1
         ).astype(np.int32)
         tiles: list[tuple[int, int, int, int]] = []
-        for (_, first, past, new), begin in zip(
-            chunks.tolist(), begins[len(rows) :].tolist(), strict=False
-        ):
-            tiles += [
-                (first + i, min(queries, new - i), past + i, begin) for i in range(0, new, queries)
-            ]
+        for chunk, begin in zip(chunks.tolist(), begins[len(rows) :].tolist(), strict=False):
+            _, first, past, new = chunk
+            for i in range(0, new, queries):
+                tiles.append((first + i, min(queries, new - i), past + i, begin))
         lists = [store.table[text, :length] for text, length in zip(texts, lengths, strict=True)]
         parts = [
             steps.reshape(-1),
@@ -246,28 +247,21 @@ class TreeAttention:
             *lists,
         ]
         sent = send(np.concatenate(parts, dtype=np.int32), store.device)
-        cut = 4 * len(steps), 4 * len(steps) + 4 * len(tiles)
+        sizes = [4 * len(steps), 4 * len(tiles), len(write), sum(lengths)]
+        step_tiles, chunk_tiles, new_cells, cells = sent.split(sizes)
         launches = []
         if len(steps):
             count = splits(len(steps), store, int(ends.max()))
-            launches.append(Launch(sent[: cut[0]].view(-1, 4), 0, len(steps), False, count))
+            launches.append(Launch(step_tiles.view(-1, 4), 0, len(steps), False, count))
         if tiles:
             count = splits(len(tiles), store, max(lengths[len(steps) :]))
-            launches.append(
-                Launch(
-                    sent[cut[0] : cut[1]].view(-1, 4),
-                    len(steps),
-                    int(chunks[:, 3].sum()),
-                    True,
-                    count,
-                )
-            )
-        slots = sent[cut[1] + len(write) :]
-        return cls(store, slots, sent[cut[1] : cut[1] + len(write)], launches)
+            tokens = int(chunks[:, 3].sum())
+            launches.append(Launch(chunk_tiles.view(-1, 4), len(steps), tokens, True, count))
+        return cls(store, cells, new_cells, launches)
 
     def put(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Write the new tokens' keys and values, [tokens, kv_heads, dim] with numbers of a head
-        side by side, into their slots.
+        side by side, into their cells.
         """
         store = self._store
         keys, values = store.pool[layer]
@@ -288,14 +282,17 @@ class TreeAttention:
         cap     scores s become cap * tanh(s / cap); 0: they stay
         window  a query sees so many tokens, itself included; 0: all
         """
-        store, out = self._store, self.out
+        store = self._store
+        out = self.out
         keys, values = store.pool[layer]
-        dim, each = store.dim, store.heads // store.kv_heads
-        group, block = power_of_two(each), max(16, power_of_two(dim))
+        dim = store.dim
+        each = store.heads // store.kv_heads
+        group = power_of_two(each)
+        block = max(16, power_of_two(dim))
         for launch in self._launches:
             wide = store.dtype.itemsize > 2 or block > 128
             _attend_kernel[(len(launch.tiles), store.kv_heads, launch.splits)](
-                query, keys, values, self._slots, launch.tiles, out, self._partial, self._sums,
+                query, keys, values, self._cells, launch.tiles, out, self._partial, self._sums,
                 scale, cap, window or EVERYTHING, query.stride(0), out.stride(0), keys.stride(0),
                 keys.stride(1),
                 EACH=each, GROUP=group, DIM=dim, BLOCK_D=block,
@@ -303,7 +300,7 @@ class TreeAttention:
                 BLOCK_N=32 if wide else 64,
                 SPLITS=launch.splits, LEAST=LEAST_KEYS, CAPPED=cap > 0, MANY=launch.many,
                 PRODUCT=product(store.dtype),
-                # with 3 the list of slots is fetched ahead, too; with 2 only keys and values are
+                # with 3 the list of cells is fetched ahead, too; with 2 only keys and values are
                 num_warps=4, num_stages=3,
             )  # fmt: skip
             if launch.splits > 1:
@@ -332,11 +329,9 @@ def chunk_rows(dtype: torch.dtype) -> int:
 
 def multiprocessors(device: torch.device) -> int:
     """Of a GPU; 1 where the kernels are interpreted."""
-    return (
-        torch.cuda.get_device_properties(device).multi_processor_count
-        if device.type == "cuda"
-        else 1
-    )
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def power_of_two(number: int) -> int:

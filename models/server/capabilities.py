@@ -153,9 +153,10 @@ class Capabilities:
         body = self._body(request.tokens, text) | self.options | {self.limit: 1, "temperature": 0.0}
         if self.chat:
             body["top_logprobs"] = READS
-        else:
-            body |= {"logprobs": READS if request.read else 1}
-            body |= {} if after else {"echo": True}
+            return body
+        body["logprobs"] = READS if request.read else 1
+        if not after:
+            body["echo"] = True
         return body
 
     def tells_own(self, request: Generate) -> bool:
@@ -164,10 +165,7 @@ class Capabilities:
 
     def _body(self, tokens: tuple[int, ...], text: str) -> dict[str, Any]:
         if not self.chat:
-            return {
-                "model": self.model,
-                "prompt": [int(token) for token in tokens] if self.ids else text,
-            }
+            return {"model": self.model, "prompt": list(map(int, tokens)) if self.ids else text}
         try:
             turns = messages(text)
         except ValueError as error:
@@ -184,11 +182,16 @@ def turns_body(turns: list[dict[str, Any]], way: str) -> dict[str, Any]:
     """The messages of a request whose last turn, the assistant's, is to be gone on with by
     `way`; an empty one is left out.
     """
-    *said, last = turns
+    *before, last = turns
     if not last["content"]:
-        return {"messages": said}
+        return {"messages": before}
     fields, marks = CONTINUATIONS[way]
-    return {"messages": [*said, last | marks], **fields}
+    return {"messages": [*before, last | marks], **fields}
+
+
+def tokens_of(request: Generate | Score) -> tuple[int, ...]:
+    """What is to be read: a prompt, or a text to be scored."""
+    return request.prompt if isinstance(request, Generate) else request.tokens
 
 
 def reads_next(request: Score) -> bool:

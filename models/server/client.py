@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.server.capabilities import Capabilities
+from models.server.capabilities import Capabilities, tokens_of
 from models.server.conversation import marked
 from models.server.handshake import learn
 from models.server.http import Address, Http, Refused
@@ -41,7 +41,7 @@ class _Job:
     troubles: list[str] = field(default_factory=list)
 
 
-_Answer = Reply | tuple[Generate | Score, dict[str, Any]]  # a reply, or what the server said
+_Answer = Reply | tuple[Generate | Score, dict[str, Any]]  # a reply, or the server's JSON
 
 
 class Server:
@@ -56,12 +56,11 @@ class Server:
                   are asked again
     key_variable  environment variable with the server's key, if it wants one
 
-    What the server takes and tells is found out here, by a dozen questions of a few tokens
-    (`capabilities`), and what it cannot is said in the log. Where it tells no log-probs, they are
-    nan; where it tells no token ids, its text is encoded; sampling is as repeatable as the server
-    makes it. It cannot avoid (`Generate.avoid`) and has no value head. `Score` is an echo with
-    log-probs, which vLLM and SGLang have; what may follow a prompt is read wherever log-probs are
-    told.
+    What the server takes and reports is found out here, by a dozen questions of a few tokens
+    (`capabilities`); what it lacks is written to the log. Without log-probs from it they are nan;
+    without token ids its text is encoded; sampling is as repeatable as the server makes it. It
+    cannot avoid (`Generate.avoid`) and has no value head. `Score` is an echo with log-probs, which
+    vLLM and SGLang have; what may follow a prompt is read from any server with log-probs.
 
     A server that has no /completions is asked by /chat/completions. Its `tokenizer` is then a copy
     with a chat template of our own: a prompt that was written by it is read back into turns here
@@ -74,7 +73,7 @@ class Server:
     never less than what came: cached prompt tokens count as reused; what a cancelled or broken
     request had generated is not known and not counted.
 
-    Raises ValueError where nobody answers, the key or the model is wrong, or the tokenizer is
+    Raises ValueError where nothing answers, the key or the model is wrong, or the tokenizer is
     another one. Close it, or leave it to the end of the process.
     """
 
@@ -102,7 +101,7 @@ class Server:
         self._address = Address(url, key_variable)
         self._change = threading.Condition()  # guards all that follows
         self._jobs: dict[Request, _Job] = {}  # not answered yet
-        self._answers: list[_Answer] = []  # replies, and what the server said
+        self._answers: list[_Answer] = []  # replies, and the server's JSON
         self._closed = False
         self._http = Http(self._address, timeout, retries, connections)
         self._free = asyncio.Semaphore(connections)
@@ -157,7 +156,8 @@ class Server:
         """
         with self._change:
             self._change.wait_for(lambda: self._answers, seconds)
-            answers, self._answers = self._answers, []
+            answers = self._answers
+            self._answers = []
         return [one if isinstance(one, Reply) else self._read(*one) for one in answers]
 
     def cancel(self, request: Request) -> None:
@@ -185,15 +185,15 @@ class Server:
 
     def _check(self, request: Generate | Score) -> None:
         """Raises ValueError as an engine does, for what is a mistake of the caller."""
-        tokens = request.prompt if isinstance(request, Generate) else request.tokens
+        tokens = tokens_of(request)
         if not tokens:
             raise ValueError(
                 "a request without tokens: give at least one, such as the beginning-of-text token"
             )
         if not 0 <= min(tokens) <= max(tokens) < self._words.size:
-            known = f"the tokenizer knows 0 to {self._words.size - 1}"
+            allowed = f"the tokenizer knows 0 to {self._words.size - 1}"
             raise ValueError(
-                f"token ids {min(tokens)} to {max(tokens)}, {known}: use this server's"
+                f"token ids {min(tokens)} to {max(tokens)}, {allowed}: use this server's"
             )
         if isinstance(request, Generate):
             if request.max_tokens < 1:
@@ -208,7 +208,7 @@ class Server:
     # -- at the door
 
     def _knock(self) -> None:
-        """Raises ValueError where nobody is there, or somebody who says nothing."""
+        """Raises ValueError where nothing listens, or nothing answers."""
         try:
             self._http.start(self._http.knock()).result()
         except RequestFailed as error:
@@ -237,8 +237,8 @@ class Server:
     def _served(self) -> str:
         """What may be wrong with the name of the model, as far as the server tells."""
         try:
-            told = self._http.start(self._http.ask(MODELS, None, retries=0)).result()
-            names = [str(model["id"]) for model in told["data"]]
+            reply = self._http.start(self._http.ask(MODELS, None, retries=0)).result()
+            names = [str(model["id"]) for model in reply["data"]]
         except (RequestFailed, KeyError, TypeError):
             return f"is {self.model!r} the name that it serves, and does its address end in /v1?"
         if self.model in names:
@@ -249,24 +249,20 @@ class Server:
 
     def _body(self, request: Generate | Score) -> dict[str, Any]:
         found = self.capabilities
-        tokens = request.prompt if isinstance(request, Generate) else request.tokens
-        text = "" if found.ids else self._words.text(tokens)
-        return (
-            found.generate(request, text)
-            if isinstance(request, Generate)
-            else found.score(request, text)
-        )
+        text = "" if found.ids else self._words.text(tokens_of(request))
+        if isinstance(request, Generate):
+            return found.generate(request, text)
+        return found.score(request, text)
 
-    def _read(self, request: Generate | Score, told: dict[str, Any]) -> Reply:
+    def _read(self, request: Generate | Score, reply: dict[str, Any]) -> Reply:
         try:
             if isinstance(request, Score):
-                return Reply(
-                    request, scored(request, told, self._words), usage=spent(request, told)
-                )
-            result = generated(request, told, self.capabilities, self._words)
-            return Reply(request, result, usage=spent(request, told, len(result.tokens)))
+                result = scored(request, reply, self._words)
+                return Reply(request, result, usage=spent(request, reply))
+            text = generated(request, reply, self.capabilities, self._words)
+            return Reply(request, text, usage=spent(request, reply, len(text.tokens)))
         except RequestFailed as error:
-            return Reply(request, error=error, usage=spent(request, told))
+            return Reply(request, error=error, usage=spent(request, reply))
 
     # -- on the loop
 
@@ -276,13 +272,12 @@ class Server:
             with self._change:
                 job.sent = True
             answer: _Answer
+            path = self.capabilities.path
             seed = body.get("seed", 0)
             try:
-                answer = (
-                    job.request,
-                    await self._http.ask(self.capabilities.path, body, seed, troubles=job.troubles),
-                )
-            # a mistake in here is raised where it was asked, too: nobody must wait for ever
+                reply = await self._http.ask(path, body, seed, troubles=job.troubles)
+                answer = (job.request, reply)
+            # a mistake in here is raised where it was asked, too: else a search would wait for ever
             except Exception as error:
                 answer = Reply(job.request, error=error, usage=Usage(calls=1))
         with self._change:

@@ -43,13 +43,15 @@ def marked(tokenizer: Any) -> Any:
 
 def render(turns: Messages, add_generation_prompt: bool = False) -> str:
     """What `TEMPLATE` makes of turns, without Jinja."""
-    said = []
+    written = []
     for turn in turns:
-        content = turn["content"]
-        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
-        said.append(f"[turn {_NUMBER} {turn['role']}]\n{text}")
-    end = f"[turn {_NUMBER} assistant]\n" if add_generation_prompt else ""
-    return "".join(said) + end
+        text = turn["content"]
+        if not isinstance(text, str):
+            text = "".join(part["text"] for part in text)
+        written.append(f"[turn {_NUMBER} {turn['role']}]\n{text}")
+    if add_generation_prompt:
+        written.append(f"[turn {_NUMBER} assistant]\n")
+    return "".join(written)
 
 
 def messages(text: str) -> Messages:
@@ -60,8 +62,8 @@ def messages(text: str) -> Messages:
     """
     before, *pieces = MARK.split(text)
     turns = [
-        {"role": role, "content": said}
-        for role, said in zip(pieces[::2], pieces[1::2], strict=True)
+        {"role": role, "content": text}
+        for role, text in zip(pieces[::2], pieces[1::2], strict=True)
     ]
     if before.strip() or not turns or turns[-1]["role"] != "assistant":
         remedy = "leave out prompt= and say what you want with instruction="

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from models.server.capabilities import (
     turns_body,
 )
 from models.server.http import Refused
-from models.server.response_fields import Told, choice_of, usage_of
+from models.server.response_fields import Reported, choice_of, usage_of
 from models.server.responses import Words
 from search.scheduling.requests import RequestFailed, TooLong
 
@@ -77,43 +77,38 @@ class _Handshake:
 
     def __init__(self, ask: Ask, model: str, words: Words, chat: bool):
         self._path = CHAT if chat else COMPLETIONS
-        self._send, self._words, self._chat = ask, words, chat
+        self._send = ask
+        self._words = words
+        self._chat = chat
         self._found = Capabilities(model, chat=chat, ids=False)
         self._log_probs = CHAT_LOG_PROBS if chat else LOG_PROBS
 
     def learn(self) -> Capabilities:
         first = self._negotiate()
         choice = choice_of(first)
-        told = Told.of(choice)
-        if told.log_probs is None:
-            options = {
-                name: neutral
-                for name, neutral in self._found.options.items()
-                if name not in self._log_probs
-            }
+        reported = Reported.of(choice)
+        if reported.log_probs is None:
+            options = _without(self._found.options, self._log_probs)
             self._found = replace(self._found, options=options)
-        self._found = replace(self._found, log_probs=told.log_probs is not None)
+        self._found = replace(self._found, log_probs=reported.log_probs is not None)
         if self._words.exact:
             self._check_tokenizer(first)
         if self._chat:
             self._find_continuation()
         else:
-            self._found = replace(
-                self._found, ids=self._words.exact and self._takes_ids(choice["text"])
-            )
+            ids = self._words.exact and self._takes_ids(choice["text"])
+            self._found = replace(self._found, ids=ids)
         self._find_stop(choice)
-        self._find_heat(told)
+        self._find_heat(reported)
         return self._found
 
     def _ask(
         self, text: str, tokens: int = 4, temperature: float = 0.0, **fields: Any
     ) -> dict[str, Any]:
         """The reply to a text, in a chat to a user's turn."""
-        body = (
-            {"prompt": text}
-            if not self._chat
-            else {"messages": [{"role": "user", "content": text}]}
-        )
+        body: dict[str, Any] = {"prompt": text}
+        if self._chat:
+            body = {"messages": [{"role": "user", "content": text}]}
         return self._post(body, tokens, temperature, **fields)
 
     def _post(
@@ -123,40 +118,41 @@ class _Handshake:
         found = self._found
         plain = {"model": found.model, found.limit: tokens, "temperature": temperature}
         whole = body | plain | found.options | fields
-        return self._send(
-            self._path, {name: value for name, value in whole.items() if value is not None}
-        )
+        left_out = [name for name, value in whole.items() if value is None]
+        return self._send(self._path, _without(whole, left_out))
 
     # -- which fields it takes
 
     def _negotiate(self) -> dict[str, Any]:
-        """The first reply; which fields are taken is known then: those that a refusal names are
-        left out, until it takes all.
+        """The first reply. After it `_found` has the fields that are taken: those that a refusal
+        names are left out, until the server takes all.
         """
         self._found = replace(self._found, options=OPTIONS | self._log_probs)
         while True:
             try:
                 return self._ask(PROBE)
             except Refused as refusal:
-                fewer = None if refusal.status not in (400, 422, 500) else self._fewer(str(refusal))
+                if refusal.status not in (400, 422, 500):
+                    raise
+                fewer = self._fewer(str(refusal))
                 if fewer is None:
                     raise
                 self._found = fewer
 
     def _fewer(self, refusal: str) -> Capabilities | None:
         """What to try after a refusal; None: there is nothing left to leave out."""
-        found, options = self._found, self._found.options
+        found = self._found
+        options = self._found.options
         if found.limit == "max_tokens" and "max_completion_tokens" in refusal:
             return replace(found, limit="max_completion_tokens")
         named = [name for name in options if re.search(rf"\b{name}\b", refusal)]
         if "top_k" in named and options["top_k"] == -1:
             return replace(found, options=options | {"top_k": 0})  # llama.cpp's way to say none
         if named and len(named) < len(options):
-            gone = {*named, *(self._log_probs if set(named) & set(self._log_probs) else ())}
-            return replace(
-                found,
-                options={name: neutral for name, neutral in options.items() if name not in gone},
-            )
+            gone = set(named)
+            if not gone.isdisjoint(self._log_probs):
+                gone |= set(self._log_probs)
+            return replace(found, options=_without(options, gone))
         if options.keys() - self._log_probs.keys() - {"seed"}:
             return replace(found, options={"seed": 0} | self._log_probs)
         return replace(found, options={}) if options else None
@@ -180,17 +176,13 @@ class _Handshake:
         more = set()
         for text, reply in replies.items():
             mine = [self._words.encode(text), self._words.encode(text, add_special_tokens=False)]
-            ids, number = _prompt_ids(reply), usage_of(reply).get("prompt_tokens") or None
-            if (
-                ids is not None
-                and ids not in mine
-                or ids is None
-                and number is not None
-                and number not in map(len, mine)
-            ):
-                more.add((number or len(ids or ())) - len(mine[1]))
+            ids = _prompt_ids(reply)
+            number = _prompt_size(reply)
+            if ids is not None:
+                agrees = ids in mine
             else:
-                more.add(0)
+                agrees = number is None or number in map(len, mine)
+            more.add(0 if agrees else (number or len(ids or ())) - len(mine[1]))
         if len(more) == 1 and more.pop() >= WRAPS:
             raise Wrapped(
                 f"the server of {self._found.model} reads {len(replies)} texts with more "
@@ -204,14 +196,11 @@ class _Handshake:
         """Of a chat: what the template adds is the same for each text, give or take one token
         that grows together with it.
         """
-        numbers = {
-            text: usage_of(reply).get("prompt_tokens") or None for text, reply in replies.items()
-        }
-        more = [
-            n - len(self._words.encode(text, add_special_tokens=False))
-            for text, n in numbers.items()
-            if n is not None
-        ]
+        more = []
+        for text, reply in replies.items():
+            number = _prompt_size(reply)
+            if number is not None:
+                more.append(number - len(self._words.encode(text, add_special_tokens=False)))
         if more and max(more) - min(more) > 1:
             raise self._strange()
 
@@ -228,8 +217,10 @@ class _Handshake:
         ids = self._words.encode(PROBE)
         try:
             reply = self._post({"prompt": ids}, 4, 0.0)
-            number = usage_of(reply).get("prompt_tokens") or None
-            return choice_of(reply)["text"] == text if number is None else number == len(ids)
+            number = _prompt_size(reply)
+            if number is not None:
+                return number == len(ids)
+            return bool(choice_of(reply)["text"] == text)
         except RequestFailed as error:
             if isinstance(error, Refused) and error.status in (401, 403, 404):
                 raise
@@ -240,14 +231,14 @@ class _Handshake:
     def _find_continuation(self) -> None:
         """The first way in which the assistant's turn is gone on with.
 
-        It is told by the number of prompt tokens: a turn that goes on adds what it holds, to the
-        blank line at its end; one that is closed adds marks, too, and a template that trims leaves
-        the blank line out. Where no number is told, or the tokenizer is a stand-in, what the model
-        writes shows it.
+        The number of prompt tokens shows it: a turn that goes on adds what it holds, to the blank
+        line at its end; one that is closed adds marks, too, and a template that trims leaves the
+        blank line out. Where the server gives no number, or the tokenizer is a stand-in, what the
+        model writes shows it.
         """
         user = {"role": "user", "content": "Write the numbers from one to ten as words."}
         begun = {"role": "assistant", "content": f"{COUNTED}\n\n"}
-        bare = usage_of(self._post({"messages": [user]}, 1, 0.0)).get("prompt_tokens") or None
+        bare = _prompt_size(self._post({"messages": [user]}, 1, 0.0))
         added = len(self._words.encode(begun["content"], add_special_tokens=False))
         for way in CONTINUATIONS:
             try:
@@ -255,7 +246,7 @@ class _Handshake:
             except Refused:
                 continue
             text = choice_of(reply)["text"]
-            number = usage_of(reply).get("prompt_tokens") or None
+            number = _prompt_size(reply)
             if bare is None or number is None or not self._words.exact:
                 goes_on = text.lower().replace(begun["content"], "").lstrip().startswith(NEXT)
             else:
@@ -273,12 +264,14 @@ class _Handshake:
             begin = choice["text"][0]
             stopped = choice_of(self._ask(PROBE, stop=[begin]))
             keeps = stopped["text"].startswith(begin)
-            spells = not keeps and b"".join(Told.of(stopped).words or ()).startswith(begin.encode())
+            spells = not keeps and b"".join(Reported.of(stopped).words or ()).startswith(
+                begin.encode()
+            )
         self._found = replace(self._found, marks=marks, keeps=keeps, spells=spells)
 
     # -- what it does at a temperature
 
-    def _find_heat(self, cold: Told) -> None:
+    def _find_heat(self, cold: Reported) -> None:
         temperature = WARM
         try:
             replies = self._heated(PROBE, temperature, 1)
@@ -287,7 +280,7 @@ class _Handshake:
             replies = self._heated(PROBE, temperature, 1)
         own = True
         if cold.tops and cold.tops[0]:
-            warm = (Told.of(choice_of(replies[0])).tops or [{}])[0]
+            warm = (Reported.of(choice_of(replies[0])).tops or [{}])[0]
             same = bool(warm) and abs(max(warm.values()) - max(cold.tops[0].values())) < 0.05
             own = same and temperature == WARM
         same = len({choice_of(reply)["text"] for reply in replies}) == 1
@@ -299,12 +292,27 @@ class _Handshake:
         self._found = replace(self._found, own=own, samples=not same)
 
     def _heated(self, text: str, temperature: float, seed: int) -> list[dict[str, Any]]:
-        seeds = (seed, seed + 1) if "seed" in self._found.options else (None, None)
-        fields: list[dict[str, int]] = [{} if seed is None else {"seed": seed} for seed in seeds]
+        """Two replies of different seeds, where the server takes one."""
+        fields: dict[str, int] = {}
         # vLLM's chat counts the sampled token among the likeliest
         if "top_logprobs" in self._found.options:
-            fields = [field | {"top_logprobs": 2} for field in fields]
-        return [self._ask(text, 12, temperature, **field) for field in fields]
+            fields["top_logprobs"] = 2
+        replies = []
+        for number in (seed, seed + 1):
+            if "seed" in self._found.options:
+                fields["seed"] = number
+            replies.append(self._ask(text, 12, temperature, **fields))
+        return replies
+
+
+def _without(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The options but for some."""
+    return {name: options[name] for name in options if name not in names}
+
+
+def _prompt_size(reply: dict[str, Any]) -> int | None:
+    """Tokens that the server read, None where it gives no number."""
+    return usage_of(reply).get("prompt_tokens") or None
 
 
 def _prompt_ids(reply: dict[str, Any]) -> list[int] | None:

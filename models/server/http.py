@@ -2,7 +2,7 @@
 what failed for a while.
 
 The key comes from the environment at every request and is kept nowhere; whatever a server says is
-stripped of it before anybody reads it.
+stripped of it before it is passed on.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class Http:
         await self._client.aclose()
 
     async def knock(self) -> None:
-        """Raises RequestFailed where nobody is there, or somebody who says nothing."""
+        """Raises RequestFailed where nothing listens, or nothing answers."""
         try:
             async with asyncio.timeout(min(KNOCK, self.timeout)):
                 await self._send("/models", None)
@@ -178,7 +178,7 @@ class Http:
             UnicodeError,
         ) as error:
             raise RequestFailed(str(error) or type(error).__name__) from None
-        except httpx2.HTTPError:  # somebody is there: what is broken the questions will tell
+        except httpx2.HTTPError:  # a server is there: the questions will show what is broken
             return
 
     async def ask(
@@ -199,12 +199,13 @@ class Http:
         Raises Refused for a status that does not pass, RequestFailed for all else: the last
         failure, the deadline, an answer that is no JSON object.
         """
-        troubles = [] if troubles is None else troubles
+        if troubles is None:
+            troubles = []
+        if retries is None:
+            retries = self.retries
         try:
             async with asyncio.timeout(self.timeout):
-                return await self._ask(
-                    path, body, seed, self.retries if retries is None else retries, troubles
-                )
+                return await self._ask(path, body, seed, retries, troubles)
         except TimeoutError:
             before = f" (before that: {troubles[-1]})" if troubles else ""
             what = f"{self.address.url} did not answer within {self.timeout:g} s{before}"
@@ -217,8 +218,8 @@ class Http:
         for attempt in range(retries + 1):
             after = None
             try:
-                status, after, said = await self._send(path, body)
-                return _object(status, said, self.address)
+                status, after, answer = await self._send(path, body)
+                return _object(status, answer, self.address)
             except (Refused, TooLong):
                 raise
             except RequestFailed as error:
@@ -237,8 +238,12 @@ class Http:
         )
 
     async def _send(self, path: str, body: Any) -> tuple[int, str | None, bytes]:
-        """Status, Retry-After and what the server said. Raises httpx2's errors."""
-        method, content = ("GET", None) if body is None else ("POST", json.dumps(body).encode())
+        """Status, Retry-After and the server's answer. Raises httpx2's errors."""
+        method = "GET"
+        content: bytes | None = None
+        if body is not None:
+            method = "POST"
+            content = json.dumps(body).encode()
         url = self.address.url + path
         parts: list[bytes] = []
         total = 0
@@ -275,28 +280,36 @@ def _seconds(after: str | None) -> float:
         return 0.0
 
 
-def _object(status: int, said: bytes, address: Address) -> dict[str, Any]:
+def _object(status: int, answer: bytes, address: Address) -> dict[str, Any]:
     """The JSON object of an answer. Raises Refused for a status that does not pass,
     RequestFailed for what may pass.
     """
-    told = _json(address.without_key(said.decode("utf-8", "replace")))
-    error = told.get("error") if isinstance(told, dict) and "choices" not in told else None
-    # a gateway that passes on another server's error as success
-    if 200 <= status < 300 and isinstance(error, dict):
-        code = error.get("code")
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    found = _json(address.without_key(answer.decode("utf-8", "replace")))
+    if 200 <= status < 300:
+        status = _hidden_status(found) or status
     if not 200 <= status < 300:
-        trouble = f"{address.url} answered {status}: {_words(told, said, address)}"
+        trouble = f"{address.url} answered {status}: {_words(found, answer, address)}"
         if status in (400, 413, 422, 500) and LONG.search(trouble):
             raise TooLong(f"{trouble}: shorten the text, or serve the model with a longer context")
         if (status < 500 and status not in AGAIN) or (status == 500 and WRONG.search(trouble)):
             raise Refused(status, trouble)
         raise RequestFailed(trouble)
-    if not isinstance(told, dict):
-        begins = address.without_key(said[: 4 * WORDS].decode("utf-8", "replace"))[:60]
+    if not isinstance(found, dict):
+        begins = address.without_key(answer[: 4 * WORDS].decode("utf-8", "replace"))[:60]
         what = f"{address.url} answered with {begins!r}, which is no JSON object"
         raise RequestFailed(f"{what} (is it an OpenAI-compatible server?)")
-    return told
+    return found
+
+
+def _hidden_status(found: Any) -> int | None:
+    """The status of another server's error that a gateway passes on as success, else None."""
+    if not isinstance(found, dict) or "choices" in found:
+        return None
+    error = found.get("error")
+    if not isinstance(error, dict):
+        return None
+    code = error.get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
 def _json(text: str) -> Any:
@@ -306,18 +319,19 @@ def _json(text: str) -> Any:
         return None
 
 
-def _words(told: Any, said: bytes, address: Address) -> str:
+def _words(found: Any, answer: bytes, address: Address) -> str:
     """What a server says about an error: the message in its JSON, else the beginning of its
     text; without the key.
     """
-    if isinstance(told, dict):
-        told = told.get("error", told)
-    if isinstance(told, dict):
-        told = told.get("message", told.get("detail", told))
-    if told is None:
-        text = said.decode("utf-8", "replace")
-    else:
-        text = told if isinstance(told, str) else json.dumps(told)
-    return (
-        address.without_key(" ".join(address.without_key(text).split()))[:WORDS] or "nothing more"
-    )
+    message = found
+    if isinstance(message, dict):
+        message = message.get("error", message)
+    if isinstance(message, dict):
+        message = message.get("message", message.get("detail", message))
+    if message is None:
+        message = answer.decode("utf-8", "replace")
+    elif not isinstance(message, str):
+        message = json.dumps(message)
+    # twice, as white space may have stood within the key
+    line = address.without_key(" ".join(address.without_key(message).split()))
+    return line[:WORDS] or "nothing more"

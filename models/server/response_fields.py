@@ -1,4 +1,4 @@
-"""What the reply of an OpenAI-compatible server tells: text, tokens, log-probs and usage,
+"""What the reply of an OpenAI-compatible server reports: text, tokens, log-probs and usage,
 whatever of it is there.
 """
 
@@ -15,8 +15,8 @@ ROUNDING = 1e-3  # a log-prob may be this much above 0 by rounding; what is furt
 
 
 @dataclass(frozen=True)
-class Told:
-    """Tokens of a choice, one entry each; None where the server says nothing about it.
+class Reported:
+    """Tokens of a choice, one entry each; None where the server does not report it.
 
     ids        token ids;  words: the bytes of their text, one by one
     log_probs  nan where the server has none for a token: null, nan, infinite or above 0
@@ -29,50 +29,52 @@ class Told:
     tops: list[dict[str, float]] | None = None
 
     @classmethod
-    def of(cls, choice: dict[str, Any], echo: bool = False) -> Told:
-        """Read `token_ids` (of an echo they are not told) and `logprobs` of one choice.
+    def of(cls, choice: dict[str, Any], echo: bool = False) -> Reported:
+        """Read `token_ids` (of an echo they are not reported) and `logprobs` of one choice.
 
         Log-probs of a strange shape, or not as many as there are tokens, are unknown: text and ids
         stand without them. Raises RequestFailed for ids that are none.
         """
         try:
             ids = None if echo else choice.get("token_ids")
-            ids = None if ids is None else [int(i) for i in ids]
+            if ids is not None:
+                ids = [int(i) for i in ids]
         except (TypeError, ValueError, OverflowError):
             raise RequestFailed(
                 "the server tells token ids in a shape that is not OpenAI's"
             ) from None
         try:
-            told = _log_probs(choice.get("logprobs"))
+            reported = _log_probs(choice.get("logprobs"))
         except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
             return cls(ids)
-        if told.ids is None or ids is not None and len(ids) != len(told.ids):
-            told = replace(told, ids=ids)
-        parts = (told.ids, told.words, told.log_probs, told.tops)
+        if reported.ids is None or ids is not None and len(ids) != len(reported.ids):
+            reported = replace(reported, ids=ids)
+        parts = (reported.ids, reported.words, reported.log_probs, reported.tops)
         lengths = {len(part) for part in parts if part is not None}
-        return told if len(lengths) < 2 else cls(ids)
+        return reported if len(lengths) < 2 else cls(ids)
 
 
-def _log_probs(told: Any) -> Told:
+def _log_probs(field: Any) -> Reported:
     """Of `logprobs`: OpenAI's lists for completions, or its `content` of objects for chat
     (llama.cpp: for both).
     """
-    if not told:
-        return Told()
-    if "content" in told:
-        return _content(told["content"] or [])
-    if told.get("token_logprobs") is None:
-        return Told()
-    words = [str(word) for word in told["tokens"]]
-    numbers = [_number(number) for number in told["token_logprobs"]]
-    given = told.get("top_logprobs")
-    tops = None if not given else [_tops(top) for top in given]
-    return Told(_named(words), _bytes(words), numbers, tops)
+    if not field:
+        return Reported()
+    if "content" in field:
+        return _content(field["content"] or [])
+    if field.get("token_logprobs") is None:
+        return Reported()
+    words = list(map(str, field["tokens"]))
+    numbers = list(map(_number, field["token_logprobs"]))
+    tops = None
+    if field.get("top_logprobs"):
+        tops = list(map(_tops, field["top_logprobs"]))
+    return Reported(_named(words), _bytes(words), numbers, tops)
 
 
-def _content(entries: list[dict[str, Any]]) -> Told:
+def _content(entries: list[dict[str, Any]]) -> Reported:
     if not entries:
-        return Told()
+        return Reported()
     words = [str(entry["token"]) for entry in entries]
     ids = _named(words)
     if ids is None and all("id" in entry for entry in entries):
@@ -80,17 +82,15 @@ def _content(entries: list[dict[str, Any]]) -> Told:
     spelled = _bytes(words)
     if spelled is not None:
         # a part of a character has bytes, but no text
-        told = [entry.get("bytes") for entry in entries]
-        spelled = [
-            word if given is None else bytes(given)
-            for word, given in zip(spelled, told, strict=True)
-        ]
+        for place, entry in enumerate(entries):
+            if entry.get("bytes") is not None:
+                spelled[place] = bytes(entry["bytes"])
     numbers = [_number(entry["logprob"]) for entry in entries]
-    tops = [
-        _tops({top["token"]: top["logprob"] for top in entry.get("top_logprobs") or []})
-        for entry in entries
-    ]
-    return Told(ids, spelled, numbers, tops if all(tops) else None)
+    tops = []
+    for entry in entries:
+        likeliest = entry.get("top_logprobs") or []
+        tops.append(_tops({top["token"]: top["logprob"] for top in likeliest}))
+    return Reported(ids, spelled, numbers, tops if all(tops) else None)
 
 
 def _named(words: list[str]) -> list[int] | None:
@@ -101,19 +101,25 @@ def _named(words: list[str]) -> list[int] | None:
 
 
 def _bytes(words: list[str]) -> list[bytes] | None:
-    return (
-        None if _named(words) is not None else [word.encode("utf-8", "replace") for word in words]
-    )
+    if _named(words) is not None:
+        return None
+    return [word.encode("utf-8", "replace") for word in words]
 
 
-def _tops(told: Any) -> dict[str, float]:
-    numbers = {str(name): _number(number) for name, number in (told or {}).items()}
-    return {name: number for name, number in numbers.items() if not math.isnan(number)}
+def _tops(likeliest: Any) -> dict[str, float]:
+    numbers = {}
+    for name, value in (likeliest or {}).items():
+        number = _number(value)
+        if not math.isnan(number):
+            numbers[str(name)] = number
+    return numbers
 
 
-def _number(told: Any) -> float:
+def _number(value: Any) -> float:
     """A log-prob: finite and at most 0, else nan."""
-    number = math.nan if told is None else float(told)
+    if value is None:
+        return math.nan
+    number = float(value)
     return min(0.0, number) if -math.inf < number <= ROUNDING else math.nan
 
 
@@ -147,13 +153,14 @@ def _content_of(message: dict[str, Any]) -> Any:
     """
     content = message.get("content")
     if isinstance(content, list):
-        texts = [
-            part.get("text")
-            for part in content
-            if isinstance(part, dict) and part.get("type") == "text"
-        ]
+        texts = []
+        for part in content:
+            if isinstance(part, dict) and part.get("type") == "text":
+                texts.append(part.get("text"))
         return "".join(text for text in texts if isinstance(text, str))
-    return "" if content is None and message.get("role") == "assistant" else content
+    if content is None and message.get("role") == "assistant":
+        return ""
+    return content
 
 
 def thinks(choice: dict[str, Any]) -> bool:
@@ -166,11 +173,13 @@ def thinks(choice: dict[str, Any]) -> bool:
 
 def usage_of(reply: dict[str, Any]) -> dict[str, int]:
     """The counts of `usage` that are whole numbers, cached prompt tokens as "cached_tokens"."""
-    told = reply.get("usage")
-    told = told if isinstance(told, dict) else {}
-    details = told.get("prompt_tokens_details")
+    usage = reply.get("usage")
+    if not isinstance(usage, dict):
+        return {}
+    details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts = (told | {"cached_tokens": cached}).items()
-    return {
-        name: n for name, n in counts if isinstance(n, int) and not isinstance(n, bool) and n >= 0
-    }
+    counts = {}
+    for name, number in (usage | {"cached_tokens": cached}).items():
+        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+            counts[name] = number
+    return counts

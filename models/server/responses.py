@@ -1,5 +1,5 @@
-"""From the reply of an OpenAI-compatible server to what a search is told: the tokens with their
-stop, as an engine would give them.
+"""From the reply of an OpenAI-compatible server to what a search gets: the tokens with their stop,
+as an engine would give them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from models.detokenizer import BEFORE, Tail, Texts
-from models.server.capabilities import Capabilities, reads_next
+from models.server.capabilities import Capabilities, reads_next, tokens_of
 from models.server.pieces import Pieces
-from models.server.response_fields import ID, Told, choice_of, thinks, usage_of
+from models.server.response_fields import ID, Reported, choice_of, thinks, usage_of
 from search.scheduling.requests import (
     Generate,
     Generated,
@@ -45,7 +45,7 @@ class Words:
         self.texts = Texts(tokenizer)
         self.tokenizer = tokenizer
         self.size = len(tokenizer)
-        self._ids: dict[bytes, int] = {}  # of tokens by their bytes; -1: it cannot be told
+        self._ids: dict[bytes, int] = {}  # of tokens by their bytes; -1: several, or none
         self._begin = tuple(self.encode("", add_special_tokens=True))
         special = getattr(tokenizer, "all_special_ids", ())
         self.special = (
@@ -60,9 +60,9 @@ class Words:
         puts there again.
         """
         begin = len(self._begin)
-        whole = tokens[:begin] != self._begin or len(tokens) == begin
-        text: str = self.texts.decode(tokens if whole else tokens[begin:])
-        return text
+        if tokens[:begin] == self._begin and len(tokens) != begin:
+            tokens = tokens[begin:]
+        return self.texts.decode(tokens)
 
     def after(self, tokens: tuple[int, ...], text: str) -> list[int]:
         """Tokens of `text` where it follows `tokens`: some tokenizers put a space before a text,
@@ -85,17 +85,20 @@ class Words:
         A text may have other tokens than those that were sampled: two line ends in a row are one
         token, or two.
         """
-        ids = []
-        for piece in pieces if self.texts.independent else ():
-            if piece not in self._ids:
-                alone = self.encode(piece.decode("utf-8", "replace"), add_special_tokens=False)
-                self._ids[piece] = (
-                    alone[0] if len(alone) == 1 and self.texts.piece(alone[0]) == piece else -1
-                )
-            ids.append(self._ids[piece])
+        if not self.texts.independent:
+            return None
+        ids = [self._id(piece) for piece in pieces]
         return ids if ids and min(ids) >= 0 else None
 
-    def known(self, tokens: list[int]) -> list[int]:
+    def _id(self, piece: bytes) -> int:
+        found = self._ids.get(piece)
+        if found is None:
+            alone = self.encode(piece.decode("utf-8", "replace"), add_special_tokens=False)
+            single = len(alone) == 1 and self.texts.piece(alone[0]) == piece
+            found = self._ids[piece] = alone[0] if single else -1
+        return found
+
+    def checked(self, tokens: list[int]) -> list[int]:
         """`tokens`. Raises RequestFailed where one is none of the tokenizer's."""
         if tokens and not 0 <= min(tokens) <= max(tokens) < self.size:
             span = f"tokens {min(tokens)} to {max(tokens)}"
@@ -110,12 +113,12 @@ class Words:
         """
         ordinary = [token for token in range(self.size) if token not in self.special]
         spaced = ordinary[:: max(1, len(ordinary) // count)]
-        spelled = [self.texts.decode([token]) for token in [*spaced, *ordinary[-count // 3 :]]]
-        return " ".join(
-            text.strip()
-            for text in spelled
-            if text.strip() and text.isprintable() and "\ufffd" not in text
-        )
+        printable = []
+        for token in [*spaced, *ordinary[-count // 3 :]]:
+            text = self.texts.decode([token])
+            if text.strip() and text.isprintable() and "\ufffd" not in text:
+                printable.append(text.strip())
+        return " ".join(printable)
 
 
 def generated(
@@ -133,35 +136,44 @@ def generated(
     mark = choice.get("stop_reason", choice.get("matched_stop"))
     if reason in BROKEN:
         raise RequestFailed(f"the server ended a text for the reason {reason!r}: see what it logs")
-    told = Told.of(choice)
+    reported = Reported.of(choice)
     text = _continuation(request, choice["text"], found, words)
     stops = request.stop if found.stepwise else ()  # no stop strings are sent for a whole turn
-    tokens, log_probs = _tokens(request, text, told, words)
+    tokens, log_probs = _tokens(request, text, reported, words)
     # pieces are no tokens
     room = request.max_tokens if words.exact else max(request.max_tokens, len(tokens) + 2)
     cut = reason in CUT or (reason is None and len(tokens) >= request.max_tokens)
     ended = bool(tokens) and tokens[-1] in words.texts.ends
-    stop = None if cut or ended else _stop(stops, text, mark, found, told)
+    stop = None
+    if not cut and not ended:
+        stop = _stop(stops, text, mark, found, reported)
     # encoded here: one token may hold the end of the text and the stop string
-    if stop is not None and told.ids is None and not log_probs:
+    if stop is not None and reported.ids is None and not log_probs:
         tokens = words.after(request.prompt, text + stop)
     ends = not cut and stop is None
     last = (
         ends
-        and told.ids is not None
+        and reported.ids is not None
         and tokens
         and (tokens[-1] in words.special or tokens[-1] == mark)
     )
-    tail, finish, used = Tail(words.texts, stops, request.prompt), None, 0
+    tail = Tail(words.texts, stops, request.prompt)
+    finish = None
+    used = 0
     while finish is None and used < room and (used < len(tokens) or stop is not None):
         if used == len(tokens) and stop is not None:  # the stop string was cut off
             missing = _missing(tail.text, text, stop)
-            tokens, stop = tokens + words.after((*request.prompt, *tokens), missing), None
+            tokens = tokens + words.after((*request.prompt, *tokens), missing)
+            stop = None
             continue
-        finish = "end" if last and used == len(tokens) - 1 else tail.add(tokens[used])
+        if last and used == len(tokens) - 1:
+            finish = "end"
+        else:
+            finish = tail.add(tokens[used])
         used += 1
     if finish is None and ends and used == len(tokens):
-        finish, end = "end", getattr(words.tokenizer, "eos_token_id", None)
+        finish = "end"
+        end = getattr(words.tokenizer, "eos_token_id", None)
         if end is not None and used < room:
             tokens = [*tokens, int(end)]
             used += 1
@@ -169,19 +181,24 @@ def generated(
         raise RequestFailed(_nothing(choice))
     mine = np.full(used, np.nan, np.float32)
     if found.tells_own(request):
-        known = min(used, len(log_probs))
-        mine[:known] = log_probs[:known]
-    whole = (
-        request.temperature == 1 and request.top_p >= 1 and not request.top_k and not request.min_p
-    )
-    sampled = (
-        mine.copy()
-        if whole
-        else np.full(used, 0.0 if request.temperature == 0 else np.nan, np.float32)
-    )
+        count = min(used, len(log_probs))
+        mine[:count] = log_probs[:count]
+    sampled = _sampled(request, mine)
     return Generated(
         tuple(tokens[:used]), tail.text, mine, sampled, float("nan"), finish or "length"
     )
+
+
+def _sampled(request: Generate, own: np.ndarray) -> np.ndarray:
+    """Log-probs in the distribution drawn from, of the model's own: 0 where greedy, the same where
+    nothing is changed or cut, else nan.
+    """
+    if request.temperature == 0:
+        return np.zeros_like(own)
+    cut = request.top_p < 1 or request.top_k or request.min_p
+    if request.temperature == 1 and not cut:
+        return own.copy()
+    return np.full_like(own, np.nan)
 
 
 def _missing(spelled: str, text: str, stop: str) -> str:
@@ -210,19 +227,21 @@ def _continuation(request: Generate, text: str, found: Capabilities, words: Word
     from models.server.conversation import messages
 
     begun = messages(words.text(request.prompt))[-1]["content"]
-    return text.removeprefix(begun) if text.startswith(begun) else text.removeprefix(begun.rstrip())
+    if not text.startswith(begun):
+        begun = begun.rstrip()
+    return text.removeprefix(begun)
 
 
 def _stop(
-    stops: Sequence[str], text: str, mark: Any, found: Capabilities, told: Told
+    stops: Sequence[str], text: str, mark: Any, found: Capabilities, reported: Reported
 ) -> str | None:
     """The stop string that ended a text, None where it was an end token (or the text still holds
     the stop string).
     """
     if found.marks:
         return mark if isinstance(mark, str) and mark in stops else None
-    if found.spells and told.words is not None:
-        behind = _joined(told)[len(text) :]
+    if found.spells and reported.words is not None:
+        behind = _joined(reported)[len(text) :]
         return next((stop for stop in stops if behind.startswith(stop)), None)
     # an empty step leads nowhere: what ends a model's text at once is its end
     if found.keeps or not text.strip():
@@ -231,65 +250,63 @@ def _stop(
 
 
 def _tokens(
-    request: Generate, text: str, told: Told, words: Words
+    request: Generate, text: str, reported: Reported, words: Words
 ) -> tuple[list[int], list[float]]:
     """Tokens, and the log-probs of the first of them."""
-    if told.ids is not None:
-        return words.known(list(told.ids)), told.log_probs or []
-    joined = _joined(told)
+    if reported.ids is not None:
+        return words.checked(list(reported.ids)), reported.log_probs or []
+    joined = _joined(reported)
     if joined and joined.startswith(text):  # the stop string and the end token are in it
         if words.exact:
-            tokens = words.spelled(told.words or []) or words.after(request.prompt, joined)
+            tokens = words.spelled(reported.words or []) or words.after(request.prompt, joined)
         else:
-            tokens = _as_told(request, text, told.words or [], words)
-        if told.log_probs is not None and len(tokens) == len(told.log_probs):
-            return tokens, told.log_probs
+            tokens = _stand_ins(request, text, reported.words or [], words)
+        if reported.log_probs is not None and len(tokens) == len(reported.log_probs):
+            return tokens, reported.log_probs
     return words.after(request.prompt, text), []
 
 
-def _joined(told: Told) -> str:
-    """The text of the words that a server tells."""
-    return b"".join(told.words or ()).decode("utf-8", "replace")
+def _joined(reported: Reported) -> str:
+    """The text of the words that a server reports."""
+    return b"".join(reported.words or ()).decode("utf-8", "replace")
 
 
-def _as_told(request: Generate, text: str, told: list[bytes], words: Words) -> list[int]:
+def _stand_ins(request: Generate, text: str, spelled: list[bytes], words: Words) -> list[int]:
     """The stand-in's ids of tokens as a server spells them; behind the text stands a stop
     string, or the end in some spelling.
     """
     size = len(text.encode())
-    behind = b"".join(told)[size:].decode("utf-8", "replace")
+    behind = b"".join(spelled)[size:].decode("utf-8", "replace")
     stopped = any(behind.startswith(stop) or stop.startswith(behind) for stop in request.stop)
-    ids, at = [], 0
-    for word in told:
-        ids.append(
-            words.tokenizer.eos_token_id
-            if at >= size and not stopped
-            else words.tokenizer.ids([word])[0]
-        )
+    ids = []
+    at = 0
+    for word in spelled:
+        if at >= size and not stopped:
+            ids.append(words.tokenizer.eos_token_id)
+        else:
+            ids += words.tokenizer.ids([word])
         at += len(word)
     return ids
 
 
 def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:
-    """The result of a request: log-probs that an echo tells, or a first token and those that might
-    have been it.
+    """The result of a request: log-probs of an echo, or of a first token and those that might have
+    been it.
 
-    Raises RequestFailed where they are not told, or not of all ids to read.
+    Raises RequestFailed where they are not reported, or not of all ids to read.
     """
     after = reads_next(request)
-    told = Told.of(choice_of(reply), echo=True)
+    reported = Reported.of(choice_of(reply), echo=True)
     length = len(request.tokens)
     log_probs = np.full(length, np.nan, np.float32)
     if not after:
-        whole = told.log_probs is not None and length <= len(told.log_probs) <= length + 1
-        if not whole or (
-            told.ids is not None and tuple(told.ids[:length]) != tuple(request.tokens)
-        ):
+        found = reported.log_probs or []
+        same = reported.ids is None or tuple(reported.ids[:length]) == tuple(request.tokens)
+        if not length <= len(found) <= length + 1 or not same:
             raise Untold(
                 "the server tells no log-probs of a prompt (echo): score with a model of your own"
             )
-        assert told.log_probs is not None
-        log_probs[1:] = told.log_probs[1:length]
+        log_probs[1:] = found[1:length]
     reads = np.zeros((len(request.positions), len(request.read)), np.float32)
     for row, position in enumerate(request.positions):
         for column, token in enumerate(request.read):
@@ -297,13 +314,15 @@ def scored(request: Score, reply: dict[str, Any], words: Words) -> Scored:
             if at < length and request.tokens[at] == token:
                 reads[row, column] = log_probs[at]
             else:
-                reads[row, column] = _read(told, at - length * after, token, words)
+                reads[row, column] = _read(reported, at - length * after, token, words)
     return Scored(log_probs, reads, np.full(len(request.positions), np.nan, np.float32))
 
 
-def _read(told: Told, at: int, token: int, words: Words) -> float:
-    """Log-prob of a token at one place of what the server tells."""
-    likeliest = told.tops[at] if told.tops and at < len(told.tops) else {}
+def _read(reported: Reported, at: int, token: int, words: Words) -> float:
+    """Log-prob of a token at one place of what the server reports."""
+    likeliest: dict[str, float] = {}
+    if reported.tops and at < len(reported.tops):
+        likeliest = reported.tops[at]
     text = words.texts.decode([token])
     for name in (f"{ID}{token}", "" if "\ufffd" in text else text):  # half a character is no name
         if name in likeliest:
@@ -319,20 +338,19 @@ def spent(request: Generate | Score, reply: dict[str, Any], received: int | None
     """What one request cost by the server's own count, or by the tokens `received` where these are
     more.
 
-    received  None where it is not known
+    received  None: unknown
+
     Some servers count 0 or 1 whatever they send: a budget in tokens would never end. What was asked
-    for at most is counted at most; all of it where nothing is known (`received` None and no count).
+    for at most is counted at most; all of it where neither count is there.
     """
-    told = usage_of(reply)
-    prompt = len(request.prompt if isinstance(request, Generate) else request.tokens)
-    read = told.get("prompt_tokens") or prompt
-    reused = min(read, told.get("cached_tokens", 0))
+    counts = usage_of(reply)
+    read = counts.get("prompt_tokens") or len(tokens_of(request))
+    reused = min(read, counts.get("cached_tokens", 0))
     number = 0  # the one token that a server must draw to read is used for nothing
     if isinstance(request, Generate):
-        counted = told.get("completion_tokens", 0)
-        # a server that counts each reply as one token, perhaps
-        unknown = received is None and counted < 2
-        number = (
-            request.max_tokens if unknown else min(request.max_tokens, max(counted, received or 0))
-        )
+        number = request.max_tokens
+        counted = counts.get("completion_tokens", 0)
+        # less than 2: a server that counts each reply as one token, perhaps
+        if received is not None or counted >= 2:
+            number = min(number, max(counted, received or 0))
     return Usage(calls=1, generated=number, prefilled=read - reused, reused=reused)

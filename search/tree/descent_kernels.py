@@ -32,21 +32,18 @@ import math
 import numpy as np
 
 from search.kernels.jit import bind, inner
-from search.kernels.simd4 import (
-    add,
-    count_up,
-    fetch,
-    highest,
-    known,
-    lanes,
-    load,
-    over,
-    pick,
-    ranked,
+from search.kernels.simd import (
+    lane_argmax,
+    lane_of,
+    lane_sum,
+    load4,
+    loader,
     spread,
     store,
-    together,
+    unless_nan,
+    where_positive,
 )
+from search.tree.edge_vectors import add_to_lane, count_up, loaded, prefetch, ranked
 
 #: 16 bytes: start of the block (-1: none), parent (-2 - edge: a root, whose own edge is that one),
 #: edges to be looked at, slot of its own edge in the parent's block, slot it takes next, room of
@@ -110,13 +107,13 @@ def rate(words, f4, i4, edge, n, own, turned, look, params):
     as Q if known, else the node's mean in the chooser's view, less the reduction. own: sum of the
     node's values. Both means are one division.
     """
-    taken, prior = load(i4, four_of(edge, VISITS)), load(f4, four_of(edge, PRIOR))
-    mean = over(taken, load(words, np.uint64(3) * edge), lanes(own)) / over(
-        taken, taken, lanes(float(max(n, 1)))
+    taken, prior = load4(i4, four_of(edge, VISITS)), load4(f4, four_of(edge, PRIOR))
+    mean = where_positive(taken, load4(words, np.uint64(3) * edge), spread(own)) / where_positive(
+        taken, taken, spread(float(max(n, 1)))
     )
-    first_play = (lanes(1.0) - mean if turned else mean) - params[REDUCTION]
-    q = over(taken, mean, known(load(f4, four_of(edge, VALUE)), first_play))
-    return highest(score(q, prior, taken, n, look, params), prior)
+    first_play = (spread(1.0) - mean if turned else mean) - params[REDUCTION]
+    q = where_positive(taken, mean, unless_nan(load4(f4, four_of(edge, VALUE)), first_play))
+    return lane_argmax(score(q, prior, taken, n, look, params), prior)
 
 
 def move_at(i4, edge, slot):
@@ -148,17 +145,17 @@ def refresh(nodes, words, f4, i4, notes, node, way, params):
     best = best if high > -math.inf else np.uint64(HERE)
     if params[WIDEN] > 0.0 and best != HERE:  # the steps not proposed yet are one more untaken edge
         more = params[WIDEN] * notes[node] / (1 + record.count)
-        points = score(lanes(mean - params[REDUCTION]), lanes(more), lanes(0.0), n, look, params)
-        if more > 0.0 and pick(points, np.uint64(0)) > high:
+        points = score(spread(mean - params[REDUCTION]), spread(more), spread(0.0), n, look, params)
+        if more > 0.0 and lane_of(points, np.uint64(0)) > high:
             best = np.uint64(HERE)
     record.best = best
 
 
 def clear(words, i4, edge):
     """Four edges from `edge` on that nothing was taken of."""
-    store(words, np.uint64(3) * edge, lanes(0.0))
-    store(i4, four_of(edge, VISITS), lanes(0.0))
-    store(i4, four_of(edge, CHILD), lanes(-1.0))
+    store(words, np.uint64(3) * edge, spread(0.0))
+    store(i4, four_of(edge, VISITS), spread(0.0))
+    store(i4, four_of(edge, CHILD), spread(-1.0))
 
 
 def swap(i4, one, other):
@@ -176,18 +173,18 @@ def advance(words, f4, i4, start, slot, room):
         return False
     edge = start + (slot & ~np.uint64(3))
     top = ranked(f4, four_of(edge, PRIOR), i4, four_of(edge, VALUE), slot & np.uint64(3))
-    place, now = lanes(0.0), lanes(0.0)
+    place, now = spread(0.0), spread(0.0)
     for four in range(edge + np.uint64(4), start + room, np.uint64(4)):
         four = np.uint64(four)
         keys = ranked(f4, four_of(four, PRIOR), i4, four_of(four, VALUE), np.uint64(0))
         better, now = keys - top, now + 4.0
-        top, place = over(better, keys, top), over(better, now, place)
-    high, lane = highest(top, top)
+        top, place = where_positive(better, keys, top), where_positive(better, now, place)
+    high, lane = lane_argmax(top, top)
     if high < 0.0:
         return False
     if (slot & np.uint64(3)) == 0:
         clear(words, i4, start + slot)
-    swap(i4, start + slot, edge + np.uint64(pick(place, lane)) + lane)
+    swap(i4, start + slot, edge + np.uint64(lane_of(place, lane)) + lane)
     return True
 
 
@@ -205,7 +202,7 @@ def descend(nodes, words, f4, i4, notes, sizes, root, params):
         record = nodes[node]
         edge = np.uint64(record.first) + np.uint64(record.best)
         child = i4[f4_of(edge, CHILD)]
-        fetch(words, np.uint64(3) * (edge & ~np.uint64(3)))  # the way back up comes here
+        prefetch(words, np.uint64(3) * (edge & ~np.uint64(3)))  # the way back up comes here
         if child < 0:
             return open_(nodes, words, f4, i4, sizes, node, np.uint64(record.best), params)
         node = np.uint64(child)
@@ -254,8 +251,8 @@ def count_at(words, i4, edge, visits, value):
     four need not wait for the cache then.
     """
     lane = edge & np.uint64(3)
-    add(words, np.uint64(3) * (edge - lane), lane, value if value == value else 0.0)
-    add(i4, four_of(edge - lane, VISITS), lane, visits)
+    add_to_lane(words, np.uint64(3) * (edge - lane), lane, value if value == value else 0.0)
+    add_to_lane(i4, four_of(edge - lane, VISITS), lane, visits)
 
 
 def walk(nodes, words, f4, i4, leaf, visits, value, fresh, params):
@@ -315,18 +312,18 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
     """
     record = nodes[node]
     start, room = np.uint64(sizes[1]), np.uint64(len(priors))
-    total, positive, high, best = lanes(0.0), lanes(0.0), 0.0, np.uint64(0)
+    total, positive, high, best = spread(0.0), spread(0.0), 0.0, np.uint64(0)
     for a in range(np.uint64(0), room, np.uint64(4)):
         a = np.uint64(a)
-        four = load(priors, a)
-        total, positive = total + four, positive + over(four, lanes(1.0), lanes(0.0))
-        store(f4, four_of(start + a, PRIOR), over(four, four, lanes(-1.0)))
+        four = load4(priors, a)
+        total, positive = total + four, positive + where_positive(four, spread(1.0), spread(0.0))
+        store(f4, four_of(start + a, PRIOR), where_positive(four, four, spread(-1.0)))
         count_up(i4, four_of(start + a, VALUE), np.int32(UNKNOWN + a))
-        top, lane = highest(four, four)
+        top, lane = lane_argmax(four, four)
         best, high = (a + lane if top > high else best), (top if top > high else high)
-    if not abs(together(total) - 1.0) <= 1e-3:
+    if not abs(lane_sum(total) - 1.0) <= 1e-3:
         return NOT_ONE
-    legal = np.uint64(together(positive))
+    legal = np.uint64(lane_sum(positive))
     if legal < room:  # close the gaps
         end = start
         for a in range(room):
@@ -356,4 +353,4 @@ def grow(nodes, words, f4, i4, sizes, node, priors, ordered):
 
 
 #: Functions whose files all compiled code depends on, for its stamp
-SOURCES = (f8_of, bind, spread)
+SOURCES = (f8_of, bind, loader, loaded)

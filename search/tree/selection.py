@@ -25,7 +25,7 @@ import numba
 import numpy as np
 
 from search.kernels.jit import bind, digest, inner, kernel
-from search.kernels.simd4 import lanes, over, power, root
+from search.kernels.simd import exp, spread, sqrt, where_positive
 from search.tree import batch_kernels, descent_kernels
 from search.tree.descent_kernels import (
     BASE,
@@ -67,7 +67,7 @@ def _log(words, f4, i4, start, count, n, mean, notes, node, params):
 
 
 def _ucb1(q, prior, taken, n, look, params):
-    return over(taken, q + params[C] * root(look[0] / taken), 1e6 + prior)
+    return where_positive(taken, q + params[C] * sqrt(look[0] / taken), 1e6 + prior)
 
 
 def _between(words, f4, i4, start, count, n, mean, notes, node, params):
@@ -83,7 +83,9 @@ def _between(words, f4, i4, start, count, n, mean, notes, node, params):
 
 
 def _normalised(q, prior, taken, n, look, params):
-    return over(taken, (q - look[1]) / look[2], lanes(0.0)) + look[0] * (prior / (1.0 + taken))
+    return where_positive(taken, (q - look[1]) / look[2], spread(0.0)) + look[0] * (
+        prior / (1.0 + taken)
+    )
 
 
 def _completed(words, f4, i4, start, count, n, mean, notes, node, params):
@@ -125,8 +127,8 @@ def _improved(q, prior, taken, n, look, params):
     """Its share of the improved policy less its share of the visits (eq. 14). The node's own
     evaluation is one of its n visits.
     """
-    completed = over(taken, q, lanes(look[2]))
-    return prior * power(look[0] * (completed - look[1]) - look[3]) - taken / n
+    completed = where_positive(taken, q, spread(look[2]))
+    return prior * exp(look[0] * (completed - look[1]) - look[3]) - taken / n
 
 
 class Kernels(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from models.engine.engine import Engine
-from models.engine.prefix_tree import Tree
+from models.engine.prefix_tree import PrefixTree
 from search.scheduling.requests import (
     Avoided,
     Cancelled,
@@ -685,7 +685,7 @@ def test_the_tree_against_a_dictionary_of_prefixes():
     """Texts join, grow, end and are forgotten in a pool that is too small: a slot always holds
     the token of exactly one prefix.
     """
-    rng, tree = np.random.default_rng(0), Tree(64)
+    rng, tree = np.random.default_rng(0), PrefixTree(64)
     owner, running = {}, []  # slot -> the prefix whose last token it holds
 
     def places(number):
@@ -742,7 +742,7 @@ def test_the_tree_against_a_dictionary_of_prefixes():
 
 
 def test_what_was_never_read_does_not_stay():
-    tree, first, second = Tree(10), np.empty(3, np.int32), np.empty(4, np.int32)
+    tree, first, second = PrefixTree(10), np.empty(3, np.int32), np.empty(4, np.int32)
     tree.join(np.array([1, 2, 3]), 0, first)
     tree.ready[first[:2]] = 1
     tree.join(np.array([1, 2, 3, 4]), 3, second)
@@ -883,7 +883,7 @@ def test_the_longest_unused_text_is_forgotten_first_from_its_end():
     """Whole ends of old texts go, not a token of each; what several texts share stays as long as
     the latest of them.
     """
-    tree = Tree(64)
+    tree = PrefixTree(64)
     # 2 shared tokens, then 10 of its own each
     texts = [np.array([7, 8, *range(10 * i, 10 * i + 10)]) for i in (1, 2, 3)]
     for text in texts:
@@ -899,13 +899,13 @@ def test_the_longest_unused_text_is_forgotten_first_from_its_end():
 
 
 def test_what_is_held_stays_when_all_that_follows_it_is_forgotten():
-    tree, held, more = Tree(32), np.empty(4, np.int32), np.empty(9, np.int32)
+    tree, held, more = PrefixTree(32), np.empty(4, np.int32), np.empty(9, np.int32)
     tree.join(np.arange(4), 0, held)
     tree.join(np.arange(9), 4, more)  # uses what is held, too
     tree.ready[more] = 1
     tree.leave(more)
     assert tree.look(np.arange(9)) == (9, 5)  # five of nine would be held newly
-    with pytest.raises(MemoryError, match="29 slots are wanted and 28 of 32 are free, 4 held"):
+    with pytest.raises(MemoryError, match="29 cells are wanted and 28 of 32 are free, 4 held"):
         tree._make_room(29)
     tree.check([held])
     assert tree.stored == 4 and tree.look(np.arange(9)) == (4, 5)

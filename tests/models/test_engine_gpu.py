@@ -258,7 +258,7 @@ from models.engine import llama_gpu, sampling_gpu, tree_attention_gpu
 
 def compiled(kernel, constants, bits="bf16", **options):
     types = {
-        "_stride": "i32", "write": "*i32", "slots": "*i32", "tiles": "*i32", "partial": "*fp32",
+        "_stride": "i32", "write": "*i32", "cells": "*i32", "tiles": "*i32", "partial": "*fp32",
         "sums": "*fp32", "scale": "fp32", "cap": "fp32", "window": "i32", "first": "i32",
         "epsilon": "fp32", "cosines": "*fp32", "sines": "*fp32", "positions": "*i32",
         "options": "*fp64", "found": "*fp64", "drawn": "*fp64", "stride": "i32", "blocks": "i32",

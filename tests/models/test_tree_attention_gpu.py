@@ -179,7 +179,7 @@ def test_a_number_that_is_not_finite_reaches_no_token_before_it_and_all_behind(w
     assert not np.isfinite(found[15:]).any()
 
 
-def test_keys_and_values_go_into_their_slots():
+def test_keys_and_values_go_into_their_cells():
     tree = Tree(5, (4, 2, 24))
     before = tree.store.pool.clone()
     key, value = (

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
-from search.kernels.simd4 import LANES
+from search.kernels.simd import FOUR
 from search.tree import selection, sequential_halving
 from search.tree.descent_kernels import IN_FLIGHT, NODE, UNKNOWN
 
@@ -397,7 +397,7 @@ def test_corners():
 def test_moves_survive_in_the_bits_of_unknown_values():
     bits = np.array([UNKNOWN | 64_999], np.int32).view(np.float32)
     assert np.isnan(bits[0]) and int(bits.view(np.int32)[0]) & 65_535 == 64_999
-    assert NODE.itemsize == 16 and LANES.name == "Lanes"
+    assert NODE.itemsize == 16 and FOUR.name == "float64x4"
 
 
 def test_a_node_of_many_edges():
