@@ -25,8 +25,9 @@ class Finish:
 
     reward    in [0, 1], None where only the label could tell;  value: the guide's in [0, 1], nan
               unknown;  visits >= 0
-    log_prob  of its chain under the policy; nan: unknown, or the chains were sampled independently
-              and visits tell how often
+    log_prob  of its chain under the policy, nan unknown
+    independent  whether the chains are independent samples, so that visits tell how often it was
+                 drawn
     """
 
     node: int
@@ -35,6 +36,7 @@ class Finish:
     value: float
     visits: int
     log_prob: float = math.nan
+    independent: bool = False
 
     @property
     def score(self) -> float:
@@ -72,6 +74,7 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
                     tree.value(node) if math.isnan(mean) else mean,
                     tree.visits(node),
                     log_prob,
+                    tree.independent,
                 )
             )
     if classes is not None and isinstance(problem, TextProblem) and len(found) > 1:
@@ -95,12 +98,12 @@ def counts(found: Sequence[Finish]) -> list[float]:
     """How often the policy would sample each finished state, up to a factor that is the same for
     all.
 
-    Of independent samples, how often it did. A tree has each chain once, however likely it is, and
-    the longer it is searched, the less likely are those that are found: there each counts by its
-    `multiplicity`.
+    Of independent samples, and where the policy does not tell, the visits. A tree has each chain
+    once, however likely it is, and the longer it is searched, the less likely are those that are
+    found: there each counts by its `multiplicity`.
     """
     log_probs = np.array([finish.log_prob for finish in found])
-    if np.isnan(log_probs).any():
+    if any(finish.independent for finish in found) or np.isnan(log_probs).any():
         return [float(max(1, finish.visits)) for finish in found]
     return list(multiplicity(log_probs).tolist())
 

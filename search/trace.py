@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  #: version of the shard's columns; shards of another are skipped
+#: the method that drew independent samples before traces told whether their chains are that
+_SAMPLER = "search.methods.sample:sample"
 
 _COLUMNS = {  # list columns, in numpy's terms
     "node_parent": "int32", "node_edge": "int32", "node_finished": "bool", "node_reward": "float64",
@@ -56,6 +58,7 @@ class Trace:
     judge   version of the value function alone, for a reward model with its format and aggregation;
             "" in shards from before it was kept
     error   why the search failed, as a whole or in some of its requests; "" where it did not
+    independent  whether the chains are independent samples of the policy (`Tree.independent`)
     """
 
     id: str
@@ -80,6 +83,7 @@ class Trace:
     steps: tuple[TextStep, ...]
     judge: str = ""
     error: str = ""
+    independent: bool = False
 
     @classmethod
     def of(
@@ -132,6 +136,7 @@ class Trace:
             steps=tuple(_text_step(tree.steps[edge]) for _, edge in owner),
             judge=judge,
             error=error,
+            independent=tree.independent,
         )
 
     def path(self, node: int) -> list[int]:
@@ -290,6 +295,7 @@ def _schema(pa: Any) -> Any:
     columns = [
         ("schema", pa.int32()),
         ("seed", pa.int64()),
+        ("independent", pa.bool_()),
         *((name, pa.string()) for name in _TEXTS),
     ]
     columns += [(name, pa.list_(types[kind])) for name, kind in _COLUMNS.items()]
@@ -329,6 +335,9 @@ def _read(shard: Path) -> list[Trace]:
             name: row[name] for name in ("id", "kind", "method", "version", "seed")
         }
         cells |= {name: np.array(row[name], kind) for name, kind in _COLUMNS.items()}
+        independent = row.get("independent")
+        if independent is None:
+            independent = row["method"] == _SAMPLER
         traces.append(
             Trace(
                 **cells,
@@ -338,6 +347,7 @@ def _read(shard: Path) -> list[Trace]:
                 steps=tuple(TextStep(text, tuple(tokens), *rest) for text, tokens, *rest in steps),
                 judge=row.get("judge") or "",
                 error=row.get("error") or "",
+                independent=independent,
             )
         )
     return traces

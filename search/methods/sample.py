@@ -41,6 +41,7 @@ async def sample(
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior
     there is its share of the samples.
     """
+    search.tree.independent = True
     search.tree.visit(0, 0.5)
     await _Samples(search, InFlight(search.meter, search.guide, wave, FIRST)).all(chains)
     _share_priors(search.tree)

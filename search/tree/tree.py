@@ -39,6 +39,8 @@ class Tree(Arena):
     samples       of each node that was given steps, what was drawn of each step of its block: name
                   -> (log-prob, share of the draws)
     exhausted     nothing is left to explore
+    independent   the chains are independent samples of the policy, and the visits of a finished
+                  node tell how often it was drawn; a method that samples sets it
     proposed, unusable, example   proposals seen, of them illegal or cut off, and one such step
     """
 
@@ -56,6 +58,7 @@ class Tree(Arena):
         self.drawn: dict[int, dict[tuple[int, ...], Avoided]] = {}
         self.samples: dict[int, list[dict[Hashable, tuple[float, float]]]] = {}
         self.exhausted = False
+        self.independent = False
         self.proposed = self.unusable = 0
         self.example: Any = None
         # edge -> state and player behind it, until its node is made
