@@ -18,8 +18,8 @@ variable that was asked for:
     i=c-a C10 A3 I7
 
 Whatever this grammar can read is a legal step: false equations, wrong operands, definitions that
-are nowhere and lines that lead nowhere included. `mistakes` tells which lines are wrong, for labels
-and reports; no search calls it.
+are nowhere and lines that lead nowhere included. Nothing here computes a value that is not given:
+the answer key is with the labels, outside what a search can reach.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from typing import Any
 
@@ -92,8 +93,10 @@ class Chains:
         )
         if undefined:
             raise ValueError(f"{', '.join(sorted(undefined))} must be given or defined; {_REMEDY}")
-        if len(self.values) < len(self.definitions):
-            raise ValueError(f"definitions go round in a circle; {_REMEDY}")
+        try:
+            TopologicalSorter(self.operands()).prepare()
+        except CycleError:
+            raise ValueError(f"definitions go round in a circle; {_REMEDY}") from None
 
     @cached_property
     def given(self) -> dict[str, int]:
@@ -107,25 +110,9 @@ class Chains:
             text[0]: (text[2], text[3], text[4]) for text in self.definitions if text[0].islower()
         }
 
-    @cached_property
-    def values(self) -> dict[str, int]:
-        """Variable -> true value, of all: the answer key. Nothing that a search calls may read
-        it.
-        """
-        known = dict(self.given)
-        while ready := [
-            name
-            for name, (a, _, b) in self.defined.items()
-            if name not in known and a in known and b in known
-        ]:
-            known.update(
-                {
-                    name: compute(known[a], sign, known[b], self.modulus)
-                    for name in ready
-                    for a, sign, b in [self.defined[name]]
-                }
-            )
-        return known
+    def operands(self) -> dict[str, set[str]]:
+        """Variable -> those from which it is defined, of the others."""
+        return {name: {a, b} for name, (a, _, b) in self.defined.items()}
 
     def initial(self) -> State:
         return ()
@@ -216,26 +203,6 @@ def read(text: str) -> tuple[tuple[str, str, str, str], tuple[tuple[str, int], .
     name, a, sign, b, *values = match.groups()
     pairs = zip(values[::2], values[1::2], strict=True) if values[0] else ()
     return (name, a, sign, b), tuple((letter.lower(), int(value)) for letter, value in pairs)
-
-
-def mistakes(problem: Chains, state: State) -> list[bool]:
-    """Which lines of `state` are wrong: bool, one a line. For labels and reports; a search that
-    called it would peek.
-
-    A plan is right if it is in the statement. A value is right if its definition is, both operands
-    were given or computed before, and all three values are true. A line that is not needed is no
-    mistake.
-    """
-    known, wrong = set(problem.given), []
-    for step in state:
-        (name, a, sign, b), values = read(step.text)
-        right = problem.defined.get(name) == (a, sign, b)
-        if values:
-            right &= tuple(letter for letter, _ in values) == (a, b, name) and {a, b} <= known
-            right &= all(problem.values.get(letter) == value for letter, value in values)
-            known |= {name} if right else set()
-        wrong.append(not right)
-    return wrong
 
 
 def parse(text: str) -> Chains | None:

@@ -4,7 +4,7 @@ one ("#### 18").
 Any line that is not empty is a legal step, once; below our own stories, any line that could be
 theirs. One answer is right, and nothing but an answer key can tell which: `verify` never does. A
 problem may be any question; `parse` takes only the stories of `search.problems.words_story`, whose
-lines `mistakes` can judge, for labels and reports; no search calls it.
+answer key is with the labels, outside what a search can reach.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Words:
 
     @cached_property
     def story(self) -> Story | None:
-        """What the statement says, if it is one of our stories. It knows the answer: nothing
-        that a search calls may read it.
+        """What the statement says, if it is one of our stories. From there it is a step to the
+        answer: nothing that a search calls may read it.
         """
         return read_story(self.statement)
 
@@ -146,48 +146,6 @@ def parse(text: str) -> Words | None:
     """
     text = text.strip()
     return Words(text) if read_story(text) is not None else None
-
-
-def target(problem: Words) -> str | None:
-    """The right answer of a story: the answer key. None for other problems. Nothing that a
-    search calls may call it.
-    """
-    return None if problem.story is None else str(problem.story.values[problem.story.query])
-
-
-def mistakes(problem: Words, state: State) -> list[bool] | None:
-    """Which lines of `state` are wrong: bool, one a line; None for a problem that is no story. For
-    labels and reports only.
-
-    A note is right if its definition is in the statement. Counts are right if, besides, the
-    operands' were given or computed before, and all are true. The answer is right if it is the
-    count that was asked for, computed before. Any other line is wrong; a right line that is not
-    needed is no mistake.
-    """
-    story = problem.story
-    if story is None:
-        return None
-    known, wrong = set(story.given), []
-    for i, step in enumerate(state):
-        answer, line = problem.answer(state[: i + 1]), read_line(step.text)
-        if line is None:
-            wrong.append(
-                answer is None
-                or story.query not in known
-                or answer != str(story.values[story.query])
-            )
-            continue
-        right = story.defined.get(line.name) == line.definition
-        if line.values:
-            operands = line.definition.operands
-            right &= (
-                tuple(name for name, _ in line.values) == (*operands, line.name)
-                and set(operands) <= known
-            )
-            right &= all(story.values.get(name) == value for name, value in line.values)
-            known |= {line.name} if right else set()
-        wrong.append(not right)
-    return wrong
 
 
 def generate(

@@ -22,7 +22,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 NAMES = (
@@ -200,26 +199,40 @@ class Story:
     query: str
 
     def __post_init__(self) -> None:
-        if self.query not in self.defined or len(self.values) < len(self.given) + len(self.defined):
+        if self.query not in self.defined or not self._tells_all():
             raise ValueError(
                 "the story does not tell every count that it uses: give or define each once, not "
                 "in a circle, from 0 to 999"
             )
 
-    @cached_property
-    def values(self) -> dict[str, int]:
-        """Name -> true count, of all that have one: the answer key. Nothing that a search calls
-        may read it.
+    def _tells_all(self) -> bool:
+        """Whether every count is given or follows, once each, from 0 to `LARGEST`."""
+        order = self.order()
+        if len(order) < len(self.defined) or self.given.keys() & self.defined.keys():
+            return False
+        counts = dict(self.given)
+        for name in order:
+            definition = self.defined[name]
+            made = definition.made([counts[operand] for operand in definition.operands])
+            if made is None:
+                return False
+            counts[name] = made
+        return True
+
+    def order(self) -> list[str]:
+        """The defined names, each behind those that it needs. Those that need what is nowhere
+        told, or one another in a circle, are left out.
         """
-        known = dict(self.given)
+        order: list[str] = []
+        told = set(self.given)
         before = -1
-        while len(known) > before:
-            before = len(known)
+        while len(order) > before:
+            before = len(order)
             for name, definition in self.defined.items():
-                if name not in known and set(definition.operands) <= known.keys():
-                    made = definition.made([known[operand] for operand in definition.operands])
-                    known |= {} if made is None else {name: made}
-        return known
+                if name not in told and set(definition.operands) <= told:
+                    order.append(name)
+                    told.add(name)
+        return order
 
     def needed(self) -> list[str]:
         """The counts that must be computed, from the query on, each in the place where it is
