@@ -83,10 +83,10 @@ def _deal(tree: Tree, noise: np.ndarray, start: np.ndarray, wanted: list[int]) -
     """
     picked: list[int] = []
     for visits in wanted:
-        slot = sequential_halving.next_step(tree, 0, noise[: len(start)], visits, start)
-        if slot is None:
+        place = sequential_halving.next_step(tree, 0, noise[: len(start)], visits, start)
+        if place is None:
             break
-        tree.point(0, slot)
+        tree.point(0, place)
         leaves = tree.select(1, tree.rule, stop_at_collision=True)
         if not len(leaves):
             break
