@@ -16,7 +16,7 @@ import numpy as np
 from search.guide import Guide, Known
 from search.methods.affordable import Affordable
 from search.methods.concurrent_chains import InFlight, Lane
-from search.methods.expand import RETRIES, Child, Growth, cost, grow, solved, value_of, write
+from search.methods.expand import RETRIES, Child, Growth, cost, grow, solved, state_value, write
 from search.methods.session import Search
 from search.problem import Problem, State
 from search.scheduling.requests import Avoided, BudgetSpent
@@ -424,7 +424,7 @@ async def _written(
     for child in growth.children:
         value = child.reward
         if value is None:
-            value = await value_of(problem, guide, child.state, child.proposal.value, for_value)
+            value = await state_value(problem, guide, child.state, child.proposal.value, for_value)
         values.append(value)
     return growth, values
 

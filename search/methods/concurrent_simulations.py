@@ -8,7 +8,7 @@ import numpy as np
 
 from search.guide import Known
 from search.methods.concurrent_chains import InFlight, Lane
-from search.methods.expand import Growth, at_once, cost, grow, solved, value_of
+from search.methods.expand import Growth, at_once, cost, grow, solved, state_value
 from search.methods.simulate import Simulations
 from search.scheduling.pool import Child
 from search.tree.selection import Rule
@@ -132,7 +132,7 @@ class Flight:
             return
         guide = self.search.guide
         state = self.tree.states[lane.node]
-        asks = value_of(self.search.problem, guide, state, self.tree.value(lane.node), rng)
+        asks = state_value(self.search.problem, guide, state, self.tree.value(lane.node), rng)
         calls = guide.value.calls
         if calls:
             self.flight.start(lane, asks, guide.value.tokens, calls, calls)

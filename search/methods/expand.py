@@ -79,7 +79,7 @@ async def grow(
     for_policy, for_value = rng.spawn(2)
     tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, for_policy, avoid, growth)]
     if judge:
-        tasks.append(value_of(problem, guide, state, own, for_value))
+        tasks.append(state_value(problem, guide, state, own, for_value))
     results = await parallel(tasks)
     if judge:
         growth.value = results[1]
@@ -128,7 +128,7 @@ async def child_of(problem: Problem, state: State, proposal: Proposal) -> Child 
     return Child(proposal, key, behind, finished, reward)
 
 
-async def value_of(
+async def state_value(
     problem: Problem, guide: Guide, state: State, own: float, rng: np.random.Generator
 ) -> float:
     """The guide's value of one state in [0, 1], nan unknown. own: the policy's, nan unknown."""
@@ -362,7 +362,7 @@ def mover(problem: Problem, state: State) -> int:
     return int(problem.to_move(state)) if problem.players == 2 else 0  # type: ignore[attr-defined]
 
 
-async def values_of(
+async def state_values(
     problem: Problem,
     guide: Guide,
     meter: Meter,
@@ -370,13 +370,13 @@ async def values_of(
     own: Sequence[float],
     rng: np.random.Generator,
 ) -> list[float]:
-    """Values of many states as `value_of`, as far as the budget has grants; nan for the others."""
+    """`state_value` of many states, as far as the budget has grants; nan for the others."""
     values: list[float] = []
     spawned = rng.spawn(len(states))
     while grants := meter.grant(len(states) - len(values), guide.value.tokens, guide.value.calls):
         at = len(values)
         values += await parallel(
-            granted(value_of(problem, guide, state, value, child), grant)
+            granted(state_value(problem, guide, state, value, child), grant)
             for state, value, grant, child in zip(
                 states[at:], own[at:], grants, spawned[at:], strict=False
             )

@@ -15,7 +15,7 @@ import numpy as np
 
 from search.guide import Guide
 from search.methods.concurrent_chains import InFlight, Lane
-from search.methods.expand import Child, at_once, child_of, mover, solved, value_of
+from search.methods.expand import Child, at_once, child_of, mover, solved, state_value
 from search.methods.session import Search
 from search.parts import Proposal, completed
 from search.problem import Problem, State, Step
@@ -191,7 +191,7 @@ class _Samples:
             value = self.guide.value
             state = self.tree.states[node]
             own = self.tree.value(node)
-            asks = value_of(self.problem, self.guide, state, own, lane.state.rng)
+            asks = state_value(self.problem, self.guide, state, own, lane.state.rng)
             if value.calls:
                 self.flight.start(lane, asks, value.tokens, value.calls, value.calls)
             else:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from search.guide import Guide
-from search.methods.expand import RETRIES, Growth, plant, round_of, solved, values_of, write
+from search.methods.expand import RETRIES, Growth, plant, round_of, solved, state_values, write
 from search.problem import Problem
 from search.scheduling.budget import Budget, Meter
 from search.scheduling.requests import BudgetSpent
@@ -168,7 +168,7 @@ class Search:
         unknown = [node for node in nodes if tree.finished.get(node) is None]
         states = [tree.states[node] for node in unknown]
         own = [tree.value(node) for node in unknown]
-        found = await values_of(self.problem, self.guide, self.meter, states, own, self.rng)
+        found = await state_values(self.problem, self.guide, self.meter, states, own, self.rng)
         values = dict(zip(unknown, found, strict=True))
         for node in nodes:
             values[node] = self._reward(node, values.get(node, math.nan))

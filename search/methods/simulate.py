@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from search.methods.expand import RETRIES, Growth, round_of, values_of, write
+from search.methods.expand import RETRIES, Growth, round_of, state_values, write
 from search.methods.session import Search
 from search.scheduling.scheduler import Asks
 
@@ -97,7 +97,7 @@ class Simulations:
     async def _values(self, nodes: list[int]) -> dict[int, float]:
         states = [self.tree.states[node] for node in nodes]
         own = [self.tree.value(node) for node in nodes]
-        values = await values_of(self.problem, self.guide, self.meter, states, own, self.rng)
+        values = await state_values(self.problem, self.guide, self.meter, states, own, self.rng)
         return dict(zip(nodes, values, strict=True))
 
     def settle(self, leaf: int, value: float) -> None:

@@ -14,11 +14,11 @@ import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
 
 from search.problem import IllegalStep, TextStep
+from search.problems.splits import split_of
 from search.problems.words_story import NAMES, Definition, Story, read_line, read_story, tell
 
 WINDOW = 6  #: one operand of a definition is among this many counts made last
@@ -123,21 +123,16 @@ class Words:
         return split_of(self.canonical())
 
 
-def split_of(canonical: str) -> str:
-    """The split of the problem with this canonical form."""
-    bucket = int.from_bytes(blake2b(canonical.encode(), digest_size=8).digest()) % 20
-    return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
-
-
 def plain_number(text: str) -> str:
     """A decimal number without thousands separators and needless zeros: "1,200.50" is "1200.5",
     "-0" is "0".
     """
-    sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
-    whole, _, part = digits.replace(",", "").partition(".")
-    whole, part = whole.lstrip("0") or "0", part.rstrip("0")
-    plain = f"{whole}.{part}" if part else whole
-    return plain if plain == "0" else sign + plain
+    whole, _, part = text.removeprefix("-").replace(",", "").partition(".")
+    plain = whole.lstrip("0") or "0"
+    part = part.rstrip("0")
+    if part:
+        plain += f".{part}"
+    return f"-{plain}" if text.startswith("-") and plain != "0" else plain
 
 
 def parse(text: str) -> Words | None:
@@ -172,11 +167,14 @@ def generate(
             f"up to {limit} are not made: "
             "give 1 to 8, 0 to 4, and 20 to 999"
         )
-    rng, seen = random.Random(seed), set[str]()
+    rng = random.Random(seed)
+    seen: set[str] = set()
     while len(seen) < count:
         story = draw(rng, operations, distractors, limit)
-        form = "" if story is None else story.canonical()
-        if story is not None and form not in seen and split in (None, split_of(form)):
+        if story is None:
+            continue
+        form = story.canonical()
+        if form not in seen and split in (None, split_of(form)):
             seen.add(form)
             yield Words(tell(story, rng, shuffle))
 
@@ -189,16 +187,19 @@ def draw(rng: random.Random, operations: int, distractors: int, limit: int = LIM
     names = rng.sample(NAMES, leaves + operations + distractors)
     counts = {name: rng.randint(2, 20) for name in names[:leaves]}
     needs: dict[str, frozenset[str]] = {name: frozenset() for name in names[:leaves]}
-    given, defined = dict(counts), dict[str, Definition]()
+    given = dict(counts)
+    defined: dict[str, Definition] = {}
     for i, name in enumerate(names[leaves:], leaves):
-        for definition in (_define(rng, names[:i]) for _ in range(TRIES)):
+        for _ in range(TRIES):
+            definition = _define(rng, names[:i])
             made = definition.made([counts[operand] for operand in definition.operands])
             if made is not None and made <= limit:
                 break
         else:
             return None
-        counts[name], defined[name] = made, definition
-        needs[name] = frozenset({name}).union(*(needs[operand] for operand in definition.operands))
+        counts[name] = made
+        defined[name] = definition
+        needs[name] = frozenset({name}).union(*map(needs.__getitem__, definition.operands))
     queries = [name for name in names if len(needs[name]) == operations]
     if not queries:
         return None
