@@ -64,19 +64,12 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
     for node, reward in tree.finished.items():
         answer = problem.answer(tree.states[node])
         if answer is not None:
-            mean = tree.mean(node)
+            value = tree.mean(node)
+            if math.isnan(value):
+                value = tree.value(node)
+            visits = tree.visits(node)
             log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
-            found.append(
-                Finish(
-                    node,
-                    answer,
-                    reward,
-                    tree.value(node) if math.isnan(mean) else mean,
-                    tree.visits(node),
-                    log_prob,
-                    tree.independent,
-                )
-            )
+            found.append(Finish(node, answer, reward, value, visits, log_prob, tree.independent))
     if classes is not None and isinstance(problem, TextProblem) and len(found) > 1:
         return united(found, classes)
     return found
@@ -118,12 +111,8 @@ def _vote(found: Sequence[Finish], scored: bool) -> Finish:
     for finish, weight in zip(found, products if scored else own, strict=True):
         votes[finish.answer] += weight
     winner = max(votes, key=lambda answer: votes[answer])
-    return found[
-        max(
-            (i for i, finish in enumerate(found) if finish.answer == winner),
-            key=lambda i: products[i],
-        )
-    ]
+    mine = [i for i, finish in enumerate(found) if finish.answer == winner]
+    return found[max(mine, key=lambda i: products[i])]
 
 
 def majority(found: Sequence[Finish]) -> Finish:
@@ -155,11 +144,12 @@ def candidates(found: Sequence[Finish]) -> list[tuple[str, float, float]]:
     shares sum to 1.
     """
     own = counts(found)
-    total, groups = sum(own), defaultdict[str, list[tuple[float, float]]](list)
+    total = sum(own)
+    sums: dict[str, float] = defaultdict(float)
+    best_scores: dict[str, float] = {}
     for finish, count in zip(found, own, strict=True):
-        groups[finish.answer].append((count, finish.score))
-    rows = [
-        (answer, sum(count for count, _ in group) / total, max(score for _, score in group))
-        for answer, group in groups.items()
-    ]
+        answer = finish.answer
+        sums[answer] += count
+        best_scores[answer] = max(best_scores.get(answer, finish.score), finish.score)
+    rows = [(answer, sums[answer] / total, best_scores[answer]) for answer in sums]
     return sorted(rows, key=lambda row: -row[1])

@@ -95,12 +95,9 @@ def _others(package: str) -> list[Path]:
     for entry in sys.path:
         spec = PathFinder.find_spec(package, [entry])
         if spec is not None:
-            places = [
-                Path(place)
-                for place in [*(spec.submodule_search_locations or []), spec.origin]
-                if place
-            ]
-            found += [place for place in places[:1] if place.resolve() != _HOME / package]
+            places = list(filter(None, [*(spec.submodule_search_locations or []), spec.origin]))
+            if places and Path(places[0]).resolve() != _HOME / package:
+                found.append(Path(places[0]))
     return found
 
 

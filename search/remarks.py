@@ -79,9 +79,8 @@ class Remarks:
             # a step whose verifier failed is told of as such: it was understood
             self._proposed += max(0, solution.tree.proposed - lost)
             self._unusable += max(0, solution.tree.unusable - lost)
-            self._example = (
-                self._example if solution.tree.example is None else solution.tree.example
-            )
+            if solution.tree.example is not None:
+                self._example = solution.tree.example
 
     def tell(self) -> None:
         """Say what there is to say of all of them."""
