@@ -77,7 +77,7 @@ class Configured:
         if not hasattr(guide.policy, "sampled"):
             what = ", ".join(f"{name}={setting}" for name, setting in self.policy.items())
             raise ValueError(
-                f"this method wants {what}, which {type(guide.policy).__name__} cannot be told: "
+                f"this method wants {what}, which {type(guide.policy).__name__} does not take: "
                 "give it a method sampled(**settings) that returns such a policy"
             )
         return replace(guide, policy=guide.policy.sampled(**self.policy))
@@ -143,7 +143,7 @@ def check_form(method: Any) -> Method:
     try:
         parameters = list(inspect.signature(method).parameters.values())
     except (TypeError, ValueError):
-        raise ValueError(f"the parameters of {name} cannot be told: wrap it in {form}") from None
+        raise ValueError(f"the parameters of {name} cannot be read: wrap it in {form}") from None
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes = ", ".join(p.name for p in places)
     if [p.name for p in places[:4]] == ["problem", "guide", "meter", "rng"]:

@@ -1,4 +1,4 @@
-"""Plain functions as parts of a guide, and what is given as a part told from what is none.
+"""Plain functions as parts of a guide, and checks of what is given as a part.
 
 A function of one parameter gets text: the problem's statement and the steps so far, a line each. A
 function of two gets the problem and its states (a policy: one state). Either may be `async`. All
@@ -246,7 +246,7 @@ def _takes_text(function: Callable[..., Any], second: str, plural: str) -> bool:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         raise Mistake(
-            f"the parameters of {name} cannot be told: wrap it in a function of {forms}"
+            f"the parameters of {name} cannot be read: wrap it in a function of {forms}"
         ) from None
     needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if needed:

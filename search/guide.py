@@ -80,7 +80,7 @@ class Known(Value):
 
 @dataclass(frozen=True, init=False)
 class Guide:
-    """A policy and a value function, and what is known of them.
+    """A policy and a value function, with what a search must know of them.
 
     policy    a `Policy`, or a function: (text) -> list of the next steps as str, or (problem,
               state) -> list of steps. Either may be async. text: the statement and the steps so

@@ -150,8 +150,8 @@ class Value(Protocol):
     version   content hash of what it was made from: the class, a digest of its source, and its
               plain attributes
 
-    One that nobody trained may have a `note`: a sentence on what it is and how much that is worth,
-    which whoever makes a guide of it is told once.
+    One that was not trained may have a `note`: a sentence on what it is and how much that is worth,
+    which is logged once, as a warning, where a search or a choice goes by its values.
     """
 
     if TYPE_CHECKING:
@@ -180,8 +180,8 @@ class Value(Protocol):
     async def evaluate(
         self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray | Sequence[float]:
-        """Float [states] in [0, 1]: probability of success for the player who led there; nan where
-        it could not be told.
+        """Float [states] in [0, 1]: probability of success for the player who led there; nan
+        unknown.
 
         known: float32 [states], the policy's value where the same pass gave it, else nan.
         """
@@ -246,11 +246,11 @@ def short(thing: object) -> str:
     return text
 
 
-# -- running what somebody else wrote
+# -- running the code of others
 
 
 async def awaited(made: Any, name: str) -> Any:
-    """The result of a coroutine of somebody else, or `made` itself where a plain function gave it.
+    """The result of a coroutine that others wrote, or `made` itself where a plain function gave it.
 
     Raises ValueError, naming the part, for a generator, an `await` that was forgotten, and one of a
     library with an event loop.

@@ -26,8 +26,8 @@ class IllegalStep(ValueError):
 
 
 class Mistake(ValueError):
-    """A part or a problem that somebody wrote is none; the sentence says what to write. Never
-    raised by what they wrote itself.
+    """What was given as a part or a problem is none; the sentence says what to write. Raised by
+    the checks of Copse alone, never by the part itself.
     """
 
 
@@ -59,8 +59,8 @@ class Problem(Protocol):
     one player, rules that run inline, no list of actions, no verifier, no answer, and steps that
     are the same where they are equal.
 
-    A kind whose `verify` can never tell says so with `verifies = False`: then nobody waits for it
-    where results are to be graded.
+    A kind whose `verify` can never tell says so with `verifies = False`: then grading does not
+    wait for it.
     """
 
     players: int = 1  #: 1 or 2; a problem of two has `to_move(state)`, 0 or 1
@@ -413,7 +413,7 @@ _MEMBERS = (
 
 
 def check_start(problem: Problem) -> Any:
-    """Examine what can be told of a problem without a step; its first state. Raises ValueError
+    """Examine a problem as far as that takes no step; its first state. Raises ValueError
     that says what to write.
     """
     check_members(problem)

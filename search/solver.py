@@ -29,7 +29,7 @@ from search.guide import Guide
 from search.parts import awaited, is_ours, label, short
 from search.problem import Problem
 from search.progress import Watch
-from search.remarks import Remarks, tell_note
+from search.remarks import Remarks, log_note
 from search.scheduling.budget import Budget, Meter
 from search.scheduling.clock import Clock
 from search.scheduling.requests import Backend
@@ -183,7 +183,7 @@ def _solve(
     spend = budget or guide.budget
     check_budget(spend, guide)
     check_steps(search.function, guide)
-    tell_note(guide.value, search)
+    log_note(guide.value, search)
     look_at(guide, ready)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
@@ -214,7 +214,7 @@ def _solve(
         limit = side_by_side(backends, search.options) if call.limit is None else call.limit
         searches = parallel((job(i, p) for i, p in enumerate(ready)), limit)
         solutions = run(_beside(searches, watch.asks()) if watch.on else searches, backends)
-    remarks.tell()
+    remarks.log_all()
     cut_off = any(solution.stopped == "interrupted" for solution in solutions)
     if interrupt.is_set() and call.on_finish is not None and not cut_off:
         # it came when all was done and handed over: the caller is to hear of it

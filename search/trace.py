@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  #: version of the shard's columns; shards of another are skipped
-#: the method that drew independent samples before traces told whether their chains are that
+#: The method whose chains are independent samples, for shards from before `independent` was kept
 _SAMPLER = "search.methods.sample:sample"
 
 _COLUMNS = {  # list columns, in numpy's terms

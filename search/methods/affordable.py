@@ -20,7 +20,7 @@ ASIDE_MOST = 2 / 3
 class Affordable:
     """What the chains of a beam take, as far as they have been seen.
 
-    Until a chain has ended nobody knows how long they are, and one of them is to come to its end.
+    Until a chain has ended their length is not known, and one of them is to come to its end.
     So three quarters of the tokens are kept for it. Where they would last for a whole beam of
     chains of `GUESS` tokens (or a third of the longest there could be), only a third is kept, and
     something between where they nearly would. Afterwards chains are taken to be as long as those

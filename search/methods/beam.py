@@ -43,12 +43,12 @@ async def beam(
 
     A simulation is one expanded state. Values are added along the path of each state when it is
     judged. Of equal values the first steps of all states come before their second ones. A state is
-    expanded as soon as no step that is still being written can take its place, so nobody waits for
+    expanded as soon as no step that is still being written can take its place, so none waits for
     the longest step of a depth.
 
-    A beam that the tokens cannot pay for narrows, down to one chain (`affordable`): whoever pays
-    for one and a half chains gets an answer, for three where the budget would last for a whole beam
-    of short ones. What was left out is taken up again as soon as no other state is left and while
+    A beam that the tokens cannot pay for narrows, down to one chain (`affordable`): a budget of one
+    and a half chains gives an answer, one of three where it would last for a whole beam of short
+    ones. What was left out is taken up again as soon as no other state is left and while
     the tokens are likely to last (as in beam stack search; Zhou and Hansen 2005).
     """
     if subtrees < 1 or width < subtrees or width % subtrees:

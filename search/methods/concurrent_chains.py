@@ -58,7 +58,7 @@ class InFlight:
 
     width    lanes at once
     first    share of the tokens that only the first lane may use until a chain has ended, in [0,
-             1): whoever pays for 1 / first chains gets an answer. 0: all lanes share alike from the
+             1): a budget of 1 / first chains gives an answer. 0: all lanes share alike from the
              start
     guess    tokens of a lane, before any has ended; None: of a chain, by the policy's
              `chain_tokens`, on which the tree depends so

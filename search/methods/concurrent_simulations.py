@@ -200,7 +200,7 @@ class Flight:
         return self._chains < self.rollout * spent / max(1.0, self._tokens / self._chains)
 
     def _judges(self, edge: int) -> bool:
-        """Whether somebody tells steps apart before their chain has ended: a value function, or
+        """Whether steps are told apart before their chain has ended, by a value function or
         the policy's own value.
         """
         return not isinstance(self.search.guide.value, Known) or not math.isnan(
@@ -220,7 +220,7 @@ class Flight:
         return value, self.tree.at(edge, "prior")
 
     def _judged(self, lane: Lane, value: float) -> None:
-        """A finished chain is worth `value` in [0, 1]; nan: nobody could tell."""
+        """A finished chain is worth `value` in [0, 1]; nan unknown."""
         self._leave(lane.node)
         self.search.settle(lane.node, value)
         self._end(lane, value, finished=True)

@@ -214,9 +214,9 @@ def write(
     The prior of a step is the sum over its samples, those of earlier calls included, of
     exp(log-prob / tau). The log-prob of a sample of more than `SHORT` tokens is first scaled to
     that length: else the shortest of the long steps would have it all. Where a log-prob is unknown,
-    the prior is the step's share of the samples. The node is told how probable the steps not
-    proposed yet are. Below 1, `merge` is the `similarity` from which on a step counts as one that
-    is there already.
+    the prior is the step's share of the samples. `Tree.set_unseen` gets the probability of the
+    steps not proposed yet. Below 1, `merge` is the `similarity` from which on a step counts as one
+    that is there already.
     """
     tree.proposed += growth.proposed
     tree.unusable += growth.unusable

@@ -89,7 +89,7 @@ async def selfplay(
                  have no visits in the trace
 
     A game depends on the generator's seed and its number alone. Where the budget ends, the games
-    under way are dropped, for nobody knows who would have won. A node of the trace is a position of
+    under way are dropped, since their results are not known. A node of the trace is a position of
     the game, its edges are all moves there with the visits, sums and (noisy) priors of the search,
     and the reward of the last is that of who made the last move. Raises RequestFailed that names
     game and move where the network gives no number.

@@ -34,7 +34,7 @@ ENDLESS = 10 * IDLE  #: ... and after which a call raises, since its method neve
 class Search:
     """One search under way, as its method sees it.
 
-    problem  what is to be solved;  guide: who proposes steps and judges states
+    problem  what is to be solved;  guide: proposes steps and judges states
     tree     the search tree; node 0 is the problem's first state. `tree.finished` has the finished
              nodes and their rewards, `tree.mean(node)` what is thought of a node,
              `tree.states[node]` its state

@@ -102,7 +102,7 @@ class Simulations:
 
     def settle(self, leaf: int, value: float) -> None:
         """A finished leaf was judged `value`: for one player it need not be visited again, nor
-        where nobody can judge it.
+        where its value stays unknown.
         """
         self.failures[leaf] += math.isnan(value)
         judged = self.problem.players == 1 and not math.isnan(value)

@@ -188,7 +188,7 @@ class Story:
     """What a statement says. `given` and `defined` in the order of their sentences; `query` is
     defined.
 
-    Raises ValueError for a count that is used but nowhere told, definitions in a circle, and counts
+    Raises ValueError for a count that is used but nowhere given or defined, definitions in a circle, and counts
     outside 0 to `LARGEST`.
     """
 
@@ -219,17 +219,17 @@ class Story:
 
     def order(self) -> list[str]:
         """The defined names, each behind those that it needs. Those that need what is nowhere
-        told, or one another in a circle, are left out.
+        given or defined, or one another in a circle, are left out.
         """
         order: list[str] = []
-        told = set(self.given)
+        available = set(self.given)
         before = -1
         while len(order) > before:
             before = len(order)
             for name, definition in self.defined.items():
-                if name not in told and set(definition.operands) <= told:
+                if name not in available and set(definition.operands) <= available:
                     order.append(name)
-                    told.add(name)
+                    available.add(name)
         return order
 
     def needed(self) -> list[str]:
@@ -300,7 +300,7 @@ def read_story(statement: str) -> Story | None:
     """
     if ". " not in statement:
         return None
-    first, *told, last = re.split(r"(?<=\.) ", statement.strip())
+    first, *middle, last = re.split(r"(?<=\.) ", statement.strip())
     opening = _match(_INTRODUCTIONS, first)
     question = _match(_QUESTIONS, last)
     if not opening or not question:
@@ -312,7 +312,7 @@ def read_story(statement: str) -> Story | None:
     given: dict[str, int] = {}
     defined: dict[str, Definition] = {}
     sentences = [question]
-    for text in told:
+    for text in middle:
         fields = _match(_GIVENS, text)
         if fields:
             given[fields["x"]] = int(fields["n"])
@@ -326,7 +326,7 @@ def read_story(statement: str) -> Story | None:
     for fields in sentences:
         if any(fields.get(name, word) != word for name, word in setting.items()):
             return None
-    if len(given) + len(defined) < len(told) or given.keys() & defined.keys():
+    if len(given) + len(defined) < len(middle) or given.keys() & defined.keys():
         return None
     try:
         return Story(given, defined, question["x"])
@@ -345,14 +345,14 @@ def tell(story: Story, rng: random.Random, shuffle: bool = True) -> str:
         "box": box,
         "boxes": BOXES[box],
     }
-    told: list[str] = []
+    sentences: list[str] = []
     for name, value in story.given.items():
-        told.append(rng.choice(GIVENS).format(x=name, n=value, **words))
+        sentences.append(rng.choice(GIVENS).format(x=name, n=value, **words))
     for name, definition in story.defined.items():
         wording = rng.choice(SENTENCES[definition.kind])
-        told.append(wording.format(x=name, **definition.fields(), **words))
+        sentences.append(wording.format(x=name, **definition.fields(), **words))
     if shuffle:
-        rng.shuffle(told)
+        rng.shuffle(sentences)
     opening = rng.choice(INTRODUCTIONS).format(**words)
     question = rng.choice(QUESTIONS).format(x=story.query, **words)
-    return " ".join([opening, *told, question])
+    return " ".join([opening, *sentences, question])

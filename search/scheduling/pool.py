@@ -2,7 +2,7 @@
 arrival.
 
 A pool lets a method act as soon as one of its children ends, without a barrier on the slowest.
-Which child ends first must not depend on who shares the engine, or the same seed would not give the
+Which child ends first must not depend on what shares the engine, or the same seed would not give the
 same tree. So each child has a clock that counts the tokens it has generated, and children end in
 the order of their clocks.
 """
@@ -120,8 +120,8 @@ class Pool:
         return child
 
     def _watch(self) -> list[Request]:
-        """Orders to be told when the child that holds the first ended one up has gone far
-        enough.
+        """A request for a report when the child that holds the first ended one up has gone far
+        enough; [] where there is nothing to wait for.
         """
         if not self._ended:
             return []

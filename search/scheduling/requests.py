@@ -157,7 +157,7 @@ class Timer(Request):
 
 @dataclass(frozen=True, eq=False)
 class Progress(Request):
-    """Be told when `target` has generated `tokens` tokens.
+    """Answered when `target` has generated `tokens` tokens.
 
     Answered by the driver then, or once `target` has been answered. A backend without a method
     `progress(request) -> int` is never known to have generated any before it answers.

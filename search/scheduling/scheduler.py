@@ -49,7 +49,7 @@ def _reply(request: Request) -> Generator[list[Request], list[Reply], Reply]:
 
 @types.coroutine
 def exchange(orders: list[Request]) -> Generator[list[Request], list[Reply], list[Reply]]:
-    """Have `orders` started; the replies that arrived next, whoever asked for them. For
+    """Have `orders` started; the replies that arrived next, whichever child asked for them. For
     combinators such as `parallel` alone.
     """
     return (yield orders)
@@ -139,7 +139,7 @@ async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> lis
 
 
 def _unstarted(children: Iterable[Asks[T]], waiting: Iterable[Asks[T]]) -> list[Asks[T]]:
-    """Those of a sequence that nobody began; a lazy iterable has not even made them."""
+    """Those of a sequence that were not begun; a lazy iterable has not even made them."""
     return list(waiting) if isinstance(children, Sequence) else []
 
 
@@ -159,8 +159,8 @@ def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list
 
 
 async def abandon(outstanding: list[Request]) -> None:
-    """Cancel requests whose owner is gone and wait for their replies, so that whoever meters
-    them counts their cost.
+    """Cancel requests whose owner is gone and wait for their replies, so that their meter counts
+    their cost.
     """
     left = {request for request in outstanding if not isinstance(request, DRIVERS_OWN)}
     orders: list[Request] = [Cancel(request) for request in outstanding]

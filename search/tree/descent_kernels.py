@@ -115,7 +115,7 @@ def four_of(edge, field):
 
 
 def entry(nodes, record):
-    """(edge that leads to a node, whether the node's mover is another than who chose it)."""
+    """(edge that leads to a node, whether another player moves there than chose it)."""
     if record.parent < 0:
         return np.uint64(-2 - record.parent), False
     above = nodes[np.uint64(record.parent)]
@@ -262,8 +262,8 @@ def open_(nodes, words, f4, i4, sizes, node, place, params):
 
 
 def above(nodes, node, value, params):
-    """The value at a node's parent, in the view of who chose the step to that, of a value at the
-    node.
+    """The value at a node's parent of a value at the node, each in the view of the player who
+    chose the step to it.
     """
     if params[PLAYERS] == 1.0:
         return params[DISCOUNT] * value

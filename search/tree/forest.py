@@ -321,7 +321,7 @@ class Forest(Arena):
         return self._read()[0]
 
     def root_values(self) -> np.ndarray:
-        """float64 [trees, moves]: mean value of each move for who makes it, nan where it was not
+        """float64 [trees, moves]: mean value of each move for its player, nan where it was not
         taken.
         """
         visits, sums, _ = self._read()
