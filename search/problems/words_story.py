@@ -188,8 +188,8 @@ class Story:
     """What a statement says. `given` and `defined` in the order of their sentences; `query` is
     defined.
 
-    Raises ValueError for a count that is used but nowhere given or defined, definitions in a circle, and counts
-    outside 0 to `LARGEST`.
+    Raises ValueError for a count that is used but neither given nor defined, definitions in a
+    circle, and counts outside 0 to `LARGEST`.
     """
 
     given: dict[str, int]

@@ -2,9 +2,9 @@
 arrival.
 
 A pool lets a method act as soon as one of its children ends, without a barrier on the slowest.
-Which child ends first must not depend on what shares the engine, or the same seed would not give the
-same tree. So each child has a clock that counts the tokens it has generated, and children end in
-the order of their clocks.
+Which child ends first must not depend on what shares the engine, or the same seed would not give
+the same tree. So each child has a clock that counts the tokens it has generated, and children end
+in the order of their clocks.
 """
 
 from __future__ import annotations
