@@ -71,11 +71,11 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
             log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
             found.append(Finish(node, answer, reward, value, visits, log_prob, tree.independent))
     if classes is not None and isinstance(problem, TextProblem) and len(found) > 1:
-        return united(found, classes)
+        return merge_equal(found, classes)
     return found
 
 
-def united(found: Sequence[Finish], classes: Classes) -> list[Finish]:
+def merge_equal(found: Sequence[Finish], classes: Classes) -> list[Finish]:
     """The same with one writing for equal answers, so that they vote together: the one that was
     found first of each class.
     """
