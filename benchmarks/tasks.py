@@ -24,6 +24,7 @@ from itertools import combinations_with_replacement, islice
 from pathlib import Path
 from typing import Any
 
+from guides.builtin import chains_key, words_key
 from search.problem import Problem
 from search.problems import chains, words
 from search.problems.chains import Chains
@@ -158,16 +159,17 @@ TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
 def target_of(problem: Problem) -> str | None:
     """The right answer; None where the problem verifies itself, or nobody has told."""
     if isinstance(problem, Words):
-        return words.target(problem)
-    return str(problem.values[problem.query]) if isinstance(problem, Chains) else None
+        return words_key.target(problem)
+    return chains_key.target(problem) if isinstance(problem, Chains) else None
 
 
 def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
     """Whether every step of a chain of thought is right; None where nobody knows."""
-    module = (
-        chains if isinstance(problem, Chains) else words if isinstance(problem, Words) else None
-    )
-    wrong = module.mistakes(problem, tuple(steps)) if module else None
+    wrong = None
+    if isinstance(problem, Chains):
+        wrong = chains_key.mistakes(problem, tuple(steps))
+    elif isinstance(problem, Words):
+        wrong = words_key.mistakes(problem, tuple(steps))
     return None if wrong is None else not any(wrong)
 
 

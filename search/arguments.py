@@ -1,4 +1,4 @@
-"""The door of `solve`: everything that is given is checked before any model is loaded."""
+"""The arguments of `solve`: everything is checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Configured:
         if not hasattr(guide.policy, "sampled"):
             what = ", ".join(f"{name}={setting}" for name, setting in self.policy.items())
             raise ValueError(
-                f"this method wants {what}, which {type(guide.policy).__name__} cannot be told: "
+                f"this method wants {what}, which {type(guide.policy).__name__} does not take: "
                 "give it a method sampled(**settings) that returns such a policy"
             )
         return replace(guide, policy=guide.policy.sampled(**self.policy))
@@ -106,9 +106,8 @@ def configured(
             f'method="{named.search}"'
         )
     chosen = chooser_of(named.choose if choose is None else choose)
-    return Configured(
-        function, all_options(function, {**named.options, **options}), chosen, named.policy
-    )
+    whole = all_options(function, {**named.options, **options})
+    return Configured(function, whole, chosen, named.policy)
 
 
 def loaded(method: str) -> Method:
@@ -144,7 +143,7 @@ def check_form(method: Any) -> Method:
     try:
         parameters = list(inspect.signature(method).parameters.values())
     except (TypeError, ValueError):
-        raise ValueError(f"the parameters of {name} cannot be told: wrap it in {form}") from None
+        raise ValueError(f"the parameters of {name} cannot be read: wrap it in {form}") from None
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     takes = ", ".join(p.name for p in places)
     if [p.name for p in places[:4]] == ["problem", "guide", "meter", "rng"]:
@@ -205,12 +204,8 @@ def check_budget(budget: Budget, guide: Guide) -> None:
     """Raises ValueError for a budget of which this guide would never spend anything."""
     generates = guide.policy.step_tokens or guide.value.tokens
     asks = guide.policy.backends or guide.value.calls
-    if (
-        budget.simulations is None
-        and budget.seconds is None
-        and not (budget.tokens and generates)
-        and not (budget.calls and asks)
-    ):
+    ends = budget.simulations is not None or budget.seconds is not None
+    if not (ends or (budget.tokens and generates) or (budget.calls and asks)):
         raise ValueError(
             f"a budget of {budget} would never end, because this guide spends none of it: limit "
             "simulations or seconds too"
@@ -231,12 +226,11 @@ def check_steps(method: Method, guide: Guide) -> None:
 
 
 def all_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = {
-        n: p.default
-        for n, p in inspect.signature(method).parameters.items()
-        if p.kind is p.KEYWORD_ONLY
-    }
-    return {**{n: d for n, d in defaults.items() if d is not inspect.Parameter.empty}, **options}
+    defaults: dict[str, Any] = {}
+    for name, parameter in inspect.signature(method).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+            defaults[name] = parameter.default
+    return defaults | dict(options)
 
 
 def _budget_like(budget: Any) -> str:
@@ -266,15 +260,12 @@ def check_options(method: Method, options: Mapping[str, Any]) -> None:
         if option not in allowed:
             raise ValueError(f"{name} has no option {option!r}: {_meant(option, allowed)}")
         kind = str(getattr(allowed[option].annotation, "__name__", allowed[option].annotation))
-        if kind not in ("int", "float", "int | None", "float | None") or (
-            value is None and "None" in kind
-        ):
+        if kind not in ("int", "float", "int | None", "float | None"):
             continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not 0 <= value < math.inf
-        ):
+        if value is None and "None" in kind:
+            continue
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 <= value < math.inf:
             raise ValueError(f"{name} cannot use {option}={value!r}: give a number from 0 on")
         if kind.startswith("int") and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} cannot use {option}={value!r}: give a whole number from 1 on")

@@ -25,8 +25,9 @@ class Finish:
 
     reward    in [0, 1], None where only the label could tell;  value: the guide's in [0, 1], nan
               unknown;  visits >= 0
-    log_prob  of its chain under the policy; nan: unknown, or the chains were sampled independently
-              and visits tell how often
+    log_prob  of its chain under the policy, nan unknown
+    independent  whether the chains are independent samples, so that visits tell how often it was
+                 drawn
     """
 
     node: int
@@ -35,6 +36,7 @@ class Finish:
     value: float
     visits: int
     log_prob: float = math.nan
+    independent: bool = False
 
     @property
     def score(self) -> float:
@@ -62,24 +64,18 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
     for node, reward in tree.finished.items():
         answer = problem.answer(tree.states[node])
         if answer is not None:
-            mean = tree.mean(node)
+            value = tree.mean(node)
+            if math.isnan(value):
+                value = tree.value(node)
+            visits = tree.visits(node)
             log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
-            found.append(
-                Finish(
-                    node,
-                    answer,
-                    reward,
-                    tree.value(node) if math.isnan(mean) else mean,
-                    tree.visits(node),
-                    log_prob,
-                )
-            )
+            found.append(Finish(node, answer, reward, value, visits, log_prob, tree.independent))
     if classes is not None and isinstance(problem, TextProblem) and len(found) > 1:
-        return united(found, classes)
+        return merge_equal(found, classes)
     return found
 
 
-def united(found: Sequence[Finish], classes: Classes) -> list[Finish]:
+def merge_equal(found: Sequence[Finish], classes: Classes) -> list[Finish]:
     """The same with one writing for equal answers, so that they vote together: the one that was
     found first of each class.
     """
@@ -95,12 +91,12 @@ def counts(found: Sequence[Finish]) -> list[float]:
     """How often the policy would sample each finished state, up to a factor that is the same for
     all.
 
-    Of independent samples, how often it did. A tree has each chain once, however likely it is, and
-    the longer it is searched, the less likely are those that are found: there each counts by its
-    `multiplicity`.
+    Of independent samples, and where the policy does not tell, the visits. A tree has each chain
+    once, however likely it is, and the longer it is searched, the less likely are those that are
+    found: there each counts by its `multiplicity`.
     """
     log_probs = np.array([finish.log_prob for finish in found])
-    if np.isnan(log_probs).any():
+    if any(finish.independent for finish in found) or np.isnan(log_probs).any():
         return [float(max(1, finish.visits)) for finish in found]
     return list(multiplicity(log_probs).tolist())
 
@@ -115,12 +111,8 @@ def _vote(found: Sequence[Finish], scored: bool) -> Finish:
     for finish, weight in zip(found, products if scored else own, strict=True):
         votes[finish.answer] += weight
     winner = max(votes, key=lambda answer: votes[answer])
-    return found[
-        max(
-            (i for i, finish in enumerate(found) if finish.answer == winner),
-            key=lambda i: products[i],
-        )
-    ]
+    mine = [i for i, finish in enumerate(found) if finish.answer == winner]
+    return found[max(mine, key=lambda i: products[i])]
 
 
 def majority(found: Sequence[Finish]) -> Finish:
@@ -152,11 +144,12 @@ def candidates(found: Sequence[Finish]) -> list[tuple[str, float, float]]:
     shares sum to 1.
     """
     own = counts(found)
-    total, groups = sum(own), defaultdict[str, list[tuple[float, float]]](list)
+    total = sum(own)
+    sums: dict[str, float] = defaultdict(float)
+    best_scores: dict[str, float] = {}
     for finish, count in zip(found, own, strict=True):
-        groups[finish.answer].append((count, finish.score))
-    rows = [
-        (answer, sum(count for count, _ in group) / total, max(score for _, score in group))
-        for answer, group in groups.items()
-    ]
+        answer = finish.answer
+        sums[answer] += count
+        best_scores[answer] = max(best_scores.get(answer, finish.score), finish.score)
+    rows = [(answer, sums[answer] / total, best_scores[answer]) for answer in sums]
     return sorted(rows, key=lambda row: -row[1])

@@ -50,9 +50,11 @@ def spoken(text: str) -> str | None:
     """What stands behind the last thoughts in `text`, all of it where there are none; None where
     they are not closed.
     """
-    end, last = 0, ""
+    end = 0
+    last = ""
     for match in _TAGS.finditer(text):
-        end, last = match.end(), match[0]
+        end = match.end()
+        last = match[0]
     return None if last in THOUGHTS else text[end:]
 
 
@@ -63,11 +65,11 @@ def final_answers(text: str) -> list[str] | None:
     what is `spoken` counts. [] where nothing is marked; None where a mark is not finished: open
     thoughts, or a box that is not closed. An empty box gives "". Linear in the length of `text`.
     """
-    said = spoken(text)
-    if said is None:
+    behind = spoken(text)
+    if behind is None:
         return None
-    text = said
-    if "\\boxed" in text or "\\fbox" in text:
+    text = behind
+    if _has_box(text):
         boxes = _boxes(text)
         if boxes is None or boxes:
             return boxes
@@ -83,25 +85,35 @@ def final_answer(text: str) -> str | None:
     None without any. Only what is `spoken` counts; while thoughts are open there is no answer yet.
     """
     found = final_answers(text)
-    return (found[-1] or None) if found else None
+    if not found:
+        return None
+    return found[-1] or None
 
 
 def boxed(text: str) -> bool:
     r"""Whether a `\boxed{...}` that is not empty is completed in `text`, and none is open."""
-    return any(_boxes(text) or ()) if "\\boxed" in text or "\\fbox" in text else False
+    return _has_box(text) and any(_boxes(text) or ())
+
+
+def _has_box(text: str) -> bool:
+    return "\\boxed" in text or "\\fbox" in text
 
 
 def _boxes(text: str) -> list[str] | None:
     """What stands in the outermost boxes; None where one is not closed. A brace with a backslash
     before it is no brace.
     """
-    boxes, depth, start, outside = [], 0, -1, 0
+    boxes: list[str] = []
+    depth = 0
+    start = -1  # where the box that is open begins, -1: none is
+    outside = 0  # depth around that box
     for match in _BRACES.finditer(text):
         mark = match[0]
         if mark[-1] == "{" and mark != "\\{":
             depth += 1
             if start < 0 and len(mark) > 1:
-                start, outside = match.end(), depth - 1
+                start = match.end()
+                outside = depth - 1
         elif mark == "}":
             depth -= 1
             if start >= 0 and depth == outside:

@@ -25,7 +25,7 @@ from search.scheduling.scheduler import Asks, run
 
 log = logging.getLogger(__name__)
 
-SLOW = 1.0  #: seconds for one state from which on it is said that all searches wait
+SLOW = 1.0  #: seconds for one state from which on a warning says that all searches wait
 
 _seen: weakref.WeakSet[type] = weakref.WeakSet()  # kinds of problem that were looked at
 

@@ -1,4 +1,4 @@
-"""Plain functions as parts of a guide, and what is given as a part told from what is none.
+"""Plain functions as parts of a guide, and checks of what is given as a part.
 
 A function of one parameter gets text: the problem's statement and the steps so far, a line each. A
 function of two gets the problem and its states (a policy: one state). Either may be `async`. All
@@ -90,21 +90,24 @@ class FunctionPolicy(Policy):
         returns no list of steps.
         """
         name = f"the function {label(self.function)}"
-        text = _is_text(state)
-        length = len(state) if text else 0
+        is_text = _is_text(state)
+        length = len(state) if is_text else 0
         if length >= self.max_steps:
             return []
-        arguments = (text_of(problem, state, self.function),) if self.of_text else (problem, state)
-        returned = await _call(self.function, *arguments)
+        if self.of_text:
+            returned = await _call(self.function, text_of(problem, state, self.function))
+        else:
+            returned = await _call(self.function, problem, state)
         if not isinstance(returned, (list, tuple)):
             raise Mistake(
                 f"{name} returned {short(returned)}: return a list of steps, [] where there is none"
             )
         finish = "last" if length + 1 >= self.max_steps else "stop"
-        steps = [
-            TextStep(step, finish=finish) if isinstance(step, str) and text else step
-            for step in returned
-        ]
+        steps: list[Step] = []
+        for step in returned:
+            if isinstance(step, str) and is_text:
+                step = TextStep(step, finish=finish)
+            steps.append(step)
         if self.of_text and not all(isinstance(step, TextStep) for step in steps):
             raise Mistake(
                 f"{name} returned {short(returned)}: return the next steps as text, a list of str"
@@ -138,7 +141,8 @@ def text_of(problem: Problem, state: State, function: Callable[..., Any]) -> str
             f"{type(problem).__name__} is none ({short(state)}): "
             "write a function of two parameters, which gets the problem and its states"
         )
-    return "\n".join([problem.prompt(state), *([chain_text(state)] if state else [])])
+    statement = problem.prompt(state)
+    return f"{statement}\n{chain_text(state)}" if state else statement
 
 
 def _is_text(state: State) -> bool:
@@ -152,18 +156,13 @@ def value_of(given: Any) -> Value:
     """A value function of what was given as `value=`. Raises ValueError that says what to give."""
     if hasattr(given, "evaluate") and not isinstance(given, type):
         if not is_ours(given):
-            _check_methods(
-                given, Value, {"evaluate": 4}, ("backends", "tokens", "calls", "version")
-            )
+            attributes = ("backends", "tokens", "calls", "version")
+            _check_methods(given, Value, {"evaluate": 4}, attributes)
         return given
     if hasattr(given, "propose") and not isinstance(given, type):
         raise Mistake(f"{type(given).__name__} proposes steps and judges none: give it as policy=")
-    _check_function(
-        given,
-        "value",
-        "(problem, states) or (text)",
-        "a value function, for example guides.PRM(path)",
-    )
+    example = "a value function, for example guides.PRM(path)"
+    _check_function(given, "value", "(problem, states) or (text)", example)
     return FunctionValue(given, _takes_text(given, "states", "list of states"))
 
 
@@ -178,9 +177,8 @@ def policy_of(given: Any) -> Policy:
         raise Mistake("policy= was given a whole guide: give its policy, guide.policy")
     if hasattr(given, "evaluate") and not isinstance(given, type):
         raise Mistake(f"{type(given).__name__} judges states and proposes none: give it as value=")
-    _check_function(
-        given, "policy", "(text) or (problem, state)", "a policy, for example guides.LM(path)"
-    )
+    example = "a policy, for example guides.LM(path)"
+    _check_function(given, "policy", "(text) or (problem, state)", example)
     return FunctionPolicy(given, _takes_text(given, "state", "state"))
 
 
@@ -199,10 +197,8 @@ def _check_methods(
         )
     for method, count in methods.items():
         function = getattr(part, method)
-        if getattr(function, "__func__", None) is getattr(base, method) and method in (
-            "evaluate",
-            "propose",
-        ):
+        inherited = getattr(function, "__func__", None) is getattr(base, method)
+        if inherited and method in ("evaluate", "propose"):
             raise Mistake(
                 f"{name} has no {method} of its own: write `async def {method}`, as "
                 f"search.{base.__name__} describes it"
@@ -225,11 +221,9 @@ def _check_methods(
 def _check_function(given: Any, word: str, forms: str, example: str) -> None:
     """Raises ValueError where what was given as a part is no function."""
     if isinstance(given, type):
-        hint = (
-            f"{given.__name__}(...)"
-            if hasattr(given, "evaluate") or hasattr(given, "propose")
-            else "an object or a function"
-        )
+        hint = "an object or a function"
+        if hasattr(given, "evaluate") or hasattr(given, "propose"):
+            hint = f"{given.__name__}(...)"
         raise Mistake(f"{word}={given.__name__} is a class: give {hint}")
     if not callable(given):
         raise Mistake(
@@ -252,7 +246,7 @@ def _takes_text(function: Callable[..., Any], second: str, plural: str) -> bool:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         raise Mistake(
-            f"the parameters of {name} cannot be told: wrap it in a function of {forms}"
+            f"the parameters of {name} cannot be read: wrap it in a function of {forms}"
         ) from None
     needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if needed:

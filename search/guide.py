@@ -69,7 +69,8 @@ class Known(Value):
     version = "known"
 
     def __init__(self, default: float = 0.5, note: str = ""):
-        self.default, self.note = default, note
+        self.default = default
+        self.note = note
 
     async def evaluate(
         self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
@@ -79,7 +80,7 @@ class Known(Value):
 
 @dataclass(frozen=True, init=False)
 class Guide:
-    """A policy and a value function, and what is known of them.
+    """A policy and a value function, with what a search must know of them.
 
     policy    a `Policy`, or a function: (text) -> list of the next steps as str, or (problem,
               state) -> list of steps. Either may be async. text: the statement and the steps so
@@ -141,12 +142,9 @@ class Guide:
     @property
     def version(self) -> str:
         """Content hash of policy and value function, kept in every trace."""
-        parts = f"{self.policy.version}|{self.value.version}"
-        return (
-            self.policy.version
-            if self.value.version in ("known", self.policy.version)
-            else _digest(parts)
-        )
+        if self.value.version in (Known.version, self.policy.version):
+            return self.policy.version
+        return _digest(f"{self.policy.version}|{self.value.version}")
 
     def check(self, problem: Problem) -> None:
         """Raises ValueError where this guide was not trained for the problem's kind."""
@@ -159,9 +157,9 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
     """
     kind = f"{type(problem).__module__}:{type(problem).__qualname__}"
     if kinds is not None and kind not in kinds:
-        known = ", ".join(k.rsplit(":", 1)[1] for k in kinds)
+        trained = ", ".join(name.rsplit(":", 1)[1] for name in kinds)
         raise ValueError(
-            f"this guide was trained on {known} problems only and cannot solve a "
+            f"this guide was trained on {trained} problems only and cannot solve a "
             f"{type(problem).__name__}: "
             "load a model that can with guides.load(path or hub id) and give it as guide=, "
             "or say the problem like one of those, such as: Use 4, 7, 8 and 8 to make 24."

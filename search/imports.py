@@ -1,7 +1,7 @@
 """Importing our own packages: their names are common ones, and a file or folder of the user's may
 have them too.
 
-Whoever is imported first has the name. Ours are loaded from the folder where they are, wherever
+What is imported first has the name. Ours are loaded from the folder where they are, wherever
 Python would look; a package of the user's that is loaded already is named, with a remedy. Each of
 our packages reaches into folders of its name on `sys.path` (`pkgutil.extend_path`), so that modules
 in the user's `models/` can be imported as ever.
@@ -95,12 +95,9 @@ def _others(package: str) -> list[Path]:
     for entry in sys.path:
         spec = PathFinder.find_spec(package, [entry])
         if spec is not None:
-            places = [
-                Path(place)
-                for place in [*(spec.submodule_search_locations or []), spec.origin]
-                if place
-            ]
-            found += [place for place in places[:1] if place.resolve() != _HOME / package]
+            places = list(filter(None, [*(spec.submodule_search_locations or []), spec.origin]))
+            if places and Path(places[0]).resolve() != _HOME / package:
+                found.append(Path(places[0]))
     return found
 
 

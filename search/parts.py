@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import math
 import tokenize
 from collections.abc import Awaitable, Generator, Mapping, Sequence
@@ -149,8 +150,8 @@ class Value(Protocol):
     version   content hash of what it was made from: the class, a digest of its source, and its
               plain attributes
 
-    One that nobody trained may have a `note`: a sentence on what it is and how much that is worth,
-    which whoever makes a guide of it is told once.
+    One that was not trained may have a `note`: a sentence on what it is and how much that is worth,
+    which is logged once, as a warning, where a search or a choice goes by its values.
     """
 
     if TYPE_CHECKING:
@@ -179,8 +180,8 @@ class Value(Protocol):
     async def evaluate(
         self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray | Sequence[float]:
-        """Float [states] in [0, 1]: probability of success for the player who led there; nan where
-        it could not be told.
+        """Float [states] in [0, 1]: probability of success for the player who led there; nan
+        unknown.
 
         known: float32 [states], the policy's value where the same pass gave it, else nan.
         """
@@ -216,18 +217,16 @@ def version_of(part: object) -> str:
         settings.append((part.args, sorted(part.keywords.items())))  # type: ignore[attr-defined]
         part = part.func
     named = part if inspect.isroutine(part) or isinstance(part, type) else type(part)
-    settings.append(
-        sorted(vars(part).items()) if named is not part and hasattr(part, "__dict__") else []
-    )
+    own = named is not part and hasattr(part, "__dict__")
+    settings.append(sorted(vars(part).items()) if own else [])
     name = f"{named.__module__}:{named.__qualname__}"
     try:
         source = inspect.getsource(named)
     # typed in, compiled, or from a text that is not this file
     except (OSError, TypeError, SyntaxError, tokenize.TokenError):
         source = ""
-    plain = [
-        setting for setting in _flat(settings) if isinstance(setting, (str, int, float, type(None)))
-    ]
+    of_kind = (str, int, float, type(None))
+    plain = [setting for setting in _flat(settings) if isinstance(setting, of_kind)]
     if not source and not plain:
         return name
     return f"{name}-{hashlib.sha256(f'{source}{plain}'.encode()).hexdigest()[:16]}"
@@ -235,21 +234,23 @@ def version_of(part: object) -> str:
 
 def _flat(things: object) -> list[object]:
     if isinstance(things, (list, tuple)):
-        return [leaf for thing in things for leaf in _flat(thing)]
+        return list(itertools.chain.from_iterable(map(_flat, things)))
     return [things]
 
 
 def short(thing: object) -> str:
     """What something is, in at most 80 characters."""
     text = " ".join(repr(thing).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    if len(text) > 80:
+        return f"{text[:77]}..."
+    return text
 
 
-# -- running what somebody else wrote
+# -- running the code of others
 
 
 async def awaited(made: Any, name: str) -> Any:
-    """The result of a coroutine of somebody else, or `made` itself where a plain function gave it.
+    """The result of a coroutine that others wrote, or `made` itself where a plain function gave it.
 
     Raises ValueError, naming the part, for a generator, an `await` that was forgotten, and one of a
     library with an event loop.
@@ -271,11 +272,7 @@ async def awaited(made: Any, name: str) -> Any:
             ) from error
         raise
     except RuntimeError as error:
-        if (
-            "no running event loop" in str(error)
-            or "async context" in str(error)
-            or "async library" in str(error)
-        ):
+        if any(words in str(error) for words in _LOOPLESS):
             raise Mistake(_loop(name)) from error
         raise
     if inspect.isawaitable(result):
@@ -285,6 +282,10 @@ async def awaited(made: Any, name: str) -> Any:
             f"{name} returned a coroutine: write `await` before the call whose result it returns"
         )
     return result
+
+
+# what asyncio, trio and anyio say where there is no event loop
+_LOOPLESS = ("no running event loop", "async context", "async library")
 
 
 def _loop(name: str) -> str:
@@ -317,9 +318,9 @@ def _requests_only(made: Any, name: str) -> Generator[list[Request], list[Reply]
 def part_name(part: object, method: str) -> str:
     """What a part is called in an error: its class and method, or its function."""
     function = getattr(part, "function", None)
-    return (
-        f"{type(part).__name__}.{method}" if function is None else f"the function {label(function)}"
-    )
+    if function is None:
+        return f"{type(part).__name__}.{method}"
+    return f"the function {label(function)}"
 
 
 # -- what parts answer
@@ -362,17 +363,23 @@ def floats(returned: Any) -> np.ndarray:
     if hasattr(returned, "detach"):  # a tensor, perhaps with a gradient, in bfloat16 or on a GPU
         returned = returned.detach().cpu().double().numpy()
     elif isinstance(returned, (list, tuple)):
-        returned = [
-            one.item() if hasattr(one, "item") and getattr(one, "ndim", 0) == 0 else one
-            for one in returned
-        ]
+        returned = list(map(_plain, returned))
     try:
         array = np.array(returned)
         if array.dtype.kind == "O" and not all(hasattr(one, "__float__") for one in array.flat):
             return nothing
-        return array.astype(np.float64) if array.dtype.kind in "biufO" else nothing
+        if array.dtype.kind not in "biufO":
+            return nothing
+        return array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError):
         return nothing
+
+
+def _plain(number: Any) -> Any:
+    """A number of numpy's or torch's as Python's; anything else as it is."""
+    if hasattr(number, "item") and getattr(number, "ndim", 0) == 0:
+        return number.item()
+    return number
 
 
 async def proposed(
@@ -386,22 +393,21 @@ async def proposed(
     """`policy.propose`, examined. Raises ValueError, naming the part, for anything else than a
     list of proposals.
     """
-    made = policy.propose(problem, state, n, rng, **({"avoid": avoid} if avoid else {}))
+    options: dict[str, Any] = {"avoid": avoid} if avoid else {}
+    made = policy.propose(problem, state, n, rng, **options)
     if is_ours(policy):
         return await made
     name = part_name(policy, "propose")
     found = await awaited(made, name)
-    if not isinstance(found, (list, tuple)) or not all(
-        isinstance(proposal, Proposal) for proposal in found
-    ):
+    is_list = isinstance(found, (list, tuple))
+    if not is_list or not all(isinstance(proposal, Proposal) for proposal in found):
         raise Mistake(
             f"{name} returned {short(found)}: return a list of search.Proposal(step, log_prob, "
             "prior), [] where there is none"
         )
     for proposal in found:
-        if not 0 <= proposal.prior <= 1 + _ROUNDING or (
-            not math.isnan(proposal.value) and not 0 <= proposal.value <= 1
-        ):
+        valued = math.isnan(proposal.value) or 0 <= proposal.value <= 1
+        if not 0 <= proposal.prior <= 1 + _ROUNDING or not valued:
             raise Mistake(
                 f"{name} returned {short(proposal)}: a prior is a share in [0, 1], a value is in "
                 "[0, 1] or nan"

@@ -26,8 +26,8 @@ class IllegalStep(ValueError):
 
 
 class Mistake(ValueError):
-    """A part or a problem that somebody wrote is none; the sentence says what to write. Never
-    raised by what they wrote itself.
+    """What was given as a part or a problem is none; the sentence says what to write. Raised by
+    the checks of Copse alone, never by the part itself.
     """
 
 
@@ -52,16 +52,15 @@ class TextStep:
 class Problem(Protocol):
     """Rules of one problem. It is never given a target, and no search asks it for one.
 
-    A generated problem can compute its answer from its statement (`Chains.values`, for example).
-    That is for grading and for making data, after or without a search: nothing in `search.methods`
-    reads it.
+    What computes the answer of a generated problem from its statement is for grading and for making
+    data. It stands outside the problem, so that no search can reach it.
 
     Derive from it and write `initial`, `apply`, `is_terminal` and `prompt`; the rest has defaults:
     one player, rules that run inline, no list of actions, no verifier, no answer, and steps that
     are the same where they are equal.
 
-    A kind whose `verify` can never tell says so with `verifies = False`: then nobody waits for it
-    where results are to be graded.
+    A kind whose `verify` can never tell says so with `verifies = False`: then grading does not
+    wait for it.
     """
 
     players: int = 1  #: 1 or 2; a problem of two has `to_move(state)`, 0 or 1
@@ -138,7 +137,9 @@ class TextProblem:
             raise ValueError("the problem is empty: write what is to be solved")
         _check_text_function("verify", verify)
         _check_text_function("answer", None if isinstance(answer, str) else answer)
-        self.statement, self.inline, self.seconds = statement, inline, seconds
+        self.statement = statement
+        self.inline = inline
+        self.seconds = seconds
         self._verify = verify
         self._pattern = None if not isinstance(answer, str) else _pattern(answer)
         self._function = answer if callable(answer) else None
@@ -180,9 +181,8 @@ class TextProblem:
         within = step.finish == "length" or (bool(state) and state[-1].finish == "length")
         if not step.text.strip() and step.finish != "end" and not within:
             raise IllegalStep("an empty step leads nowhere")
-        if step.finish != "end" and repeats(
-            [*(before.text.strip() for before in state), step.text.strip()]
-        ):
+        texts = [line.text.strip() for line in (*state, step)]
+        if step.finish != "end" and repeats(texts):
             raise IllegalStep(f"the chain repeats {step.text[:80]!r} again and again")
         if step.finish == "length" and stutters(step.text):
             raise IllegalStep(f"the step repeats {step.text[-80:]!r} again and again")
@@ -198,24 +198,23 @@ class TextProblem:
         if self._function is not None:
             return not cut and self._function(text) is not None
         if self._pattern is not None:
-            found = [
-                match for match in self._pattern.finditer(text) if match[1] and match[1].strip()
-            ]
-            return any(match.end(1) < len(text) for match in found) if cut else bool(found)
+            for match in self._pattern.finditer(text):
+                whole = match.end(1) < len(text) or not cut
+                if whole and match[1] and match[1].strip():
+                    return True
+            return False
         if state[-1].finish == "last" and final_answer(text) is not None:
             return True
-        return boxed(text) or (
-            not cut and self._ends is not None and self._ends.search(text) is not None
-        )
+        if boxed(text):
+            return True
+        return not cut and self._ends is not None and self._ends.search(text) is not None
 
     def verify(self, state: tuple[TextStep, ...]) -> float | None:
         """The reward. Raises ValueError where the function gives what is none."""
         reward = self._verify(chain_text(state)) if self._verify else None
-        return (
-            None
-            if reward is None
-            else checked_reward(reward, "the function verify of a TextProblem")
-        )
+        if reward is None:
+            return None
+        return checked_reward(reward, "the function verify of a TextProblem")
 
     def answer(self, state: tuple[TextStep, ...]) -> str | None:
         """The answer of a finished chain; None where there is none."""
@@ -224,7 +223,9 @@ class TextProblem:
             return None
         if self._function is not None:
             return self._function(text)
-        return final_answer(text) if self._pattern is None else _last_group(self._pattern, text)
+        if self._pattern is not None:
+            return _last_group(self._pattern, text)
+        return final_answer(text)
 
     def prompt(self, state: tuple[TextStep, ...]) -> str:
         return self.statement
@@ -240,9 +241,12 @@ def chain_text(state: Sequence[TextStep]) -> str:
     """The chain of thought as text, a line (or more) a step; a step that was cut off runs on
     into the next.
     """
-    return "".join(step.text + ("" if step.finish == "length" else "\n") for step in state).rstrip(
-        "\n"
-    )
+    text = ""
+    for step in state:
+        text += step.text
+        if step.finish != "length":
+            text += "\n"
+    return text.rstrip("\n")
 
 
 def checked_reward(reward: Any, what: str) -> float:
@@ -263,7 +267,9 @@ def checked_reward(reward: Any, what: str) -> float:
 
 def _behind_thoughts(state: Sequence[TextStep]) -> str | None:
     """The text of a chain behind the thoughts of the model; None while it thinks."""
-    return None if state and state[-1].thought else spoken(chain_text(state))
+    if state and state[-1].thought:
+        return None
+    return spoken(chain_text(state))
 
 
 def _pattern(answer: str) -> re.Pattern[str]:
@@ -278,7 +284,9 @@ def _pattern(answer: str) -> re.Pattern[str]:
 
 def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
     found = list(pattern.finditer(text))
-    return (found[-1].group(1).strip() or None) if found else None
+    if not found:
+        return None
+    return found[-1].group(1).strip() or None
 
 
 def build(kind: str, arguments: dict) -> Problem:
@@ -329,12 +337,13 @@ async def verify(problem: Problem, state: State) -> float | None:
     """`problem.verify(state)`, inline or by a worker process. Raises ValueError for a reward
     outside [0, 1].
     """
-    reward = (
-        problem.verify(state)
-        if problem.inline
-        else await ask(Call(problem.verify, (state,), _limit(problem)))
-    )
-    return None if reward is None else checked_reward(reward, f"{type(problem).__name__}.verify")
+    if problem.inline:
+        reward = problem.verify(state)
+    else:
+        reward = await ask(Call(problem.verify, (state,), _limit(problem)))
+    if reward is None:
+        return None
+    return checked_reward(reward, f"{type(problem).__name__}.verify")
 
 
 # -- examiners
@@ -404,7 +413,7 @@ _MEMBERS = (
 
 
 def check_start(problem: Problem) -> Any:
-    """Examine what can be told of a problem without a step; its first state. Raises ValueError
+    """Examine a problem as far as that takes no step; its first state. Raises ValueError
     that says what to write.
     """
     check_members(problem)
@@ -445,7 +454,7 @@ def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
         actions = problem.actions(state)
         if not walk and not actions:
             return
-        step = walk.pop(0) if walk or not actions else actions[0]
+        step = walk.pop(0) if walk else actions[0]  # type: ignore[index]
         before = repr(state)
         after = problem.apply(state, step)
         _require(

@@ -1,4 +1,4 @@
-"""What somebody who watches long searches sees: one bar, or lines of the log."""
+"""Progress of long searches: one bar, or lines of the log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def watched(show: bool | None) -> bool:
     """Whether to show a bar: `show`, or if that is None, whether a terminal or a notebook is
     there.
     """
-    return sys.stderr.isatty() or "ipykernel" in sys.modules if show is None else show
+    if show is not None:
+        return show
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 class Watch:
@@ -39,7 +41,7 @@ class Watch:
 
     total  searches
     alone  the call is of one problem, and its bar is of the budget
-    show   a bar; None: where somebody is looking. Without a bar the log tells of progress at level
+    show   a bar; None: where somebody is looking. Without a bar the log reports progress at level
            INFO, unless `show` is False
 
     It looks at the searches between two passes, by a timer that the driver answers: nothing is
@@ -49,7 +51,9 @@ class Watch:
     def __init__(
         self, total: int, budget: Budget, choose: Chooser | None, alone: bool, show: bool | None
     ):
-        self._total, self._alone, self._choose = total, alone, choose
+        self._total = total
+        self._alone = alone
+        self._choose = choose
         self._bar: Any = None
         self._barred = watched(show)
         self._logged = show is not False and log.isEnabledFor(logging.INFO)
@@ -98,35 +102,34 @@ class Watch:
 
     def _look(self) -> None:
         usage = sum((meter.usage for meter, _ in self._meters.values()), self._usage)
-        told = self._told(usage)
+        summary = self._summary(usage)
         if not self._barred:
             if self._ended < self._total:
-                log.info("%d of %d searches done, %s", self._ended, self._total, told)
+                log.info("%d of %d searches done, %s", self._ended, self._total, summary)
             return
         if self._bar is None and self._ended == self._total:
             return  # all was done before a bar appeared
         bar = self._bar = self._bar or self._drawn()
-        bar.n = self._ended if not self._alone else min(self._limit, getattr(usage, self._spent))
-        bar.set_postfix_str(told)
+        bar.n = self._ended
+        if self._alone:
+            bar.n = min(self._limit, getattr(usage, self._spent))
+        bar.set_postfix_str(summary)
 
     def _drawn(self) -> Any:
         from tqdm.auto import tqdm
 
         if self._alone:
-            form = (
-                "{percentage:3.0f}% of "
-                + f"{self._limit:,g} {self._kind}"
-                + " |{bar:10}| {elapsed}{postfix}"
-            )
+            limit = f"{self._limit:,g} {self._kind}"
+            form = "{percentage:3.0f}% of " + limit + " |{bar:10}| {elapsed}{postfix}"
             bar = tqdm(total=self._limit, bar_format=form, leave=False, dynamic_ncols=True)
         else:
             bar = tqdm(total=self._total, unit="problem", dynamic_ncols=True)
         bar.start_t = self._start
         return bar
 
-    def _told(self, usage: Usage) -> str:
+    def _summary(self, usage: Usage) -> str:
         parts = []
-        # the bar itself tells of them
+        # the bar itself shows them
         if not (self._barred and self._alone and self._kind == "tokens"):
             parts.append(f"{usage.generated:,} tokens")
         if usage.passes:
@@ -143,14 +146,17 @@ class Watch:
         from search.solution import pick
 
         for meter, problem in self._meters.values():
-            found = [] if meter.tree is None else finishes(meter.tree, problem)
-            chosen = pick(found, problem, self._choose)
+            if meter.tree is None:
+                continue
+            chosen = pick(finishes(meter.tree, problem), problem, self._choose)
             if chosen is not None:
                 line = " ".join(chosen.answer.split())[:_LONGEST]
-                return [
-                    "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-                ]
+                return ["".join(map(_printable, line))]
         return []
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
 
 
 def _limit_of(budget: Budget) -> tuple[str, str, float]:

@@ -1,4 +1,4 @@
-"""What is said of the searches of one call that went wrong, once each."""
+"""Warnings of what went wrong in the searches of one call, once each."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST = 3  #: failed searches that are told of at once; the others are counted
+FIRST = 3  #: failed searches that are logged at once; the others are counted
 
 
-_noted: set[str] = set()  # notes of value functions that were told already
+_noted: set[str] = set()  # notes of value functions that were logged already
 
 
-def tell_note(value: Value, method: Configured) -> None:
-    """Say once what a value function that nobody trained is worth (its `note`), where the search
+def log_note(value: Value, method: Configured) -> None:
+    """Log once what a value function that was not trained is worth (its `note`), where the search
     or the choice goes by values.
     """
     note = getattr(value, "note", "")
@@ -76,15 +76,14 @@ class Remarks:
             self._calls[name] += calls
             self._crash[name] = last
         if solution.tree is not None and not solution.answered:
-            # a step whose verifier failed is told of as such: it was understood
+            # a step whose verifier failed is counted as such: it was understood
             self._proposed += max(0, solution.tree.proposed - lost)
             self._unusable += max(0, solution.tree.unusable - lost)
-            self._example = (
-                self._example if solution.tree.example is None else solution.tree.example
-            )
+            if solution.tree.example is not None:
+                self._example = solution.tree.example
 
-    def tell(self) -> None:
-        """Say what there is to say of all of them."""
+    def log_all(self) -> None:
+        """Log what there is to say of all of them."""
         if self._failed > FIRST:
             log.warning(
                 "%d of %d searches failed, the last: %s", self._failed, self._searches, self._last
@@ -93,9 +92,9 @@ class Remarks:
             log.warning("%d of %d calls of %s failed, each of which cost its step, the last: %s",
                         crashed, self._calls[name], name, self._crash[name])  # fmt: skip
         if self._unusable * 2 > self._proposed:
-            self._tell_unusable()
+            self._log_unusable()
 
-    def _tell_unusable(self) -> None:
+    def _log_unusable(self) -> None:
         counts = f"{self._unusable} of {self._proposed} proposed steps"
         text = getattr(self._example, "text", self._example)
         if getattr(self._example, "finish", "stop") == "length":

@@ -38,6 +38,5 @@ def stutters(text: str) -> bool:
             border = borders[border - 1]
         borders[i] = border + (backwards[i] == backwards[border])
     least = max(LEAST, (len(text) + 1) // 2)
-    return any(
-        length >= TIMES * (length - borders[length - 1]) for length in range(least, len(text) + 1)
-    )
+    lengths = range(least, len(text) + 1)
+    return any(length >= TIMES * (length - borders[length - 1]) for length in lengths)

@@ -29,7 +29,7 @@ from search.guide import Guide
 from search.parts import awaited, is_ours, label, short
 from search.problem import Problem
 from search.progress import Watch
-from search.remarks import Remarks, tell_note
+from search.remarks import Remarks, log_note
 from search.scheduling.budget import Budget, Meter
 from search.scheduling.clock import Clock
 from search.scheduling.requests import Backend
@@ -167,19 +167,23 @@ def _solve(
     call: _Call,
 ) -> list[Solution]:
     check_arguments(guide, budget, seed)
-    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(problems)
+    if isinstance(seed, Sequence):
+        seeds = list(seed)
+    else:
+        seeds = [seed] * len(problems)
     if len(seeds) != len(problems):
         raise ValueError(
             f"{len(seeds)} seeds for {len(problems)} problems: give one for each, or one for all"
         )
     search = configured(method, options, choose)
-    budget = Budget.parse(budget) if isinstance(budget, str) else budget
+    if isinstance(budget, str):
+        budget = Budget.parse(budget)
     ready = [problem_of(problem, guide) for problem in problems]
     guide = search.guide(guide_of(guide, ready))
     spend = budget or guide.budget
     check_budget(spend, guide)
     check_steps(search.function, guide)
-    tell_note(guide.value, search)
+    log_note(guide.value, search)
     look_at(guide, ready)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
@@ -198,7 +202,9 @@ def _solve(
         if call.on_finish is not None:
             call.on_finish(index, solution)
         remarks.add(solution, meter)
-        return solution if call.keep_trees else replace(solution, tree=None, trace=None)
+        if call.keep_trees:
+            return solution
+        return replace(solution, tree=None, trace=None)
 
     with (
         Watch(len(ready), spend, search.choose, call.alone, call.progress) as watch,
@@ -208,12 +214,9 @@ def _solve(
         limit = side_by_side(backends, search.options) if call.limit is None else call.limit
         searches = parallel((job(i, p) for i, p in enumerate(ready)), limit)
         solutions = run(_beside(searches, watch.asks()) if watch.on else searches, backends)
-    remarks.tell()
-    if (
-        interrupt.is_set()
-        and call.on_finish is not None
-        and not any(solution.stopped == "interrupted" for solution in solutions)
-    ):
+    remarks.log_all()
+    cut_off = any(solution.stopped == "interrupted" for solution in solutions)
+    if interrupt.is_set() and call.on_finish is not None and not cut_off:
         # it came when all was done and handed over: the caller is to hear of it
         raise KeyboardInterrupt
     return solutions
@@ -231,7 +234,9 @@ def side_by_side(backends: Mapping[str, Backend], options: Mapping[str, Any]) ->
     each = options.get("wave") or options.get("leaves") or options.get("considered")
     each = each or options.get("width", 1) * options.get("branch", 1)
     each = min(each, options.get("chains") or each)
-    return max(2, math.ceil(4 * slots / each)) if slots else ALL
+    if not slots:
+        return ALL
+    return max(2, math.ceil(4 * slots / each))
 
 
 async def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> list[Solution]:
@@ -253,16 +258,10 @@ async def _search(
 
     try:
         session = Search(problem, guide, meter, np.random.default_rng(seed))
-        await metered(_run(method.function, session, dict(method.options)), meter)
+        options = dict(method.options)
+        await metered(_run(method.function, session, options), meter)
         return solution_of(
-            problem,
-            guide,
-            session.tree,
-            meter,
-            method.function,
-            dict(method.options),
-            seed,
-            method.choose,
+            problem, guide, session.tree, meter, method.function, options, seed, method.choose
         )
     except Exception as error:
         if alone:

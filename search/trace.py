@@ -7,6 +7,7 @@ stored: applying the steps makes them again. A trace never holds a label.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import logging
 import math
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  #: version of the shard's columns; shards of another are skipped
+#: The method whose chains are independent samples, for shards from before `independent` was kept
+_SAMPLER = "search.methods.sample:sample"
 
 _COLUMNS = {  # list columns, in numpy's terms
     "node_parent": "int32", "node_edge": "int32", "node_finished": "bool", "node_reward": "float64",
@@ -56,6 +59,7 @@ class Trace:
     judge   version of the value function alone, for a reward model with its format and aggregation;
             "" in shards from before it was kept
     error   why the search failed, as a whole or in some of its requests; "" where it did not
+    independent  whether the chains are independent samples of the policy (`Tree.independent`)
     """
 
     id: str
@@ -80,6 +84,7 @@ class Trace:
     steps: tuple[TextStep, ...]
     judge: str = ""
     error: str = ""
+    independent: bool = False
 
     @classmethod
     def of(
@@ -95,43 +100,46 @@ class Trace:
         error: str = "",
     ) -> Trace:
         """The trace of a tree as it stands; edges in the order of their nodes."""
-        owner = [(node, edge) for node in range(len(tree.nodes)) for edge in tree.block(node)]
-        place = {edge: i for i, (_, edge) in enumerate(owner)}
-        parents = [node for node in range(len(tree.nodes)) if tree.block(node)]
-        live = {
-            name: np.concatenate([tree.field(node, name) for node in parents] or [np.zeros(0)])
-            for name in FIELDS
-        }
         nodes = range(len(tree.nodes))
+        owners: list[int] = []
+        edges: list[int] = []
+        for node in nodes:
+            block = tree.block(node)
+            owners += [node] * len(block)
+            edges += block
+        number = {edge: i for i, edge in enumerate(edges)}
+        leading = [-1] + [number[tree.edge_to(node)] for node in nodes[1:]]
         rewards = [tree.finished.get(node) for node in nodes]
         describe = getattr(problem, "to_json", dict)
+
+        def field(name: str) -> np.ndarray:
+            blocks = [tree.field(node, name) for node in nodes if tree.block(node)]
+            return np.concatenate(blocks or [np.zeros(0)])
+
         return cls(
             id=uuid.uuid4().hex,
             kind=f"{type(problem).__module__}:{type(problem).__qualname__}",
             arguments=describe(),
             method=method,
-            options={
-                name: value
-                for name, value in options.items()
-                if isinstance(value, (int, float, str, bool, type(None)))
-            },
+            options=_plain(options),
             seed=seed,
             version=version,
             usage=usage,
             node_parent=np.maximum(tree.nodes["parent"], -1).astype(np.int32),
-            node_edge=np.array([-1] + [place[tree.edge_to(node)] for node in nodes[1:]], np.int32),
+            node_edge=np.array(leading, np.int32),
             node_finished=np.array([node in tree.finished for node in nodes]),
             node_reward=np.array([math.nan if r is None else r for r in rewards]),
-            edge_node=np.array([node for node, _ in owner], np.int32),
-            edge_child=live["child"].astype(np.int32),
-            edge_visits=live["visits"].astype(np.int32),
-            edge_sum=live["sum"].astype(np.float64),
-            edge_prior=np.abs(live["prior"]).astype(np.float32),
-            edge_value=(live["value"] + np.float32(0)).astype(np.float32),
-            edge_log_prob=np.array([tree.log_probs[edge] for _, edge in owner], np.float64),
-            steps=tuple(_text_step(tree.steps[edge]) for _, edge in owner),
+            edge_node=np.array(owners, np.int32),
+            edge_child=field("child").astype(np.int32),
+            edge_visits=field("visits").astype(np.int32),
+            edge_sum=field("sum").astype(np.float64),
+            edge_prior=np.abs(field("prior")).astype(np.float32),
+            edge_value=(field("value") + np.float32(0)).astype(np.float32),
+            edge_log_prob=np.array([tree.log_probs[edge] for edge in edges], np.float64),
+            steps=tuple(_text_step(tree.steps[edge]) for edge in edges),
             judge=judge,
             error=error,
+            independent=tree.independent,
         )
 
     def path(self, node: int) -> list[int]:
@@ -152,12 +160,8 @@ class Trace:
         """The state of every node, made again by applying the steps."""
         problem = problem or self.problem()
         states = [problem.initial()]
-        for node in range(1, len(self.node_parent)):
-            states.append(
-                problem.apply(
-                    states[int(self.node_parent[node])], self.steps[int(self.node_edge[node])]
-                )
-            )
+        for parent, edge in zip(self.node_parent[1:], self.node_edge[1:], strict=True):
+            states.append(problem.apply(states[int(parent)], self.steps[int(edge)]))
         return states
 
     def to_networkx(self) -> networkx.DiGraph:
@@ -171,21 +175,25 @@ class Trace:
         )
         for node, parent in enumerate(self.node_parent):
             edge = int(self.node_edge[node])
-            visits = (
-                int(self.edge_visits[edge])
-                if edge >= 0
-                else int(self.edge_visits[self.edge_node == 0].sum())
-            )
-            text = self.steps[edge].text if edge >= 0 else ""
-            value = float(self.edge_sum[edge] / visits) if edge >= 0 and visits else math.nan
-            finished, reward = bool(self.node_finished[node]), float(self.node_reward[node])
+            value = math.nan
+            if edge < 0:
+                text = ""
+                visits = int(self.edge_visits[self.edge_node == 0].sum())
+            else:
+                text = self.steps[edge].text
+                visits = int(self.edge_visits[edge])
+                if visits:
+                    value = float(self.edge_sum[edge] / visits)
+                prior = float(self.edge_prior[edge])
+                graph.add_edge(int(parent), node, text=text, prior=prior, visits=visits)
             graph.add_node(
-                node, text=text, visits=visits, value=value, finished=finished, reward=reward
+                node,
+                text=text,
+                visits=visits,
+                value=value,
+                finished=bool(self.node_finished[node]),
+                reward=float(self.node_reward[node]),
             )
-            if parent >= 0:
-                graph.add_edge(
-                    int(parent), node, text=text, prior=float(self.edge_prior[edge]), visits=visits
-                )
         return graph
 
     def __eq__(self, other: object) -> bool:
@@ -200,12 +208,15 @@ class Trace:
         """Write one shard: into a temporary file beside `path`, renamed when complete. Raises
         OSError (a full disk) and leaves nothing.
         """
-        pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        pa = importlib.import_module("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
         path = Path(path)
-        table = pa.table(
-            [pa.array([_cell(t, f.name) for t in traces], f.type) for f in _schema(pa)],
-            schema=_schema(pa),
-        )
+        schema = _schema(pa)
+        columns = []
+        for column in schema:
+            cells = [_cell(trace, column.name) for trace in traces]
+            columns.append(pa.array(cells, column.type))
+        table = pa.table(columns, schema=schema)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
@@ -232,12 +243,9 @@ class Trace:
             try:
                 for trace in _read(shard):
                     traces.setdefault(trace.id, trace)
-            except Exception as error:  # whatever a damaged file makes the reader say
-                log.warning(
-                    "skipped the trace shard %s: %s",
-                    shard,
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
-                )
+            except Exception as error:  # a damaged file makes the reader raise anything
+                reason = str(error).splitlines() or [type(error).__name__]
+                log.warning("skipped the trace shard %s: %s", shard, reason[0])
         return list(traces.values())
 
 
@@ -267,13 +275,19 @@ class TraceWriter:
         if len(self._parts) < 2 or self.error is not None:
             return
         try:
-            merged = [trace for part in self._parts for trace in _read(part)]
+            merged = list(itertools.chain.from_iterable(map(_read, self._parts)))
             Trace.save(merged, self.folder / f"shard-{uuid.uuid4().hex}.parquet")
         except OSError as error:
             self.error = error
             return
         for part in self._parts:
             part.unlink(missing_ok=True)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that JSON can hold."""
+    kinds = (int, float, str, bool, type(None))
+    return {name: value for name, value in options.items() if isinstance(value, kinds)}
 
 
 def _text_step(step: Any) -> TextStep:
@@ -287,11 +301,8 @@ def _schema(pa: Any) -> Any:
         "float64": pa.float64(),
         "bool": pa.bool_(),
     }
-    columns = [
-        ("schema", pa.int32()),
-        ("seed", pa.int64()),
-        *((name, pa.string()) for name in _TEXTS),
-    ]
+    columns = [("schema", pa.int32()), ("seed", pa.int64()), ("independent", pa.bool_())]
+    columns += [(name, pa.string()) for name in _TEXTS]
     columns += [(name, pa.list_(types[kind])) for name, kind in _COLUMNS.items()]
     columns += [
         ("step_text", pa.list_(pa.string())),
@@ -325,19 +336,25 @@ def _read(shard: Path) -> list[Trace]:
         # none in shards from before they were kept
         thoughts = row.get("step_thought") or [False] * len(row["step_text"])
         steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], thoughts, strict=True)
-        cells: dict[str, Any] = {
-            name: row[name] for name in ("id", "kind", "method", "version", "seed")
-        }
-        cells |= {name: np.array(row[name], kind) for name, kind in _COLUMNS.items()}
+        cells = {name: np.array(row[name], kind) for name, kind in _COLUMNS.items()}
+        independent = row.get("independent")
+        if independent is None:
+            independent = row["method"] == _SAMPLER
         traces.append(
             Trace(
                 **cells,
+                id=row["id"],
+                kind=row["kind"],
+                method=row["method"],
+                version=row["version"],
+                seed=row["seed"],
                 arguments=json.loads(row["arguments"]),
                 options=json.loads(row["options"]),
                 usage=Usage(**json.loads(row["usage"])),
                 steps=tuple(TextStep(text, tuple(tokens), *rest) for text, tokens, *rest in steps),
                 judge=row.get("judge") or "",
                 error=row.get("error") or "",
+                independent=independent,
             )
         )
     return traces

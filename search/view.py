@@ -17,7 +17,9 @@ from rich.tree import Tree as Drawing
 
 from search.trace import Trace
 
-DEPTH, WIDTH = 10, 3  #: default limits
+#: default limits
+DEPTH = 10
+WIDTH = 3
 _LONGEST = 72  #: characters of a step that are shown
 
 
@@ -39,19 +41,19 @@ def draw(
     depth  levels that are shown;  width: steps shown below one node, the most visited first (a
            marked one always)
     """
-    path = _find(trace, steps) if steps is not None else trace.path(best(trace))
+    if steps is None:
+        path = trace.path(best(trace))
+    else:
+        path = _find(trace, steps)
     marked = set(path)
     children: dict[int, list[int]] = {}
     for edge, node in enumerate(trace.edge_node.tolist()):
         children.setdefault(node, []).append(edge)
-    visits = int(sum(trace.edge_visits[edge] for edge in children.get(0, [])))
-    drawing = Drawing(
-        Text.assemble(
-            "start",
-            (f"  {_count(visits, 'visit')} below", "dim"),
-            ("  * best path" if path else "", "bold green"),
-        )
-    )
+    visits = _visits(trace, children.get(0, []))
+    title = Text.assemble("start", (f"  {_count(visits, 'visit')} below", "dim"))
+    if path:
+        title.append("  * best path", style="bold green")
+    drawing = Drawing(title)
     waiting = [(drawing, 0, 0)]
     while waiting:
         branch, node, level = waiting.pop()
@@ -67,13 +69,9 @@ def draw(
             if trace.edge_child[edge] >= 0:
                 waiting.append((leaf, int(trace.edge_child[edge]), level + 1))
         if len(edges) > width:
-            rest = int(sum(trace.edge_visits[edge] for edge in edges[width:]))
-            branch.add(
-                Text(
-                    f"... {_count(len(edges) - width, 'more step')}, {_count(rest, 'visit')}",
-                    style="dim",
-                )
-            )
+            rest = _count(_visits(trace, edges[width:]), "visit")
+            more = _count(len(edges) - width, "more step")
+            branch.add(Text(f"... {more}, {rest}", style="dim"))
     return drawing
 
 
@@ -86,9 +84,8 @@ def best(trace: Trace) -> int:
         return max(finished, key=lambda node: _score(trace, node))
     node = 0
     while True:
-        edges = np.flatnonzero(
-            (trace.edge_node == node) & (trace.edge_child >= 0) & (trace.edge_visits > 0)
-        )
+        visited = (trace.edge_child >= 0) & (trace.edge_visits > 0)
+        edges = np.flatnonzero(visited & (trace.edge_node == node))
         if not len(edges):
             return node
         node = int(trace.edge_child[max(edges, key=lambda edge: trace.edge_visits[edge])])
@@ -116,11 +113,13 @@ def origin(trace: Trace) -> str:
         f"{trace.usage.generated:,} tokens, {trace.usage.simulations:,} simulations, "
         f"{trace.usage.seconds:.2f} s"
     )
-    judge = f", judged by {trace.judge}" if trace.judge not in ("", "known", trace.version) else ""
-    failed = f"; failed: {harmless(' '.join(trace.error.split()))}" if trace.error else ""
-    return (
-        f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}{judge}; {cost}{failed}"
-    )
+    line = f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}"
+    if trace.judge not in ("", "known", trace.version):
+        line += f", judged by {trace.judge}"
+    line += f"; {cost}"
+    if trace.error:
+        line += f"; failed: {harmless(' '.join(trace.error.split()))}"
+    return line
 
 
 def pick(texts: Sequence[str], wanted: str | None) -> int:
@@ -129,94 +128,96 @@ def pick(texts: Sequence[str], wanted: str | None) -> int:
     """
     if wanted is None:
         return 0
-    if wanted.isdecimal() and 1 <= int(wanted) <= len(texts):
-        return int(wanted) - 1
-    index = next(
-        (i for i, text in enumerate(texts) if wanted in text and not wanted.isdecimal()), None
+    if wanted.isdecimal():
+        if 1 <= int(wanted) <= len(texts):
+            return int(wanted) - 1
+    else:
+        for index, text in enumerate(texts):
+            if wanted in text:
+                return index
+    raise ValueError(
+        f"no trace is {wanted!r}: give a number from 1 to {len(texts)}, or a part of a "
+        "problem's text"
     )
-    if index is None:
-        raise ValueError(
-            f"no trace is {wanted!r}: give a number from 1 to {len(texts)}, or a part of a "
-            "problem's text"
-        )
-    return index
 
 
 def harmless(text: str) -> str:
     """`text` without control characters but line ends and tabs: what a model wrote must not
     steer the terminal.
     """
-    kinds = ((c, unicodedata.category(c)) for c in text)
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if kind in ("Cc", "Cs") and c not in "\n\t" else c
-        for c, kind in kinds
-    )
+    return "".join(map(_harmless, text))
+
+
+def _harmless(character: str) -> str:
+    if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
+        return "\N{REPLACEMENT CHARACTER}"
+    return character
 
 
 def printable(text: str) -> str:
     """`text` in one harmless line of limited length."""
-    line = harmless(
-        " / ".join(part.strip() for part in text.strip().splitlines() if part.strip())
-    ).replace("\t", " ")
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+    parts = filter(None, map(str.strip, text.splitlines()))
+    line = harmless(" / ".join(parts)).replace("\t", " ")
+    if len(line) > _LONGEST:
+        line = line[: _LONGEST - 3] + "..."
+    return line
 
 
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
+def _visits(trace: Trace, edges: Sequence[int]) -> int:
+    return int(trace.edge_visits[list(edges)].sum())
+
+
 def _score(trace: Trace, node: int) -> float:
     edge = trace.node_edge[node]
-    known = [trace.node_reward[node]]
+    values = [trace.node_reward[node]]
     if edge >= 0:
-        known += [_mean(trace, edge), trace.edge_value[edge]]
-    return next((float(value) for value in known if not math.isnan(value)), 0.5)
+        values += [_mean(trace, edge), trace.edge_value[edge]]
+    for value in values:
+        if not math.isnan(value):
+            return float(value)
+    return 0.5
 
 
 def _mean(trace: Trace, edge: int) -> float:
-    return (
-        float(trace.edge_sum[edge] / trace.edge_visits[edge])
-        if trace.edge_visits[edge]
-        else math.nan
-    )
+    visits = trace.edge_visits[edge]
+    return float(trace.edge_sum[edge] / visits) if visits else math.nan
 
 
 def _find(trace: Trace, steps: Sequence[Any]) -> list[int]:
     """Edges from the root along `steps`, as far as they are in the tree."""
-    path, node = [], 0
+    path: list[int] = []
+    node = 0
     for step in steps:
         text = step.text if hasattr(step, "text") else json.dumps(step, default=str)
-        edge = next(
-            (
-                e
-                for e in np.flatnonzero(trace.edge_node == node).tolist()
-                if trace.steps[e].text == text
-            ),
-            None,
-        )
-        if edge is None:
+        edges = np.flatnonzero(trace.edge_node == node).tolist()
+        same = [edge for edge in edges if trace.steps[edge].text == text]
+        if not same:
             break
-        path.append(edge)
-        node = int(trace.edge_child[edge])
+        path.append(same[0])
+        node = int(trace.edge_child[same[0]])
     return path
 
 
 def _label(trace: Trace, edge: int, marked: bool) -> Text:
     """`* 8-7=1  12 visits  value 0.53  prior 0.21  reward 1`"""
-    child, visits, mean = (
-        int(trace.edge_child[edge]),
-        int(trace.edge_visits[edge]),
-        _mean(trace, edge),
-    )
+    child = int(trace.edge_child[edge])
+    visits = int(trace.edge_visits[edge])
     numbers = [_count(visits, "visit") if visits else "not visited"]
-    value = trace.edge_value[edge] if math.isnan(mean) else mean
+    value = _mean(trace, edge)
+    if math.isnan(value):
+        value = trace.edge_value[edge]
     if not math.isnan(value):
         numbers.append(f"value {value:.2f}")
     numbers.append(f"prior {trace.edge_prior[edge]:.2f}")
     text = printable(trace.steps[edge].text) or "(empty)"
-    label = Text.assemble(
-        ("* " if marked else "") + text, style="bold green" if marked else "" if visits else "dim"
-    )
+    if marked:
+        label = Text(f"* {text}", style="bold green")
+    else:
+        label = Text(text, style="" if visits else "dim")
     label.append("  " + "  ".join(numbers), style="not bold dim")
     if trace.steps[edge].finish == "length":
         label.append("  cut off", style="yellow")

@@ -29,10 +29,11 @@ import numpy as np
 import search
 from benchmarks.sweep import statistics
 from benchmarks.tasks import identity, target_of
+from guides.builtin.chains_key import mistakes
 from guides.data.labellers import Target, by_bisection, by_rollouts
 from guides.values.rollout import Rollout
 from search.guide import Guide
-from search.problems.chains import Chains, State, generate, mistakes
+from search.problems.chains import Chains, State, generate
 from search.scheduling.scheduler import Asks, parallel, run
 from search.solver import seed_of
 from search.trace import Trace

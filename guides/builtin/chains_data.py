@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from guides.builtin.chains_key import true_values
 from search.problems.chains import LETTERS, OPERATORS, Chains, Definition, compute, draw
 
 MODULUS = 11
@@ -123,7 +124,8 @@ def _branch(
     all, to an answer.
     """
     computed = max(0, at - len(plan))
-    known = {**problem.given, **{name: problem.values[name] for name in order[:computed]}}
+    truth = true_values(problem)
+    known = {**problem.given, **{name: truth[name] for name in order[:computed]}}
     if at < len(plan):
         name = plan[at]
         yield (text := f"{name}={''.join(_other(problem, problem.defined[name], rng))}")
@@ -180,7 +182,7 @@ def _other(problem: Chains, definition: Definition, rng: random.Random) -> Defin
     statement.
     """
     part = rng.randrange(3)
-    names = [name for name in LETTERS if name in problem.values]
+    names = [name for name in LETTERS if name in problem.given or name in problem.defined]
     choices = [c for c in (OPERATORS if part == 1 else names) if c != definition[part]]
     parts = list(definition)
     parts[part] = rng.choice(choices)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
+from guides.builtin.words_key import true_counts
 from search.problems.words import AMOUNTS, LIMIT, PAIRS, draw, split_of
 from search.problems.words_story import NAMES, PHRASES, Definition, Line, Story, tell
 
@@ -130,7 +131,8 @@ def _branch(
     all, to an answer.
     """
     computed = max(0, at - len(plan))
-    known = story.given | {name: story.values[name] for name in order[:computed]}
+    truth = true_counts(story)
+    known = story.given | {name: truth[name] for name in order[:computed]}
     if at < len(plan):
         definition = _other(story, story.defined[plan[at]], rng)
         yield str(Line(plan[at], definition))
@@ -200,5 +202,6 @@ def _other(story: Story, definition: Definition, rng: random.Random) -> Definiti
         )
         return Definition(other, rng.choice(AMOUNTS.get(other, [0])), operands)
     at = rng.randrange(len(operands))
-    names = [name for name in NAMES if name in story.values and name not in operands]
+    told = story.given.keys() | story.defined.keys()
+    names = [name for name in NAMES if name in told and name not in operands]
     return Definition(kind, amount, (*operands[:at], rng.choice(names), *operands[at + 1 :]))

@@ -18,8 +18,6 @@ from guides.data.labels import Labels
 from search.trace import Trace
 
 POLICIES = ("solutions", "visits", "all", "none")
-#: the method whose every visit of a finished node is one more chain drawn from the policy
-CHAINS = "search.methods.sample:sample"
 
 
 def distill(
@@ -101,7 +99,7 @@ def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float64 [nodes] each: the sum of the outcomes of the graded finished nodes at or below each
     node, and how many they are.
 
-    A node that the method `sample` reached several times counts as often, because those were as
+    A node that independent samples reached several times counts as often, because those were as
     many chains, and a chain of it that ended unfinished (by an illegal step, too many of them, or
     the budget's end) is a failure, unless nobody could grade one that finished, beside which
     failures alone would say too much; a tree search comes back to what it likes, so there a
@@ -109,7 +107,7 @@ def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)
-    if trace.method == CHAINS:
+    if trace.independent:
         reached = np.array(
             [trace.usage.simulations, *trace.edge_visits[trace.node_edge[1:]]], np.float64
         )

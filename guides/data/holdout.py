@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from guides.data.distill import CHAINS
 from guides.data.grading import form_of, key_of
 from guides.data.labels import Labels
 from search.problem import TextProblem
@@ -128,10 +127,10 @@ def held_of(
         ends = np.flatnonzero(trace.node_finished & ~np.isnan(graded))
         times = (
             trace.edge_visits[trace.node_edge[ends]]
-            if trace.method == CHAINS
+            if trace.independent
             else np.ones(len(ends), np.int64)
         )
-        if trace.method == CHAINS:
+        if trace.independent:
             finished = np.flatnonzero(trace.node_finished)
             lost[number] += max(
                 0, trace.usage.simulations - int(trace.edge_visits[trace.node_edge[finished]].sum())

@@ -22,22 +22,24 @@ class Lines:
     run may write to it.
 
     path   is added to if it is there; a last line that was cut off is removed
-    known  is told every line that is there, as JSON; raises LookupError, TypeError, ValueError or
-           AttributeError for one of another kind
+    existing  called with every line that is there, as JSON; raises LookupError, TypeError,
+           ValueError or AttributeError for one of another kind
     first  the name that each object begins with;  what: a line, in words;  flag: where another path
            is given
     Raises ValueError where the file holds something else or cannot be written.
     """
 
     def __init__(
-        self, path: Path, known: Callable[[Any], None], *, first: str, what: str, flag: str
+        self, path: Path, existing: Callable[[Any], None], *, first: str, what: str, flag: str
     ):
-        self.path, self._what, self._remedy = path, what, f"choose another {flag}"
+        self.path = path
+        self._what = what
+        self._remedy = f"choose another {flag}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(path, "a")
             self._lock()
-            self._resume(path.read_bytes(), known, f'{{"{first}": '.encode())
+            self._resume(path.read_bytes(), existing, f'{{"{first}": '.encode())
         except OSError as error:
             raise ValueError(
                 f"cannot write the {what}s to {path} ({error.strerror}): {self._remedy}"
@@ -47,7 +49,8 @@ class Lines:
         """Add a line, its newline included. Raises OSError (a full disk) and leaves no part of
         it.
         """
-        size, data = os.fstat(self._file.fileno()).st_size, text.encode()
+        size = os.fstat(self._file.fileno()).st_size
+        data = text.encode()
         try:
             if self._file.write(data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
@@ -71,12 +74,12 @@ class Lines:
                 "%s cannot be locked (%s): let only one run write to it", self.path, error.strerror
             )
 
-    def _resume(self, data: bytes, known: Callable[[Any], None], beginning: bytes) -> None:
+    def _resume(self, data: bytes, existing: Callable[[Any], None], beginning: bytes) -> None:
         """Take up the lines of an earlier run."""
-        whole, newline, rest = data.rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if newline else [], 1):
+        *lines, rest = data.split(b"\n")
+        for number, line in enumerate(lines, 1):
             try:
-                known(json.loads(line))
+                existing(json.loads(line))
             except Mixed as error:
                 raise ValueError(f"{self.path}, line {number} {error}: {self._remedy}") from None
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):

@@ -118,12 +118,12 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         if not isinstance(given, str) or not given.strip():
             raise ValueError(f'there is no text under "problem": write it like {_EXAMPLE}')
         return parse(given, answer=answer)
-    known = ", ".join(name.rpartition(".")[2] for name in MODULES)
+    ours = ", ".join(name.rpartition(".")[2] for name in MODULES)
     if not isinstance(kind, str) or not kind.replace(":", "").replace(".", "").isidentifier():
-        raise ValueError(f"the kind {kind!r} is none: use {known}, or module:Class of your own")
+        raise ValueError(f"the kind {kind!r} is none: use {ours}, or module:Class of your own")
     module = "" if ":" in kind else f"search.problems.{kind}"
     if isinstance(given, str) and module:
-        return _from_text(given, kind, module, known)
+        return _from_text(given, kind, module, ours)
     if not isinstance(given, dict):
         raise ValueError(
             f'with the kind {kind!r} "problem" must be an object: the arguments of its class'
@@ -134,19 +134,19 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         return build(f"{module}:{kind.title()}" if module else kind, given)
     except ValueError:
         raise
-    except Exception as error:  # whatever the class says to arguments that are not its own
+    except Exception as error:  # a class may raise anything for arguments that are not its own
         raise ValueError(
             f"{kind} cannot be made from {json.dumps(given)[:80]} ({error}): give the arguments "
             "of its class"
         ) from None
 
 
-def _from_text(text: str, kind: str, module: str, known: str) -> Problem:
+def _from_text(text: str, kind: str, module: str, ours: str) -> Problem:
     try:
         read = importlib.import_module(module).parse
     except (ImportError, AttributeError):
         raise ValueError(
-            f"there is no kind {kind!r} that is written as text: use {known}, or leave it out"
+            f"there is no kind {kind!r} that is written as text: use {ours}, or leave it out"
         ) from None
     problem = read(text)
     if problem is None:
@@ -165,18 +165,19 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "item"):  # a numpy scalar
         value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def to_json(solution: Solution) -> dict[str, Any]:
     """All of a solution but its tree, as strict JSON can say it."""
-    problem, trace = solution.problem, solution.trace
+    problem = solution.problem
+    trace = solution.trace
+    names = ("answer", "share", "value")
     whole = {
         "problem": problem.prompt(problem.initial()),
-        "candidates": [
-            {"answer": answer, "share": share, "value": value}
-            for answer, share, value in solution.candidates
-        ],
+        "candidates": [dict(zip(names, row, strict=True)) for row in solution.candidates],
         **result_of(solution),
     }
     if trace is not None:
@@ -191,6 +192,7 @@ def to_json(solution: Solution) -> dict[str, Any]:
 
 def result_of(solution: Solution) -> dict[str, Any]:
     """What a result line says of a solution."""
+    error = solution.error
     return {
         "answer": solution.answer,
         "verified": solution.verified,
@@ -202,9 +204,7 @@ def result_of(solution: Solution) -> dict[str, Any]:
             "mean_rows": solution.usage.mean_rows,
             "slot_use": solution.usage.slot_use,
         },
-        "error": None
-        if solution.error is None
-        else f"{type(solution.error).__name__}: {solution.error}",
+        "error": None if error is None else f"{type(error).__name__}: {error}",
     }
 
 
@@ -242,19 +242,18 @@ class Results:
     def __init__(self, path: Path | None):
         self.path = path
         self.known: dict[str, Known] = {}
-        self._lines = (
-            None
-            if path is None
-            else Lines(path, self._know, first="id", what="result of copse solve", flag="--output")
-        )
+        self._lines: Lines | None = None
+        if path is not None:
+            what = "result of copse solve"
+            self._lines = Lines(path, self._know, first="id", what=what, flag="--output")
 
     def _know(self, row: Any) -> None:
         self.known[str(row["id"])] = Known.of(row)
 
     def done(self, name: str | int) -> bool:
         """Whether a problem was searched, and no failure makes it worth another search."""
-        known = self.known.get(str(name))
-        return known is not None and known.error is None
+        earlier = self.known.get(str(name))
+        return earlier is not None and earlier.error is None
 
     def write(self, name: str | int, solution: Solution) -> None:
         """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the
@@ -293,7 +292,9 @@ class Finisher:
         writer: TraceWriter | None,
         settings: Mapping[str, Any],
     ):
-        self._jobs, self._results, self._writer = jobs, results, writer
+        self._jobs = jobs
+        self._results = results
+        self._writer = writer
         self._settings = json.dumps(settings, sort_keys=True, default=str)
         self.written: set[str] = set()
 

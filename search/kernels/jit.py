@@ -53,12 +53,10 @@ def _seen(context: Any, builder: Any, kind: Any, array: Any, seen: Any) -> Any:
     """
     before = context.make_array(kind)(context, builder, array)
     after = context.make_array(seen)(context, builder)
-    parts = context.get_abi_sizeof(context.get_data_type(kind.dtype)) // context.get_abi_sizeof(
-        context.get_data_type(seen.dtype)
-    )
-    size = context.get_constant(
-        numba_types.intp, context.get_abi_sizeof(context.get_data_type(seen.dtype))
-    )
+    old_size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    new_size = context.get_abi_sizeof(context.get_data_type(seen.dtype))
+    parts = old_size // new_size
+    size = context.get_constant(numba_types.intp, new_size)
     items = builder.mul(before.nitems, context.get_constant(numba_types.intp, parts))
     context.populate_array(
         after,
@@ -87,7 +85,9 @@ def _view(dtype: Any) -> Any:
 
 #: A contiguous array as one row of numbers, and one of float64 as twice as many float32 or int32:
 #: what `reshape` and `view` give, which Numba compiles for a tenth of a second at each place of use
-ravel, as_f4, as_i4 = _view(None), _view(numba.float32), _view(numba.int32)
+ravel = _view(None)
+as_f4 = _view(numba.float32)
+as_i4 = _view(numba.int32)
 
 
 @intrinsic
@@ -112,7 +112,8 @@ def copy_row(context, rows, to, source, size):
 
     def build(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        target, origin = (builder.gep(data, [builder.mul(place, args[3])]) for place in args[1:3])
+        target = builder.gep(data, [builder.mul(args[1], args[3])])
+        origin = builder.gep(data, [builder.mul(args[2], args[3])])
         cgutils.raw_memcpy(builder, target, origin, args[3], 1)
         return context.get_dummy_value()
 
@@ -182,7 +183,8 @@ class Kernel:
         self.dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
         if cache:
             kernel_cache.keep(self.dispatcher)
-        self._signature, self._call = signature, self._first
+        self._signature = signature
+        self._call = self._first
 
     def __call__(self, *args: Any) -> Any:
         return self._call(*args)
@@ -214,14 +216,14 @@ class _Announcer(event.Listener):  # type: ignore[misc]
     """Says once in a process that kernels are compiled."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._announced = False
 
     def on_start(self, event: Any) -> None:
-        if not self._said:
-            self._said = True
+        if not self._announced:
+            self._announced = True
             place = kernel_cache.folder()
             kept = "for this process alone" if place is None else f"once; they are kept in {place}"
-            log.info("compiling kernels for this processor: some 10 s, %s", kept)
+            log.info("compiling kernels for this CPU: some 10 s, %s", kept)
 
     def on_end(self, event: Any) -> None:
         pass
@@ -256,14 +258,14 @@ def digest(*functions: Callable[..., Any]) -> str:
     """Eight letters that change with the files of the functions and with what they close over:
     part of the name of their compiled code.
     """
-    return hashlib.sha256("".join(map(_said, functions)).encode()).hexdigest()[:8]
+    return hashlib.sha256("".join(map(_description, functions)).encode()).hexdigest()[:8]
 
 
-def _said(function: Any) -> str:
+def _description(function: Any) -> str:
     plain = getattr(function, "py_func", function)
     if not inspect.isfunction(plain):
         return repr(plain)
-    closed = [_said(cell.cell_contents) for cell in plain.__closure__ or ()]
+    closed = [_description(cell.cell_contents) for cell in plain.__closure__ or ()]
     return (
         f"{_text(plain.__code__.co_filename)} {plain.__qualname__} {plain.__code__.co_code!r} "
         f"{plain.__code__.co_consts!r} {closed}"

@@ -173,11 +173,11 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
         try:
             super().save_overload(signature, data)
         except OSError as error:
-            _tell_unkept(str(error))
+            _warn_unkept(str(error))
 
 
 @functools.cache
-def _tell_unkept(reason: str) -> None:
+def _warn_unkept(reason: str) -> None:
     log.warning("kernels cannot be kept, and each process compiles them anew: %s", reason)
 
 

@@ -11,15 +11,16 @@ from search.guide import Policy
 from search.methods.concurrent_chains import GUESS, TAIL, InFlight
 from search.tree.tree import Tree
 
-#: until a chain has ended, at least and at most this share of the tokens may go to steps beside
+#: Until a chain has ended, at least and at most this share of the tokens may go to steps beside
 #: those of one chain
-ASIDE = 1 / 4, 2 / 3
+ASIDE_LEAST = 1 / 4
+ASIDE_MOST = 2 / 3
 
 
 class Affordable:
     """What the chains of a beam take, as far as they have been seen.
 
-    Until a chain has ended nobody knows how long they are, and one of them is to come to its end.
+    Until a chain has ended their length is not known, and one of them is to come to its end.
     So three quarters of the tokens are kept for it. Where they would last for a whole beam of
     chains of `GUESS` tokens (or a third of the longest there could be), only a third is kept, and
     something between where they nearly would. Afterwards chains are taken to be as long as those
@@ -54,7 +55,9 @@ class Affordable:
 
     def depth(self, tree: Tree, nodes: Sequence[int]) -> float:
         """Tokens of the chains up to these nodes, on average."""
-        return float(np.mean([_length(tree, node) for node in nodes])) if nodes else 0.0
+        if not nodes:
+            return 0.0
+        return float(np.mean([_length(tree, node) for node in nodes]))
 
     def fits(self, depth: float) -> bool:
         """Whether a chain that has `depth` tokens is likely to come to its end."""
@@ -82,18 +85,16 @@ class Affordable:
         if steps >= wanted:
             return full
         count = max(1, int(steps))
-        states = (
-            max(1, math.isqrt(count * self.width // self.branch))
-            if judged
-            else min(self.width, count)
-        )
+        states = min(self.width, count)
+        if judged:
+            states = max(1, math.isqrt(count * self.width // self.branch))
         return states, max(1, count // states)
 
     @property
     def _aside(self) -> float:
         """Tokens that may go to other steps than those of one chain, until a chain has ended."""
         share = self.tokens / (self.width * self.branch * self.guess)
-        return self.tokens * min(max(ASIDE[1] * share, ASIDE[0]), ASIDE[1])
+        return self.tokens * min(max(ASIDE_MOST * share, ASIDE_LEAST), ASIDE_MOST)
 
     @property
     def _price(self) -> float:

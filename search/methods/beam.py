@@ -16,7 +16,7 @@ import numpy as np
 from search.guide import Guide, Known
 from search.methods.affordable import Affordable
 from search.methods.concurrent_chains import InFlight, Lane
-from search.methods.expand import RETRIES, Child, Growth, grow, judged, solved, write
+from search.methods.expand import RETRIES, Child, Growth, cost, grow, solved, state_value, write
 from search.methods.session import Search
 from search.problem import Problem, State
 from search.scheduling.requests import Avoided, BudgetSpent
@@ -43,12 +43,12 @@ async def beam(
 
     A simulation is one expanded state. Values are added along the path of each state when it is
     judged. Of equal values the first steps of all states come before their second ones. A state is
-    expanded as soon as no step that is still being written can take its place, so nobody waits for
+    expanded as soon as no step that is still being written can take its place, so none waits for
     the longest step of a depth.
 
-    A beam that the tokens cannot pay for narrows, down to one chain (`affordable`): whoever pays
-    for one and a half chains gets an answer, for three where the budget would last for a whole beam
-    of short ones. What was left out is taken up again as soon as no other state is left and while
+    A beam that the tokens cannot pay for narrows, down to one chain (`affordable`): a budget of one
+    and a half chains gives an answer, one of three where it would last for a whole beam of short
+    ones. What was left out is taken up again as soon as no other state is left and while
     the tokens are likely to last (as in beam stack search; Zhou and Hansen 2005).
     """
     if subtrees < 1 or width < subtrees or width % subtrees:
@@ -86,13 +86,16 @@ class _Step:
 
 @dataclass(eq=False)
 class _Candidate:
-    """A state that may be in the next beam; `steps`, `rng`: from it and for more of them, once
-    it is sure to be.
+    """A state that may be in the next beam.
+
+    node         in the tree, once it is written there
+    steps, rng   steps from it and for more of them, once it is sure to be in the beam
     """
 
     step: _Step
     child: Child
     value: float
+    node: int = -1
     steps: list[_Step] = field(default_factory=list)
     rng: np.random.Generator | None = None
 
@@ -151,7 +154,7 @@ class _Beam:
         self.nodes: list[list[int]] = []
         self.depth = 0.0
         self.left_out: deque[list[_Open]] = deque()
-        self.valued = False  # whether the policy tells values
+        self.valued = False  # whether the policy gives values
         self.steps: list[_Step] = []
         self.waiting: deque[_Step] = deque()
         self.candidates: dict[tuple[int, int, object], _Candidate] = {}
@@ -173,7 +176,7 @@ class _Beam:
 
     @property
     def _judges(self) -> bool:
-        """Whether somebody tells states apart: a value function, or the policy's own values."""
+        """Whether states are told apart, by a value function or the policy's own values."""
         return not isinstance(self.guide.value, Known) or self.valued
 
     @property
@@ -208,29 +211,33 @@ class _Beam:
         """
         tree = self.tree
         self.depth = self.affordable.depth(tree, [open_.node for open_ in level])
-        states, each = self.affordable.shape(
-            sum(open_.count for open_ in level), self.depth, 0, self._judges
-        )
-        chosen = {id(open_) for open_ in sorted(level, key=lambda open_: open_.rank)[:states]}
+        wanted = sum(open_.count for open_ in level)
+        states, each = self.affordable.shape(wanted, self.depth, 0, self._judges)
+        by_rank = sorted(level, key=lambda open_: open_.rank)
+        chosen = set(map(id, by_rank[:states]))
         self.nodes = [[] for _ in range(self.subtrees)]
         self.steps = []
         rest: list[_Open] = []
         for open_ in level:
             begun = len(open_.steps)
-            now = max(begun, min(open_.count, each) if id(open_) in chosen else 0)
+            now = begun
+            if id(open_) in chosen:
+                now = max(begun, min(open_.count, each))
             if now > begun:
-                avoid = tuple(tree.drawn.get(open_.node, {}).values()) if open_.asked else ()
+                avoid: tuple[Avoided, ...] = ()
+                if open_.asked:
+                    avoid = tuple(tree.drawn.get(open_.node, {}).values())
                 indices = range(open_.asked + begun, open_.asked + now)
                 open_.steps += self._ask(open_.group, open_.state, open_.rng, indices, avoid)
             if now:
                 for step in open_.steps:
-                    step.group, step.rank = open_.group, len(self.nodes[open_.group])
+                    step.group = open_.group
+                    step.rank = len(self.nodes[open_.group])
                 self.nodes[open_.group].append(open_.node)
                 self.steps += open_.steps
             if now < open_.count:
-                rest.append(
-                    replace(open_, count=open_.count - now, asked=open_.asked + now, steps=[])
-                )
+                left = open_.count - now
+                rest.append(replace(open_, count=left, asked=open_.asked + now, steps=[]))
         if rest:
             self.left_out.append(rest)
         if self.steps:  # what is alone may have all the tokens
@@ -264,8 +271,8 @@ class _Beam:
             self._written(step)
 
     def _start(self) -> None:
-        policy, value = self.guide.policy, self.guide.value
         count = self.branch if self.single else 1
+        tokens, calls = cost(self.guide, count, judge=True)
         while self.waiting:
             step = self.waiting[0]
             lane = self.flight.new(counts=not step.index, last=True)
@@ -274,9 +281,8 @@ class _Beam:
             self.waiting.popleft()
             lane.state = step
             asks = _written(self.problem, self.guide, step.state, count, step.rng, step.avoid)
-            tokens = count * policy.step_tokens + value.tokens
-            calls = (count if policy.backends else 0) + value.calls
-            self.flight.start(lane, asks, tokens, calls, 1 + bool(value.tokens))
+            requests = 2 if self.guide.value.tokens else 1
+            self.flight.start(lane, asks, tokens, calls, requests)
 
     def _written(self, step: _Step) -> None:
         """A step is there: it is a candidate, unless it failed or is there already."""
@@ -298,17 +304,15 @@ class _Beam:
 
     def _best(self, group: int) -> list[_Candidate]:
         """Candidates of a group that are not finished, the best first."""
-        mine = [
-            c for c in self.candidates.values() if c.step.group == group and not c.child.finished
-        ]
-        return sorted(mine, key=lambda candidate: candidate.order)
+        mine = [c for c in self.candidates.values() if c.step.group == group]
+        return _ordered(mine)
 
     def _expand_sure_ones(self) -> None:
         """Begin with the states that will be in the next beam whatever else comes."""
-        affordable, running = self.affordable, sum(not step.done for step in self.steps)
-        states, each = affordable.shape(
-            self.width * self.branch, self.depth + affordable.step, running, self._judges
-        )
+        running = sum(not step.done for step in self.steps)
+        depth = self.depth + self.affordable.step
+        wanted = self.width * self.branch
+        states, each = self.affordable.shape(wanted, depth, running, self._judges)
         room = min(self.width, states) // self.subtrees
         for group in range(len(self.nodes)):
             open_ = [step for step in self.steps if step.group == group and not step.done]
@@ -318,9 +322,8 @@ class _Beam:
                 if not candidate.steps and place + before < room and begun + each <= states * each:
                     (candidate.rng,) = candidate.step.rng.spawn(1)
                     indices = range(1 if self.single else min(each, self.branch))
-                    candidate.steps = self._ask(
-                        group, candidate.child.state, candidate.rng, indices
-                    )
+                    state = candidate.child.state
+                    candidate.steps = self._ask(group, state, candidate.rng, indices)
 
     def _may_pass(self, step: _Step, candidate: _Candidate) -> bool:
         """Whether a step that is being written can come before a candidate.
@@ -334,59 +337,30 @@ class _Beam:
 
     def _advance(self) -> None:
         """Write this depth into the tree, and go on to the next."""
-        tree, problem = self.tree, self.problem
-        places: dict[int, int] = {}  # id of a candidate -> its node
         by_state: dict[tuple[int, int], list[_Step]] = defaultdict(list)
         for step in self.steps:
             by_state[step.group, step.rank].append(step)
         if self.first:
-            tree.visit(0, 0.5)
+            self.tree.visit(0, 0.5)
         for (group, rank), steps in by_state.items():
-            node = self.nodes[group][rank]
-            kept = [
-                c for c in self.candidates.values() if (c.step.group, c.step.rank) == (group, rank)
-            ]
-            kept.sort(key=lambda candidate: candidate.step.index)
-            edges = write(tree, problem, node, _together(steps))
-            self.affordable.ended(
-                tree, [end for edge in edges if (end := tree.child(edge)) in tree.finished]
-            )
-            of_key = {problem.key(tree.states[node], tree.steps[edge]): edge for edge in edges}
-            for candidate in kept:
-                # it was there before this state was taken up again
-                if candidate.child.key not in of_key:
-                    del self.candidates[group, rank, candidate.child.key]
-                    continue
-                child = tree.open(node, of_key[candidate.child.key])
-                places[id(candidate)] = child
-                if not math.isnan(candidate.value):
-                    tree.visit(child, candidate.value)
-        beams = (
-            self._dealt()
-            if self._at_root
-            else [self._best(group) for group in range(len(self.nodes))]
-        )
-        room = self.width // self.subtrees
+            self._write(group, rank, steps)
+        if self._at_root:
+            beams = self._dealt()
+        else:
+            beams = [self._best(group) for group in range(len(self.nodes))]
         level: list[_Open] = []
         for group, best in enumerate(beams):
-            counts = {id(c): self.branch for c in best[:room]}
-            if self.balance is not None:
-                values = [c.value for c in best]
-                dealt = _deal(values, room * self.branch, self.balance)
-                counts = {id(c): n for c, n in zip(best, dealt, strict=True) if n}
-            for rank, candidate in enumerate(c for c in best if id(c) in counts):
+            for rank, (candidate, count) in enumerate(self._shares(best)):
                 if candidate.rng is None:
                     (candidate.rng,) = candidate.step.rng.spawn(1)
-                node = places[id(candidate)]
-                count = 1 if self.single else counts[id(candidate)]
                 level.append(
                     _Open(
                         group,
                         rank,
-                        node,
+                        candidate.node,
                         candidate.child.state,
                         candidate.rng,
-                        count,
+                        1 if self.single else count,
                         candidate.steps,
                     )
                 )
@@ -396,13 +370,41 @@ class _Beam:
             if step.done:
                 self._written(step)
 
+    def _write(self, group: int, rank: int, steps: Sequence[_Step]) -> None:
+        """Write the steps of one state into the tree, and give its candidates their nodes."""
+        tree = self.tree
+        node = self.nodes[group][rank]
+        mine = [c for c in self.candidates.values() if (c.step.group, c.step.rank) == (group, rank)]
+        edges = write(tree, self.problem, node, _together(steps))
+        self.affordable.ended(tree, [end for end in map(tree.child, edges) if end in tree.finished])
+        edge_of = {self.problem.key(tree.states[node], tree.steps[edge]): edge for edge in edges}
+        for candidate in sorted(mine, key=lambda candidate: candidate.step.index):
+            # it was there before this state was taken up again
+            if candidate.child.key not in edge_of:
+                del self.candidates[group, rank, candidate.child.key]
+                continue
+            candidate.node = tree.open(node, edge_of[candidate.child.key])
+            if not math.isnan(candidate.value):
+                tree.visit(candidate.node, candidate.value)
+
+    def _shares(self, best: list[_Candidate]) -> list[tuple[_Candidate, int]]:
+        """The candidates of one subtree that are expanded, and by how many steps each."""
+        room = self.width // self.subtrees
+        if self.balance is None:
+            return [(candidate, self.branch) for candidate in best[:room]]
+        counts = _deal([c.value for c in best], room * self.branch, self.balance)
+        return [(c, count) for c, count in zip(best, counts, strict=True) if count]
+
     def _dealt(self) -> list[list[_Candidate]]:
         """The first candidates, dealt to the subtrees."""
         found = sorted(self.candidates.values(), key=lambda c: c.step.index)
-        groups = [found[i :: self.subtrees] for i in range(self.subtrees)]
-        return [
-            sorted((c for c in g if not c.child.finished), key=lambda c: c.order) for g in groups
-        ]
+        return [_ordered(found[i :: self.subtrees]) for i in range(self.subtrees)]
+
+
+def _ordered(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Those that are not finished, the best first."""
+    unfinished = [candidate for candidate in candidates if not candidate.child.finished]
+    return sorted(unfinished, key=lambda candidate: candidate.order)
 
 
 async def _written(
@@ -414,13 +416,15 @@ async def _written(
     avoid: tuple[Avoided, ...],
 ) -> tuple[Growth, list[float]]:
     """Steps from a state, each with its reward if it is finished, else its value; nan unknown."""
-    proposer, judger = rng.spawn(2)
-    growth = await grow(problem, guide, state, math.nan, count, proposer, judge=False, avoid=avoid)
+    for_policy, for_value = rng.spawn(2)
+    growth = await grow(
+        problem, guide, state, math.nan, count, for_policy, judge=False, avoid=avoid
+    )
     values = []
     for child in growth.children:
         value = child.reward
         if value is None:
-            value = await judged(problem, guide, child.state, child.proposal.value, judger)
+            value = await state_value(problem, guide, child.state, child.proposal.value, for_value)
         values.append(value)
     return growth, values
 
@@ -434,7 +438,8 @@ def _together(steps: Sequence[_Step]) -> Growth:
         whole.drawn += growth.drawn
         whole.proposed += growth.proposed
         whole.unusable += growth.unusable
-        whole.example = whole.example if growth.example is None else growth.example
+        if growth.example is not None:
+            whole.example = growth.example
     return whole
 
 

@@ -58,12 +58,12 @@ class InFlight:
 
     width    lanes at once
     first    share of the tokens that only the first lane may use until a chain has ended, in [0,
-             1): whoever pays for 1 / first chains gets an answer. 0: all lanes share alike from the
+             1): a budget of 1 / first chains gives an answer. 0: all lanes share alike from the
              start
     guess    tokens of a lane, before any has ended; None: of a chain, by the policy's
              `chain_tokens`, on which the tree depends so
     alive    lanes that have begun and not ended
-    spent    tokens of all children that have been told of
+    spent    tokens of all children that `next` has returned
     """
 
     def __init__(
@@ -82,7 +82,9 @@ class InFlight:
         if math.isfinite(self._tokens):
             self._pot = self._tokens - math.ceil(first * self._tokens)
         self._settled = not first  # whether a chain has ended
-        self._guess = min(GUESS, guide.policy.chain_tokens / 3) if guess is None else guess
+        if guess is None:
+            guess = min(GUESS, guide.policy.chain_tokens / 3)
+        self._guess = guess
         self._texts = 0
         self._begun = 0
         self._ended = 0
@@ -135,7 +137,8 @@ class InFlight:
                 self.meter.short_of = "tokens" if self._calls >= 1 else "calls"
             return None
         child = await self._pool.next()
-        lane, grant = child.owner, child.grant
+        lane = child.owner
+        grant = child.grant
         self._granted -= grant.tokens
         self._tokens += grant.tokens - grant.usage.generated
         self._calls += grant.calls - grant.usage.calls
@@ -177,7 +180,9 @@ class InFlight:
 
     def _taken(self, lane: Lane) -> float:
         """Tokens that a lane has taken, the running piece included as far as the clock tells."""
-        return lane.used + (0 if lane.since is None else self._pool.clock - lane.since)
+        if lane.since is None:
+            return lane.used
+        return lane.used + self._pool.clock - lane.since
 
     def _rest(self, number: float = math.inf) -> float:
         """Tokens that the lanes alive are likely to take yet, those up to this number."""
@@ -187,11 +192,15 @@ class InFlight:
 
     def _left(self, lane: Lane) -> float:
         """Tokens that a lane may have."""
-        return self._tokens if lane.first or self._settled else min(self._tokens, self._pot)
+        if lane.first or self._settled:
+            return self._tokens
+        return min(self._tokens, self._pot)
 
     def _floor(self) -> int:
         """Tokens that a typical request takes."""
-        return max(16, math.ceil(1.5 * self.spent / self._texts)) if self._texts else 64
+        if not self._texts:
+            return 64
+        return max(16, math.ceil(1.5 * self.spent / self._texts))
 
     def _serve(self) -> None:
         """Start what waits, the oldest lane first, as far as there are grants."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from search.guide import Known
 from search.methods.concurrent_chains import InFlight, Lane
-from search.methods.expand import Growth, at_once, grow, judged, solved
+from search.methods.expand import Growth, at_once, cost, grow, solved, state_value
 from search.methods.simulate import Simulations
 from search.scheduling.pool import Child
 from search.tree.selection import Rule
@@ -40,7 +42,8 @@ class Flight:
 
     async def all(self) -> None:
         """Simulate until a solution is verified, nothing is left to explore or the budget ends."""
-        tree, flight = self.tree, self.flight
+        tree = self.tree
+        flight = self.flight
         self._count_finished()
         while not solved(self.search.problem, tree):
             while self._more() and (lane := flight.new()) is not None:
@@ -101,7 +104,8 @@ class Flight:
 
     def _crowded(self, node: int) -> bool:
         """Whether one more simulation there would probably draw what another one is drawing."""
-        busy, block = self._at.get(node, 0), self.tree.block(node)
+        busy = self._at.get(node, 0)
+        block = self.tree.block(node)
         if not busy or not block:
             return bool(busy)
         least = min(self.tree.log_probs[edge] for edge in block)
@@ -111,32 +115,49 @@ class Flight:
         """Ask at the node where a simulation is: for its value if it is finished, else for
         steps.
         """
-        search, tree, node = self.search, self.tree, lane.node
+        node = lane.node
         self._at[node] = self._at.get(node, 0) + 1
-        problem, guide, state = search.problem, search.guide, tree.states[node]
-        (rng,) = search.rng.spawn(1)
-        if node in tree.finished:
-            lane.job = "judge"
-            reward = tree.finished[node]
-            if reward is not None:
-                self._judged(lane, reward)
-                return
-            value = guide.value
-            verdict = judged(problem, guide, state, tree.value(node), rng)
-            if value.calls:
-                self.flight.start(lane, verdict, value.tokens, value.calls, value.calls)
-            else:
-                self._judged(lane, at_once(verdict))
+        (rng,) = self.search.rng.spawn(1)
+        if node in self.tree.finished:
+            self._judge(lane, rng)
+        else:
+            self._grow(lane, rng)
+
+    def _judge(self, lane: Lane, rng: np.random.Generator) -> None:
+        """Ask what a finished node is worth, where that is not its reward."""
+        lane.job = "judge"
+        reward = self.tree.finished[lane.node]
+        if reward is not None:
+            self._judged(lane, reward)
             return
+        guide = self.search.guide
+        state = self.tree.states[lane.node]
+        asks = state_value(self.search.problem, guide, state, self.tree.value(lane.node), rng)
+        calls = guide.value.calls
+        if calls:
+            self.flight.start(lane, asks, guide.value.tokens, calls, calls)
+        else:
+            self._judged(lane, at_once(asks))
+
+    def _grow(self, lane: Lane, rng: np.random.Generator) -> None:
+        """Ask for steps from a node."""
         lane.job = "grow"
+        search = self.search
+        tree = self.tree
+        node = lane.node
         # on the way to the end of a chain only the end is judged
         judge = lane.state == node and not tree.block(node)
-        drawn = tuple(tree.drawn.get(node, {}).values())
-        asks = grow(problem, guide, state, tree.value(node), search.branch, rng, judge, drawn)
-        tokens = search.branch * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
-        calls = (search.branch if guide.policy.backends else 0) + (
-            guide.value.calls if judge else 0
+        asks = grow(
+            search.problem,
+            search.guide,
+            tree.states[node],
+            tree.value(node),
+            search.branch,
+            rng,
+            judge,
+            avoid=tuple(tree.drawn.get(node, {}).values()),
         )
+        tokens, calls = cost(search.guide, search.branch, judge)
         self.flight.start(lane, asks, tokens, calls, search.branch)
 
     def _take(self, child: Child) -> None:
@@ -163,11 +184,12 @@ class Flight:
         """Whether a simulation goes on along a new edge below its leaf: too few chains are
         finished for the tokens that were spent.
         """
-        guide, problem = self.search.guide, self.search.problem
+        guide = self.search.guide
+        problem = self.search.problem
         if not self.rollout or problem.players > 1 or not guide.policy.step_tokens:
             return False
         if not self._judges(edge):
-            return True  # only finished chains tell anything
+            return True  # only finished chains are judged
         if getattr(problem, "verifies", True):
             # a chain that is not verified is no answer there, and the value tells where to look for
             # one
@@ -178,7 +200,7 @@ class Flight:
         return self._chains < self.rollout * spent / max(1.0, self._tokens / self._chains)
 
     def _judges(self, edge: int) -> bool:
-        """Whether somebody tells steps apart before their chain has ended: a value function, or
+        """Whether steps are told apart before their chain has ended, by a value function or
         the policy's own value.
         """
         return not isinstance(self.search.guide.value, Known) or not math.isnan(
@@ -192,13 +214,13 @@ class Flight:
             self._tokens += sum(len(getattr(step, "tokens", ())) for step in tree.chain(node))
 
     def _promise(self, edge: int) -> tuple[float, float]:
-        value = float(self.tree.at(edge, "value"))
-        return (0.5 if math.isnan(value) or value < 0 else value), float(
-            self.tree.at(edge, "prior")
-        )
+        value = self.tree.at(edge, "value")
+        if math.isnan(value) or value < 0:
+            value = 0.5
+        return value, self.tree.at(edge, "prior")
 
     def _judged(self, lane: Lane, value: float) -> None:
-        """A finished chain is worth `value` in [0, 1]; nan: nobody could tell."""
+        """A finished chain is worth `value` in [0, 1]; nan unknown."""
         self._leave(lane.node)
         self.search.settle(lane.node, value)
         self._end(lane, value, finished=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -26,6 +26,8 @@ from search.tree.tree import Tree
 T = TypeVar("T")
 SHORT = 5  #: tokens of a step up to which its log-prob is the sum over them
 RETRIES = 2  #: what failed is asked again this often
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_WORD = re.compile(r"\w+")
 
 
 @dataclass
@@ -64,20 +66,20 @@ async def grow(
     problem: Problem,
     guide: Guide,
     state: State,
-    known: float,
+    own: float,
     n: int,
     rng: np.random.Generator,
     judge: bool = True,
     avoid: Sequence[Avoided] = (),
 ) -> Growth:
     """Ask the policy for up to `n` steps from `state` and, if `judge`, the value function for
-    its value, side by side.
+    its value, side by side. own: the policy's own value of the state, nan unknown.
     """
     growth = Growth()
-    proposer, judger = rng.spawn(2)
-    tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, proposer, avoid, growth)]
+    for_policy, for_value = rng.spawn(2)
+    tasks: list[Asks[Any]] = [_propose(problem, guide, state, n, for_policy, avoid, growth)]
     if judge:
-        tasks.append(judged(problem, guide, state, known, judger))
+        tasks.append(state_value(problem, guide, state, own, for_value))
     results = await parallel(tasks)
     if judge:
         growth.value = results[1]
@@ -126,12 +128,12 @@ async def child_of(problem: Problem, state: State, proposal: Proposal) -> Child 
     return Child(proposal, key, behind, finished, reward)
 
 
-async def judged(
-    problem: Problem, guide: Guide, state: State, known: float, rng: np.random.Generator
+async def state_value(
+    problem: Problem, guide: Guide, state: State, own: float, rng: np.random.Generator
 ) -> float:
-    """The value of one state in [0, 1]; nan where it could not be told."""
+    """The guide's value of one state in [0, 1], nan unknown. own: the policy's, nan unknown."""
     try:
-        values = await examined(guide.value, problem, [state], np.array([known], np.float32), rng)
+        values = await examined(guide.value, problem, [state], np.array([own], np.float32), rng)
     except RequestFailed:
         return math.nan
     value = float(values[0])
@@ -148,6 +150,16 @@ def at_once(asks: Asks[T]) -> T:
     raise RuntimeError(
         "a part that says it makes no calls has asked for something: correct its `calls`"
     )
+
+
+def cost(guide: Guide, n: int, judge: bool) -> tuple[int, int]:
+    """The most tokens and calls that `grow` can use."""
+    tokens = n * guide.policy.step_tokens
+    calls = n if guide.policy.backends else 0
+    if judge:
+        tokens += guide.value.tokens
+        calls += guide.value.calls
+    return tokens, calls
 
 
 async def round_of(
@@ -168,8 +180,7 @@ async def round_of(
     """
     asked = n if isinstance(n, Mapping) else dict.fromkeys(nodes, n)
     most = max(asked.values(), default=0)
-    tokens = most * guide.policy.step_tokens + (guide.value.tokens if judge else 0)
-    calls = (most if guide.policy.backends else 0) + (guide.value.calls if judge else 0)
+    tokens, calls = cost(guide, most, judge)
     growths: list[Growth] = []
     spawned = rng.spawn(len(nodes))
     # what the first did not use serves the next
@@ -203,33 +214,33 @@ def write(
     The prior of a step is the sum over its samples, those of earlier calls included, of
     exp(log-prob / tau). The log-prob of a sample of more than `SHORT` tokens is first scaled to
     that length: else the shortest of the long steps would have it all. Where a log-prob is unknown,
-    the prior is the step's share of the samples. The node is told how probable the steps not
-    proposed yet are. Below 1, `merge` is the `similarity` from which on a step counts as one that
-    is there already.
+    the prior is the step's share of the samples. `Tree.set_unseen` gets the probability of the
+    steps not proposed yet. Below 1, `merge` is the `similarity` from which on a step counts as one
+    that is there already.
     """
     tree.proposed += growth.proposed
     tree.unusable += growth.unusable
-    tree.example = growth.example if growth.example is not None else tree.example
+    if growth.example is not None:
+        tree.example = growth.example
     if growth.drawn:
-        tree.drawn.setdefault(node, {}).update({sample.tokens: sample for sample in growth.drawn})
-    state = tree.states[node]
-    place = {
-        problem.key(state, tree.steps[edge]): slot for slot, edge in enumerate(tree.block(node))
-    }
+        drawn = tree.drawn.setdefault(node, {})
+        for sample in growth.drawn:
+            drawn[sample.tokens] = sample
+    steps = [tree.steps[edge] for edge in tree.block(node)]
+    places = {problem.key(tree.states[node], step): place for place, step in enumerate(steps)}
     samples = tree.samples.setdefault(node, [])
     fresh: list[Child] = []
-    texts = (
-        [getattr(tree.steps[edge], "text", "") for edge in tree.block(node)] if merge < 1 else []
-    )
+    texts = [getattr(step, "text", "") for step in steps]
     for child in growth.children:
-        if child.key not in place:
-            slot = _alike(child, texts, merge) if merge < 1 else None
-            place[child.key] = len(samples) if slot is None else slot
-            if slot is None:
+        if child.key not in places:
+            place = _alike(child, texts, merge) if merge < 1 else None
+            if place is None:
+                place = len(samples)
                 samples.append({})
                 fresh.append(child)
                 texts.append(getattr(child.proposal.step, "text", ""))
-        samples[place[child.key]].update(_samples(child, growth.proposed))
+            places[child.key] = place
+        samples[places[child.key]].update(_samples(child, growth.proposed))
     priors = _priors(samples, tau)
     edges = range(0)
     if fresh:
@@ -252,16 +263,16 @@ def write(
 
 
 def _alike(child: Child, texts: Sequence[str], merge: float) -> int | None:
-    """The first of these texts that says what a child says in other words; None: none does. A
-    finished child is like no other.
+    """Which of these texts is the first that says what a child says in other words; None: none
+    does. A finished child is like no other.
     """
-    if child.finished:
-        return None
     text = getattr(child.proposal.step, "text", "")
-    return next(
-        (slot for slot, other in enumerate(texts) if text and similarity(text, other) >= merge),
-        None,
-    )
+    if child.finished or not text:
+        return None
+    for place, other in enumerate(texts):
+        if similarity(text, other) >= merge:
+            return place
+    return None
 
 
 def similarity(first: str, second: str) -> float:
@@ -271,10 +282,10 @@ def similarity(first: str, second: str) -> float:
     Case and punctuation do not count. Numbers are compared in order, since they are what a step
     works out.
     """
-    numbers = [re.findall(r"\d+(?:[.,]\d+)*", text) for text in (first, second)]
-    if numbers[0] != numbers[1]:
+    if _NUMBER.findall(first) != _NUMBER.findall(second):
         return 0.0
-    one, two = (Counter(re.findall(r"\w+", text.lower())) for text in (first, second))
+    one = Counter(_WORD.findall(first.lower()))
+    two = Counter(_WORD.findall(second.lower()))
     either = (one | two).total()
     return (one & two).total() / either if either else 1.0
 
@@ -306,11 +317,12 @@ def _scaled(log_prob: float, length: int) -> float:
 
 def _priors(samples: Sequence[Mapping[Hashable, tuple[float, float]]], tau: float) -> np.ndarray:
     """Priors of the edges of one block, float64 [edges], from the samples of each."""
-    owners = np.array([slot for slot, drawn in enumerate(samples) for _ in drawn], np.int64)
-    known = np.array([pair for drawn in samples for pair in drawn.values()]).reshape(-1, 2)
-    weights = known[:, 1]
-    if len(known) and np.isfinite(known).all():
-        weights = np.exp((known[:, 0] - known[:, 0].max()) / tau)
+    owners = np.repeat(np.arange(len(samples)), np.array(list(map(len, samples)), np.int64))
+    pairs = np.array([pair for drawn in samples for pair in drawn.values()]).reshape(-1, 2)
+    log_probs = pairs[:, 0]
+    weights = pairs[:, 1]
+    if len(pairs) and np.isfinite(pairs).all():
+        weights = np.exp((log_probs - log_probs.max()) / tau)
     return normalise(np.bincount(owners, weights, len(samples)))
 
 
@@ -323,15 +335,16 @@ def _unseen(tree: Tree, node: int) -> float:
     if any(map(math.isnan, log_probs)):
         return 1.0
     there = math.fsum(math.exp(min(0.0, log_prob)) for log_prob in log_probs)
-    left = 1.0 - max(
-        there, math.fsum(sample.probability for sample in tree.drawn.get(node, {}).values())
-    )
-    return round(left / (there + left) / PRECISION) * PRECISION if left > 0 else 0.0
+    drawn = math.fsum(sample.probability for sample in tree.drawn.get(node, {}).values())
+    left = 1.0 - max(there, drawn)
+    if not left > 0:
+        return 0.0
+    return round(left / (there + left) / PRECISION) * PRECISION
 
 
 def plant(problem: Problem, meter: Meter | None = None) -> Tree:
-    """A tree of the problem's first state alone. `meter`: of the search, so that who watches it
-    sees the tree.
+    """A tree of the problem's first state alone. `meter`: of the search, through which progress
+    reports see the tree.
     """
     state = problem.initial()
     if problem.is_terminal(state):
@@ -349,27 +362,26 @@ def mover(problem: Problem, state: State) -> int:
     return int(problem.to_move(state)) if problem.players == 2 else 0  # type: ignore[attr-defined]
 
 
-async def judge_all(
+async def state_values(
     problem: Problem,
     guide: Guide,
     meter: Meter,
-    states: Iterable[State],
-    known: Sequence[float],
+    states: Sequence[State],
+    own: Sequence[float],
     rng: np.random.Generator,
 ) -> list[float]:
-    """Values of many states, as far as the budget has grants; nan for the others."""
-    states = list(states)
+    """`state_value` of many states, as far as the budget has grants; nan for the others."""
     values: list[float] = []
     spawned = rng.spawn(len(states))
     while grants := meter.grant(len(states) - len(values), guide.value.tokens, guide.value.calls):
         at = len(values)
         values += await parallel(
-            granted(judged(problem, guide, state, value, child), grant)
+            granted(state_value(problem, guide, state, value, child), grant)
             for state, value, grant, child in zip(
-                states[at:], known[at:], grants, spawned[at:], strict=False
+                states[at:], own[at:], grants, spawned[at:], strict=False
             )
         )
-    return [*values, *[math.nan] * (len(states) - len(values))]
+    return values + [math.nan] * (len(states) - len(values))
 
 
 def solved(problem: Problem, tree: Tree) -> bool:

@@ -7,6 +7,7 @@ replacement, half of which drop out in each phase, and improves the policy whate
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -46,21 +47,23 @@ async def gumbel(
             f"considered={considered}, simulations={simulations} and branch={branch} start "
             f"at 1, tau={tau} above 0: correct them"
         )
-    problem, meter, tree = search.problem, search.meter, search.tree
+    problem = search.problem
+    meter = search.meter
+    tree = search.tree
     tree.use(completed_q(value_scale, visit_floor))  # compiles, if ever, before anything is asked
     rounds = Simulations(search, considered, tau)
     await rounds.root()
     rounds.branch = branch
     tree.set_note(0, tree.mean(0))
     while not (solved(problem, tree) or tree.exhausted) and tree.block(0):
-        noise, start = search.rng.gumbel(size=len(tree.block(0))), tree.field(0, "visits").copy()
+        noise = search.rng.gumbel(size=len(tree.block(0)))
+        start = tree.field(0, "visits").copy()
         sequence = sequential_halving.considered_visits(min(considered, len(noise)), simulations)
         done = 0
         while done < simulations and not (solved(problem, tree) or tree.exhausted):
             phase = sequence[done:]
-            begun = meter.begin(
-                next((i for i, wanted in enumerate(phase) if wanted != phase[0]), len(phase))
-            )
+            _, alike = next(itertools.groupby(phase))
+            begun = meter.begin(len(list(alike)))
             if not begun:
                 return
             picked = _deal(tree, noise, start, phase[:begun])
@@ -83,10 +86,10 @@ def _deal(tree: Tree, noise: np.ndarray, start: np.ndarray, wanted: list[int]) -
     """
     picked: list[int] = []
     for visits in wanted:
-        slot = sequential_halving.next_step(tree, 0, noise[: len(start)], visits, start)
-        if slot is None:
+        place = sequential_halving.next_step(tree, 0, noise[: len(start)], visits, start)
+        if place is None:
             break
-        tree.point(0, slot)
+        tree.point(0, place)
         leaves = tree.select(1, tree.rule, stop_at_collision=True)
         if not len(leaves):
             break

@@ -15,7 +15,7 @@ import numpy as np
 
 from search.guide import Guide
 from search.methods.concurrent_chains import InFlight, Lane
-from search.methods.expand import Child, at_once, child_of, judged, mover, solved
+from search.methods.expand import Child, at_once, child_of, mover, solved, state_value
 from search.methods.session import Search
 from search.parts import Proposal, completed
 from search.problem import Problem, State, Step
@@ -41,6 +41,7 @@ async def sample(
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior
     there is its share of the samples.
     """
+    search.tree.independent = True
     search.tree.visit(0, 0.5)
     await _Samples(search, InFlight(search.meter, search.guide, wave, FIRST)).all(chains)
     _share_priors(search.tree)
@@ -114,7 +115,8 @@ class _Samples:
         )
 
     def _take(self, child: Ended) -> None:
-        lane, chain = child.owner, child.owner.state
+        lane = child.owner
+        chain = lane.state
         if lane.job == "judge":
             self._judged(lane, child.result)
             return
@@ -140,32 +142,37 @@ class _Samples:
 
     def _write(self, node: int, chain: _Chain) -> int:
         """Add what came of a chain below `node`; the node it has reached."""
-        tree, problem = self.tree, self.problem
+        tree = self.tree
+        unusable: list[Step] = []
         for child in chain.children:
-            step, state = child.proposal.step, tree.states[node]
-            edge = next(
-                (e for e in tree.block(node) if problem.key(state, tree.steps[e]) == child.key),
-                None,
-            )
-            if edge is None:
-                count = len(tree.block(node)) + 1
-                uniform = np.full(count, 1.0 / count)
-                edge = tree.add(
-                    node, [step], [child.state], uniform, players=[mover(problem, child.state)]
-                )[0]
-                if child.finished:
-                    tree.finished[tree.open(node, edge)] = child.reward
-            node = tree.open(node, edge)
-        steps = [child.proposal.step for child in chain.children]
-        unfinished = [child.proposal.step for child in chain.children if not child.finished]
-        bad = [step for step in unfinished if getattr(step, "finish", "stop") == "length"]
+            step = child.proposal.step
+            if not child.finished and getattr(step, "finish", "stop") == "length":
+                unusable.append(step)
+            node = self._follow(node, child)
+        tree.proposed += len(chain.children)
         if chain.illegal is not None:
-            bad.append(chain.illegal)
-        tree.proposed += len(steps) + (chain.illegal is not None)
-        tree.unusable += len(bad)
-        tree.example = bad[-1] if bad else tree.example
+            tree.proposed += 1
+            unusable.append(chain.illegal)
+        if unusable:
+            tree.unusable += len(unusable)
+            tree.example = unusable[-1]
         chain.children = []
         return node
+
+    def _follow(self, node: int, child: Child) -> int:
+        """The node behind a step from `node`, which is added where it is not there."""
+        tree = self.tree
+        for edge in tree.block(node):
+            if self.problem.key(tree.states[node], tree.steps[edge]) == child.key:
+                return tree.open(node, edge)
+        count = len(tree.block(node)) + 1
+        uniform = np.full(count, 1.0 / count)
+        players = [mover(self.problem, child.state)]
+        (edge,) = tree.add(node, [child.proposal.step], [child.state], uniform, players=players)
+        reached = tree.open(node, edge)
+        if child.finished:
+            tree.finished[reached] = child.reward
+        return reached
 
     def _finished(self, lane: Lane) -> None:
         """Count a chain that has come to its end, once its value is known: the reward, or what
@@ -182,8 +189,9 @@ class _Samples:
             self.arrivals[node] += 1
             lane.job = "judge"
             value = self.guide.value
-            known = self.tree.value(node)
-            asks = judged(self.problem, self.guide, self.tree.states[node], known, lane.state.rng)
+            state = self.tree.states[node]
+            own = self.tree.value(node)
+            asks = state_value(self.problem, self.guide, state, own, lane.state.rng)
             if value.calls:
                 self.flight.start(lane, asks, value.tokens, value.calls, value.calls)
             else:

@@ -2,7 +2,7 @@
 trace (Silver et al. 2017, 2018).
 
 A producer of traces, not a method: `solve` on a board problem uses `mcts`. The problem is a board's
-(`BoardProblem`), and the policy judges many positions at once (`Judge`).
+(`BoardProblem`), and the policy judges many positions at once (`BoardPolicy`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -45,12 +45,12 @@ class BoardProblem(Problem, Protocol):
         """
 
     def places(self, positions: np.ndarray) -> np.ndarray:
-        """Where each move stands in what it says of them: int64 [n, moves], -1 where it is
+        """Where the network's output has each move of positions: int64 [n, moves], -1 where it is
         illegal.
         """
 
 
-class Judge(Protocol):
+class BoardPolicy(Protocol):
     """What the policy of a guide must be, to play with."""
 
     def judge(
@@ -89,7 +89,7 @@ async def selfplay(
                  have no visits in the trace
 
     A game depends on the generator's seed and its number alone. Where the budget ends, the games
-    under way are dropped, for nobody knows who would have won. A node of the trace is a position of
+    under way are dropped, since their results are not known. A node of the trace is a position of
     the game, its edges are all moves there with the visits, sums and (noisy) priors of the search,
     and the reward of the last is that of who made the last move. Raises RequestFailed that names
     game and move where the network gives no number.
@@ -117,9 +117,8 @@ async def selfplay(
         "temperature": temperature, "warm": warm,
         "opening": opening,
     }  # fmt: skip
-    waiting = (
-        _Play(problem, number, child, opening) for number, child in enumerate(rng.spawn(games))
-    )
+    spawned = enumerate(rng.spawn(games))
+    waiting = (_Play(problem, number, child, opening) for number, child in spawned)
     room = min(games, at_once)
     forest = Forest(room, problem.game.moves, game=problem.game, rule=puct(c_puct))
     seats: dict[int, _Play] = {}  # tree -> the game that is played in it
@@ -131,27 +130,20 @@ async def selfplay(
                 break
             trees = np.array(list(seats))
             if fraction:
-                priors = forest.root_priors()[trees]
-                forest.reprior(
-                    trees,
-                    [
-                        _noisy(row, alpha, fraction, seats[t].rng)
-                        for t, row in zip(trees, priors, strict=True)
-                    ],
-                )
+                priors = forest.root_priors()
+                noisy = [
+                    _noisy(priors[tree], alpha, fraction, play.rng) for tree, play in seats.items()
+                ]
+                forest.reprior(trees, noisy)
             await simulate(forest, problem, guide, simulations, trees, meter)
-            done += _move(
-                problem,
-                forest,
-                seats,
-                simulations,
-                lambda play: temperature if len(play.moves) < warm else 0.0,
-            )
+            temperatures = {
+                tree: temperature if len(play.moves) < warm else 0.0 for tree, play in seats.items()
+            }
+            done += _move(forest, seats, simulations, temperatures)
     except (BudgetSpent, Cancelled):
         pass
-    return [
-        play.trace(options, guide.version) for play in sorted(done, key=lambda play: play.number)
-    ]
+    done.sort(key=lambda play: play.number)
+    return [play.trace(options, guide.version) for play in done]
 
 
 async def think(
@@ -217,11 +209,9 @@ def _refuse_nan(
 ) -> None:
     wrong = np.flatnonzero(~(np.isfinite(priors).all(axis=1) & np.isfinite(values)))[:1]
     if len(wrong):
-        move = (
-            f" after move {forest.moves_of(leaves[wrong])[0]}"
-            if forest is not None and leaves is not None
-            else ""
-        )
+        move = ""
+        if forest is not None and leaves is not None:
+            move = f" after move {forest.moves_of(leaves[wrong])[0]}"
         raise RequestFailed(
             f"the network gave no number in tree {trees[wrong][0]}{move}: train it again, with a "
             "lower learning rate"
@@ -234,9 +224,8 @@ def _noisy(
     """Priors [moves] mixed with Dirichlet noise over the legal ones; these stay above 0."""
     legal = np.flatnonzero(priors)
     mixed = priors.astype(np.float64)
-    mixed[legal] += fraction * (
-        rng.dirichlet(np.full(len(legal), alpha or 10 / len(legal))) - mixed[legal]
-    )
+    noise = rng.dirichlet(np.full(len(legal), alpha or 10 / len(legal)))
+    mixed[legal] += fraction * (noise - mixed[legal])
     mixed[legal] = np.maximum(mixed[legal], 1e-6)
     return mixed / mixed.sum()
 
@@ -249,11 +238,8 @@ async def _seat(
     waiting: Iterator[_Play],
 ) -> None:
     """Begin games in the trees without one."""
-    fresh = {
-        tree: play
-        for tree in range(len(forest.roots))
-        if tree not in seats and (play := next(waiting, None)) is not None
-    }
+    empty = [tree for tree in range(len(forest.roots)) if tree not in seats]
+    fresh = dict(zip(empty, waiting, strict=False))
     if fresh:
         positions = np.array([play.row for play in fresh.values()])
         priors, values = await guide.policy.judge(problem, positions)  # type: ignore[attr-defined]
@@ -263,18 +249,20 @@ async def _seat(
 
 
 def _move(
-    problem: BoardProblem,
     forest: Forest,
     seats: dict[int, _Play],
     simulations: int,
-    temperature: Callable[[_Play], float],
+    temperatures: dict[int, float],
 ) -> list[_Play]:
     """Play a move in every game; those that it ends."""
-    visits, values, priors = forest.root_visits(), forest.root_values(), forest.root_priors()
+    visits = forest.root_visits()
+    values = forest.root_values()
+    priors = forest.root_priors()
     sums = np.where(visits > 0, np.nan_to_num(values) * visits, 0.0)
-    ended, moves = [], {}
+    ended: list[_Play] = []
+    moves: dict[int, int] = {}
     for tree, play in list(seats.items()):
-        moves[tree] = _choose(visits[tree], temperature(play), play.rng)
+        moves[tree] = _choose(visits[tree], temperatures[tree], play.rng)
         play.note(visits[tree], sums[tree], priors[tree], simulations)
         play.go(moves[tree])
         if not math.isnan(play.reward):
@@ -310,12 +298,14 @@ class _Play:
         self.row = np.frombuffer(self.problem.initial(), np.uint8).copy()
         for _ in range(int(self.rng.integers(self.opening + 1))):
             legal = np.array(self.problem.actions(self.row.tobytes()))
-            before, zeros = self.row.copy(), np.zeros(len(legal))
+            before = self.row.copy()
             self.go(int(self.rng.choice(legal)))
             if not math.isnan(self.reward):  # a game does not end in its opening
-                self.row, self.reward = before, math.nan
+                self.row = before
+                self.reward = math.nan
                 self.moves.pop()
                 return
+            zeros = np.zeros(len(legal))
             self.notes.append((legal, zeros, zeros, np.full(len(legal), 1 / len(legal))))
 
     def note(
@@ -333,18 +323,15 @@ class _Play:
     def trace(self, options: dict[str, Any], version: str) -> Trace:
         source: Any = self.rng.bit_generator.seed_seq  # type: ignore[attr-defined]
         length = len(self.moves)
-        legal, visits, sums, priors = (
-            np.concatenate(parts) for parts in zip(*self.notes, strict=True)
-        )
+        legal, visits, sums, priors = map(np.concatenate, zip(*self.notes, strict=True))
         node = np.repeat(np.arange(length), [len(note[0]) for note in self.notes])
         played = np.flatnonzero(legal == np.array(self.moves)[node])
         child = np.full(len(legal), -1, np.int32)
         child[played] = np.arange(1, length + 1)
         unknown = np.full(len(legal), np.nan)
+        name = f"{source.entropy} {source.spawn_key} {version} {options}"
         return Trace(
-            id=hashlib.sha256(
-                f"{source.entropy} {source.spawn_key} {version} {options}".encode()
-            ).hexdigest()[:32],
+            id=hashlib.sha256(name.encode()).hexdigest()[:32],
             kind=f"{type(self.problem).__module__}:{type(self.problem).__qualname__}",
             arguments=self.problem.to_json(),  # type: ignore[attr-defined]
             method=METHOD,

@@ -3,12 +3,13 @@
     async def best_first(search, *, branch=4):
         frontier = [0]
         while frontier and not search.over:
-            node = frontier.pop(max(range(len(frontier)), key=lambda place:
-            search.tree.mean(frontier[place]))) frontier += [new for new in await
-            search.expand([node], branch) if new not in search.tree.finished]
+            best = max(frontier, key=search.tree.mean)
+            frontier.remove(best)
+            new = await search.expand([best], branch)
+            frontier += [node for node in new if node not in search.tree.finished]
 
-Methods that need more than rounds of expansions find it in `grow`, `simulate` and `inflight`: ours
-do.
+Methods that need more than rounds of expansions, as ours do, find it in `expand`, `simulate` and
+`concurrent_chains`.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from search.guide import Guide
-from search.methods.expand import RETRIES, Growth, judge_all, plant, round_of, solved, write
+from search.methods.expand import RETRIES, Growth, plant, round_of, solved, state_values, write
 from search.problem import Problem
 from search.scheduling.budget import Budget, Meter
 from search.scheduling.requests import BudgetSpent
 from search.scheduling.scheduler import Asks
 
 IDLE = 100  #: calls in a row that brought nothing and cost nothing after which a search is over
-ENDLESS = 10 * IDLE  #: ... and after which its method is told that it never ends
+ENDLESS = 10 * IDLE  #: ... and after which a call raises, since its method never ends
 
 
 class Search:
     """One search under way, as its method sees it.
 
-    problem  what is to be solved;  guide: who proposes steps and judges states
+    problem  what is to be solved;  guide: proposes steps and judges states
     tree     the search tree; node 0 is the problem's first state. `tree.finished` has the finished
              nodes and their rewards, `tree.mean(node)` what is thought of a node,
              `tree.states[node]` its state
@@ -129,8 +130,8 @@ class Search:
             tree.visit(0, 0.5)
         new: list[int] = []
         for node, growth in growths.items():
-            edges = write(tree, self.problem, node, growth)
-            new += [tree.open(node, edge) for edge in edges]
+            for edge in write(tree, self.problem, node, growth):
+                new.append(tree.open(node, edge))
         self._count(bool(new) or self.meter.usage.calls > before.calls)
         if judge:
             await self._judge(new)
@@ -153,12 +154,8 @@ class Search:
                 self.problem, self.guide, self.meter, self.tree, left, n, self.rng, judge=False
             )
         root = growths.get(0, Growth())
-        if (
-            root.error is not None
-            and self._failed(root)
-            and len(self.tree.nodes) == 1
-            and not self.meter.halted
-        ):
+        alone = len(self.tree.nodes) == 1 and not self.meter.halted
+        if root.error is not None and self._failed(root) and alone:
             raise root.error
         return {node: growths[node] for node in nodes if node in growths}
 
@@ -170,14 +167,9 @@ class Search:
         tree = self.tree
         unknown = [node for node in nodes if tree.finished.get(node) is None]
         states = [tree.states[node] for node in unknown]
-        known = [tree.value(node) for node in unknown]
-        values = dict(
-            zip(
-                unknown,
-                await judge_all(self.problem, self.guide, self.meter, states, known, self.rng),
-                strict=True,
-            )
-        )
+        own = [tree.value(node) for node in unknown]
+        found = await state_values(self.problem, self.guide, self.meter, states, own, self.rng)
+        values = dict(zip(unknown, found, strict=True))
         for node in nodes:
             values[node] = self._reward(node, values.get(node, math.nan))
             self._add(node, values[node])

@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 
-from search.methods.expand import RETRIES, Growth, judge_all, round_of, write
+from search.methods.expand import RETRIES, Growth, round_of, state_values, write
 from search.methods.session import Search
 from search.scheduling.scheduler import Asks
 
@@ -52,7 +52,8 @@ class Simulations:
         """Judge and expand the root; N(root) starts at 1. Raises the backend's error where that
         is impossible.
         """
-        tree, meter = self.tree, self.meter
+        tree = self.tree
+        meter = self.meter
         for _ in range(1 + RETRIES):
             growth = (await self._grow([0])).get(0, Growth())
             if growth.error is None or meter.stopped:
@@ -61,7 +62,7 @@ class Simulations:
             raise growth.error
         self._write(0, growth)
         value = 0.5 if math.isnan(growth.value) else growth.value
-        # it was told for who led here, the root's is the mover's
+        # a value is of the player who moved to a state, the root's of the player who moves there
         tree.visit(0, 1.0 - value if self.problem.players == 2 else value)
         tree.exhausted = not growth.proposed and growth.error is None and not meter.stopped
 
@@ -69,20 +70,19 @@ class Simulations:
         """Evaluate and expand the leaves of one round. float64 [picked] in [0, 1]; nan: nothing
         is known, release it.
         """
-        problem, tree = self.problem, self.tree
-        distinct = list(dict.fromkeys(int(leaf) for leaf in picked))
-        done = [leaf for leaf in distinct if leaf in tree.finished]
-        growths = await self._grow([leaf for leaf in distinct if leaf not in tree.finished])
-        unknown = [leaf for leaf in done if tree.finished[leaf] is None]
-        states, known = (
-            [tree.states[leaf] for leaf in unknown],
-            [tree.value(leaf) for leaf in unknown],
-        )
-        judged = await judge_all(problem, self.guide, self.meter, states, known, self.rng)
-        values = dict(zip(unknown, judged, strict=True))
-        values.update(
-            {leaf: reward for leaf in done if (reward := tree.finished[leaf]) is not None}
-        )
+        tree = self.tree
+        unfinished: list[int] = []
+        unknown: list[int] = []  # finished, without a reward
+        rewards: dict[int, float] = {}
+        for leaf in dict.fromkeys(picked.tolist()):
+            if leaf not in tree.finished:
+                unfinished.append(leaf)
+            elif (reward := tree.finished[leaf]) is None:
+                unknown.append(leaf)
+            else:
+                rewards[leaf] = reward
+        growths = await self._grow(unfinished)
+        values = await self._values(unknown) | rewards
         for leaf, value in values.items():
             self.settle(leaf, value)
         for leaf, growth in growths.items():
@@ -94,18 +94,25 @@ class Simulations:
             self.problem, self.guide, self.meter, self.tree, nodes, self.branch, self.rng
         )
 
+    async def _values(self, nodes: list[int]) -> dict[int, float]:
+        states = [self.tree.states[node] for node in nodes]
+        own = [self.tree.value(node) for node in nodes]
+        values = await state_values(self.problem, self.guide, self.meter, states, own, self.rng)
+        return dict(zip(nodes, values, strict=True))
+
     def settle(self, leaf: int, value: float) -> None:
         """A finished leaf was judged `value`: for one player it need not be visited again, nor
-        where nobody can judge it.
+        where its value stays unknown.
         """
         self.failures[leaf] += math.isnan(value)
-        known = self.problem.players == 1 and not math.isnan(value)
-        if known or self.failures[leaf] > RETRIES:
+        judged = self.problem.players == 1 and not math.isnan(value)
+        if judged or self.failures[leaf] > RETRIES:
             self.tree.close(leaf)
 
     def expand(self, leaf: int, growth: Growth) -> float:
         """Write what came for one leaf; its value to back up, nan to release it."""
-        tree, before = self.tree, self.tree.block(leaf)
+        tree = self.tree
+        before = tree.block(leaf)
         widened = any(tree.is_open(edge) for edge in before)
         settled = [self._outcome(tree.child(edge)) for edge in before]
         edges = self._write(leaf, growth)
@@ -117,7 +124,9 @@ class Simulations:
                 self._close(leaf)
             return math.nan
         self.failures[leaf] = 0
-        self.barren[leaf] = 0 if edges else self.barren[leaf] + self.branch
+        self.barren[leaf] += self.branch
+        if edges:
+            self.barren[leaf] = 0
         # all were illegal; the root, on which all depends, is asked longer
         hopeless = leaf > 0 and not growth.children and not before
         if self.barren[leaf] >= BARREN or not growth.proposed or hopeless:
@@ -136,22 +145,18 @@ class Simulations:
         where one is known.
         """
         tree = self.tree
-        seen = [
-            tree.finished.get(child) if (child := tree.child(edge)) >= 0 else None for edge in edges
-        ]
-        known = [
-            float(tree.at(edge, "value")) if reward is None else reward
-            for edge, reward in zip(edges, seen, strict=True)
-        ]
-        best = max((v for v in known if not math.isnan(v)), default=math.nan)
+        best = math.nan
+        for edge in edges:
+            reward = tree.finished.get(tree.child(edge))  # no node is -1
+            child_value = tree.at(edge, "value") if reward is None else reward
+            if math.isnan(best) or child_value > best:
+                best = child_value
         parent = tree.parent(leaf)
         if parent >= 0 and tree.player(parent) != tree.player(leaf):
             best = 1.0 - best  # the opponent chooses there
-        return (
-            value
-            if math.isnan(best) or math.isnan(value)
-            else (1 - self.lookahead) * value + self.lookahead * best
-        )
+        if math.isnan(best) or math.isnan(value):
+            return value
+        return (1 - self.lookahead) * value + self.lookahead * best
 
     def _write(self, node: int, growth: Growth) -> list[int]:
         """Add the steps that came. Finished ones whose reward is 0 are refuted: closed at once,
@@ -178,8 +183,6 @@ class Simulations:
         """What a settled child came to, in [0, 1]."""
         if child < 0:
             return 0.0
-        return (
-            self.tree.mean(child)
-            if self.tree.visits(child)
-            else (self.tree.finished.get(child) or 0.0)
-        )
+        if self.tree.visits(child):
+            return self.tree.mean(child)
+        return self.tree.finished.get(child) or 0.0

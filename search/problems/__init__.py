@@ -20,8 +20,7 @@ def parse(text: str, answer: str | None = None) -> Problem:
     Raises ValueError where a kind says that the text is one of its problems, but malformed.
     """
     for name in MODULES:
-        known = getattr(importlib.import_module(name), "parse", None)
-        problem = known(text) if known is not None else None
-        if problem is not None:
+        parse_kind = getattr(importlib.import_module(name), "parse", None)
+        if parse_kind is not None and (problem := parse_kind(text)) is not None:
             return problem
     return TextProblem(text, answer=answer)

@@ -18,24 +18,31 @@ variable that was asked for:
     i=c-a C10 A3 I7
 
 Whatever this grammar can read is a legal step: false equations, wrong operands, definitions that
-are nowhere and lines that lead nowhere included. `mistakes` tells which lines are wrong, for labels
-and reports; no search calls it.
+are nowhere and lines that lead nowhere included. Nothing here computes a value that is not given:
+the answer key is with the labels, outside what a search can reach.
 """
 
 from __future__ import annotations
 
+import operator
 import random
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from search.problem import IllegalStep, TextStep
+from search.problems.splits import split_of
 
 LETTERS = "abcefghijklnpqrstuvwxyz"  #: names of variables; those of "mod" are not among them
 OPERATORS = "+-*"
+_COMPUTE: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+}
 WINDOW = 6  #: one operand of a definition is among this many variables made last
 _DEFINITION = rf"([{LETTERS}])=([{LETTERS}])([-+*])([{LETTERS}])"
 _GIVEN = rf"([{LETTERS.upper()}])(0|[1-9][0-9]{{0,2}})"
@@ -85,15 +92,14 @@ class Chains:
             raise ValueError(
                 f"the question is for {self.query!r}, which is not defined from others; {_REMEDY}"
             )
-        undefined = (
-            {name for a, _, b in self.defined.values() for name in (a, b)}
-            - self.given.keys()
-            - self.defined.keys()
-        )
+        used = set[str]().union(*self.operands().values())
+        undefined = used - self.given.keys() - self.defined.keys()
         if undefined:
             raise ValueError(f"{', '.join(sorted(undefined))} must be given or defined; {_REMEDY}")
-        if len(self.values) < len(self.definitions):
-            raise ValueError(f"definitions go round in a circle; {_REMEDY}")
+        try:
+            TopologicalSorter(self.operands()).prepare()
+        except CycleError:
+            raise ValueError(f"definitions go round in a circle; {_REMEDY}") from None
 
     @cached_property
     def given(self) -> dict[str, int]:
@@ -107,25 +113,9 @@ class Chains:
             text[0]: (text[2], text[3], text[4]) for text in self.definitions if text[0].islower()
         }
 
-    @cached_property
-    def values(self) -> dict[str, int]:
-        """Variable -> true value, of all: the answer key. Nothing that a search calls may read
-        it.
-        """
-        known = dict(self.given)
-        while ready := [
-            name
-            for name, (a, _, b) in self.defined.items()
-            if name not in known and a in known and b in known
-        ]:
-            known.update(
-                {
-                    name: compute(known[a], sign, known[b], self.modulus)
-                    for name in ready
-                    for a, sign, b in [self.defined[name]]
-                }
-            )
-        return known
+    def operands(self) -> dict[str, set[str]]:
+        """Variable -> those from which it is defined, of the others."""
+        return {name: {a, b} for name, (a, _, b) in self.defined.items()}
 
     def initial(self) -> State:
         return ()
@@ -175,11 +165,9 @@ class Chains:
         plan = [self.query]
         for name in plan:
             a, _, b = self.defined[name]
-            plan += [
-                operand
-                for operand in dict.fromkeys((a, b))
-                if operand in self.defined and operand not in plan
-            ]
+            for operand in (a, b):
+                if operand in self.defined and operand not in plan:
+                    plan.append(operand)
         return plan
 
     def canonical(self) -> str:
@@ -187,21 +175,22 @@ class Chains:
         differ in those only.
         """
         plan = self.needed()
-        shown = {name: str(value) for name, value in self.given.items()} | {
-            name: f"v{i}" for i, name in enumerate(plan)
-        }
-        lines = [(shown[a], sign, shown[b]) for a, sign, b in map(self.defined.__getitem__, plan)]
-        return f"{self.modulus}: {' '.join(map(''.join, lines))}"
+        shown = {name: str(value) for name, value in self.given.items()}
+        shown |= {name: f"v{i}" for i, name in enumerate(plan)}
+        lines = []
+        for name in plan:
+            a, sign, b = self.defined[name]
+            lines.append(f"{shown[a]}{sign}{shown[b]}")
+        return f"{self.modulus}: {' '.join(lines)}"
 
     def split(self) -> str:
         """ "train" (90 %), "validation" (5 %) or "test" (5 %), by a hash of the canonical form."""
-        bucket = int.from_bytes(blake2b(self.canonical().encode(), digest_size=8).digest()) % 20
-        return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
+        return split_of(self.canonical())
 
 
 def compute(a: int, sign: str, b: int, modulus: int) -> int:
     """a `sign` b modulo `modulus`, in 0..modulus-1."""
-    return (a + b if sign == "+" else a - b if sign == "-" else a * b) % modulus
+    return _COMPUTE[sign](a, b) % modulus
 
 
 def read(text: str) -> tuple[tuple[str, str, str, str], tuple[tuple[str, int], ...]]:
@@ -216,26 +205,6 @@ def read(text: str) -> tuple[tuple[str, str, str, str], tuple[tuple[str, int], .
     name, a, sign, b, *values = match.groups()
     pairs = zip(values[::2], values[1::2], strict=True) if values[0] else ()
     return (name, a, sign, b), tuple((letter.lower(), int(value)) for letter, value in pairs)
-
-
-def mistakes(problem: Chains, state: State) -> list[bool]:
-    """Which lines of `state` are wrong: bool, one a line. For labels and reports; a search that
-    called it would peek.
-
-    A plan is right if it is in the statement. A value is right if its definition is, both operands
-    were given or computed before, and all three values are true. A line that is not needed is no
-    mistake.
-    """
-    known, wrong = set(problem.given), []
-    for step in state:
-        (name, a, sign, b), values = read(step.text)
-        right = problem.defined.get(name) == (a, sign, b)
-        if values:
-            right &= tuple(letter for letter, _ in values) == (a, b, name) and {a, b} <= known
-            right &= all(problem.values.get(letter) == value for letter, value in values)
-            known |= {name} if right else set()
-        wrong.append(not right)
-    return wrong
 
 
 def parse(text: str) -> Chains | None:
@@ -276,15 +245,15 @@ def generate(
             f"chains of {operations} operations and {distractors} distractors are not made: give "
             "1 to 12 and 0 to 4"
         )
-    rng, seen = random.Random(seed), set[str]()
+    rng = random.Random(seed)
+    seen: set[str] = set()
     while len(seen) < count:
         problem = draw(rng, operations, distractors, modulus, shuffle)
-        if (
-            problem is not None
-            and problem.canonical() not in seen
-            and split in (None, problem.split())
-        ):
-            seen.add(problem.canonical())
+        if problem is None:
+            continue
+        form = problem.canonical()
+        if form not in seen and split in (None, split_of(form)):
+            seen.add(form)
             yield problem
 
 

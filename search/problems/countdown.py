@@ -18,18 +18,25 @@ code.
 
 from __future__ import annotations
 
+import operator
 import random
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 from search.problem import IllegalStep, TextStep
+from search.problems.splits import split_of
 
 OPERATORS = "+-*/"
+_COMPUTE: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+}
 _DIGITS = r"(?:0|[1-9][0-9]{0,39})"
 _NUMBER = rf"(?:{_DIGITS}|\(-?{_DIGITS}(?:/{_DIGITS})?\))"
 _LINE = re.compile(rf"({_NUMBER}) ?([-+*/]) ?({_NUMBER}) ?= ?({_NUMBER})")
@@ -113,8 +120,10 @@ class Countdown:
         Raises IllegalStep.
         """
         self.apply(state, step)
-        a, operator, b, _ = _parse_line(step.text)
-        return (operator, max(a, b), min(a, b)) if operator in "+*" else (operator, a, b)
+        a, sign, b, _ = _parse_line(step.text)
+        if sign in "+*":
+            return sign, max(a, b), min(a, b)
+        return sign, a, b
 
     def left(self, state: State) -> tuple[Fraction, ...]:
         """The numbers left in `state`, ascending."""
@@ -130,8 +139,7 @@ class Countdown:
 
     def split(self) -> str:
         """ "train" (90 %), "validation" (5 %) or "test" (5 %), by a hash of the canonical form."""
-        bucket = int.from_bytes(blake2b(self.canonical().encode(), digest_size=8).digest()) % 20
-        return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
+        return split_of(self.canonical())
 
 
 def parse(text: str) -> Countdown | None:
@@ -170,13 +178,18 @@ def generate(
     targets  only problems with one of these; split: only problems of this split. Runs on for ever
              if there are too few.
     """
-    rng, wanted, seen = random.Random(seed), frozenset(targets), set[str]()
+    rng = random.Random(seed)
+    wanted = frozenset(targets)
+    seen: set[str] = set()
     while len(seen) < count:
         numbers = sorted(rng.randint(1, largest) for _ in range(size))
         left = list(numbers)
         while len(left) > 1:
             a, b = sorted((left.pop(rng.randrange(len(left))) for _ in range(2)), reverse=True)
-            left.append(rng.choice([a + b, a - b, a * b, *([a // b] if b and a % b == 0 else [])]))
+            results = [a + b, a - b, a * b]
+            if b and a % b == 0:
+                results.append(a // b)
+            left.append(rng.choice(results))
         if left[0] not in wanted:
             continue
         problem = Countdown(tuple(numbers), left[0])
@@ -202,26 +215,16 @@ def _position(numbers: tuple[int, ...], texts: tuple[str, ...]) -> Position:
     if not texts:
         return tuple((Fraction(n), n) for n in sorted(numbers))
     left = list(_position(numbers, texts[:-1]))
-    a, operator, b, result = _parse_line(texts[-1])
-    x, y = _take(left, a, texts[-1]), _take(left, b, texts[-1])
-    if operator == "/" and b == 0:
+    a, sign, b, result = _parse_line(texts[-1])
+    x = _take(left, a, texts[-1])
+    y = _take(left, b, texts[-1])
+    if sign == "/" and b == 0:
         raise IllegalStep(f"division by zero in {texts[-1][:80]!r}")
-    correct = (
-        a + b
-        if operator == "+"
-        else a - b
-        if operator == "-"
-        else a * b
-        if operator == "*"
-        else a / b
-    )
-    if result != correct:
+    if result != _COMPUTE[sign](a, b):
         raise IllegalStep(f"wrong result in {texts[-1][:80]!r}")
-    return tuple(
-        sorted(
-            [*left, (result, _combine(x, operator, y))], key=lambda item: (item[0], repr(item[1]))
-        )
-    )
+    left.append((result, _combine(x, sign, y)))
+    left.sort(key=lambda item: (item[0], repr(item[1])))
+    return tuple(left)
 
 
 def _take(left: list[tuple[Fraction, Expression]], number: Fraction, text: str) -> Expression:
@@ -241,8 +244,8 @@ def _parse_line(text: str) -> tuple[Fraction, str, Fraction, Fraction]:
     match = _LINE.fullmatch(text.strip(" "))
     if not match:
         raise IllegalStep(f"{text[:80]!r} is no step; write one operation, like 8-7=1")
-    a, operator, b, result = match.groups()
-    return _number(a), operator, _number(b), _number(result)
+    a, sign, b, result = match.groups()
+    return _number(a), sign, _number(b), _number(result)
 
 
 def _number(text: str) -> Fraction:
@@ -264,16 +267,17 @@ def _write_number(value: Fraction) -> str:
     return str(value) if value >= 0 and value.denominator == 1 else f"({value})"
 
 
-def _combine(x: Expression, operator: str, y: Expression) -> Expression:
-    """The expression `x operator y`, flattened and sorted."""
-    kind, inverted = ("+", operator == "-") if operator in "+-" else ("*", operator == "/")
+def _combine(x: Expression, sign: str, y: Expression) -> Expression:
+    """The expression `x sign y`, flattened and sorted."""
+    kind = "+" if sign in "+-" else "*"
     terms: list[tuple[bool, Expression]] = []
-    for flip, part in ((False, x), (inverted, y)):
-        inner = part[1] if isinstance(part, tuple) and part[0] == kind else ((False, part),)
+    for flip, part in ((False, x), (sign in "-/", y)):
+        inner = ((False, part),)
+        if isinstance(part, tuple) and part[0] == kind:
+            inner = part[1]
         terms += [(flip != inverse, term) for inverse, term in inner]
-    return kind, tuple(
-        sorted(terms, key=lambda term: (term[0], isinstance(term[1], int), repr(term[1])))
-    )
+    terms.sort(key=lambda term: (term[0], isinstance(term[1], int), repr(term[1])))
+    return kind, tuple(terms)
 
 
 def _write(expression: Expression, outer: str = "+") -> str:
@@ -281,6 +285,6 @@ def _write(expression: Expression, outer: str = "+") -> str:
     if isinstance(expression, int):
         return str(expression)
     kind, terms = expression
-    sign, inverse = ("+", "-") if kind == "+" else ("*", "/")
-    text = "".join((inverse if flip else sign) + _write(term, kind) for flip, term in terms)[1:]
+    inverse = {"+": "-", "*": "/"}[kind]
+    text = "".join((inverse if flip else kind) + _write(term, kind) for flip, term in terms)[1:]
     return f"({text})" if kind == "+" and outer == "*" else text

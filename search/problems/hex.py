@@ -27,10 +27,13 @@ from search.problem import IllegalStep, Step, TextStep
 if TYPE_CHECKING:
     from search.tree.game_kernels import Game
 
-SMALLEST, LARGEST = 2, 11
+SMALLEST = 2
+LARGEST = 11
 ROLLOUTS = 1  #: random games that `evaluate` plays out
 
-_DOWN, _RIGHT = (-1, -1, 0, 1, 1, 0), (0, 1, 1, 0, -1, -1)  # the six neighbours, clockwise
+# the six neighbours, clockwise
+_DOWN = (-1, -1, 0, 1, 1, 0)
+_RIGHT = (0, 1, 1, 0, -1, -1)
 
 
 def _rule(function: Any) -> Any:
@@ -63,10 +66,13 @@ def connects(row, player):  # type: ignore[no-untyped-def]
     """
     n = int(math.sqrt(len(row)))
     # a cell of the first player's at the line; the second's lies in direction `turn` of it
-    down, right, turn = -1, 0, 4
+    down = -1
+    right = 0
+    turn = 4
     while True:
         ahead = (turn + 5) % 6
-        r, c = down + _DOWN[ahead], right + _RIGHT[ahead]
+        r = down + _DOWN[ahead]
+        c = right + _RIGHT[ahead]
         if r >= n:
             return player == 1
         if c >= n:
@@ -76,7 +82,9 @@ def connects(row, player):  # type: ignore[no-untyped-def]
         else:
             first = row[r * n + c] == 1 or (row[r * n + c] == 0 and player == 2)
         if first:
-            down, right, turn = r, c, (turn + 1) % 6
+            down = r
+            right = c
+            turn = (turn + 1) % 6
         else:
             turn = ahead
 
@@ -84,7 +92,8 @@ def connects(row, player):  # type: ignore[no-untyped-def]
 @_rule
 def outcome(row):  # type: ignore[no-untyped-def]
     """1.0 where the player who just moved has won, else nan: that player alone can have."""
-    stones, n = int(row[-1]), int(math.sqrt(len(row)))
+    stones = int(row[-1])
+    n = int(math.sqrt(len(row)))
     return 1.0 if stones >= 2 * n - 1 and connects(row, 2 - (stones & 1)) else math.nan
 
 
@@ -96,15 +105,18 @@ def evaluate(row, priors):  # type: ignore[no-untyped-def]
     A game is played out by filling the board, since stones that come after a win change nothing.
     The random numbers are a hash of the position, so the same position has the same value always.
     """
-    cells, stones = len(row) - 1, int(row[-1])
+    cells = len(row) - 1
+    stones = int(row[-1])
     noise = np.uint64(0xCBF29CE484222325)
     for i in range(cells):
         priors[i] = 1.0 / (cells - stones) if row[i] == 0 else 0.0
         noise = (noise ^ np.uint64(row[i])) * np.uint64(0x100000001B3)
-    before, wins = 2 - (stones & 1), 0
+    before = 2 - (stones & 1)
+    wins = 0
     for _ in range(ROLLOUTS):
         # empty cells, and how many the player who just moved will get
-        left, theirs = cells - stones, (cells - stones) // 2
+        left = cells - stones
+        theirs = (cells - stones) // 2
         for i in range(cells):
             if priors[i] > 0:
                 noise = noise * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
@@ -150,7 +162,7 @@ def planes(rows: np.ndarray) -> np.ndarray:
 
 
 def places(rows: np.ndarray) -> np.ndarray:
-    """Where each move is in what a network says of `planes(rows)`: int64 [..., moves], -1 where
+    """Where each move is in a network's output for `planes(rows)`: int64 [..., moves], -1 where
     it is illegal.
     """
     n = math.isqrt(rows.shape[-1])
@@ -202,11 +214,9 @@ class Hex:
 
     def actions(self, state: bytes) -> list[int]:
         """The empty cells, [] where the game is over."""
-        return (
-            []
-            if self.is_terminal(state)
-            else [cell for cell in range(self.size**2) if not state[cell]]
-        )
+        if self.is_terminal(state):
+            return []
+        return [cell for cell in range(self.size**2) if not state[cell]]
 
     def apply(self, state: bytes, step: Step) -> bytes:
         """The position after a move, which may also stand as the text of a step. Raises

@@ -4,7 +4,7 @@ one ("#### 18").
 Any line that is not empty is a legal step, once; below our own stories, any line that could be
 theirs. One answer is right, and nothing but an answer key can tell which: `verify` never does. A
 problem may be any question; `parse` takes only the stories of `search.problems.words_story`, whose
-lines `mistakes` can judge, for labels and reports; no search calls it.
+answer key is with the labels, outside what a search can reach.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
 
 from search.problem import IllegalStep, TextStep
+from search.problems.splits import split_of
 from search.problems.words_story import NAMES, Definition, Story, read_line, read_story, tell
 
 WINDOW = 6  #: one operand of a definition is among this many counts made last
@@ -52,8 +52,8 @@ class Words:
 
     @cached_property
     def story(self) -> Story | None:
-        """What the statement says, if it is one of our stories. It knows the answer: nothing
-        that a search calls may read it.
+        """What the statement says, if it is one of our stories. From there it is a step to the
+        answer: nothing that a search calls may read it.
         """
         return read_story(self.statement)
 
@@ -123,21 +123,16 @@ class Words:
         return split_of(self.canonical())
 
 
-def split_of(canonical: str) -> str:
-    """The split of the problem with this canonical form."""
-    bucket = int.from_bytes(blake2b(canonical.encode(), digest_size=8).digest()) % 20
-    return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
-
-
 def plain_number(text: str) -> str:
     """A decimal number without thousands separators and needless zeros: "1,200.50" is "1200.5",
     "-0" is "0".
     """
-    sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
-    whole, _, part = digits.replace(",", "").partition(".")
-    whole, part = whole.lstrip("0") or "0", part.rstrip("0")
-    plain = f"{whole}.{part}" if part else whole
-    return plain if plain == "0" else sign + plain
+    whole, _, part = text.removeprefix("-").replace(",", "").partition(".")
+    plain = whole.lstrip("0") or "0"
+    part = part.rstrip("0")
+    if part:
+        plain += f".{part}"
+    return f"-{plain}" if text.startswith("-") and plain != "0" else plain
 
 
 def parse(text: str) -> Words | None:
@@ -146,48 +141,6 @@ def parse(text: str) -> Words | None:
     """
     text = text.strip()
     return Words(text) if read_story(text) is not None else None
-
-
-def target(problem: Words) -> str | None:
-    """The right answer of a story: the answer key. None for other problems. Nothing that a
-    search calls may call it.
-    """
-    return None if problem.story is None else str(problem.story.values[problem.story.query])
-
-
-def mistakes(problem: Words, state: State) -> list[bool] | None:
-    """Which lines of `state` are wrong: bool, one a line; None for a problem that is no story. For
-    labels and reports only.
-
-    A note is right if its definition is in the statement. Counts are right if, besides, the
-    operands' were given or computed before, and all are true. The answer is right if it is the
-    count that was asked for, computed before. Any other line is wrong; a right line that is not
-    needed is no mistake.
-    """
-    story = problem.story
-    if story is None:
-        return None
-    known, wrong = set(story.given), []
-    for i, step in enumerate(state):
-        answer, line = problem.answer(state[: i + 1]), read_line(step.text)
-        if line is None:
-            wrong.append(
-                answer is None
-                or story.query not in known
-                or answer != str(story.values[story.query])
-            )
-            continue
-        right = story.defined.get(line.name) == line.definition
-        if line.values:
-            operands = line.definition.operands
-            right &= (
-                tuple(name for name, _ in line.values) == (*operands, line.name)
-                and set(operands) <= known
-            )
-            right &= all(story.values.get(name) == value for name, value in line.values)
-            known |= {line.name} if right else set()
-        wrong.append(not right)
-    return wrong
 
 
 def generate(
@@ -214,11 +167,14 @@ def generate(
             f"up to {limit} are not made: "
             "give 1 to 8, 0 to 4, and 20 to 999"
         )
-    rng, seen = random.Random(seed), set[str]()
+    rng = random.Random(seed)
+    seen: set[str] = set()
     while len(seen) < count:
         story = draw(rng, operations, distractors, limit)
-        form = "" if story is None else story.canonical()
-        if story is not None and form not in seen and split in (None, split_of(form)):
+        if story is None:
+            continue
+        form = story.canonical()
+        if form not in seen and split in (None, split_of(form)):
             seen.add(form)
             yield Words(tell(story, rng, shuffle))
 
@@ -231,16 +187,19 @@ def draw(rng: random.Random, operations: int, distractors: int, limit: int = LIM
     names = rng.sample(NAMES, leaves + operations + distractors)
     counts = {name: rng.randint(2, 20) for name in names[:leaves]}
     needs: dict[str, frozenset[str]] = {name: frozenset() for name in names[:leaves]}
-    given, defined = dict(counts), dict[str, Definition]()
+    given = dict(counts)
+    defined: dict[str, Definition] = {}
     for i, name in enumerate(names[leaves:], leaves):
-        for definition in (_define(rng, names[:i]) for _ in range(TRIES)):
+        for _ in range(TRIES):
+            definition = _define(rng, names[:i])
             made = definition.made([counts[operand] for operand in definition.operands])
             if made is not None and made <= limit:
                 break
         else:
             return None
-        counts[name], defined[name] = made, definition
-        needs[name] = frozenset({name}).union(*(needs[operand] for operand in definition.operands))
+        counts[name] = made
+        defined[name] = definition
+        needs[name] = frozenset({name}).union(*map(needs.__getitem__, definition.operands))
     queries = [name for name in names if len(needs[name]) == operations]
     if not queries:
         return None

@@ -22,7 +22,6 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 NAMES = (
@@ -45,6 +44,7 @@ ITEMS = (
     "stamps",
 )
 BOXES = {"bag": "bags", "basket": "baskets", "box": "boxes", "jar": "jars", "tin": "tins"}
+_BOX_OF = {boxes: box for box, boxes in BOXES.items()}
 LARGEST = 999  #: no count is larger
 
 INTRODUCTIONS = (
@@ -134,7 +134,9 @@ class Definition(NamedTuple):
         `LARGEST`.
         """
         made = _RULES[self.kind](self.amount, values)
-        return made if made is not None and 0 <= made <= LARGEST else None
+        if made is None or not 0 <= made <= LARGEST:
+            return None
+        return made
 
     def fields(self) -> dict[str, str]:
         """What its wordings need."""
@@ -157,26 +159,21 @@ class Line(NamedTuple):
     def __str__(self) -> str:
         if not self.values:
             return f"Note {self.name}'s is {self.definition}."
-        known = ", ".join(f"{name} has {value}" for name, value in self.values[:-1])
-        return (
-            f"Now {self.name}'s is {self.definition}; {known}, so {self.values[-1][0]} has "
-            f"{self.values[-1][1]}."
-        )
+        *operands, result = [f"{name} has {value}" for name, value in self.values]
+        return f"Now {self.name}'s is {self.definition}; {', '.join(operands)}, so {result}."
 
 
 def _pattern(wording: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w+)\}", wording)
-    return re.compile(
-        "".join(
-            f"(?P<{part}>{_FIELDS[part]})" if i % 2 else re.escape(part)
-            for i, part in enumerate(parts)
-        )
-    )
+    text, *rest = re.split(r"\{(\w+)\}", wording)
+    pattern = re.escape(text)
+    for name, text in zip(rest[::2], rest[1::2], strict=True):
+        pattern += f"(?P<{name}>{_FIELDS[name]}){re.escape(text)}"
+    return re.compile(pattern)
 
 
-_INTRODUCTIONS, _GIVENS, _QUESTIONS = (
-    [_pattern(text) for text in texts] for texts in (INTRODUCTIONS, GIVENS, QUESTIONS)
-)
+_INTRODUCTIONS = list(map(_pattern, INTRODUCTIONS))
+_GIVENS = list(map(_pattern, GIVENS))
+_QUESTIONS = list(map(_pattern, QUESTIONS))
 _SENTENCES = [(kind, _pattern(text)) for kind, texts in SENTENCES.items() for text in texts]
 _PHRASES = [(kind, _pattern(text)) for kind, text in PHRASES.items()]
 _LINE = re.compile(
@@ -191,8 +188,8 @@ class Story:
     """What a statement says. `given` and `defined` in the order of their sentences; `query` is
     defined.
 
-    Raises ValueError for a count that is used but nowhere told, definitions in a circle, and counts
-    outside 0 to `LARGEST`.
+    Raises ValueError for a count that is used but neither given nor defined, definitions in a
+    circle, and counts outside 0 to `LARGEST`.
     """
 
     given: dict[str, int]
@@ -200,26 +197,40 @@ class Story:
     query: str
 
     def __post_init__(self) -> None:
-        if self.query not in self.defined or len(self.values) < len(self.given) + len(self.defined):
+        if self.query not in self.defined or not self._tells_all():
             raise ValueError(
                 "the story does not tell every count that it uses: give or define each once, not "
                 "in a circle, from 0 to 999"
             )
 
-    @cached_property
-    def values(self) -> dict[str, int]:
-        """Name -> true count, of all that have one: the answer key. Nothing that a search calls
-        may read it.
+    def _tells_all(self) -> bool:
+        """Whether every count is given or follows, once each, from 0 to `LARGEST`."""
+        order = self.order()
+        if len(order) < len(self.defined) or self.given.keys() & self.defined.keys():
+            return False
+        counts = dict(self.given)
+        for name in order:
+            definition = self.defined[name]
+            made = definition.made([counts[operand] for operand in definition.operands])
+            if made is None:
+                return False
+            counts[name] = made
+        return True
+
+    def order(self) -> list[str]:
+        """The defined names, each behind those that it needs. Those that need what is nowhere
+        given or defined, or one another in a circle, are left out.
         """
-        known = dict(self.given)
+        order: list[str] = []
+        available = set(self.given)
         before = -1
-        while len(known) > before:
-            before = len(known)
+        while len(order) > before:
+            before = len(order)
             for name, definition in self.defined.items():
-                if name not in known and set(definition.operands) <= known.keys():
-                    made = definition.made([known[operand] for operand in definition.operands])
-                    known |= {} if made is None else {name: made}
-        return known
+                if name not in available and set(definition.operands) <= available:
+                    order.append(name)
+                    available.add(name)
+        return order
 
     def needed(self) -> list[str]:
         """The counts that must be computed, from the query on, each in the place where it is
@@ -227,11 +238,9 @@ class Story:
         """
         plan = [self.query]
         for name in plan:
-            plan += [
-                operand
-                for operand in self.defined[name].operands
-                if operand in self.defined and operand not in plan
-            ]
+            for operand in self.defined[name].operands:
+                if operand in self.defined and operand not in plan:
+                    plan.append(operand)
         return plan
 
     def canonical(self) -> str:
@@ -239,20 +248,20 @@ class Story:
         that differ in those only.
         """
         plan = self.needed()
-        shown = {name: str(value) for name, value in self.given.items()} | {
-            name: f"v{i}" for i, name in enumerate(plan)
-        }
-        lines = (self.defined[name] for name in plan)
-        return "words: " + " ".join(
-            f"{kind}{amount or ''}({','.join(shown[o] for o in operands)})"
-            for kind, amount, operands in lines
-        )
+        shown = {name: str(value) for name, value in self.given.items()}
+        shown |= {name: f"v{i}" for i, name in enumerate(plan)}
+        lines = []
+        for name in plan:
+            kind, amount, operands = self.defined[name]
+            lines.append(f"{kind}{amount or ''}({','.join(map(shown.__getitem__, operands))})")
+        return f"words: {' '.join(lines)}"
 
 
 def _match(patterns: Sequence[re.Pattern[str]], text: str) -> dict[str, str] | None:
-    return next(
-        (match.groupdict() for pattern in patterns if (match := pattern.fullmatch(text))), None
-    )
+    for pattern in patterns:
+        if match := pattern.fullmatch(text):
+            return match.groupdict()
+    return None
 
 
 def _definition(
@@ -262,10 +271,8 @@ def _definition(
     for kind, pattern in patterns:
         if match := pattern.fullmatch(text):
             fields = match.groupdict()
-            times = fields.get("k", "").split(" ")[0]
-            amount = (
-                int(fields["n"]) if "n" in fields else 2 if times == "twice" else int(times or 0)
-            )
+            times = fields.get("k", "0").split(" ")[0]
+            amount = int(fields.get("n", "2" if times == "twice" else times))
             return Definition(kind, amount, tuple(fields[o] for o in "ab" if o in fields)), fields
     return None
 
@@ -276,34 +283,36 @@ def read_line(text: str) -> Line | None:
     found = match and _definition(_PHRASES, match["phrase"])
     if not match or not found or text.strip(" ").startswith("Now") != bool(match["known"]):
         return None
-    if not match["known"]:
-        return Line(match["x"], found[0])
-    known = [_KNOWN.fullmatch(part) for part in match["known"].split(", ")]
-    if not all(known):
-        return None
-    return Line(
-        match["x"],
-        found[0],
-        (*((m[1], int(m[2])) for m in known if m), (match["y"], int(match["n"]))),
-    )
+    values: list[tuple[str, int]] = []
+    if match["known"]:
+        for part in match["known"].split(", "):
+            count = _KNOWN.fullmatch(part)
+            if count is None:
+                return None
+            values.append((count[1], int(count[2])))
+        values.append((match["y"], int(match["n"])))
+    return Line(match["x"], found[0], tuple(values))
 
 
 def read_story(statement: str) -> Story | None:
     """The story that `statement` tells; None where any sentence is not one of ours, or the
     sentences do not make a story.
     """
-    first, *told, last = re.split(r"(?<=\.) ", statement.strip()) if ". " in statement else ("", "")
-    opening, question = _match(_INTRODUCTIONS, first), _match(_QUESTIONS, last)
+    if ". " not in statement:
+        return None
+    first, *middle, last = re.split(r"(?<=\.) ", statement.strip())
+    opening = _match(_INTRODUCTIONS, first)
+    question = _match(_QUESTIONS, last)
     if not opening or not question:
         return None
     setting = {
         "items": opening["items"],
-        "box": next(box for box, boxes in BOXES.items() if boxes == opening["boxes"]),
+        "box": _BOX_OF[opening["boxes"]],
     }
     given: dict[str, int] = {}
     defined: dict[str, Definition] = {}
     sentences = [question]
-    for text in told:
+    for text in middle:
         fields = _match(_GIVENS, text)
         if fields:
             given[fields["x"]] = int(fields["n"])
@@ -314,10 +323,10 @@ def read_story(statement: str) -> Story | None:
             definition, fields = found
             defined[fields["x"]] = definition
         sentences.append(fields)
-    consistent = all(
-        fields.get(name, word) == word for fields in sentences for name, word in setting.items()
-    )
-    if not consistent or len(given) + len(defined) < len(told) or given.keys() & defined.keys():
+    for fields in sentences:
+        if any(fields.get(name, word) != word for name, word in setting.items()):
+            return None
+    if len(given) + len(defined) < len(middle) or given.keys() & defined.keys():
         return None
     try:
         return Story(given, defined, question["x"])
@@ -336,19 +345,14 @@ def tell(story: Story, rng: random.Random, shuffle: bool = True) -> str:
         "box": box,
         "boxes": BOXES[box],
     }
-    told = [
-        rng.choice(GIVENS).format(x=name, n=value, **words) for name, value in story.given.items()
-    ]
-    told += [
-        rng.choice(SENTENCES[d.kind]).format(x=name, **d.fields(), **words)
-        for name, d in story.defined.items()
-    ]
+    sentences: list[str] = []
+    for name, value in story.given.items():
+        sentences.append(rng.choice(GIVENS).format(x=name, n=value, **words))
+    for name, definition in story.defined.items():
+        wording = rng.choice(SENTENCES[definition.kind])
+        sentences.append(wording.format(x=name, **definition.fields(), **words))
     if shuffle:
-        rng.shuffle(told)
-    return " ".join(
-        [
-            rng.choice(INTRODUCTIONS).format(**words),
-            *told,
-            rng.choice(QUESTIONS).format(x=story.query, **words),
-        ]
-    )
+        rng.shuffle(sentences)
+    opening = rng.choice(INTRODUCTIONS).format(**words)
+    question = rng.choice(QUESTIONS).format(x=story.query, **words)
+    return " ".join([opening, *sentences, question])

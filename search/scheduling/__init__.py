@@ -1,1 +1,1 @@
-"""Requests, who drives them, budgets, clocks, and functions in processes of their own."""
+"""Requests, their driver, budgets, clocks, and functions in processes of their own."""

@@ -56,12 +56,8 @@ class Budget:
         for name, limit in limits.items():
             if limit is None:
                 continue
-            if (
-                isinstance(limit, bool)
-                or not isinstance(limit, (int, float))
-                or not limit > 0
-                or math.isinf(limit)
-            ):
+            is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+            if not is_number or not limit > 0 or math.isinf(limit):
                 raise ValueError(f"budget {name}={limit!r} is impossible: give a number above 0")
             if name != "seconds" and limit != int(limit):
                 raise ValueError(f"budget {name}={limit!r} is impossible: give a whole number")
@@ -89,30 +85,28 @@ class Budget:
         return cls(**limits)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return ",".join(
-            f"{f.name}={getattr(self, f.name)}"
-            for f in fields(self)
-            if getattr(self, f.name) is not None
-        )
+        limits = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return ",".join(f"{name}={limit}" for name, limit in limits if limit is not None)
 
 
 def _meant(part: str, allowed: Sequence[str]) -> str:
     """What a part of a budget should have been."""
     if part.isdigit() and int(part):
         return f"write tokens={part}"
-    other = {
-        "timeout": "seconds",
-        "time": "seconds",
-        "max_tokens": "tokens",
-        "num_simulations": "simulations",
-    }.get(part)
     close = difflib.get_close_matches(part, allowed, n=1)
-    meant = other or (close[0] if close else None)
-    return (
-        f"did you mean {meant}? write for example {meant}=10"
-        if meant
-        else f"write name=number with a name of {', '.join(allowed)}"
-    )
+    if part in _ELSEWHERE:
+        close = [_ELSEWHERE[part]]
+    if close:
+        return f"did you mean {close[0]}? write for example {close[0]}=10"
+    return f"write name=number with a name of {', '.join(allowed)}"
+
+
+_ELSEWHERE = {  # names of limits in other libraries
+    "timeout": "seconds",
+    "time": "seconds",
+    "max_tokens": "tokens",
+    "num_simulations": "simulations",
+}
 
 
 def _digits(name: str, number: str) -> str:
@@ -130,8 +124,8 @@ class Meter:
     `search.scheduling.scheduler.metered` calls `admit` for each request and `settle` for each
     reply.
 
-    clock  that of all searches which run side by side; who gives one calls its `leave` when the
-           search has ended. None: a clock alone
+    clock  that of all searches which run side by side; the caller who gives one calls its `leave`
+           when the search has ended. None: a clock for this search alone
     """
 
     def __init__(
@@ -142,10 +136,10 @@ class Meter:
         self.started = stopwatch.now()
         self._clock = Clock() if clock is None else clock
         self._start = self._clock.enter()
-        self._limits = {
-            n: math.inf if getattr(budget, n) is None else getattr(budget, n)
-            for n in ("simulations", "calls", "tokens")
-        }
+        self._limits: dict[str, float] = {}
+        for name in ("simulations", "calls", "tokens"):
+            limit = getattr(budget, name)
+            self._limits[name] = math.inf if limit is None else limit
         self._usage = Usage()
         # outstanding requests and the tokens kept back for them
         self._promised: dict[Request, int] = {}
@@ -156,7 +150,7 @@ class Meter:
         # "tokens" or "calls": too few are left for what the method would do next
         self.short_of: str | None = None
         self.failures = Failures()
-        self.tree: Any = None  # what the method grows, for those who watch; None: it shows none
+        self.tree: Any = None  # what the method grows, for progress reports; None: none is shown
 
     @property
     def usage(self) -> Usage:
@@ -224,7 +218,9 @@ class Meter:
         """Begin up to `simulations` of them; returns how many may begin, 0 when the search must
         end.
         """
-        return 0 if self.stopped else self.begin_promised(simulations)
+        if self.stopped:
+            return 0
+        return self.begin_promised(simulations)
 
     def begin_promised(self, simulations: int) -> int:
         """As `begin`, whatever of the tokens and calls is promised to requests: for a method
@@ -257,7 +253,8 @@ class Meter:
         What a child does not use stays here, because each reply is settled here too.
         """
         grants: list[Grant] = []
-        tokens, calls = self.tokens_left, self.calls_left
+        tokens = self.tokens_left
+        calls = self.calls_left
         if self.halted:
             return grants
         floor = 1
@@ -267,14 +264,13 @@ class Meter:
             tokens_each = min(tokens_each, int(tokens // children))
             floor = min(floor, max(1, tokens_each // requests))
         for child in range(children):
-            share = [
-                _share(tokens, tokens_each, children - child),
-                _share(calls, calls_each, children - child),
-            ]
-            if (share[0] < 1 and tokens_each != 0) or (share[1] < 1 and calls_each != 0):
+            own_tokens = _share(tokens, tokens_each, children - child)
+            own_calls = _share(calls, calls_each, children - child)
+            if (own_tokens < 1 and tokens_each != 0) or (own_calls < 1 and calls_each != 0):
                 break
-            tokens, calls = tokens - share[0], calls - share[1]
-            grants.append(Grant(self, share[0], share[1], floor))
+            tokens -= own_tokens
+            calls -= own_calls
+            grants.append(Grant(self, own_tokens, own_calls, floor))
         return grants
 
     # -- for `metered`
@@ -287,7 +283,9 @@ class Meter:
         one.
         """
         at = min(self._clock.end, stopwatch.now() + max(TICK, self._seconds_left))
-        return None if at == math.inf and self.interrupt is None else Timer(at, self.interrupt)
+        if at == math.inf and self.interrupt is None:
+            return None
+        return Timer(at, self.interrupt)
 
     def share(self, requests: Sequence[Request]) -> float:
         """The most tokens that each of these requests of one turn gets, so that they share what is
@@ -339,7 +337,9 @@ class Meter:
 def _share(left: float, each: int | None, children: int) -> float:
     if each is not None:
         return min(left, each)
-    return left if left == math.inf else left // children
+    if left == math.inf:
+        return left
+    return left // children
 
 
 class Grant(Meter):

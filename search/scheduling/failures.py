@@ -46,7 +46,7 @@ class Failures:
     def settle(self, reply: Reply) -> None:
         """Take note of an answer."""
         error = failure(reply.error)
-        again = self._again.pop(reply.request, None) if self._again else None
+        again = self._again.pop(reply.request, None)
         if isinstance(reply.request, Call):
             self._settle_call(reply.request, error)
         elif isinstance(error, TooLong):
@@ -73,24 +73,24 @@ class Failures:
         """
         for name, crashes in self._crashed.items():
             if crashes == self._calls[name]:
-                return _told(f"all {crashes} calls of {name} failed", self._crash[name])
+                return _summary(f"all {crashes} calls of {name} failed", self._crash[name])
         if self._lost:
             count = self._lost.total()
             assert self._last is not None
-            return _told(f"{count} request{'s' if count > 1 else ''} failed", self._last)
+            return _summary(f"{count} request{'s' if count > 1 else ''} failed", self._last)
         return None if answered else self._too_long
 
     def crashes(self) -> list[tuple[str, int, int, RequestFailed]]:
         """Functions that failed now and then: name, calls that failed, all calls, the last
         failure.
         """
-        return [
-            (name, crashes, self._calls[name], self._crash[name])
-            for name, crashes in self._crashed.items()
-        ]
+        found = []
+        for name, crashes in self._crashed.items():
+            found.append((name, crashes, self._calls[name], self._crash[name]))
+        return found
 
 
-def _told(what: str, last: RequestFailed) -> RequestFailed:
+def _summary(what: str, last: RequestFailed) -> RequestFailed:
     error = RequestFailed(f"{what}, the last: {last}")
     error.__cause__ = last
     return error

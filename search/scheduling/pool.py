@@ -2,9 +2,9 @@
 arrival.
 
 A pool lets a method act as soon as one of its children ends, without a barrier on the slowest.
-Which child ends first must not depend on who shares the engine, or the same seed would not give the
-same tree. So each child has a clock that counts the tokens it has generated, and children end in
-the order of their clocks.
+Which child ends first must not depend on what shares the engine, or the same seed would not give
+the same tree. So each child has a clock that counts the tokens it has generated, and children end
+in the order of their clocks.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Child:
 
 
 class Pool:
-    """Children under way, and those that have ended but were not told of yet.
+    """Children under way, and those that have ended and were not handed out by `next` yet.
 
-    clock    that of the last child that was told of, in tokens
+    clock    that of the last child that was handed out, in tokens
     ordered  False: children end in the order of arrival. For backends that repeat nothing anyway,
              such as servers, and that cannot tell how far a request is
     """
@@ -62,26 +62,25 @@ class Pool:
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
-        """Children that have not been told of."""
+        """Children that were not handed out."""
         return len(self.running) + len(self._ended)
 
     def start(self, asks: Asks[Any], grant: Grant, owner: Any) -> None:
-        """Begin a child; its clock starts where the last child that was told of has ended."""
+        """Begin a child; its clock starts where the last child that was handed out has ended."""
         child = Child(granted(asks, grant), grant, owner, self.clock, next(self._numbers))
         self.running[child.number] = child
         self._advance(child, None)
 
     async def next(self) -> Child:
-        """The next child that ends. There must be one that has not been told of."""
+        """The next child that ends. There must be one that was not handed out."""
         try:
             while True:
                 ended = self._first()
                 if ended is not None:
                     return ended
-                orders, self._unsent = self._unsent, []
-                orders += self._watch()
-                replies = await exchange(orders)
-                self._take(replies)
+                orders = self._unsent + self._watch()
+                self._unsent = []
+                self._take(await exchange(orders))
         except GeneratorExit:
             self._close()
             raise
@@ -113,17 +112,16 @@ class Pool:
         if not self._ended:
             return None
         clock, number, child = self._ended[0]
-        if self.ordered and any(
-            other.earliest < (clock, number) for other in self.running.values()
-        ):
+        running = self.running.values()
+        if self.ordered and any(other.earliest < (clock, number) for other in running):
             return None
         heapq.heappop(self._ended)
         self.clock = clock
         return child
 
     def _watch(self) -> list[Request]:
-        """Orders to be told when the child that holds the first ended one up has gone far
-        enough.
+        """A request for a report when the child that holds the first ended one up has gone far
+        enough; [] where there is nothing to wait for.
         """
         if not self._ended:
             return []

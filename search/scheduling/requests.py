@@ -157,7 +157,7 @@ class Timer(Request):
 
 @dataclass(frozen=True, eq=False)
 class Progress(Request):
-    """Be told when `target` has generated `tokens` tokens.
+    """Answered when `target` has generated `tokens` tokens.
 
     Answered by the driver then, or once `target` has been answered. A backend without a method
     `progress(request) -> int` is never known to have generated any before it answers.
@@ -393,4 +393,6 @@ def check_backend(
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
         return all(map(_same, a, b))
-    return bool(np.array_equal(a, b)) if isinstance(a, np.ndarray) else bool(a == b)
+    if isinstance(a, np.ndarray):
+        return bool(np.array_equal(a, b))
+    return bool(a == b)

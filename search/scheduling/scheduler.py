@@ -49,7 +49,7 @@ def _reply(request: Request) -> Generator[list[Request], list[Reply], Reply]:
 
 @types.coroutine
 def exchange(orders: list[Request]) -> Generator[list[Request], list[Reply], list[Reply]]:
-    """Have `orders` started; the replies that arrived next, whoever asked for them. For
+    """Have `orders` started; the replies that arrived next, whichever child asked for them. For
     combinators such as `parallel` alone.
     """
     return (yield orders)
@@ -122,7 +122,8 @@ async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> lis
                 advance(index, None)
             if not running:
                 return [results[i] for i in range(len(results))]
-            orders, wanted = wanted, []
+            orders = wanted
+            wanted = []
             replies = await exchange(orders)
             for index, mine in _by_owner(owner, replies).items():
                 if index in running:
@@ -138,7 +139,7 @@ async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> lis
 
 
 def _unstarted(children: Iterable[Asks[T]], waiting: Iterable[Asks[T]]) -> list[Asks[T]]:
-    """Those of a sequence that nobody began; a lazy iterable has not even made them."""
+    """Those of a sequence that were not begun; a lazy iterable has not even made them."""
     return list(waiting) if isinstance(children, Sequence) else []
 
 
@@ -158,8 +159,8 @@ def _by_owner(owner: dict[Request, int], replies: list[Reply]) -> dict[int, list
 
 
 async def abandon(outstanding: list[Request]) -> None:
-    """Cancel requests whose owner is gone and wait for their replies, so that whoever meters
-    them counts their cost.
+    """Cancel requests whose owner is gone and wait for their replies, so that their meter counts
+    their cost.
     """
     left = {request for request in outstanding if not isinstance(request, DRIVERS_OWN)}
     orders: list[Request] = [Cancel(request) for request in outstanding]
@@ -187,9 +188,8 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
             for request in requests:
                 order = meter.admit(request, share)
                 if order is None:
-                    answers.append(
-                        Reply(request, error=BudgetSpent("the budget of this search is spent"))
-                    )
+                    spent = BudgetSpent("the budget of this search is spent")
+                    answers.append(Reply(request, error=spent))
                     continue
                 if isinstance(order, (Cancel, Progress)):
                     target = order.target
@@ -207,15 +207,10 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
                         alarm = meter.alarm()
                         orders = [] if alarm is None else [alarm]
                     elif reply.request is alarm:
-                        orders = [
-                            Cancel(request)
-                            for request in sent
-                            if not isinstance(request, DRIVERS_OWN)
-                        ]
+                        orders = _cancelling(sent)
                     elif reply.request in sent:
-                        answers.append(
-                            Reply(sent.pop(reply.request), reply.result, reply.error, reply.usage)
-                        )
+                        asked = sent.pop(reply.request)
+                        answers.append(Reply(asked, reply.result, reply.error, reply.usage))
             requests = asks.send(answers)
     except StopIteration as stop:
         if alarm is not None:
@@ -223,6 +218,11 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
         return stop.value
     finally:
         _close([asks])
+
+
+def _cancelling(sent: Iterable[Request]) -> list[Request]:
+    """Orders to cancel what backends have."""
+    return [Cancel(request) for request in sent if not isinstance(request, DRIVERS_OWN)]
 
 
 def granted(asks: Asks[T], grant: Grant) -> Asks[T]:
@@ -262,8 +262,7 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
     that a request is addressed to but that is not there, TypeError where `asks` is no coroutine.
     """
     check_coroutine(asks, "what is to run")
-    distinct = list({id(backend): backend for backend in backends.values()}.values())
-    distinct.sort(key=id)
+    distinct = sorted(_distinct(backends.values()), key=id)
     wake = threading.Event()
     outstanding: dict[Request, Backend] = {}
     held: list[Backend] = []
@@ -299,6 +298,11 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
                 backend.wake = None
                 del _drivers[id(backend)]
                 backend.lock.release()
+
+
+def _distinct(backends: Iterable[Backend]) -> list[Backend]:
+    """Each backend once, in order."""
+    return list({id(backend): backend for backend in backends}.values())
 
 
 def _act(
@@ -347,8 +351,8 @@ def _gather(
     """Replies that are there now; waits on `wake` only if no backend computes in `poll`."""
     wake.clear()
     replies = []
-    working = {id(backend): backend for backend in outstanding.values()}
-    for backend in working.values():
+    working = _distinct(outstanding.values())
+    for backend in working:
         for reply in backend.poll(0):
             if outstanding.pop(reply.request, None) is not None:
                 replies.append(reply)
@@ -358,23 +362,26 @@ def _gather(
             watched[:] = [order for order in watched if order not in reached]
             replies.extend(Reply(order) for order in reached)
     now = stopwatch.now()
-    fired = [
-        entry
-        for entry in timers
-        if entry[0] <= now or (entry[2].event is not None and entry[2].event.is_set())
-    ]
+    fired = [entry for entry in timers if _fires(entry[2], now)]
     if fired:
         timers[:] = [entry for entry in timers if entry not in fired]
         heapq.heapify(timers)
         replies.extend(Reply(entry[2]) for entry in fired)
-    if not replies and not any(backend.computes for backend in working.values()):
+    if not replies and not any(backend.computes for backend in working):
         if not working and not timers:
             raise RuntimeError(
                 "a search waits for replies but has asked for nothing: `exchange([])` was "
                 "awaited too often"
             )
-        wake.wait(min(0.05, max(0.0, timers[0][0] - now)) if timers else 0.05)
+        seconds = 0.05
+        if timers:
+            seconds = min(seconds, max(0.0, timers[0][0] - now))
+        wake.wait(seconds)
     return replies
+
+
+def _fires(timer: Timer, now: float) -> bool:
+    return timer.at <= now or (timer.event is not None and timer.event.is_set())
 
 
 def _reached(order: Progress, outstanding: Mapping[Request, Backend]) -> bool:
@@ -393,6 +400,6 @@ def _collect(outstanding: dict[Request, Backend], seconds: float = 5.0) -> None:
         backend.cancel(request)
     deadline = time.monotonic() + seconds
     while outstanding and time.monotonic() < deadline:
-        for backend in {id(b): b for b in outstanding.values()}.values():
+        for backend in _distinct(outstanding.values()):
             for reply in backend.poll(0.01):
                 outstanding.pop(reply.request, None)

@@ -26,8 +26,12 @@ from search.scheduling.requests import Call, Cancelled, Reply, RequestFailed
 
 #: seconds to start a process and import what a call needs; they do not count as the call's own
 STARTUP = 120.0
-# first byte of what a worker says
-_BEGUN, _FOREIGN, _RESULT, _ERROR, _FAILED = b"B", b"N", b"R", b"E", b"F"
+# first byte of a message of the process
+_BEGUN = b"B"
+_FOREIGN = b"N"
+_RESULT = b"R"
+_ERROR = b"E"
+_FAILED = b"F"
 
 
 class Worker:
@@ -52,17 +56,15 @@ class Worker:
             try:
                 self._start()
                 self._send.send_bytes(data)
-                said = self._listen(STARTUP)
-                if said == _BEGUN:
+                message = self._listen(STARTUP)
+                if message == _BEGUN:
                     begun = True
-                    said = self._listen(request.seconds)
-                if said is not None:
-                    return _understand(request, said[:1], said[1:])
-                limit = (
-                    f"took longer than {request.seconds:g} s"
-                    if begun
-                    else f"could not be imported within {STARTUP:g} s"
-                )
+                    message = self._listen(request.seconds)
+                if message is not None:
+                    return _understand(request, message[:1], message[1:])
+                limit = f"could not be imported within {STARTUP:g} s"
+                if begun:
+                    limit = f"took longer than {request.seconds:g} s"
                 problem = f"{limit}, so its process was ended"
             except (EOFError, OSError) as lost:
                 code = self.stop()
@@ -71,12 +73,9 @@ class Worker:
                 problem = f"got no answer: its process ended with {_cause(code, lost)}"
             break
         self.stop()
-        return Reply(
-            request,
-            error=RequestFailed(f"{_name(request)} {problem}")
-            if self.wanted
-            else Cancelled("the call was cancelled"),
-        )
+        if self.wanted:
+            return Reply(request, error=RequestFailed(f"{_name(request)} {problem}"))
+        return Reply(request, error=Cancelled("the call was cancelled"))
 
     def kill(self) -> None:
         """Kill the process group and give up the job in hand; the thread that waits for its
@@ -123,15 +122,9 @@ class Worker:
             their_in, our_out = os.pipe()
             our_in, their_out = os.pipe()
             try:
+                module = ["-P", "-m", "search.scheduling.workers"]
                 self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-P",
-                        "-m",
-                        "search.scheduling.workers",
-                        str(their_in),
-                        str(their_out),
-                    ],
+                    [sys.executable, *module, str(their_in), str(their_out)],
                     stdin=subprocess.DEVNULL,
                     stdout=_stderr(),
                     env=_environment(),
@@ -145,10 +138,8 @@ class Worker:
             finally:
                 os.close(their_in)
                 os.close(their_out)
-            self._send, self._receive = (
-                Connection(our_out, readable=False),
-                Connection(our_in, writable=False),
-            )
+            self._send = Connection(our_out, readable=False)
+            self._receive = Connection(our_in, writable=False)
         self._send.send_bytes(pickle.dumps((sys.path, os.environ.get("PYTHONPATH"), self._memory)))
 
 
@@ -160,10 +151,11 @@ def _understand(request: Call, kind: bytes, data: bytes) -> Reply | str:
     try:
         thing = pickle.loads(data)
     except Exception as error:  # a class that cannot be made again here
-        return Reply(
-            request, error=RequestFailed(f"{_name(request)} gave what cannot be read here: {error}")
-        )
-    return Reply(request, thing) if kind == _RESULT else Reply(request, error=thing)
+        failed = RequestFailed(f"{_name(request)} gave what cannot be read here: {error}")
+        return Reply(request, error=failed)
+    if kind == _RESULT:
+        return Reply(request, thing)
+    return Reply(request, error=thing)
 
 
 def _name(call: Call) -> str:
@@ -188,7 +180,8 @@ def _environment() -> dict[str, str]:
     """The parent's, with this package where a new process finds it, and one thread for numerical
     libraries.
     """
-    root, old = str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH")
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    old = os.environ.get("PYTHONPATH")
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     if root not in site.getsitepackages():
         environment["PYTHONPATH"] = root if not old else root + os.pathsep + old
@@ -203,7 +196,8 @@ def work(read: int, write: int) -> NoReturn:
     for descriptor in (read, write):
         os.set_inheritable(descriptor, False)
     _die_with_parent()
-    receive, send = Connection(read, writable=False), Connection(write, readable=False)
+    receive = Connection(read, writable=False)
+    send = Connection(write, readable=False)
     sys.path[:], pythonpath, memory = pickle.loads(receive.recv_bytes())
     os.environ.pop("PYTHONPATH", None)
     if pythonpath is not None:
@@ -220,10 +214,8 @@ def work(read: int, write: int) -> NoReturn:
             send.send_bytes(_FOREIGN + str(error).encode())
             continue
         except Exception as error:
-            send.send_bytes(
-                _FAILED
-                + f"cannot be loaded in a worker process: {type(error).__name__}: {error}".encode()
-            )
+            reason = f"cannot be loaded in a worker process: {type(error).__name__}: {error}"
+            send.send_bytes(_FAILED + reason.encode())
             continue
         send.send_bytes(_BEGUN)
         send.send_bytes(_outcome(function, args))
@@ -249,9 +241,8 @@ def _outcome(function: Any, args: tuple[Any, ...]) -> bytes:
     try:
         return _RESULT + pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
     except Exception as error:
-        return (
-            _FAILED + f"gave a {type(result).__name__}, which cannot be sent back: {error}".encode()
-        )
+        reason = f"gave a {type(result).__name__}, which cannot be sent back: {error}"
+        return _FAILED + reason.encode()
 
 
 def _exception(error: Exception) -> bytes:

@@ -58,7 +58,8 @@ class Workers:
             )
         self.lock = threading.Lock()
         self.wake: threading.Event | None = None
-        self._count, self._memory = count or _cores(), memory
+        self._count = count or _cores()
+        self._memory = memory
         self._change = threading.Condition()  # guards all that follows
         self._queue: collections.deque[_Job] = collections.deque()
         self._inline: collections.deque[_Job] = collections.deque()
@@ -88,7 +89,7 @@ class Workers:
             self._jobs[request] = job
         try:
             job.data = _dumps((request.function, request.args))
-        except Exception as error:  # whatever an object says that cannot be pickled
+        except Exception as error:  # an object that cannot be pickled may raise anything
             self._keep(job, error)
             return
         with self._change:
@@ -109,7 +110,8 @@ class Workers:
         if job is not None and not job.cancelled:
             self._answer(job, _perform(job.request))
         with self._change:
-            replies, self._replies = self._replies, []
+            replies = self._replies
+            self._replies = []
         return replies
 
     def cancel(self, request: Request) -> None:
@@ -144,8 +146,9 @@ class Workers:
     def _keep(self, job: _Job, reason: object) -> None:
         """A call that cannot cross: one of the next polls performs it."""
         with self._change:
-            tell, self._warned = not self._warned, True
-        if tell:
+            first = not self._warned
+            self._warned = True
+        if first:
             log.warning(
                 "%s runs in this process, without limits of time and memory, because a "
                     "worker process cannot get it: %s. "
@@ -182,7 +185,8 @@ class Workers:
                     if self._closed:
                         return
                     job = self._queue.popleft()
-                    job.worker, worker.wanted = worker, True
+                    job.worker = worker
+                    worker.wanted = True
                 outcome = worker.perform(job.request, job.data)
                 with self._change:
                     job.worker = None
@@ -223,7 +227,9 @@ def _cancelled(job: _Job) -> Reply:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

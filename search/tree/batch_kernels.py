@@ -35,16 +35,15 @@ def select(nodes, words, notes, sizes, roots, k, stop_at_collision, params, leav
                        that descent
     There must be room for k x roots more nodes.
     """
-    nodes, words, notes, sizes, roots, params = (
-        bare(nodes),
-        bare(words),
-        bare(notes),
-        bare(sizes),
-        bare(roots),
-        bare(params),
-    )
+    nodes = bare(nodes)
+    words = bare(words)
+    notes = bare(notes)
+    sizes = bare(sizes)
+    roots = bare(roots)
+    params = bare(params)
     leaves = bare(leaves)
-    f4, i4 = as_f4(words), as_i4(words)
+    f4 = as_f4(words)
+    i4 = as_i4(words)
     for group in range(0, len(roots), TOGETHER):
         for j in range(k):
             for t in range(group, min(group + TOGETHER, len(roots))):
@@ -73,15 +72,14 @@ def backup(nodes, words, notes, leaves, values, params):
     """Add each leaf's value along its path. A value that is nan releases the visit instead:
     nothing is known of it.
     """
-    nodes, words, notes, leaves, values, params = (
-        bare(nodes),
-        bare(words),
-        bare(notes),
-        bare(leaves),
-        bare(values),
-        bare(params),
-    )
-    f4, i4 = as_f4(words), as_i4(words)
+    nodes = bare(nodes)
+    words = bare(words)
+    notes = bare(notes)
+    leaves = bare(leaves)
+    values = bare(values)
+    params = bare(params)
+    f4 = as_f4(words)
+    i4 = as_i4(words)
     for i in range(len(leaves)):
         leaf = np.uint64(leaves[i])
         nodes[leaf].room &= ~IN_FLIGHT
@@ -106,16 +104,16 @@ def absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params):
 
     (OK or what is wrong, the index of the leaf): nothing is backed up where something is wrong.
     """
-    nodes, words, notes, sizes, leaves, priors = (
-        bare(nodes),
-        bare(words),
-        bare(notes),
-        bare(sizes),
-        bare(leaves),
-        bare(priors),
-    )
-    values, params = bare(values), bare(params)
-    f4, i4 = as_f4(words), as_i4(words)
+    nodes = bare(nodes)
+    words = bare(words)
+    notes = bare(notes)
+    sizes = bare(sizes)
+    leaves = bare(leaves)
+    priors = bare(priors)
+    values = bare(values)
+    params = bare(params)
+    f4 = as_f4(words)
+    i4 = as_i4(words)
     for i in range(len(leaves)):
         if values[i] < 0.0 or values[i] > 1.0:
             return NO_VALUE, i
@@ -136,15 +134,16 @@ def step(nodes, words, notes, sizes, roots, k, params, leaves, priors, values, o
     """`absorb`, then `select`, in one call: (OK or what is wrong, the index of the leaf or the
     number of leaves picked).
     """
-    nodes, words, notes, sizes, roots, params = (
-        bare(nodes),
-        bare(words),
-        bare(notes),
-        bare(sizes),
-        bare(roots),
-        bare(params),
-    )
-    leaves, priors, values, picked = bare(leaves), bare(priors), bare(values), bare(picked)
+    nodes = bare(nodes)
+    words = bare(words)
+    notes = bare(notes)
+    sizes = bare(sizes)
+    roots = bare(roots)
+    params = bare(params)
+    leaves = bare(leaves)
+    priors = bare(priors)
+    values = bare(values)
+    picked = bare(picked)
     state, where = absorb(nodes, words, notes, sizes, leaves, priors, values, ordered, params)
     if state != OK:
         return state, where

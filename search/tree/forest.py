@@ -11,7 +11,7 @@ import numpy as np
 
 from search.tree import subtree_kernels
 from search.tree.descent_kernels import FULL, NO_OUTCOME, NO_VALUE, OK, ROOM, SECOND
-from search.tree.game_kernels import Game, fuse
+from search.tree.game_kernels import Game, GameKernels, fuse
 from search.tree.selection import Rule, puct
 from search.tree.storage import Arena, check_count, check_rows
 
@@ -54,30 +54,30 @@ class Forest(Arena):
         nodes: int = 0,
         ordered: bool | None = None,
     ):
-        moves, players = (game.moves, game.players) if game else (moves, players)
+        if game:
+            moves = game.moves
+            players = game.players
         if trees < 1 or moves < 1:
             raise ValueError(
                 f"a forest of {trees} trees with {moves} moves cannot be searched: give at least "
                 "one of each"
             )
         check_count(moves)
-        self.moves, self.game = moves, game
+        self.moves = moves
+        self.game = game
         self.ordered = moves > 4 if ordered is None else ordered
-        super().__init__(
-            rule or puct(),
-            players,
-            discount,
-            nodes,
-            nodes * ((moves + 3) // 4 * 4) + 4 * trees if nodes else 0,
-        )
+        edges = nodes * self._edges_each + 4 * trees if nodes else 0
+        super().__init__(rule or puct(), players, discount, nodes, edges)
         self.roots = self.sow(trees)
-        self._positions = np.zeros(
-            (len(self._nodes) if game else 0, game.size if game else 0), np.uint8
-        )
-        self._filled, self._litter, self._owed, self._kept = trees, False, 0, trees
-        self._game = (
-            fuse(self.rule.name, self.rule.prepare, self.rule.score, game) if game else None
-        )
+        self._positions = np.zeros((0, 0), np.uint8)
+        self._game: GameKernels | None = None
+        if game:
+            self._positions = np.zeros((len(self._nodes), game.size), np.uint8)
+            self._game = fuse(self.rule.name, self.rule.prepare, self.rule.score, game)
+        self._filled = trees  # nodes whose positions are written
+        self._litter = False  # whether some nodes may be reached from no root
+        self._owed = 0  # leaves that were selected and not absorbed
+        self._kept = trees  # nodes that the last `compact` left
         self._scratch = np.zeros(self._edges_each, np.float32)
 
     @property
@@ -102,7 +102,7 @@ class Forest(Arena):
         state, tree = game.begin(
             *self._arrays, self._positions, self.roots, self._scratch, self.ordered, self._params
         )
-        self._filled, self._litter, self._kept = len(self.roots), False, len(self.roots)
+        self._settled(len(self.roots))
         self._check_fused(state, tree)
 
     def simulate(self, simulations: int, k: int = 1) -> None:
@@ -115,11 +115,9 @@ class Forest(Arena):
         game = self._needs_game()
         if simulations < 0 or k < 1:
             raise ValueError(f"simulations={simulations} and k={k} must be at least 0 and 1")
-        done, leaves, values = (
-            np.zeros(len(self.roots), np.int64),
-            np.empty(k, np.int32),
-            np.empty(k),
-        )
+        done = np.zeros(len(self.roots), np.int64)
+        leaves = np.empty(k, np.int32)
+        values = np.empty(k)
         while True:
             state, tree = game.simulate(
                 *self._arrays, self._positions, self.roots, done, simulations, k,
@@ -156,7 +154,8 @@ class Forest(Arena):
             )
         check_rows(rows, values, which, "tree")
         if trees is None:
-            self._sizes[:], self._owed = 0, 0
+            self._sizes[:] = 0
+            self._owed = 0
         self._room(len(which), len(which) * (self._edges_each + 4))
         fresh = self.sow(len(which), visits=1)
         if self.game and self._game:
@@ -178,9 +177,8 @@ class Forest(Arena):
         """A round of up to `k` descents in each tree (or those named). int32 [leaves], tree
         after tree; each is owed an `absorb`.
         """
-        roots = self.roots if trees is None else self.roots[self._which(trees)]
-        self._room(k * len(roots), 0)
-        # room may have moved them
+        self._room(k * len(self._which(trees)), 0)
+        # only now: making room may have moved them
         roots = self.roots if trees is None else self.roots[self._which(trees)]
         picked = np.empty(k * len(roots), np.int32)
         found = self.kernels.select(
@@ -243,13 +241,13 @@ class Forest(Arena):
         """
         for tree, move in zip(self._which(trees), moves, strict=True):
             root = int(self.roots[tree])
-            slot = self._slot_of(root, int(move))
-            if slot is None:
+            place = self._place_of(root, int(move))
+            if place is None:
                 raise ValueError(
                     f"tree {tree} has no move {move} at its root: take one with a prior above 0"
                 )
             record = self._nodes[root]
-            child = int(self.field(root, "child")[slot]) if slot < record["count"] else -1
+            child = int(self.field(root, "child")[place]) if place < record["count"] else -1
             self._room(1, 4)
             root = int(self.roots[tree])
             if child < 0:
@@ -259,9 +257,11 @@ class Forest(Arena):
                     self._positions[fresh] = self._positions[root]
                     self._game.moved(self._positions, fresh, int(move))
             else:
-                fresh = int(self.field(root, "child")[slot])
+                fresh = int(self.field(root, "child")[place])
                 subtree_kernels.uproot(self._nodes, self._words, self._sizes, fresh)
-            self.roots[tree], self._filled, self._litter = fresh, int(self._sizes[0]), True
+            self.roots[tree] = fresh
+            self._filled = int(self._sizes[0])
+            self._litter = True
 
     def expanded(self, trees: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """bool [n]: whether these roots have edges."""
@@ -288,7 +288,13 @@ class Forest(Arena):
         kept = self.gather(self.roots)
         if self.game:
             self._positions[: len(kept)] = self._positions[kept]
-        self._filled, self._litter, self._kept = len(kept), False, len(kept)
+        self._settled(len(kept))
+
+    def _settled(self, nodes: int) -> None:
+        """All `nodes` are reached from roots, and have their positions."""
+        self._filled = nodes
+        self._litter = False
+        self._kept = nodes
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """A copy of all that is in use."""
@@ -303,12 +309,10 @@ class Forest(Arena):
         super().restore(snapshot)
         self._fit_positions()
         self._positions[: len(snapshot["positions"])] = snapshot["positions"]
-        self.roots, self._filled, self._litter, self._owed = (
-            snapshot["roots"].copy(),
-            int(self._sizes[0]),
-            True,
-            0,
-        )
+        self.roots = snapshot["roots"].copy()
+        self._filled = int(self._sizes[0])
+        self._litter = True
+        self._owed = 0
 
     # -- reading
 
@@ -317,7 +321,7 @@ class Forest(Arena):
         return self._read()[0]
 
     def root_values(self) -> np.ndarray:
-        """float64 [trees, moves]: mean value of each move for who makes it, nan where it was not
+        """float64 [trees, moves]: mean value of each move for its player, nan where it was not
         taken.
         """
         visits, sums, _ = self._read()
@@ -331,22 +335,18 @@ class Forest(Arena):
         """float64 [trees]: mean value of each root for the player who moves there, its own
         evaluation included.
         """
-        return np.array(
-            [
-                self.own(int(root), "sum") / max(int(self.own(int(root), "visits")), 1)
-                for root in self.roots
-            ]
-        )
+        edges = np.array([self.edge_to(int(root)) for root in self.roots])
+        return self._get(edges, "sum") / np.maximum(self._get(edges, "visits"), 1)
 
     def principal_variation(self, tree: int) -> list[int]:
         """The most visited moves from the root of a tree on, the lowest of equals."""
-        node, line = int(self.roots[tree]), []
+        node = int(self.roots[tree])
+        line: list[int] = []
         while self._nodes[node]["count"]:
-            visits, children, values = (
-                self.field(node, name) for name in ("visits", "child", "value")
-            )
-            moves = values.view(np.int32) & 65_535
-            best = min(range(len(visits)), key=lambda slot: (-visits[slot], moves[slot]))
+            visits = self.field(node, "visits")
+            children = self.field(node, "child")
+            moves = self.field(node, "value").view(np.int32) & 65_535
+            best = min(range(len(visits)), key=lambda place: (-visits[place], moves[place]))
             if visits[best] == 0:
                 break
             line.append(int(moves[best]))
@@ -359,9 +359,8 @@ class Forest(Arena):
 
     def moves_of(self, nodes: np.ndarray) -> np.ndarray:
         """int32 [n]: the move that led to each node."""
-        return np.array(
-            [int(self.own(int(node), "value").view(np.int32)) & 65_535 for node in nodes], np.int32
-        )
+        edges = np.array([self.edge_to(int(node)) for node in nodes], np.int64)
+        return self._get(edges, "value").view(np.int32) & 65_535
 
     # -- inner parts
 
@@ -382,7 +381,9 @@ class Forest(Arena):
         return self._game
 
     def _which(self, trees: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        which = np.arange(len(self.roots)) if trees is None else np.asarray(trees, np.int64)
+        if trees is None:
+            return np.arange(len(self.roots))
+        which = np.asarray(trees, np.int64)
         if len(which) and not (which.min() >= 0 and which.max() < len(self.roots)):
             raise ValueError(
                 f"there are {len(self.roots)} trees, numbered from 0: {which.tolist()[:5]} names "
@@ -394,9 +395,8 @@ class Forest(Arena):
         """Room for so many more; what is no longer reached goes first, unless node numbers are
         to be kept.
         """
-        short = self._sizes[0] + nodes > len(self._nodes) or 3 * (self._sizes[1] + edges) > len(
-            self._words
-        )
+        words = 3 * (self._sizes[1] + edges)
+        short = self._sizes[0] + nodes > len(self._nodes) or words > len(self._words)
         # too little can have become litter since the last time
         often = self._sizes[0] < 2 * self._kept
         if short and self._litter and self.game and not keep and not self._owed and not often:
@@ -425,19 +425,16 @@ class Forest(Arena):
         self._filled = int(self._sizes[0])
 
     def _rows(self, priors: Any, values: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, values = (
-            np.ascontiguousarray(priors, np.float32),
-            np.ascontiguousarray(values, np.float64),
-        )
+        rows = np.ascontiguousarray(priors, np.float32)
+        values = np.ascontiguousarray(values, np.float64)
         if rows.shape != (count, self.moves) or values.shape != (count,):
             raise ValueError(
                 f"priors {rows.shape} and values {values.shape} must be [{count}, {self.moves}] "
                 f"and [{count}]"
             )
         if self.moves < self._edges_each:  # kernels take four at a time
-            rows = np.concatenate(
-                [rows, np.zeros((count, self._edges_each - self.moves), np.float32)], axis=1
-            )
+            missing = np.zeros((count, self._edges_each - self.moves), np.float32)
+            rows = np.concatenate([rows, missing], axis=1)
         return rows, values
 
     def _check_fused(self, state: int, tree: int) -> None:
@@ -447,11 +444,9 @@ class Forest(Arena):
             raise ValueError(
                 f"`outcome` of the game gave a value outside [0, 1] in tree {tree}: {_OUTCOMES}"
             )
-        fault = (
-            "a value outside [0, 1] or nan"
-            if state == NO_VALUE
-            else "priors that do not sum to 1, or are negative or not finite"
-        )
+        fault = "priors that do not sum to 1, or are negative or not finite"
+        if state == NO_VALUE:
+            fault = "a value outside [0, 1] or nan"
         raise ValueError(
             f"`evaluate` of the game gave {fault} in tree {tree}: correct it; what was searched "
             "before is there"
@@ -459,16 +454,14 @@ class Forest(Arena):
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         shape = (len(self.roots), self.moves)
-        visits, sums, priors = (
-            np.zeros(shape, np.int32),
-            np.zeros(shape),
-            np.zeros(shape, np.float32),
-        )
+        visits = np.zeros(shape, np.int32)
+        sums = np.zeros(shape)
+        priors = np.zeros(shape, np.float32)
         subtree_kernels.read(self._nodes, self._words, self.roots, visits, sums, priors)
         return visits, sums, priors
 
-    def _slot_of(self, node: int, move: int) -> int | None:
-        """The slot of a move, looked at or not."""
+    def _place_of(self, node: int, move: int) -> int | None:
+        """The place of a move, looked at or not."""
         record = self._nodes[node]
         if record["first"] < 0:
             return None

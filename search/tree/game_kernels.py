@@ -63,13 +63,11 @@ def reach(nodes, words, i4, positions, leaf, filled):
         record = nodes[leaf]
         copy_row(positions, leaf, np.uint64(record.parent), np.uint64(SIZE))
         edge, _ = entry(nodes, record)
-        play(positions[leaf], np.int64(move_at(i4, edge, record.slot)))
+        play(positions[leaf], np.int64(move_at(i4, edge, record.place)))
 
 
-def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params):
-    """(OK or what is wrong, value): of a node that is not expanded; it is expanded unless it is
-    finished.
-    """
+def expand(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params):
+    """Evaluate a node and expand it unless it is finished. (OK or what is wrong, its value)."""
     value = outcome(positions[leaf])
     if value < 0.0 or value > 1.0:
         return NO_OUTCOME, value
@@ -88,18 +86,18 @@ def judge(nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, 
 
 def begin(nodes, words, notes, sizes, positions, roots, priors, ordered, params):
     """Evaluate and expand each root. (OK or what is wrong, which tree)."""
-    nodes, words, notes, sizes, positions, roots = (
-        bare(nodes),
-        bare(words),
-        bare(notes),
-        bare(sizes),
-        bare(positions),
-        bare(roots),
-    )
-    priors, params = bare(priors), bare(params)
-    f4, i4 = as_f4(words), as_i4(words)
+    nodes = bare(nodes)
+    words = bare(words)
+    notes = bare(notes)
+    sizes = bare(sizes)
+    positions = bare(positions)
+    roots = bare(roots)
+    priors = bare(priors)
+    params = bare(params)
+    f4 = as_f4(words)
+    i4 = as_i4(words)
     for t in range(len(roots)):
-        state, value = judge(
+        state, value = expand(
             nodes,
             words,
             f4,
@@ -140,22 +138,19 @@ def simulate(
     (OK, FULL where there is no room for the next round, or what is wrong; which tree). All that is
     counted in `done` is finished.
     """
-    nodes, words, notes, sizes, positions, roots = (
-        bare(nodes),
-        bare(words),
-        bare(notes),
-        bare(sizes),
-        bare(positions),
-        bare(roots),
-    )
-    done, priors, leaves, values, params = (
-        bare(done),
-        bare(priors),
-        bare(leaves),
-        bare(values),
-        bare(params),
-    )
-    f4, i4 = as_f4(words), as_i4(words)
+    nodes = bare(nodes)
+    words = bare(words)
+    notes = bare(notes)
+    sizes = bare(sizes)
+    positions = bare(positions)
+    roots = bare(roots)
+    done = bare(done)
+    priors = bare(priors)
+    leaves = bare(leaves)
+    values = bare(values)
+    params = bare(params)
+    f4 = as_f4(words)
+    i4 = as_i4(words)
     room = len(priors)
     for group in range(0, len(roots), TOGETHER):
         going = True
@@ -172,7 +167,7 @@ def simulate(
                 if many == 1:
                     leaf = descend(nodes, words, f4, i4, notes, sizes, roots[t], params)
                     reach(nodes, words, i4, positions, leaf, filled)
-                    state, value = judge(
+                    state, value = expand(
                         nodes, words, f4, i4, notes, sizes, positions, leaf, priors, ordered, params
                     )
                     if state != OK:
@@ -188,7 +183,7 @@ def simulate(
                         reach(nodes, words, i4, positions, leaf, filled)
                         values[i] = math.nan
                         if nodes[leaf].first < 0 and wrong == OK:
-                            state, values[i] = judge(
+                            state, values[i] = expand(
                                 nodes,
                                 words,
                                 f4,
@@ -216,7 +211,9 @@ def simulate(
 
 def follow(nodes, words, positions, filled, total):
     """Write the positions of the nodes from `filled` to `total`."""
-    nodes, words, positions = bare(nodes), bare(words), bare(positions)
+    nodes = bare(nodes)
+    words = bare(words)
+    positions = bare(positions)
     i4 = as_i4(words)
     for node in range(filled, total):
         reach(nodes, words, i4, positions, np.uint64(node), np.uint64(0))
@@ -224,14 +221,17 @@ def follow(nodes, words, positions, filled, total):
 
 def outcomes(positions, leaves, values):
     """Values of finished positions, nan of the others."""
-    positions, leaves, values = bare(positions), bare(leaves), bare(values)
+    positions = bare(positions)
+    leaves = bare(leaves)
+    values = bare(values)
     for i in range(len(leaves)):
         values[i] = outcome(positions[np.uint64(leaves[i])])
 
 
 def first(positions, rows):
     """Write the first position into some rows."""
-    positions, rows = bare(positions), bare(rows)
+    positions = bare(positions)
+    rows = bare(rows)
     for row in rows:
         start(positions[np.uint64(row)])
 
@@ -253,8 +253,12 @@ class GameKernels(NamedTuple):
     moved: Any
 
 
-_i4, _i8, _f8, _bool = numba.int32[::1], numba.int64, numba.float64[::1], numba.boolean
-_positions, _pair = numba.uint8[:, ::1], numba.types.UniTuple(numba.int64, 2)
+_i4 = numba.int32[::1]
+_i8 = numba.int64
+_f8 = numba.float64[::1]
+_bool = numba.boolean
+_positions = numba.uint8[:, ::1]
+_pair = numba.types.UniTuple(numba.int64, 2)
 _more = (_i8[::1], _positions, _i4)
 SIGNATURES = {
     "begin": _pair(*_arena, *_more, numba.float32[::1], _bool, _f8),
@@ -286,7 +290,7 @@ def fuse(
     names |= {"MOVES": game.moves, "ROOM": (game.moves + 3) // 4 * 4, "SIZE": game.size}
     version = digest(prepare, score, reach, select, *SOURCES, *game[:4])
     name = f"{rule_name}_{game.moves}_{game.size}_{version}"
-    for template in (reach, judge):
+    for template in (reach, expand):
         names[template.__name__] = inner(bind(template, names, f"{template.__name__}_{name}"))
     compiled = {}
     for outer, signature in SIGNATURES.items():

@@ -1,16 +1,18 @@
 """Selection rules: which edge a search takes next. A rule is a pair of small functions, given to
 the one set of kernels.
 
-    look = prepare(words, f4, i4, start, count, n, mean, notes, node, params)   once a node: four
-    numbers of its block
-    score(q, prior, taken, n, look, params)                                     once an edge; the
-    highest is taken
+    look = prepare(words, f4, i4, start, count, n, mean, notes, node, params)
+    score(q, prior, taken, n, look, params)
 
-start, count: the first edge of the node's block, and how many there are;  n: visits of the node, at
-least 1;  mean: of its values in the
-chooser's view;  q: mean value of the edge, its own value or the first-play urgency where it was not
-                 taken;  taken: its visits, pending
-ones included. Where `taken` is 0 the score must grow with the prior.
+`prepare` is called once a node and gives four numbers of its block, `score` once an edge; the edge
+with the highest is taken.
+
+start, count  the first edge of the node's block, and how many there are
+n             visits of the node, at least 1
+mean          of the node's values, in the view of the player who moves there
+q             mean value of the edge; of one never taken, its own value or the first-play urgency
+taken         visits of the edge, pending ones included; where it is 0 the score must grow with the
+              prior
 """
 
 from __future__ import annotations
@@ -54,12 +56,8 @@ def _puct(q, prior, taken, n, look, params):
 
 
 def _growing(words, f4, i4, start, count, n, mean, notes, node, params):
-    return (
-        (params[C] + math.log((1.0 + n + params[BASE]) / params[BASE])) * math.sqrt(n),
-        0.0,
-        0.0,
-        0.0,
-    )
+    scale = (params[C] + math.log((1.0 + n + params[BASE]) / params[BASE])) * math.sqrt(n)
+    return scale, 0.0, 0.0, 0.0
 
 
 def _log(words, f4, i4, start, count, n, mean, notes, node, params):
@@ -77,7 +75,8 @@ def _between(words, f4, i4, start, count, n, mean, notes, node, params):
         taken = i4[f4_of(start + np.uint64(e), VISITS)]
         if taken > 0:
             q = words[f8_of(start + np.uint64(e))] / taken
-            low, high = min(low, q), max(high, q)
+            low = min(low, q)
+            high = max(high, q)
     scale = (params[C] + math.log((1.0 + n + params[BASE]) / params[BASE])) * math.sqrt(n)
     return scale, low, max(high - low, 1e-8), 0.0
 
@@ -92,32 +91,43 @@ def _completed(words, f4, i4, start, count, n, mean, notes, node, params):
     """(scale of Q, lowest completed Q, value of untaken edges, log of the sum of exp(logit +
     sigma)); Danihelka et al. 2022, eq. 11, 33.
     """
-    most, total, taken_prior, weighed, listed = 0, 0, 0.0, 0.0, 0.0
-    low, high = math.inf, -math.inf
+    most = 0
+    total = 0
+    taken_prior = 0.0
+    weighed = 0.0
+    listed = 0.0
+    low = math.inf
+    high = -math.inf
     for e in range(np.uint64(0), count):
         e = start + np.uint64(e)
-        visits, prior = i4[f4_of(e, VISITS)], float(f4[f4_of(e, PRIOR)])
+        visits = i4[f4_of(e, VISITS)]
+        prior = float(f4[f4_of(e, PRIOR)])
         if prior < 0.0:
             continue
         listed += prior
         if visits > 0:
             q = words[f8_of(e)] / visits
-            most, total = max(most, visits), total + visits
-            taken_prior, weighed = taken_prior + prior, weighed + prior * q
-            low, high = min(low, q), max(high, q)
+            most = max(most, visits)
+            total = total + visits
+            taken_prior = taken_prior + prior
+            weighed = weighed + prior * q
+            low = min(low, q)
+            high = max(high, q)
     own = float(notes[node])
-    mixed = (
-        own if total == 0 else (own + total * (weighed / max(taken_prior, 1e-300))) / (1 + total)
-    )
+    mixed = own
+    if total != 0:
+        mixed = (own + total * (weighed / max(taken_prior, 1e-300))) / (1 + total)
     rest = 0.0
     if listed > taken_prior:  # some are untaken; in an ordered block one of them is always listed
         rest = max(0.0, 1.0 - taken_prior)
-        low, high = min(low, mixed), max(high, mixed)
+        low = min(low, mixed)
+        high = max(high, mixed)
     scale = params[SCALE] * (params[FLOOR] + most) / max(high - low, 1e-8)
     mass = rest * math.exp(scale * (mixed - low)) if rest > 0.0 else 0.0
     for e in range(np.uint64(0), count):
         e = start + np.uint64(e)
-        visits, prior = i4[f4_of(e, VISITS)], float(f4[f4_of(e, PRIOR)])
+        visits = i4[f4_of(e, VISITS)]
+        prior = float(f4[f4_of(e, PRIOR)])
         if visits > 0 and prior >= 0.0:
             mass += prior * math.exp(scale * (words[f8_of(e)] / visits - low))
     return scale, low, mixed, math.log(max(mass, 1e-300))
@@ -159,13 +169,13 @@ _INNER = (
     "settle",
     "grow",
 )
-_nodes, _f8, _i8, _bool = (
-    numba.from_dtype(NODE)[::1],
-    numba.float64[::1],
-    numba.int64,
-    numba.boolean,
-)
-_f4s, _leaves, _rows = numba.float32[::1], numba.int32[::1], numba.float32[:, ::1]
+_nodes = numba.from_dtype(NODE)[::1]
+_f8 = numba.float64[::1]
+_i8 = numba.int64
+_bool = numba.boolean
+_f4s = numba.float32[::1]
+_leaves = numba.int32[::1]
+_rows = numba.float32[:, ::1]
 _arena = (_nodes, _f8, _f4s)
 _pair = numba.types.UniTuple(_i8, 2)
 SIGNATURES = {
@@ -178,30 +188,31 @@ SIGNATURES = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A selection rule with its numbers. `params`: see `search.tree.descent_kernels`; two rules
-    of one `name` share compiled code.
+    """A selection rule with its numbers. Two rules of one `name` share compiled code.
+
+    params  index -> number, see `search.tree.descent_kernels`
+    notes   whether it needs to know a number of each node, which is its value in a `Forest`
     """
 
     name: str
     prepare: Callable[..., Any]
     score: Callable[..., Any]
     params: tuple[tuple[int, float], ...]
+    notes: bool = False
 
     def array(self, players: int, discount: float, widen: float = 0.0) -> np.ndarray:
         """float64 [PARAMS] for the kernels."""
         values = np.zeros(PARAMS)
-        for place, number in (
-            *self.params,
-            (PLAYERS, players),
-            (DISCOUNT, discount),
-            (WIDEN, widen),
-        ):
-            values[place] = number
+        for index, number in self.params:
+            values[index] = number
+        values[PLAYERS] = players
+        values[DISCOUNT] = discount
+        values[WIDEN] = widen
         return values
 
-    def number(self, place: int) -> float:
+    def number(self, index: int) -> float:
         """One of `params`, 0 where the rule has none."""
-        return dict(self.params).get(place, 0.0)
+        return dict(self.params).get(index, 0.0)
 
     @property
     def kernels(self) -> Kernels:
@@ -218,9 +229,8 @@ def _compiled(name: str, prepare: Callable[..., Any], score: Callable[..., Any])
     for part in _INNER:
         names[part] = inner(bind(getattr(descent_kernels, part), names, f"{part}_{name}"))
     for outer in SIGNATURES:
-        names[outer] = kernel(SIGNATURES[outer])(
-            bind(getattr(batch_kernels, outer), names, f"{outer}_{name}")
-        )
+        bound = bind(getattr(batch_kernels, outer), names, f"{outer}_{name}")
+        names[outer] = kernel(SIGNATURES[outer])(bound)
     return Kernels(*(names[outer] for outer in SIGNATURES), names)
 
 
@@ -234,12 +244,8 @@ def _number(name: str, value: float, low: float = 0.0) -> float:
 
 def puct(c: float = 1.25, fpu_reduction: float = 0.0) -> Rule:
     """Q + c sqrt(N) P / (1 + n), AlphaGo's constant c (Silver et al. 2016; Rosin 2011)."""
-    return Rule(
-        "puct",
-        _plain,
-        _puct,
-        ((C, _number("c", c)), (REDUCTION, _number("fpu_reduction", fpu_reduction))),
-    )
+    numbers = ((C, _number("c", c)), (REDUCTION, _number("fpu_reduction", fpu_reduction)))
+    return Rule("puct", _plain, _puct, numbers)
 
 
 def alphazero(
@@ -257,11 +263,9 @@ def alphazero(
         (BASE, _number("base", base, 1e-9)),
         (REDUCTION, _number("fpu_reduction", fpu_reduction)),
     )
-    return (
-        Rule("normalised", _between, _normalised, numbers)
-        if normalise
-        else Rule("alphazero", _growing, _puct, numbers)
-    )
+    if normalise:
+        return Rule("normalised", _between, _normalised, numbers)
+    return Rule("alphazero", _growing, _puct, numbers)
 
 
 def ucb1(c: float = math.sqrt(2)) -> Rule:
@@ -279,12 +283,8 @@ def gumbel(value_scale: float = 0.1, visit_floor: float = 50.0) -> Rule:
     completed Q of the node's edges; that of an untaken edge is the mix of the node's own value and
     those of its taken edges (their eq. 33).
     """
-    return Rule(
-        "gumbel",
-        _completed,
-        _improved,
-        (
-            (SCALE, _number("value_scale", value_scale)),
-            (FLOOR, _number("visit_floor", visit_floor)),
-        ),
+    numbers = (
+        (SCALE, _number("value_scale", value_scale)),
+        (FLOOR, _number("visit_floor", visit_floor)),
     )
+    return Rule("gumbel", _completed, _improved, numbers, notes=True)

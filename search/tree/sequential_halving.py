@@ -23,7 +23,8 @@ def considered_visits(considered: int, simulations: int) -> list[int]:
         return list(range(simulations))
     phases = math.ceil(math.log2(considered))
     sequence: list[int] = []
-    visits, left = [0] * considered, considered
+    visits = [0] * considered
+    left = considered
     while len(sequence) < simulations:
         for _ in range(max(1, int(simulations / (phases * left)))):
             sequence += visits[:left]
@@ -48,15 +49,14 @@ def transformed(
     own     the node's own value, of the player who moves there
     """
     taken = visits > 0
-    total, mass = visits.sum(), priors[taken].sum()
-    mixed = (
-        own
-        if not total
-        else (own + total * ((priors[taken] * values[taken]).sum() / max(mass, 1e-300)))
-        / (1 + total)
-    )
+    total = visits.sum()
+    mixed = own
+    if total:
+        mass = max(priors[taken].sum(), 1e-300)
+        mixed = (own + total * ((priors[taken] * values[taken]).sum() / mass)) / (1 + total)
     completed = np.where(taken, values, mixed)
-    low, high = completed.min(), completed.max()
+    low = completed.min()
+    high = completed.max()
     return (floor + visits.max()) * scale * (completed - low) / max(high - low, 1e-8)
 
 
@@ -76,10 +76,12 @@ def best_step(points: np.ndarray, visits: np.ndarray, wanted: int | None = None)
 
     Where no step has so many, the highest of all.
     """
-    among = np.where(
-        visits == (visits[points > -np.inf].max() if wanted is None else wanted), points, -np.inf
-    )
-    return int((among if among.max() > -np.inf else points).argmax())
+    if wanted is None:
+        wanted = visits[points > -np.inf].max()
+    among = np.where(visits == wanted, points, -np.inf)
+    if not among.max() > -np.inf:
+        among = points
+    return int(among.argmax())
 
 
 def root_points(
@@ -88,11 +90,14 @@ def root_points(
     """(points, visits, improved policy) of the edges of a root; a closed one has -inf points.
     noise: float64 [edges].
     """
-    visits, sums, priors = (arena.field(root, name) for name in ("visits", "sum", "prior"))
+    visits = arena.field(root, "visits")
+    sums = arena.field(root, "sum")
+    priors = arena.field(root, "prior")
     shares = np.abs(priors).astype(np.float64)
     shares /= shares.sum()
     values = sums / np.maximum(visits, 1)
-    scale, floor = arena.rule.number(SCALE), arena.rule.number(FLOOR)
+    scale = arena.rule.number(SCALE)
+    floor = arena.rule.number(FLOOR)
     sigma = transformed(values, visits, shares, arena.note(root), scale, floor)
     with np.errstate(divide="ignore"):
         points = np.where(priors >= 0, noise + np.log(shares) + sigma, -np.inf)
@@ -102,8 +107,10 @@ def root_points(
 def next_step(
     arena: Arena, root: int, noise: np.ndarray, wanted: int, start: np.ndarray | int = 0
 ) -> int | None:
-    """The slot that a root takes next: of those with `wanted` visits since `start`, the best.
+    """The place that a root takes next: of those with `wanted` visits since `start`, the best.
     None: all are closed.
     """
     points, visits, _ = root_points(arena, root, noise)
-    return best_step(points, visits - start, wanted) if (points > -np.inf).any() else None
+    if not (points > -np.inf).any():
+        return None
+    return best_step(points, visits - start, wanted)

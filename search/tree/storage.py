@@ -50,18 +50,15 @@ class Arena:
             raise ValueError(f"players={players}: games of one or two players can be searched")
         if not 0.0 < discount <= 1.0:
             raise ValueError(f"discount={discount} must lie in (0, 1]")
-        self.players, self.discount, self.keeps_notes = (
-            players,
-            discount,
-            notes or rule.name == "gumbel",
-        )
-        self._nodes, self._words = (
-            _vacant(max(nodes, 16), NODE),
-            _vacant(3 * max(edges, 64), np.dtype(np.float64)),
-        )
+        self.players = players
+        self.discount = discount
+        self.keeps_notes = notes or rule.notes
+        self._nodes = _vacant(max(nodes, 16), NODE)
+        self._words = _vacant(3 * max(edges, 64), np.dtype(np.float64))
         self._notes = np.zeros(len(self._nodes) if self.keeps_notes else 1, np.float32)
         self._sizes = np.zeros(2, np.int64)
-        self.rule, self._widen = rule, 0.0
+        self.rule = rule
+        self._widen = 0.0
         self.kernels = rule.kernels
         self._params = rule.array(players, discount)
 
@@ -80,10 +77,7 @@ class Arena:
         # begins with a cache line, as the kernels expect
         self._nodes = _larger(self._nodes, len(self._nodes), 0)
         self._words = _larger(self._words, len(self._words), 0)
-        if self.keeps_notes:
-            self._notes = np.concatenate(
-                [self._notes, np.zeros(len(self._nodes) - len(self._notes), np.float32)]
-            )
+        self._fit_notes()
         self.kernels = self.rule.kernels
 
     # -- what is in use
@@ -100,13 +94,13 @@ class Arena:
         """
         table = np.zeros(int(self._sizes[1]), EDGE)
         for node in range(int(self._sizes[0])):
-            first, count = int(self._nodes[node]["first"]), int(self._nodes[node]["count"])
+            first = int(self._nodes[node]["first"])
+            count = int(self._nodes[node]["count"])
             if count:
+                block = table[first : first + count]
                 for name in EDGE.names or ():
-                    table[name][first : first + count] = self.field(node, name)
-                table["prior"][first : first + count] = np.abs(
-                    table["prior"][first : first + count]
-                )
+                    block[name] = self.field(node, name)
+                block["prior"] = np.abs(block["prior"])
             if self._nodes[node]["parent"] < 0:
                 for name in EDGE.names or ():
                     table[name][-2 - int(self._nodes[node]["parent"])] = self.own(node, name)
@@ -127,28 +121,26 @@ class Arena:
     def edge_to(self, node: int) -> int:
         """The edge that leads to `node`; a root's own."""
         parent = int(self._nodes[node]["parent"])
-        return (
-            -2 - parent
-            if parent < 0
-            else int(self._nodes[parent]["first"]) + int(self._nodes[node]["slot"])
-        )
+        if parent < 0:
+            return -2 - parent
+        return int(self._nodes[parent]["first"]) + int(self._nodes[node]["place"])
 
     def own(self, node: int, name: str) -> Any:
         """The same of the edge that leads to `node`."""
         return self._get(self.edge_to(node), name)
 
     def note(self, node: int) -> float:
-        """What the rule was told of `node`."""
+        """What the rule knows of `node`."""
         return float(self._notes[node])
 
     def set_note(self, node: int, note: float) -> None:
-        """Tell the rule of `node` (`search.tree.descent_kernels`)."""
+        """Let the rule know a number of `node` (`search.tree.descent_kernels`)."""
         self._notes[node] = note
         self.forget(node)
 
-    def point(self, node: int, slot: int) -> None:
+    def point(self, node: int, place: int) -> None:
         """Let the next descent that comes to `node` take this edge of its block."""
-        self._nodes["best"][node] = slot
+        self._nodes["best"][node] = place
 
     def _get(self, edges: Any, name: str) -> Any:
         """A field of one edge or several, by number."""
@@ -161,11 +153,8 @@ class Arena:
 
     def reserve(self, nodes: int, edges: int) -> None:
         """Make room for so many more. Raises MemoryError, which leaves everything as it was."""
-        for size, more, what in (
-            (self._sizes[0], nodes, "nodes"),
-            (self._sizes[1], edges, "edges"),
-        ):
-            if size + more > _LIMIT:
+        for what, total in zip(("nodes", "edges"), self._sizes + (nodes, edges), strict=True):
+            if total > _LIMIT:
                 raise MemoryError(
                     f"a tree holds at most {_LIMIT:,} {what}: search with fewer simulations, "
                     "or drop trees you no longer need"
@@ -173,10 +162,7 @@ class Arena:
         try:
             if self._sizes[0] + nodes > len(self._nodes):
                 self._nodes = _larger(self._nodes, int(self._sizes[0]), nodes)
-            if self.keeps_notes and len(self._notes) < len(self._nodes):
-                self._notes = np.concatenate(
-                    [self._notes, np.zeros(len(self._nodes) - len(self._notes), np.float32)]
-                )
+            self._fit_notes()
             if 3 * (self._sizes[1] + edges) > len(self._words):
                 self._words = _larger(self._words, 3 * int(self._sizes[1]), 3 * edges)
         except MemoryError as error:
@@ -185,6 +171,12 @@ class Arena:
                 f"{self._sizes[0]:,} and {self._sizes[1]:,}: "
                 "the tree is as it was; search with fewer simulations"
             ) from error
+
+    def _fit_notes(self) -> None:
+        """As many notes as there is room for nodes, where notes are kept."""
+        missing = len(self._nodes) - len(self._notes)
+        if self.keeps_notes and missing > 0:
+            self._notes = np.concatenate([self._notes, np.zeros(missing, np.float32)])
 
     # -- changing
 
@@ -195,14 +187,18 @@ class Arena:
     def sow(self, count: int, player: int = 0, visits: int = 0) -> np.ndarray:
         """int32 [count]: new roots, without edges."""
         self.reserve(count, 4 * count)
-        first, own = (int(size) for size in self._sizes)
+        first, own = self._sizes.tolist()
         self._sizes += count, 4 * count
         roots = np.arange(first, first + count, dtype=np.int32)
         self._words[3 * own : 3 * (own + 4 * count)] = 0.0
         edges = own + 4 * np.arange(count)
         fresh = self._nodes[first : first + count]
-        fresh["first"], fresh["parent"], fresh["count"], fresh["slot"] = -1, -2 - edges, 0, 0
-        fresh["best"], fresh["room"] = HERE, SECOND if player else 0
+        fresh["first"] = -1
+        fresh["parent"] = -2 - edges
+        fresh["count"] = 0
+        fresh["place"] = 0
+        fresh["best"] = HERE
+        fresh["room"] = SECOND if player else 0
         for name, what in (("prior", 1.0), ("value", np.nan), ("visits", visits), ("child", roots)):
             self._put(edges, name, what)
         return roots
@@ -210,8 +206,10 @@ class Arena:
     def use(self, rule: Rule, widen: float = 0.0) -> None:
         """Select by `rule` from now on."""
         if rule != self.rule or widen != self._widen:
-            assert self.keeps_notes or not (widen or rule.name == "gumbel"), "this rule needs notes"
-            self.rule, self._widen, self.kernels = rule, widen, rule.kernels
+            assert self.keeps_notes or not (widen or rule.notes), "this rule needs notes"
+            self.rule = rule
+            self._widen = widen
+            self.kernels = rule.kernels
             self._params = rule.array(self.players, self.discount, widen)
             self.forget(slice(None))
 
@@ -225,18 +223,22 @@ class Arena:
         """Keep only what stands below `roots` (int32 [trees], changed in place). int32 [nodes]:
         the old number of each node.
         """
-        nodes, words = (_vacant(len(array), array.dtype) for array in (self._nodes, self._words))
-        kept, sizes = np.empty(int(self._sizes[0]), np.int32), np.zeros(2, np.int64)
+        nodes = _vacant(len(self._nodes), self._nodes.dtype)
+        words = _vacant(len(self._words), self._words.dtype)
+        kept = np.empty(int(self._sizes[0]), np.int32)
+        sizes = np.zeros(2, np.int64)
         gather(self._nodes, self._words, nodes, words, roots, kept, sizes)
         kept = kept[: sizes[0]].copy()
         if self.keeps_notes:
             self._notes[: len(kept)] = self._notes[kept]
-        self._nodes, self._words, self._sizes = nodes, words, sizes
+        self._nodes = nodes
+        self._words = words
+        self._sizes = sizes
         return kept
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """A copy of all that is in use."""
-        nodes, edges = (int(size) for size in self._sizes)
+        nodes, edges = self._sizes.tolist()
         return {
             "nodes": self._nodes[:nodes].copy(),
             "words": self._words[: 3 * edges].copy(),

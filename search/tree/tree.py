@@ -1,7 +1,7 @@
 """The search tree: one root of an arena with its states and steps.
 
 A node is a reached state, an edge a step proposed from it. The edges of a node stand in one
-contiguous block; an edge is known by its place in the arena. An edge's child node is made when the
+contiguous block; an edge is known by its number in the arena. An edge's child node is made when the
 edge is first taken. Visits count at once when a descent passes (an unfinished visit counts as value
 0); values are added by `backup`, so visits and sums agree only between rounds.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from search.tree import subtree_kernels
 from search.tree.descent_kernels import HERE, IN_FLIGHT, ROOM, SECOND
 from search.tree.selection import Rule, puct
 from search.tree.storage import Arena, check_count, unknown
+
+T = TypeVar("T")
 
 _DEFAULT = puct()
 _CLOSED = 1e-30  #: the least that a closed edge has for a prior, below 0
@@ -39,6 +41,8 @@ class Tree(Arena):
     samples       of each node that was given steps, what was drawn of each step of its block: name
                   -> (log-prob, share of the draws)
     exhausted     nothing is left to explore
+    independent   the chains are independent samples of the policy, and the visits of a finished
+                  node tell how often it was drawn; a method that samples sets it
     proposed, unusable, example   proposals seen, of them illegal or cut off, and one such step
     """
 
@@ -56,6 +60,7 @@ class Tree(Arena):
         self.drawn: dict[int, dict[tuple[int, ...], Avoided]] = {}
         self.samples: dict[int, list[dict[Hashable, tuple[float, float]]]] = {}
         self.exhausted = False
+        self.independent = False
         self.proposed = self.unusable = 0
         self.example: Any = None
         # edge -> state and player behind it, until its node is made
@@ -84,9 +89,12 @@ class Tree(Arena):
         """
         old = int(self._nodes[node]["count"])
         count = old + len(steps)
-        own = np.full(len(steps), math.nan) if values is None else np.asarray(values, np.float64)
-        if ((own < 0) | (own > 1)).any():
-            edge = int(((own < 0) | (own > 1)).argmax())
+        if values is None:
+            values = [math.nan] * len(steps)
+        own = np.asarray(values, np.float64)
+        outside = (own < 0) | (own > 1)
+        if outside.any():
+            edge = int(outside.argmax())
             raise ValueError(
                 f"the value of edge {old + edge} of node {node} is {own[edge]}: give values in "
                 "[0, 1], or nan"
@@ -102,16 +110,17 @@ class Tree(Arena):
         self._priors(node, first, count, priors)
         for name, fresh in (("sum", 0.0), ("visits", 0), ("child", -1)):
             self._put(first + np.arange(old, count), name, fresh)
-        told = np.where(np.isnan(own), unknown(np.arange(old, count)), own.astype(np.float32))
-        self._put(first + np.arange(old, count), "value", told.astype(np.float32, copy=False))
+        own = np.where(np.isnan(own), unknown(np.arange(old, count)), own.astype(np.float32))
+        self._put(first + np.arange(old, count), "value", own.astype(np.float32, copy=False))
         self._nodes[node]["count"] = count
         self.steps[first + old : first + count] = steps
-        self.log_probs[first + old : first + count] = (
-            [math.nan] * len(steps) if log_probs is None else log_probs
-        )
-        mover = self.player(node)
-        for i, state in enumerate(states):
-            self._next[first + old + i] = (state, players[i] if players is not None else mover)
+        if log_probs is None:
+            log_probs = [math.nan] * len(steps)
+        self.log_probs[first + old : first + count] = log_probs
+        if players is None:
+            players = [self.player(node)] * len(steps)
+        for edge, behind in enumerate(zip(states, players, strict=True), first + old):
+            self._next[edge] = behind
         self.forget(node)
         return range(first + old, first + count)
 
@@ -124,7 +133,7 @@ class Tree(Arena):
         self.forget(node)
 
     def set_unseen(self, node: int, probability: float) -> None:
-        """Tell how probable, in [0, 1], the steps of `node` are together that are not proposed
+        """Say how probable, in [0, 1], the steps of `node` are together that are not proposed
         yet; 0 at a new node.
         """
         if node in self._full:
@@ -134,7 +143,7 @@ class Tree(Arena):
             self.forget(node)
 
     def unseen(self, node: int) -> float:
-        """What `set_unseen` told, 0 where the node is never to be widened."""
+        """What `set_unseen` was given, 0 where the node is never to be widened."""
         return float(self._notes[node])
 
     def _priors(self, node: int, first: int, count: int, priors: np.ndarray) -> None:
@@ -146,13 +155,17 @@ class Tree(Arena):
 
     def _block(self, node: int, count: int) -> int:
         """Start of a block with room for `count` edges at `node`; an existing block is moved to
-        a larger place if need be.
+        where there is more room if need be.
         """
         record = self._nodes[node]
-        first, old, room = int(record["first"]), int(record["count"]), self._room_of(node)
-        if first >= 0 and count <= room:
+        first = int(record["first"])
+        old = int(record["count"])
+        if first >= 0 and count <= self._room_of(node):
             return first
-        size = (count + 3) // 4 * 4 if first < 0 else max(8, 1 << math.ceil(math.log2(count)))
+        if first < 0:
+            size = (count + 3) // 4 * 4
+        else:
+            size = max(8, 1 << math.ceil(math.log2(count)))
         self.reserve(0, size)
         start = int(self._sizes[1])
         self._sizes[1] += size
@@ -183,8 +196,8 @@ class Tree(Arena):
             self.reserve(1, 0)
             child = int(self._sizes[0])
             self._sizes[0] += 1
-            slot = edge - int(self._nodes[node]["first"])
-            self._nodes[child] = (-1, node, 0, slot, HERE, 0)
+            place = edge - int(self._nodes[node]["first"])
+            self._nodes[child] = (-1, node, 0, place, HERE, 0)
             self._notes[child] = 0.0
             self._put(edge, "child", child)
             self._fill()
@@ -196,12 +209,11 @@ class Tree(Arena):
             state, player = self._next.pop(self.edge_to(node))
             self.states.append(state)
             self._notes[node] = 0.0
-            self._nodes[node]["room"] = (int(self._nodes[node]["room"]) & ~SECOND) | (
-                SECOND if player else 0
-            )
+            flag = SECOND if player else 0
+            self._nodes[node]["room"] = (int(self._nodes[node]["room"]) & ~SECOND) | flag
 
     def close(self, node: int) -> None:
-        """Never descend to `node` again: its subtree has nothing more to tell. Its statistics
+        """Never descend to `node` again: there is nothing more to find below it. Its statistics
         stay.
         """
         if node > 0:
@@ -263,7 +275,8 @@ class Tree(Arena):
         """Add values in [0, 1] (of the player who chose the leaf's step) along the paths; nan
         releases the visit.
         """
-        leaves, values = np.asarray(leaves, np.int32), np.asarray(values, np.float64)
+        leaves = np.asarray(leaves, np.int32)
+        values = np.asarray(values, np.float64)
         assert len(leaves) == len(values) and not ((values < 0) | (values > 1)).any(), (
             "values must lie in [0, 1]"
         )
@@ -281,11 +294,11 @@ class Tree(Arena):
 
     def visit(self, node: int, value: float) -> None:
         """One visit of `node` without a descent: counts along its path and adds `value`."""
-        place = node
-        while place >= 0:
-            edge = self.edge_to(place)
+        passed = node
+        while passed >= 0:
+            edge = self.edge_to(passed)
             self._put(edge, "visits", self._get(edge, "visits") + 1)
-            place = int(self._nodes[place]["parent"])
+            passed = int(self._nodes[passed]["parent"])
         self.backup([node], [value])
 
     def reroot(self, node: int) -> None:
@@ -295,32 +308,31 @@ class Tree(Arena):
         Nothing may be in flight. What was found outside the subtree is no longer in `finished` and
         `drawn`.
         """
-        before = [
-            range(int(n["first"]), int(n["first"]) + int(n["count"])) if n["count"] else range(0)
-            for n in self.nodes
-        ]
-        steps, log_probs, waiting = self.steps, self.log_probs, self._next
+        before = [self.block(old) for old in range(len(self.nodes))]
+        steps = self.steps
+        log_probs = self.log_probs
+        waiting = self._next
         if node:
             self.reserve(0, 4)
             subtree_kernels.uproot(self._nodes, self._words, self._sizes, node)
         kept = [int(old) for old in self.gather(np.array([node], np.int32))]
         new = {old: i for i, old in enumerate(kept)}
         size = int(self._sizes[1])
-        self.steps, self.log_probs, self._next = [None] * size, [math.nan] * size, {}
+        self.steps = [None] * size
+        self.log_probs = [math.nan] * size
+        self._next = {}
         for i, old in enumerate(kept):
             first = int(self._nodes[i]["first"])
-            for slot, edge in enumerate(before[old]):
-                self.steps[first + slot], self.log_probs[first + slot] = (
-                    steps[edge],
-                    log_probs[edge],
-                )
+            for place, edge in enumerate(before[old]):
+                self.steps[first + place] = steps[edge]
+                self.log_probs[first + place] = log_probs[edge]
                 if edge in waiting:
-                    self._next[first + slot] = waiting[edge]
+                    self._next[first + place] = waiting[edge]
         self.states = [self.states[old] for old in kept]
-        self.finished = {new[old]: reward for old, reward in self.finished.items() if old in new}
-        self.drawn = {new[old]: drawn for old, drawn in self.drawn.items() if old in new}
-        self.samples = {new[old]: drawn for old, drawn in self.samples.items() if old in new}
-        self._full = {new[old]: unseen for old, unseen in self._full.items() if old in new}
+        self.finished = _renumbered(self.finished, new)
+        self.drawn = _renumbered(self.drawn, new)
+        self.samples = _renumbered(self.samples, new)
+        self._full = _renumbered(self._full, new)
 
     # -- reading
 
@@ -337,8 +349,8 @@ class Tree(Arena):
 
     def block(self, node: int) -> range:
         """The edges of `node`."""
-        first, count = int(self._nodes[node]["first"]), int(self._nodes[node]["count"])
-        return range(first, first + count) if count else range(0)
+        first = int(self._nodes[node]["first"])
+        return range(first, first + int(self._nodes[node]["count"]))
 
     def is_open(self, edge: int) -> bool:
         return bool(self._get(edge, "prior") >= 0)
@@ -387,6 +399,11 @@ class Tree(Arena):
     def verified(self) -> int | None:
         """The first node whose reward is 1, None while there is none."""
         return next((node for node, reward in self.finished.items() if reward == 1.0), None)
+
+
+def _renumbered(by_node: dict[int, T], new: dict[int, int]) -> dict[int, T]:
+    """The entries of the nodes that are kept, under their new numbers."""
+    return {new[old]: entry for old, entry in by_node.items() if old in new}
 
 
 def _checked(priors: Any, count: int, node: int) -> np.ndarray:

@@ -29,7 +29,7 @@ import search
 from guides.answers import grammar, precision, proofs
 from guides.answers import verdict as answers
 from guides.answers.verdict import Verdict, check, check_many, classes, examine, extract
-from search.choose import Finish, majority, united
+from search.choose import Finish, majority, merge_equal
 from search.final_answer import final_answers
 
 R, W, U = Verdict.RIGHT, Verdict.WRONG, Verdict.UNDECIDED
@@ -674,7 +674,7 @@ def finish(node: int, answer: str) -> Finish:
 def test_equal_answers_vote_together() -> None:
     found = [finish(i, answer) for i, answer in enumerate(["3", "1/2", "0.5", r"\frac{1}{2}", "3"])]
     assert majority(found).answer == "3"
-    joined = united(found, classes)
+    joined = merge_equal(found, classes)
     assert majority(joined).answer == "1/2" and [one.node for one in joined] == [0, 1, 2, 3, 4]
 
 

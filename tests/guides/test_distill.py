@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from guides.data.distill import CHAINS, distill, split
+from guides.data.distill import distill, split
 from guides.data.examples import Segment
 from guides.data.labels import Labels
-from search.methods.sample import sample
 from search.problem import TextStep
 from search.scheduling.requests import Usage
-from search.solution import _path
 from search.trace import Trace
 
 PROMPT = (1, 2, 3)
@@ -32,14 +30,14 @@ def make(
     parents: list[int],
     visits: list[int],
     finished: list[bool],
-    method: str = "my:tree",
+    sampled: bool = False,
     spare: int = 0,
     lost: int = 0,
 ) -> Trace:
     """A trace of nodes 1, 2, ... below `parents`; its edges in the order of their nodes, `spare`
     more at each that were never taken.
 
-    lost: simulations that never left the root.
+    sampled: its chains are independent samples;  lost: simulations that never left the root.
 
     The step to node i has i % 3 + 1 tokens, all of them 100 + i.
     """
@@ -52,7 +50,7 @@ def make(
     place = {child: edge for edge, (_, child) in enumerate(edges) if child > 0}
     size = len(edges)
     return Trace(
-        id="t", kind="search.problem:TextProblem", arguments={"statement": "?"}, method=method,
+        id="t", kind="search.problem:TextProblem", arguments={"statement": "?"}, method="my:tree",
         options={}, seed=0, version="v",
         usage=Usage(simulations=lost + sum(visits[i] for i,
         parent in enumerate(parents) if parent == 0)),
@@ -65,7 +63,7 @@ def make(
         np.int32),
         edge_sum=np.zeros(size), edge_prior=np.full(size, 1.0, np.float32),
         edge_value=np.full(size, math.nan, np.float32),
-        edge_log_prob=np.zeros(size),
+        edge_log_prob=np.zeros(size), independent=sampled,
         steps=tuple(TextStep(str(c), (100 + c,) * (c % 3 + 1)) for _, c in edges),
     )  # fmt: skip
 
@@ -85,7 +83,7 @@ def trees(draw: st.DrawFn) -> tuple[Trace, np.ndarray]:
         parents,
         visits,
         finished,
-        draw(st.sampled_from([CHAINS, "my:tree"])),
+        draw(st.booleans()),
         draw(st.integers(0, 2)),
         draw(st.integers(0, 2)),
     )
@@ -121,10 +119,10 @@ def test_labels_and_weights_are_those_of_all_chains(
     chains = [
         (node, outcomes[node])
         for node in graded
-        for _ in range(visits[node] if trace.method == CHAINS else 1)
+        for _ in range(visits[node] if trace.independent else 1)
     ]
     # those that ended unfinished
-    if trace.method == CHAINS and len(graded) == trace.node_finished.sum():
+    if trace.independent and len(graded) == trace.node_finished.sum():
         reached = {**visits, 0: trace.usage.simulations}
         for node in np.flatnonzero(~trace.node_finished):
             went_on = sum(
@@ -221,8 +219,8 @@ def test_a_sampled_chain_that_ended_unfinished_is_a_failure() -> None:
     a tree search nobody says so.
     """
     outcomes = np.array([math.nan, math.nan, 1.0, 0.0])
-    for method, labels in ((CHAINS, [(0.2, 5), (0.25, 4)]), ("my:tree", [(0.5, 2), (0.5, 2)])):
-        trace = make([0, 1, 1], [4, 1, 1], [False, True, True], method, lost=1)
+    for sampled, labels in ((True, [(0.2, 5), (0.25, 4)]), (False, [(0.5, 2), (0.5, 2)])):
+        trace = make([0, 1, 1], [4, 1, 1], [False, True, True], sampled, lost=1)
         example = distill(trace, outcomes, PROMPT, rng=np.random.default_rng(0))
         assert [(segment.value, segment.count) for segment in example[:2]] == labels
 
@@ -233,7 +231,7 @@ def test_failures_count_where_nothing_finished_and_not_beside_what_nobody_graded
         (True, math.nan, []),
         (True, 0.0, [(0, 5), (0, 4)]),
     ):
-        trace = make([0, 1], [4, 3], [False, finished], CHAINS, lost=1)
+        trace = make([0, 1], [4, 3], [False, finished], True, lost=1)
         example = distill(
             trace, np.array([math.nan, math.nan, outcome]), PROMPT, rng=np.random.default_rng(0)
         )
@@ -246,7 +244,7 @@ def test_given_labels_stand_instead_of_counts() -> None:
     """
     outcomes = np.array([math.nan, math.nan, 1.0, 0.0])
     labels = Labels(np.array([1.0, 0.0, 9.0, 0.7]), np.array([math.inf, 0.0, 10.0, math.inf]))
-    trace = make([0, 1, 1], [2, 1, 1], [False, True, True], CHAINS)
+    trace = make([0, 1, 1], [2, 1, 1], [False, True, True], True)
     example = distill(
         trace, outcomes, PROMPT, policy="none", rng=np.random.default_rng(0), labels=labels
     )
@@ -262,19 +260,18 @@ def test_given_labels_stand_instead_of_counts() -> None:
 
 
 def test_sampled_chains_count_each_and_a_tree_search_counts_leaves() -> None:
-    """Three chains that are the same and wrong, and one that is right: 1 of 4 for `sample`, 1 of
-    2 for a tree search.
+    """Three chains that are the same and wrong, and one that is right: 1 of 4 for independent
+    samples, 1 of 2 for a tree search.
     """
     outcomes = np.array([math.nan, 0.0, 1.0])
-    for method, count in ((CHAINS, 4), ("search.methods.mcts:mcts", 2)):
+    for sampled, count in ((True, 4), (False, 2)):
         root = distill(
-            make([0, 0], [3, 1], [True, True], method),
+            make([0, 0], [3, 1], [True, True], sampled),
             outcomes,
             PROMPT,
             rng=np.random.default_rng(0),
         )[0]
         assert root == Segment(PROMPT, 0.0, 1 / count, -1, count)
-    assert _path(sample) == CHAINS
 
 
 def test_only_sampled_tokens_are_trained() -> None:

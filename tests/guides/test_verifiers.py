@@ -25,7 +25,6 @@ import guides.training.value_report  # noqa: E402
 from benchmarks.sweep import statistics  # noqa: E402
 from benchmarks.verifiers import judged, selection  # noqa: E402
 from benchmarks.verifiers import train as verifiers  # noqa: E402
-from guides.data.distill import CHAINS  # noqa: E402
 from guides.data.examples import ExampleFile, Segment, collate, write_examples  # noqa: E402
 from guides.data.grading import key_of  # noqa: E402
 from guides.data.holdout import Held, held_of, held_out, place_of  # noqa: E402
@@ -381,7 +380,7 @@ def test_samples_that_ended_unfinished_are_counted(traces: list[Trace]) -> None:
     drawn = Trace(
         **{
             **vars(trace),
-            "method": CHAINS,
+            "independent": True,
             "usage": Usage(simulations=15),
             "edge_visits": np.full(len(trace.steps), 2, np.int32),
         }

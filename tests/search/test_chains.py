@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import search
-from guides.builtin import chains_data
+from benchmarks.tasks import steps_right, target_of
+from guides.builtin import chains_data, chains_key
+from guides.builtin.chains_key import mistakes, target
 from search.problem import IllegalStep, TextStep, build, check_problem
 from search.problems import chains, parse
-from search.problems.chains import Chains, generate, mistakes
+from search.problems.chains import Chains, generate
 from search.scheduling.requests import Scored
 
 PROBLEM = Chains(11, ("i=c-a", "A3", "e=b+a", "B7", "c=a*b"), "i")
@@ -62,7 +64,7 @@ def test_generated_problems_are_what_was_asked_for(
 ) -> None:
     problem = next(generate(seed, 1, operations, distractors, modulus, shuffle))
     assert len(problem.needed()) == operations and len(problem.defined) == operations + distractors
-    assert problem.values[problem.query] == by_integers(problem)
+    assert target(problem) == str(by_integers(problem))
     assert (
         parse(problem.prompt(()))
         == problem
@@ -303,20 +305,25 @@ def test_no_search_changes_when_the_hidden_checker_is_flipped(
 
     before = searched()
     assert any(answer is not None for answer, *_ in before)
-    truth = chains.mistakes
+    truth = chains_key.mistakes
     monkeypatch.setattr(
-        chains, "mistakes", lambda problem, steps: [not wrong for wrong in truth(problem, steps)]
+        chains_key,
+        "mistakes",
+        lambda problem, steps: [not wrong for wrong in truth(problem, steps)],
     )
-    real = Chains.values.func  # type: ignore[attr-defined]
+    real = chains_key.true_values
     monkeypatch.setattr(
-        Chains,
-        "values",
-        property(lambda self: {n: (v + 1) % self.modulus for n, v in real(self).items()}),
+        chains_key,
+        "true_values",
+        lambda problem: {n: (v + 1) % problem.modulus for n, v in real(problem).items()},
     )
     problems = list(generate(1, 3, 2, 1))
-    assert problems[0].values[problems[0].query] != by_integers(problems[0]) and chains.mistakes(
-        PROBLEM, state("z=y*x")
-    ) == [False]
+    assert target_of(problems[0]) != str(by_integers(problems[0]))
+    assert steps_right(PROBLEM, state("z=y*x")) and not steps_right(PROBLEM, state("c=a*b"))
+    assert searched() == before
+    for module in (chains, chains_key):
+        monkeypatch.setattr(module, "compute", lambda *_: pytest.fail("a search computed a value"))
+    problems = [Chains(**problem.to_json()) for problem in problems]
     assert searched() == before
 
 

@@ -143,7 +143,7 @@ def test_one_line_tells_that_kernels_are_compiled(caplog, monkeypatch):
         for _ in range(2):
             assert kernel(I8(I8), cache=False)(lambda a: a + 1)(1) == 2
     assert [record.message.split(":")[0] for record in caplog.records] == [
-        "compiling kernels for this processor"
+        "compiling kernels for this CPU"
     ]
 
 

@@ -255,9 +255,9 @@ NO_VALUES = {
     ),
     "a module of torch": (
         torch.nn.Linear(2, 1),
-        "write one parameter .text. or two|cannot be told",
+        "write one parameter .text. or two|cannot be read",
     ),
-    "a built-in that does not tell": (max, "cannot be told|takes"),
+    "a built-in that does not tell": (max, "cannot be read|takes"),
 }
 
 

@@ -81,7 +81,7 @@ def test_greedy_is_one_chain_at_temperature_zero_and_leaves_the_guide_alone():
 def test_a_policy_without_settings_cannot_be_greedy():
     listing = Guide(Uniform())
     with pytest.raises(
-        ValueError, match=r"temperature=0, which Uniform cannot be told: give it a method sampled"
+        ValueError, match=r"temperature=0, which Uniform does not take: give it a method sampled"
     ):
         search.solve(PUZZLE, listing, "greedy", "simulations=4")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,6 +77,18 @@ def test_a_rule_of_ones_own_is_compiled_by_what_it_says():
         return lambda q: q + number
 
     assert digest(closed(1)) != digest(closed(2)) and digest(closed(1)) == digest(closed(1))
+
+
+def test_a_rule_says_whether_it_needs_notes():
+    """By its field, not by its name: a rule of one's own gets them, too."""
+    own = replace(selection.gumbel(), name="own")
+    assert search.Forest(2, 3, rule=own).keeps_notes
+    assert not search.Forest(2, 3, rule=selection.puct()).keeps_notes
+    silent = replace(own, notes=False)
+    assert not search.Forest(2, 3, rule=silent).keeps_notes
+    search.Forest(2, 3, rule=silent).use(selection.puct(2.0))
+    with pytest.raises(AssertionError, match="needs notes"):
+        search.Forest(2, 3, rule=silent).use(own)
 
 
 @pytest.mark.parametrize(("method", "options"), EVERY, ids=lambda value: str(value))

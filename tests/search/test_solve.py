@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,9 @@ def test_chains_of_a_tree_count_by_their_probability():
     assert shares(unknown) == pytest.approx([1 / 7, 1 / 7, 1 / 7, 4 / 7]), (
         "one without a probability: visits are samples"
     )
+    samples = [replace(finish, independent=True) for finish in likely(("a", 1, 0.9), ("b", 1, 0.1))]
+    samples[1] = replace(samples[1], visits=3)
+    assert shares(samples) == pytest.approx([1 / 4, 3 / 4]), "so are those of independent chains"
 
 
 @given(st.lists(st.floats(1e-300, 1.0), min_size=1, max_size=40))

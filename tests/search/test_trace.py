@@ -126,6 +126,38 @@ def test_a_full_disk_leaves_nothing_half_written(solutions, tmp_path, monkeypatc
     assert len(os.listdir(tmp_path)) == 1 and Trace.load(tmp_path) == [solutions[0].trace]
 
 
+async def draws(session):
+    """A sampler of a user's own: a step from the root until the budget ends."""
+    session.tree.independent = True
+    while not session.over:
+        await session.expand([0], 1)
+
+
+def test_who_samples_says_that_chains_are_independent(solutions, tmp_path):
+    problem = solutions[0].problem
+    sampled, own = (
+        search.solve(problem, scripted_guide(), method=method, budget="tokens=60", seed=1)
+        for method in ("sample", draws)
+    )
+    assert sampled.tree.independent and sampled.trace.independent and own.trace.independent
+    assert own.trace.method.endswith("draws")
+    assert not any(solution.trace.independent for solution in solutions)
+    traces = [sampled.trace, own.trace, solutions[0].trace]
+    Trace.save(traces, tmp_path / "a.parquet")
+    assert [trace.independent for trace in Trace.load(tmp_path)] == [True, True, False]
+
+
+def test_a_shard_from_before_it_told_is_read_by_its_method(solutions, tmp_path):
+    import pyarrow.parquet as pq
+
+    problem = solutions[0].problem
+    sampled = search.solve(problem, scripted_guide(), method="sample", budget="tokens=60", seed=1)
+    Trace.save([sampled.trace, solutions[0].trace], tmp_path / "a.parquet")
+    table = pq.read_table(tmp_path / "a.parquet").drop_columns(["independent"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert Trace.load(tmp_path) == [sampled.trace, solutions[0].trace]
+
+
 def test_nan_and_tokens_survive(solutions):
     trace = solutions[0].trace
     assert trace.edge_prior.dtype == np.float32 and trace.edge_sum.dtype == np.float64

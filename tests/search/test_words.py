@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 import search
 from benchmarks.answers import gsm8k
 from benchmarks.tasks import STORIES, TASKS, identity, state_right, steps_right, target_of, training
-from guides.builtin import words_data
+from guides.builtin import words_data, words_key
+from guides.builtin.words_key import mistakes, target
 from guides.data.grading import key_of, read_targets, same
 from search.files.problems_file import read_jobs
 from search.problem import IllegalStep, TextProblem, TextStep, build, check_problem
 from search.problems import parse, words, words_story
-from search.problems.words import Words, draw, generate, mistakes, plain_number, split_of, target
+from search.problems.words import Words, draw, generate, plain_number, split_of
 from search.problems.words_story import Definition, Line, Story, read_line, read_story, tell
 from search.scheduling.requests import Scored
 
@@ -106,7 +107,7 @@ def test_generated_stories_are_what_was_asked_for(size: tuple[int, int, int, int
     story = problem.story
     assert problem == again and story is not None
     assert len(story.needed()) == operations and len(story.defined) == operations + distractors
-    assert all(0 <= value <= limit for value in story.values.values())
+    assert all(0 <= value <= limit for value in words_key.true_counts(story).values())
     assert target(problem) == str(by_equations(problem.statement)) == target_of(problem)
     assert (
         parse(problem.prompt(()))
@@ -536,17 +537,17 @@ def test_no_search_changes_when_the_hidden_checker_is_flipped(
 
     before, keys = searched(), [target(problem) for problem in problems]
     assert any(answer is not None for answer, *_ in before)
-    truth = words.mistakes
+    truth = words_key.mistakes
     monkeypatch.setattr(
-        words,
+        words_key,
         "mistakes",
         lambda problem, steps: [not wrong for wrong in truth(problem, steps) or []],
     )
-    real = Story.values.func  # type: ignore[attr-defined]
+    real = words_key.true_counts
     monkeypatch.setattr(
-        Story,
-        "values",
-        property(lambda self: {name: value + 1 for name, value in real(self).items()}),
+        words_key,
+        "true_counts",
+        lambda story: {name: count + 1 for name, count in real(story).items()},
     )
     problems = list(generate(1, 3, 2, 1))
     assert [target(problem) for problem in problems] == [str(int(key or 0) + 1) for key in keys]
