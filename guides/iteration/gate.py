@@ -24,18 +24,19 @@ def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job]
 
     Raises ValueError where fewer than two problems are different.
     """
-    can = sorted(
-        {form_of(job.problem) for job in jobs if gradable(job, targets)},
-        key=lambda form: hashlib.sha256(form.encode()).digest(),
-    )
-    held = set(can[: max(1, len(can) // 10)])
-    training = [job for job in jobs if form_of(job.problem) not in held]
+    forms = {form_of(job.problem) for job in jobs if gradable(job, targets)}
+    by_hash = sorted(forms, key=lambda form: hashlib.sha256(form.encode()).digest())
+    held = set(by_hash[: max(1, len(by_hash) // 10)])
+    training = []
+    gate = []
+    for job in jobs:
+        (gate if form_of(job.problem) in held else training).append(job)
     if not training or not held:
         raise ValueError(
-            f"{len(can)} problem(s) that can be graded are too few to train and to hold one out: "
+            f"{len(forms)} problem(s) that can be graded are too few to train and to hold one out: "
             "give at least two, or a gate"
         )
-    return training, [job for job in jobs if form_of(job.problem) in held]
+    return training, gate
 
 
 def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, str]) -> None:
