@@ -89,7 +89,7 @@ def check(policy: str, keep: int) -> None:
 
 
 def _label(k: float, n: float, parent: int) -> tuple[float, int, float]:
-    """Value, parent and count of a segment. n = inf: k is an exact label."""
+    """Value, parent and number of outcomes of a segment. n = inf: k is an exact label."""
     if not n:
         return math.nan, parent, 0.0
     share = k if math.isinf(n) else k / n
@@ -181,7 +181,7 @@ def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
         for i in part:
             segment = example[i]._replace(parent=place[example[i].parent])
             if i in seen:
-                segment = segment._replace(weight=0.0, value=math.nan, count=0.0)
+                segment = segment._replace(weight=0.0, value=math.nan, outcomes=0.0)
             moved.append(segment)
         examples.append(moved)
         seen.update(part)

@@ -8,11 +8,12 @@ traces come and go.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -78,11 +79,9 @@ class Held(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write one `.npz` atomically."""
-        flat = np.array([token for tokens in self.tokens for token in tokens], np.int64)
-        arrays = self._asdict() | {
-            "tokens": flat,
-            "lengths": np.array([len(tokens) for tokens in self.tokens], np.int64),
-        }
+        arrays: dict[str, Any] = self._asdict()
+        arrays["tokens"] = np.fromiter(itertools.chain.from_iterable(self.tokens), np.int64)
+        arrays["lengths"] = np.array(list(map(len, self.tokens)), np.int64)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         with part.open("wb") as file:
@@ -178,10 +177,13 @@ async def read_values(held: Held, to: str) -> np.ndarray:
 
 
 async def _read(held: Held, path: list[int], to: str) -> np.ndarray:
-    tokens = tuple(token for node in path for token in held.tokens[node])
-    positions = np.cumsum([len(held.tokens[node]) for node in path]) - 1
+    tokens: list[int] = []
+    positions = []  # the last token of each node
+    for node in path:
+        tokens += held.tokens[node]
+        positions.append(len(tokens) - 1)
     try:
-        scored = await ask(Score(tokens, tuple(positions.tolist()), log_probs=False, to=to))
+        scored = await ask(Score(tuple(tokens), tuple(positions), log_probs=False, to=to))
     except RequestFailed:
         return np.full(len(path), np.nan, np.float32)
     return scored.values

@@ -7,6 +7,7 @@ also where only a value head is trained: from failures alone it would learn to s
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,10 +122,10 @@ def prepare(
     write_examples(out_file, examples, seed=chosen.seed)
     if held and held_file is not None:
         held_of(held).save(Path(held_file))
-    segments = [segment for example in examples for segment in example]
-    report["examples"] = len(examples)
-    report["tokens"] = sum(len(segment.tokens) for segment in segments)
-    report["labels"] = sum(segment.count > 0 for segment in segments)
+    report |= {"examples": len(examples), "tokens": 0, "labels": 0}
+    for segment in itertools.chain.from_iterable(examples):
+        report["tokens"] += len(segment.tokens)
+        report["labels"] += segment.outcomes > 0
     return report
 
 
@@ -222,8 +223,10 @@ def _with_counted(replay: Replay, grades: np.ndarray, checker: Checker | None) -
 
 def _parted(graded: Sequence[Graded], share: float) -> tuple[list[Graded], list[Graded]]:
     """Those to learn from, and those that are held out. Raises ValueError where none is left."""
-    kept = [one for one in graded if not one.held]
-    held = [one for one in graded if one.held]
+    kept: list[Graded] = []
+    held: list[Graded] = []
+    for one in graded:
+        (held if one.held else kept).append(one)
     if not kept:
         raise ValueError(
             "all problems are held out, and none is left to learn from: give a share below "
