@@ -248,6 +248,9 @@ def _steps(
                 c = _result(a, operator, b)
                 if c >= 0:
                     paths[k] = _paths(work, depth + 1, _reduce(work, depth, n, i, j, c), target)
-                    steps[k, 0], steps[k, 1], steps[k, 2], steps[k, 3] = a, operator, b, c
+                    steps[k, 0] = a
+                    steps[k, 1] = operator
+                    steps[k, 2] = b
+                    steps[k, 3] = c
                     k += 1
     return k

@@ -123,8 +123,8 @@ def _train_stage(
     if base is None:
         model, head = build_model(settings["model"], tokenizer, stage["seed"])
     else:
-        model, known, head, _ = load_model(base, device="cpu", dtype="float32")
-        _check_base(base, known, head, tokenizer)
+        model, old_tokenizer, head, _ = load_model(base, device="cpu", dtype="float32")
+        _check_base(base, old_tokenizer, head, tokenizer)
         grow(model, len(tokenizer), stage["seed"])
         if (base / REPORT).exists():
             stages = json.loads((base / REPORT).read_text()).get("stages", {})
@@ -159,12 +159,12 @@ def _tokenizer(settings: dict[str, Any], stage: dict[str, Any]) -> PreTrainedTok
 
 
 def _check_base(
-    base: Path, known: Any, head: ValueHead | None, tokenizer: PreTrainedTokenizerFast
+    base: Path, old: Any, head: ValueHead | None, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Raise ValueError where a stage cannot go on from `base`: `known`, its tokenizer, has
+    """Raise ValueError where a stage cannot go on from `base`: `old`, its tokenizer, has
     tokens that ours writes otherwise.
     """
-    if head is None or not known.get_vocab().items() <= tokenizer.get_vocab().items():
+    if head is None or not old.get_vocab().items() <= tokenizer.get_vocab().items():
         raise ValueError(
             f"{base} has no value head, or tokens that the recipe does not know: give a "
             "checkpoint that this recipe made"
@@ -265,7 +265,7 @@ def build_tokenizer(
     if numbers > 9:
         parts.append(rf"(?<![0-9])[1-9][0-9]{{1,{len(str(numbers)) - 1}}}(?![0-9])")
     parts.append(r"[\s\S]")
-    ids = {token: i for i, token in enumerate(vocabulary)}
+    ids = dict(zip(vocabulary, range(len(vocabulary)), strict=True))
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(parts)), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -312,12 +312,15 @@ def encode(
     tokenizer: PreTrainedTokenizerFast, examples: Iterator[list[tuple[str, float, float, int]]]
 ) -> Iterator[list[Segment]]:
     """Examples with their texts as tokens; an empty text becomes the end-of-text token."""
-    known: dict[str, tuple[int, ...]] = {"": (tokenizer.eos_token_id,)}
+    encoded: dict[str, tuple[int, ...]] = {"": (tokenizer.eos_token_id,)}
     for example in examples:
         for text, *_ in example:
-            if text not in known:
-                known[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
-        yield [Segment(known[text], *rest) for text, *rest in example]
+            if text not in encoded:
+                encoded[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
+        segments = []
+        for text, weight, value, parent in example:
+            segments.append(Segment(encoded[text], weight, value, parent))
+        yield segments
 
 
 def build_model(

@@ -85,8 +85,12 @@ def _order(story: Story, plan: list[str]) -> list[str]:
     left = list(plan)
     known = set(story.given)
     order = []
+
+    def computable(name: str) -> bool:
+        return known.issuperset(story.defined[name].operands)
+
     while left:
-        name = next(n for n in reversed(left) if set(story.defined[n].operands) <= known)
+        name = next(filter(computable, reversed(left)))
         left.remove(name)
         known.add(name)
         order.append(name)
@@ -183,7 +187,7 @@ def _wrong_count(story: Story, name: str, known: dict[str, int], rng: random.Ran
 
 def _another(value: int, others: list[int], rng: random.Random) -> int:
     """One of `others`, or a number near `value`, but not `value` itself."""
-    near = [n for n in range(max(0, value - NEAR), value + NEAR + 1) if n != value]
+    near = [*range(max(0, value - NEAR), value), *range(value + 1, value + NEAR + 1)]
     if rng.random() < 0.5:
         return rng.choice([n for n in others if n != value] or near)
     return rng.choice(near)

@@ -102,7 +102,7 @@ def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     A node that the method `sample` reached several times counts as often, because those were as
     many chains, and a chain of it that ended unfinished (by an illegal step, too many of them, or
-    the budget's end) is a failure, unless nobody could grade one that finished, beside which
+    the budget's end) is a failure, unless one that finished could not be graded, beside which
     failures alone would say too much; a tree search comes back to what it likes, so there a
     finished node counts once.
     """
@@ -155,10 +155,11 @@ def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
     """
     if sum(len(segment.tokens) for segment in example) <= longest:
         return [list(example)]
-    paths = [[i] for i in range(len(example))]
+    paths = [[0]]
+    parents: set[int] = set()
     for i, segment in enumerate(example[1:], 1):
-        paths[i] = [*paths[segment.parent], i]
-    parents = {segment.parent for segment in example}
+        paths.append([*paths[segment.parent], i])
+        parents.add(segment.parent)
     parts: list[set[int]] = []
     size = 0
     # chains that share much stand side by side

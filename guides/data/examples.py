@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -70,18 +71,21 @@ def write_examples(
     for example in itertools.chain.from_iterable(blocks[i] for i in order):
         flat.extend(itertools.starmap(Segment, example))
         sizes.append(len(example))
-    lengths = [len(segment.tokens) for segment in flat]
-    tokens = np.fromiter(itertools.chain.from_iterable(s.tokens for s in flat), np.int64)
-    values = np.array([segment.value for segment in flat], np.float32)
-    outcomes = np.array([segment.outcomes for segment in flat], np.float32)
+    texts = [segment.tokens for segment in flat]
+    tokens = np.fromiter(itertools.chain.from_iterable(texts), np.int64)
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return np.fromiter(map(operator.attrgetter(name), flat), kind)
+
+    values = column("value", np.float32)
     arrays: dict[str, Any] = {
         "tokens": tokens.astype(np.uint16 if tokens.max(initial=0) < 1 << 16 else np.uint32),
-        "lengths": np.array(lengths, np.uint16),
-        "weights": np.array([segment.weight for segment in flat], np.float32),
+        "lengths": np.array(list(map(len, texts)), np.uint16),
+        "weights": column("weight", np.float32),
         "values": values,
-        "counts": np.where(np.isnan(values), np.float32(0), outcomes),
-        "spread": np.array([segment.spread for segment in flat], bool),
-        "parents": np.array([segment.parent for segment in flat], np.int16),
+        "counts": np.where(np.isnan(values), np.float32(0), column("outcomes", np.float32)),
+        "spread": column("spread", bool),
+        "parents": column("parent", np.int16),
         "segments": np.array(sizes, np.uint16),
     }
     path = Path(path)
@@ -214,6 +218,7 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
         blank = np.nan if name == "values" else 0
         padded = np.full((len(rows), *[longest] * first.ndim), blank, first.dtype)
         for i, row in enumerate(rows):
-            padded[(i, *map(slice, row[name].shape))] = row[name]
+            place: tuple[Any, ...] = (i, *map(slice, row[name].shape))
+            padded[place] = row[name]
         batch[name] = torch.from_numpy(padded)
     return batch

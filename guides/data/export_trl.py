@@ -27,7 +27,7 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 def prm_rows(trace: Trace, labels: Labels, *, soft: bool = False) -> Iterator[dict[str, Any]]:
-    """A row for each finished chain of a trace, up to its first step whose label nobody knows; none
+    """A row for each finished chain of a trace, up to its first step without a label; none
     where that is the first step.
 
     soft  labels are k / n, float in [0, 1]; else bool: was any outcome right?
@@ -38,10 +38,10 @@ def prm_rows(trace: Trace, labels: Labels, *, soft: bool = False) -> Iterator[di
     """
     problem = trace.problem()
     prompt = problem.prompt(problem.initial())
-    known = labels.soft if soft else _filled(trace, labels.hard)
+    of_nodes = labels.soft if soft else _filled(trace, labels.hard)
     for end in trace.node_finished.nonzero()[0]:
         edges = trace.path(int(end))
-        of_steps = itertools.takewhile(_is_number, known[trace.edge_child[edges]].tolist())
+        of_steps = itertools.takewhile(_is_number, of_nodes[trace.edge_child[edges]].tolist())
         chosen = list(of_steps) if soft else [label == 1.0 for label in of_steps]
         if chosen:
             steps = [trace.steps[edge].text for edge in edges[: len(chosen)]]

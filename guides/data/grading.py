@@ -2,7 +2,7 @@
 
 A targets file is the problems file of `copse solve --input` with a "target" in each line whose
 problem cannot verify itself. A task that has more than answers may have a checker, a function of a
-problem and a state, that tells of every state whether it is right.
+problem and a state, that says of every state whether it is right.
 """
 
 from __future__ import annotations
@@ -157,15 +157,16 @@ class Replay:
         open_ended = np.flatnonzero(trace.node_finished & np.isnan(outcomes))
         if target is not None and len(open_ended):
             verdicts = check_many((answer or "", target) for answer in self.answers(open_ended))
-            outcomes[open_ended] = [_OUTCOMES[verdict] for verdict in verdicts]
+            outcomes[open_ended] = list(map(_OUTCOMES.__getitem__, verdicts))
         return outcomes
 
     def check(self, checker: Checker) -> np.ndarray:
         """`checked` of the trace."""
-        probabilities = [checker(self.problem, state) for state in self.states]
-        labels = np.array(
-            [math.nan if known is None else float(known) for known in probabilities], np.float64
-        )
+        labels = np.full(len(self.states), math.nan)
+        for node, state in enumerate(self.states):
+            label = checker(self.problem, state)
+            if label is not None:
+                labels[node] = float(label)
         if not np.all(np.isnan(labels) | ((labels >= 0) & (labels <= 1))):
             raise ValueError(
                 f"the checker said {np.nanmax(np.abs(labels))} of a state: it must give a number "
@@ -201,7 +202,7 @@ class Graded:
 
 def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.ndarray:
     """float64 [nodes], in [0, 1]: the outcome of each finished node; nan where unfinished, or where
-    nobody can tell.
+    it cannot be graded.
 
     The outcome is the node's reward where the problem verified itself, else whether its answer is
     the `target`: 1.0, 0.0, or nan where `verdict.check` cannot decide. Without an answer it is 0.0.

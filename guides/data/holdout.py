@@ -100,7 +100,8 @@ class Held(NamedTuple):
 def held_of(graded: Sequence[Graded]) -> Held:
     """The chains of traces. An answer counts, where it can be graded, before what labels say."""
     places = [place_of(one.replay.problem) for one in graded]
-    numbers = {place: number for number, place in enumerate(sorted(set(places)))}
+    different = sorted(set(places))
+    numbers = dict(zip(different, range(len(different)), strict=True))
     tokens: list[tuple[int, ...]] = []
     nodes = [np.zeros((0, 4))]
     chains = [np.zeros((0, 4))]
@@ -139,8 +140,8 @@ def _nodes(one: Graded, first: int, number: int) -> np.ndarray:
     return np.stack([parents, np.full(len(parents), number), one.labels.k, one.labels.n], axis=1)
 
 
-def _chains(one: Graded, first: int, number: int, known: dict[tuple[int, str], int]) -> np.ndarray:
-    """[chains, 4]: end, times, right and answer of the finished chains of a trace. `known` gets a
+def _chains(one: Graded, first: int, number: int, codes: dict[tuple[int, str], int]) -> np.ndarray:
+    """[chains, 4]: end, times, right and answer of the finished chains of a trace. `codes` gets a
     number for each new pair of problem and answer.
     """
     trace = one.trace
@@ -152,7 +153,7 @@ def _chains(one: Graded, first: int, number: int, known: dict[tuple[int, str], i
     answers = np.full(len(ends), -1, np.int64)
     for i, text in enumerate(one.replay.answers(ends)):
         if text is not None:
-            answers[i] = known.setdefault((number, text), len(known))
+            answers[i] = codes.setdefault((number, text), len(codes))
     return np.stack([ends + first, times, outcomes[ends] == 1.0, answers], axis=1)
 
 

@@ -189,7 +189,7 @@ class Counts:
     """What was done.
 
     labelled   traces that were labelled now;  before: that had a line already
-    ungraded   traces that nobody can grade;  failed: whose roll-outs all failed
+    ungraded   traces that cannot be graded;  failed: whose roll-outs all failed
     rollouts   that were made;  generated: tokens of theirs
     """
 
@@ -223,7 +223,7 @@ def label_traces(
     settings  of the policy, which the labels depend on: they stand in each line, as the target
               does, and a file with others is refused
 
-    A trace that nobody can grade gets no line, and none whose roll-outs all failed: the next run
+    A trace that cannot be graded gets no line, and none whose roll-outs all failed: the next run
     tries these again. Raises ValueError before anything is written for what cannot be labelled,
     OSError for a full disk with all finished lines kept.
     """
@@ -239,7 +239,9 @@ def label_traces(
     # as a line of JSON gives it back
     settings = json.loads(json.dumps(labeller.settings() | dict(settings or {})))
     done: set[str] = set()
-    its_target = {trace.id: _target(labeller, trace, targets) for trace in wanted}
+    its_target = {}
+    for trace in wanted:
+        its_target[trace.id] = _target(labeller, trace, targets)
     lines = Lines(
         Path(out),
         lambda row: done.add(_labelled(row, settings, its_target)),
@@ -317,9 +319,10 @@ def gradable(
     """The traces whose problem has a target, or verified itself in some trace; all where labels
     depend on no target. Raises ValueError where there is none.
     """
-    verified = {
-        trace.kind for trace in traces if np.isfinite(trace.node_reward[trace.node_finished]).any()
-    }
+    verified = set()  # kinds of problems
+    for trace in traces:
+        if np.isfinite(trace.node_reward[trace.node_finished]).any():
+            verified.add(trace.kind)
     found = list(traces)
     if options.labeller.BY_TARGET:
         found = [trace for trace in traces if trace.kind in verified or key_of(trace) in targets]

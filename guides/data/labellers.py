@@ -22,7 +22,7 @@ from guides.values.rollout import Rollout
 from search.guide import Policy
 from search.problem import Problem, State
 from search.scheduling.requests import Backend
-from search.scheduling.scheduler import parallel
+from search.scheduling.scheduler import Asks, parallel
 from search.solver import seed_of
 from search.trace import Trace
 
@@ -44,8 +44,8 @@ def from_checker(trace: Trace, checker: Checker) -> Labels:
 
 
 class RolledOut(NamedTuple):
-    """Labels from roll-outs, and how many there were. A failed one (a time-out, an answer of which
-    nobody can tell) counts in no label.
+    """Labels from roll-outs, and how many there were. A failed one (a time-out, an answer that
+    cannot be graded) counts in no label.
 
     errors  finished node -> which of its steps is the first wrong one, from 1 on (`by_bisection`)
     """
@@ -185,15 +185,13 @@ class _Rolls:
         side.
         """
         fresh = [node for node in nodes if node not in self._made and not self._finished[node]]
-        found = await parallel(
-            self._rollout.outcomes(
-                self._replay.problem,
-                self._replay.states[node],
-                np.random.default_rng([self._seed, node]),
-            )
-            for node in fresh
-        )
+        found = await parallel(map(self._roll, fresh))
         self._made.update(zip(fresh, found, strict=True))
+
+    def _roll(self, node: int) -> Asks[np.ndarray]:
+        replay = self._replay
+        rng = np.random.default_rng([self._seed, node])
+        return self._rollout.outcomes(replay.problem, replay.states[node], rng)
 
     def counted(self, node: int) -> tuple[float, int]:
         """Sum and number of the outcomes of the roll-outs at a node."""
@@ -207,17 +205,17 @@ class _Rolls:
         made = 0
         failed = 0
         for node, outcomes in self._made.items():
-            total, known = self.counted(node)
+            total, counted = self.counted(node)
             k[node] = total
-            n[node] = known
-            made += known
-            failed += len(outcomes) - known
+            n[node] = counted
+            made += counted
+            failed += len(outcomes) - counted
         return RolledOut(Labels(k, n), made, failed, errors)
 
 
 class Target:
     """A value function that knows the target: 1 where the answer of a finished state is right, 0
-    where it is wrong, nan where nobody can tell, and everywhere without a target.
+    where it is wrong, nan where that cannot be known, and everywhere without a target.
     """
 
     tokens = calls = 0

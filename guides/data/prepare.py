@@ -181,13 +181,13 @@ def _graded(
     """Traces with outcomes and labels of their nodes, the labels from the one source that there
     is.
     """
-    grades = [replay.grade(targets.get(replay.key)) for replay in replays]
     checker = checker_of(chosen.checker)
     stored = None
     if chosen.labels is not None:
         stored = read_labels(chosen.labels, [replay.trace for replay in replays])
     graded = []
-    for replay, own in zip(replays, grades, strict=True):
+    for replay in replays:
+        own = replay.grade(targets.get(replay.key))
         if stored is not None:
             one = _with_stored(replay, own, stored.get(replay.trace.id))
         else:
@@ -247,10 +247,12 @@ def _count(graded: Sequence[Graded], keep: int) -> dict[str, Any]:
     problems: set[str] = set()
     with_grade: set[str] = set()
     solved: set[str] = set()
+    kinds: set[str] = set()
     outcomes = right = solutions = finished = 0
     for one in graded:
         found = int((~np.isnan(one.outcomes)).sum())
         good = int((one.outcomes == 1.0).sum())
+        kinds.add(one.trace.kind)
         problems.add(one.replay.key)
         if found:
             with_grade.add(one.replay.key)
@@ -280,13 +282,14 @@ def _count(graded: Sequence[Graded], keep: int) -> dict[str, Any]:
         "outcomes": outcomes,
         "right": right,
         "solutions": solutions,
-        "kinds": sorted({one.trace.kind for one in graded}),
+        "kinds": sorted(kinds),
     }
 
 
 def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segment]]:
     """The examples of all traces, cut to `LONGEST`. Raises ValueError where there is none."""
     rngs = np.random.default_rng(chosen.seed).spawn(len(graded))
+    keys = []
     whole = []
     for one, rng in zip(graded, rngs, strict=True):
         example = distill(
@@ -299,9 +302,10 @@ def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segm
             labels=one.labels,
             every_token=chosen.every_token,
         )
+        keys.append(one.replay.key)
         whole.append(example)
     examples: list[list[Segment]] = []
-    for example in _even([one.replay.key for one in graded], whole):
+    for example in _even(keys, whole):
         if example:
             examples += split(example, LONGEST)
     if not examples:
@@ -315,9 +319,13 @@ def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segm
 def _even(keys: Sequence[str], examples: Iterable[list[Segment]]) -> list[list[Segment]]:
     """The examples with their weights divided by how many of the same problem have some."""
     pairs = list(zip(keys, examples, strict=True))
-    times = Counter(key for key, example in pairs if any(segment.weight > 0 for segment in example))
-    even = []
+    times = Counter[str]()
     for key, example in pairs:
-        share = max(1, times[key])
-        even.append([segment._replace(weight=segment.weight / share) for segment in example])
+        times[key] += any(segment.weight > 0 for segment in example)
+    even: list[list[Segment]] = []
+    for key, example in pairs:
+        even.append([])
+        for segment in example:
+            weight = segment.weight / max(1, times[key])
+            even[-1].append(segment._replace(weight=weight))
     return even

@@ -212,7 +212,7 @@ class _Rounds:
     def _gate(self, number: int) -> None:
         folder = self._folder(number)
         plan = self.plan
-        guides = [self._guide(place) for place in (folder / "checkpoint", self._accepted(number))]
+        guides = [self._guide(folder / "checkpoint"), self._guide(self._accepted(number))]
         rng = np.random.default_rng(seed_of(f"gate {number}", plan.seed))
         backends = {**guides[0].backends, **guides[1].backends}
         chosen = openings(self.problem, plan.openings, rng)
@@ -318,9 +318,12 @@ async def match(
         turns: list[list[int]] = [[], []]  # games in which the one guide or the other moves
         for game in np.flatnonzero(np.isnan(scores)).tolist():
             turns[problem.to_move(states[game]) ^ (game % 2)].append(game)
-        movers = [which for which in (0, 1) if turns[which]]
+        movers = []
         searches = []
-        for which in movers:
+        for which in (0, 1):
+            if not turns[which]:
+                continue
+            movers.append(which)
             rows = np.array([np.frombuffer(states[game], np.uint8) for game in turns[which]])
             searches.append(think(problem, guides[which], rows, simulations))
         forests = await parallel(searches)

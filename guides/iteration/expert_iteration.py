@@ -84,7 +84,7 @@ def expert_iteration(
         raise ValueError(f"rounds={rounds} trains nothing: give at least 1")
     if not any(gradable(job, targets) for job in jobs):
         raise ValueError(
-            f"nobody can grade any of the {len(jobs)} problems: give them targets, or a kind "
+            f"none of the {len(jobs)} problems can be graded: give them targets, or a kind "
             "that verifies itself"
         )
     if gate is None:
@@ -111,7 +111,8 @@ class _Run:
 
     def settings(self, base: str | Path) -> dict[str, Any]:
         """All that the run's results depend on, as JSON can say it."""
-        plan = {name: value for name, value in vars(self.plan).items() if name != "engine"}
+        plan = dict(vars(self.plan))
+        del plan["engine"]  # of which no result depends
         settings = {
             "base": version(locate(base)),
             "jobs": self._digest(self.jobs),
@@ -179,8 +180,12 @@ class _Run:
         """examples.npz, and what `prepare` counted in examples.json."""
         folder = self._folder(number)
         part = folder / "examples.part.npz"
-        keys = [key_of(job.problem) for job in self._jobs(number)]
-        targets = {key: self.targets[key] for key in keys if key in self.targets}
+        jobs = self._jobs(number)
+        targets = {}
+        for job in jobs:
+            key = key_of(job.problem)
+            if key in self.targets:
+                targets[key] = self.targets[key]
         try:
             report = prepare(
                 folder / "traces",
@@ -194,7 +199,7 @@ class _Run:
             )
         except ValueError as error:
             raise ValueError(
-                f"round {number}, after {len(keys)} searches: {error}; begin anew with another "
+                f"round {number}, after {len(jobs)} searches: {error}; begin anew with another "
                 "--out"
             ) from error
         write_json(folder / "examples.json", report)
@@ -207,13 +212,14 @@ class _Run:
         folder = self._folder(number)
         out = folder / "training"
         window = range(max(1, number - self.plan.window + 1), number + 1)
-        files = [*(self._folder(i) / "examples.npz" for i in window), *self.plan.seed_examples]
+        files = [self._folder(i) / "examples.npz" for i in window]
+        files += map(Path, self.plan.seed_examples)
         start = self._accepted(number)
         if self.plan.restart:
             start = self._folder(0) / "checkpoint"
         config = {
             "model": str(start.resolve()),
-            "examples": [str(Path(path).resolve()) for path in files],
+            "examples": [str(path.resolve()) for path in files],
             "out": str(out.resolve()),
             "options": {"seed": self.plan.seed + number, **self.plan.training},
         }
@@ -268,10 +274,9 @@ class _Run:
             if waiting:
                 finisher = Finisher(waiting, results, writer, {"seed": seed})
                 with _loaded(checkpoint, plan) as guide:
-                    problems = [job.problem for job in waiting]
-                    seeds = [seed_of(key_of(problem), seed) for problem in problems]
+                    seeds = [seed_of(key_of(job.problem), seed) for job in waiting]
                     solve_many(
-                        problems,
+                        [job.problem for job in waiting],
                         guide,
                         plan.method,
                         budget,

@@ -27,8 +27,8 @@ def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job]
     forms = {form_of(job.problem) for job in jobs if gradable(job, targets)}
     by_hash = sorted(forms, key=lambda form: hashlib.sha256(form.encode()).digest())
     held = set(by_hash[: max(1, len(by_hash) // 10)])
-    training = []
-    gate = []
+    training: list[Job] = []
+    gate: list[Job] = []
     for job in jobs:
         (gate if form_of(job.problem) in held else training).append(job)
     if not training or not held:
@@ -41,7 +41,7 @@ def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job]
 
 def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, str]) -> None:
     """Raises ValueError where gate and training share problems, with their count, or where
-    nobody could grade one of the gate.
+    one of the gate cannot be graded.
     """
     trained = {form_of(job.problem) for job in jobs}
     both = [job.id for job in gate if form_of(job.problem) in trained]
@@ -53,7 +53,7 @@ def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, s
     unknown = [job.id for job in gate if not gradable(job, targets)]
     if unknown or not gate:
         raise ValueError(
-            f"nobody can grade {len(unknown)} of {len(gate)} gate problems {unknown[:3]}: give "
+            f"{len(unknown)} of {len(gate)} gate problems cannot be graded ({unknown[:3]}): give "
             "each a target"
         )
 
@@ -70,7 +70,7 @@ def outcomes(
     answer and an error are 0.
 
     rows  result line (`search.files.problems_file.result_of`) of each job by its id as text
-    Raises ValueError for an answer that nobody can grade.
+    Raises ValueError for an answer that cannot be graded.
     """
     return np.array([_outcome(job, rows[str(job.id)], targets) for job in jobs], np.float64)
 
@@ -81,7 +81,7 @@ def _outcome(job: Job, row: Mapping[str, Any], targets: Mapping[str, str]) -> fl
     target = targets.get(key_of(job.problem))
     if target is None:
         raise ValueError(
-            f"nobody can grade the answer {row['answer']!r} to the problem {job.id!r}: give it a "
+            f"the answer {row['answer']!r} to the problem {job.id!r} cannot be graded: give it a "
             "target"
         )
     return float(same(row["answer"], target))

@@ -35,8 +35,11 @@ COLUMNS = (
 
 def results_of(path: Path) -> dict[str, dict[str, Any]]:
     """The result lines of a file by id as text."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {str(row["id"]): row for row in rows}
+    results = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        results[str(row["id"])] = row
+    return results
 
 
 def write_ledger(out: Path, last: int) -> str:
@@ -89,8 +92,11 @@ def _row(folder: Path, number: int) -> dict[str, Any]:
 def _spent(path: Path) -> tuple[int, float, int]:
     """Generated tokens, FLOPs and the number of the searches in a file of results."""
     results = results_of(path)
-    tokens = sum(row["usage"]["generated"] for row in results.values())
-    flops = sum(row["usage"]["flops"] for row in results.values())
+    tokens = 0
+    flops = 0
+    for row in results.values():
+        tokens += row["usage"]["generated"]
+        flops += row["usage"]["flops"]
     return tokens, flops, len(results)
 
 

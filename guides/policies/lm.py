@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 #: of sampling from a model that says nothing of itself: at 1, small models leave the subject
 TEMPERATURE = 0.8
-NO_LIMIT = 1 << 30  #: tokens of a context that nobody tells
+NO_LIMIT = 1 << 30  #: tokens of a context whose size is unknown
 
 
 class EngineAndCuts(EngineOptions, total=False):
@@ -172,11 +172,17 @@ class LM:
         replies = await parallel(
             _attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count)
         )
-        results = [reply for reply in replies if isinstance(reply, Generated)]
+        results: list[Generated] = []
+        failures: list[RequestFailed] = []
+        for reply in replies:
+            if isinstance(reply, Generated):
+                results.append(reply)
+            else:
+                failures.append(reply)
         if not results:
-            if any(isinstance(reply, NothingLeft) for reply in replies):
+            if any(isinstance(failure, NothingLeft) for failure in failures):
                 return []
-            raise next(reply for reply in replies if isinstance(reply, RequestFailed))
+            raise failures[0]
         distinct: dict[Any, list[Generated]] = {}
         for result in results:
             step = self._step(state, result)

@@ -38,8 +38,8 @@ class Prompts:
     tokenizer    its tokenizer
     template     text with `{problem}` where the statement goes; None: the tokenizer's chat
                  template, or for a base model without one the statement and a blank line
-    instruction  said after the statement to a chat model, else before all; None: `INSTRUCTION` to a
-                 chat model
+    instruction  stands behind the statement for a chat model, else before all; None: `INSTRUCTION`
+                 for a chat model
     system       the chat's system turn; None: what the chat template says without one
 
     thinking  whether the prompt ends where the model's thoughts begin, such as with <think>
@@ -191,7 +191,7 @@ def _asked_for(text: str) -> str | None:
 
 
 def frame(tokenizer: Any, template: str, names: Sequence[str]) -> list[tuple[int, ...] | str]:
-    """A turn of a user with places for texts that nobody has vetted: tokens, a name of `names`,
+    """A turn of a user with places for texts that may hold anything: tokens, a name of `names`,
     tokens, and so on.
 
     template  text with `{name}` for each of `names`, rendered by the tokenizer's chat template

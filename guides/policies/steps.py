@@ -39,11 +39,11 @@ def goes_on(text: str) -> bool:
     while fences:
         opening = fences.pop(0)
         outside += text[at : opening.start()]
-        closing = next((fence for fence in fences if fence[1].startswith(opening[1])), None)
-        if closing is None:
+        while fences and not fences[0][1].startswith(opening[1]):
+            fences.pop(0)  # within the block
+        if not fences:
             return True
-        fences = [fence for fence in fences if fence.start() > closing.start()]
-        at = closing.end()
+        at = fences.pop(0).end()
     outside += text[at:]
     return _maths_open(outside) or _ANNOUNCES.search(text.rstrip().rpartition("\n")[2]) is not None
 

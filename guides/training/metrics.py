@@ -14,6 +14,7 @@ from functools import cache
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 DRAWS = 200  #: sub-samples of each size that a vote is averaged over
 
@@ -168,7 +169,7 @@ def _right_shares(votes: np.ndarray, verdict: np.ndarray) -> np.ndarray:
     return (tied @ verdict) / np.maximum(tied.sum(axis=-1), 1)
 
 
-def auroc(scores: Sequence[float], right: Sequence[bool]) -> float:
+def auroc(scores: ArrayLike, right: ArrayLike) -> float:
     """Chance that a right sample is scored above a wrong one, equal scores counting half. In [0,
     1]; nan where all are right or all wrong.
 

@@ -141,8 +141,8 @@ def run_training(config: str | Path) -> None:
     """`python -m guides.training.train config.json` as a child process, which shows its progress on
     stderr and goes on where it stopped.
 
-    Raises ValueError or OSError with what the child said, ChildProcessError where it ended without
-    a word. The child ends with this process, at the end of its step, and at once when this is
+    Raises ValueError or OSError with the child's last line, ChildProcessError where there is
+    none. The child ends with this process, at the end of its step, and at once when this is
     interrupted.
     """
     paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]

@@ -230,8 +230,11 @@ def _spellings(tokenizer: object, word: str) -> tuple[int, ...]:
     """Tokens that are the whole of a word: alone, and after a space. Raises ValueError where
     there is none.
     """
-    spelled = [plain_tokens(tokenizer, text) for text in (word.strip(), f" {word.strip()}")]
-    found = dict.fromkeys(tokens[0] for tokens in spelled if len(tokens) == 1)
+    found: list[int] = []
+    for text in (word.strip(), f" {word.strip()}"):
+        tokens = plain_tokens(tokenizer, text)
+        if len(tokens) == 1 and tokens[0] not in found:
+            found.append(tokens[0])
     if not found:
         raise ValueError(
             f"the tokenizer writes the verdict {word!r} in several tokens: give yes= and no= "
@@ -245,8 +248,9 @@ def _share(yes: np.ndarray, no: np.ndarray) -> float:
     least = max(float(yes.max()), float(no.max()))
     if not math.isfinite(least):
         return math.nan
-    share = [float(np.exp(log_probs.astype(np.float64) - least).sum()) for log_probs in (yes, no)]
-    return share[0] / sum(share)
+    chance = float(np.exp(yes.astype(np.float64) - least).sum())
+    other = float(np.exp(no.astype(np.float64) - least).sum())
+    return chance / (chance + other)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -125,7 +125,7 @@ class PRM:
         values = np.full(len(states), np.nan, np.float32)
         if self._of_policy:
             values = known.astype(np.float32)
-        unknown = [i for i in range(len(states)) if math.isnan(values[i])]
+        unknown = np.flatnonzero(np.isnan(values)).tolist()
         values[unknown] = await parallel(self._judge(problem, states[i]) for i in unknown)
         return values
 

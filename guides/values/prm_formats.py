@@ -145,7 +145,7 @@ class Format:
         return f"{self.name}#{digest}"
 
 
-_KNOWN = {
+_UNNAMED = {
     # ours: a value head read at the end of every step. The checkpoint's guide.json says what its
     # prompt is and what ends a step
     "copse": Format("parts", OWN, step="{step}\n\n", opening=True),
@@ -180,7 +180,7 @@ _KNOWN = {
     # AutoModelForTokenClassification as TRL's PRMTrainer trains it, with its default step_separator
     "trl": Format("parts", "score", prompt="{problem}", step=("{step}", "\n")),
 }
-FORMATS = {name: replace(known, name=name) for name, known in _KNOWN.items()}
+FORMATS = {name: replace(format, name=name) for name, format in _UNNAMED.items()}
 # classes that have been trained in one format only
 CERTAIN = {"Qwen2ForProcessRewardModel": "qwen", "Qwen2ForPrmModel": "skywork"}
 
@@ -261,7 +261,7 @@ def choose_format(
     "prm", else what is certain.
 
     head, architecture  as `models.checkpoints.head_layouts` finds them. Raises ValueError where
-                        nobody knows, and where the head is another one
+                        none is certain, and where the head is another one
     """
     chosen = settings.get("prm") if given is None else given
     if chosen is None and head == OWN:

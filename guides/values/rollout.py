@@ -144,7 +144,9 @@ class Mixture:
             examined(self._value, problem, states, known, first),
             examined(self._rollout, problem, states, known, second),
         ]
-        a, b = (values.astype(np.float32) for values in await parallel(both))
+        a, b = await parallel(both)
+        a = a.astype(np.float32)
+        b = b.astype(np.float32)
         mixed = (1 - self._lam) * a + self._lam * b
         one_known = np.where(np.isnan(a), b, a)
         return np.where(np.isnan(mixed), one_known, mixed).astype(np.float32)
