@@ -110,8 +110,11 @@ def prepare(
     chosen = Distillation(**choices)
     folder = resolve(locate(base))
     guide = describe(folder) | dict(settings or {})
+    found = _read(traces, folder, chosen.off_policy)
     reader = TraceReader(folder, guide)
-    replays = _read(traces, folder, reader, guide.get("answer"), chosen.off_policy)
+    for trace in found:
+        reader.check(trace)
+    replays = [Replay(trace, guide.get("answer")) for trace in found]
     _warn_of_unused(targets, replays)
     graded = hold_out(_graded(replays, targets, reader, chosen), chosen.held_share)
     kept, held = _parted(graded, chosen.held_share)
@@ -129,11 +132,9 @@ def prepare(
     return report
 
 
-def _read(
-    traces: str | Path, folder: Path, reader: TraceReader, answer: str | None, off_policy: bool
-) -> list[Replay]:
-    """All traces of a folder. Raises ValueError where there is none, or one that the checkpoint did
-    not make.
+def _read(traces: str | Path, folder: Path, off_policy: bool) -> list[Trace]:
+    """All traces of a folder. Raises ValueError where there is none, or one of another guide than
+    the checkpoint in `folder`.
     """
     found = Trace.load(traces)
     if not found:
@@ -142,9 +143,7 @@ def _read(
         )
     if not off_policy:
         _check_version(found, version(folder))
-    for trace in found:
-        reader.check(trace)
-    return [Replay(trace, answer) for trace in found]
+    return found
 
 
 def _check_version(traces: Sequence[Trace], ours: str) -> None:

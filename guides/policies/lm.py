@@ -40,7 +40,7 @@ TEMPERATURE = 0.8
 NO_LIMIT = 1 << 30  #: tokens of a context whose size is unknown
 
 
-class EngineAndCuts(EngineOptions, total=False):
+class EngineAndTruncation(EngineOptions, total=False):
     """Options of the engine, and which of the unlikely tokens are never sampled."""
 
     top_k: int
@@ -86,10 +86,13 @@ class LM:
         system: str | None = None,
         temperature: float | None = None,
         values: bool = False,
-        **options: Unpack[EngineAndCuts],
+        **options: Unpack[EngineAndTruncation],
     ):
-        cuts = {"top_k": options.pop("top_k", 0), "top_p": options.pop("top_p", 1.0)}
-        cuts["min_p"] = options.pop("min_p", 0.0)
+        truncation = {
+            "top_k": options.pop("top_k", 0),
+            "top_p": options.pop("top_p", 1.0),
+            "min_p": options.pop("min_p", 0.0),
+        }
         # what is left is of the engine
         self._loaded = loaded = loaded_of(path, **cast(EngineOptions, options))
         if loaded.published:
@@ -105,7 +108,7 @@ class LM:
         self.max_steps: int = _positive("max_steps", max_steps or settings.get("max_steps") or 40)
         if temperature is None:
             temperature = 1.0 if settings.get("kinds") else TEMPERATURE
-        self._sampling: dict[str, Any] = {"temperature": temperature, **cuts}
+        self._sampling: dict[str, Any] = {"temperature": temperature, **truncation}
         check_sampling(**self._sampling)
         template, own_instruction, own_system = prompting(settings, prompt)
         if instruction is None:

@@ -535,7 +535,7 @@ def test_outcomes_are_verdicts_and_targets():
     assert outcomes(jobs, rows, targets).tolist() == [1, 0, 0, 1, 0], (
         "a problem that verifies itself needs no target"
     )
-    with pytest.raises(ValueError, match="'sum-1': give it a target"):
+    with pytest.raises(ValueError, match="'sum-1' cannot be graded: give it a target"):
         outcomes(jobs, rows, {})
 
 
