@@ -9,7 +9,7 @@ import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from models.checkpoints.head_layouts import LAYOUTS, OWN, architecture, head_layout
 from models.engine.threads import cores, suitable
@@ -44,12 +44,23 @@ class Loaded:
     @property
     def head(self) -> str | None:
         """The kind of its value head, None without one."""
-        return (self.published or OWN) if self.has_head else None
+        if not self.has_head:
+            return None
+        return self.published or OWN
 
     @property
     def name(self) -> str:
         """The name of its backend in this process."""
         return f"lm-{self.version}-{id(self.engine):x}"
+
+
+class EngineOptions(TypedDict, total=False):
+    """How a checkpoint is put into an engine, where it is not loaded already (`load_engine`)."""
+
+    device: str
+    dtype: str
+    slots: int
+    pool_tokens: int | None
 
 
 _cache: dict[tuple[Any, ...], Loaded] = {}
@@ -91,7 +102,7 @@ def load_engine(
     from models.engine.engine import Engine
 
     place = locate(path)
-    known = settings(place)
+    described = settings(place)
     check_size(place, device, dtype)
     digest = version(place)  # reads all of it
     key = (digest, device, dtype, slots, pool_tokens)
@@ -104,12 +115,19 @@ def load_engine(
             engine = Engine(model, tokenizer, head=head, slots=slots, pool_tokens=pool_tokens)
             _report(place, engine)
             folder = resolve(place)
-            layout = head_layout(folder) or ""
-            published = layout if layout in LAYOUTS else ""
+            layout = head_layout(folder)
+            name = digest
             computed = str(engine.model.dtype).removeprefix("torch.")
-            name = digest if computed == "float32" else f"{digest}/{computed}"
+            if computed != "float32":
+                name += f"/{computed}"
             _cache[key] = Loaded(
-                engine, tokenizer, known, name, head is not None, published, architecture(folder)
+                engine,
+                tokenizer,
+                described,
+                name,
+                has_head=head is not None,
+                published=layout if layout in LAYOUTS else "",
+                architecture=architecture(folder),
             )
         return _cache[key]
 
@@ -129,12 +147,12 @@ def load_server(
     """
     from models.server import Server
 
-    known = served_settings(model if tokenizer is None else tokenizer)
+    described = served_settings(model if tokenizer is None else tokenizer)
     key = (url, model, str(tokenizer), connections, timeout)
     with _lock:
         if key not in _cache:
             server = Server(url, model, tokenizer, connections=connections, timeout=timeout)
-            _cache[key] = of_server(server, known)
+            _cache[key] = of_server(server, described)
         return _cache[key]
 
 
@@ -147,26 +165,28 @@ def of_server(server: Server, settings: dict[str, Any] | None = None) -> Loaded:
 
 def loaded_of(
     given: str | Path | Loaded | Server,
-    device: str,
-    dtype: str,
-    slots: int,
-    pool_tokens: int | None,
+    device: str = "auto",
+    dtype: str = "auto",
+    slots: int = 64,
+    pool_tokens: int | None = None,
 ) -> Loaded:
-    """What a guide is made from: a checkpoint, one that is loaded already, or a server."""
+    """What a guide is made from: a checkpoint, one that is loaded already, or a server. The options
+    count for a checkpoint alone.
+    """
     if isinstance(given, Loaded):
         return given
-    return (
-        load_engine(given, device, dtype, slots, pool_tokens)
-        if isinstance(given, (str, Path))
-        else of_server(given)
-    )
+    if isinstance(given, (str, Path)):
+        return load_engine(given, device, dtype, slots, pool_tokens)
+    return of_server(given)
 
 
 def served_settings(place: str | Path) -> dict[str, Any]:
     """The settings of a served model: of its folder, if it stands here with a `guide.json`; else
     {}.
     """
-    return settings(place) if (Path(place) / "guide.json").exists() else {}
+    if not (Path(place) / "guide.json").exists():
+        return {}
+    return settings(place)
 
 
 def unload(path: str | Path) -> None:
@@ -177,8 +197,9 @@ def unload(path: str | Path) -> None:
 
     digest = version(locate(path))
     with _lock:
-        for key in [key for key in _cache if key[0] == digest]:
-            del _cache[key]
+        for key in list(_cache):
+            if key[0] == digest:
+                del _cache[key]
     gc.collect()  # a guide's cached prompts refer to it
     torch.cuda.empty_cache()  # nothing without CUDA
 
@@ -189,7 +210,9 @@ def _set_threads(model: Any) -> None:
     """
     import torch
 
-    count = suitable(model.num_parameters()) if model.device.type == "cpu" else None
+    if model.device.type != "cpu":
+        return
+    count = suitable(model.num_parameters())
     if count is not None:
         torch.set_num_threads(count)
 
@@ -200,7 +223,8 @@ def _report(place: str, engine: Engine) -> None:
     """
     import torch
 
-    model, kind = engine.model, str(engine.model.dtype).removeprefix("torch.")
+    model = engine.model
+    kind = str(model.dtype).removeprefix("torch.")
     device = str(model.device)
     if device == "cpu":
         device += f" with {torch.get_num_threads()} of {cores()} cores"

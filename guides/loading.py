@@ -100,12 +100,10 @@ def connect(
     found = loaded.engine.capabilities
     if not found.samples and policy.get("temperature", 1.0) != 0:
         # an error, not a warning: a vote of copies looks like one of samples, and costs as much
-        what = (
-            f"{url} gave the same text twice at a high temperature with different seeds: samples "
-            "would be copies of one"
-        )
         raise ValueError(
-            f"{what}: have the server heed temperature and seed, or give temperature=0"
+            f"{url} gave the same text twice at a high temperature with different seeds: samples "
+            "would be copies of one: have the server heed temperature and seed, or give "
+            "temperature=0"
         )
     if found.chat and (policy.get("prompt") or loaded.settings.get("prompt")):
         raise ValueError(
@@ -121,26 +119,20 @@ def connect(
             )
         policy = WHOLE | {name: option for name, option in policy.items() if option is not None}
     if value is None:
-        bare = (
-            ""
-            if found.log_probs
-            else "; it tells no log-probs, so that priors are shares of samples"
+        note = (
+            "a server has no value head: nothing judges its steps; let a model do so with "
+            "value= (--value DIR)"
         )
-        value = Known(
-            note="a server has no value head: nothing judges its steps; let a model do so with "
-            f"value= (--value DIR){bare}"
-        )
+        if not found.log_probs:
+            note += "; it tells no log-probs, so that priors are shares of samples"
+        value = Known(note=note)
     return _guide(LM(loaded, **policy), value, loaded.settings, answer)
 
 
 def _guide(
     policy: Policy, value: Value | PlainValue, settings: dict[str, Any], answer: str | None
 ) -> Guide:
-    budget = (
-        Budget(**settings["budget"])
-        if settings.get("budget")
-        else Budget(tokens=20_000, seconds=120)
-    )
+    budget = Budget(**(settings.get("budget") or {"tokens": 20_000, "seconds": 120}))
     kinds = settings.get("kinds")
     return Guide(
         policy,

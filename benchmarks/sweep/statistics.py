@@ -1,5 +1,5 @@
-"""Estimators and their uncertainty: areas under solve rates, slopes, the paired bootstrap; and what
-N stored samples say of k (`guides.training.metrics`).
+"""Estimators and their uncertainty: areas under solve rates and slopes, beside the bootstrap
+(`guides.training.statistics`) and what N stored samples say of k (`guides.training.metrics`).
 
 Every interval is a 95 % percentile bootstrap over problems: problems are drawn anew, the same for
 both arms of a comparison.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from guides.training.metrics import auroc, best_of_k, majority_at_k, pass_at_k
+from guides.training.statistics import RESAMPLES, Interval, bands, bootstrap, wilson
 
 __all__ = [
     "Interval",
@@ -25,93 +25,8 @@ __all__ = [
     "majority_at_k",
     "pass_at_k",
     "slope",
+    "wilson",
 ]
-
-RESAMPLES = 10_000
-_CHUNK = 1_000  # resamples computed at a time, which bounds the memory
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with the ends of its 95 % interval; all three nan where there is nothing to
-    measure.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    def __mul__(self, factor: float) -> Interval:
-        return Interval(self.mean * factor, self.low * factor, self.high * factor)
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
-
-    @property
-    def signed(self) -> str:
-        """As text with signs, for differences and slopes."""
-        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
-
-
-def bootstrap(
-    values: np.ndarray, *, two_level: bool = False, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """Mean over problems with its interval.
-
-    values     float [problems] or [problems, seeds]: seeds are averaged within a problem
-    two_level  draw the seeds anew too, the same ones for all problems: how sure a claim is about
-               other seeds. Needs two or more
-
-    For a paired comparison give the differences, problem by problem.
-    """
-    table = np.asarray(values, np.float64)
-    table = table[:, None] if table.ndim == 1 else table
-    problems, seeds = table.shape
-    if two_level and seeds < 2:
-        raise ValueError("a two-level bootstrap draws seeds anew: measure with two seeds or more")
-    if not problems:
-        return Interval(math.nan, math.nan, math.nan)
-    rng, means = np.random.default_rng(seed), []
-    for start in range(0, resamples, _CHUNK):
-        count = min(_CHUNK, resamples - start)
-        # [count, seeds]
-        drawn = rng.multinomial(problems, np.full(problems, 1 / problems), count) @ table / problems
-        weights = (
-            rng.multinomial(seeds, np.full(seeds, 1 / seeds), count)
-            if two_level
-            else np.ones((count, seeds))
-        )
-        means.append((drawn * weights).sum(axis=1) / seeds)
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Interval(float(table.mean()), float(low), float(high))
-
-
-def wilson(right: float, n: int, z: float = 1.959964) -> Interval:
-    """The share `right` / `n` of a binomial count with its 95 % score interval (Wilson 1927),
-    which lies in [0, 1]. n: from 1 on.
-    """
-    if n < 1 or not 0 <= right <= n:
-        raise ValueError(f"{right} right of {n} is no share: give 0 <= right <= n and n from 1 on")
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def bands(values: np.ndarray, *, resamples: int = 2_000) -> np.ndarray:
-    """Means over problems of many measurements at once, with their intervals. float64 [3, points]:
-    mean, low, high.
-
-    values  float [problems, points]; the same problems are drawn for all points
-    """
-    table = np.asarray(values, np.float64)
-    count = len(table)
-    means = (
-        np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
-        @ table
-        / count
-    )
-    return np.vstack([table.mean(axis=0), *np.percentile(means, [2.5, 97.5], axis=0)])
 
 
 def area(solved: np.ndarray, low: float, high: float) -> np.ndarray:

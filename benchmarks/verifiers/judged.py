@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.sweep import statistics
 from benchmarks.verifiers import selection
 from benchmarks.verifiers.selection import Samples
-from guides.data.grading import checked, checker_of, grade
+from guides.data.grading import Graded, Replay, checker_of
 from guides.data.holdout import Held, held_of, read_values
 from guides.data.labels import Labels
-from guides.data.trace_tokens import Reader
+from guides.data.trace_tokens import TraceReader
 from guides.training.metrics import auroc
 from search.scheduling.scheduler import run
 from search.trace import Trace
@@ -41,20 +41,18 @@ def chains_of(
     `path`.
     """
     if not path.exists():
-        from guides.data.grading import key_of
         from models.checkpoints.checkpoint import describe
 
-        traces, judge, reader = (
-            Trace.load(folder),
-            checker_of(checker),
-            Reader(generator, describe(generator)),
-        )
-        outcomes = [grade(trace, targets[key_of(trace)]) for trace in traces]
-        labels = [
-            Labels(checked(trace, judge), np.full(len(trace.node_parent), np.inf))
-            for trace in traces
-        ]  # type: ignore[arg-type]
-        held_of(traces, outcomes, labels, [reader.prompt(trace) for trace in traces]).save(path)
+        judge = checker_of(checker)
+        assert judge is not None
+        reader = TraceReader(generator, describe(generator))
+        graded = []
+        for replay in map(Replay, Trace.load(folder)):
+            outcomes = replay.grade(targets[replay.key])
+            labels = Labels(replay.check(judge), np.full(len(outcomes), np.inf))
+            prompt = reader.prompt(replay.problem)
+            graded.append(Graded(replay, outcomes, outcomes, labels, prompt))
+        held_of(graded).save(path)
     return Held.load(path)
 
 

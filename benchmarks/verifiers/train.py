@@ -123,7 +123,7 @@ def label_chains(out: Path, count: int = 8, slots: int = 256) -> None:
     """Label every step of chains/train by `count` roll-outs of the generator (Math-Shepherd,
     Wang et al. 2023).
     """
-    from guides.data.label_traces import Plan, label_traces
+    from guides.data.label_traces import Labelling, label_traces
     from guides.policies.lm import LM
 
     traces, task = (
@@ -132,7 +132,8 @@ def label_chains(out: Path, count: int = 8, slots: int = 256) -> None:
     )
     policy = LM(out / "generator", slots=slots)
     log.info(
-        "%s", label_traces(traces, task.targets, out / "rollouts.jsonl", Plan(count=count), policy)
+        "%s",
+        label_traces(traces, task.targets, out / "rollouts.jsonl", Labelling(count=count), policy),
     )
 
 

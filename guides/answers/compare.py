@@ -8,10 +8,12 @@ rounded, and the form of an expression is not judged: (x + 1)^2 is x^2 + 2x + 1.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from guides.answers import equality, grammar, intervals, quantities
 from guides.answers.evaluate import calculation
@@ -37,7 +39,8 @@ _EITHER_SIGN = re.compile(r" ?\\pm(?![a-zA-Z]) ?")
 _COMMAS = re.compile(r"[-\d.,]+", re.ASCII)  # 2,5 is a number to many
 _BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"), ("{", "}"))
 _FOR_MATH_VERIFY = re.compile(
-    r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|"
+    r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|"
+    r"varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|"
     r"mathbb\{[RZQNC]\})(?![a-zA-Z])|\\[\\{}]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[-+*/^=<>()\[\]{}|"
     r",;.!&_ ]|\d)+",
     re.ASCII,
@@ -49,6 +52,7 @@ _MEMBER = re.compile(r"^([a-zA-Z]) ?\\in(?![a-z]) ?", re.ASCII)
 _BARE = re.compile(r"\\(?:mathbb\{.\}|[a-zA-Z]+)")
 _LETTER = re.compile(r"[a-zA-Z]")
 _DEEPEST = 4  # lists in lists
+_MEMBERS = 40  # of a list or matrix that is read
 _PAIRS = 400  # of members of two sets, at most, those of sets in sets included
 _TAIL = re.compile(
     r" (?!pi(?![a-zA-Z]))[a-zA-Z]+(?:\^\{?\d\}?)?(?:/[a-zA-Z]+(?:\^\{?\d\}?)?)?$", re.ASCII
@@ -63,11 +67,12 @@ class Asked:
     args: tuple
 
 
+T = TypeVar("T")
 Decision = bool | None | Asked
 
 
 def decide(answer: str, target: str) -> tuple[Decision, str]:
-    """Whether a tidy answer is the tidy target, and which way told: "text", "numbers",
+    """Whether a tidy answer is the tidy target, and by which way: "text", "numbers",
     "grammar", "pool" or "math-verify".
     """
     if answer == target:
@@ -80,14 +85,15 @@ def decide(answer: str, target: str) -> tuple[Decision, str]:
 def _decide(answer: str, target: str, depth: int) -> tuple[Decision, str]:
     if answer == target:
         return True, "text"
-    a, b = quantities.quantity(answer), quantities.quantity(target)
+    a = quantities.quantity(answer)
+    b = quantities.quantity(target)
     if a is not None and b is not None:
         return quantities.compare(a, b), "numbers"
-    if (said := _by_words(answer, target)) is not NotImplemented:
-        return said, "text"
+    if (equal := _by_words(answer, target)) is not NotImplemented:
+        return equal, "text"
     for reader in (_by_cells, _by_regions):
-        if (said := reader(answer, target, depth)) is not NotImplemented:
-            return said, "grammar"
+        if (equal := reader(answer, target, depth)) is not NotImplemented:
+            return equal, "grammar"
     name, value = named(answer)
     wanted, worth = named(target)
     if (
@@ -98,11 +104,16 @@ def _decide(answer: str, target: str, depth: int) -> tuple[Decision, str]:
         return _decide(value, worth, depth)
     if name or wanted:
         return _relation(answer, target)
-    if (said := _by_parts(answer, target, depth)) is not NotImplemented:
-        return said, "grammar"
-    if any(one is not None and one.unit is not None and one.unit[0] != "angle" for one in (a, b)):
+    if (equal := _by_parts(answer, target, depth)) is not NotImplemented:
+        return equal, "grammar"
+    if _measures(a) or _measures(b):
         return None, "text"  # a quantity, and what is none: 2cm is not 2mc
     return _by_grammar(answer, target, b)
+
+
+def _measures(quantity: quantities.Quantity | None) -> bool:
+    """Whether a quantity has a unit that is no angle."""
+    return quantity is not None and quantity.unit is not None and quantity.unit[0] != "angle"
 
 
 def named(text: str) -> tuple[str, str]:
@@ -119,29 +130,32 @@ def named(text: str) -> tuple[str, str]:
 
 def _by_words(answer: str, target: str) -> bool | None:
     """Choices, yes and no, and equal words; NotImplemented where they are something else."""
-    choice, chosen = (
-        _CHOICE.fullmatch(target),
-        _CHOICE.fullmatch(answer) or _CHOSEN.fullmatch(answer),
-    )
+    choice = _CHOICE.fullmatch(target)
+    chosen = _CHOICE.fullmatch(answer) or _CHOSEN.fullmatch(answer)
     if choice is not None and (choice[1] or choice[2].isupper()):
         if chosen is None:
             return None  # what the choice says, perhaps
         mine = chosen[2] or chosen[1]
         if choice[1] or chosen.group(0).startswith("("):
             return mine.upper() == choice[2].upper()
-        return mine == choice[2] or (None if mine.islower() else False)
+        if mine == choice[2]:
+            return True
+        return None if mine.islower() else False
     if not _WORDS.fullmatch(answer) or not _WORDS.fullmatch(target):
         return NotImplemented
-    mine, other = (re.sub(r"^(?:the|a|an) ", "", text.lower()) for text in (answer, target))
-    if mine == other:
-        if (
-            {answer.isupper(), target.isupper()} == {True, False}
-            and len(mine) == 3
-            and list(mine) == sorted(set(mine))
-        ):
-            return None  # ABC may be a product, and abc another
-        return True if len(mine) > 2 or mine == "no" else None  # AB may not be ab
-    return False if any(mine in pair and other in pair for pair in _OPPOSITES) else None
+    mine = _bare(answer)
+    other = _bare(target)
+    if mine != other:
+        return False if any(mine in pair and other in pair for pair in _OPPOSITES) else None
+    one_in_capitals = answer.isupper() != target.isupper()
+    if one_in_capitals and len(mine) == 3 and list(mine) == sorted(set(mine)):
+        return None  # ABC may be a product, and abc another
+    return True if len(mine) > 2 or mine == "no" else None  # AB may not be ab
+
+
+def _bare(words: str) -> str:
+    """In small letters and without an article."""
+    return re.sub(r"^(?:the|a|an) ", "", words.lower())
 
 
 # -- lists, tuples, sets, intervals
@@ -154,77 +168,78 @@ def structure(text: str) -> tuple[str, list[str]] | None:
     for left, right in _BRACKETS:
         if text.startswith(left) and text.endswith(right) and len(text) >= len(left + right):
             inside = parts(text[len(left) : len(text) - len(right)], thousands=False)
-            if inside is not None and (len(inside) > 1 or left == "\\{"):
-                return ("\\{\\}" if left == "{" else left + right), inside if inside != [""] else []
+            if inside is None or (len(inside) == 1 and left != "\\{"):
+                continue
+            brackets = "\\{\\}" if left == "{" else left + right
+            return brackets, [] if inside == [""] else inside
     if len(_EITHER_SIGN.findall(text)) == 1 and "," not in text:
         return "\\{\\}", [_EITHER_SIGN.sub(sign, text) for sign in "+-"]
     found = parts(_CONJUNCTION.sub(", ", text), thousands=True)
-    return ("", found) if found is not None and len(found) > 1 and all(found) else None
+    if found is None or len(found) == 1 or not all(found):
+        return None
+    return "", found
 
 
 def _by_parts(answer: str, target: str, depth: int) -> bool | None:
-    mine, other = structure(answer), structure(target)
+    mine = structure(answer)
+    other = structure(target)
     if mine is None and other is None:
         return NotImplemented
     if depth >= _DEEPEST or mine is None or other is None:
         return _list_against_one(answer, target, mine or other, mine is None, depth)
-    (brackets, a), (others, b) = mine, other
-    sets = [kind == "\\{\\}" for kind in (brackets, others)]
-    if (
-        len(a) > 40
-        or len(b) > 40
-        or (_COMPARES.search(answer + target) and (" or " in answer) != (" or " in target))
-    ):
-        return None  # too many; or x > 1 and x < 3, perhaps
-    if brackets == others and brackets and not any(sets):
-        return (
-            _all(_plainly(x, y, depth + 1) for x, y in zip(a, b, strict=True))
-            if len(a) == len(b)
-            else False
-        )
+    brackets, a = mine
+    others, b = other
+    sets = "\\{\\}" in (brackets, others)
+    if len(a) > _MEMBERS or len(b) > _MEMBERS:
+        return None
+    if _COMPARES.search(answer + target) and (" or " in answer) != (" or " in target):
+        return None  # x > 1 and x < 3, perhaps
+    if brackets == others and brackets and not sets:
+        if len(a) != len(b):
+            return False
+        return _all(_plainly(x, y, depth + 1) for x, y in zip(a, b, strict=True))
     if answer.count(",") * target.count(",") > _PAIRS:
         return None
-    told = [[_plainly(x, y, depth + 1) for y in b] for x in a]
-    in_order = _all(told[i][i] for i in range(len(a))) if len(a) == len(b) else False
-    if any(sets):
-        return (
-            _matched(told, len(b))
-            if brackets in ("", "\\{\\}") and others in ("", "\\{\\}")
-            else None
-        )
-    if brackets == others == "":  # an enumeration: its order may count or not
-        return in_order or (
-            None
-            if in_order is None or _matched(told, len(b)) is not False or _unclear(answer, target)
-            else False
-        )
-    return None if in_order is not False else _matched(told, len(b)) and None
+    equal = _table(lambda x, y: _plainly(x, y, depth + 1), a, b)
+    if sets:
+        both = {brackets, others} <= {"", "\\{\\}"}
+        return _matched(equal, len(b)) if both else None
+    in_order: bool | None = False
+    if len(a) == len(b):
+        in_order = _all(equal[i][i] for i in range(len(a)))
+    if brackets != others:
+        return None if in_order is not False else _matched(equal, len(b)) and None
+    # an enumeration: its order may count or not
+    if in_order is not False:
+        return in_order
+    if _matched(equal, len(b)) is not False or _unclear(answer, target):
+        return None
+    return False
 
 
 def _by_cells(answer: str, target: str, depth: int) -> bool | None:
     """Matrices, cell by cell; NotImplemented where neither is one."""
-    mine, other = _MATRIX.fullmatch(answer), _MATRIX.fullmatch(target)
+    mine = _MATRIX.fullmatch(answer)
+    other = _MATRIX.fullmatch(target)
     if mine is None and other is None:
         return NotImplemented
-    if (
-        depth >= _DEEPEST
-        or mine is None
-        or other is None
-        or ("v" in (mine[1], other[1]) and mine[1] != other[1])
-    ):
+    if depth >= _DEEPEST or mine is None or other is None:
         return None
-    a, b = (
-        [row.split("&") for row in found[2].strip().removesuffix("\\\\").split("\\\\")]
-        for found in (mine, other)
-    )
-    if [len(row) for row in a] != [len(row) for row in b]:
+    if mine[1] != other[1] and "v" in (mine[1], other[1]):  # a determinant is no matrix
+        return None
+    a = _rows(mine[2])
+    b = _rows(other[2])
+    if list(map(len, a)) != list(map(len, b)):
         return False
-    cells = [
-        (x.strip(), y.strip())
-        for left, right in zip(a, b, strict=True)
-        for x, y in zip(left, right, strict=True)
-    ]
-    return _all(_plainly(x, y, depth + 1) for x, y in cells) if len(cells) <= 40 else None
+    cells = zip(itertools.chain.from_iterable(a), itertools.chain.from_iterable(b), strict=True)
+    if sum(map(len, a)) > _MEMBERS:
+        return None
+    return _all(_plainly(x.strip(), y.strip(), depth + 1) for x, y in cells)
+
+
+def _rows(matrix: str) -> list[list[str]]:
+    """The cells of each row."""
+    return [row.split("&") for row in matrix.strip().removesuffix("\\\\").split("\\\\")]
 
 
 def _by_regions(answer: str, target: str, depth: int) -> bool | None:
@@ -235,17 +250,20 @@ def _by_regions(answer: str, target: str, depth: int) -> bool | None:
         return NotImplemented
     if (equation := intervals.same_equation(answer, target)) is not None:
         return equation
-    mine, other = intervals.region(answer), intervals.region(target)
+    mine = intervals.region(answer)
+    other = intervals.region(target)
     if mine is None or other is None or depth >= _DEEPEST:
         return NotImplemented
-    if mine[0] and other[0] and mine[0] != other[0]:
+    letter, a = mine
+    other_letter, b = other
+    if letter and other_letter and letter != other_letter:
         return None
-    if (said := intervals.same_points(mine[1], other[1])) is not None:
-        return said
-    said = _matched(
-        [[_same_interval(a, b, depth + 1) for b in other[1]] for a in mine[1]], len(other[1])
-    )
-    return said if said or len(mine[1]) == len(other[1]) == 1 else NotImplemented
+    if (same := intervals.same_points(a, b)) is not None:
+        return same
+    same = _matched(_table(lambda x, y: _same_interval(x, y, depth + 1), a, b), len(b))
+    if same or len(a) == len(b) == 1:
+        return same
+    return NotImplemented
 
 
 def _same_interval(a: intervals.Interval, b: intervals.Interval, depth: int) -> bool | None:
@@ -260,19 +278,19 @@ def _list_against_one(
     country's writing, or a set.
     """
     assert found is not None
-    one = answer if mine_is_one else target
-    if (
-        depth >= _DEEPEST
-        or len(found[1]) > 40
-        or _unclear(answer, target)
-        or _COMMAS.fullmatch(answer if not mine_is_one else target)
-    ):
+    one, several = target, answer
+    if mine_is_one:
+        one, several = answer, target
+    brackets, members = found
+    if depth >= _DEEPEST or len(members) > _MEMBERS:
         return None
-    if found[0] == "\\{\\}" and len(found[1]) == 1:
+    if _unclear(answer, target) or _COMMAS.fullmatch(several):
+        return None
+    if brackets == "\\{\\}" and len(members) == 1:
         return None
     if quantities.quantity(one) is None and grammar.read(one) is None:
         return NotImplemented
-    return False if all(_plainly(part, one, depth + 1) is False for part in found[1]) else None
+    return False if all(_plainly(part, one, depth + 1) is False for part in members) else None
 
 
 def _unclear(answer: str, target: str) -> bool:
@@ -286,22 +304,37 @@ def _unclear(answer: str, target: str) -> bool:
 def _plainly(a: str, b: str, depth: int) -> bool | None:
     if _INFINITY.fullmatch(a) or _INFINITY.fullmatch(b):
         return a.lstrip("+") == b.lstrip("+")
-    said, _ = _decide(a, b, depth)
-    return None if isinstance(said, Asked) else said
+    decision, _ = _decide(a, b, depth)
+    return None if isinstance(decision, Asked) else decision
 
 
-def _all(told: object) -> bool | None:
-    verdicts = list(told)  # type: ignore[call-overload]
-    return False if False in verdicts else None if None in verdicts else True
-
-
-def _matched(told: Sequence[Sequence[bool | None]], others: int) -> bool | None:
-    """Whether each row has a column of its own that is True, and each column a row."""
-    columns = [[row[j] for row in told] for j in range(others)]
-    if any(all(said is False for said in line) for line in [*told, *columns]):
+def _all(verdicts: Iterable[bool | None]) -> bool | None:
+    """Whether all are True; False where one is False, else None where one is not known."""
+    verdicts = list(verdicts)
+    if False in verdicts:
         return False
-    once = all(list(line).count(True) == 1 for line in [*told, *columns])
-    return True if once and len(told) == others else None
+    return None if None in verdicts else True
+
+
+def _table(
+    same: Callable[[T, T], bool | None], a: Sequence[T], b: Sequence[T]
+) -> list[list[bool | None]]:
+    """A row for each of `a`, in it whether it is the same as each of `b`."""
+    rows = []
+    for x in a:
+        rows.append([same(x, y) for y in b])
+    return rows
+
+
+def _matched(equal: Sequence[list[bool | None]], others: int) -> bool | None:
+    """Whether each row has a column of its own that is True, and each column a row."""
+    lines = list(equal)
+    for column in range(others):
+        lines.append([row[column] for row in equal])
+    if any(line.count(False) == len(line) for line in lines):
+        return False
+    once = all(line.count(True) == 1 for line in lines)
+    return True if once and len(equal) == others else None
 
 
 # -- algebra
@@ -310,29 +343,32 @@ def _matched(told: Sequence[Sequence[bool | None]], others: int) -> bool | None:
 def _by_grammar(
     answer: str, target: str, number: quantities.Quantity | None
 ) -> tuple[Decision, str]:
-    (a, unit), (b, other) = measured(answer), measured(target)
+    a, unit = measured(answer)
+    b, other = measured(target)
     if a is None or b is None:
         return _relation(answer, target)
     if unit and other and unit[:2] != other[:2]:
         return False, "grammar"
     if unit and other and unit[2] != other[2]:
-        a, b = ("mul", a, ("num", unit[2])), ("mul", b, ("num", other[2]))
+        a = ("mul", a, ("num", unit[2]))
+        b = ("mul", b, ("num", other[2]))
     try:
-        said = equality.compare(a, b)
+        equal = equality.compare(a, b)
     except equality.Unproven:
         return Asked(prove_equal, (a, b)), "pool"
-    if said and number is not None and calculation(a):
-        said = None  # 2 + 3 is not yet 5
-    if said is False and (bool(unit) != bool(other) or _unit_perhaps(answer, target)):
-        said = None
-    return said, "grammar"
+    if equal and number is not None and calculation(a):
+        equal = None  # 2 + 3 is not yet 5
+    if equal is False and (bool(unit) != bool(other) or _unit_perhaps(answer, target)):
+        equal = None
+    return equal, "grammar"
 
 
 def _unit_perhaps(answer: str, target: str) -> bool:
     """Whether letters at the end of one of the two, which make them differ, may be a unit, as in
     3 m/s or 5 N.
     """
-    a, b = _TAIL.sub("", answer), _TAIL.sub("", target)
+    a = _TAIL.sub("", answer)
+    b = _TAIL.sub("", target)
     return (a == answer) != (b == target) and _plainly(a, b, _DEEPEST) is not False
 
 
@@ -343,19 +379,15 @@ def measured(text: str) -> tuple[Node | None, tuple | None]:
     """
     node = grammar.read(text)
     body, _, tail = text.rpartition(" ")
-    if (
-        (node is None or tail[1:2].isalpha())
-        and body
-        and (unit := quantities.unit_of(tail))
-        and unit[0] not in ("%", "word")
-    ):
-        return grammar.read(body.strip()), unit
-    quantity = quantities.quantity(text) if node is None else None
-    return (
-        (("num", quantity.value), None)
-        if quantity is not None and quantity.unit is None
-        else (node, None)
-    )
+    if body and (node is None or tail[1:2].isalpha()):
+        unit = quantities.unit_of(tail)
+        if unit and unit[0] not in ("%", "word"):
+            return grammar.read(body.strip()), unit
+    if node is None:
+        quantity = quantities.quantity(text)
+        if quantity is not None and quantity.unit is None:
+            return ("num", quantity.value), None
+    return node, None
 
 
 def _relation(answer: str, target: str) -> tuple[Decision, str]:
@@ -369,29 +401,27 @@ def for_math_verify(answer: str, target: str) -> Asked | None:
     """The question for math-verify; None where it is none for it: words and units, of which it
     drops some, and what relates nothing.
     """
-    texts = (answer, target)
-    if not all(len(text) <= 400 and _FOR_MATH_VERIFY.fullmatch(text) for text in texts) or not any(
-        map(_RELATES.search, texts)
-    ):
+    texts = [answer, target]
+    if not all(len(text) <= 400 and _FOR_MATH_VERIFY.fullmatch(text) for text in texts):
         return None
-    if any(
-        "=" in text or (_COMPARES.search(text) and not _LETTER.search(_BARE.sub("", text)))
-        for text in texts
-    ):
-        return None  # equations, of which it thinks too well, and 1 < 2
+    if not any(map(_RELATES.search, texts)):
+        return None
+    for text in texts:
+        # equations, of which it thinks too well, and 1 < 2
+        if "=" in text or (_COMPARES.search(text) and not _has_letter(text)):
+            return None
     members = [_MEMBER.match(text) for text in texts]
     if all(members) and len({member[1] for member in members if member}) > 1:
         return None
-    if any(
-        member and member[1] not in _BARE.sub("", other)
-        for member, other in zip(members, texts[::-1], strict=True)
-    ):
-        # of another letter
-        texts = tuple(
-            text for text in texts if not _LETTER.search(_BARE.sub("", _MEMBER.sub("", text)))
-        )
-    return (
-        Asked(math_verify_equal, tuple(_MEMBER.sub("", text) for text in texts))
-        if len(texts) == 2
-        else None
-    )
+    regions = [_MEMBER.sub("", text) for text in texts]
+    if any(map(_has_letter, regions)):
+        # the letter that one of them names must be the one that the other is of
+        for member, other in zip(members, texts[::-1], strict=True):
+            if member and member[1] not in _BARE.sub("", other):
+                return None
+    return Asked(math_verify_equal, tuple(regions))
+
+
+def _has_letter(text: str) -> bool:
+    """Whether a letter stands in a text that is no name of a command."""
+    return _LETTER.search(_BARE.sub("", text)) is not None

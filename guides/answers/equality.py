@@ -4,7 +4,7 @@ Equal at random points means equal, but for luck below 1e-15 (Schwartz 1980). Ra
 exact. Roots are computed to more bits than the separation bound of their expression asks for, so
 equal and different are certain there too. pi and e are transcendental, so among roots and fractions
 they are letters. A function is first a table of random values: what is equal then is equal whatever
-the function; else its true values show a difference, or somebody has to prove that there is none
+the function; else its true values show a difference, or a proof is needed that there is none
 (`Unproven`).
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from guides.answers.evaluate import Irrational, TooBig, Undefined, constant, exact
-from guides.answers.grammar import Node, letters
+from guides.answers.grammar import Node, letters, operands
 from guides.answers.precision import approximate, bound, context
 
 ROOT_BITS = 6_000  #: precision that roots may ask for
@@ -42,13 +42,18 @@ def _compare(a: Node, b: Node) -> bool | None:
     if a == b:
         return _written_alike(a)
     free = letters(a) | letters(b)
-    told = {index: _equal_at(a, b, index) for index in range(POINTS if free else 2)}
-    told = {index: verdict for index, verdict in told.items() if verdict is not None}
-    if len(told) >= 2 and all(told.values()):
+    verdicts = {}  # at the points where both have a value
+    for index in range(POINTS if free else 2):
+        verdict = _equal_at(a, b, index)
+        if verdict is not None:
+            verdicts[index] = verdict
+    if len(verdicts) >= 2 and all(verdicts.values()):
         return True
     if opaque(a) or opaque(b):
         return _by_true_values(a, b)
-    return None if len(told) < 2 or (told.get(0) and told.get(1)) else False
+    if len(verdicts) < 2 or (verdicts.get(0) and verdicts.get(1)):
+        return None
+    return False
 
 
 def _written_alike(node: Node) -> bool | None:
@@ -70,7 +75,7 @@ def opaque(node: Node) -> bool:
         or (node[0] == "fact" and letters(node))
     ):
         return True
-    return any(opaque(part) for part in node[1:] if isinstance(part, tuple))
+    return any(map(opaque, operands(node)))
 
 
 def _equal_at(a: Node, b: Node, index: int) -> bool | None:
@@ -84,7 +89,8 @@ def _equal_at(a: Node, b: Node, index: int) -> bool | None:
     if opaque(a) or opaque(b):
         return False  # as far as tables tell
     try:
-        (over, under, roots), (over2, under2, others) = bound(a, index), bound(b, index)
+        over, under, roots = bound(a, index)
+        over2, under2, others = bound(b, index)
         degree = math.prod(root[0] for root in roots | others)
         # bits of a - b, if it is not 0
         need = (degree - 1) * (max(over + under2, under + over2) + 1) + under + under2
@@ -98,27 +104,32 @@ def _equal_at(a: Node, b: Node, index: int) -> bool | None:
 
 
 def _by_true_values(a: Node, b: Node) -> bool | None:
-    ctx, told, positive = context(4 * _DIGITS + 100), 0, True
+    ctx = context(4 * _DIGITS + 100)
+    points = 0  # where both have a value
+    alike = True  # at all of them
     for index in range(POINTS):
         try:
-            x, y = (approximate(node, index, ctx, True) for node in (a, b))
+            x = approximate(a, index, ctx, True)
+            y = approximate(b, index, ctx, True)
         except Undefined:
             continue
-        told += 1
+        points += 1
         if abs(x - y) > ctx.mpf(10) ** -_DIGITS * max(1, abs(x), abs(y)):
-            if "log" in _names(a) | _names(b):
-                return None  # to which base, nobody said
+            if _has_bare_log(a) or _has_bare_log(b):
+                return None  # the base is not given
             if index < 2:
                 return False
-            positive = False
-    if told < 2 or not positive:
+            alike = False
+    if points < 2 or not alike:
         return None
     raise Unproven
 
 
-def _names(node: Node) -> set[str]:
-    own = {"log"} if node[0] == "log" and node[1] is None else set()
-    return own.union(*(_names(part) for part in node[1:] if isinstance(part, tuple)))
+def _has_bare_log(node: Node) -> bool:
+    """Whether a logarithm has no base."""
+    if node[0] == "log" and node[1] is None:
+        return True
+    return any(map(_has_bare_log, operands(node)))
 
 
 def fingerprint(node: Node) -> tuple[str, ...] | None:

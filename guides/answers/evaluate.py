@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from guides.answers.grammar import Node, letters
+from guides.answers.grammar import Node, letters, operands
 
 BITS = 50_000  #: of the largest number that is computed
 
@@ -31,36 +31,35 @@ class Irrational(ArithmeticError):
 
 def constant(node: Node) -> bool:
     """Whether an expression is made of numbers alone."""
-    return node[0] == "num" or (
-        node[0] in ("add", "mul", "div", "neg") and all(constant(part) for part in node[1:])
-    )
+    if node[0] == "num":
+        return True
+    return node[0] in ("add", "mul", "div", "neg") and all(map(constant, node[1:]))
 
 
 def calculation(node: Node) -> bool:
-    """Whether an expression of numbers alone is a sum or a product that nobody has worked out."""
+    """Whether an expression of numbers alone holds a sum or a product, still to be worked out."""
     return _rational(node) and _has_operation(node)
 
 
 def _rational(node: Node) -> bool:
-    return node[0] not in ("var", "pi", "e", "i", "root", "call", "log") and all(
-        _rational(p) for p in node[1:] if isinstance(p, tuple)
-    )
+    if node[0] in ("var", "pi", "e", "i", "root", "call", "log"):
+        return False
+    return all(map(_rational, operands(node)))
 
 
 def _has_operation(node: Node) -> bool:
-    return node[0] in ("add", "mul") or any(
-        _has_operation(part) for part in node[1:] if isinstance(part, tuple)
-    )
+    return node[0] in ("add", "mul") or any(map(_has_operation, operands(node)))
 
 
 @lru_cache(4096)
 def draw(name: str, index: int) -> Fraction:
     """The value of a letter at a point; positive at the first two."""
-    number = int.from_bytes(
-        hashlib.sha256(f"{index} {name}".encode(errors="surrogatepass")).digest()[:12], "big"
-    )
+    digest = hashlib.sha256(f"{index} {name}".encode(errors="surrogatepass")).digest()
+    number = int.from_bytes(digest[:12], "big")
     value = Fraction(number % 999_983 + 2, (number >> 40) % 61 + 37)
-    return -value if index >= 2 and (number >> 90) % 2 == (index % 2) else value
+    if index >= 2 and (number >> 90) % 2 == index % 2:
+        return -value
+    return value
 
 
 @lru_cache(64)
@@ -121,13 +120,11 @@ def _power(a: Fraction, b: Fraction, constant: bool) -> Fraction:
         return _power(_root(a, b.denominator), Fraction(b.numerator), True)
     if a == 0 and b <= 0:
         raise Undefined
-    if (
-        abs(b) * (a.numerator.bit_length() + a.denominator.bit_length()) > BITS
-        and abs(a) != 1
-        and a != 0
-    ):
+    if abs(a) == 1:
+        return a if b % 2 else Fraction(1)
+    if a != 0 and abs(b) * (a.numerator.bit_length() + a.denominator.bit_length()) > BITS:
         raise TooBig
-    return Fraction(a) ** int(b) if abs(a) != 1 else a if b % 2 else Fraction(1)
+    return Fraction(a) ** int(b)
 
 
 def _root(a: Fraction, degree: int) -> Fraction:
@@ -146,7 +143,10 @@ def _whole_root(n: int, degree: int) -> int:
         low = 0
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if middle**degree <= n else (low, middle - 1)
+            if middle**degree <= n:
+                low = middle
+            else:
+                high = middle - 1
         root = low
     if root**degree != n:
         raise Irrational

@@ -8,6 +8,7 @@ nothing; `guides.answers.evaluate` tells what they are worth. What has two readi
 
 from __future__ import annotations
 
+import itertools
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -18,7 +19,7 @@ Node = tuple
 
 DEEPEST = 40  #: brackets within brackets
 MOST = 400  #: tokens
-TALLEST = 150  #: operations upon operations: who walks the tree stays far from Python's own limit
+TALLEST = 150  #: operations upon operations: recursion over the tree stays far from Python's limit
 GREEK = frozenset(
     ("alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa",
     "lambda", "mu", "nu", "xi", "rho",
@@ -28,8 +29,11 @@ FUNCTIONS = frozenset(
     ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
     "exp", "ln")
 )  # fmt: skip
+#: what is a command without a backslash, too
+_BARE_COMMANDS = FUNCTIONS | {"sqrt", "pi", "log", "abs"}
 _TOKEN = re.compile(
-    r"\s*(?:(?P<num>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)|\\(?P<command>[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<sign>[-+*/^(){}\[\]|!_°]))",
+    r"\s*(?:(?P<num>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
+    r"|\\(?P<command>[a-zA-Z]+)|(?P<word>[a-zA-Z]+)|(?P<sign>[-+*/^(){}\[\]|!_°]))",
     re.ASCII,
 )
 _PROSE = re.compile(
@@ -55,53 +59,63 @@ def read(text: str) -> Node | None:
     try:
         parser = _Parser(_tokens(text))
         node = parser.sum(0)
-        return node if parser.at == len(parser.tokens) and not _taller(node, TALLEST) else None
     except Unreadable:
         return None
+    if parser.at < len(parser.tokens) or _taller(node, TALLEST):
+        return None
+    return node
 
 
 def _taller(node: Node, levels: int) -> bool:
     """Whether an expression has more levels than that. Without recursion."""
     level = [node]
     for _ in range(levels):
-        level = [part for one in level for part in one[1:] if isinstance(part, tuple)]
+        level = list(itertools.chain.from_iterable(map(operands, level)))
     return bool(level)
+
+
+def operands(node: Node) -> list[Node]:
+    """The expressions that an expression is made of."""
+    return [part for part in node[1:] if isinstance(part, tuple)]
 
 
 def letters(node: Node) -> frozenset[str]:
     """The names of the variables of an expression."""
     if node[0] == "var":
         return frozenset((node[1],))
-    return frozenset().union(*(letters(part) for part in node[1:] if isinstance(part, tuple)))
+    return frozenset().union(*map(letters, operands(node)))
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    tokens, at = [], 0
+    tokens: list[tuple[str, str]] = []
+    at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None or len(tokens) > MOST:
             raise Unreadable
         kind = str(match.lastgroup)
-        if (
-            kind == "word"
-            and match[kind] not in FUNCTIONS
-            and match[kind] not in ("sqrt", "pi", "log", "abs")
-        ):
-            if len(match[kind]) > 3:
-                raise Unreadable  # a word, not a product
-            tokens += [("letter", letter) for letter in match[kind]]
+        found = match[kind]
+        if kind != "word":
+            tokens.append((kind, found))
+        elif found in _BARE_COMMANDS:
+            tokens.append(("command", found))
+        elif len(found) <= 3:
+            tokens += [("letter", letter) for letter in found]
         else:
-            tokens.append(("command" if kind == "word" else kind, match[kind]))
+            raise Unreadable  # a word, not a product
         at = match.end()
     return tokens
 
 
 class _Parser:
     def __init__(self, tokens: list[tuple[str, str]]):
-        self.tokens, self.at = tokens, 0
+        self.tokens = tokens
+        self.at = 0
 
-    def peek(self, ahead: int = 0) -> tuple[str, str]:
-        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ("end", "")
+    def peek(self) -> tuple[str, str]:
+        if self.at == len(self.tokens):
+            return ("end", "")
+        return self.tokens[self.at]
 
     def take(self, sign: str | None = None) -> tuple[str, str]:
         token = self.peek()
@@ -134,12 +148,15 @@ class _Parser:
         minus = False
         while self.peek() in (("sign", "+"), ("sign", "-")):
             minus ^= self.take()[1] == "-"
-        node, divided = self.power(depth), False
+        node = self.power(depth)
+        divided = False
         while True:
             if self.accept("*"):
-                node, divided = ("mul", node, self.signed(depth)), False
+                node = ("mul", node, self.signed(depth))
+                divided = False
             elif not divided and self.accept("/"):
-                node, divided = ("div", node, self.signed(depth)), True
+                node = ("div", node, self.signed(depth))
+                divided = True
             elif self.starts():
                 if divided or self.peek()[0] == "num":
                     raise Unreadable
@@ -148,15 +165,17 @@ class _Parser:
                 return ("neg", node) if minus else node
 
     def signed(self, depth: int) -> Node:
-        return ("neg", self.power(depth)) if self.accept("-") else self.power(depth)
+        if self.accept("-"):
+            return ("neg", self.power(depth))
+        return self.power(depth)
 
     def starts(self) -> bool:
         """Whether a factor starts here."""
-        kind, said = self.peek()
+        kind, text = self.peek()
         return (
             kind in ("num", "letter", "command")
-            or (kind == "sign" and said in "({")
-            or (said == "|" and not self.bars)
+            or (kind == "sign" and text in "({")
+            or (text == "|" and not self.bars)
         )
 
     bars = False  # inside |...| the next bar closes
@@ -182,11 +201,14 @@ class _Parser:
             node = ("neg", self.primary(depth + 1))
         else:
             node = self.primary(depth + 1)
-        return ("pow", node, self.exponent(depth + 1)) if self.accept("^") else node
+        if self.accept("^"):
+            return ("pow", node, self.exponent(depth + 1))
+        return node
 
     def group(self, left: str, right: str, depth: int) -> Node:
         self.take(left)
-        outer, self.bars = self.bars, False
+        outer = self.bars
+        self.bars = False
         node = self.sum(depth + 1)
         self.bars = outer
         self.take(right)
@@ -196,14 +218,14 @@ class _Parser:
         r"""What \frac and \sqrt take: a group, or one letter, digit or command. \frac12 has two
         arguments; \sqrt12 has two readings.
         """
-        kind, said = self.peek()
-        if (kind, said) == ("sign", "{"):
+        kind, text = self.peek()
+        if (kind, text) == ("sign", "{"):
             return self.group("{", "}", depth)
-        if kind == "num" and said.isdigit():
-            self.tokens[self.at] = ("num", said[1:])
-            if len(said) == 1:
+        if kind == "num" and text.isdigit():
+            self.tokens[self.at] = ("num", text[1:])
+            if len(text) == 1:
                 self.at += 1
-            return ("num", Fraction(said[0]))
+            return ("num", Fraction(text[0]))
         if kind not in ("letter", "command"):
             raise Unreadable
         return self.primary(depth + 1)
@@ -211,17 +233,19 @@ class _Parser:
     def primary(self, depth: int) -> Node:
         if depth > DEEPEST:
             raise Unreadable
-        kind, said = self.take()
+        kind, text = self.take()
         if kind == "num":
-            return self.number(said, depth)
+            return self.number(text, depth)
         if kind == "letter":
-            return ("e",) if said == "e" else ("i",) if said == "i" else self.variable(said)
+            return (text,) if text in ("e", "i") else self.variable(text)
         if kind == "command":
-            return self.command(said, depth)
+            return self.command(text, depth)
         self.at -= 1
-        if said in ("(", "{"):
-            return self.group(said, ")" if said == "(" else "}", depth)
-        if said == "|" and not self.bars:
+        if text == "(":
+            return self.group("(", ")", depth)
+        if text == "{":
+            return self.group("{", "}", depth)
+        if text == "|" and not self.bars:
             self.take("|")
             self.bars = True
             node = self.sum(depth + 1)
@@ -230,14 +254,17 @@ class _Parser:
             return ("abs", node)
         raise Unreadable
 
-    def number(self, said: str, depth: int) -> Node:
-        value = Fraction(said.replace(",", "").rstrip(".")) if len(said) <= 400 else None
-        if value is None or ("." in said and self.peek() == ("sign", "(")):  # 0.(3) is a third
+    def number(self, digits: str, depth: int) -> Node:
+        if len(digits) > 400:
             raise Unreadable
+        if "." in digits and self.peek() == ("sign", "("):  # 0.(3) is a third
+            raise Unreadable
+        value = Fraction(digits.replace(",", "").rstrip("."))
         # a mixed number, where it can be one
-        if self.peek() == ("command", "frac") and said.isdigit():
+        if self.peek() == ("command", "frac") and digits.isdigit():
             self.take()
-            top, bottom = self.argument(depth), self.argument(depth)
+            top = self.argument(depth)
+            bottom = self.argument(depth)
             if self.peek() in (("sign", "^"), ("sign", "!")):
                 raise Unreadable
             if top[0] != "num" or bottom[0] != "num":
@@ -267,7 +294,8 @@ class _Parser:
         if name == "frac":
             return ("div", self.argument(depth), self.argument(depth))
         if name == "binom":
-            top, bottom = self.argument(depth), self.argument(depth)
+            top = self.argument(depth)
+            bottom = self.argument(depth)
             rest = ("add", top, ("neg", bottom))
             return ("div", ("fact", top), ("mul", ("fact", bottom), ("fact", rest)))
         if name == "sqrt":
@@ -275,15 +303,9 @@ class _Parser:
         if name == "abs":
             return ("abs", self.group("(", ")", depth))
         if name == "log":
-            base = (
-                (
-                    self.argument(depth)
-                    if self.peek()[0] != "sign" or self.peek()[1] == "{"
-                    else None
-                )
-                if self.accept("_")
-                else None
-            )
+            base = None
+            if self.accept("_") and (self.peek()[0] != "sign" or self.peek()[1] == "{"):
+                base = self.argument(depth)
             return ("log", base, self.applied(depth))
         if name in FUNCTIONS:
             return self.function(name, depth)
@@ -292,10 +314,12 @@ class _Parser:
     def root(self, depth: int) -> Node:
         degree = 2
         if self.accept("["):
-            kind, said = self.take()
-            if kind != "num" or not said.isdigit() or not 2 <= int(said[:3]) <= 50 or len(said) > 2:
+            kind, digits = self.take()
+            if kind != "num" or not digits.isdigit() or len(digits) > 2:
                 raise Unreadable
-            degree = int(said)
+            degree = int(digits)
+            if not 2 <= degree <= 50:
+                raise Unreadable
             self.take("]")
         if self.peek() == ("sign", "("):
             return ("root", degree, self.group("(", ")", depth))

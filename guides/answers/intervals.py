@@ -38,15 +38,23 @@ def region(text: str) -> tuple[str, tuple[Interval, ...]] | None:
     thing.
     """
     member = _MEMBER.fullmatch(text)
-    letter, rest = (member[1], member[2]) if member else ("", text)
+    letter = ""
+    rest = text
+    if member:
+        letter, rest = member.groups()
     if rest == "\\mathbb{R}":
         return letter, (Interval("-\\infty", "\\infty"),)
     if (found := _inequality(rest)) is not None and not letter:
         return found
-    intervals = [_interval(piece) for piece in _UNION.split(rest)]
-    if None in intervals or len(intervals) > _MOST:
+    intervals = []
+    for piece in _UNION.split(rest):
+        interval = _interval(piece)
+        if interval is None:
+            return None
+        intervals.append(interval)
+    if len(intervals) > _MOST:
         return None
-    return letter, tuple(one for one in intervals if one is not None)
+    return letter, tuple(intervals)
 
 
 def _interval(text: str) -> Interval | None:
@@ -56,30 +64,30 @@ def _interval(text: str) -> Interval | None:
     if ends is None or len(ends) != 2 or not all(ends):
         return None
     low, high = (end.removeprefix("+") for end in ends)
-    return Interval(
-        low, high, text[0] == "[" and low != "-\\infty", text[-1] == "]" and high != "\\infty"
-    )
+    with_low = text[0] == "[" and low != "-\\infty"
+    with_high = text[-1] == "]" and high != "\\infty"
+    return Interval(low, high, with_low, with_high)
 
 
 def _inequality(text: str) -> tuple[str, tuple[Interval, ...]] | None:
     """x < a, a < x, a < x < b with any of the signs, and x \\ne a."""
     pieces = _COMPARISON.split(text)
-    sides, signs = pieces[::2], pieces[1::2]
+    sides = pieces[::2]
+    signs = pieces[1::2]
     if "=" in text or not all(sides) or len(signs) not in (1, 2):
         return None
     if signs == ["\\ne"] and _LETTER.fullmatch(sides[0]):
         return sides[0], (Interval("-\\infty", sides[1]), Interval(sides[1], "\\infty"))
     if all(sign in (">", "\\ge") for sign in signs):
-        sides, signs = sides[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in signs[::-1]]
+        sides = sides[::-1]
+        signs = [{">": "<", "\\ge": "\\le"}[sign] for sign in signs[::-1]]
     if not all(sign in ("<", "\\le") for sign in signs):
         return None
     closed = [sign == "\\le" for sign in signs]
     if len(signs) == 2:
-        return (
-            (sides[1], (Interval(sides[0], sides[2], *closed),))
-            if _LETTER.fullmatch(sides[1])
-            else None
-        )
+        if not _LETTER.fullmatch(sides[1]):
+            return None
+        return sides[1], (Interval(sides[0], sides[2], *closed),)
     letters = [_LETTER.fullmatch(side) is not None for side in sides]
     if letters == [True, False]:
         return sides[0], (Interval("-\\infty", sides[1], False, closed[0]),)
@@ -92,15 +100,19 @@ def same_points(one: Sequence[Interval], other: Sequence[Interval]) -> bool | No
     """Whether two unions of intervals with rational ends have the same points; None where an end
     is something else.
     """
-    a, b = _merged(one), _merged(other)
-    return None if a is None or b is None else a == b
+    a = _merged(one)
+    b = _merged(other)
+    if a is None or b is None:
+        return None
+    return a == b
 
 
 def _merged(intervals: Sequence[Interval]) -> list[list[Any]] | None:
     """[low, whether it is out, high, whether it is in] of each piece, in order and apart."""
     pieces = []
     for interval in intervals:
-        low, high = _end(interval.low), _end(interval.high)
+        low = _end(interval.low)
+        high = _end(interval.high)
         if low is None or high is None:
             return None
         if not (low < high or (low == high and interval.with_low and interval.with_high)):
@@ -119,10 +131,14 @@ def _merged(intervals: Sequence[Interval]) -> list[list[Any]] | None:
 
 
 def _end(text: str) -> Fraction | float | None:
-    if text in ("\\infty", "-\\infty"):
-        return math.inf if text[0] == "\\" else -math.inf
+    if text == "\\infty":
+        return math.inf
+    if text == "-\\infty":
+        return -math.inf
     quantity = quantities.quantity(text)
-    return None if quantity is None or quantity.unit is not None else quantity.value
+    if quantity is None or quantity.unit is not None:
+        return None
+    return quantity.value
 
 
 def same_equation(answer: str, target: str) -> bool | None:
@@ -131,7 +147,8 @@ def same_equation(answer: str, target: str) -> bool | None:
     They have if they say that multiples of one expression are 0. They have not if what solves one,
     found where it is linear in a letter, does not solve the other.
     """
-    a, b = (_zero(text) for text in (answer, target))
+    a = _zero(answer)
+    b = _zero(target)
     if (
         a is None
         or b is None
@@ -145,11 +162,11 @@ def same_equation(answer: str, target: str) -> bool | None:
         factor = exact(a, 0) / exact(b, 0)
         if factor and equality.compare(a, ("mul", ("num", Fraction(factor)), b)):
             return True
-        return (
-            False if letters(a) == letters(b) and (_solves_one(a, b) or _solves_one(b, a)) else None
-        )
+        if letters(a) == letters(b) and (_solves_one(a, b) or _solves_one(b, a)):
+            return False
     except ArithmeticError:
-        return None
+        pass
+    return None
 
 
 def _zero(text: str) -> Node | None:
@@ -157,8 +174,11 @@ def _zero(text: str) -> Node | None:
     left, sign, right = text.partition("=")
     if not sign or re.search(r"[a-zA-Z]\([a-zA-Z]\)", left):
         return None
-    one, other = read(left.strip()), read(right.strip())
-    return ("add", one, ("neg", other)) if one is not None and other is not None else None
+    one = read(left.strip())
+    other = read(right.strip())
+    if one is None or other is None:
+        return None
+    return ("add", one, ("neg", other))
 
 
 def _solves_one(a: Node, b: Node) -> bool:

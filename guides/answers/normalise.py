@@ -33,7 +33,8 @@ _RULES = [
         (r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![a-zA-Z])", " "),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (
-            r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}",
+            r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)"
+            r"\s*\{([^{}]*)\}",
             r" \1",
         ),
         (r"\^\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?", "°"),
@@ -108,7 +109,10 @@ def parts(text: str, thousands: bool) -> list[str] | None:
 
     thousands: a comma between groups of three digits, as in 1,234, belongs to a number
     """
-    found, stack, start, i = [], [], 0, 0
+    found: list[str] = []
+    stack: list[tuple[str, ...]] = []  # what may close each bracket that is open
+    start = 0
+    i = 0
     while i < len(text):
         mark = text[i : i + 2] if text[i] == "\\" else text[i]
         if mark in _CLOSING:
@@ -122,7 +126,9 @@ def parts(text: str, thousands: bool) -> list[str] | None:
             found.append(text[start:i].strip())
             start = i + 1
         i += len(mark)
-    return None if stack else [*found, text[start:].strip()]
+    if stack:
+        return None
+    return [*found, text[start:].strip()]
 
 
 _CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from fractions import Fraction
 from typing import Any
 
 from guides.answers.evaluate import (
@@ -43,21 +44,23 @@ def approximate(node: Node, index: int, ctx: Any, true: bool) -> Any:
     Raises Undefined, TooBig.
     """
     kind = node[0]
-    if kind in ("num", "var"):
-        # powers and functions want small ones
-        value = node[1] if kind == "num" else draw(node[1], index) / (5_000 if true else 1)
-        return ctx.mpf(value.numerator) / value.denominator
+    if kind == "num":
+        return _number(node[1], ctx)
+    if kind == "var":
+        value = draw(node[1], index)
+        if true:
+            value /= 5_000  # powers and functions want small ones
+        return _number(value, ctx)
     if kind in ("pi", "e"):
-        near = surrogate(kind, index)
-        return +getattr(ctx, kind) if true else ctx.mpf(near.numerator) / near.denominator
+        if true:
+            return +getattr(ctx, kind)
+        return _number(surrogate(kind, index), ctx)
     if kind == "i":
         return ctx.mpc(0, 1)
     if kind == "log":
-        base = (
-            ctx.mpf("2.345")
-            if node[1] is None
-            else _ln(approximate(node[1], index, ctx, true), ctx)
-        )
+        base = ctx.mpf("2.345")
+        if node[1] is not None:
+            base = _ln(approximate(node[1], index, ctx, true), ctx)
         if base == 0:
             raise Undefined
         return _ln(approximate(node[2], index, ctx, true), ctx) / base
@@ -71,11 +74,9 @@ def approximate(node: Node, index: int, ctx: Any, true: bool) -> Any:
     if kind == "abs":
         return abs(a)
     if kind == "fact":
-        return (
-            ctx.mpf(factorial(exact(node[1], index), False).numerator)
-            if not letters(node)
-            else ctx.gamma(a + 1)
-        )
+        if letters(node):
+            return ctx.gamma(a + 1)
+        return ctx.mpf(factorial(exact(node[1], index), False).numerator)
     b = approximate(node[2], index, ctx, true)
     if kind == "pow":
         return _near_power(a, b, node[2], index, ctx)
@@ -84,6 +85,10 @@ def approximate(node: Node, index: int, ctx: Any, true: bool) -> Any:
             raise Undefined
         return a / b
     return a + b if kind == "add" else a * b
+
+
+def _number(value: Fraction, ctx: Any) -> Any:
+    return ctx.mpf(value.numerator) / value.denominator
 
 
 def _near_root(a: Any, degree: int, ctx: Any) -> Any:
@@ -97,7 +102,9 @@ def _near_power(a: Any, b: Any, exponent: Node, index: int, ctx: Any) -> Any:
         q = exact(exponent, index)
         if q.denominator > 50:
             raise TooBig
-        a, b = _near_root(a, q.denominator, ctx) if q.denominator > 1 else a, int(q.numerator)
+        if q.denominator > 1:
+            a = _near_root(a, q.denominator, ctx)
+        b = int(q.numerator)
     if abs(a) < ctx.mpf(2) ** (-ctx.prec // 2):
         raise Undefined
     if abs(b) * (abs(ctx.log(abs(a))) + 4) > BITS:
@@ -112,11 +119,14 @@ def _ln(a: Any, ctx: Any) -> Any:
 
 
 def _call(name: str, a: Any, ctx: Any) -> Any:
-    if abs(a) > (10**30 if name == "ln" else 100_000):
+    largest = 10**30 if name == "ln" else 100_000
+    if abs(a) > largest:
         raise TooBig
     function = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}.get(name, name)
     try:
-        return _ln(a, ctx) if name == "ln" else getattr(ctx, function)(a)
+        if name == "ln":
+            return _ln(a, ctx)
+        return getattr(ctx, function)(a)
     except (ZeroDivisionError, ValueError):
         raise Undefined from None
 
@@ -142,23 +152,21 @@ def bound(node: Node, index: int) -> tuple[float, float, frozenset]:
         return _root_bound(bound(node[2], index), node[1], node)
     if kind == "pow":
         q = exact(node[2], index)
-        over, under, roots = bound(node[1], index)
+        inner = bound(node[1], index)
         if q.denominator > 1:
-            over, under, roots = _root_bound(
-                (over, under, roots), q.denominator, ("root", q.denominator, node[1])
-            )
+            inner = _root_bound(inner, q.denominator, ("root", q.denominator, node[1]))
+        over, under, roots = inner
         if q < 0:
             over, under = under, over
         return over * abs(q.numerator), under * abs(q.numerator), roots
-    (over, under, roots), (over2, under2, others) = bound(node[1], index), bound(node[2], index)
+    over, under, roots = bound(node[1], index)
+    over2, under2, others = bound(node[2], index)
     both = roots | others
     if kind == "div":
         return over + under2, under + over2, both
-    return (
-        (max(over + under2, under + over2) + 1 if kind == "add" else over + over2),
-        under + under2,
-        both,
-    )
+    if kind == "add":
+        return max(over + under2, under + over2) + 1, under + under2, both
+    return over + over2, under + under2, both
 
 
 def _root_bound(

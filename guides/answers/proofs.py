@@ -45,7 +45,8 @@ class Pool:
         """Have `function(*args)` performed, at most `seconds` long; starting a process and its
         imports do not count.
         """
-        request, future = Call(_called, (_Loaded(), function, args), seconds), Future[Any]()
+        request = Call(_called, (_Loaded(), function, args), seconds)
+        future = Future[Any]()
         with self._lock:
             self._futures[request] = future
         self._workers.submit(request)
@@ -57,10 +58,10 @@ class Pool:
             self._some.wait()
             replies = self._workers.poll(1.0)
             with self._lock:
-                answered = [(self._futures.pop(reply.request), reply) for reply in replies]
+                futures = [self._futures.pop(reply.request) for reply in replies]
                 if not self._futures:
                     self._some.clear()
-            for future, reply in answered:
+            for future, reply in zip(futures, replies, strict=True):
                 if reply.error is None:
                     future.set_result(reply.result)
                 else:
@@ -150,18 +151,16 @@ def _sympy(node: Node) -> Any:
     parts = [_sympy(part) if isinstance(part, tuple) else part for part in node[1:]]
     if kind == "root":
         degree, a = parts
-        return (
-            sympy.real_root(a, degree)
-            if degree % 2
-            else sympy.sqrt(a)
-            if degree == 2
-            else sympy.root(a, degree)
-        )
+        if degree % 2:
+            return sympy.real_root(a, degree)
+        return sympy.root(a, degree)
     if kind == "call":
         names = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "ln": "log"}
         return getattr(sympy, names.get(parts[0], parts[0]))(parts[1])
     if kind == "log":
-        base = sympy.Symbol("the base of log", positive=True) if parts[0] is None else parts[0]
+        base = parts[0]
+        if base is None:
+            base = sympy.Symbol("the base of log", positive=True)
         return sympy.log(parts[1]) / sympy.log(base)
     if kind == "fact":
         return sympy.factorial(parts[0])
@@ -170,15 +169,13 @@ def _sympy(node: Node) -> Any:
     if kind == "neg":
         return -parts[0]
     a, b = parts
-    return (
-        a + b
-        if kind == "add"
-        else a * b
-        if kind == "mul"
-        else a / b
-        if kind == "div"
-        else sympy.Pow(a, b)
-    )
+    if kind == "add":
+        return a + b
+    if kind == "mul":
+        return a * b
+    if kind == "div":
+        return a / b
+    return sympy.Pow(a, b)
 
 
 def math_verify_equal(answer: str, target: str) -> bool | None:
@@ -193,7 +190,8 @@ def math_verify_equal(answer: str, target: str) -> bool | None:
     """
     from math_verify import verify
 
-    a, b = _parsed(answer), _parsed(target)
+    a = _parsed(answer)
+    b = _parsed(target)
     kinds = {_kind(a), _kind(b)}
     if "" in kinds or (len(kinds) > 1 and kinds != {"set", "relation"}):
         return None
@@ -204,9 +202,10 @@ def math_verify_equal(answer: str, target: str) -> bool | None:
         and (alike := a.symmetric_difference(b).is_empty) is not None
     ):
         return None if alike and not sure else alike
-    if verify(b, a, raise_on_error=True) or (len(kinds) > 1 and verify(a, b, raise_on_error=True)):
-        return True if sure else None
-    return None
+    equal = verify(b, a, raise_on_error=True) or (
+        len(kinds) > 1 and verify(a, b, raise_on_error=True)
+    )
+    return True if equal and sure else None
 
 
 @lru_cache(512)
@@ -224,9 +223,15 @@ def _kind(thing: Any) -> str:
 
     if isinstance(thing, Set):
         return "set"
-    return "relation" if isinstance(thing, (Relational, And, Or)) and not thing.has(Eq) else ""
+    if isinstance(thing, (Relational, And, Or)) and not thing.has(Eq):
+        return "relation"
+    return ""
 
 
 def results(futures: Sequence[Future[Any]]) -> list[Any]:
     """What the calls gave, None for those that failed, in order."""
-    return [future.result() if future.exception() is None else None for future in futures]
+    found = []
+    for future in futures:
+        failed = future.exception() is not None
+        found.append(None if failed else future.result())
+    return found

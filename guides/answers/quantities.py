@@ -47,22 +47,34 @@ _TABLE = {  # dimension -> names and what one of them is
     "heat": "°f 1, degree fahrenheit 1, degrees fahrenheit 1",
     "year": "year 1, yr 1, month 1/12",
 }
-_UNITS = {
-    (words := entry.strip().rsplit(" ", 1))[0]: (dimension, Fraction(words[1]))
-    for dimension, entries in _TABLE.items() for entry in entries.split(",")
-}  # fmt: skip
+
+
+def _units() -> dict[str, tuple[str, Fraction]]:
+    """Name -> dimension, and what one is."""
+    units = {}
+    for dimension, entries in _TABLE.items():
+        for entry in entries.split(","):
+            name, size = entry.strip().rsplit(" ", 1)
+            units[name] = (dimension, Fraction(size))
+    return units
+
+
+_UNITS = _units()
 # 20 degrees may be 20 °C, and a year 365 days
 _PERHAPS = ({"angle", "temperature"}, {"angle", "heat"}, {"time", "year"})
 _POWERED = re.compile(r"(square |sq\.? ?|cubic |cu\.? ?)?(.+?)(?:\^\{?([23])\}?)?")
 _CHANGES = re.compile(  # words that make another number of the one before them, or take it back
-    r"(?:hundred|thousand|[mbtr]+illion|dozen|score|half|halve|quarter|tenth|third|fourth|fifth|sixth|seventh|eighth|ninth|\w+th|squared?|"
-    r"cubed?|factorial|times|plus|minus|over|mod(?:ulo)?|per ?cent(?:age)?|percent|point|to|or|and|"
-    r"not|no|wrong|incorrect|isn|but|by|than|"
-    r"pi|root|power|log|base|pair|couple|gross|double|triple|if|unless|without|instead|never|maybe|probably|about|approximately|around|"
-    r"almost|nearly|roughly|between|least|most|equal|less|more|fewer|greater|divided|multiplied|sin|cos|tan|exp|sqrt|"
-    r"choose|false|guess|error|invalid|unknown|unsure|remainder|reject|rejected|except|negative|binary|hex|octal|lakh|crore|kilo|mega|giga|"
-    r"mil|bil|tril|m[il]n|bln|thou|doz|pct|(?:per|pro)?mille|hmm|wait|actually|sorry|grand|inverse|prime|recurring|repeating|bar|conjugate|infinity|twice|thrice|zero|one|two|three|four|five|six|seven|eight|nine|ten|"
-    r"eleven|twelve|\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)s?",
+    r"(?:hundred|thousand|[mbtr]+illion|dozen|score|half|halve|quarter|tenth|third|fourth|"
+    r"fifth|sixth|seventh|eighth|ninth|\w+th|squared?|cubed?|factorial|times|plus|minus|over|"
+    r"mod(?:ulo)?|per ?cent(?:age)?|percent|point|to|or|and|not|no|wrong|incorrect|isn|but|by|"
+    r"than|pi|root|power|log|base|pair|couple|gross|double|triple|if|unless|without|instead|"
+    r"never|maybe|probably|about|approximately|around|almost|nearly|roughly|between|least|"
+    r"most|equal|less|more|fewer|greater|divided|multiplied|sin|cos|tan|exp|sqrt|choose|false|"
+    r"guess|error|invalid|unknown|unsure|remainder|reject|rejected|except|negative|binary|hex|"
+    r"octal|lakh|crore|kilo|mega|giga|mil|bil|tril|m[il]n|bln|thou|doz|pct|(?:per|pro)?mille|"
+    r"hmm|wait|actually|sorry|grand|inverse|prime|recurring|repeating|bar|conjugate|infinity|"
+    r"twice|thrice|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    r"\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)s?",
 )
 
 
@@ -90,7 +102,7 @@ def plain(text: str) -> tuple[bool, str, str] | None:
     if not whole and not fraction:
         return None
     whole = (whole or "").replace(",", "").lstrip("0")
-    fraction = fraction.rstrip("0") if fraction else ""
+    fraction = (fraction or "").rstrip("0")
     return sign == "-" and bool(whole or fraction), whole, fraction
 
 
@@ -99,35 +111,43 @@ def quantity(text: str) -> Quantity | None:
     """The number and unit that a tidy `text` (`normalise.tidy`) writes; None: it is no such
     thing, or not for sure. Raises nothing.
     """
-    if (
-        len(text) > _LONGEST
-        or (match := _QUANTITY.fullmatch(text)) is None
-        or (match["sign"] and match["sign2"])
-    ):
+    if len(text) > _LONGEST:
+        return None
+    match = _QUANTITY.fullmatch(text)
+    if match is None or (match["sign"] and match["sign2"]):
         return None
     value = _value(match)
     unit = _unit(match["money"], match["unit"])
     if value is None or unit is False:
         return None
-    return Quantity(-value if "-" in match["sign"] + match["sign2"] else value, unit or None)
+    if "-" in match["sign"] + match["sign2"]:
+        value = -value
+    return Quantity(value, unit or None)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
     def read(*names: str) -> Fraction | None:
-        said = next((match[name] for name in names if match[name]), None)
-        return None if said is None else Fraction(said.replace(",", "").rstrip("."))
+        for name in names:
+            if match[name]:
+                return Fraction(match[name].replace(",", "").rstrip("."))
+        return None
 
     if match["whole"]:
-        top, bottom = read("a", "c", "e"), read("b", "d", "f")
+        top = read("a", "c", "e")
+        bottom = read("b", "d", "f")
         assert top is not None and bottom is not None
-        # 2 7/3 may be 2 times 7/3
-        return Fraction(match["whole"]) + top / bottom if top < bottom else None
-    if (top := read("n", "s", "top")) is not None:
+        if top >= bottom:  # 2 7/3 may be 2 times 7/3
+            return None
+        return Fraction(match["whole"]) + top / bottom
+    top = read("n", "s", "top")
+    if top is not None:
         bottom = read("m", "t", "bottom")
         return top / bottom if bottom else None
     value = read("plain")
     exponent = match["exp"] or match["ten"] or match["power"]
-    return value * Fraction(10) ** int(exponent) if value is not None and exponent else value
+    if value is None or not exponent:
+        return value
+    return value * Fraction(10) ** int(exponent)
 
 
 def _unit(money: str, text: str) -> tuple | None | Literal[False]:
@@ -136,11 +156,10 @@ def _unit(money: str, text: str) -> tuple | None | Literal[False]:
     """
     if not money:
         unit = unit_of(text.strip())
-        # 5m, 2abc
-        product = text[:1].isalpha() and (
-            len(text.rstrip("0123456789^{}")) == 1 or not unit or unit[0] == "word"
-        )
-        return False if product else unit
+        one_letter = len(text.rstrip("0123456789^{}")) == 1
+        if text[:1].isalpha() and (one_letter or not unit or unit[0] == "word"):
+            return False  # 5m and 2abc are products, perhaps
+        return unit
     if text.strip() and unit_of(text.strip()) != unit_of(money.lower()):
         return False
     return unit_of(money.lower())
@@ -156,29 +175,35 @@ def unit_of(text: str) -> tuple | None | Literal[False]:
     match = _POWERED.fullmatch(text)
     assert match is not None
     prefix, name, power = match.groups()
-    known = _known(name)
-    if known and not (prefix and power):
-        size = 2 if prefix and prefix[0] == "s" else 3 if prefix else int(power or 1)
-        if known[0] == "volume" and size == 1:
-            return ("length", 3, known[1] / 1000)
-        return (known[0], size, known[1] ** size)
-    words = [word.removesuffix("s") for word in text.split()]
+    unit = _named_unit(name)
+    if unit and not (prefix and power):
+        if prefix:
+            size = 2 if prefix[0] == "s" else 3
+        else:
+            size = int(power or 1)
+        if unit[0] == "volume" and size == 1:
+            return ("length", 3, unit[1] / 1000)
+        return (unit[0], size, unit[1] ** size)
+    words = text.split()
+    singular = [word.removesuffix("s") for word in words]
     if len(words) > 5 or not re.fullmatch(r"[A-Za-z]{3,20}(?: (?:[A-Za-z]{2,20}|a))*", text):
         return False
-    first = text.split()[0]
+    first = words[0]
     if len(first) == 3 and list(first) == sorted(set(first)):  # abc, xyz: a product of letters
         return False
-    if any(_CHANGES.fullmatch(word.lower()) for word in text.split()) or any(
-        _CHANGES.fullmatch(word.lower()) for word in words
-    ):
+    if any(_CHANGES.fullmatch(word.lower()) for word in words + singular):
         return False
-    return ("word", " ".join(words).lower())
+    return ("word", " ".join(singular).lower())
 
 
-def _known(name: str) -> tuple[str, Fraction] | None:
-    for form in (name, name.lower(), name.lower().removesuffix("s") if len(name) > 3 else name):
-        # M is no metre
-        if form in _UNITS and (len(name) > 2 or name not in ("M", "S", "H", "G", "KM", "MM", "MG")):
+def _named_unit(name: str) -> tuple[str, Fraction] | None:
+    if name in ("M", "S", "H", "G", "KM", "MM", "MG"):  # M is no metre
+        return None
+    forms = [name, name.lower()]
+    if len(name) > 3:
+        forms.append(name.lower().removesuffix("s"))
+    for form in forms:
+        if form in _UNITS:
             return _UNITS[form]
     return None
 
@@ -187,36 +212,43 @@ def compare(answer: Quantity, target: Quantity) -> bool | None:
     """Whether two quantities are equal; None where it cannot be known.
 
     A unit that only one of them names is taken as understood: the target 12 takes 12 cm, and 18
-    takes $18. Units that can be converted are. Units that are words must be the same; what
-    different ones say of each other nobody knows. 50% is 0.5, and it is 50 too where that is a
+    takes $18. Units that can be converted are. Units that are words must be the same; whether
+    different ones agree cannot be known. 50% is 0.5, and it is 50 too where that is a
     whole number beyond 1, because then the percent sign was left out; 0.5% against 0.5 cannot be
     known.
     """
-    a, b = answer.unit, target.unit
+    a = answer.unit
+    b = target.unit
     same = answer.value == target.value
     if a == b:
         return same
     if a == ("%",) or b == ("%",):
         return _percent(answer, target)
     if a is None or b is None:
-        return True if same else _converted(answer.value, target.value, a or b)
+        if same:
+            return True
+        return _converted(answer.value, target.value, a or b)
     if a[0] == "word" or b[0] == "word" or {a[0], b[0]} in _PERHAPS:
         return None
     if {a[0], b[0]} == {"temperature", "heat"}:
-        celsius, fahrenheit = (answer, target) if a[0] == "temperature" else (target, answer)
+        celsius, fahrenheit = answer, target
+        if a[0] == "heat":
+            celsius, fahrenheit = target, answer
         return fahrenheit.value == celsius.value * 9 / 5 + 32
     return a[:2] == b[:2] and answer.value * a[2] == target.value * b[2]
 
 
 def _percent(answer: Quantity, target: Quantity) -> bool | None:
-    percent, other = (answer, target) if answer.unit == ("%",) else (target, answer)
+    percent, other = answer, target
+    if target.unit == ("%",):
+        percent, other = target, answer
     if other.unit is not None:
         return None
     if percent.value / 100 == other.value:
         return True
-    if percent.value == other.value:
-        return True if other.value.denominator == 1 and abs(other.value) > 1 else None
-    return False
+    if percent.value != other.value:
+        return False
+    return True if other.value.denominator == 1 and abs(other.value) > 1 else None
 
 
 def _converted(value: Fraction, other: Fraction, unit: tuple | None) -> bool | None:
@@ -226,7 +258,10 @@ def _converted(value: Fraction, other: Fraction, unit: tuple | None) -> bool | N
     assert unit is not None
     if unit[0] == "word" or not other:
         return False
-    ratios = {
-        (unit[2] / size ** unit[1]) for dimension, size in _UNITS.values() if dimension == unit[0]
-    }
-    return None if value / other in ratios or (value and other / value in ratios) else False
+    ratios = set()
+    for dimension, size in _UNITS.values():
+        if dimension == unit[0]:
+            ratios.add(unit[2] / size ** unit[1])
+    if value / other in ratios or (value and other / value in ratios):
+        return None
+    return False

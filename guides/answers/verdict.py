@@ -1,4 +1,4 @@
-r"""Is this answer the target? RIGHT and WRONG are said only where they are known, UNDECIDED
+r"""Is this answer the target? RIGHT and WRONG are only given where they are certain, UNDECIDED
 elsewhere.
 
     check("so he pays \\boxed{\\frac{1}{2}}", "0.5")    RIGHT
@@ -35,6 +35,8 @@ class Verdict(enum.Enum):
 
 
 _VERDICTS = {True: Verdict.RIGHT, False: Verdict.WRONG, None: Verdict.UNDECIDED}
+#: where none of these stands, no answer is marked
+_MARKS = ("\\", "#", ":", "nswer", "NSWER", "<think")
 _BULLET = re.compile(r"- +[\d.]", re.ASCII)
 
 
@@ -58,8 +60,10 @@ def check(text: str, target: str, *, seconds: float = 5.0) -> Verdict:
     whatever numbers stand in it. An empty one is WRONG. The target may be a solution with a marked
     answer too. Raises ValueError for an empty target.
     """
-    said, _ = _decide(text, target)
-    return _VERDICTS[said] if not isinstance(said, compare.Asked) else _ask([said], seconds)[0]
+    decision, _ = _decide(text, target)
+    if isinstance(decision, compare.Asked):
+        return _ask([decision], seconds)[0]
+    return _VERDICTS[decision]
 
 
 def check_many(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> list[Verdict]:
@@ -70,14 +74,22 @@ def check_many(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> lis
 
 
 def examine(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> list[tuple[Verdict, str]]:
-    """As `check_many`, with the way that told: "text", "numbers", "grammar", "pool" (sympy) or
-    "math-verify".
+    """As `check_many`, with the way by which it was decided: "text", "numbers", "grammar", "pool"
+    (sympy) or "math-verify".
     """
     pairs = list(pairs)
-    decisions = {pair: _decide(*pair) for pair in dict.fromkeys(pairs)}
-    asked = {pair: said for pair, (said, _) in decisions.items() if isinstance(said, compare.Asked)}
-    told = dict(zip(asked, _ask(list(asked.values()), seconds), strict=True))
-    return [(told.get(pair) or _VERDICTS[decisions[pair][0]], decisions[pair][1]) for pair in pairs]  # type: ignore[index]
+    found: dict[tuple[str, str], tuple[Verdict, str]] = {}
+    asked: dict[tuple[str, str], tuple[compare.Asked, str]] = {}
+    for pair in dict.fromkeys(pairs):
+        decision, way = _decide(*pair)
+        if isinstance(decision, compare.Asked):
+            asked[pair] = decision, way
+        else:
+            found[pair] = _VERDICTS[decision], way
+    verdicts = _ask([question for question, _ in asked.values()], seconds)
+    for (pair, (_, way)), verdict in zip(asked.items(), verdicts, strict=True):
+        found[pair] = verdict, way
+    return [found[pair] for pair in pairs]
 
 
 def classes(answers: Sequence[str], *, seconds: float = 5.0) -> list[int]:
@@ -88,32 +100,38 @@ def classes(answers: Sequence[str], *, seconds: float = 5.0) -> list[int]:
     each class in their bucket: a thousand answers are a thousand readings, not a million
     comparisons. An answer without a unit joins the same number with one.
     """
-    tidied = [
-        _tidied(answer.strip())
-        if len(answer) <= LONGEST
-        else repr(quantities.plain(answer) or answer)
-        for answer in answers
-    ]
+    tidied = list(map(_short, answers))
     firsts: dict[object, list[str]] = {}
     class_of: dict[str, tuple[object, int]] = {}
-    for text in sorted(
-        dict.fromkeys(tidied),
-        key=lambda text: (quantity := quantities.quantity(text)) is None or quantity.unit is None,
-    ):
+    for text in sorted(dict.fromkeys(tidied), key=_lacks_unit):
         bucket = _bucket(text)
-        known = firsts.setdefault(bucket, [])
-        same = next((i for i, first in enumerate(known) if _same(text, first, seconds)), len(known))
-        if same == len(known):
-            known.append(text)
-        class_of[text] = (bucket, same)
-    numbered = {key: i for i, key in enumerate(dict.fromkeys(class_of[text] for text in tidied))}
-    return [numbered[class_of[text]] for text in tidied]
+        earlier = firsts.setdefault(bucket, [])
+        place = 0
+        while place < len(earlier) and not _same(text, earlier[place], seconds):
+            place += 1
+        if place == len(earlier):
+            earlier.append(text)
+        class_of[text] = (bucket, place)
+    numbers: dict[tuple[object, int], int] = {}
+    return [numbers.setdefault(class_of[text], len(numbers)) for text in tidied]
+
+
+def _short(answer: str) -> str:
+    """An answer in one notation; of a long one, the plain number that it is, or itself."""
+    if len(answer) <= LONGEST:
+        return _tidied(answer.strip())
+    return repr(quantities.plain(answer) or answer)
+
+
+def _lacks_unit(text: str) -> bool:
+    quantity = quantities.quantity(text)
+    return quantity is None or quantity.unit is None
 
 
 def _decide(text: str, target: str) -> tuple[compare.Decision, str]:
-    mine = quantities.plain(text)
-    if mine is not None and (wanted := quantities.plain(target)) is not None:
-        return mine == wanted, "numbers"
+    equal = _equal_numbers(text, target)
+    if equal is not None:
+        return equal, "numbers"
     right = _target(target)
     answer = _marked(text)
     if answer is None:
@@ -124,14 +142,24 @@ def _decide(text: str, target: str) -> tuple[compare.Decision, str]:
         return None, "text"
     if answer == right:
         return True, "text"
-    if (mine := quantities.plain(answer)) is not None and (
-        wanted := quantities.plain(right)
-    ) is not None:
-        return mine == wanted, "numbers"
+    equal = _equal_numbers(answer, right)
+    if equal is not None:
+        return equal, "numbers"
     # "- 5" may be the first of a list
     if max(len(answer), len(right)) > LONGEST or _BULLET.match(answer):
         return None, "text"
     return compare.decide(_tidied(answer), _tidied(right))
+
+
+def _equal_numbers(answer: str, target: str) -> bool | None:
+    """Whether two plain decimals are equal; None where they are not both such."""
+    mine = quantities.plain(answer)
+    if mine is None:
+        return None
+    other = quantities.plain(target)
+    if other is None:
+        return None
+    return mine == other
 
 
 @lru_cache(1024)
@@ -151,14 +179,7 @@ def _marked(text: str) -> str | None:
     """The answer that a text marks; "" where it marks one that cannot be read; None where it
     marks none.
     """
-    if len(text) < 4 or not (
-        "\\" in text
-        or "#" in text
-        or ":" in text
-        or "nswer" in text
-        or "NSWER" in text
-        or "<think" in text
-    ):
+    if len(text) < 4 or not any(mark in text for mark in _MARKS):
         return None
     found = final_answers(text)
     if found is None:
@@ -166,7 +187,9 @@ def _marked(text: str) -> str | None:
     if not found:
         return None
     if "\\boxed" in text or "\\fbox" in text:
-        last = _tidied(found[-1]) if len(found[-1]) <= LONGEST else found[-1]
+        last = found[-1]
+        if len(last) <= LONGEST:
+            last = _tidied(last)
         for other in set(found[:-1]) - {found[-1]}:
             if len(other) > LONGEST or compare.decide(_tidied(other), last)[0] is not True:
                 return ""
@@ -178,17 +201,15 @@ def _ask(asked: Sequence[compare.Asked], seconds: float) -> list[Verdict]:
         return []
     from guides.answers.proofs import pool, results
 
-    return [
-        _VERDICTS[said]
-        for said in results([pool().submit(one.function, one.args, seconds) for one in asked])
-    ]
+    futures = [pool().submit(one.function, one.args, seconds) for one in asked]
+    return list(map(_VERDICTS.__getitem__, results(futures)))
 
 
 def _same(text: str, first: str, seconds: float) -> bool:
-    said, _ = compare.decide(text, first)
-    return said is True or (
-        isinstance(said, compare.Asked) and _ask([said], seconds)[0] is Verdict.RIGHT
-    )
+    decision, _ = compare.decide(text, first)
+    if isinstance(decision, compare.Asked):
+        return _ask([decision], seconds)[0] is Verdict.RIGHT
+    return decision is True
 
 
 def _bucket(text: str, depth: int = 0) -> object:
@@ -199,7 +220,10 @@ def _bucket(text: str, depth: int = 0) -> object:
     if (quantity := quantities.quantity(value)) is not None:
         return equality.fingerprint(("num", quantity.value))
     if depth < 3 and (found := compare.structure(value)) is not None:
-        inside = [_bucket(part, depth + 1) for part in found[1]]
-        return (found[0], *(sorted(inside, key=repr) if found[0] == "\\{\\}" else inside))
+        brackets, members = found
+        inside = [_bucket(member, depth + 1) for member in members]
+        if brackets == "\\{\\}":
+            inside.sort(key=repr)
+        return (brackets, *inside)
     node, _ = compare.measured(value)
     return (node and equality.fingerprint(node)) or value.casefold().removeprefix("the ")

@@ -55,8 +55,9 @@ def examples(
     weight  1.0 on the lines that solve the problem, 0.0 on those that are only judged
     value   1.0 or 0.0: are all lines up to here right
     """
-    rng, made = random.Random(f"{seed} {shard}"), 0
+    rng = random.Random(f"{seed} {shard}")
     sizes = {int(k): p for k, p in operations.items() if progress >= EARLY or int(k) <= EASY}
+    made = 0
     while made < count:
         size = rng.choices(list(sizes), list(sizes.values()))[0]
         problem = draw(rng, size, rng.randint(0, DISTRACTORS), MODULUS)
@@ -69,19 +70,26 @@ def solution(problem: Chains) -> list[str]:
     """The lines that solve `problem`: the plan, then the values, of each moment's computable
     variables the last planned.
     """
-    plan, known = problem.needed(), dict(problem.given)
-    return [_plan(problem, name) for name in plan] + [
-        _value(problem.defined[name], name, known, problem) for name in _order(problem, plan)
-    ]
+    plan = problem.needed()
+    known = dict(problem.given)
+    lines = [_plan(problem, name) for name in plan]
+    for name in _order(problem, plan):
+        lines.append(_value(problem.defined[name], name, known, problem))
+    return lines
 
 
 def _order(problem: Chains, plan: list[str]) -> list[str]:
     """The planned variables in the order in which they are computed."""
-    left, known, order = list(plan), set(problem.given), []
+    left = list(plan)
+    known = set(problem.given)
+    order = []
+
+    def computable(name: str) -> bool:
+        a, _, b = problem.defined[name]
+        return a in known and b in known
+
     while left:
-        name = next(
-            n for n in reversed(left) if {problem.defined[n][0], problem.defined[n][2]} <= known
-        )
+        name = next(filter(computable, reversed(left)))
         left.remove(name)
         known.add(name)
         order.append(name)
@@ -128,18 +136,26 @@ def _branch(
     known = {**problem.given, **{name: truth[name] for name in order[:computed]}}
     if at < len(plan):
         name = plan[at]
-        yield (text := f"{name}={''.join(_other(problem, problem.defined[name], rng))}")
+        text = f"{name}={''.join(_other(problem, problem.defined[name], rng))}"
+        yield text
         if whole:
-            told = [text if line.startswith(f"{name}=") else line for line in problem.definitions]
+            lines = list(problem.definitions)
+            for i, line in enumerate(lines):
+                if line.startswith(f"{name}="):
+                    lines[i] = text
             try:
-                yield from solution(replace(problem, definitions=tuple(told)))[at + 1 :]
+                yield from solution(replace(problem, definitions=tuple(lines)))[at + 1 :]
             except ValueError:  # in a circle
                 return
         return
-    early = whole and rng.random() < PREMATURE
-    yield _wrong_value(problem, problem.query if early else order[computed], known, rng)
+    if whole and rng.random() < PREMATURE:
+        yield _wrong_value(problem, problem.query, known, rng)
+        return
+    yield _wrong_value(problem, order[computed], known, rng)
     left = order[computed + 1 :]
-    for name in () if early else left if whole else left[: rng.randint(0, AFTER)]:
+    if not whole:
+        left = left[: rng.randint(0, AFTER)]
+    for name in left:
         yield _value(problem.defined[name], name, known, problem)
 
 
@@ -149,23 +165,21 @@ def _wrong_value(problem: Chains, name: str, known: dict[str, int], rng: random.
 
     The rest of it follows from the mistake. `known` gets the value that the line gives to `name`.
     """
-    kind, made_up = rng.randrange(3), dict(known)
-    definition = _other(problem, problem.defined[name], rng) if kind == 0 else problem.defined[name]
+    mistake = rng.randrange(3)
+    made_up = dict(known)
+    definition = problem.defined[name]
+    if mistake == 0:
+        definition = _other(problem, definition, rng)
     for operand in (definition[0], definition[2]):
         made_up.setdefault(operand, rng.randrange(problem.modulus))
-    if kind == 1:
+    if mistake == 1:
         operand = definition[rng.choice((0, 2))]
-        made_up[operand] = _another(
-            made_up[operand],
-            [*known.values(), rng.randrange(problem.modulus)],
-            problem.modulus,
-            rng,
-        )
+        others = [*known.values(), rng.randrange(problem.modulus)]
+        made_up[operand] = _another(made_up[operand], others, problem.modulus, rng)
     text = _value(definition, name, made_up, problem)
-    if kind == 2:
-        made_up[name] = _another(
-            made_up[name], [rng.randrange(problem.modulus)], problem.modulus, rng
-        )
+    if mistake == 2:
+        others = [rng.randrange(problem.modulus)]
+        made_up[name] = _another(made_up[name], others, problem.modulus, rng)
         text = f"{text.rpartition(' ')[0]} {name.upper()}{made_up[name]}"
     known[name] = made_up[name]
     return text
@@ -174,7 +188,9 @@ def _wrong_value(problem: Chains, name: str, known: dict[str, int], rng: random.
 def _another(value: int, others: list[int], modulus: int, rng: random.Random) -> int:
     """One of `others` that is not `value`, else the next number."""
     different = [other for other in others if other != value]
-    return rng.choice(different) if different else (value + 1) % modulus
+    if not different:
+        return (value + 1) % modulus
+    return rng.choice(different)
 
 
 def _other(problem: Chains, definition: Definition, rng: random.Random) -> Definition:
@@ -183,7 +199,7 @@ def _other(problem: Chains, definition: Definition, rng: random.Random) -> Defin
     """
     part = rng.randrange(3)
     names = [name for name in LETTERS if name in problem.given or name in problem.defined]
-    choices = [c for c in (OPERATORS if part == 1 else names) if c != definition[part]]
     parts = list(definition)
-    parts[part] = rng.choice(choices)
+    choices = list(OPERATORS) if part == 1 else names
+    parts[part] = rng.choice([choice for choice in choices if choice != parts[part]])
     return parts[0], parts[1], parts[2]

@@ -74,9 +74,12 @@ def _draw(alive: bool, progress: float, rng: np.random.Generator) -> Countdown |
     """A problem of the training split, or None: draw again. Targets are uniform among those that
     can (or cannot) be reached.
     """
-    sizes, ranges = (LATE_SIZES, LATE_RANGES) if progress >= LATE else (SIZES, RANGES)
+    late = progress >= LATE
+    sizes = LATE_SIZES if late else SIZES
+    ranges = LATE_RANGES if late else RANGES
     size = rng.choice(list(sizes), p=list(sizes.values()))
-    numbers = np.sort(rng.integers(1, rng.choice(list(ranges), p=list(ranges.values())) + 1, size))
+    largest = rng.choice(list(ranges), p=list(ranges.values()))
+    numbers = np.sort(rng.integers(1, largest + 1, size))
     counts = np.zeros(TARGETS + 1)
     _count(_work(numbers), 0, size, counts)
     wanted = (counts > 0) == alive
@@ -85,7 +88,7 @@ def _draw(alive: bool, progress: float, rng: np.random.Generator) -> Countdown |
     candidates = np.flatnonzero(wanted)
     if not len(candidates):
         return None
-    problem = Countdown(tuple(int(n) for n in numbers), int(rng.choice(candidates)))
+    problem = Countdown(tuple(numbers.tolist()), int(rng.choice(candidates)))
     return problem if problem.split() == "train" else None
 
 
@@ -103,7 +106,8 @@ def _tree(problem: Countdown, alive: bool, rng: np.random.Generator) -> list[Seg
         legal step.
         """
         if node not in options:
-            steps, paths = np.zeros((100, 4), np.int64), np.zeros(100)
+            steps = np.zeros((100, 4), np.int64)
+            paths = np.zeros(100)
             legal = _steps(_work(states[node]), 0, len(states[node]), problem.target, paths, steps)
             options[node] = steps[:legal], paths[:legal]
         steps, paths = options[node]
@@ -244,6 +248,9 @@ def _steps(
                 c = _result(a, operator, b)
                 if c >= 0:
                     paths[k] = _paths(work, depth + 1, _reduce(work, depth, n, i, j, c), target)
-                    steps[k, 0], steps[k, 1], steps[k, 2], steps[k, 3] = a, operator, b, c
+                    steps[k, 0] = a
+                    steps[k, 1] = operator
+                    steps[k, 2] = b
+                    steps[k, 3] = c
                     k += 1
     return k

@@ -48,7 +48,10 @@ SHARD = 8192  #: examples in a shard
 #: several such blocks
 BLOCK = 32
 #: one symbol each, none of them ASCII
-PAD, BOS, EOS, UNKNOWN = "\u2400", "\u2402", "\u2403", "\ufffd"
+PAD = "\u2400"
+BOS = "\u2402"
+EOS = "\u2403"
+UNKNOWN = "\ufffd"
 
 
 def train_builtin(
@@ -70,7 +73,8 @@ def train_builtin(
     Raises ValueError for an unknown size or stage, a base that does not fit, impossible options, if
     `out` holds a run with other settings, or where accelerate is not installed.
     """
-    out, settings = Path(out), read_recipe(recipe, size)
+    out = Path(out)
+    settings = read_recipe(recipe, size)
     names = [one["name"] for one in settings["stages"]]
     if stage is not None and stage not in names:
         raise ValueError(f"unknown stage {stage!r}; choose one of {', '.join(names)}")
@@ -79,24 +83,27 @@ def train_builtin(
             f"the stage {stage!r} goes on from trained weights: give the checkpoint that it is "
             "to begin with"
         )
-    settings["stages"] = settings["stages"][0 if stage is None else names.index(stage) :]
+    first = 0 if stage is None else names.index(stage)
+    stages: list[dict[str, Any]] = settings["stages"][first:]
+    settings["stages"] = stages
+    before = None  # the checkpoint that a stage goes on from
     if base is not None:
-        base = resolve(locate(base))
-        settings["base"] = version(base)
+        before = resolve(locate(base))
+        settings["base"] = version(before)
     if seed is not None:
-        settings["stages"] = [
-            {**stage, "seed": seed + i} for i, stage in enumerate(settings["stages"])
-        ]
+        for i, one in enumerate(stages):
+            one["seed"] = seed + i
     if (out / GUIDE).exists():
         log.info("%s is complete", out)
         return out
-    for stage in settings["stages"]:
-        check_installed(_options(stage))
+    for one in stages:
+        check_installed(_options(one))
     _claim(out / "work", settings)
-    folders = [out / "work" / stage["name"] for stage in settings["stages"][:-1]] + [out]
-    for i, folder in enumerate(folders):
+    for i, one in enumerate(stages):
+        folder = out if one is stages[-1] else out / "work" / one["name"]
         if not (folder / GUIDE).exists():
-            _train_stage(settings, i, out, folder, folders[i - 1] if i else base)
+            _train_stage(settings, i, out, folder, before)
+        before = folder
     return out
 
 
@@ -108,14 +115,16 @@ def _train_stage(
 
     Its `training.json` tells of this stage and those before it; "flops" are of them all.
     """
-    stage, started = settings["stages"][index], time.time()
+    started = time.time()
+    stage = settings["stages"][index]
     rows = _shards(out, settings, stage)
-    tokenizer, stages = _tokenizer(settings, stage), {}
+    tokenizer = _tokenizer(settings, stage)
+    stages: dict[str, Any] = {}
     if base is None:
         model, head = build_model(settings["model"], tokenizer, stage["seed"])
     else:
-        model, known, head, _ = load_model(base, device="cpu", dtype="float32")
-        _check_base(base, known, head, tokenizer)
+        model, old_tokenizer, head, _ = load_model(base, device="cpu", dtype="float32")
+        _check_base(base, old_tokenizer, head, tokenizer)
         grow(model, len(tokenizer), stage["seed"])
         if (base / REPORT).exists():
             stages = json.loads((base / REPORT).read_text()).get("stages", {})
@@ -125,10 +134,10 @@ def _train_stage(
         model.num_parameters() / 1e6,
         len(rows),
     )
-    if (os.cpu_count() or 1) >= 8 and not all(
-        rows.path(shard).exists() for shard in range(rows.count)
-    ):
-        _make_shards(out, index, os.cpu_count() or 1)
+    missing = not all(rows.path(shard).exists() for shard in range(rows.count))
+    jobs = os.cpu_count() or 1
+    if missing and jobs >= 8:
+        _make_shards(out, index, jobs)
     report = train(model, head.train(), rows, out / "work" / stage["name"], _options(stage))
     stages[stage["name"]] = report | {"seconds": round(time.time() - started)}
     totals = {
@@ -150,12 +159,12 @@ def _tokenizer(settings: dict[str, Any], stage: dict[str, Any]) -> PreTrainedTok
 
 
 def _check_base(
-    base: Path, known: Any, head: ValueHead | None, tokenizer: PreTrainedTokenizerFast
+    base: Path, old: Any, head: ValueHead | None, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Raise ValueError where a stage cannot go on from `base`: `known`, its tokenizer, has
+    """Raise ValueError where a stage cannot go on from `base`: `old`, its tokenizer, has
     tokens that ours writes otherwise.
     """
-    if head is None or not known.get_vocab().items() <= tokenizer.get_vocab().items():
+    if head is None or not old.get_vocab().items() <= tokenizer.get_vocab().items():
         raise ValueError(
             f"{base} has no value head, or tokens that the recipe does not know: give a "
             "checkpoint that this recipe made"
@@ -170,7 +179,9 @@ def _shards(out: Path, settings: dict[str, Any], stage: dict[str, Any]) -> Shard
     """The training data of a stage, in order; files that are missing are made when they are
     read.
     """
-    options, tokenizer = _options(stage), _tokenizer(settings, stage)
+    options = _options(stage)
+    tokenizer = _tokenizer(settings, stage)
+    assert options.steps is not None  # as every recipe says
     files = -(-options.steps * options.batch * options.accumulation // SHARD)
     counts = {name: round(source["share"] * SHARD) for name, source in stage["data"].items()}
 
@@ -178,10 +189,8 @@ def _shards(out: Path, settings: dict[str, Any], stage: dict[str, Any]) -> Shard
         for name, source in stage["data"].items():
             given = {"progress": shard / files, **source}
             del given["share"]
-            yield from encode(
-                tokenizer,
-                importlib.import_module(name).examples(stage["seed"], shard, counts[name], **given),
-            )
+            generate = importlib.import_module(name).examples
+            yield from encode(tokenizer, generate(stage["seed"], shard, counts[name], **given))
 
     return Shards(
         out / "work" / stage["name"] / "shards",
@@ -197,21 +206,13 @@ def _make_shards(out: Path, stage: int, jobs: int) -> None:
     process could not keep up with it.
     """
     log.info("making the training data in %d processes", jobs)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "guides.builtin.train",
-        "shards",
-        str(out.resolve()),
-        str(stage),
-        str(jobs),
-    ]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
-    children = [subprocess.Popen([*command, str(job)], env=environment) for job in range(jobs)]
+    command = [sys.executable, "-P", "-m", "guides.builtin.train", "shards"]
+    command += [str(out.resolve()), str(stage), str(jobs)]
+    path = os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    children = []
+    for job in range(jobs):
+        children.append(subprocess.Popen([*command, str(job)], env=environment))
     codes = [child.wait() for child in children]
     if any(codes):
         raise RuntimeError(
@@ -229,7 +230,8 @@ def read_recipe(path: str | Path = RECIPE, size: str = "small") -> dict[str, Any
     sizes = recipe.pop("sizes")
     if size not in sizes:
         raise ValueError(f"unknown size {size!r}; choose one of {', '.join(sizes)}")
-    stages, words = [], list[str]()
+    stages = []
+    words: list[str] = []
     for stage in recipe["stages"]:
         words = [*words, *stage.get("words", ())]
         stages.append({**stage, "options": sizes[size]["options"][stage["name"]], "words": words})
@@ -252,26 +254,19 @@ def build_tokenizer(
     """
     if numbers not in (9, 99, 999):
         raise ValueError(f"numbers is 9, 99 or 999, not {numbers}; correct the recipe")
-    characters = [chr(code) for code in range(32, 127)] + ["\n", "\t"]
-    vocabulary = [
-        PAD,
-        BOS,
-        EOS,
-        UNKNOWN,
-        *characters,
-        *words,
-        *(str(n) for n in range(10, numbers + 1)),
-        *more,
-    ]
+    vocabulary = [PAD, BOS, EOS, UNKNOWN]
+    vocabulary += map(chr, range(32, 127))
+    vocabulary += ["\n", "\t", *words]
+    vocabulary += map(str, range(10, numbers + 1))
+    vocabulary += more
     if len(set(vocabulary)) < len(vocabulary):
         raise ValueError("a word is there twice, or is a character or a number; correct the recipe")
-    parts = [_bounded(word) for word in sorted([*words, *more], key=len, reverse=True)]
+    parts = list(map(_bounded, sorted([*words, *more], key=len, reverse=True)))
     if numbers > 9:
         parts.append(rf"(?<![0-9])[1-9][0-9]{{1,{len(str(numbers)) - 1}}}(?![0-9])")
     parts.append(r"[\s\S]")
-    tokenizer = Tokenizer(
-        models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token=UNKNOWN)
-    )
+    ids = dict(zip(vocabulary, range(len(vocabulary)), strict=True))
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(parts)), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
@@ -288,11 +283,12 @@ def _bounded(word: str) -> str:
     """A regular expression for `word` where no letter or digit goes on at an end of it that is
     one.
     """
-    return (
-        (r"\b" if word[0].isalnum() else "")
-        + re.escape(word)
-        + (r"\b" if word[-1].isalnum() else "")
-    )
+    pattern = re.escape(word)
+    if word[0].isalnum():
+        pattern = r"\b" + pattern
+    if word[-1].isalnum():
+        pattern += r"\b"
+    return pattern
 
 
 def grow(model: LlamaForCausalLM, tokens: int, seed: int) -> None:
@@ -300,7 +296,8 @@ def grow(model: LlamaForCausalLM, tokens: int, seed: int) -> None:
     like them, by `seed`.
     """
     table = model.get_input_embeddings().weight
-    size, old = -(-tokens // 8) * 8, len(table)
+    size = -(-tokens // 8) * 8
+    old = len(table)
     if size > old:
         spread = float(table.std())
         model.resize_token_embeddings(size, mean_resizing=False)
@@ -315,14 +312,15 @@ def encode(
     tokenizer: PreTrainedTokenizerFast, examples: Iterator[list[tuple[str, float, float, int]]]
 ) -> Iterator[list[Segment]]:
     """Examples with their texts as tokens; an empty text becomes the end-of-text token."""
-    known: dict[str, tuple[int, ...]] = {"": (tokenizer.eos_token_id,)}
+    encoded: dict[str, tuple[int, ...]] = {"": (tokenizer.eos_token_id,)}
     for example in examples:
         for text, *_ in example:
-            if text not in known:
-                known[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
-        yield [
-            Segment(known[text], weight, value, parent) for text, weight, value, parent in example
-        ]
+            if text not in encoded:
+                encoded[text] = tuple(tokenizer.encode(text, add_special_tokens=False))
+        segments = []
+        for text, weight, value, parent in example:
+            segments.append(Segment(encoded[text], weight, value, parent))
+        yield segments
 
 
 def build_model(
@@ -351,7 +349,8 @@ def build_model(
 def _claim(work: Path, settings: dict[str, Any]) -> None:
     """Note the settings of a run in its folder; refuse a folder where another run was begun."""
     work.mkdir(parents=True, exist_ok=True)
-    note, text = work / "settings.json", json.dumps(settings, indent=2)
+    note = work / "settings.json"
+    text = json.dumps(settings, indent=2)
     if note.exists() and note.read_text() != text:
         raise ValueError(
             f"{work} holds an unfinished run with other settings; remove it, or choose another "
@@ -365,7 +364,8 @@ def main(arguments: Sequence[str]) -> None:
     stage of a run that was begun.
     """
     if arguments[0] == "shards":
-        out, (stage, jobs, job) = Path(arguments[1]), map(int, arguments[2:])
+        out = Path(arguments[1])
+        stage, jobs, job = map(int, arguments[2:])
         settings = json.loads((out / "work" / "settings.json").read_text())
         rows = _shards(out, settings, settings["stages"][stage])
         for shard in range(job, rows.count, jobs):

@@ -54,13 +54,12 @@ def examples(
     weight  1.0 on the lines that solve the problem, 0.0 on those that are only judged
     value   1.0 or 0.0: are all lines up to here right
     """
-    rng, made = random.Random(f"words {seed} {shard}"), 0
+    rng = random.Random(f"words {seed} {shard}")
     sizes = {int(k): p for k, p in operations.items() if progress >= EARLY or int(k) <= EASY}
+    made = 0
     while made < count:
-        size, distractors = (
-            rng.choices(list(sizes), list(sizes.values()))[0],
-            rng.randint(0, DISTRACTORS),
-        )
+        size = rng.choices(list(sizes), list(sizes.values()))[0]
+        distractors = rng.randint(0, DISTRACTORS)
         story = None
         while story is None:
             story = draw(rng, size, distractors)
@@ -73,20 +72,26 @@ def solution(story: Story) -> list[str]:
     """The lines that solve it: the notes, the counts, of each moment's computable ones the last
     noted, and the answer.
     """
-    plan, known = story.needed(), dict(story.given)
-    notes = [str(Line(name, story.defined[name])) for name in plan]
-    return [
-        *notes,
-        *(_count(story.defined[name], name, known) for name in _order(story, plan)),
-        f"#### {known[story.query]}",
-    ]
+    plan = story.needed()
+    known = dict(story.given)
+    lines = [str(Line(name, story.defined[name])) for name in plan]
+    for name in _order(story, plan):
+        lines.append(_count(story.defined[name], name, known))
+    lines.append(f"#### {known[story.query]}")
+    return lines
 
 
 def _order(story: Story, plan: list[str]) -> list[str]:
     """The noted names in the order in which their counts are computed."""
-    left, known, order = list(plan), set(story.given), []
+    left = list(plan)
+    known = set(story.given)
+    order = []
+
+    def computable(name: str) -> bool:
+        return known.issuperset(story.defined[name].operands)
+
     while left:
-        name = next(n for n in reversed(left) if set(story.defined[n].operands) <= known)
+        name = next(filter(computable, reversed(left)))
         left.remove(name)
         known.add(name)
         order.append(name)
@@ -102,12 +107,11 @@ def _count(
     A made-up definition may have no count in our range: it says 0 then.
     """
     operands = definition.operands
-    known[name] = (
-        (definition.made([known[operand] for operand in operands]) or 0)
-        if result is None
-        else result
-    )
-    return str(Line(name, definition, tuple((who, known[who]) for who in (*operands, name))))
+    if result is None:
+        result = definition.made([known[operand] for operand in operands]) or 0
+    known[name] = result
+    counts = tuple((person, known[person]) for person in (*operands, name))
+    return str(Line(name, definition, counts))
 
 
 def _tree(story: Story, rng: random.Random, ends: float) -> list[Segment]:
@@ -137,10 +141,9 @@ def _branch(
         definition = _other(story, story.defined[plan[at]], rng)
         yield str(Line(plan[at], definition))
         if whole:
+            defined = story.defined | {plan[at]: definition}
             try:
-                yield from solution(
-                    Story(story.given, story.defined | {plan[at]: definition}, story.query)
-                )[at + 1 :]
+                yield from solution(Story(story.given, defined, story.query))[at + 1 :]
             except ValueError:  # in a circle, or counts that there are not
                 return
         return
@@ -149,10 +152,12 @@ def _branch(
         yield f"#### {_another(known.get(story.query, -1), list(known.values()), rng)}"
     else:
         yield _wrong_count(story, order[computed], known, rng)
-    left = order[computed + 1 :]
     if answers and whole:
         return
-    for name in left if whole else left[: rng.randint(0, AFTER)]:
+    left = order[computed + 1 :]
+    if not whole:
+        left = left[: rng.randint(0, AFTER)]
+    for name in left:
         yield _count(story.defined[name], name, known)
     if whole:
         yield f"#### {known[story.query]}"
@@ -164,8 +169,11 @@ def _wrong_count(story: Story, name: str, known: dict[str, int], rng: random.Ran
 
     The rest of it follows from the mistake. `known` gets the count that the line gives to `name`.
     """
-    mistake, made_up = rng.randrange(3), dict(known)
-    definition = _other(story, story.defined[name], rng) if mistake == 0 else story.defined[name]
+    mistake = rng.randrange(3)
+    made_up = dict(known)
+    definition = story.defined[name]
+    if mistake == 0:
+        definition = _other(story, definition, rng)
     for operand in definition.operands:
         made_up.setdefault(operand, rng.randint(0, LIMIT))
     if mistake == 1:
@@ -173,19 +181,18 @@ def _wrong_count(story: Story, name: str, known: dict[str, int], rng: random.Ran
         made_up[operand] = _another(made_up[operand], list(known.values()), rng)
     text = _count(definition, name, made_up)
     if mistake == 2:
-        text = _count(definition, name, made_up, _another(made_up[name], list(known.values()), rng))
+        wrong = _another(made_up[name], list(known.values()), rng)
+        text = _count(definition, name, made_up, wrong)
     known[name] = made_up[name]
     return text
 
 
 def _another(value: int, others: list[int], rng: random.Random) -> int:
     """One of `others`, or a number near `value`, but not `value` itself."""
-    near = [n for n in range(max(0, value - NEAR), value + NEAR + 1) if n != value]
-    return (
-        rng.choice([n for n in others if n != value] or near)
-        if rng.random() < 0.5
-        else rng.choice(near)
-    )
+    near = [*range(max(0, value - NEAR), value), *range(value + 1, value + NEAR + 1)]
+    if rng.random() < 0.5:
+        return rng.choice([n for n in others if n != value] or near)
+    return rng.choice(near)
 
 
 def _other(story: Story, definition: Definition, rng: random.Random) -> Definition:
@@ -197,9 +204,8 @@ def _other(story: Story, definition: Definition, rng: random.Random) -> Definiti
     if part == "amount":
         return Definition(kind, rng.choice([n for n in AMOUNTS[kind] if n != amount]), operands)
     if part == "kind":
-        other = rng.choice(
-            [other for other in PHRASES if (other in PAIRS) == (kind in PAIRS) and other != kind]
-        )
+        alike = [one for one in PHRASES if (one in PAIRS) == (kind in PAIRS) and one != kind]
+        other = rng.choice(alike)
         return Definition(other, rng.choice(AMOUNTS.get(other, [0])), operands)
     at = rng.randrange(len(operands))
     told = story.given.keys() | story.defined.keys()

@@ -52,13 +52,12 @@ def distill(
     """
     check(policy, keep)
     k, n = labels or counts(trace, outcomes)
-    weights = np.zeros(len(trace.steps))
-    if policy != "none":
-        weights = (
-            _visit_shares(trace)
-            if policy == "visits"
-            else _chain_shares(trace, outcomes, policy == "all", keep, rng)
-        )
+    if policy == "none":
+        weights = np.zeros(len(trace.steps))
+    elif policy == "visits":
+        weights = _visit_shares(trace)
+    else:
+        weights = _chain_shares(trace, outcomes, policy == "all", keep, rng)
     kept = n > 0
     kept[1:] |= weights[trace.node_edge[1:]] > 0
     for node in range(len(kept) - 1, 0, -1):  # a child stands behind its parent
@@ -66,18 +65,17 @@ def distill(
     place = {0: 0}  # node -> the segment that ends there
     segments = [Segment(tuple(prompt), 0.0, *_label(k[0], n[0], parent=-1))]
     for node in range(1, len(trace.node_parent)):
-        edge, parent = int(trace.node_edge[node]), int(trace.node_parent[node])
-        if kept[node]:
-            place[node] = len(segments)
-            segments.append(
-                Segment(
-                    trace.steps[edge].tokens,
-                    float(weights[edge]),
-                    *_label(k[node], n[node], place[parent]),
-                    every_token,
-                )
-            )
-    return segments if len(segments) > 1 else []
+        if not kept[node]:
+            continue
+        edge = int(trace.node_edge[node])
+        label = _label(k[node], n[node], place[int(trace.node_parent[node])])
+        place[node] = len(segments)
+        segments.append(
+            Segment(trace.steps[edge].tokens, float(weights[edge]), *label, every_token)
+        )
+    if len(segments) == 1:  # the prompt alone
+        return []
+    return segments
 
 
 def check(policy: str, keep: int) -> None:
@@ -89,10 +87,11 @@ def check(policy: str, keep: int) -> None:
 
 
 def _label(k: float, n: float, parent: int) -> tuple[float, int, float]:
-    """Value, parent and count of a segment. n = inf: k is an exact label."""
-    return (
-        (float(k if math.isinf(n) else k / n), parent, float(n)) if n else (math.nan, parent, 0.0)
-    )
+    """Value, parent and number of outcomes of a segment. n = inf: k is an exact label."""
+    if not n:
+        return math.nan, parent, 0.0
+    share = k if math.isinf(n) else k / n
+    return float(share), parent, float(n)
 
 
 def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,19 +100,20 @@ def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     A node that independent samples reached several times counts as often, because those were as
     many chains, and a chain of it that ended unfinished (by an illegal step, too many of them, or
-    the budget's end) is a failure, unless nobody could grade one that finished, beside which
+    the budget's end) is a failure, unless one that finished could not be graded, beside which
     failures alone would say too much; a tree search comes back to what it likes, so there a
     finished node counts once.
     """
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)
     if trace.independent:
-        reached = np.array(
-            [trace.usage.simulations, *trace.edge_visits[trace.node_edge[1:]]], np.float64
-        )
+        visits = trace.edge_visits[trace.node_edge[1:]]
+        reached = np.array([trace.usage.simulations, *visits], np.float64)
         went_on = np.bincount(trace.edge_node, trace.edge_visits, len(n))
-        told = graded if (trace.node_finished & ~graded).any() else graded | ~trace.node_finished
-        n = np.where(told, np.maximum(reached - went_on, 0.0), 0.0)
+        counted = graded
+        if not (trace.node_finished & ~graded).any():
+            counted = graded | ~trace.node_finished
+        n = np.where(counted, np.maximum(reached - went_on, 0.0), 0.0)
     k = np.where(graded, outcomes, 0.0) * n
     for node in range(len(n) - 1, 0, -1):  # a child stands behind its parent
         parent = trace.node_parent[node]
@@ -139,9 +139,8 @@ def _visit_shares(trace: Trace) -> np.ndarray:
     """float64 [edges], in [0, 1]: each edge's share of the visits of its node's edges; 0 at
     nodes with fewer than two.
     """
-    totals = np.bincount(trace.edge_node, trace.edge_visits, len(trace.node_parent))[
-        trace.edge_node
-    ]
+    of_nodes = np.bincount(trace.edge_node, trace.edge_visits, len(trace.node_parent))
+    totals = of_nodes[trace.edge_node]
     return np.where(totals >= 2, trace.edge_visits / np.maximum(totals, 1), 0.0)
 
 
@@ -154,31 +153,40 @@ def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
     """
     if sum(len(segment.tokens) for segment in example) <= longest:
         return [list(example)]
-    paths = [[i] for i in range(len(example))]
+    paths = [[0]]
+    parents: set[int] = set()
     for i, segment in enumerate(example[1:], 1):
-        paths[i] = [*paths[segment.parent], i]
-    parents = {segment.parent for segment in example}
+        paths.append([*paths[segment.parent], i])
+        parents.add(segment.parent)
     parts: list[set[int]] = []
     size = 0
     # chains that share much stand side by side
     for path in sorted(paths[i] for i in range(len(example)) if i not in parents):
-        fresh = set(path) - (parts[-1] if parts else set())
-        if parts and size + sum(len(example[i].tokens) for i in fresh) <= longest:
+        fresh = set(path)
+        if parts:
+            fresh -= parts[-1]
+        if parts and size + _length(example, fresh) <= longest:
             parts[-1] |= fresh
         else:
-            parts.append(fresh := set(path))
+            fresh = set(path)
+            parts.append(fresh)
             size = 0
-        size += sum(len(example[i].tokens) for i in fresh)
-    told: set[int] = set()
+        size += _length(example, fresh)
+    seen: set[int] = set()  # segments that stand in an earlier part
     examples = []
     for part in map(sorted, parts):
         place = {-1: -1} | {i: at for at, i in enumerate(part)}
-        moved = [example[i]._replace(parent=place[example[i].parent]) for i in part]
-        examples.append(
-            [
-                s._replace(weight=0.0, value=math.nan, count=0.0) if i in told else s
-                for i, s in zip(part, moved, strict=True)
-            ]
-        )
-        told.update(part)
+        moved = []
+        for i in part:
+            segment = example[i]._replace(parent=place[example[i].parent])
+            if i in seen:
+                segment = segment._replace(weight=0.0, value=math.nan, outcomes=0.0)
+            moved.append(segment)
+        examples.append(moved)
+        seen.update(part)
     return examples
+
+
+def _length(example: Sequence[Segment], places: set[int]) -> int:
+    """Tokens of some segments."""
+    return sum(len(example[i].tokens) for i in places)

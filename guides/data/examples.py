@@ -22,7 +22,9 @@ A file is an uncompressed `.npz`, written under another name and renamed when co
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -34,8 +36,8 @@ from torch.utils.data import Dataset
 
 
 class Segment(NamedTuple):
-    """value nan: no label; parent -1: none; count: outcomes that the value is the mean of, inf
-    where it is exact.
+    """value nan: no label; parent -1: none; outcomes: how many the value is the mean of, inf where
+    it is exact.
 
     spread  the label stands at every token (Cobbe et al. 2021, "Training Verifiers to Solve Math
             Word Problems"), not only at the last
@@ -45,11 +47,12 @@ class Segment(NamedTuple):
     weight: float
     value: float
     parent: int
-    count: float = math.inf
+    outcomes: float = math.inf
     spread: bool = False
 
 
 Row = dict[str, np.ndarray]
+_ARRAYS = ("tokens", "lengths", "weights", "values", "counts", "parents", "segments")
 
 
 def write_examples(
@@ -63,20 +66,27 @@ def write_examples(
     ordered = sorted(examples, key=lambda segments: sum(len(tokens) for tokens, *_ in segments))
     blocks = [ordered[i : i + block] for i in range(0, len(ordered), block)]
     order = np.random.default_rng(seed).permutation(len(blocks))
-    examples = [example for i in order for example in blocks[i]]
-    flat = [Segment(*segment) for example in examples for segment in example]
-    tokens = np.array([token for segment in flat for token in segment.tokens], np.int64)
-    arrays = {
+    flat: list[Segment] = []
+    sizes = []
+    for example in itertools.chain.from_iterable(blocks[i] for i in order):
+        flat.extend(itertools.starmap(Segment, example))
+        sizes.append(len(example))
+    texts = [segment.tokens for segment in flat]
+    tokens = np.fromiter(itertools.chain.from_iterable(texts), np.int64)
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return np.fromiter(map(operator.attrgetter(name), flat), kind)
+
+    values = column("value", np.float32)
+    arrays: dict[str, Any] = {
         "tokens": tokens.astype(np.uint16 if tokens.max(initial=0) < 1 << 16 else np.uint32),
-        "lengths": np.array([len(segment.tokens) for segment in flat], np.uint16),
-        "weights": np.array([segment.weight for segment in flat], np.float32),
-        "values": np.array([segment.value for segment in flat], np.float32),
-        "counts": np.array(
-            [0.0 if math.isnan(segment.value) else segment.count for segment in flat], np.float32
-        ),
-        "spread": np.array([segment.spread for segment in flat], bool),
-        "parents": np.array([segment.parent for segment in flat], np.int16),
-        "segments": np.array([len(example) for example in examples], np.uint16),
+        "lengths": np.array(list(map(len, texts)), np.uint16),
+        "weights": column("weight", np.float32),
+        "values": values,
+        "counts": np.where(np.isnan(values), np.float32(0), column("outcomes", np.float32)),
+        "spread": column("spread", bool),
+        "parents": column("parent", np.int16),
+        "segments": np.array(sizes, np.uint16),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,31 +114,20 @@ class ExampleFile(Dataset[Row]):
     def __init__(self, path: str | Path):
         try:
             with np.load(path) as file:
-                arrays = {
-                    name: file[name]
-                    for name in (
-                        "tokens",
-                        "lengths",
-                        "weights",
-                        "values",
-                        "counts",
-                        "parents",
-                        "segments",
-                    )
-                }
-                self.spread = (
-                    file["spread"] if "spread" in file else np.zeros(len(arrays["lengths"]), bool)
-                )
+                arrays = {name: file[name] for name in _ARRAYS}
+                self.spread = np.zeros(len(arrays["lengths"]), bool)
+                if "spread" in file:
+                    self.spread = file["spread"]
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(
                 f"{path} holds no training examples ({error}): write it again with write_examples"
             ) from None
-        self.tokens, self.weights = arrays["tokens"].astype(np.int64), arrays["weights"]
-        self.values, self.counts = arrays["values"], arrays["counts"]
-        self.lengths, self.parents = (
-            arrays["lengths"].astype(np.int64),
-            arrays["parents"].astype(np.int64),
-        )
+        self.tokens = arrays["tokens"].astype(np.int64)
+        self.weights = arrays["weights"]
+        self.values = arrays["values"]
+        self.counts = arrays["counts"]
+        self.lengths = arrays["lengths"].astype(np.int64)
+        self.parents = arrays["parents"].astype(np.int64)
         self.segments = np.concatenate([[0], np.cumsum(arrays["segments"], dtype=np.int64)])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
 
@@ -137,10 +136,13 @@ class ExampleFile(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         part = slice(self.segments[index], self.segments[index + 1])
-        lengths, parents = self.lengths[part], self.parents[part]
-        count, n = len(lengths), int(lengths.sum())
+        lengths = self.lengths[part]
+        parents = self.parents[part]
+        count = len(lengths)
+        n = int(lengths.sum())
         firsts = np.cumsum(lengths) - lengths
-        depths, above = np.zeros(count, np.int64), np.eye(count, dtype=bool)
+        depths = np.zeros(count, np.int64)
+        above = np.eye(count, dtype=bool)
         for i, parent in enumerate(parents):
             if parent >= 0:
                 depths[i] = depths[parent] + lengths[parent]
@@ -148,13 +150,13 @@ class ExampleFile(Dataset[Row]):
         owner = np.repeat(np.arange(count), lengths)
         previous = np.arange(n) - 1
         previous[firsts] = np.where(parents >= 0, (firsts + lengths)[parents] - 1, -1)
-        told = np.repeat(self.spread[part], lengths)
-        told[firsts + lengths - 1] = True
+        labelled = np.repeat(self.spread[part], lengths)
+        labelled[firsts + lengths - 1] = True
         return {
             "tokens": self.tokens[self.starts[part.start] : self.starts[part.stop]],
             "weights": np.repeat(self.weights[part], lengths),
-            "values": np.where(told, np.repeat(self.values[part], lengths), np.float32(np.nan)),
-            "counts": np.where(told, np.repeat(self.counts[part], lengths), np.float32(0)),
+            "values": np.where(labelled, np.repeat(self.values[part], lengths), np.float32(np.nan)),
+            "counts": np.where(labelled, np.repeat(self.counts[part], lengths), np.float32(0)),
             "previous": previous,
             "positions": np.arange(n) + (depths - firsts)[owner],
             "visible": above[owner][:, owner] & np.tri(n, dtype=bool),
@@ -177,13 +179,11 @@ class Shards(Dataset[Row]):
         make: Callable[[int], Iterable[Sequence[Segment]]],
         block: int,
     ):
-        self.folder, self.count, self.size, self.make, self.block = (
-            Path(folder),
-            count,
-            size,
-            make,
-            block,
-        )
+        self.folder = Path(folder)
+        self.count = count
+        self.size = size
+        self.make = make
+        self.block = block
         self._open: tuple[int, ExampleFile] | None = None
 
     def __len__(self) -> int:
@@ -215,12 +215,10 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
     longest = max(len(row["tokens"]) for row in rows)
     batch = {}
     for name, first in rows[0].items():
-        padded = np.full(
-            (len(rows), *(longest for _ in first.shape)),
-            np.nan if name == "values" else 0,
-            first.dtype,
-        )
+        blank = np.nan if name == "values" else 0
+        padded = np.full((len(rows), *[longest] * first.ndim), blank, first.dtype)
         for i, row in enumerate(rows):
-            padded[(i, *(slice(length) for length in row[name].shape))] = row[name]
+            place: tuple[Any, ...] = (i, *map(slice, row[name].shape))
+            padded[place] = row[name]
         batch[name] = torch.from_numpy(padded)
     return batch

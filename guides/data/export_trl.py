@@ -8,6 +8,7 @@ floats only where they are asked for, for trainers that take them.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import os
@@ -26,7 +27,7 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 def prm_rows(trace: Trace, labels: Labels, *, soft: bool = False) -> Iterator[dict[str, Any]]:
-    """A row for each finished chain of a trace, up to its first step whose label nobody knows; none
+    """A row for each finished chain of a trace, up to its first step without a label; none
     where that is the first step.
 
     soft  labels are k / n, float in [0, 1]; else bool: was any outcome right?
@@ -35,24 +36,26 @@ def prm_rows(trace: Trace, labels: Labels, *, soft: bool = False) -> Iterator[di
     if one below it in the tree is (some completion of it was), and else wrong if one before it is.
     So chains that were bisected have all their labels.
     """
-    problem, known = trace.problem(), labels.soft if soft else _filled(trace, labels.hard)
+    problem = trace.problem()
     prompt = problem.prompt(problem.initial())
+    of_nodes = labels.soft if soft else _filled(trace, labels.hard)
     for end in trace.node_finished.nonzero()[0]:
         edges = trace.path(int(end))
-        told = known[trace.edge_child[edges]].tolist()
-        told = told[: next((i for i, label in enumerate(told) if math.isnan(label)), len(told))]
-        if told:
-            steps = [trace.steps[edge].text for edge in edges[: len(told)]]
-            yield {
-                "prompt": prompt,
-                "completions": steps,
-                "labels": told if soft else [label == 1.0 for label in told],
-            }
+        of_steps = itertools.takewhile(_is_number, of_nodes[trace.edge_child[edges]].tolist())
+        chosen = list(of_steps) if soft else [label == 1.0 for label in of_steps]
+        if chosen:
+            steps = [trace.steps[edge].text for edge in edges[: len(chosen)]]
+            yield {"prompt": prompt, "completions": steps, "labels": chosen}
+
+
+def _is_number(label: float) -> bool:
+    return not math.isnan(label)
 
 
 def _filled(trace: Trace, hard: np.ndarray) -> np.ndarray:
     """float64 [nodes], 0 or 1: hard labels with what follows from them; nan where nothing does."""
-    right, wrong = above(trace, hard == 1.0), hard == 0.0
+    right = above(trace, hard == 1.0)
+    wrong = hard == 0.0
     for node in range(1, len(hard)):  # a child stands behind its parent
         wrong[node] |= wrong[trace.node_parent[node]]
     return np.where(np.isnan(hard), np.where(right, 1.0, np.where(wrong, 0.0, math.nan)), hard)
@@ -69,18 +72,14 @@ def export_prm(
     """
     out = Path(out)
     check_suffix(out)
-    rows = [
-        row
-        for trace in traces
-        if trace.id in labels
-        for row in prm_rows(trace, labels[trace.id], soft=soft)
-    ]
+    rows: list[dict[str, Any]] = []
+    for trace in traces:
+        if trace.id in labels:
+            rows += prm_rows(trace, labels[trace.id], soft=soft)
     if not rows:
-        hint = (
-            "label more nodes (--by rollouts)"
-            if soft
-            else "label more nodes, or let the search finish more chains"
-        )
+        hint = "label more nodes, or let the search finish more chains"
+        if soft:
+            hint = "label more nodes (--by rollouts)"
         raise ValueError(
             f"no finished chain of {len(traces)} traces has a label at its first step: {hint}"
         )
@@ -107,7 +106,8 @@ def _write(rows: Sequence[dict[str, Any]], path: Path, suffix: str, soft: bool) 
     if suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return
-    pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    pa = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
     kind = pa.float64() if soft else pa.bool_()
     schema = pa.schema(
         [

@@ -2,7 +2,7 @@
 
 A targets file is the problems file of `copse solve --input` with a "target" in each line whose
 problem cannot verify itself. A task that has more than answers may have a checker, a function of a
-problem and a state, that tells of every state whether it is right.
+problem and a state, that says of every state whether it is right.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guides.answers.verdict import Verdict, check, check_many
+from guides.data.labels import Labels
 from search.files.problems_file import half_character, read_jobs
-from search.problem import Problem, TextProblem
+from search.problem import Problem, State, TextProblem
 from search.trace import Trace
 
 _TEXT = f"{TextProblem.__module__}:{TextProblem.__qualname__}"
@@ -33,13 +36,16 @@ def key_of(problem: Problem | Trace) -> str:
     for the problem and for its traces.
     """
     if isinstance(problem, Trace):
-        kind, arguments = problem.kind, problem.arguments
-    else:
-        kind, arguments = (
-            f"{type(problem).__module__}:{type(problem).__qualname__}",
-            problem.to_json(),
-        )  # type: ignore[attr-defined]
+        return _named(problem.kind, problem.arguments)
+    return _named(_kind_of(problem), problem.to_json())  # type: ignore[attr-defined]
+
+
+def _named(kind: str, arguments: dict[str, Any]) -> str:
     return f"{kind} {json.dumps(arguments, sort_keys=True)}"
+
+
+def _kind_of(problem: Problem) -> str:
+    return f"{type(problem).__module__}:{type(problem).__qualname__}"
 
 
 def form_of(problem: Problem) -> str:
@@ -47,11 +53,9 @@ def form_of(problem: Problem) -> str:
     where they have one, else `key_of`.
     """
     canonical = getattr(problem, "canonical", None)
-    return (
-        f"{type(problem).__module__}:{type(problem).__qualname__} {canonical()}"
-        if canonical
-        else key_of(problem)
-    )
+    if canonical is None:
+        return key_of(problem)
+    return f"{_kind_of(problem)} {canonical()}"
 
 
 def read_targets(path: str | Path) -> dict[str, str]:
@@ -62,41 +66,41 @@ def read_targets(path: str | Path) -> dict[str, str]:
     neither text nor a number, and two targets of one problem.
     """
     jobs = read_jobs(path)
-    rows = [
-        line
-        for line in enumerate(Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
-        if line[1].strip()
-    ]
+    lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     targets: dict[str, str] = {}
     for (number, line), job in zip(rows, jobs, strict=True):
         target = json.loads(line).get("target")
         if target is None:
             continue
-        text = isinstance(target, str) and target.strip() and not half_character(target)
-        numeric = (
-            isinstance(target, (int, float))
-            and not isinstance(target, bool)
-            and math.isfinite(target)
-        )
-        if not text and not numeric:
+        if not _is_target(target):
             raise ValueError(
                 f"{path}, line {number}: the target is {json.dumps(target)[:60]}: write it as "
                 "text or as a finite number"
             )
-        known = targets.setdefault(key_of(job.problem), str(target))
-        verdict = check(str(target), known)
+        earlier = targets.setdefault(key_of(job.problem), str(target))
+        verdict = check(str(target), earlier)
         if verdict is Verdict.WRONG:
             raise ValueError(
-                f"{path}, line {number}: this problem has the target {known!r} in another line: "
+                f"{path}, line {number}: this problem has the target {earlier!r} in another line: "
                 "keep the right one"
             )
         if verdict is Verdict.UNDECIDED:
             raise ValueError(
-                f"{path}, line {number}: this problem has the target {known!r} in another "
+                f"{path}, line {number}: this problem has the target {earlier!r} in another "
                 f"line, and whether {str(target)!r} is the same "
                 "cannot be decided: write both alike"
             )
     return targets
+
+
+def _is_target(value: Any) -> bool:
+    """Whether a value of JSON is text that is not blank, or a finite number."""
+    if isinstance(value, str):
+        return bool(value.strip()) and not half_character(value)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def same(answer: str | None, target: str) -> bool:
@@ -111,16 +115,94 @@ def outcome(answer: str | None, target: str) -> float:
     return _OUTCOMES[check(answer or "", target)]
 
 
-def problem_of(trace: Trace, answer: str | None = None) -> Problem:
-    """The problem of a trace; open text with the regular expression that marked its answer.
-    Raises ValueError where its class is gone.
+class Replay:
+    """A trace with its problem and the states of its nodes, each made again once, when it is first
+    read.
+
+    answer  the regular expression that marked the answer of open text in the search; None: the
+            problem knows
     """
-    return TextProblem(**trace.arguments, answer=answer) if trace.kind == _TEXT else trace.problem()
+
+    def __init__(self, trace: Trace, answer: str | None = None):
+        self.trace = trace
+        self._answer = answer
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Raises ValueError where the class of the problem is gone."""
+        if self.trace.kind == _TEXT:
+            return TextProblem(**self.trace.arguments, answer=self._answer)
+        return self.trace.problem()
+
+    @cached_property
+    def states(self) -> list[State]:
+        """The state of every node. Raises IllegalStep where the problem's rules changed since the
+        search.
+        """
+        return self.trace.states(self.problem)
+
+    @cached_property
+    def key(self) -> str:
+        """`key_of` the problem."""
+        return key_of(self.trace)
+
+    def answers(self, nodes: Iterable[int]) -> list[str | None]:
+        """The answers of nodes; None: none."""
+        return [self.problem.answer(self.states[node]) for node in nodes]
+
+    def grade(self, target: str | None) -> np.ndarray:
+        """`grade` of the trace."""
+        trace = self.trace
+        outcomes = np.where(trace.node_finished, trace.node_reward, math.nan)
+        open_ended = np.flatnonzero(trace.node_finished & np.isnan(outcomes))
+        if target is not None and len(open_ended):
+            verdicts = check_many((answer or "", target) for answer in self.answers(open_ended))
+            outcomes[open_ended] = list(map(_OUTCOMES.__getitem__, verdicts))
+        return outcomes
+
+    def check(self, checker: Checker) -> np.ndarray:
+        """`checked` of the trace."""
+        labels = np.full(len(self.states), math.nan)
+        for node, state in enumerate(self.states):
+            label = checker(self.problem, state)
+            if label is not None:
+                labels[node] = float(label)
+        if not np.all(np.isnan(labels) | ((labels >= 0) & (labels <= 1))):
+            raise ValueError(
+                f"the checker said {np.nanmax(np.abs(labels))} of a state: it must give a number "
+                "in [0, 1], or None"
+            )
+        return labels
+
+
+@dataclass(frozen=True, eq=False)
+class Graded:
+    """A trace with everything that is known of it.
+
+    grades    float64 [nodes], in [0, 1]: what rewards and target say of finished nodes (`grade`);
+              nan: nothing
+    outcomes  float64 [nodes], in [0, 1]: of finished nodes, `grades` and what labels say beside
+              them (`guides.data.prepare`); nan: not graded
+    labels    of the nodes
+    prompt    the tokens that the policy read before the first step
+    held      is its problem held out?
+    """
+
+    replay: Replay
+    grades: np.ndarray
+    outcomes: np.ndarray
+    labels: Labels
+    prompt: tuple[int, ...] = ()
+    held: bool = False
+
+    @property
+    def trace(self) -> Trace:
+        return self.replay.trace
 
 
 def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.ndarray:
     """float64 [nodes], in [0, 1]: the outcome of each finished node; nan where unfinished, or where
-    nobody can tell.
+    it cannot be graded.
 
     The outcome is the node's reward where the problem verified itself, else whether its answer is
     the `target`: 1.0, 0.0, or nan where `verdict.check` cannot decide. Without an answer it is 0.0.
@@ -131,15 +213,7 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
     Raises IllegalStep where the problem's rules changed since the search, ValueError where its
     class is not there any more.
     """
-    outcomes = np.where(trace.node_finished, trace.node_reward, math.nan)
-    open_ended = np.flatnonzero(trace.node_finished & np.isnan(outcomes))
-    if target is not None and len(open_ended):
-        problem = problem_of(trace, answer)
-        states = trace.states(problem)
-        said = [problem.answer(states[node]) for node in open_ended]
-        verdicts = check_many((answer or "", target) for answer in said)
-        outcomes[open_ended] = [_OUTCOMES[verdict] for verdict in verdicts]
-    return outcomes
+    return Replay(trace, answer).grade(target)
 
 
 def checker_of(path: str | None) -> Checker | None:
@@ -163,12 +237,4 @@ def checked(trace: Trace, checker: Checker) -> np.ndarray:
     """float64 [nodes], in [0, 1]: what the checker says of each state; nan where it cannot tell.
     Raises ValueError for anything else.
     """
-    problem = trace.problem()
-    said = [checker(problem, state) for state in trace.states(problem)]
-    labels = np.array([math.nan if label is None else float(label) for label in said])
-    if not np.all(np.isnan(labels) | ((labels >= 0) & (labels <= 1))):
-        raise ValueError(
-            f"the checker said {np.nanmax(np.abs(labels))} of a state: it must give a number in "
-            "[0, 1], or None"
-        )
-    return labels
+    return Replay(trace).check(checker)

@@ -8,37 +8,34 @@ traces come and go.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from guides.data.grading import form_of, key_of
+from guides.data.grading import Graded, form_of
 from guides.data.labels import Labels
-from search.problem import TextProblem
+from search.problem import Problem
 from search.scheduling.requests import RequestFailed, Score
 from search.scheduling.scheduler import ask, parallel
 from search.trace import Trace
 
 
-def place_of(trace: Trace) -> float:
-    """In [0, 1), by the hash of its problem's form; the problems with the lowest places are held
+def place_of(problem: Problem) -> float:
+    """In [0, 1), by the hash of the problem's form; the problems with the lowest places are held
     out.
     """
-    digest = hashlib.sha256(form_of(trace.problem()).encode()).digest()
+    digest = hashlib.sha256(form_of(problem).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def held_out(traces: Sequence[Trace], share: float) -> set[str]:
-    """The ids of the traces whose problem is among the `share` of all problems, in [0, 1), that
-    is held out.
-    """
-    places: dict[str, float] = {}
-    for trace in traces:
-        places.setdefault(key_of(trace), place_of(trace))
-    return {trace.id for trace in traces if places[key_of(trace)] < share}
+def hold_out(graded: Iterable[Graded], share: float) -> list[Graded]:
+    """The traces, `held` where their problem is among the `share` of all problems, in [0, 1)."""
+    return [replace(one, held=place_of(one.replay.problem) < share) for one in graded]
 
 
 class Held(NamedTuple):
@@ -81,11 +78,9 @@ class Held(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write one `.npz` atomically."""
-        flat = np.array([token for tokens in self.tokens for token in tokens], np.int64)
-        arrays = self._asdict() | {
-            "tokens": flat,
-            "lengths": np.array([len(tokens) for tokens in self.tokens], np.int64),
-        }
+        arrays: dict[str, Any] = self._asdict()
+        arrays["tokens"] = np.fromiter(itertools.chain.from_iterable(self.tokens), np.int64)
+        arrays["lengths"] = np.array(list(map(len, self.tokens)), np.int64)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         with part.open("wb") as file:
@@ -101,78 +96,72 @@ class Held(NamedTuple):
         return cls(tokens, **arrays)
 
 
-def held_of(
-    traces: Sequence[Trace],
-    outcomes: Sequence[np.ndarray],
-    labels: Sequence[Labels],
-    prompts: Sequence[Sequence[int]],
-    answer: str | None = None,
-) -> Held:
-    """The chains of `traces`. Arguments one a trace, as `guides.data.distill` takes them;
-    `answer`: as `guides.data.grading.grade`.
-    """
-    places = [place_of(trace) for trace in traces]
-    numbers = {place: i for i, place in enumerate(sorted(set(places)))}
+def held_of(graded: Sequence[Graded]) -> Held:
+    """The chains of traces. An answer counts, where it can be graded, before what labels say."""
+    places = [place_of(one.replay.problem) for one in graded]
+    different = sorted(set(places))
+    numbers = dict(zip(different, range(len(different)), strict=True))
     tokens: list[tuple[int, ...]] = []
-    nodes: list[np.ndarray] = []
-    chains: list[np.ndarray] = []
-    lost, known = np.zeros(len(numbers), np.int64), dict[tuple[int, str], int]()
-    for trace, place, graded, label, prompt in zip(
-        traces, places, outcomes, labels, prompts, strict=True
-    ):
-        first, number, count = len(tokens), numbers[place], len(trace.node_parent)
-        tokens += [tuple(prompt), *(trace.steps[edge].tokens for edge in trace.node_edge[1:])]
-        parents = np.where(trace.node_parent >= 0, trace.node_parent + first, -1)
-        nodes.append(np.stack([parents, np.full(count, number), label.k, label.n], axis=1))
-        ends = np.flatnonzero(trace.node_finished & ~np.isnan(graded))
-        times = (
-            trace.edge_visits[trace.node_edge[ends]]
-            if trace.independent
-            else np.ones(len(ends), np.int64)
-        )
-        if trace.independent:
-            finished = np.flatnonzero(trace.node_finished)
-            lost[number] += max(
-                0, trace.usage.simulations - int(trace.edge_visits[trace.node_edge[finished]].sum())
-            )
-        said = _answers(trace, ends, answer)
-        named = [
-            -1 if text is None else known.setdefault((number, text), len(known)) for text in said
-        ]
-        chains.append(
-            np.stack(
-                [
-                    ends + first,
-                    np.maximum(times, 1),
-                    graded[ends] == 1.0,
-                    np.array(named, np.int64),
-                ],
-                axis=1,
-            )
-        )
-    table, rows = (
-        np.concatenate([np.zeros((0, 4)), *nodes]),
-        np.concatenate([np.zeros((0, 4)), *chains]),
-    )
-    ends, times, right, answers = rows.T.astype(np.int64)
+    nodes = [np.zeros((0, 4))]
+    chains = [np.zeros((0, 4))]
+    lost = np.zeros(len(numbers), np.int64)
+    answers: dict[tuple[int, str], int] = {}
+    for one, place in zip(graded, places, strict=True):
+        number = numbers[place]
+        first = len(tokens)
+        trace = one.trace
+        tokens.append(tuple(one.prompt))
+        tokens += [trace.steps[edge].tokens for edge in trace.node_edge[1:]]
+        nodes.append(_nodes(one, first, number))
+        lost[number] += _lost(trace)
+        chains.append(_chains(one, first, number, answers))
+    parents, problems, k, n = np.concatenate(nodes).T
+    ends, times, right, named = np.concatenate(chains).T.astype(np.int64)
     return Held(
         tokens,
-        *table.T[:2].astype(np.int64),
-        *table.T[2:],
+        parents.astype(np.int64),
+        problems.astype(np.int64),
+        k,
+        n,
         ends,
         times,
         right.astype(bool),
-        answers,
+        named,
         lost,
     )
 
 
-def _answers(trace: Trace, ends: np.ndarray, answer: str | None) -> list[str | None]:
-    problem = trace.problem()
-    if answer is not None and type(problem) is TextProblem:
-        problem = TextProblem(**trace.arguments, answer=answer)
-    states = trace.states(problem)
-    return [problem.answer(states[node]) for node in ends]
+def _nodes(one: Graded, first: int, number: int) -> np.ndarray:
+    """float64 [nodes, 4]: parent, problem, k and n of the nodes of a trace, of which the root is
+    the `first` of all.
+    """
+    parents = np.where(one.trace.node_parent >= 0, one.trace.node_parent + first, -1)
+    return np.stack([parents, np.full(len(parents), number), one.labels.k, one.labels.n], axis=1)
+
+
+def _chains(one: Graded, first: int, number: int, codes: dict[tuple[int, str], int]) -> np.ndarray:
+    """[chains, 4]: end, times, right and answer of the finished chains of a trace. `codes` gets a
+    number for each new pair of problem and answer.
+    """
+    trace = one.trace
+    outcomes = np.where(np.isnan(one.grades), one.outcomes, one.grades)
+    ends = np.flatnonzero(trace.node_finished & ~np.isnan(outcomes))
+    times = np.ones(len(ends), np.int64)
+    if trace.independent:
+        times = np.maximum(trace.edge_visits[trace.node_edge[ends]], 1)
+    answers = np.full(len(ends), -1, np.int64)
+    for i, text in enumerate(one.replay.answers(ends)):
+        if text is not None:
+            answers[i] = codes.setdefault((number, text), len(codes))
+    return np.stack([ends + first, times, outcomes[ends] == 1.0, answers], axis=1)
+
+
+def _lost(trace: Trace) -> int:
+    """Samples of a trace that ended unfinished."""
+    if not trace.independent:
+        return 0
+    finished = trace.edge_visits[trace.node_edge[trace.node_finished]]
+    return max(0, trace.usage.simulations - int(finished.sum()))
 
 
 async def read_values(held: Held, to: str) -> np.ndarray:
@@ -188,10 +177,13 @@ async def read_values(held: Held, to: str) -> np.ndarray:
 
 
 async def _read(held: Held, path: list[int], to: str) -> np.ndarray:
-    tokens = tuple(token for node in path for token in held.tokens[node])
-    positions = np.cumsum([len(held.tokens[node]) for node in path]) - 1
+    tokens: list[int] = []
+    positions = []  # the last token of each node
+    for node in path:
+        tokens += held.tokens[node]
+        positions.append(len(tokens) - 1)
     try:
-        scored = await ask(Score(tokens, tuple(positions.tolist()), log_probs=False, to=to))
+        scored = await ask(Score(tuple(tokens), tuple(positions), log_probs=False, to=to))
     except RequestFailed:
         return np.full(len(path), np.nan, np.float32)
     return scored.values

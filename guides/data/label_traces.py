@@ -7,14 +7,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from guides.data.grading import checker_of, grade, key_of
-from guides.data.labellers import by_bisection, by_rollouts, from_checker, from_trace
+from guides.data.labellers import (
+    RolledOut,
+    by_bisection,
+    by_rollouts,
+    from_checker,
+    from_trace,
+)
 from guides.data.labels import Labels, line_of
 from guides.engines import locate
 from guides.policies.lm import LM
@@ -26,7 +32,6 @@ from search.trace import Trace
 
 log = logging.getLogger(__name__)
 
-LABELLERS = ("rollouts", "omega", "trace", "checker")
 #: what a line tells of its trace alone, beside the settings of all
 COST = ("rollouts", "failed", "calls", "generated", "errors")
 #: traces whose roll-outs wait together: many times more of these than an engine has rows
@@ -34,7 +39,7 @@ SIDE_BY_SIDE = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class Labelling:
     """How traces are labelled (`guides.data.labellers`).
 
     by        "rollouts" and "omega" complete chains by a policy and need it; "trace" counts what
@@ -66,15 +71,126 @@ class Plan:
         checker_of(self.checker)
 
     @property
-    def samples(self) -> bool:
-        """Are there roll-outs?"""
-        return self.by in ("rollouts", "omega")
+    def labeller(self) -> type[Labeller]:
+        return LABELLERS[self.by]
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """What labels a trace, in one of four ways.
+
+    ROLLS_OUT  are there roll-outs, which need the policy?
+    BY_TARGET  do labels depend on targets?
+    """
+
+    ROLLS_OUT: ClassVar[bool] = False
+    BY_TARGET: ClassVar[bool] = True
+
+    options: Labelling
+    policy: Policy | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What labels depend on beside the target, as each line tells it."""
+        settings = {"by": self.options.by}
+        if self.options.answer is not None:
+            settings["answer"] = self.options.answer
+        return settings
+
+    async def label(self, trace: Trace, target: str | None) -> tuple[Labels | None, dict[str, Any]]:
+        """Labels, None where every roll-out failed, and what they cost."""
+        raise NotImplementedError
+
+
+class CheckerLabeller(Labeller):
+    """Exact labels of a checker."""
+
+    BY_TARGET = False
+
+    def settings(self) -> dict[str, Any]:
+        return {"by": self.options.by, "checker": self.options.checker}
+
+    async def label(self, trace: Trace, target: str | None) -> tuple[Labels | None, dict[str, Any]]:
+        checker = checker_of(self.options.checker)
+        assert checker is not None
+        return from_checker(trace, checker), {}
+
+
+class TraceLabeller(Labeller):
+    """Counts of what the search found."""
+
+    async def label(self, trace: Trace, target: str | None) -> tuple[Labels | None, dict[str, Any]]:
+        return from_trace(trace, grade(trace, target, self.options.answer)), {}
+
+
+class RolloutLabeller(Labeller):
+    """Roll-outs of every node."""
+
+    ROLLS_OUT = True
+
+    def settings(self) -> dict[str, Any]:
+        return self._sampling() | {"finished": self.options.finished}
+
+    async def label(self, trace: Trace, target: str | None) -> tuple[Labels | None, dict[str, Any]]:
+        options = self.options
+        assert self.policy is not None
+        rolled = await by_rollouts(
+            trace,
+            target,
+            self.policy,
+            options.count,
+            options.seed,
+            answer=options.answer,
+            finished=options.finished,
+        )
+        return _result(rolled, {})
+
+    def _sampling(self) -> dict[str, Any]:
+        assert self.policy is not None
+        return super().settings() | {
+            "policy": self.policy.version,
+            "count": self.options.count,
+            "seed": self.options.seed,
+        }
+
+
+class BisectionLabeller(RolloutLabeller):
+    """Roll-outs at the places of a bisection for the first error of each wrong chain."""
+
+    def settings(self) -> dict[str, Any]:
+        return self._sampling()
+
+    async def label(self, trace: Trace, target: str | None) -> tuple[Labels | None, dict[str, Any]]:
+        options = self.options
+        assert self.policy is not None
+        rolled = await by_bisection(
+            trace, target, self.policy, options.count, options.seed, answer=options.answer
+        )
+        errors = {str(node): step for node, step in rolled.errors.items()}
+        return _result(rolled, {"errors": errors})
+
+
+def _result(rolled: RolledOut, cost: dict[str, Any]) -> tuple[Labels | None, dict[str, Any]]:
+    cost |= {"rollouts": rolled.made, "failed": rolled.failed}
+    if rolled.failed and not rolled.made:
+        return None, cost
+    return rolled.labels, cost
+
+
+LABELLERS: dict[str, type[Labeller]] = {
+    "rollouts": RolloutLabeller,
+    "omega": BisectionLabeller,
+    "trace": TraceLabeller,
+    "checker": CheckerLabeller,
+}
 
 
 @dataclass
 class Counts:
-    """What was done. traces that were labelled now, before, that nobody can grade, and whose
-    roll-outs all failed; what it took.
+    """What was done.
+
+    labelled   traces that were labelled now;  before: that had a line already
+    ungraded   traces that cannot be graded;  failed: whose roll-outs all failed
+    rollouts   that were made;  generated: tokens of theirs
     """
 
     labelled: int = 0
@@ -92,7 +208,7 @@ def label_traces(
     traces: Sequence[Trace],
     targets: Mapping[str, str],
     out: str | Path,
-    plan: Plan,
+    options: Labelling,
     policy: Policy | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -103,37 +219,40 @@ def label_traces(
     targets   the target of each problem by its key (`guides.data.grading`); problems that verify
               themselves need none
     policy    completes the chains; it need not be the one that searched, but must read its tokens
-              (`guides.data.trace_tokens.Reader.check`)
+              (`guides.data.trace_tokens.TraceReader.check`)
     settings  of the policy, which the labels depend on: they stand in each line, as the target
               does, and a file with others is refused
 
-    A trace that nobody can grade gets no line, and none whose roll-outs all failed: the next run
+    A trace that cannot be graded gets no line, and none whose roll-outs all failed: the next run
     tries these again. Raises ValueError before anything is written for what cannot be labelled,
     OSError for a full disk with all finished lines kept.
     """
-    if plan.samples and policy is None:
-        raise ValueError(f"labels by {plan.by} need a policy that completes chains: give one")
-    told = gradable(traces, targets, plan)
-    if len(told) < len(traces):
+    labeller = options.labeller(options, policy)
+    if labeller.ROLLS_OUT and policy is None:
+        raise ValueError(f"labels by {options.by} need a policy that completes chains: give one")
+    wanted = gradable(traces, targets, options)
+    if len(wanted) < len(traces):
         log.warning(
             "%d traces get no labels: their problems have no target and do not verify themselves",
-            len(traces) - len(told),
+            len(traces) - len(wanted),
         )
-    settings = json.loads(json.dumps(_settings(plan, policy) | dict(settings or {})))
+    # as a line of JSON gives it back
+    settings = json.loads(json.dumps(labeller.settings() | dict(settings or {})))
     done: set[str] = set()
-    wanted = {trace.id: _target(trace, targets, plan) for trace in told}
+    its_target = {}
+    for trace in wanted:
+        its_target[trace.id] = _target(labeller, trace, targets)
     lines = Lines(
         Path(out),
-        lambda row: done.add(_known(row, settings, wanted)),
+        lambda row: done.add(_labelled(row, settings, its_target)),
         first="trace",
         what="line of labels",
         flag="--out",
     )
-    waiting = [trace for trace in told if trace.id not in done]
-    counts = Counts(before=len(told) - len(waiting), ungraded=len(traces) - len(told))
-    labeller = _Labeller(targets, plan, policy, settings, lines, counts)
+    waiting = [trace for trace in wanted if trace.id not in done]
+    counts = Counts(before=len(wanted) - len(waiting), ungraded=len(traces) - len(wanted))
     try:
-        labeller.label(waiting)
+        _Run(labeller, targets, settings, lines, counts).label(waiting)
     finally:
         lines.close()
     if counts.failed:
@@ -144,22 +263,26 @@ def label_traces(
     return counts
 
 
-@dataclass
-class _Labeller:
+@dataclass(frozen=True)
+class _Run:
+    """Labelling of traces side by side. settings: what each line tells beside target and cost."""
+
+    labeller: Labeller
     targets: Mapping[str, str]
-    plan: Plan
-    policy: Policy | None
     settings: Mapping[str, Any]
     lines: Lines
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts
 
     def label(self, traces: Sequence[Trace]) -> None:
         from tqdm.auto import tqdm
 
         from search.solver import workers_of
 
-        backends = dict(self.policy.backends) if self.policy is not None else {}
-        problems = [trace.problem() for trace in traces] if self.plan.samples else []
+        policy = self.labeller.policy
+        backends = {} if policy is None else dict(policy.backends)
+        problems = []
+        if self.labeller.ROLLS_OUT:
+            problems = [trace.problem() for trace in traces]
         with (
             tqdm(total=len(traces), unit="trace", disable=None) as bar,
             workers_of(problems, backends),
@@ -168,61 +291,41 @@ class _Labeller:
 
     async def _one(self, trace: Trace, bar: Any) -> None:
         meter = Meter(Budget(tokens=self._most(trace)))
-        labels, cost = await metered(self._labels(trace), meter)
+        target = self.targets.get(key_of(trace))
+        labels, cost = await metered(self.labeller.label(trace, target), meter)
         bar.update()
         if labels is None:
             self.counts.failed += 1
             return
-        if self.plan.samples:
+        if self.labeller.ROLLS_OUT:
             usage = meter.usage
             cost = {"calls": usage.calls, "generated": usage.generated, **cost}
             self.counts.generated += usage.generated
             self.counts.rollouts += cost["rollouts"]
-        self.lines.append(
-            line_of(
-                trace, labels, {**self.settings, **_target(trace, self.targets, self.plan), **cost}
-            )
-        )
+        how = {**self.settings, **_target(self.labeller, trace, self.targets), **cost}
+        self.lines.append(line_of(trace, labels, how))
         self.counts.labelled += 1
 
     def _most(self, trace: Trace) -> int:
         """A limit that no labelling reaches, because a meter wants one."""
-        chain = self.policy.chain_tokens if self.policy is not None else 1
-        return max(1, len(trace.node_parent) * self.plan.count * chain)
-
-    async def _labels(self, trace: Trace) -> tuple[Labels | None, dict[str, Any]]:
-        """Labels, None where every roll-out failed, and what they cost."""
-        target, plan = self.targets.get(key_of(trace)), self.plan
-        if plan.by == "checker":
-            checker = checker_of(plan.checker)
-            assert checker is not None
-            return from_checker(trace, checker), {}
-        if plan.by == "trace":
-            return from_trace(trace, grade(trace, target, plan.answer)), {}
-        assert self.policy is not None
-        arguments = (trace, target, self.policy, plan.count, plan.seed)
-        if plan.by == "rollouts":
-            rolled = await by_rollouts(*arguments, answer=plan.answer, finished=plan.finished)
-            cost: dict[str, Any] = {}
-        else:
-            rolled = await by_bisection(*arguments, answer=plan.answer)
-            cost = {"errors": {str(node): step for node, step in rolled.errors.items()}}
-        cost |= {"rollouts": rolled.made, "failed": rolled.failed}
-        return (None if rolled.failed and not rolled.made else rolled.labels), cost
+        policy = self.labeller.policy
+        chain = 1 if policy is None else policy.chain_tokens
+        return max(1, len(trace.node_parent) * self.labeller.options.count * chain)
 
 
-def gradable(traces: Sequence[Trace], targets: Mapping[str, str], plan: Plan) -> list[Trace]:
-    """The traces whose problem has a target, or verified itself in some trace; all for a
-    checker. Raises ValueError where there is none.
+def gradable(
+    traces: Sequence[Trace], targets: Mapping[str, str], options: Labelling
+) -> list[Trace]:
+    """The traces whose problem has a target, or verified itself in some trace; all where labels
+    depend on no target. Raises ValueError where there is none.
     """
-    verified = {
-        trace.kind for trace in traces if np.isfinite(trace.node_reward[trace.node_finished]).any()
-    }
-    found = [
-        trace
-        for trace in traces
-        if plan.by == "checker" or trace.kind in verified or key_of(trace) in targets
-    ]
+    verified = set()  # kinds of problems
+    for trace in traces:
+        if np.isfinite(trace.node_reward[trace.node_finished]).any():
+            verified.add(trace.kind)
+    found = list(traces)
+    if options.labeller.BY_TARGET:
+        found = [trace for trace in traces if trace.kind in verified or key_of(trace) in targets]
     if not found:
         raise ValueError(
             f"none of {len(traces)} traces can be graded: give the targets of these "
@@ -243,51 +346,43 @@ def completer(
     engine, language  the options of `guides.LM`
     Raises ValueError, before the model is loaded, for traces with tokens that are no steps to it.
     """
-    from guides.data.trace_tokens import Reader
+    from guides.data.trace_tokens import TraceReader
     from models.checkpoints.checkpoint import describe, resolve
 
     folder = resolve(locate(guide))
-    reader = Reader(folder, describe(folder) | dict(language))
+    reader = TraceReader(folder, describe(folder) | dict(language))
     for trace in traces:
         reader.check(trace)
     return LM(guide, **engine, **language)
 
 
-def _settings(plan: Plan, policy: Policy | None) -> dict[str, Any]:
-    """What labels depend on, as each line tells it."""
-    if plan.by == "checker":
-        return {"by": plan.by, "checker": plan.checker}
-    chosen: dict[str, Any] = {"by": plan.by} | (
-        {} if plan.answer is None else {"answer": plan.answer}
-    )
-    if not plan.samples:
-        return chosen
-    assert policy is not None
-    chosen |= {"policy": policy.version, "count": plan.count, "seed": plan.seed}
-    return chosen | ({"finished": plan.finished} if plan.by == "rollouts" else {})
-
-
-def _target(trace: Trace, targets: Mapping[str, str], plan: Plan) -> dict[str, str]:
+def _target(labeller: Labeller, trace: Trace, targets: Mapping[str, str]) -> dict[str, str]:
     """The target as a line tells it; nothing where labels depend on none."""
-    target = None if plan.by == "checker" else targets.get(key_of(trace))
+    target = targets.get(key_of(trace)) if labeller.BY_TARGET else None
     return {} if target is None else {"target": target}
 
 
-def _known(row: Any, settings: Mapping[str, Any], wanted: Mapping[str, Mapping[str, str]]) -> str:
-    """The trace of a line that is there. Raises Mixed for labels that were made otherwise."""
+def _labelled(
+    row: Any, settings: Mapping[str, Any], targets: Mapping[str, Mapping[str, str]]
+) -> str:
+    """The id of the trace that a line of the file labels. Raises Mixed for labels that were made
+    otherwise.
+
+    targets  of each trace that is to be labelled, as its line tells it
+    """
     if not isinstance(row["k"], list) or not isinstance(row["n"], list):
         raise TypeError
-    trace, made = (
-        str(row["trace"]),
-        {name: value for name, value in row["how"].items() if name not in COST},
-    )
-    # of a trace that is not asked for: any
-    target = wanted.get(trace, {name: value for name, value in made.items() if name == "target"})
-    expected = {**settings, **target}
+    trace = str(row["trace"])
+    made = {name: value for name, value in row["how"].items() if name not in COST}
+    expected = dict(settings)
+    if trace in targets:
+        expected |= targets[trace]
+    elif "target" in made:  # of a trace that is not asked for: any
+        expected["target"] = made["target"]
     if made != expected:
-        raise Mixed(f"has labels of another run ({_said(made)} instead of {_said(expected)})")
+        raise Mixed(f"has labels of another run ({_text(made)} instead of {_text(expected)})")
     return trace
 
 
-def _said(settings: Mapping[str, Any]) -> str:
+def _text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())

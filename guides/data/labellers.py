@@ -1,5 +1,4 @@
-"""What the nodes of a trace are worth: told by a checker, by what the search found, or by
-roll-outs.
+"""What the nodes of a trace are worth, by a checker, by what the search found, or by roll-outs.
 
 A roll-out completes the chain of a node by a policy and compares its end with the target
 (`guides.values.rollout`, `guides.data.grading`). Each node has random numbers of its own, from the
@@ -17,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 from guides.data.distill import counts
-from guides.data.grading import Checker, checked, grade, outcome, problem_of
+from guides.data.grading import Checker, Replay, checked, outcome
 from guides.data.labels import Labels
 from guides.values.rollout import Rollout
 from search.guide import Policy
 from search.problem import Problem, State
 from search.scheduling.requests import Backend
-from search.scheduling.scheduler import parallel
+from search.scheduling.scheduler import Asks, parallel
 from search.solver import seed_of
 from search.trace import Trace
 
@@ -39,14 +38,14 @@ def from_trace(trace: Trace, outcomes: np.ndarray) -> Labels:
 
 def from_checker(trace: Trace, checker: Checker) -> Labels:
     """Exact labels, of every node of which the checker can tell."""
-    said = checked(trace, checker)
-    told = ~np.isnan(said)
-    return Labels(np.where(told, said, 0.0), np.where(told, math.inf, 0.0))
+    exact = checked(trace, checker)
+    known = ~np.isnan(exact)
+    return Labels(np.where(known, exact, 0.0), np.where(known, math.inf, 0.0))
 
 
 class RolledOut(NamedTuple):
-    """Labels from roll-outs, and how many there were. A failed one (a time-out, an answer of which
-    nobody can tell) counts in no label.
+    """Labels from roll-outs, and how many there were. A failed one (a time-out, an answer that
+    cannot be graded) counts in no label.
 
     errors  finished node -> which of its steps is the first wrong one, from 1 on (`by_bisection`)
     """
@@ -77,9 +76,9 @@ async def by_rollouts(
     A finished node is not rolled out: its own outcome is exact.
     """
     rolls = _Rolls(trace, target, policy, count, seed, answer)
-    wanted = (
-        above(trace, trace.node_finished) if finished else np.ones(len(trace.node_parent), bool)
-    )
+    wanted = np.ones(len(trace.node_parent), bool)
+    if finished:
+        wanted = above(trace, trace.node_finished)
     await rolls.roll(np.flatnonzero(wanted).tolist())
     return rolls.result({})
 
@@ -112,14 +111,12 @@ async def by_bisection(
     right = above(trace, rolls.outcomes > 0)
     chains = [_Chain.of(trace, int(end), right) for end in np.flatnonzero(rolls.outcomes == 0)]
     while under_way := [chain for chain in chains if chain.middle is not None]:
-        await rolls.roll(
-            dict.fromkeys(chain.nodes[chain.middle - 1] for chain in under_way if chain.middle)
-        )
+        # two chains may share the step to look at
+        await rolls.roll(dict.fromkeys(map(_Chain.looked_at, under_way)))
         for chain in under_way:
             chain.narrow(rolls)
-    return rolls.result(
-        {chain.nodes[-1]: chain.bad for chain in chains if chain.bad - chain.good == 1}
-    )
+    errors = {chain.nodes[-1]: chain.bad for chain in chains if chain.bad - chain.good == 1}
+    return rolls.result(errors)
 
 
 @dataclass
@@ -141,12 +138,19 @@ class _Chain:
     @property
     def middle(self) -> int | None:
         """The step to look at next, None where there is none."""
-        return None if self.lost or self.bad - self.good <= 1 else (self.good + self.bad) // 2
+        if self.lost or self.bad - self.good <= 1:
+            return None
+        return (self.good + self.bad) // 2
+
+    def looked_at(self) -> int:
+        """The node at the end of the middle step, which there must be."""
+        assert self.middle is not None
+        return self.nodes[self.middle - 1]
 
     def narrow(self, rolls: _Rolls) -> None:
         middle = self.middle
         assert middle is not None
-        k, n = rolls.counted(self.nodes[middle - 1])
+        k, n = rolls.counted(self.looked_at())
         if not n:
             self.lost = True
         elif k > 0:
@@ -169,9 +173,8 @@ class _Rolls:
         seed: int,
         answer: str | None,
     ):
-        self.outcomes = grade(trace, target, answer)
-        self._problem = problem_of(trace, answer)
-        self._states = trace.states(self._problem)
+        self._replay = Replay(trace, answer)
+        self.outcomes = self._replay.grade(target)
         self._finished = trace.node_finished
         self._rollout = Rollout(policy, count, judge=Target(target))
         self._seed = seed_of(trace.id, seed)
@@ -182,13 +185,13 @@ class _Rolls:
         side.
         """
         fresh = [node for node in nodes if node not in self._made and not self._finished[node]]
-        found = await parallel(
-            self._rollout.outcomes(
-                self._problem, self._states[node], np.random.default_rng([self._seed, node])
-            )
-            for node in fresh
-        )
+        found = await parallel(map(self._roll, fresh))
         self._made.update(zip(fresh, found, strict=True))
+
+    def _roll(self, node: int) -> Asks[np.ndarray]:
+        replay = self._replay
+        rng = np.random.default_rng([self._seed, node])
+        return self._rollout.outcomes(replay.problem, replay.states[node], rng)
 
     def counted(self, node: int) -> tuple[float, int]:
         """Sum and number of the outcomes of the roll-outs at a node."""
@@ -197,16 +200,22 @@ class _Rolls:
 
     def result(self, errors: Mapping[int, int]) -> RolledOut:
         graded = ~np.isnan(self.outcomes)
-        k, n = np.where(graded, self.outcomes, 0.0), np.where(graded, math.inf, 0.0)
-        for node in self._made:
-            k[node], n[node] = self.counted(node)
-        failed = sum(int(np.isnan(outcomes).sum()) for outcomes in self._made.values())
-        return RolledOut(Labels(k, n), sum(map(len, self._made.values())) - failed, failed, errors)
+        k = np.where(graded, self.outcomes, 0.0)
+        n = np.where(graded, math.inf, 0.0)
+        made = 0
+        failed = 0
+        for node, outcomes in self._made.items():
+            total, counted = self.counted(node)
+            k[node] = total
+            n[node] = counted
+            made += counted
+            failed += len(outcomes) - counted
+        return RolledOut(Labels(k, n), made, failed, errors)
 
 
 class Target:
     """A value function that knows the target: 1 where the answer of a finished state is right, 0
-    where it is wrong, nan where nobody can tell, and everywhere without a target.
+    where it is wrong, nan where that cannot be known, and everywhere without a target.
     """
 
     tokens = calls = 0
@@ -216,7 +225,7 @@ class Target:
     def __init__(self, target: str | None):
         self._target = target
         # of answers that roll-outs gave before: most give one of a few
-        self._told: dict[str | None, float] = {}
+        self._outcomes: dict[str | None, float] = {}
 
     async def evaluate(
         self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
@@ -227,9 +236,9 @@ class Target:
     def _outcome(self, answer: str | None) -> float:
         if self._target is None:
             return math.nan
-        if answer not in self._told:
-            self._told[answer] = outcome(answer, self._target)
-        return self._told[answer]
+        if answer not in self._outcomes:
+            self._outcomes[answer] = outcome(answer, self._target)
+        return self._outcomes[answer]
 
 
 def above(trace: Trace, marked: np.ndarray) -> np.ndarray:

@@ -37,12 +37,8 @@ class Labels(NamedTuple):
     @property
     def soft(self) -> np.ndarray:
         """float64 [nodes], in [0, 1]: k / n, or k where it is exact; nan: no label."""
-        share = np.divide(
-            self.k,
-            self.n,
-            out=np.full(len(self.k), math.nan),
-            where=np.isfinite(self.n) & (self.n > 0),
-        )
+        share = np.full(len(self.k), math.nan)
+        np.divide(self.k, self.n, out=share, where=np.isfinite(self.n) & (self.n > 0))
         return np.where(np.isinf(self.n), self.k, share)
 
     @property
@@ -56,27 +52,16 @@ class Labels(NamedTuple):
 
 def hardened(labels: Labels) -> Labels:
     """The same with hard labels: k is 0 or n."""
-    exact = np.isinf(labels.n)
-    return Labels(
-        np.where(labels.n > 0, np.nan_to_num(labels.hard) * np.where(exact, 1.0, labels.n), 0.0),
-        labels.n,
-    )
+    whole = np.where(np.isinf(labels.n), 1.0, labels.n)
+    k = np.where(labels.n > 0, np.nan_to_num(labels.hard) * whole, 0.0)
+    return Labels(k, labels.n)
 
 
 def line_of(trace: Trace, labels: Labels, how: Mapping[str, Any] | None = None) -> str:
     """The line of a label file for `trace`, with its newline."""
-    n = [None if math.isinf(count) else _plain(count) for count in labels.n.tolist()]
-    return (
-        json.dumps(
-            {
-                "trace": trace.id,
-                "k": [_plain(k) for k in labels.k.tolist()],
-                "n": n,
-                "how": dict(how or {}),
-            }
-        )
-        + "\n"
-    )
+    k = list(map(_plain, labels.k.tolist()))
+    n = list(map(_plain, labels.n.tolist()))
+    return json.dumps({"trace": trace.id, "k": k, "n": n, "how": dict(how or {})}) + "\n"
 
 
 def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
@@ -87,7 +72,7 @@ def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
     finite, two lines for one trace; where no line belongs to the traces, and where the file cannot
     be read.
     """
-    known = {trace.id: len(trace.node_parent) for trace in traces}
+    nodes = {trace.id: len(trace.node_parent) for trace in traces}
     try:
         lines = Path(path).read_bytes().split(b"\n")
     except OSError as error:
@@ -103,7 +88,9 @@ def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-            name, k, n = row["trace"], row["k"], row["n"]
+            name = row["trace"]
+            k = row["k"]
+            n = row["n"]
             if not isinstance(name, str):
                 raise TypeError("the trace's id is no text")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -111,13 +98,13 @@ def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
                 f'{where} is no line of labels ({error!r}): write {{"trace": ID, "k": [...], '
                 f'"n": [...]}}'
             ) from None
-        if name not in known:
+        if name not in nodes:
             continue
         if name in found:
             raise ValueError(
                 f"{where}: the trace {name} has labels in an earlier line: keep one of them"
             )
-        found[name] = _checked(k, n, known[name], where)
+        found[name] = _checked(k, n, nodes[name], where)
     if not found:
         raise ValueError(
             f"no label in {path} belongs to one of these {len(traces)} traces: give the file "
@@ -128,21 +115,16 @@ def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
 
 def _checked(k: Any, n: Any, nodes: int, where: str) -> Labels:
     if not isinstance(k, list) or not isinstance(n, list) or len(k) != nodes or len(n) != nodes:
-        sizes = " and ".join(str(len(x)) if isinstance(x, list) else "no list" for x in (k, n))
+        sizes = " and ".join(map(_size, (k, n)))
         raise ValueError(
             f"{where} has {sizes} labels, its trace has {nodes} nodes: give one k and one n "
             "for each node, in the trace's order"
         )
+    counts = [math.inf if count is None else count for count in n]
     try:
-        if not all(
-            type(number) in (int, float)
-            for number in (*k, *(count for count in n if count is not None))
-        ):
+        if not all(type(number) in (int, float) for number in (*k, *counts)):
             raise TypeError
-        labels = Labels(
-            np.array(k, np.float64),
-            np.array([math.inf if count is None else count for count in n], np.float64),
-        )
+        labels = Labels(np.array(k, np.float64), np.array(counts, np.float64))
     except (TypeError, OverflowError):
         raise ValueError(
             f"{where} has a label that is no number: write numbers, and null for the n of an "
@@ -159,5 +141,12 @@ def _checked(k: Any, n: Any, nodes: int, where: str) -> Labels:
     return labels
 
 
-def _plain(number: float) -> float | int:
+def _size(values: Any) -> str:
+    return str(len(values)) if isinstance(values, list) else "no list"
+
+
+def _plain(number: float) -> float | int | None:
+    """A number as JSON says it: whole ones without a point, an infinite one as null."""
+    if math.isinf(number):
+        return None
     return int(number) if number == int(number) else number

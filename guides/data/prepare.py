@@ -7,9 +7,11 @@ also where only a value head is trained: from failures alone it would learn to s
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ import numpy as np
 
 from guides.data.distill import check, counts, distill, split
 from guides.data.examples import Segment, write_examples
-from guides.data.grading import Checker, checked, checker_of, grade, key_of
-from guides.data.holdout import held_of, held_out
+from guides.data.grading import Checker, Graded, Replay, checker_of
+from guides.data.holdout import held_of, hold_out
 from guides.data.labels import Labels, hardened, read_labels
-from guides.data.trace_tokens import Reader
+from guides.data.trace_tokens import TraceReader
 from guides.engines import locate
 from models.checkpoints.checkpoint import describe, resolve, version
 from search.trace import Trace
@@ -31,32 +33,14 @@ LONGEST = 512  #: tokens of an example, whose pass takes memory with their squar
 NAMED = 3  #: of many problems or steps, so many are named in a message
 
 
-def prepare(
-    traces: str | Path,
-    targets: Mapping[str, str],
-    base: str | Path,
-    out_file: str | Path,
-    *,
-    policy: str = "solutions",
-    keep: int = 10,
-    seed: int = 0,
-    off_policy: bool = False,
-    checker: str | None = None,
-    labels: str | Path | None = None,
-    hard: bool = False,
-    every_token: bool = False,
-    held_file: str | Path | None = None,
-    held_share: float = 0.0,
-    settings: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Grade and distil all traces of a folder into one file of examples; what was counted.
+@dataclass(frozen=True)
+class Distillation:
+    """What is learnt from traces.
 
-    targets     the target of each problem by its key (`guides.data.grading`); problems that verify
-                themselves need none
-    base        the checkpoint that is to be trained: its tokenizer and prompt made the traces
     every_token, policy, keep   as in `guides.data.distill`; a problem that was searched several
                                 times weighs as much as one that was
-                searched once
+                                searched once
+    seed        of the solutions that are drawn, and of the order of the examples
     off_policy  take traces of another guide with the same tokenizer, too (ReST-EM trains the base
                 again on samples of later guides)
     checker     "module:function" of a problem and a state that labels every state exactly
@@ -64,113 +48,93 @@ def prepare(
     labels      a label file (`guides.data.labels`), whose labels alone are learnt; not beside a
                 checker
     hard        labels are 0 or 1: is any outcome at or below right?
-    held_file   where the chains of the `held_share` of the problems that is held out go
-                (`guides.data.holdout`), which are in no example
+    held_share  share of the problems, in [0, 1), that is in no example (`guides.data.holdout`)
+
+    Raises ValueError for values that are none of these, two sources of labels, and a file that is
+    not there.
+    """
+
+    policy: str = "solutions"
+    keep: int = 10
+    seed: int = 0
+    off_policy: bool = False
+    checker: str | None = None
+    labels: str | Path | None = None
+    hard: bool = False
+    every_token: bool = False
+    held_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.policy, self.keep)
+        checker_of(self.checker)
+        if self.checker is not None and self.labels is not None:
+            raise ValueError(
+                "labels come from a checker or from a file, not from both: leave one of them out"
+            )
+        if self.labels is not None and not Path(self.labels).is_file():
+            raise ValueError(
+                f"there is no label file {self.labels}: give the one that copse label wrote"
+            )
+        if not 0 <= self.held_share < 1:
+            raise ValueError(
+                f"held out is a share of the problems in [0, 1), not {self.held_share}: give 0.1, "
+                "or 0 for none"
+            )
+
+
+def prepare(
+    traces: str | Path,
+    targets: Mapping[str, str],
+    base: str | Path,
+    out_file: str | Path,
+    *,
+    held_file: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **choices: Any,
+) -> dict[str, Any]:
+    """Grade and distil all traces of a folder into one file of examples; what was counted.
+
+    targets     the target of each problem by its key (`guides.data.grading`); problems that verify
+                themselves need none
+    base        the checkpoint that is to be trained: its tokenizer and prompt made the traces
+    held_file   where the chains of the problems go that are held out
     settings    prompt, delimiter and answer of the search where they were not those of the base's
                 guide.json
+    choices     the fields of `Distillation`
 
     Returns {"traces", "problems", "graded", "solved" (problems each), "outcomes", "right" (finished
-    nodes), "solutions" (right ones at most `keep` a trace), "examples", "tokens", "labels",
-    "kinds"}. Raises ValueError, before anything is written, for traces that nothing can be learnt
-    from.
+    nodes), "solutions" (right ones at most `keep` a trace), "kinds", "held" (problems), "examples",
+    "tokens", "labels"}. Raises ValueError, before anything is written, for traces that nothing can
+    be learnt from.
     """
-    check(policy, keep)
-    judge = checker_of(checker)
-    check_sources(checker, labels, held_share)
+    chosen = Distillation(**choices)
     folder = resolve(locate(base))
-    known = describe(folder) | dict(settings or {})
-    found, reader = _read(traces, folder, known, off_policy)
-    _warn_of_unused(targets, found)
+    guide = describe(folder) | dict(settings or {})
+    found = _read(traces, folder, chosen.off_policy)
+    reader = TraceReader(folder, guide)
+    for trace in found:
+        reader.check(trace)
+    replays = [Replay(trace, guide.get("answer")) for trace in found]
+    _warn_of_unused(targets, replays)
+    graded = hold_out(_graded(replays, targets, reader, chosen), chosen.held_share)
+    kept, held = _parted(graded, chosen.held_share)
 
-    answered = [grade(trace, targets.get(key_of(trace)), known.get("answer")) for trace in found]
-    outcomes, learnt = _labels(
-        found, answered, judge, None if labels is None else read_labels(labels, found)
-    )
-    if hard:
-        learnt = [hardened(label) for label in learnt]
-    prompts = [reader.prompt(trace) for trace in found]
-    away = held_out(found, held_share)
-    held = [i for i, trace in enumerate(found) if trace.id in away]
-    kept = [i for i, trace in enumerate(found) if trace.id not in away]
-    if not kept:
-        raise ValueError(
-            "all problems are held out, and none is left to learn from: give a share below "
-            f"{held_share}, or traces of more"
-        )
-    if held_share and not held:
-        log.warning(
-            "none of the problems is held out, so nothing is calibrated or judged: give a larger "
-            "share, or traces of more problems"
-        )
-
-    report = _count([found[i] for i in kept], [outcomes[i] for i in kept], keep)
-    report["held"] = len({key_of(found[i]) for i in held})
-    examples = [
-        distill(
-            found[i],
-            outcomes[i],
-            prompts[i],
-            policy=policy,
-            keep=keep,
-            rng=child,
-            labels=learnt[i],
-            every_token=every_token,
-        )
-        for i, child in zip(kept, np.random.default_rng(seed).spawn(len(kept)), strict=True)
-    ]
-    examples = [
-        part
-        for example in _even([found[i] for i in kept], examples)
-        if example
-        for part in split(example, LONGEST)
-    ]
-    if not examples:
-        raise ValueError(
-            f"no step of the {len(kept)} traces has a label, and nothing is imitated: label "
-            "them, or choose another --policy"
-        )
-    write_examples(out_file, examples, seed=seed)
+    report = _count(kept, chosen.keep)
+    report["held"] = len({one.replay.key for one in held})
+    examples = _distilled(kept, chosen)
+    write_examples(out_file, examples, seed=chosen.seed)
     if held and held_file is not None:
-        # an answer counts, where it can be graded
-        right = [np.where(np.isnan(answered[i]), outcomes[i], answered[i]) for i in held]
-        told = held_of(
-            [found[i] for i in held],
-            right,
-            [learnt[i] for i in held],
-            [prompts[i] for i in held],
-            known.get("answer"),
-        )
-        told.save(Path(held_file))
-    flat = [segment for example in examples for segment in example]
-    return report | {
-        "examples": len(examples),
-        "tokens": sum(len(segment.tokens) for segment in flat),
-        "labels": sum(segment.count > 0 for segment in flat),
-    }
+        held_of(held).save(Path(held_file))
+    report |= {"examples": len(examples), "tokens": 0, "labels": 0}
+    for segment in itertools.chain.from_iterable(examples):
+        report["tokens"] += len(segment.tokens)
+        report["labels"] += segment.outcomes > 0
+    return report
 
 
-def check_sources(checker: str | None, labels: str | Path | None, held_share: float) -> None:
-    """Raises ValueError for two sources of labels, a file that is not there, and a share that is
-    none.
-    """
-    if checker is not None and labels is not None:
-        raise ValueError(
-            "labels come from a checker or from a file, not from both: leave one of them out"
-        )
-    if labels is not None and not Path(labels).is_file():
-        raise ValueError(f"there is no label file {labels}: give the one that copse label wrote")
-    if not 0 <= held_share < 1:
-        raise ValueError(
-            f"held out is a share of the problems in [0, 1), not {held_share}: give 0.1, or 0 "
-            "for none"
-        )
-
-
-def _read(
-    traces: str | Path, folder: Path, known: Mapping[str, Any], off_policy: bool
-) -> tuple[list[Trace], Reader]:
-    """All traces of a folder, and who can read them. Raises ValueError where there is none, or
-    one that the checkpoint did not make.
+def _read(traces: str | Path, folder: Path, off_policy: bool) -> list[Trace]:
+    """All traces of a folder. Raises ValueError where there is none, or one of another guide than
+    the checkpoint in `folder`.
     """
     found = Trace.load(traces)
     if not found:
@@ -179,35 +143,7 @@ def _read(
         )
     if not off_policy:
         _check_version(found, version(folder))
-    reader = Reader(folder, known)
-    for trace in found:
-        reader.check(trace)
-    return found, reader
-
-
-def _labels(
-    traces: Sequence[Trace],
-    answered: Sequence[np.ndarray],
-    judge: Checker | None,
-    told: Mapping[str, Labels] | None,
-) -> tuple[list[np.ndarray], list[Labels]]:
-    """Outcomes and labels of each trace, from the one source that there is. Of finished nodes a
-    checker's word stands before the grade, what a label file says where there is no grade.
-    """
-    outcomes, labels = [], []
-    for trace, graded in zip(traces, answered, strict=True):
-        if told is not None:
-            label = told.get(trace.id) or Labels(*np.zeros((2, len(graded))))
-            outcome = np.where(trace.node_finished & np.isnan(graded), label.soft, graded)
-        else:
-            exact = np.full(len(graded), np.nan) if judge is None else checked(trace, judge)
-            known = ~np.isnan(exact)
-            outcome = np.where(trace.node_finished & known, exact, graded)
-            k, n = counts(trace, outcome)
-            label = Labels(np.where(known, exact, k), np.where(known, np.inf, n))
-        outcomes.append(outcome)
-        labels.append(label)
-    return outcomes, labels
+    return found
 
 
 def _check_version(traces: Sequence[Trace], ours: str) -> None:
@@ -222,9 +158,9 @@ def _check_version(traces: Sequence[Trace], ours: str) -> None:
         )
 
 
-def _warn_of_unused(targets: Mapping[str, str], traces: Sequence[Trace]) -> None:
-    there = {key_of(trace) for trace in traces}
-    unused = [key for key in targets if key not in there]
+def _warn_of_unused(targets: Mapping[str, str], replays: Sequence[Replay]) -> None:
+    searched = {replay.key for replay in replays}
+    unused = [key for key in targets if key not in searched]
     if unused:
         first = "; ".join(key.partition(" ")[2][:80] for key in unused[:NAMED])
         log.warning(
@@ -235,50 +171,160 @@ def _warn_of_unused(targets: Mapping[str, str], traces: Sequence[Trace]) -> None
         )
 
 
-def _count(traces: Sequence[Trace], outcomes: Sequence[np.ndarray], keep: int) -> dict[str, Any]:
+def _graded(
+    replays: Sequence[Replay],
+    targets: Mapping[str, str],
+    reader: TraceReader,
+    chosen: Distillation,
+) -> list[Graded]:
+    """Traces with outcomes and labels of their nodes, the labels from the one source that there
+    is.
+    """
+    checker = checker_of(chosen.checker)
+    stored = None
+    if chosen.labels is not None:
+        stored = read_labels(chosen.labels, [replay.trace for replay in replays])
+    graded = []
+    for replay in replays:
+        own = replay.grade(targets.get(replay.key))
+        if stored is not None:
+            one = _with_stored(replay, own, stored.get(replay.trace.id))
+        else:
+            one = _with_counted(replay, own, checker)
+        if chosen.hard:
+            one = replace(one, labels=hardened(one.labels))
+        graded.append(replace(one, prompt=reader.prompt(replay.problem)))
+    return graded
+
+
+def _with_stored(replay: Replay, grades: np.ndarray, stored: Labels | None) -> Graded:
+    """With the labels of a file, which say what finished nodes are worth where there is no
+    grade.
+    """
+    labels = stored or Labels(*np.zeros((2, len(grades))))
+    open_ended = replay.trace.node_finished & np.isnan(grades)
+    return Graded(replay, grades, np.where(open_ended, labels.soft, grades), labels)
+
+
+def _with_counted(replay: Replay, grades: np.ndarray, checker: Checker | None) -> Graded:
+    """With labels that are counted from outcomes. What a checker says, of finished nodes too,
+    stands before them.
+    """
+    exact = np.full(len(grades), np.nan)
+    if checker is not None:
+        exact = replay.check(checker)
+    checked = ~np.isnan(exact)
+    outcomes = np.where(replay.trace.node_finished & checked, exact, grades)
+    k, n = counts(replay.trace, outcomes)
+    labels = Labels(np.where(checked, exact, k), np.where(checked, np.inf, n))
+    return Graded(replay, grades, outcomes, labels)
+
+
+def _parted(graded: Sequence[Graded], share: float) -> tuple[list[Graded], list[Graded]]:
+    """Those to learn from, and those that are held out. Raises ValueError where none is left."""
+    kept: list[Graded] = []
+    held: list[Graded] = []
+    for one in graded:
+        (held if one.held else kept).append(one)
+    if not kept:
+        raise ValueError(
+            "all problems are held out, and none is left to learn from: give a share below "
+            f"{share}, or traces of more"
+        )
+    if share and not held:
+        log.warning(
+            "none of the problems is held out, so nothing is calibrated or judged: give a larger "
+            "share, or traces of more problems"
+        )
+    return kept, held
+
+
+def _count(graded: Sequence[Graded], keep: int) -> dict[str, Any]:
     """What `prepare` reports of the grades. Raises ValueError where there is none, or nothing is
     right.
     """
-    keys = [key_of(trace) for trace in traces]
-    right = [int((graded == 1.0).sum()) for graded in outcomes]
-    count = int(sum((~np.isnan(graded)).sum() for graded in outcomes))
-    report = {
-        "traces": len(traces),
-        "problems": len(set(keys)),
-        "graded": len(
-            {key for key, graded in zip(keys, outcomes, strict=True) if not np.isnan(graded).all()}
-        ),
-        "solved": len({key for key, number in zip(keys, right, strict=True) if number}),
-        "outcomes": count,
-        "right": sum(right),
-        "solutions": sum(min(number, keep) for number in right),
-        "kinds": sorted({trace.kind for trace in traces}),
-    }
-    finished = int(sum(trace.node_finished.sum() for trace in traces))
-    if not count:
+    problems: set[str] = set()
+    with_grade: set[str] = set()
+    solved: set[str] = set()
+    kinds: set[str] = set()
+    outcomes = right = solutions = finished = 0
+    for one in graded:
+        found = int((~np.isnan(one.outcomes)).sum())
+        good = int((one.outcomes == 1.0).sum())
+        kinds.add(one.trace.kind)
+        problems.add(one.replay.key)
+        if found:
+            with_grade.add(one.replay.key)
+        if good:
+            solved.add(one.replay.key)
+        outcomes += found
+        right += good
+        solutions += min(good, keep)
+        finished += int(one.trace.node_finished.sum())
+    if not outcomes:
         raise ValueError(
-            f"no trace can be graded: {len(traces)} traces of {report['problems']} problems "
+            f"no trace can be graded: {len(graded)} traces of {len(problems)} problems "
             f"with {finished} finished chains; give the "
             "targets of these problems, or let the search finish more chains"
         )
-    if not report["right"]:
+    if not right:
         raise ValueError(
-            f"all {count} graded chains of {report['graded']} problems are wrong: there is "
+            f"all {outcomes} graded chains of {len(with_grade)} problems are wrong: there is "
             "nothing right to learn from; search easier "
             "problems, with a larger budget, or check targets and answer pattern"
         )
-    return report
+    return {
+        "traces": len(graded),
+        "problems": len(problems),
+        "graded": len(with_grade),
+        "solved": len(solved),
+        "outcomes": outcomes,
+        "right": right,
+        "solutions": solutions,
+        "kinds": sorted(kinds),
+    }
 
 
-def _even(traces: Sequence[Trace], examples: Iterable[list[Segment]]) -> list[list[Segment]]:
+def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segment]]:
+    """The examples of all traces, cut to `LONGEST`. Raises ValueError where there is none."""
+    rngs = np.random.default_rng(chosen.seed).spawn(len(graded))
+    keys = []
+    whole = []
+    for one, rng in zip(graded, rngs, strict=True):
+        example = distill(
+            one.trace,
+            one.outcomes,
+            one.prompt,
+            policy=chosen.policy,
+            keep=chosen.keep,
+            rng=rng,
+            labels=one.labels,
+            every_token=chosen.every_token,
+        )
+        keys.append(one.replay.key)
+        whole.append(example)
+    examples: list[list[Segment]] = []
+    for example in _even(keys, whole):
+        if example:
+            examples += split(example, LONGEST)
+    if not examples:
+        raise ValueError(
+            f"no step of the {len(graded)} traces has a label, and nothing is imitated: label "
+            "them, or choose another --policy"
+        )
+    return examples
+
+
+def _even(keys: Sequence[str], examples: Iterable[list[Segment]]) -> list[list[Segment]]:
     """The examples with their weights divided by how many of the same problem have some."""
-    examples = list(examples)
-    weighted = [any(segment.weight > 0 for segment in example) for example in examples]
-    times = Counter(key_of(trace) for trace, has in zip(traces, weighted, strict=True) if has)
-    return [
-        [
-            segment._replace(weight=segment.weight / max(1, times[key_of(trace)]))
-            for segment in example
-        ]
-        for trace, example in zip(traces, examples, strict=True)
-    ]
+    pairs = list(zip(keys, examples, strict=True))
+    times = Counter[str]()
+    for key, example in pairs:
+        times[key] += any(segment.weight > 0 for segment in example)
+    even: list[list[Segment]] = []
+    for key, example in pairs:
+        even.append([])
+        for segment in example:
+            weight = segment.weight / max(1, times[key])
+            even[-1].append(segment._replace(weight=weight))
+    return even

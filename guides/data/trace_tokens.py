@@ -12,54 +12,55 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from guides.policies.prompts import Prompts, prompting
 from guides.policies.steps import behind, blank_line, goes_on
 from models.detokenizer import BEFORE, Tail, Texts
-from search.problem import TextStep
+from search.problem import Problem, TextStep
 from search.trace import Trace
 
 
-class Reader:
+class TraceReader:
     """Reads traces as the engine of the checkpoint in `folder` wrote them, with `settings` of
     its guide.json or of the search.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        generation = (
-            GenerationConfig.from_pretrained(folder)
-            if (folder / "generation_config.json").exists()
-            else None
-        )
-        self._texts = Texts(
-            self._tokenizer,
-            SimpleNamespace(
-                config=AutoConfig.from_pretrained(folder), generation_config=generation
-            ),
-        )
+        config = AutoConfig.from_pretrained(folder)
+        generation = None
+        if (folder / "generation_config.json").exists():
+            generation = GenerationConfig.from_pretrained(folder)
+        model = SimpleNamespace(config=config, generation_config=generation)
+        self._texts = Texts(self._tokenizer, model)
         self._delimiter = settings.get("delimiter") or "\n\n"
         self._blocks = blank_line(self._delimiter)
         self._prompts = Prompts(self._tokenizer, *prompting(settings))
         self._right: set[tuple[Any, ...]] = set()
 
-    def prompt(self, trace: Trace) -> tuple[int, ...]:
+    def prompt(self, problem: Problem) -> tuple[int, ...]:
         """The tokens that the policy read before the first step."""
-        problem = trace.problem()
         return self._prompts(problem.prompt(problem.initial()))
 
     def check(self, trace: Trace) -> None:
         """Raises ValueError for a step whose tokens, followed one by one, do not end as a step
         and with its text.
         """
+        independent = self._texts.independent
         # of each node: what its steps' texts depend on
-        ends = [() if self._texts.independent else self.prompt(trace)[-BEFORE:]]
+        contexts: list[tuple[int, ...]] = [()]
+        if not independent:
+            contexts = [self.prompt(trace.problem())[-BEFORE:]]
         cuts = [""]  # of each node: the text of its last steps, if they were cut off
         for node in range(1, len(trace.node_parent)):
-            step, parent = trace.steps[int(trace.node_edge[node])], int(trace.node_parent[node])
-            before, cut = ends[parent], cuts[parent]
+            step = trace.steps[int(trace.node_edge[node])]
+            parent = int(trace.node_parent[node])
+            before = contexts[parent]
+            cut = cuts[parent]
             key = (before, cut, step.tokens, step.text, step.finish)
-            within = step.finish == "length"  # the next one may go on in the middle of a character
-            ends.append(
-                () if self._texts.independent and not within else (*before, *step.tokens)[-BEFORE:]
-            )
-            cuts.append(cut + step.text if within else "")
+            # the next one may go on in the middle of a character
+            unfinished = step.finish == "length"
+            if independent and not unfinished:
+                contexts.append(())
+            else:
+                contexts.append((*before, *step.tokens)[-BEFORE:])
+            cuts.append(cut + step.text if unfinished else "")
             if key in self._right:
                 continue
             text, whole = self._follow(step, before, cut)
@@ -76,17 +77,19 @@ class Reader:
         """The text of a step's tokens, one by one, and whether it ends with the last of them, as
         the step says.
         """
-        said, tail, begun = "", Tail(self._texts, (self._delimiter,), before), 0
+        text = ""  # of the parts before the last
+        begun = 0  # the first token of the last part
+        tail = Tail(self._texts, (self._delimiter,), before)
         for i, token in enumerate(step.tokens, 1):
             if token >= len(self._tokenizer) or tail.add(token) is None:
                 continue
             if i == len(step.tokens) and step.finish != "length":
-                return said + tail.text, True
-            if not self._blocks or not goes_on(cut + said + tail.text):
-                return said + tail.text, False
-            said += tail.text + behind(
+                return text + tail.text, True
+            if not self._blocks or not goes_on(cut + text + tail.text):
+                return text + tail.text, False
+            text += tail.text + behind(
                 tail.text, step.tokens[begun:i], self._delimiter, self._texts.decode
             )
             begun = i
             tail = Tail(self._texts, (self._delimiter,), (*before, *step.tokens[:i]))
-        return said + tail.text, step.finish == "length" and bool(step.tokens)
+        return text + tail.text, step.finish == "length" and bool(step.tokens)

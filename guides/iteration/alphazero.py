@@ -20,6 +20,7 @@ that was finished.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -47,6 +48,10 @@ from search.solver import seed_of
 from search.trace import Trace
 
 log = logging.getLogger(__name__)
+
+
+#: fields of a plan that are at least 1
+_COUNTS = ("width", "depth", "games", "simulations", "window", "epochs", "batch", "openings")
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,7 @@ class BoardPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "width",
-            "depth",
-            "games",
-            "simulations",
-            "window",
-            "epochs",
-            "batch",
-            "openings",
-        ):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} trains nothing: give at least 1")
         if (
@@ -139,7 +135,8 @@ class _Rounds:
         place = self._folder(0)
         if not (place / "checkpoint").exists():
             first = np.frombuffer(self.problem.initial(), np.uint8)[None]
-            shape, plan = self.problem.planes(first).shape[1:], self.plan
+            shape = self.problem.planes(first).shape[1:]
+            plan = self.plan
             net = BoardNet(
                 shape,
                 self.problem.game.moves,
@@ -164,14 +161,16 @@ class _Rounds:
             if not (self._folder(number) / name).exists():
                 log.info("round %d of %d: %s", number, rounds, step.__name__[1:])
                 step(number)
-        accepted, best = self._accepted(number + 1), self.out / "best"
+        accepted = self._accepted(number + 1)
+        best = self.out / "best"
         if not (best.exists() and BoardNet.load(best).version == BoardNet.load(accepted).version):
             copy_checkpoint(accepted, best)
 
     # -- the four parts of a round
 
     def _play(self, number: int) -> None:
-        plan, guide = self.plan, self._guide(self._accepted(number))
+        plan = self.plan
+        guide = self._guide(self._accepted(number))
         meter = Meter(Budget(simulations=plan.games * plan.simulations * self.problem.game.moves))
         rng = np.random.default_rng(seed_of(f"round {number}", plan.seed))
         games = selfplay(
@@ -184,9 +183,8 @@ class _Rounds:
             opening=plan.opening,
             warm=plan.warm,
         )
-        Trace.save(
-            run(metered(games, meter), guide.backends), self._folder(number) / "traces.parquet"
-        )
+        traces = run(metered(games, meter), guide.backends)
+        Trace.save(traces, self._folder(number) / "traces.parquet")
 
     def _distil(self, number: int) -> None:
         folder = self._folder(number)
@@ -196,21 +194,13 @@ class _Rounds:
 
     def _train(self, number: int) -> None:
         folder = self._folder(number)
-        files = [
-            self._folder(i) / "examples.npz"
-            for i in range(max(1, number - self.plan.window + 1), number + 1)
-        ]
         parts = []
-        for file in files:
-            with np.load(file) as arrays:
+        for i in range(max(1, number - self.plan.window + 1), number + 1):
+            with np.load(self._folder(i) / "examples.npz") as arrays:
                 parts.append(Examples(**arrays))
+        whole = Examples(*map(np.concatenate, zip(*parts, strict=True)))
         net = BoardNet.load(self._accepted(number))
-        report = train(
-            net,
-            Examples(*map(np.concatenate, zip(*parts, strict=True))),
-            self.plan,
-            seed_of(f"train {number}", self.plan.seed),
-        )
+        report = train(net, whole, self.plan, seed_of(f"train {number}", self.plan.seed))
         place = net.save(folder / "checkpoint.part")
         write_json(place / "training.json", report)
         os.replace(place, folder / "checkpoint")
@@ -220,16 +210,13 @@ class _Rounds:
         )
 
     def _gate(self, number: int) -> None:
-        folder, plan = self._folder(number), self.plan
-        guides = [self._guide(place) for place in (folder / "checkpoint", self._accepted(number))]
+        folder = self._folder(number)
+        plan = self.plan
+        guides = [self._guide(folder / "checkpoint"), self._guide(self._accepted(number))]
         rng = np.random.default_rng(seed_of(f"gate {number}", plan.seed))
         backends = {**guides[0].backends, **guides[1].backends}
-        games = run(
-            match(
-                self.problem, guides, openings(self.problem, plan.openings, rng), plan.simulations
-            ),
-            backends,
-        )
+        chosen = openings(self.problem, plan.openings, rng)
+        games = run(match(self.problem, guides, chosen, plan.simulations), backends)
         verdict = {
             "games": games.size,
             "score": float(games.mean()),
@@ -264,7 +251,9 @@ def train(net: BoardNet, data: Examples, plan: BoardPlan, seed: int) -> dict[str
     """
     planes, policy, chances = map(torch.from_numpy, data)
     optimizer = torch.optim.AdamW(net.parameters(), lr=plan.lr, weight_decay=plan.decay)
-    rng, losses, steps = np.random.default_rng(seed), np.zeros(2), 0
+    rng = np.random.default_rng(seed)
+    losses = np.zeros(2)
+    steps = 0
     net.train()
     for _ in range(plan.epochs):
         losses[:] = 0
@@ -299,14 +288,14 @@ def openings(problem: Any, count: int, rng: np.random.Generator) -> list[tuple[i
         state = problem.initial()
         for move in moves:
             state = problem.apply(state, move)
-        return [
-            (*moves, move)
-            for move in problem.actions(state)
-            if not problem.is_terminal(problem.apply(state, move))
-        ]
+        found = []
+        for move in problem.actions(state):
+            if not problem.is_terminal(problem.apply(state, move)):
+                found.append((*moves, move))
+        return found
 
     singles = longer(())
-    pairs = [pair for moves in singles for pair in longer(moves)]
+    pairs = list(itertools.chain.from_iterable(map(longer, singles)))
     return [*singles, *(pairs[i] for i in rng.permutation(len(pairs)))][:count]
 
 
@@ -329,21 +318,18 @@ async def match(
         turns: list[list[int]] = [[], []]  # games in which the one guide or the other moves
         for game in np.flatnonzero(np.isnan(scores)).tolist():
             turns[problem.to_move(states[game]) ^ (game % 2)].append(game)
-        movers = [which for which in (0, 1) if turns[which]]
-        rows = [
-            np.array([np.frombuffer(states[game], np.uint8) for game in turns[which]])
-            for which in movers
-        ]
-        forests = await parallel(
-            [
-                think(problem, guides[which], positions, simulations)
-                for which, positions in zip(movers, rows, strict=True)
-            ]
-        )
+        movers = []
+        searches = []
+        for which in (0, 1):
+            if not turns[which]:
+                continue
+            movers.append(which)
+            rows = np.array([np.frombuffer(states[game], np.uint8) for game in turns[which]])
+            searches.append(think(problem, guides[which], rows, simulations))
+        forests = await parallel(searches)
         for which, forest in zip(movers, forests, strict=True):
-            for game, move in zip(
-                turns[which], forest.root_visits().argmax(axis=1).tolist(), strict=True
-            ):
+            moves = forest.root_visits().argmax(axis=1).tolist()
+            for game, move in zip(turns[which], moves, strict=True):
                 states[game] = problem.apply(states[game], move)
                 if problem.is_terminal(states[game]):
                     reward = problem.verify(states[game])

@@ -84,7 +84,7 @@ def expert_iteration(
         raise ValueError(f"rounds={rounds} trains nothing: give at least 1")
     if not any(gradable(job, targets) for job in jobs):
         raise ValueError(
-            f"nobody can grade any of the {len(jobs)} problems: give them targets, or a kind "
+            f"none of the {len(jobs)} problems can be graded: give them targets, or a kind "
             "that verifies itself"
         )
     if gate is None:
@@ -111,21 +111,23 @@ class _Run:
 
     def settings(self, base: str | Path) -> dict[str, Any]:
         """All that the run's results depend on, as JSON can say it."""
-        plan = {name: value for name, value in vars(self.plan).items() if name != "engine"}
-        problems = {
-            name: [
-                [str(job.id), key_of(job.problem), self.targets.get(key_of(job.problem))]
-                for job in jobs
-            ]
-            for name, jobs in (("jobs", self.jobs), ("gate", self.held))
+        plan = dict(vars(self.plan))
+        del plan["engine"]  # of which no result depends
+        settings = {
+            "base": version(locate(base)),
+            "jobs": self._digest(self.jobs),
+            "gate": self._digest(self.held),
+            **plan,
         }
-        digests = {
-            name: hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-            for name, rows in problems.items()
-        }
-        return json.loads(
-            json.dumps({"base": version(locate(base)), **digests, **plan}, default=str)
-        )
+        return json.loads(json.dumps(settings, default=str))
+
+    def _digest(self, jobs: Sequence[Job]) -> str:
+        """Of problems with their targets."""
+        rows = []
+        for job in jobs:
+            key = key_of(job.problem)
+            rows.append([str(job.id), key, self.targets.get(key)])
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def start(self, base: str | Path) -> None:
         """Round 0: the base with the settings of its use, and its outcomes at the gate."""
@@ -147,12 +149,7 @@ class _Run:
         }
         for name, step in steps.items():
             if not (folder / name).exists():
-                log.info(
-                    "round %d of %d: %s",
-                    number,
-                    rounds,
-                    {"traces": "search", "examples.npz": "distil"}.get(name, step.__name__[1:]),
-                )
+                log.info("round %d of %d: %s", number, rounds, step.__name__[1:])
                 step(number)
         self._publish(number)
 
@@ -160,7 +157,8 @@ class _Run:
 
     def _search(self, number: int) -> None:
         """traces/: one shard, in the order of the problems, and their result lines."""
-        folder, jobs = self._folder(number), self._jobs(number)
+        folder = self._folder(number)
+        jobs = self._jobs(number)
         part = folder / "traces.part"
         self._solve(
             self._accepted(number),
@@ -180,24 +178,28 @@ class _Run:
 
     def _distil(self, number: int) -> None:
         """examples.npz, and what `prepare` counted in examples.json."""
-        folder, part, plan = (
-            self._folder(number),
-            self._folder(number) / "examples.part.npz",
-            self.plan,
-        )
-        keys = [key_of(job.problem) for job in self._jobs(number)]
-        targets = {key: self.targets[key] for key in keys if key in self.targets}
-        chosen = {
-            "policy": plan.policy,
-            "keep": plan.keep,
-            "checker": plan.checker,
-            "seed": plan.seed + number,
-        }
+        folder = self._folder(number)
+        part = folder / "examples.part.npz"
+        jobs = self._jobs(number)
+        targets = {}
+        for job in jobs:
+            key = key_of(job.problem)
+            if key in self.targets:
+                targets[key] = self.targets[key]
         try:
-            report = prepare(folder / "traces", targets, self._accepted(number), part, **chosen)
+            report = prepare(
+                folder / "traces",
+                targets,
+                self._accepted(number),
+                part,
+                policy=self.plan.policy,
+                keep=self.plan.keep,
+                checker=self.plan.checker,
+                seed=self.plan.seed + number,
+            )
         except ValueError as error:
             raise ValueError(
-                f"round {number}, after {len(keys)} searches: {error}; begin anew with another "
+                f"round {number}, after {len(jobs)} searches: {error}; begin anew with another "
                 "--out"
             ) from error
         write_json(folder / "examples.json", report)
@@ -210,14 +212,14 @@ class _Run:
         folder = self._folder(number)
         out = folder / "training"
         window = range(max(1, number - self.plan.window + 1), number + 1)
-        files = [*(self._folder(i) / "examples.npz" for i in window), *self.plan.seed_examples]
+        files = [self._folder(i) / "examples.npz" for i in window]
+        files += map(Path, self.plan.seed_examples)
+        start = self._accepted(number)
+        if self.plan.restart:
+            start = self._folder(0) / "checkpoint"
         config = {
-            "model": str(
-                (
-                    self._folder(0) / "checkpoint" if self.plan.restart else self._accepted(number)
-                ).resolve()
-            ),
-            "examples": [str(Path(path).resolve()) for path in files],
+            "model": str(start.resolve()),
+            "examples": [str(path.resolve()) for path in files],
             "out": str(out.resolve()),
             "options": {"seed": self.plan.seed + number, **self.plan.training},
         }
@@ -243,9 +245,8 @@ class _Run:
             "accepted": True,
         }
         if number > 0:
-            before = np.array(
-                json.loads((self._accepted(number).parent / "gate.json").read_text())["outcomes"]
-            )
+            accepted = self._accepted(number).parent / "gate.json"
+            before = np.array(json.loads(accepted.read_text())["outcomes"])
             low, high = interval(before, after)
             verdict |= {
                 "before": float(before.mean()),
@@ -273,10 +274,9 @@ class _Run:
             if waiting:
                 finisher = Finisher(waiting, results, writer, {"seed": seed})
                 with _loaded(checkpoint, plan) as guide:
-                    problems = [job.problem for job in waiting]
-                    seeds = [seed_of(key_of(problem), seed) for problem in problems]
+                    seeds = [seed_of(key_of(job.problem), seed) for job in waiting]
                     solve_many(
-                        problems,
+                        [job.problem for job in waiting],
                         guide,
                         plan.method,
                         budget,
@@ -309,7 +309,8 @@ class _Run:
         """Bring best/ and rounds.csv up to date, unless a later round did."""
         if (self.out / f"round-{number + 1:02d}" / "gate.json").exists():
             return
-        accepted, best = self._accepted(number + 1), self.out / "best"
+        accepted = self._accepted(number + 1)
+        best = self.out / "best"
         if not best.exists() or version(best) != version(accepted):
             copy_checkpoint(accepted, best)
         for left in self.out.glob(".best.*"):  # by a kill

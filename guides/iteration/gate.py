@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from guides.data.grading import form_of, key_of, same
+from guides.training.statistics import bootstrap
 from search.files.problems_file import Job
-
-RESAMPLES = 10_000  #: of the bootstrap
 
 
 def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job], list[Job]]:
@@ -25,23 +24,24 @@ def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job]
 
     Raises ValueError where fewer than two problems are different.
     """
-    can = sorted(
-        {form_of(job.problem) for job in jobs if gradable(job, targets)},
-        key=lambda form: hashlib.sha256(form.encode()).digest(),
-    )
-    held = set(can[: max(1, len(can) // 10)])
-    training = [job for job in jobs if form_of(job.problem) not in held]
+    forms = {form_of(job.problem) for job in jobs if gradable(job, targets)}
+    by_hash = sorted(forms, key=lambda form: hashlib.sha256(form.encode()).digest())
+    held = set(by_hash[: max(1, len(by_hash) // 10)])
+    training: list[Job] = []
+    gate: list[Job] = []
+    for job in jobs:
+        (gate if form_of(job.problem) in held else training).append(job)
     if not training or not held:
         raise ValueError(
-            f"{len(can)} problem(s) that can be graded are too few to train and to hold one out: "
+            f"{len(forms)} problem(s) that can be graded are too few to train and to hold one out: "
             "give at least two, or a gate"
         )
-    return training, [job for job in jobs if form_of(job.problem) in held]
+    return training, gate
 
 
 def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, str]) -> None:
     """Raises ValueError where gate and training share problems, with their count, or where
-    nobody could grade one of the gate.
+    one of the gate cannot be graded.
     """
     trained = {form_of(job.problem) for job in jobs}
     both = [job.id for job in gate if form_of(job.problem) in trained]
@@ -53,7 +53,7 @@ def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, s
     unknown = [job.id for job in gate if not gradable(job, targets)]
     if unknown or not gate:
         raise ValueError(
-            f"nobody can grade {len(unknown)} of {len(gate)} gate problems {unknown[:3]}: give "
+            f"{len(unknown)} of {len(gate)} gate problems cannot be graded ({unknown[:3]}): give "
             "each a target"
         )
 
@@ -70,7 +70,7 @@ def outcomes(
     answer and an error are 0.
 
     rows  result line (`search.files.problems_file.result_of`) of each job by its id as text
-    Raises ValueError for an answer that nobody can grade.
+    Raises ValueError for an answer that cannot be graded.
     """
     return np.array([_outcome(job, rows[str(job.id)], targets) for job in jobs], np.float64)
 
@@ -81,21 +81,18 @@ def _outcome(job: Job, row: Mapping[str, Any], targets: Mapping[str, str]) -> fl
     target = targets.get(key_of(job.problem))
     if target is None:
         raise ValueError(
-            f"nobody can grade the answer {row['answer']!r} to the problem {job.id!r}: give it a "
+            f"the answer {row['answer']!r} to the problem {job.id!r} cannot be graded: give it a "
             "target"
         )
     return float(same(row["answer"], target))
 
 
 def interval(before: np.ndarray, after: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of mean(after - before), paired: percentiles over problems drawn with
-    replacement (Efron 1979).
+    """95 % interval of mean(after - before), paired (`guides.training.statistics.bootstrap`).
 
     before, after  float64 [problems], outcomes of the same problems
     """
-    gains, counts = np.unique(after - before, return_counts=True)
-    # how often each gain is drawn
-    draws = np.random.default_rng(seed).multinomial(len(after), counts / len(after), RESAMPLES)
-    means = draws @ gains / len(after)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    # gains are few: a draw of how often each stands there is quicker than one of all problems
+    gains, times = np.unique(after - before, return_counts=True)
+    found = bootstrap(gains, times=times, seed=seed)
+    return found.low, found.high

@@ -21,6 +21,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ COLUMNS = (
 
 def results_of(path: Path) -> dict[str, dict[str, Any]]:
     """The result lines of a file by id as text."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {str(row["id"]): row for row in rows}
+    results = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        results[str(row["id"])] = row
+    return results
 
 
 def write_ledger(out: Path, last: int) -> str:
@@ -54,52 +58,46 @@ def write_ledger(out: Path, last: int) -> str:
     part = out / ".rounds.csv.part"
     part.write_text(text.getvalue())
     os.replace(part, out / "rounds.csv")
-    lines = [
-        COLUMNS,
-        ["---"] * len(COLUMNS),
-        *([_shown(row[name]) for name in COLUMNS] for row in rows),
-    ]
+    lines: list[Iterable[str]] = [COLUMNS, ["---"] * len(COLUMNS)]
+    for row in rows:
+        lines.append(_shown(row[name]) for name in COLUMNS)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _row(folder: Path, number: int) -> dict[str, Any]:
-    row: dict[str, Any] = {name: "" if name.startswith("gate_") else 0 for name in COLUMNS} | {
-        "round": number
-    }
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, 0)
+    row["round"] = number
     gate = json.loads((folder / "gate.json").read_text())
-    row |= {
-        f"gate_{name}": gate[name] for name in ("before", "after", "low", "high") if name in gate
-    } | {"accepted": int(gate["accepted"])}
+    for name in ("before", "after", "low", "high"):
+        row[f"gate_{name}"] = gate.get(name, "")
+    row["accepted"] = int(gate["accepted"])
     row["gate_tokens"], row["gate_flops"], _ = _spent(folder / "gate.jsonl")
-    if number > 0:
-        report, training = (
-            json.loads((folder / name).read_text())
-            for name in ("examples.json", "checkpoint/training.json")
-        )
-        row["search_tokens"], row["search_flops"], row["problems"] = _spent(
-            folder / "traces" / "results.jsonl"
-        )
-        row |= {
-            "solved": report["solved"] / row["problems"],
-            "examples": report["examples"],
-            "solutions": report["solutions"],
-        }
-        row |= {
-            "steps": training["steps"],
-            "training_tokens": training["tokens"],
-            "training_flops": training["flops"],
-        }
+    if number == 0:
+        return row
+    report = json.loads((folder / "examples.json").read_text())
+    training = json.loads((folder / "checkpoint" / "training.json").read_text())
+    tokens, flops, problems = _spent(folder / "traces" / "results.jsonl")
+    row["search_tokens"] = tokens
+    row["search_flops"] = flops
+    row["problems"] = problems
+    row["solved"] = report["solved"] / problems
+    row["examples"] = report["examples"]
+    row["solutions"] = report["solutions"]
+    row["steps"] = training["steps"]
+    row["training_tokens"] = training["tokens"]
+    row["training_flops"] = training["flops"]
     return row
 
 
 def _spent(path: Path) -> tuple[int, float, int]:
     """Generated tokens, FLOPs and the number of the searches in a file of results."""
-    usages = [row["usage"] for row in results_of(path).values()]
-    return (
-        sum(usage["generated"] for usage in usages),
-        sum(usage["flops"] for usage in usages),
-        len(usages),
-    )
+    results = results_of(path)
+    tokens = 0
+    flops = 0
+    for row in results.values():
+        tokens += row["usage"]["generated"]
+        flops += row["usage"]["flops"]
+    return tokens, flops, len(results)
 
 
 def _shown(value: Any) -> str:

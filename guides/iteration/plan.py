@@ -58,7 +58,7 @@ class Plan:
         check(self.policy, self.keep)
         checker_of(self.checker)
         check_settings({"format": 1, **self.settings}, "how the model is asked")
-        if min(1 if self.per_round is None else self.per_round, self.window) < 1:
+        if self.window < 1 or (self.per_round is not None and self.per_round < 1):
             raise ValueError("per_round and window are whole numbers from 1 on: correct them")
         for path in self.seed_examples:
             if not Path(path).is_file():

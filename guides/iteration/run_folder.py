@@ -49,23 +49,26 @@ def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def copy_checkpoint(source: Path, place: Path, said: Mapping[str, Any] | None = None) -> None:
-    """A copy of a checkpoint in place of what is there; `said` overrides its guide.json. Weights
+def copy_checkpoint(source: Path, place: Path, settings: Mapping[str, Any] | None = None) -> None:
+    """A copy of a checkpoint in place of what is there; `settings` override its guide.json. Weights
     are hard links where that is possible.
     """
-    new, old = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
+    new = place.with_name(f".{place.name}.new")
+    old = place.with_name(f".{place.name}.old")
     for folder in (new, old):
         shutil.rmtree(folder, ignore_errors=True)
     new.mkdir()
-    for file in [path.resolve() for path in source.iterdir() if path.is_file()]:
+    for path in source.iterdir():
+        if not path.is_file():
+            continue
+        file = path.resolve()
+        copy = os.link if file.suffix in (".safetensors", ".bin") else shutil.copy
         try:
-            (os.link if file.suffix in (".safetensors", ".bin") else shutil.copy)(
-                file, new / file.name
-            )
+            copy(file, new / file.name)
         except OSError:  # another file system
             shutil.copy(file, new / file.name)
-    if said:
-        write_json(new / GUIDE, {"format": 1, **describe(source), **said})
+    if settings:
+        write_json(new / GUIDE, {"format": 1, **describe(source), **settings})
     if place.exists():
         os.replace(place, old)
     os.replace(new, place)

@@ -32,7 +32,8 @@ class Board:
     max_steps = 1_000
 
     def __init__(self, backend: Backend, version: str):
-        self.version, self._name = version, f"board-{version}"
+        self.version = version
+        self._name = f"board-{version}"
         self.backends: Mapping[str, Backend] = {self._name: backend}
 
     async def judge(
@@ -47,21 +48,16 @@ class Board:
         logits, chances = await ask(Forward(problem.planes(positions), self._name))
         places = problem.places(positions)
         legal = places >= 0
-        scores = np.where(
-            legal,
-            np.take_along_axis(logits.astype(np.float64), np.maximum(places, 0), axis=1),
-            -np.inf,
-        )
+        of_moves = np.take_along_axis(logits.astype(np.float64), np.maximum(places, 0), axis=1)
+        scores = np.where(legal, of_moves, -np.inf)
         with np.errstate(invalid="ignore"):  # inf - inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             weights /= weights.sum(axis=1, keepdims=True)
         # a legal move stays above 0
-        weights = np.where(
-            legal, np.maximum(np.round(weights / PRECISION) * PRECISION, PRECISION), 0.0
-        )
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(
-            np.float32
-        ), 1.0 - chances.astype(np.float64)
+        rounded = np.maximum(np.round(weights / PRECISION) * PRECISION, PRECISION)
+        weights = np.where(legal, rounded, 0.0)
+        priors = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return priors, 1.0 - chances.astype(np.float64)
 
     async def _one(self, problem: Any, state: State) -> tuple[np.ndarray, float]:
         priors, values = await self.judge(problem, np.frombuffer(state, np.uint8)[None])
@@ -102,8 +98,7 @@ class Board:
         """float32 [states] in [0, 1], the chances of the player who led to each; nan where the
         network gives no number.
         """
-        positions = np.array([np.frombuffer(state, np.uint8) for state in states])
-        _, values = await self.judge(problem, positions)
+        _, values = await self.judge(problem, _stacked(states))
         return values.astype(np.float32)
 
 
@@ -122,6 +117,11 @@ def load_board(folder: str | Path, device: str = "cpu") -> Guide:
     for one that is none.
     """
     return board_guide(BoardNet.load(folder), device)
+
+
+def _stacked(states: Sequence[State]) -> np.ndarray:
+    """uint8 [states, size]."""
+    return np.array([np.frombuffer(state, np.uint8) for state in states])
 
 
 # -- distillers
@@ -160,20 +160,21 @@ def examples(traces: Iterable[Trace]) -> Examples:
     """An example of each position that was searched, and of the same turned where the problem
     has `turned`. Traces of one board.
     """
-    planes, policy, chances = [], [], []
+    planes = []
+    policy = []
+    chances = []
     for trace in traces:
         problem: Any = trace.problem()
         targets = visit_targets(trace, problem.game.moves)
         searched = np.flatnonzero(targets.any(axis=1))
-        positions = np.array([np.frombuffer(state, np.uint8) for state in trace.states(problem)])[
-            searched
-        ]
+        positions = _stacked(trace.states(problem))[searched]
         places = problem.places(positions)
         seen = np.zeros_like(targets[searched])
         row, move = np.nonzero(places >= 0)
         seen[row, places[row, move]] = targets[searched][row, move]
         views = [(problem.planes(positions), seen.astype(np.float32))]
-        views += [problem.turned(*views[0])] if hasattr(problem, "turned") else []
+        if hasattr(problem, "turned"):
+            views.append(problem.turned(*views[0]))
         for view in views:
             planes.append(view[0])
             policy.append(view[1])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
-from guides.engines import Loaded, loaded_of
+from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import Prompts, prompting
 from guides.policies.steps import blank_line, whole_step
 from search.final_answer import thinking
@@ -36,7 +37,15 @@ log = logging.getLogger(__name__)
 
 #: of sampling from a model that says nothing of itself: at 1, small models leave the subject
 TEMPERATURE = 0.8
-NO_LIMIT = 1 << 30  #: tokens of a context that nobody tells
+NO_LIMIT = 1 << 30  #: tokens of a context whose size is unknown
+
+
+class EngineAndTruncation(EngineOptions, total=False):
+    """Options of the engine, and which of the unlikely tokens are never sampled."""
+
+    top_k: int
+    top_p: float
+    min_p: float
 
 
 class LM:
@@ -54,8 +63,9 @@ class LM:
                  says without one
     temperature  of sampling, 0 is greedy; None: 1 for a model that was trained on our problems, 0.8
                  for others
-    top_k, top_p, min_p  of sampling. Priors are of the model itself, at temperature 1
     values       give the value head's value with each step (`guides.load` does); nan without a head
+    top_k, top_p, min_p  of sampling. Priors are of the model itself, at temperature 1
+    device, dtype, slots, pool_tokens  of the engine, as `guides.load` takes them
 
     ends  regular expression of what ends a chain beside a box, by what the model was asked for;
           None: nothing
@@ -68,10 +78,6 @@ class LM:
         self,
         path: str | Path | Loaded | Server,
         *,
-        device: str = "auto",
-        dtype: str = "auto",
-        slots: int = 64,
-        pool_tokens: int | None = None,
         delimiter: str | None = None,
         step_tokens: int | None = None,
         max_steps: int | None = None,
@@ -79,12 +85,16 @@ class LM:
         instruction: str | None = None,
         system: str | None = None,
         temperature: float | None = None,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
         values: bool = False,
+        **options: Unpack[EngineAndTruncation],
     ):
-        self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
+        truncation = {
+            "top_k": options.pop("top_k", 0),
+            "top_p": options.pop("top_p", 1.0),
+            "min_p": options.pop("min_p", 0.0),
+        }
+        # what is left is of the engine
+        self._loaded = loaded = loaded_of(path, **cast(EngineOptions, options))
         if loaded.published:
             raise ValueError(
                 f"{path} is a reward model ({loaded.architecture}), which judges and does "
@@ -98,20 +108,14 @@ class LM:
         self.max_steps: int = _positive("max_steps", max_steps or settings.get("max_steps") or 40)
         if temperature is None:
             temperature = 1.0 if settings.get("kinds") else TEMPERATURE
-        check_sampling(temperature, top_k, top_p, min_p)
-        self._sampling = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-        }
+        self._sampling: dict[str, Any] = {"temperature": temperature, **truncation}
+        check_sampling(**self._sampling)
         template, own_instruction, own_system = prompting(settings, prompt)
-        self._prompts = Prompts(
-            loaded.tokenizer,
-            template,
-            own_instruction if instruction is None else instruction,
-            own_system if system is None else system,
-        )
+        if instruction is None:
+            instruction = own_instruction
+        if system is None:
+            system = own_system
+        self._prompts = Prompts(loaded.tokenizer, template, instruction, system)
         self.ends = self._prompts.ends
         self._blocks = blank_line(self.delimiter)
         self._values = values
@@ -171,11 +175,17 @@ class LM:
         replies = await parallel(
             _attempt(self._sample(problem, state, seed, avoid)) for seed in _seeds(rng, count)
         )
-        results = [reply for reply in replies if isinstance(reply, Generated)]
+        results: list[Generated] = []
+        failures: list[RequestFailed] = []
+        for reply in replies:
+            if isinstance(reply, Generated):
+                results.append(reply)
+            else:
+                failures.append(reply)
         if not results:
-            if any(isinstance(reply, NothingLeft) for reply in replies):
+            if any(isinstance(failure, NothingLeft) for failure in failures):
                 return []
-            raise next(reply for reply in replies if isinstance(reply, RequestFailed))
+            raise failures[0]
         distinct: dict[Any, list[Generated]] = {}
         for result in results:
             step = self._step(state, result)
@@ -184,19 +194,18 @@ class LM:
             except IllegalStep:
                 key = ("illegal", step.text)
             distinct.setdefault(key, []).append(result)
-        firsts = [same[0] for same in distinct.values()]
-        log_probs = np.array([float(result.log_probs.sum(dtype=np.float64)) for result in firsts])
-        priors = np.array([len(same) for same in distinct.values()]) / len(results)
-        return [
-            Proposal(
-                self._step(state, same[0]),
-                float(log_prob),
-                float(prior),
-                self._value(same[0]),
+        proposals = []
+        for same in distinct.values():
+            first = same[0]
+            proposal = Proposal(
+                self._step(state, first),
+                float(first.log_probs.sum(dtype=np.float64)),
+                len(same) / len(results),
+                self._value(first),
                 _drawn(same),
             )
-            for same, log_prob, prior in zip(distinct.values(), log_probs, priors, strict=True)
-        ]
+            proposals.append(proposal)
+        return proposals
 
     async def complete(
         self, problem: Problem, state: State, rng: np.random.Generator
@@ -226,16 +235,22 @@ class LM:
         again.
         """
         prompt = self._prompt(problem.prompt(state))
-        return prompt + tuple(token for step in state for token in step.tokens)
+        return prompt + tuple(itertools.chain.from_iterable(step.tokens for step in state))
 
     async def _sample(
         self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()
     ) -> Generated:
         """One step from `state`."""
         prompt = self.tokens(problem, state)
-        options = {**self._sampling, "seed": seed, "avoid": tuple(avoid), "to": self._loaded.name}
-        room = min(self.step_tokens, self._context - len(prompt))
-        request = Generate(prompt, (self.delimiter,), room, **options)
+        request = Generate(
+            prompt,
+            (self.delimiter,),
+            min(self.step_tokens, self._context - len(prompt)),
+            **self._sampling,
+            seed=seed,
+            avoid=tuple(avoid),
+            to=self._loaded.name,
+        )
         if not self._blocks:
             return await ask(request)
 
@@ -263,10 +278,12 @@ class LM:
 
     def _step(self, state: State, result: Generated) -> TextStep:
         """What was sampled from `state`, as a step."""
-        last = result.finish == "stop" and len(state) + 1 >= self.max_steps
+        finish = result.finish
+        if finish == "stop" and len(state) + 1 >= self.max_steps:
+            finish = "last"
         before = state[-1].thought if state else self._prompts.thinking
         thought = thinking(_cut_text(state) + result.text, before)
-        return TextStep(result.text, result.tokens, "last" if last else result.finish, thought)
+        return TextStep(result.text, result.tokens, finish, thought)
 
     def _encode_prompt(self, statement: str) -> tuple[int, ...]:
         tokens = self._prompts(statement)
@@ -282,10 +299,9 @@ class LM:
     def _value(self, result: Generated) -> float:
         if not self._values:
             return math.nan
-        value = result.value
-        return (
-            value if math.isnan(value) else min(1.0, max(0.0, round(value / PRECISION) * PRECISION))
-        )
+        if math.isnan(result.value):
+            return math.nan
+        return min(1.0, max(0.0, round(result.value / PRECISION) * PRECISION))
 
 
 async def _attempt(sampled: Asks[Generated]) -> Generated | RequestFailed:
@@ -305,16 +321,17 @@ def _cut_text(state: State) -> str:
 
 def _drawn(results: Sequence[Generated]) -> tuple[Avoided, ...]:
     """What was sampled, once each; without those whose log-probs are unknown."""
-    found = {
-        result.tokens: tuple(result.log_probs.tolist())
-        for result in results
-        if np.isfinite(result.log_probs).all()
-    }
-    return tuple(Avoided(tokens, log_probs) for tokens, log_probs in found.items())
+    found: dict[tuple[int, ...], Avoided] = {}
+    for result in results:
+        if np.isfinite(result.log_probs).all():
+            log_probs = tuple(result.log_probs.tolist())
+            found[result.tokens] = Avoided(result.tokens, log_probs)
+    return tuple(found.values())
 
 
 def _seeds(rng: np.random.Generator, n: int) -> list[int]:
-    return [int(seed) for seed in rng.integers(2**63, size=n)]
+    seeds: list[int] = rng.integers(2**63, size=n).tolist()
+    return seeds
 
 
 def _positive(name: str, number: int) -> int:

@@ -38,8 +38,8 @@ class Prompts:
     tokenizer    its tokenizer
     template     text with `{problem}` where the statement goes; None: the tokenizer's chat
                  template, or for a base model without one the statement and a blank line
-    instruction  said after the statement to a chat model, else before all; None: `INSTRUCTION` to a
-                 chat model
+    instruction  stands behind the statement for a chat model, else before all; None: `INSTRUCTION`
+                 for a chat model
     system       the chat's system turn; None: what the chat template says without one
 
     thinking  whether the prompt ends where the model's thoughts begin, such as with <think>
@@ -64,49 +64,49 @@ class Prompts:
                 f"the prompt {template!r} has no place for the problem: write {{problem}} where "
                 "it goes"
             )
-        self._tokenizer, self._marks = tokenizer, control_names(tokenizer)
+        self._tokenizer = tokenizer
+        self._marks = control_names(tokenizer)
         self._chat = template is None and bool(getattr(tokenizer, "chat_template", None))
         if self._chat:
-            said = INSTRUCTION if instruction is None else instruction
-            self._pieces = _chat_pieces(tokenizer, f"{PLACE}\n\n{said}".rstrip(), system)
-            self.ends = _asked_for(said)
+            if instruction is None:
+                instruction = INSTRUCTION
+            self._pieces = _chat_pieces(tokenizer, f"{PLACE}\n\n{instruction}".rstrip(), system)
+            self.ends = _asked_for(instruction)
         elif system is not None:
             raise ValueError(
                 "a system turn is of chat models, and of no prompt of your own: write it into "
                 "prompt= or instruction="
             )
         else:
-            said = f"{instruction}\n\n" if instruction else ""
-            begin, body = _without_begin(tokenizer, template or "{problem}\n\n")
-            self._pieces = (begin + said + body).split("{problem}")
-            anything = "|".join(_ASKED.values())
-            self.ends = _asked_for(said + body) if _names_mark(said + body) else f"(?im){anything}"
+            begin, text = _without_begin(tokenizer, template or "{problem}\n\n")
+            if instruction:
+                text = f"{instruction}\n\n{text}"
+            self._pieces = (begin + text).split("{problem}")
+            self.ends = f"(?im){'|'.join(_ASKED.values())}"
+            if _names_mark(text):
+                self.ends = _asked_for(text)
         self.thinking = opens_thought(self._pieces[-1])
 
     def __call__(self, statement: str) -> tuple[int, ...]:
         """Token ids of the prompt."""
-        shown = statement.strip() if self._chat else statement  # many chat templates strip, too
+        if self._chat:
+            statement = statement.strip()  # many chat templates strip, too
         parts = [self._pieces[0]]
-        cut = _cut(self._marks, shown)
+        cut = _cut(self._marks, statement)
         for piece in self._pieces[1:]:
             parts[-1] += cut[0]
             parts += cut[1:]
             parts[-1] += piece
-        tokens = self._tokenizer.encode(
-            parts[0], **({"add_special_tokens": False} if self._chat else {})
-        )
+        # a base model's tokenizer adds what begins a text
+        special = {"add_special_tokens": False} if self._chat else {}
+        tokens = list(self._tokenizer.encode(parts[0], **special))
         begin = getattr(self._tokenizer, "bos_token_id", None)
         # the template has it, and the tokenizer adds it
-        if begin is not None and list(tokens[:2]) == [begin, begin]:
-            tokens = tokens[1:]
-        return (
-            *tokens,
-            *(
-                token
-                for part in parts[1:]
-                for token in self._tokenizer.encode(part, add_special_tokens=False)
-            ),
-        )
+        if begin is not None and tokens[:2] == [begin, begin]:
+            del tokens[0]
+        for part in parts[1:]:
+            tokens += self._tokenizer.encode(part, add_special_tokens=False)
+        return tuple(tokens)
 
 
 def prompting(
@@ -116,7 +116,8 @@ def prompting(
     before their template.
     """
     template = prompt or settings.get("prompt")
-    return template, settings.get("instruction"), None if template else settings.get("system")
+    system = None if template else settings.get("system")
+    return template, settings.get("instruction"), system
 
 
 _PART = "{'type': 'text'"  # how a template prints a part that it takes for text
@@ -129,14 +130,12 @@ def _chat_pieces(tokenizer: Any, content: str, system: str | None) -> list[str]:
     A template may take one role's message as text and the other's as parts; a list that it prints
     as it is was not understood.
     """
-    turns = [] if system is None else [("system", system)]
-    turns.append(("user", content))
-    found, reason = "", ""
+    found = ""
+    reason = ""
     for wrapped in ((), ("system", "user"), ("user",), ("system",)):
-        messages = [
-            {"role": role, "content": [{"type": "text", "text": text}] if role in wrapped else text}
-            for role, text in turns
-        ]
+        messages = [_message("user", content, "user" in wrapped)]
+        if system is not None:
+            messages.insert(0, _message("system", system, "system" in wrapped))
         try:
             rendered = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
@@ -146,9 +145,11 @@ def _chat_pieces(tokenizer: Any, content: str, system: str | None) -> list[str]:
             continue
         if _PART in rendered:
             continue
-        found = rendered if PLACE in rendered else found
-        if PLACE in rendered and (system is None or system.strip() in rendered):
-            return rendered.split(PLACE)  # type: ignore[no-any-return]
+        if PLACE not in rendered:
+            continue
+        found = rendered
+        if system is None or system.strip() in rendered:
+            return rendered.split(PLACE)
     if system is not None and (found or reason):
         what = f"refuses the system turn ({reason})" if reason else "leaves the system turn out"
         raise ValueError(f"the chat template {what}: say it by instruction= instead of system=")
@@ -156,32 +157,41 @@ def _chat_pieces(tokenizer: Any, content: str, system: str | None) -> list[str]:
     raise ValueError(f"the chat template {what}: give prompt= with {{problem}} in it")
 
 
+def _message(role: str, text: str, in_parts: bool) -> dict[str, Any]:
+    if in_parts:
+        return {"role": role, "content": [{"type": "text", "text": text}]}
+    return {"role": role, "content": text}
+
+
 def _without_begin(tokenizer: Any, template: str) -> tuple[str, str]:
     """The beginning-of-text token with which a template begins, behind white space or not (""
     without one), and the rest.
     """
     name = getattr(tokenizer, "bos_token", None)
-    begins = name and template.lstrip().startswith(name)
-    return (name, template.lstrip().removeprefix(name)) if begins else ("", template)
+    if not name or not template.lstrip().startswith(name):
+        return "", template
+    return name, template.lstrip().removeprefix(name)
 
 
-def _names_mark(said: str) -> bool:
+def _names_box(text: str) -> bool:
+    return "\\boxed" in text or "\\fbox" in text
+
+
+def _names_mark(text: str) -> bool:
     """Whether a text asks for a box or another mark."""
-    return "\\boxed" in said or "\\fbox" in said or any(mark in said.lower() for mark in _ASKED)
+    return _names_box(text) or any(mark in text.lower() for mark in _ASKED)
 
 
-def _asked_for(said: str) -> str | None:
-    """What ends a chain beside a box where a model was told this; None: nothing."""
-    asked = [pattern for mark, pattern in _ASKED.items() if mark in said.lower()]
-    return (
-        f"(?im){'|'.join(asked)}"
-        if asked and "\\boxed" not in said and "\\fbox" not in said
-        else None
-    )
+def _asked_for(text: str) -> str | None:
+    """What ends a chain beside a box where this is what a model was asked; None: nothing."""
+    asked = [pattern for mark, pattern in _ASKED.items() if mark in text.lower()]
+    if not asked or _names_box(text):
+        return None
+    return f"(?im){'|'.join(asked)}"
 
 
 def frame(tokenizer: Any, template: str, names: Sequence[str]) -> list[tuple[int, ...] | str]:
-    """A turn of a user with places for texts that nobody has vetted: tokens, a name of `names`,
+    """A turn of a user with places for texts that may hold anything: tokens, a name of `names`,
     tokens, and so on.
 
     template  text with `{name}` for each of `names`, rendered by the tokenizer's chat template
@@ -209,11 +219,13 @@ def frame(tokenizer: Any, template: str, names: Sequence[str]) -> list[tuple[int
                 f"the template {template!r} has no place for the {name}: write {{{name}}} where "
                 "it goes"
             )
-    made = [
-        piece if i % 2 else tuple(tokenizer.encode(piece, add_special_tokens=False))
-        for i, piece in enumerate(pieces)
-    ]
-    return [begin, *made]
+    framed: list[tuple[int, ...] | str] = [begin]
+    for i, piece in enumerate(pieces):
+        if i % 2:
+            framed.append(piece)
+        else:
+            framed.append(tuple(tokenizer.encode(piece, add_special_tokens=False)))
+    return framed
 
 
 def plain_tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -223,27 +235,24 @@ def plain_tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
     Such a name is encoded in two parts. (The tokenizer's own switch for it would be thrown under
     whoever else is using it.)
     """
-    parts = _cut(control_names(tokenizer), text)
-    return tuple(
-        token for part in parts for token in tokenizer.encode(part, add_special_tokens=False)
-    )
+    tokens: list[int] = []
+    for part in _cut(control_names(tokenizer), text):
+        tokens += tokenizer.encode(part, add_special_tokens=False)
+    return tuple(tokens)
 
 
 def control_names(tokenizer: Any) -> re.Pattern[str]:
     """The names of the tokens that control a model: special ones, and others in brackets, such
     as <think> and [INST].
     """
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    names = {
-        token.content
-        for token in added
-        if token.special or re.fullmatch(r"[<\[\u25c1]\S*[>\]\u25b7]", token.content)
-    }
-    names |= set(getattr(tokenizer, "all_special_tokens", ()))
-    return re.compile(
-        "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True) if len(name) > 1)
-        or r"(?!)"
-    )
+    names = set(getattr(tokenizer, "all_special_tokens", ()))
+    for token in getattr(tokenizer, "added_tokens_decoder", {}).values():
+        if token.special or re.fullmatch(r"[<\[\u25c1]\S*[>\]\u25b7]", token.content):
+            names.add(token.content)
+    # of names that begin alike the longest counts; one character is an ordinary one
+    longest_first = sorted(names, key=len, reverse=True)
+    pattern = "|".join(re.escape(name) for name in longest_first if len(name) > 1)
+    return re.compile(pattern or r"(?!)")
 
 
 def _cut(marks: re.Pattern[str], text: str) -> list[str]:

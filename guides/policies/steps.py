@@ -7,6 +7,7 @@ item of a list is a step, where blank lines stand between items: so models numbe
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,25 +34,30 @@ def goes_on(text: str) -> bool:
     the last line announces more.
     """
     fences = list(_FENCE.finditer(text))
-    at, outside = 0, ""
+    at = 0
+    outside = ""
     while fences:
         opening = fences.pop(0)
         outside += text[at : opening.start()]
-        closing = next((fence for fence in fences if fence[1].startswith(opening[1])), None)
-        if closing is None:
+        while fences and not fences[0][1].startswith(opening[1]):
+            fences.pop(0)  # within the block
+        if not fences:
             return True
-        fences = [fence for fence in fences if fence.start() > closing.start()]
-        at = closing.end()
+        at = fences.pop(0).end()
     outside += text[at:]
     return _maths_open(outside) or _ANNOUNCES.search(text.rstrip().rpartition("\n")[2]) is not None
 
 
 def _maths_open(text: str) -> bool:
     """Whether displayed mathematics or an environment is not closed in `text`."""
-    dollars, brackets, environments = False, False, 0
+    dollars = False
+    brackets = False
+    environments = 0
     for mark in _MATHS.finditer(text):
-        if mark[1]:
-            environments = max(0, environments + (1 if mark[1] == "begin" else -1))
+        if mark[1] == "begin":
+            environments += 1
+        elif mark[1] == "end":
+            environments = max(0, environments - 1)
         elif mark[0] == "$$":
             dollars = not dollars
         elif mark[0] != "\\\\":
@@ -77,27 +83,23 @@ async def whole_step(
     `ask` raises.
     """
     result: Generated = await ask(request)
-    said, text, tokens, parts = "", result.text, result.tokens, 1
+    earlier = ""  # text of the parts before the last one
+    text = result.text  # of the last part, as its tokens
+    tokens = result.tokens
+    parts = 1
     while result.finish == "stop" and goes_on(before + result.text) and not ended(result):
-        used = len(result.tokens)
-        so_far = said + text + behind(text, tokens, request.stop[0], decode)
+        so_far = earlier + text + behind(text, tokens, request.stop[0], decode)
         rest = replace(
             request,
             prompt=request.prompt + result.tokens,
-            max_tokens=request.max_tokens - used,
+            max_tokens=request.max_tokens - len(result.tokens),
             seed=(request.seed + parts) % 2**63,  # the noise of the first part is used up
-            avoid=tuple(
-                Avoided(known.tokens[used:], known.log_probs[used:])
-                for known in request.avoid
-                if known.tokens[:used] == result.tokens and len(known.tokens) > used
-            ),
+            avoid=_rest_of(request.avoid, result.tokens),
         )
         more = None
         if rest.max_tokens > 0:
-            try:
+            with contextlib.suppress(BudgetSpent):
                 more = await ask(rest)
-            except BudgetSpent:
-                more = None
         if more is None:
             return replace(result, text=so_far, value=float("nan"), finish="length")
         result = Generated(
@@ -108,8 +110,21 @@ async def whole_step(
             more.value,
             more.finish,
         )
-        said, text, tokens, parts = so_far, more.text, more.tokens, parts + 1
+        earlier = so_far
+        text = more.text
+        tokens = more.tokens
+        parts += 1
     return result
+
+
+def _rest_of(avoid: Sequence[Avoided], tokens: tuple[int, ...]) -> tuple[Avoided, ...]:
+    """What is still to be avoided behind `tokens`: the rests of those that begin so."""
+    used = len(tokens)
+    rests = []
+    for one in avoid:
+        if one.tokens[:used] == tokens and len(one.tokens) > used:
+            rests.append(Avoided(one.tokens[used:], one.log_probs[used:]))
+    return tuple(rests)
 
 
 def behind(
@@ -119,4 +134,6 @@ def behind(
     along.
     """
     whole = decode(tokens)
-    return whole[len(text) :] if whole.startswith(text) and len(whole) > len(text) else delimiter
+    if whole.startswith(text) and len(whole) > len(text):
+        return whole[len(text) :]
+    return delimiter

@@ -61,15 +61,17 @@ def fit(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Line:
 
     line = np.array([1.0, 0.0])
     for _ in range(STEPS):
-        said = 1.0 / (1.0 + np.exp(-design @ line))
-        gradient = design.T @ (share * (said - labels))
-        curvature = design.T @ (design * (share * said * (1 - said))[:, None]) + 1e-9 * np.eye(2)
-        step, before = np.linalg.solve(curvature, gradient), loss(line)
+        fitted = 1.0 / (1.0 + np.exp(-design @ line))
+        gradient = design.T @ (share * (fitted - labels))
+        spread = (share * fitted * (1 - fitted))[:, None]
+        curvature = design.T @ (design * spread) + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        before = loss(line)
         while loss(line - step) > before and np.abs(step).max() > 1e-9:
             step = step / 2
         line = line - step
         if np.abs(step).max() <= 1e-9:
             break
-    return (
-        Line(float(line[0]), float(line[1])) if line[0] > 0 and np.isfinite(line).all() else Line()
-    )
+    if line[0] <= 0 or not np.isfinite(line).all():
+        return Line()
+    return Line(float(line[0]), float(line[1]))

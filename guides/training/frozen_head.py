@@ -8,6 +8,7 @@ when complete: a run that was killed goes on behind them.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -121,10 +122,9 @@ def _loss(head: ValueHead, features: Features, rows: Sequence[int]) -> torch.Ten
     """The mean cross-entropy of the labels of `rows`, weighed by how far each is trusted
     (`guides.training.trainer`).
     """
-    labels = np.concatenate(
-        [np.arange(features.starts[row], features.starts[row + 1]) for row in rows]
-    )
-    chosen = torch.from_numpy(labels)
+    starts = features.starts
+    labels = [np.arange(starts[row], starts[row + 1]) for row in rows]
+    chosen = torch.from_numpy(np.concatenate(labels))
     odds = head.logits(features.hidden[chosen])
     doubt = nn.functional.binary_cross_entropy_with_logits(
         odds, features.values[chosen], reduction="none"
@@ -162,7 +162,9 @@ def read(
         parts.append(load_file(path))
     if engine is not None:
         engine.close()
-    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    whole = {}
+    for name in parts[0]:
+        whole[name] = torch.cat([part[name] for part in parts])
     starts = np.concatenate([[0], np.cumsum(whole["labels"].numpy())])
     return Features(
         whole["hidden"], whole["values"], whole["counts"], starts, int(whole["tokens"].sum())
@@ -177,7 +179,8 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[int]]:
         length = len(rows[index]["tokens"])
         if group and tokens + length > READ:
             yield group
-            group, tokens = [], 0
+            group = []
+            tokens = 0
         group.append(index)
         tokens += length
     yield group
@@ -187,24 +190,31 @@ def _states(engine: Engine, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
     """Hidden states, values and counts of the labels, row by row; labels: how many each row has;
     tokens: how many of it were read.
     """
-    texts = [_texts(row) for row in rows]
-    scores = (_scored(text) for own in texts for text in own)
+    texts = list(map(_texts, rows))
+    scores = map(_scored, itertools.chain.from_iterable(texts))
     replies = iter(run(parallel(scores, limit=512), {NAME: engine}))
     width = engine.model.config.get_text_config().hidden_size
     hidden = []
+    values = []
+    counts = []
+    labels = []
+    tokens = []
     for row, own in zip(rows, texts, strict=True):
         states = np.full((len(row["tokens"]), width), np.nan, np.float32)
         for text, scored in zip(own, replies):  # noqa: B905 (the rows share one iterator)
             states[text.labels] = scored.states
-        hidden.append(torch.from_numpy(states[_labelled(row)]).to(engine.model.dtype))
+        labelled = _labelled(row)
+        hidden.append(torch.from_numpy(states[labelled]).to(engine.model.dtype))
+        values.append(row["values"][labelled])
+        counts.append(row["counts"][labelled])
+        labels.append(int(labelled.sum()))
+        tokens.append(_different(row, own))
     return {
         "hidden": torch.cat(hidden),
-        "values": torch.from_numpy(np.concatenate([row["values"][_labelled(row)] for row in rows])),
-        "counts": torch.from_numpy(np.concatenate([row["counts"][_labelled(row)] for row in rows])),
-        "labels": torch.tensor([int(_labelled(row).sum()) for row in rows]),
-        "tokens": torch.tensor(
-            [_different(row, own) for row, own in zip(rows, texts, strict=True)]
-        ),
+        "values": torch.from_numpy(np.concatenate(values)),
+        "counts": torch.from_numpy(np.concatenate(counts)),
+        "labels": torch.tensor(labels),
+        "tokens": torch.tensor(tokens),
     }
 
 
@@ -239,7 +249,10 @@ def _path(row: Row, last: int) -> np.ndarray:
 
 def _different(row: Row, texts: Sequence[_Text]) -> int:
     """How many tokens of the row are in any of `texts`."""
-    return len({int(token) for text in texts for token in _path(row, int(text.labels[-1]))})
+    tokens: set[int] = set()
+    for text in texts:
+        tokens.update(_path(row, int(text.labels[-1])).tolist())
+    return len(tokens)
 
 
 async def _scored(text: _Text) -> Scored:

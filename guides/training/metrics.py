@@ -1,14 +1,22 @@
 """What N stored samples of a problem say of k of them, and how well scores tell right from
 wrong.
+
+Each estimator has two forms: `..._of_k` and `..._at_k` of one problem and one k, and `..._sizes` of
+many sizes at once as matrix products: a thousand problems with 256 samples each, nine sizes and
+twenty ways to weigh a vote take a minute.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from functools import cache
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+DRAWS = 200  #: sub-samples of each size that a vote is averaged over
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -21,6 +29,11 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
+def pass_at_sizes(right: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """float64 [sizes]: `pass_at_k` of each size. right: bool [N]."""
+    return np.array([pass_at_k(len(right), int(right.sum()), k) for k in sizes])
+
+
 def best_of_k(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
     """Chance that the best-scored of k of these samples is right, over all choices of k, equal
     scores in random order. In [0, 1].
@@ -28,26 +41,42 @@ def best_of_k(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
     scores  of a verifier, none nan. Sum over ranks i (best first) of right_i C(N - i, k - 1) / C(N,
             k) (V-STaR; Hosseini et al. 2024)
     """
-    values, good = np.asarray(scores, np.float64), np.asarray(right, np.float64)
-    n = len(values)
-    _check(n, k)
-    if np.isnan(values).any() or len(good) != n:
+    values = np.asarray(scores, np.float64)
+    _check(len(values), k)
+    if np.isnan(values).any() or len(right) != len(values):
         raise ValueError(
             "best of k needs a score and a verdict for every sample, and no nan: leave unscored "
             "samples out"
         )
-    shared = {value: good[values == value].mean() for value in set(values.tolist())}
-    ranked = [shared[value] for value in sorted(values.tolist(), reverse=True)]
-    return sum(
-        verdict * math.comb(n - i, k - 1) for i, verdict in enumerate(ranked, 1)
-    ) / math.comb(n, k)
+    return float(best_of_sizes(values, np.asarray(right), [k])[0])
+
+
+def best_of_sizes(scores: np.ndarray, right: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """float64 [sizes]: `best_of_k` of each size.
+
+    scores  float [N], none nan;  right: bool [N]
+    """
+    _, place, times = np.unique(-scores, return_inverse=True, return_counts=True)
+    shares = np.bincount(place, right) / times
+    return _best_chances(len(scores), tuple(sizes)) @ np.repeat(shares, times)
+
+
+@cache
+def _best_chances(n: int, sizes: tuple[int, ...]) -> np.ndarray:
+    """float64 [sizes, n]: the chance that the i-th best of n is the best of k drawn, C(n - 1 -
+    i, k - 1) / C(n, k), i from 0 on.
+    """
+    chances = np.empty((len(sizes), n))
+    for row, k in enumerate(sizes):
+        chances[row] = [math.comb(n - 1 - i, k - 1) / math.comb(n, k) for i in range(n)]
+    return chances
 
 
 def majority_at_k(
     answers: Sequence[Hashable],
     right: Sequence[bool],
     k: int,
-    draws: int = 200,
+    draws: int = DRAWS,
     seed: int = 0,
     weights: Sequence[float] | None = None,
 ) -> float:
@@ -67,33 +96,87 @@ def majority_at_k(
     _check(n, k)
     if draws < 100:
         raise ValueError(f"draws={draws} are too few to average over: give 100 or more")
-    known = sorted({answer for answer in answers if answer is not None}, key=list(answers).index)
-    if not known:
+    numbers: dict[Hashable, int] = {}
+    named = [-1 if one is None else numbers.setdefault(one, len(numbers)) for one in answers]
+    if not numbers:
         return 0.0
-    # [samples, candidates]
-    ballots = np.array(
-        [[answer == candidate for candidate in known] for answer in answers], np.float64
-    )
+    ballots = ballots_of(np.array(named))
     verdict = np.asarray(right, np.float64) @ ballots / ballots.sum(axis=0)
-    ballots *= 1.0 if weights is None else np.asarray(weights, np.float64)[:, None]
+    if weights is not None:
+        ballots *= np.asarray(weights, np.float64)[:, None]
     if math.comb(n, k) <= draws:
         order = np.array(list(combinations(range(n), k)))
     else:
-        order = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)[
-            :, :k
-        ]
-    votes = ballots[order].sum(axis=1)  # [draws, candidates]
-    tied = np.isclose(votes, votes.max(axis=1, keepdims=True), rtol=1e-9, atol=0) & (votes > 0)
-    return float(((tied @ verdict) / np.maximum(tied.sum(axis=1), 1)).mean())
+        order = shuffles(n, draws, seed)[:, :k]
+    return float(_right_shares(ballots[order].sum(axis=1), verdict).mean())
 
 
-def auroc(scores: Sequence[float], right: Sequence[bool]) -> float:
+def majority_at_sizes(
+    answers: np.ndarray,
+    right: np.ndarray,
+    weights: np.ndarray,
+    sizes: Sequence[int],
+    seed: int,
+) -> np.ndarray:
+    """float64 [ways, sizes]: how often the answer with the most votes is right, over `DRAWS`
+    sub-samples of each size; ties count with their share.
+
+    answers  int64 [N], from 0 on, equal for equal answers; -1: none;  right: bool [N]
+    weights  float [ways, N], at least 0, of each sample's vote
+    seed     of the sub-samples, another one for each problem
+    """
+    ballots = ballots_of(answers)
+    ways = len(weights)
+    n, candidates = ballots.shape
+    if not candidates:
+        return np.zeros((ways, len(sizes)))
+    verdict = (right @ ballots) / ballots.sum(axis=0)
+    weighed = (weights[:, :, None] * ballots).transpose(1, 0, 2).reshape(n, ways * candidates)
+    drawn = subsamples(n, tuple(sizes), seed)
+    votes = (drawn.reshape(-1, n) @ weighed).reshape(DRAWS, len(sizes), ways, candidates)
+    return _right_shares(votes, verdict).mean(axis=0).T
+
+
+def ballots_of(answers: np.ndarray) -> np.ndarray:
+    """float64 [N, candidates]: 1 at each sample's answer.
+
+    answers  int64 [N], from 0 on, equal for equal answers; -1: none
+    """
+    return (answers[:, None] == np.arange(answers.max(initial=-1) + 1)).astype(np.float64)
+
+
+def shuffles(n: int, draws: int, seed: int) -> np.ndarray:
+    """int64 [draws, n]: 0 to n - 1, each row in an order of its own."""
+    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (draws, 1)), axis=1)
+
+
+def subsamples(n: int, sizes: tuple[int, ...], seed: int) -> np.ndarray:
+    """float64 [DRAWS, sizes, n], 1 for the samples that were drawn; the smaller sub-samples are
+    parts of the larger.
+    """
+    ranks = shuffles(n, DRAWS, seed)
+    return (ranks[:, None, :] < np.array(sizes)[None, :, None]).astype(np.float64)
+
+
+def _right_shares(votes: np.ndarray, verdict: np.ndarray) -> np.ndarray:
+    """float64 [...], in [0, 1]: of the answers with the most votes, the share that is right; 0
+    where nobody voted.
+
+    votes  float64 [..., candidates], at least 0;  verdict: float64 [candidates]
+    """
+    most = votes.max(axis=-1, keepdims=True)
+    tied = (votes >= most * (1 - 1e-9)) & (votes > 0)
+    return (tied @ verdict) / np.maximum(tied.sum(axis=-1), 1)
+
+
+def auroc(scores: ArrayLike, right: ArrayLike) -> float:
     """Chance that a right sample is scored above a wrong one, equal scores counting half. In [0,
     1]; nan where all are right or all wrong.
 
     scores  none nan. The Mann-Whitney statistic by its mean ranks (Hanley and McNeil 1982)
     """
-    values, good = np.asarray(scores, np.float64), np.asarray(right, bool)
+    values = np.asarray(scores, np.float64)
+    good = np.asarray(right, bool)
     if not good.any() or good.all():
         return math.nan
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)

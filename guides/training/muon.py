@@ -20,13 +20,17 @@ class MuonAdamW(torch.optim.Optimizer):
     """Weight decay for the matrices only. Every group has the learning rate `lr` at birth."""
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float):
-        tables = {
-            id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
-        }
-        trained = [p for p in model.parameters() if p.requires_grad]
-        matrices = [p for p in trained if p.ndim == 2 and min(p.shape) > 1 and id(p) not in tables]
-        chosen = {id(p) for p in matrices}
-        others = [p for p in trained if id(p) not in chosen]
+        tables = set()
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                tables.add(id(module.weight))
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for p in model.parameters():
+            if not p.requires_grad:
+                continue
+            is_matrix = p.ndim == 2 and min(p.shape) > 1 and id(p) not in tables
+            (matrices if is_matrix else others).append(p)
         self._parts = (
             torch.optim.Muon(
                 matrices,
@@ -42,7 +46,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _share(self) -> None:
         """Our groups are the parts' own, so a scheduler that writes into ours reaches them."""
-        self.param_groups = [group for part in self._parts for group in part.param_groups]
+        muon, adamw = self._parts
+        self.param_groups = [*muon.param_groups, *adamw.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

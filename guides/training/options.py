@@ -10,6 +10,7 @@ from typing import Any
 
 TUNES = ("full", "lora", "head")
 OPTIMIZERS = ("muon", "adamw")
+PRECISIONS = ("auto", "bfloat16", "float32")
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,10 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            min(
-                1 if self.steps is None else self.steps,
-                self.batch,
-                self.accumulation,
-                self.save_steps,
-            )
-            < 1
-        ):
+        counts = [self.batch, self.accumulation, self.save_steps]
+        if self.steps is not None:
+            counts.append(self.steps)
+        if min(counts) < 1:
             raise ValueError(
                 "steps, batch, accumulation and save_steps must be at least 1; correct the "
                 "training options"
@@ -71,16 +67,12 @@ class Options:
                 "decay is in [0, 1], lr in (0, 1), epochs positive, value_weight at least 0; "
                 "correct the training options"
             )
-        for name, allowed in {
-            "tune": TUNES,
-            "optimizer": OPTIMIZERS,
-            "precision": ("auto", "bfloat16", "float32"),
-        }.items():
+        choices = {"tune": TUNES, "optimizer": OPTIMIZERS, "precision": PRECISIONS}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                choices = ", ".join(allowed)
                 raise ValueError(
-                    f"{name} is one of {choices}, not {getattr(self, name)!r}; correct the "
-                    "training options"
+                    f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}; correct "
+                    "the training options"
                 )
 
     def updates(self, rows: int) -> int:
@@ -101,22 +93,23 @@ def fine_tuning(**options: Any) -> Options:
     al. 2025, section 3.5).
     """
     tune = options.get("tune", "full")
-    chosen = {"lr": LEARNING_RATES.get(tune, 1e-5), "epochs": EPOCHS.get(tune, 2.0)}
-    return Options(
-        **{
-            **chosen,
-            "batch": 8,
-            "optimizer": "adamw",
-            "weight_decay": 0.0,
-            "compile": False,
-            "save_steps": 200,
-            **options,
-        }
-    )
+    defaults: dict[str, Any] = {
+        "lr": LEARNING_RATES.get(tune, 1e-5),
+        "epochs": EPOCHS.get(tune, 2.0),
+        "batch": 8,
+        "optimizer": "adamw",
+        "weight_decay": 0.0,
+        "compile": False,
+        "save_steps": 200,
+    }
+    return Options(**{**defaults, **options})
 
 
 def check_installed(options: Options) -> None:
     """Raises ValueError where a library is missing that training with `options` needs."""
-    for name in ("accelerate", *(["peft"] if options.tune == "lora" else [])):
+    names = ["accelerate"]
+    if options.tune == "lora":
+        names.append("peft")
+    for name in names:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f'training needs {name}: pip install "copse-search[train]"')

@@ -47,9 +47,11 @@ REPORT = "training.json"  #: the last file of a checkpoint to appear
 #: of a checkpoint whose value head was judged on problems that were held out
 JUDGED = "report.json"
 #: Hu et al. 2022; on all matrices, Dettmers et al. 2023
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 #: exit codes of the child process; the last line of its stdout says what is wrong
-MISUSE, FULL, INTERRUPTED = 2, 3, 130
+MISUSE = 2
+FULL = 3
+INTERRUPTED = 130
 
 
 def train(
@@ -74,7 +76,8 @@ def train(
     checkpoint then stays.
     """
     out = Path(out)
-    steps = options.updates(len(rows))  # type: ignore[arg-type]
+    count = len(rows)  # type: ignore[arg-type]
+    steps = options.updates(count)
     accelerated = torch.cuda.is_available()
     if not accelerated:
         # on a CPU the backward pass of fused attention took half the time of a step
@@ -83,6 +86,9 @@ def train(
     adapter = _adapt(model, options)
     model.value_head = head.requires_grad_(True)
     examples = steps * options.batch * options.accumulation
+    workers = 0
+    if accelerated:
+        workers = min(12, max(1, (os.cpu_count() or 1) - 2))
     arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
@@ -103,7 +109,7 @@ def train(
         use_cpu=not accelerated,
         dataloader_drop_last=True,
         dataloader_pin_memory=accelerated,
-        dataloader_num_workers=min(12, max(1, (os.cpu_count() or 1) - 2)) if accelerated else 0,
+        dataloader_num_workers=workers,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
@@ -116,7 +122,7 @@ def train(
         data_collator=collate,
         callbacks=[Progress(parent)],
         options=options,
-        order=Order(len(rows), examples, options.batch, options.seed if shuffle else None),  # type: ignore[arg-type]
+        order=Order(count, examples, options.batch, options.seed if shuffle else None),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(out))
@@ -151,14 +157,16 @@ def last_checkpoint(out: str | Path) -> str | None:
     """The newest complete checkpoint of `out`, or None; checkpoints that a kill cut short are
     removed.
     """
-    folders = sorted(
-        Path(out).glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1])
-    )
-    for folder in [f for f in folders if not (f / "complete").exists()]:
-        log.warning("%s is incomplete and removed", folder)
-        shutil.rmtree(folder)
-        folders.remove(folder)
-    return str(folders[-1]) if folders else None
+    complete = []
+    for folder in list(Path(out).glob("checkpoint-*")):
+        if (folder / "complete").exists():
+            complete.append(folder)
+        else:
+            log.warning("%s is incomplete and removed", folder)
+            shutil.rmtree(folder)
+    if not complete:
+        return None
+    return str(max(complete, key=lambda folder: int(folder.name.split("-")[1])))
 
 
 def export(
@@ -204,14 +212,17 @@ def main(config: str | Path, parent: int | None = None) -> None:
     `train` raises.
     """
     settings = json.loads(Path(config).read_text())
-    out, base = Path(settings["out"]), settings["model"]
+    out = Path(settings["out"])
+    base = settings["model"]
     if (out / REPORT).exists():
         return
     options = fine_tuning(**settings["options"])
     model, tokenizer, head, guide = load_model(base, device="cpu", dtype="float32")
     kind = AutoConfig.from_pretrained(base).dtype or torch.float32
-    head = (head or ValueHead(model.config.get_text_config().hidden_size)).train()
-    rows = ConcatDataset([ExampleFile(path) for path in settings["examples"]])
+    if head is None:
+        head = ValueHead(model.config.get_text_config().hidden_size)
+    head.train()
+    rows = ConcatDataset(list(map(ExampleFile, settings["examples"])))
     if options.tune == "head":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         report = train_head(
@@ -219,24 +230,18 @@ def main(config: str | Path, parent: int | None = None) -> None:
         )
     else:
         report = train(model, head, rows, out / "work", options, shuffle=True, parent=parent)
-    history = Path(base, REPORT)
-    before = json.loads(history.read_text()) if history.exists() else {}
-    report |= {
-        "base": version(base),
-        "ancestors": [
-            *before.get("ancestors", []),
-            *([before["base"]] if "base" in before else []),
-        ],
-    }
+    report |= {"base": version(base), "ancestors": _ancestors(base)}
     guide = {"format": 1, **guide, **settings.get("guide", {}), "value_head": True}
     model = model.to(dtype=kind)
-    guide.pop("within", None)  # it told of the old head
+    guide.pop("within", None)  # it was measured on the old head
     judged = {}
     if "held" in settings:
         from guides.training.value_report import judge
 
-        judged["report"] = told = judge(model, tokenizer, head, Held.load(settings["held"]))
-        guide |= {} if told["within"] is None else {"within": round(told["within"], 4)}
+        verdict = judge(model, tokenizer, head, Held.load(settings["held"]))
+        judged["report"] = verdict
+        if verdict["within"] is not None:
+            guide["within"] = round(verdict["within"], 4)
     export(
         model.cpu(),
         head.cpu(),
@@ -249,10 +254,20 @@ def main(config: str | Path, parent: int | None = None) -> None:
     shutil.rmtree(out / "work", ignore_errors=True)
 
 
+def _ancestors(base: str) -> list[str]:
+    """Versions of the checkpoints that `base` was trained from, the first one first."""
+    history = Path(base, REPORT)
+    if not history.exists():
+        return []
+    before = json.loads(history.read_text())
+    ancestors = list(before.get("ancestors", []))
+    if "base" in before:
+        ancestors.append(before["base"])
+    return ancestors
+
+
 def _child(config: str, parent: str | None = None) -> int:
-    """`main` for a parent process; the exit code, with a word on stdout for what the user can
-    mend.
-    """
+    """`main` for a parent process; the exit code. What the user can mend is said on stdout."""
     try:
         main(config, None if parent is None else int(parent))
     except (ValueError, OSError) as error:

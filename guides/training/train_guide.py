@@ -11,11 +11,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from guides.data.grading import checker_of
-from guides.data.prepare import check_sources, prepare
+from guides.data.prepare import Distillation, prepare
 from guides.engines import locate
 from guides.training.options import Options, check_installed
 from guides.training.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
@@ -33,16 +33,9 @@ def train_guide(
     out: str | Path,
     options: Mapping[str, Any] | None = None,
     *,
-    policy: str = "solutions",
-    keep: int = 10,
-    seed: int = 0,
-    off_policy: bool = False,
-    checker: str | None = None,
-    labels: str | Path | None = None,
-    hard: bool = False,
-    every_token: bool = False,
     held_out: float = 0.1,
     settings: Mapping[str, Any] | None = None,
+    **choices: Any,
 ) -> Path:
     """Train `base` on traces into the checkpoint `out`, which `guides.load` takes; returns `out`.
 
@@ -51,48 +44,28 @@ def train_guide(
     held_out  share of the problems that is not trained on; on them the value head is calibrated and
               judged (`guides.training.value_report`), and the checkpoint gets `report.json` and, as
               "within" of its guide.json, the AUROC within a problem. 0: none
-    The others are those of `prepare`; `settings` stand in the new guide.json, so the next search
-    needs no flags.
+    settings  of the search, as `prepare` takes them; they stand in the new guide.json, so the next
+              search needs no flags
+    choices   what is learnt from the traces: policy, keep, seed, off_policy, checker, labels, hard
+              and every_token of `guides.data.prepare.Distillation`
 
     A run that was killed goes on when it is started again; one that is complete is left alone.
     Raises what `prepare` and `run_training` raise, and ValueError where `out` holds another run,
     and for a published reward model as base, which has made no trace.
     """
-    out, folder, settings = Path(out), resolve(locate(base)), dict(settings or {})
+    out = Path(out)
+    folder = resolve(locate(base))
+    settings = dict(settings or {})
     check_settings({"format": 1, **settings}, "the settings of the new guide")
     if head_layout(folder) in LAYOUTS:
         raise ValueError(
             f"{base} is a reward model ({architecture(folder)}), which judges and does not "
             "write: give the model that made the traces"
         )
-    options = {"seed": seed, **(options or {})}
+    chosen = Distillation(**choices, held_share=held_out)
+    options = {"seed": chosen.seed, **(options or {})}
     check_installed(Options(**options))
-    checker_of(checker)
-    check_sources(checker, labels, held_out)
-    chosen = {
-        "policy": policy,
-        "keep": keep,
-        "seed": seed,
-        "off_policy": off_policy,
-        "checker": checker,
-    }
-    chosen |= {
-        "labels": None if labels is None else str(labels),
-        "hard": hard,
-        "every_token": every_token,
-        "held_share": held_out,
-    }
-    digests = {"targets": _digest(json.dumps(targets, sort_keys=True).encode())}
-    if labels is not None:
-        digests["label_file"] = _digest(Path(labels).read_bytes())
-    run = {
-        "traces": str(traces),
-        **digests,
-        "base": version(folder),
-        **chosen,
-        "settings": settings,
-        "options": options,
-    }
+    run = _run_of(traces, targets, folder, chosen, settings, options)
     if out.exists() and out.samefile(folder):
         raise ValueError(
             f"{out} is the checkpoint to start from: choose another folder for the new one"
@@ -101,45 +74,75 @@ def train_guide(
         _same_run(json.loads((out / REPORT).read_text()).get("data", {}).get("run"), run, out)
         log.info("%s is complete", out)
         return out
-    work = out / "work"
-    config, examples, held = work / "config.json", work / "examples.npz", work / "held.npz"
+    config = out / "work" / "config.json"
     if config.exists():
         _same_run(json.loads(config.read_text())["data"]["run"], run, out)
     elif out.exists() and any(path.name != "work" for path in out.iterdir()):
         raise ValueError(f"{out} holds something else: choose another folder for the new guide")
     else:
+        examples = config.with_name("examples.npz")
+        held = config.with_name("held.npz")
         counted = prepare(
-            traces, targets, base, examples, **chosen, held_file=held, settings=settings
+            traces,
+            targets,
+            base,
+            examples,
+            held_file=held,
+            settings=settings,
+            **asdict(chosen),
         )
-        log.info(
-            "examples: %s",
-            ", ".join(f"{count} {name}" for name, count in counted.items() if name != "kinds"),
-        )
+        numbers = [f"{count} {name}" for name, count in counted.items() if name != "kinds"]
+        log.info("examples: %s", ", ".join(numbers))
+        guide = dict(settings)
         kinds = describe(folder).get("kinds")
-        guide = settings | ({"kinds": sorted({*kinds, *counted["kinds"]})} if kinds else {})
-        data = {"run": run, "counted": counted}
-        content = {
+        if kinds:
+            guide["kinds"] = sorted({*kinds, *counted["kinds"]})
+        content: dict[str, Any] = {
             "model": str(folder),
             "examples": [str(examples.resolve())],
             "out": str(out.resolve()),
+            "options": options,
+            "guide": guide,
+            "data": {"run": run, "counted": counted},
         }
-        content |= {"held": str(held.resolve())} if counted["held"] else {}
-        _write(
-            config,
-            json.dumps(content | {"options": options, "guide": guide, "data": data}, indent=2),
-        )
+        if counted["held"]:
+            content["held"] = str(held.resolve())
+        _write(config, json.dumps(content, indent=2))
     run_training(config)
     if (out / JUDGED).exists():
         log.info("%s", table_of(json.loads((out / JUDGED).read_text())))
     return out
 
 
+def _run_of(
+    traces: str | Path,
+    targets: Mapping[str, str],
+    folder: Path,
+    chosen: Distillation,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that the result of a run depends on, by which a start knows its own."""
+    run = {
+        "traces": str(traces),
+        "targets": _digest(json.dumps(targets, sort_keys=True).encode()),
+        "base": version(folder),
+        **asdict(chosen),
+        "settings": settings,
+        "options": options,
+    }
+    if chosen.labels is not None:
+        run["labels"] = str(chosen.labels)
+        run["label_file"] = _digest(Path(chosen.labels).read_bytes())
+    return run
+
+
 def run_training(config: str | Path) -> None:
     """`python -m guides.training.train config.json` as a child process, which shows its progress on
     stderr and goes on where it stopped.
 
-    Raises ValueError or OSError with what the child said, ChildProcessError where it ended without
-    a word. The child ends with this process, at the end of its step, and at once when this is
+    Raises ValueError or OSError with the child's last line, ChildProcessError where there is
+    none. The child ends with this process, at the end of its step, and at once when this is
     interrupted.
     """
     paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
@@ -148,7 +151,7 @@ def run_training(config: str | Path) -> None:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
-            said = child.stdout.read().strip().rpartition("\n")[2]
+            message = child.stdout.read().strip().rpartition("\n")[2]
             code = child.wait()
         except BaseException:
             child.terminate()
@@ -156,15 +159,13 @@ def run_training(config: str | Path) -> None:
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code == MISUSE:
-        raise ValueError(said)
+        raise ValueError(message)
     if code == FULL:
-        raise OSError(said)
+        raise OSError(message)
     if code:
-        how = (
-            f"was killed by signal {-code}, perhaps for want of memory: give a smaller batch"
-            if code < 0
-            else "failed: see what it said"
-        )
+        how = "failed: see what it wrote above"
+        if code < 0:
+            how = f"was killed by signal {-code}, perhaps for want of memory: give a smaller batch"
         raise ChildProcessError(
             f"the training of {config} {how}; start again and it goes on from its last checkpoint"
         )

@@ -51,18 +51,18 @@ class PolicyValueTrainer(Trainer):
     `value_head`; `order`: of its rows.
     """
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(self, *args: Any, options: Options, order: Sampler[int], **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.options, self.order = options, order
+        self.options = options
+        self.order = order
         # `compute_loss` divides by counts of the whole accumulated batch
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
-        decoder = self.model.get_decoder()
-        self._decoder = (
-            torch.compile(decoder)
-            if options.compile and _can_compile(self.args.device)
-            else decoder
-        )
+        self._decoder = self.model.get_decoder()
+        if options.compile and _can_compile(self.args.device):
+            self._decoder = torch.compile(self._decoder)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon, or AdamW with decay for matrices only. A fresh linear head needs larger steps than
@@ -70,27 +70,25 @@ class PolicyValueTrainer(Trainer):
         """
         if self.optimizer is not None:
             return self.optimizer
-        options, model = self.options, model or self.model
+        options = self.options
+        model = model or self.model
         if options.optimizer == "muon":
             self.optimizer = MuonAdamW(model, options.lr, options.weight_decay)
             return self.optimizer
         head = list(model.value_head.parameters())
-        trunk = [
-            p
-            for name, p in model.named_parameters()
-            if p.requires_grad and not name.startswith("value_head.")
-        ]
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not name.startswith("value_head."):
+                (matrices if parameter.ndim > 1 else others).append(parameter)
         groups: list[dict[str, Any]] = [
             {"params": head, "lr": max(options.lr, 0.1 / head[0].numel()), "weight_decay": 0.0}
         ]
-        for matrices in (True, False):
-            chosen = [p for p in trunk if (p.ndim > 1) == matrices]
-            groups.append(
-                {"params": chosen, "weight_decay": options.weight_decay if matrices else 0.0}
-            )
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=options.lr
-        )
+        if matrices:
+            groups.append({"params": matrices, "weight_decay": options.weight_decay})
+        if others:
+            groups.append({"params": others, "weight_decay": 0.0})
+        self.optimizer = torch.optim.AdamW(groups, lr=options.lr)
         return self.optimizer
 
     def get_batch_samples(
@@ -115,9 +113,11 @@ class PolicyValueTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        tokens, weights, values = inputs["tokens"], inputs["weights"], inputs["values"]
+        tokens = inputs["tokens"]
+        values = inputs["values"]
         assert num_items_in_batch is not None and not return_outputs
-        imitated, labelled = self._imitated(inputs), ~values.isnan()
+        imitated = self._imitated(inputs)
+        labelled = ~values.isnan()
         with self._autocast():
             hidden = self._decoder(
                 input_ids=tokens,
@@ -135,7 +135,7 @@ class PolicyValueTrainer(Trainer):
         )
         doubt = doubt @ _trust(inputs["counts"][labelled])
         return (
-            nll @ weights[imitated] / num_items_in_batch[0]
+            nll @ inputs["weights"][imitated] / num_items_in_batch[0]
             + self.options.value_weight * doubt / num_items_in_batch[1]
         )
 
@@ -161,11 +161,11 @@ class PolicyValueTrainer(Trainer):
         Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0
         times infinity.
         """
-        dtype = torch.bfloat16 if _half(self.options.precision, self.args.device) else torch.float32
+        half = _half(self.options.precision, self.args.device)
+        dtype = torch.bfloat16 if half else torch.float32
         visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
-        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
-            ~visible, -1e9
-        )[:, None]
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill_(~visible, -1e9)[:, None]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not _half(self.options.precision, self.args.device):
@@ -180,19 +180,17 @@ class PolicyValueTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         assert output_dir is not None
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        trained = {
-            name: p.detach().contiguous()
-            for name, p in self.model.named_parameters()
-            if p.requires_grad
-        }
+        trained = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                trained[name] = parameter.detach().contiguous()
         save_file(trained, Path(output_dir, TRAINED))
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        left = self.model.load_state_dict(
-            load_file(Path(resume_from_checkpoint, TRAINED)), strict=False
-        )
+        trained = load_file(Path(resume_from_checkpoint, TRAINED))
+        left = self.model.load_state_dict(trained, strict=False)
         assert not left.unexpected_keys, left.unexpected_keys
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -216,20 +214,22 @@ class Order(Sampler[int]):
     """
 
     def __init__(self, rows: int, total: int, batch: int, seed: int | None):
-        self.rows, self.total, self.batch, self.seed = rows, total, batch, seed
+        self.rows = rows
+        self.total = total
+        self.batch = batch
+        self.seed = seed
 
     def __len__(self) -> int:
         return self.total
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.islice(
-            itertools.chain.from_iterable(map(self._epoch, itertools.count())), self.total
-        )
+        endless = itertools.chain.from_iterable(map(self._epoch, itertools.count()))
+        return itertools.islice(endless, self.total)
 
     def _epoch(self, epoch: int) -> Iterator[int]:
         first = -epoch * self.rows % self.batch  # the rest of a block that the pass before began
         edges = [0, *range(first or self.batch, self.rows, self.batch), self.rows]
-        blocks = [range(start, stop) for start, stop in itertools.pairwise(edges)]
+        blocks = list(itertools.starmap(range, itertools.pairwise(edges)))
         if self.seed is not None:
             inner = range(1 if first else 0, len(blocks) - 1)
             order = np.random.default_rng((self.seed, epoch)).permutation(inner)
@@ -241,7 +241,7 @@ class Progress(TrainerCallback):
     """Marks a checkpoint as complete, shows how far the training is, and stops it where going on
     would spoil the checkpoints.
 
-    parent  process without which the training has nobody to serve, None: it stands alone
+    parent  id of the process that started the training, which ends with it; None: nobody did
     """
 
     def __init__(self, parent: int | None = None) -> None:
@@ -250,7 +250,8 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         from tqdm.auto import tqdm
 
-        self.start, self.first = time.monotonic(), state.global_step
+        self.start = time.monotonic()
+        self.first = state.global_step
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -281,11 +282,11 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs and self.bar.disable:
-            seconds, done = time.monotonic() - self.start, state.global_step - self.first
+            seconds = time.monotonic() - self.start
+            done = state.global_step - self.first
             left = seconds / max(done, 1) * (state.max_steps - state.global_step)
-            message = "step %d of %d: loss %.4f, lr %.2g, %.0f s, %.0f s left"
             log.info(
-                message,
+                "step %d of %d: loss %.4f, lr %.2g, %.0f s, %.0f s left",
                 state.global_step,
                 state.max_steps,
                 logs["loss"],
@@ -306,17 +307,15 @@ def _trust(counts: torch.Tensor) -> torch.Tensor:
 
 
 def _can_compile(device: torch.device) -> bool:
-    compiler = device.type == "cuda" or any(shutil.which(name) for name in ("g++", "clang++"))
+    compiler = device.type == "cuda" or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         log.info("no C++ compiler: training without torch.compile, 1.4 times slower")
-    return compiler
+    return bool(compiler)
 
 
 def _half(precision: str, device: torch.device) -> bool:
-    if precision == "auto":
-        return (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else torch.cpu._is_avx512_bf16_supported()
-        )
-    return precision == "bfloat16"
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported()

@@ -1,4 +1,4 @@
-"""What a trained value head is worth, told on problems that were held out: `report.json` of a
+"""What a trained value head is worth, measured on problems that were held out: `report.json` of a
 checkpoint.
 
 The head is calibrated on one half of these problems first, and keeps that if it lowers the
@@ -43,11 +43,11 @@ def judge(model: Any, tokenizer: Any, head: ValueHead, held: Held) -> dict[str, 
     engine = Engine(model, tokenizer, head=head, slots=256, name="held")
     values = run(read_values(held, "held"), {"held": engine}).astype(np.float64)
     engine.close()
-    line, told = calibrate(held, values)
+    line, calibration = calibrate(held, values)
     head.weight.data *= line.scale
     head.bias.data.mul_(line.scale).add_(line.shift)
-    fresh = np.arange(len(held.lost)) % 2 >= told["kept"]
-    return report_of(held, line(values), fresh) | {"calibration": told}
+    fresh = np.arange(len(held.lost)) % 2 >= calibration["kept"]
+    return report_of(held, line(values), fresh) | {"calibration": calibration}
 
 
 def calibrate(held: Held, values: np.ndarray) -> tuple[Line, dict[str, Any]]:
@@ -57,22 +57,25 @@ def calibrate(held: Held, values: np.ndarray) -> tuple[Line, dict[str, Any]]:
     The fit is on the problems with even numbers, before and after are of the others. Labels are
     weighed as in training.
     """
-    labels, even = held.labels.soft, held.problems % 2 == 0
+    labels = held.labels.soft
     known = ~np.isnan(labels) & ~np.isnan(values)
     weights = 1 / (1 + DOUBT / np.maximum(held.n, 1e-9))
-    halves = [(values[part], labels[part], weights[part]) for part in (known & even, known & ~even)]
-    line = fit(*halves[0])
-    if not len(halves[1][0]):
+    even = known & (held.problems % 2 == 0)
+    odd = known & (held.problems % 2 == 1)
+    line = fit(values[even], labels[even], weights[even])
+    if not odd.any():
         return Line(), {"scale": 1.0, "shift": 0.0, "kept": False, "before": None, "after": None}
-    before, after = (cross_entropy(one(halves[1][0]), *halves[1][1:]) for one in (Line(), line))
-    told = {
+    before = cross_entropy(Line()(values[odd]), labels[odd], weights[odd])
+    after = cross_entropy(line(values[odd]), labels[odd], weights[odd])
+    kept = after < before
+    calibration = {
         "scale": line.scale,
         "shift": line.shift,
-        "kept": after < before,
+        "kept": kept,
         "before": before,
         "after": after,
     }
-    return (line if after < before else Line()), told
+    return (line if kept else Line()), calibration
 
 
 def report_of(held: Held, values: np.ndarray, fresh: np.ndarray) -> dict[str, Any]:
@@ -80,29 +83,33 @@ def report_of(held: Held, values: np.ndarray, fresh: np.ndarray) -> dict[str, An
     [problems], it has not seen them.
     """
     # a row a sample
-    rows = np.repeat(
-        np.flatnonzero(~np.isnan(values[held.ends])), held.times[~np.isnan(values[held.ends])]
-    )
-    scores, right, problems = (
-        values[held.ends[rows]],
-        held.right[rows],
-        held.problems[held.ends[rows]],
-    )
-    inside = np.array(
-        [auroc(scores[problems == one], right[problems == one]) for one in np.unique(problems)]
-    )
-    told_apart, new = inside[~np.isnan(inside)], fresh[problems]
+    valued = ~np.isnan(values[held.ends])
+    rows = np.repeat(np.flatnonzero(valued), held.times[valued])
+    scores = values[held.ends[rows]]
+    right = held.right[rows]
+    problems = held.problems[held.ends[rows]]
+    inside = []  # of problems with right and wrong chains
+    for problem in np.unique(problems):
+        own = problems == problem
+        area = auroc(scores[own], right[own])
+        if not math.isnan(area):
+            inside.append(area)
+    new = fresh[problems]
     return {
         "problems": len(held.lost),
         "chains": len(rows),
-        "auroc": _known(auroc(scores, right)),
-        "within": _known(told_apart.mean() if len(told_apart) else math.nan),
-        "within_problems": len(told_apart),
-        "brier": _known(((scores - right)[new] ** 2).mean() if new.any() else math.nan),
-        "calibration_error": _known(calibration_error(scores[new], right[new])),
+        "auroc": _or_none(auroc(scores, right)),
+        "within": _or_none(_mean(np.array(inside))),
+        "within_problems": len(inside),
+        "brier": _or_none(_mean((scores - right)[new] ** 2)),
+        "calibration_error": _or_none(calibration_error(scores[new], right[new])),
         "steps": step_report(held, values),
         "best_of": selection(held, values),
     }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
 
 
 def calibration_error(values: np.ndarray, right: np.ndarray) -> float:
@@ -130,19 +137,21 @@ def step_report(held: Held, values: np.ndarray) -> dict[str, Any] | None:
         path = held.path(int(end))[1:]
         if not np.isinf(held.n[path]).all() or np.isnan(values[path]).any():
             continue
-        wrong, called = _first(held.k[path] == 0.0), _first(values[path] < THRESHOLD)
+        wrong = _first(held.k[path] == 0.0)
+        called = _first(values[path] < THRESHOLD)
         hits[wrong == len(path)].append(called == wrong)
     if not hits[False] and not hits[True]:
         return None
-    erroneous, right = (
-        float(np.mean(hits[clean])) if hits[clean] else math.nan for clean in (False, True)
-    )
-    # 0, or nan
-    f1 = 2 * erroneous * right / (erroneous + right) if erroneous + right > 0 else erroneous + right
+    erroneous = _mean(np.array(hits[False]))
+    right = _mean(np.array(hits[True]))
+    both = erroneous + right
+    f1 = both  # 0, or nan
+    if both > 0:
+        f1 = 2 * erroneous * right / both
     return {
-        "erroneous": _known(erroneous),
-        "right": _known(right),
-        "f1": _known(f1),
+        "erroneous": _or_none(erroneous),
+        "right": _or_none(right),
+        "f1": _or_none(f1),
         "chains": len(hits[False]) + len(hits[True]),
     }
 
@@ -161,34 +170,31 @@ def selection(held: Held, values: np.ndarray) -> list[dict[str, float]]:
     samples = np.bincount(problems, held.times, len(held.lost)).astype(int) + held.lost
     if not len(samples) or not samples.min():
         return []
-    sizes = [2**i for i in range(int(samples.min()).bit_length())]
-    table: list[dict[str, Callable[[int], float]]] = [
-        _choices(held, values, one, problems == one) for one in range(len(samples))
-    ]
-    return [
-        {
-            "n": n,
-            **{
-                name: float(np.mean([row[name](n) for row in table]))
-                for name in ("best", "weighted", "majority")
-            },
-        }
-        for n in sizes
-    ]
+    choices = [_choices(held, values, one, problems == one) for one in range(len(samples))]
+    rows = []
+    for power in range(int(samples.min()).bit_length()):
+        n = 2**power
+        row: dict[str, float] = {"n": n}
+        for name in ("best", "weighted", "majority"):
+            row[name] = float(np.mean([own[name](n) for own in choices]))
+        rows.append(row)
+    return rows
 
 
 def _choices(
     held: Held, values: np.ndarray, problem: int, own: np.ndarray
 ) -> dict[str, Callable[[int], float]]:
-    """The estimators of one problem, by name, as functions of n."""
-    missing, times = [0] * int(held.lost[problem]), held.times[own]
-    right = [*np.repeat(held.right[own], times).tolist(), *map(bool, missing)]
-    answers = [
-        *(None if a < 0 else a for a in np.repeat(held.answers[own], times).tolist()),
-        *(None for _ in missing),
-    ]
-    scores = np.nan_to_num(np.repeat(values[held.ends[own]], times), nan=0.0)
-    ranks, weights = [*scores.tolist(), *(-1.0 for _ in missing)], [*scores.tolist(), *missing]
+    """The estimators of one problem, by name, as functions of n. own: bool [C], its chains."""
+    times = held.times[own]
+    lost = int(held.lost[problem])  # samples without an answer, which come last
+    right = np.repeat(held.right[own], times).tolist() + [False] * lost
+    answers: list[int | None] = np.repeat(held.answers[own], times).tolist() + [None] * lost
+    for i, answer in enumerate(answers):
+        if answer == -1:
+            answers[i] = None
+    scores = np.nan_to_num(np.repeat(values[held.ends[own]], times), nan=0.0).tolist()
+    ranks = scores + [-1.0] * lost
+    weights = scores + [0] * lost
     return {
         "best": lambda n: best_of_k(ranks, right, n),
         "weighted": lambda n: majority_at_k(answers, right, n, seed=problem, weights=weights),
@@ -200,31 +206,29 @@ def table_of(report: Mapping[str, Any]) -> str:
     """The report as a few lines for people."""
     lines = [
         f"held out: {report['problems']} problems, {report['chains']} chains",
-        f"AUROC within a problem {_told(report['within'])} ({report['within_problems']} with "
-        "right and wrong chains), "
-        f"over all {_told(report['auroc'])}",
-        f"Brier {_told(report['brier'])}, calibration error {_told(report['calibration_error'])}",
+        f"AUROC within a problem {_shown(report['within'])} ({report['within_problems']} with "
+        f"right and wrong chains), over all {_shown(report['auroc'])}",
+        f"Brier {_shown(report['brier'])}, calibration error {_shown(report['calibration_error'])}",
     ]
     line = report["calibration"]
     if line["before"] is not None:
-        how = (
-            f"log-odds x {line['scale']:.2f} {line['shift']:+.2f}: "
-            f"{'kept' if line['kept'] else 'left out'}"
+        kept = "kept" if line["kept"] else "left out"
+        lines.append(
+            f"cross-entropy {line['before']:.4f}, calibrated {line['after']:.4f} "
+            f"(log-odds x {line['scale']:.2f} {line['shift']:+.2f}: {kept})"
         )
-        lines.append(f"cross-entropy {line['before']:.4f}, calibrated {line['after']:.4f} ({how})")
     if (steps := report["steps"]) is not None:
-        said = ", ".join(f"{name} {_told(steps[name])}" for name in ("erroneous", "right", "f1"))
-        lines.append(f"first wrong step found in {steps['chains']} chains: {said}")
-    lines += [
-        f"{row['n']:4d} samples: " + ", ".join(f"{k} {100 * row[k]:.1f} %" for k in list(row)[1:])
-        for row in report["best_of"]
-    ]
+        shares = ", ".join(f"{name} {_shown(steps[name])}" for name in ("erroneous", "right", "f1"))
+        lines.append(f"first wrong step found in {steps['chains']} chains: {shares}")
+    for row in report["best_of"]:
+        shares = ", ".join(f"{name} {100 * row[name]:.1f} %" for name in list(row)[1:])
+        lines.append(f"{row['n']:4d} samples: {shares}")
     return "\n".join(lines)
 
 
-def _known(number: float) -> float | None:
+def _or_none(number: float) -> float | None:
     return None if math.isnan(number) else float(number)
 
 
-def _told(number: float | None) -> str:
+def _shown(number: float | None) -> str:
     return "unknown" if number is None else f"{number:.3f}"

@@ -4,14 +4,15 @@ tokens' probabilities.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from guides.engines import Loaded, loaded_of
+from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import Prompts, prompting
 from search.problem import Problem, State
 from search.scheduling.requests import Backend, RequestFailed, Score
@@ -28,8 +29,10 @@ def mean_probability(log_probs: np.ndarray) -> float:
     The log-prob of a text divided by its length (Wu et al. 2016, section 7, alpha = 1), as a
     probability: one over its perplexity.
     """
-    told = log_probs[np.isfinite(log_probs)]
-    return math.exp(min(0.0, float(told.mean(dtype=np.float64)))) if len(told) else math.nan
+    finite = log_probs[np.isfinite(log_probs)]
+    if not len(finite):
+        return math.nan
+    return math.exp(min(0.0, float(finite.mean(dtype=np.float64))))
 
 
 class Likelihood:
@@ -44,6 +47,7 @@ class Likelihood:
     policy  the `LM` of the same checkpoint: the tokens it sampled are read. None: each step's text
             is encoded anew with this model's tokenizer
     part    "chain": all steps so far;  "step": the last one, given those before it
+    engine  device, dtype, slots and pool_tokens of `guides.load`
     """
 
     tokens = 0
@@ -55,17 +59,15 @@ class Likelihood:
         policy: LM | None = None,
         part: str = "chain",
         *,
-        device: str = "auto",
-        dtype: str = "auto",
-        slots: int = 64,
-        pool_tokens: int | None = None,
         delimiter: str | None = None,
         prompt: str | None = None,
+        **engine: Unpack[EngineOptions],
     ):
         if part not in ("chain", "step"):
             raise ValueError(f"part={part!r} of a chain is unknown: give 'chain' or 'step'")
-        self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
-        self._policy, self._part = policy, part
+        self._loaded = loaded = loaded_of(path, **engine)
+        self._policy = policy
+        self._part = part
         self._delimiter: str = delimiter or loaded.settings.get("delimiter") or "\n\n"
         self._prompts = Prompts(loaded.tokenizer, *prompting(loaded.settings, prompt))
         self.version = f"likelihood-{part}-{loaded.version}"
@@ -86,28 +88,20 @@ class Likelihood:
         return values
 
     async def _read(self, problem: Problem, state: State) -> float:
-        steps = (
-            [step.tokens for step in state]
-            if self._policy is not None
-            else [self._encode(step.text) for step in state]
-        )
-        chain = tuple(token for tokens in steps for token in tokens)
+        if self._policy is not None:
+            steps = [step.tokens for step in state]
+            prompt = self._policy.tokens(problem, state[:0])
+        else:
+            steps = [self._encode(step.text) for step in state]
+            prompt = self._prompts(problem.prompt(state))
+        chain = tuple(itertools.chain.from_iterable(steps))
         judged = len(chain) if self._part == "chain" else len(steps[-1])
-        prompt = (
-            self._policy.tokens(problem, state[:0])
-            if self._policy is not None
-            else self._prompt(problem, state)
-        )
         try:
             scored = await ask(Score(prompt + chain, (), to=self._loaded.name))
         except RequestFailed:
             return math.nan
         return mean_probability(scored.log_probs[len(scored.log_probs) - judged :])
 
-    def _prompt(self, problem: Problem, state: State) -> tuple[int, ...]:
-        return self._prompts(problem.prompt(state))
-
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(
-            self._loaded.tokenizer.encode(text + self._delimiter, add_special_tokens=False)
-        )
+        tokenizer = self._loaded.tokenizer
+        return tuple(tokenizer.encode(text + self._delimiter, add_special_tokens=False))

@@ -15,11 +15,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from guides.engines import Loaded, loaded_of
+from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import frame, plain_tokens
 from search.problem import Problem, State, chain_text
 from search.scheduling.requests import Backend, Generate, RequestFailed, Score, failure
@@ -58,6 +58,7 @@ class Judge:
                      critiques
     votes            verdicts sampled from a server that does not tell how probable "Yes" and "No"
                      are
+    engine           device, dtype, slots and pool_tokens of `guides.load`
 
     A verdict is P(yes) / (P(yes) + P(no)), over all single-token spellings, not P(yes) itself: a
     model that was not trained as a judge spends much of its probability on neither. Its leaning to
@@ -76,10 +77,6 @@ class Judge:
         path: str | Path | Loaded | Server,
         critiques: int = 0,
         *,
-        device: str = "auto",
-        dtype: str = "auto",
-        slots: int = 64,
-        pool_tokens: int | None = None,
         template: str = FINISHED,
         unfinished: str = UNFINISHED,
         yes: str = "Yes",
@@ -87,6 +84,7 @@ class Judge:
         critique_tokens: int = 256,
         temperature: float = 0.7,
         votes: int = 4,
+        **engine: Unpack[EngineOptions],
     ):
         if critiques < 0 or critique_tokens < 1 or temperature < 0 or votes < 1:
             given = (
@@ -94,15 +92,15 @@ class Judge:
                 f"temperature={temperature}, votes={votes}"
             )
             raise ValueError(f"{given} are impossible: give at least 0, 1, 0 and 1")
-        self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
+        self._loaded = loaded = loaded_of(path, **engine)
         tokenizer = loaded.tokenizer
-        self._critiques, self._critique_tokens, self._temperature = (
-            critiques,
-            critique_tokens,
-            temperature,
-        )
-        self._words = yes.strip().lower(), no.strip().lower()
-        last = CRITIQUE if critiques else f" Answer {yes.strip()} or {no.strip()}."
+        self._critiques = critiques
+        self._critique_tokens = critique_tokens
+        self._temperature = temperature
+        either = f"{yes.strip()} or {no.strip()}"
+        #: what each word of a sampled verdict is worth
+        self._worth = {yes.strip().lower(): 1.0, no.strip().lower(): 0.0}
+        last = CRITIQUE if critiques else f" Answer {either}."
         names = ("problem", "solution")
         self._frames = {
             True: frame(tokenizer, template + last, names),
@@ -110,12 +108,11 @@ class Judge:
         }
         # else the verdict begins the model's turn
         asked = bool(critiques) or not getattr(tokenizer, "chat_template", None)
-        self._question = (
-            plain_tokens(tokenizer, f"\n\nVerdict ({yes.strip()} or {no.strip()}):")
-            if asked
-            else ()
-        )
-        self._yes, self._no = _spellings(tokenizer, yes), _spellings(tokenizer, no)
+        self._question: tuple[int, ...] = ()
+        if asked:
+            self._question = plain_tokens(tokenizer, f"\n\nVerdict ({either}):")
+        self._yes = _spellings(tokenizer, yes)
+        self._no = _spellings(tokenizer, no)
         if set(self._yes) & set(self._no):
             raise ValueError(
                 f"yes={yes!r} and no={no!r} are the same token: give two different words"
@@ -131,7 +128,9 @@ class Judge:
         # it fails where any of the tokens is none of its likeliest: read what the words begin with
         # here
         if found is not None:
-            self._yes, self._no = (ids[-1:] if asked else ids[:1] for ids in (self._yes, self._no))
+            begins = slice(-1, None) if asked else slice(1)
+            self._yes = self._yes[begins]
+            self._no = self._no[begins]
         verdicts = max(1, critiques)
         self.tokens = critiques * critique_tokens + verdicts * self._votes * SPOKEN
         self.calls = critiques + verdicts * (self._reads + self._votes)
@@ -185,8 +184,9 @@ class Judge:
             to=self._loaded.name,
         )
         result = await ask(request)
-        # the verdict goes on in the same turn
-        return result.tokens[:-1] if result.finish == "end" else result.tokens
+        if result.finish == "end":
+            return result.tokens[:-1]  # the verdict goes on in the same turn
+        return result.tokens
 
     async def _verdict(self, prompt: tuple[int, ...], seeds: np.ndarray) -> float:
         if self._reads:
@@ -199,7 +199,8 @@ class Judge:
                     to=self._loaded.name,
                 )
                 scored = await ask(request)
-                return _share(scored.reads[0, : len(self._yes)], scored.reads[0, len(self._yes) :])
+                reads = scored.reads[0]
+                return _share(reads[: len(self._yes)], reads[len(self._yes) :])
             except RequestFailed:
                 if not self._votes:
                     raise
@@ -212,31 +213,28 @@ class Judge:
         except RequestFailed:
             return math.nan
         text = spoken.text.lower().lstrip(" \n*\"'")
-        return next(
-            (
-                worth
-                for word, worth in zip(self._words, (1.0, 0.0), strict=True)
-                if re.match(rf"{re.escape(word)}(?!\w)", text)
-            ),
-            math.nan,
-        )
+        for word, worth in self._worth.items():
+            if re.match(rf"{re.escape(word)}(?!\w)", text):
+                return worth
+        return math.nan
 
     def _prompt(self, problem: Problem, state: State) -> tuple[int, ...]:
         texts = {"problem": problem.prompt(state), "solution": chain_text(state)}
-        pieces = self._frames[problem.is_terminal(state)]
-        return tuple(
-            t
-            for piece in pieces
-            for t in (self._plain(texts[piece]) if isinstance(piece, str) else piece)
-        )
+        tokens: list[int] = []
+        for piece in self._frames[problem.is_terminal(state)]:
+            tokens += self._plain(texts[piece]) if isinstance(piece, str) else piece
+        return tuple(tokens)
 
 
 def _spellings(tokenizer: object, word: str) -> tuple[int, ...]:
     """Tokens that are the whole of a word: alone, and after a space. Raises ValueError where
     there is none.
     """
-    spelled = [plain_tokens(tokenizer, text) for text in (word.strip(), f" {word.strip()}")]
-    found = dict.fromkeys(tokens[0] for tokens in spelled if len(tokens) == 1)
+    found: list[int] = []
+    for text in (word.strip(), f" {word.strip()}"):
+        tokens = plain_tokens(tokenizer, text)
+        if len(tokens) == 1 and tokens[0] not in found:
+            found.append(tokens[0])
     if not found:
         raise ValueError(
             f"the tokenizer writes the verdict {word!r} in several tokens: give yes= and no= "
@@ -250,11 +248,14 @@ def _share(yes: np.ndarray, no: np.ndarray) -> float:
     least = max(float(yes.max()), float(no.max()))
     if not math.isfinite(least):
         return math.nan
-    share = [float(np.exp(log_probs.astype(np.float64) - least).sum()) for log_probs in (yes, no)]
-    return share[0] / sum(share)
+    chance = float(np.exp(yes.astype(np.float64) - least).sum())
+    other = float(np.exp(no.astype(np.float64) - least).sum())
+    return chance / (chance + other)
 
 
 def _mean(values: Sequence[float]) -> float:
     """Of those that are known; nan without any."""
     known = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(known) if known else math.nan
+    if not known:
+        return math.nan
+    return statistics.fmean(known)

@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from guides.engines import Loaded, loaded_of
+from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.lm import LM
 from guides.policies.prompts import Prompts, prompting
 from guides.values.prm_formats import FORMATS, Format, check_aggregate, choose_format
@@ -43,6 +43,7 @@ class PRM:
                else the format's own
     delimiter, prompt   of our own format: what ends a step, and what stands before the first one,
                         with {problem} in it
+    engine     device, dtype, slots and pool_tokens of `guides.load`
 
     A problem that holds the format's marker is refused with ValueError
     (`guides.values.prm_reader`). A chain with a step that does, and one longer than the model's
@@ -60,33 +61,28 @@ class PRM:
         *,
         format: str | Path | Format | None = None,
         aggregate: str | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        slots: int = 64,
-        pool_tokens: int | None = None,
         delimiter: str | None = None,
         prompt: str | None = None,
+        **engine: Unpack[EngineOptions],
     ):
         if aggregate is not None:
             check_aggregate(aggregate)
-        self._loaded = loaded = loaded_of(path, device, dtype, slots, pool_tokens)
-        settings, where = loaded.settings, loaded.version if isinstance(path, Loaded) else str(path)
+        self._loaded = loaded = loaded_of(path, **engine)
+        settings = loaded.settings
+        where = loaded.version if isinstance(path, Loaded) else str(path)
         chosen = choose_format(format, settings, loaded.head, loaded.architecture, where)
         own = replace(chosen, name="copse", aggregate="last") == FORMATS["copse"]
         if own:
-            chosen = replace(
-                chosen, step="{step}" + (delimiter or settings.get("delimiter") or "\n\n")
-            )
+            ending = delimiter or settings.get("delimiter") or "\n\n"
+            chosen = replace(chosen, step="{step}" + ending)
         elif policy is not None or delimiter is not None or prompt is not None:
             raise ValueError(
                 f"policy, delimiter and prompt are for heads of ours, but {where} reads in "
                 f"the format {chosen.name!r}: leave them out"
             )
-        prompts = (
-            Prompts(loaded.tokenizer, *prompting(settings, prompt))
-            if chosen.prompt is None
-            else None
-        )
+        prompts = None
+        if chosen.prompt is None:
+            prompts = Prompts(loaded.tokenizer, *prompting(settings, prompt))
         self._reader = Reader(chosen, loaded.tokenizer, prompts)
         self._aggregate: str = aggregate or settings.get("aggregate") or chosen.aggregate
         self._policy = policy
@@ -100,11 +96,16 @@ class PRM:
             )  # fmt: skip
 
     @property
+    def _of_policy(self) -> bool:
+        """Whether a value is the one that comes with the policy's own pass."""
+        return self._policy is not None and self._aggregate == "last"
+
+    @property
     def version(self) -> str:
         """The checkpoint's content hash, its format and the aggregation, such as "0123456789abcdef
         qwen#1a2b3c4d min"; the hash alone for the last value of the policy's own head.
         """
-        if self._policy is not None and self._aggregate == "last":
+        if self._of_policy:
             return self._loaded.version
         return f"{self._loaded.version} {self._reader.format.label} {self._aggregate}"
 
@@ -121,9 +122,10 @@ class PRM:
         What is known from the policy's own pass is not asked again, if the last step is all that
         counts.
         """
-        told = self._policy is not None and self._aggregate == "last"
-        values = known.astype(np.float32) if told else np.full(len(states), np.nan, np.float32)
-        unknown = [i for i in range(len(states)) if math.isnan(values[i])]
+        values = np.full(len(states), np.nan, np.float32)
+        if self._of_policy:
+            values = known.astype(np.float32)
+        unknown = np.flatnonzero(np.isnan(values)).tolist()
         values[unknown] = await parallel(self._judge(problem, states[i]) for i in unknown)
         return values
 
@@ -137,7 +139,8 @@ class PRM:
             return math.nan
         if not positions:
             return math.nan
-        positions = positions[-1:] if self._aggregate == "last" else positions
+        if self._aggregate == "last":
+            positions = positions[-1:]
         try:
             scored = await ask(
                 Score(tokens, positions, self._reader.read, log_probs=False, to=self._loaded.name)
@@ -154,11 +157,11 @@ class PRM:
         and say nothing.
         """
         if self._policy is None:
-            return self._reader(
-                problem.prompt(state), tuple(step.text for step in state if step.text.strip())
-            )
-        tokens, positions = self._policy.tokens(problem, state), []
+            texts = tuple(step.text for step in state if step.text.strip())
+            return self._reader(problem.prompt(state), texts)
+        tokens = self._policy.tokens(problem, state)
         at = len(tokens)
+        positions = []
         for step in reversed(state):
             positions.append(at - 1)
             at -= len(step.tokens)
@@ -194,11 +197,13 @@ class ORM(PRM):
 
 def aggregated(aggregate: str, scores: np.ndarray) -> float:
     """One value in [0, 1] of the scores of a chain's steps, float64 [steps], at least one."""
-    return float(
-        {"last": lambda s: s[-1], "min": np.min, "prod": np.prod, "mean": np.mean}[aggregate](
-            scores
-        )
-    )
+    if aggregate == "last":
+        return float(scores[-1])
+    if aggregate == "min":
+        return float(scores.min())
+    if aggregate == "prod":
+        return float(scores.prod())
+    return float(scores.mean())
 
 
 def _scores(scored: Scored) -> np.ndarray:

@@ -85,7 +85,9 @@ class Format:
     name: str = "custom"
 
     def __post_init__(self) -> None:
-        marked, chat = self.layout in ("text", "chat"), self.layout in ("chat", "turns")
+        marked = self.layout in ("text", "chat")
+        chat = self.layout in ("chat", "turns")
+        in_parts = self.layout == "parts"
         if self.layout not in LAYOUTS:
             self._refuse(f"layout {self.layout!r} is none: use one of {', '.join(LAYOUTS)}")
         if self.score not in ("tokens", OWN, *HEADS):
@@ -94,13 +96,13 @@ class Format:
                 f"{', '.join([OWN, *HEADS])}"
             )
         check_aggregate(self.aggregate)
-        if (self.prompt is None) > (self.layout == "parts") or (
-            self.prompt is not None and self.prompt.count("{problem}") != 1
-        ):
+        if self.prompt is None:
+            prompted = in_parts
+        else:
+            prompted = self.prompt.count("{problem}") == 1
+        if not prompted:
             self._refuse("it needs a prompt: write one with {problem} in it once")
-        if "".join(self.parts).count("{step}") != 1 or (
-            len(self.parts) > 1 and self.layout != "parts"
-        ):
+        if "".join(self.parts).count("{step}") != 1 or (len(self.parts) > 1 and not in_parts):
             self._refuse(
                 "step is a text with {step} in it once, or in parts several texts: correct it"
             )
@@ -110,21 +112,17 @@ class Format:
             "bad": self.score == "tokens",
         }
         for field, needed in needs.items():
-            if bool(getattr(self, field)) != needed:
-                self._refuse(
-                    f"{field} "
-                    f"{'is missing: give it' if needed else 'is of no use here: leave it out'}"
-                )
+            given = bool(getattr(self, field))
+            if needed and not given:
+                self._refuse(f"{field} is missing: give it")
+            if given and not needed:
+                self._refuse(f"{field} is of no use here: leave it out")
         if marked and str(self.marker) not in self.parts[0]:
             self._refuse(
                 f"its step does not hold the marker {self.marker!r}: write it where the score "
                 "stands"
             )
-        for field, useful in {
-            "system": chat,
-            "cut": self.layout == "parts",
-            "opening": self.layout == "parts",
-        }.items():
+        for field, useful in {"system": chat, "cut": in_parts, "opening": in_parts}.items():
             if getattr(self, field) and not useful:
                 self._refuse(f"{field} is of no use in layout {self.layout!r}: leave it out")
 
@@ -141,16 +139,13 @@ class Format:
         """Its name and a digest of all that it says but the aggregation, which may be chosen
         anew: "qwen#1a2b3c4d".
         """
-        said = {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in ("name", "aggregate")
-        }
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+        content = dataclasses.asdict(self)
+        del content["name"], content["aggregate"]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.name}#{digest}"
 
 
-_KNOWN = {
+_UNNAMED = {
     # ours: a value head read at the end of every step. The checkpoint's guide.json says what its
     # prompt is and what ends a step
     "copse": Format("parts", OWN, step="{step}\n\n", opening=True),
@@ -185,7 +180,7 @@ _KNOWN = {
     # AutoModelForTokenClassification as TRL's PRMTrainer trains it, with its default step_separator
     "trl": Format("parts", "score", prompt="{problem}", step=("{step}", "\n")),
 }
-FORMATS = {name: replace(known, name=name) for name, known in _KNOWN.items()}
+FORMATS = {name: replace(format, name=name) for name, format in _UNNAMED.items()}
 # classes that have been trained in one format only
 CERTAIN = {"Qwen2ForProcessRewardModel": "qwen", "Qwen2ForPrmModel": "skywork"}
 
@@ -207,51 +202,52 @@ def read_format(given: str | Path | Mapping[str, Any] | Format) -> Format:
             "the path of a JSON file"
         )
     try:
-        said = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the format in {path} cannot be read ({error}): write it as a JSON object"
         ) from None
-    if not isinstance(said, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"the format in {path} is no JSON object: write it as one")
-    return _described({"name": path.stem, **said})
+    return _described({"name": path.stem, **content})
 
 
-def _described(said: Mapping[str, Any]) -> Format:
-    """The format that a JSON object describes, perhaps "like" another one but for what it says
-    itself.
+def _described(content: Mapping[str, Any]) -> Format:
+    """The format that a JSON object describes, perhaps "like" another one but for its own
+    fields.
     """
-    fields = {field.name: field for field in dataclasses.fields(Format)}
-    said = dict(said)
-    like = said.pop("like", None)
+    names = [field.name for field in dataclasses.fields(Format)]
+    content = dict(content)
+    like = content.pop("like", None)
     if like is not None and like not in FORMATS:
         raise ValueError(f"a format cannot be like {like!r}: use one of {', '.join(FORMATS)}")
-    for name, value in said.items():
-        if name not in fields:
+    for name, value in content.items():
+        if name not in names:
             raise ValueError(
-                f"a format of reward models has no {name!r}: use like, {', '.join(fields)}"
+                f"a format of reward models has no {name!r}: use like, {', '.join(names)}"
             )
-        texts = (
-            isinstance(value, list)
-            and name == "step"
-            and all(isinstance(text, str) for text in value)
-        )
-        if not (isinstance(value, bool) if name == "opening" else isinstance(value, str) or texts):
-            raise ValueError(
-                f"the format's {name} is {json.dumps(value)[:60]}: write "
-                f"{'true or false' if name == 'opening' else 'text'}"
-            )
-    said = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in said.items()
-    }
+        wanted = "true or false" if name == "opening" else "text"
+        if not _fits(name, value):
+            raise ValueError(f"the format's {name} is {json.dumps(value)[:60]}: write {wanted}")
+        if isinstance(value, list):
+            content[name] = tuple(value)
     if like is not None:
-        return replace(FORMATS[like], **{"name": f"like-{like}", **said})
-    if missing := [name for name in ("layout", "score") if name not in said]:
+        return replace(FORMATS[like], **{"name": f"like-{like}", **content})
+    if missing := [name for name in ("layout", "score") if name not in content]:
         raise ValueError(
             f"the format does not say its {' and '.join(missing)}: add it, or say which format "
             "it is like"
         )
-    return Format(**said)
+    return Format(**content)
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a value of JSON is one of the field `name` of a format."""
+    if name == "opening":
+        return isinstance(value, bool)
+    if name == "step" and isinstance(value, list):
+        return all(isinstance(text, str) for text in value)
+    return isinstance(value, str)
 
 
 def choose_format(
@@ -265,25 +261,25 @@ def choose_format(
     "prm", else what is certain.
 
     head, architecture  as `models.checkpoints.head_layouts` finds them. Raises ValueError where
-                        nobody knows, and where the head is another one
+                        none is certain, and where the head is another one
     """
-    said = settings.get("prm") if given is None else given
-    if said is None and head == OWN:
-        said = "copse"
-    elif said is None:
-        said = CERTAIN.get(architecture)
+    chosen = settings.get("prm") if given is None else given
+    if chosen is None and head == OWN:
+        chosen = "copse"
+    elif chosen is None:
+        chosen = CERTAIN.get(architecture)
     others = ", ".join(name for name in FORMATS if name != "copse")
     how = f"name its format with format= or --value-format ({others}, or a JSON file of your own)"
-    if said is None and head is None:
+    if chosen is None and head is None:
         raise ValueError(
             f"{where} has no value head: train one, or, if it is a reward model that answers "
             f"with tokens, {how}"
         )
-    if said is None:
+    if chosen is None:
         raise ValueError(
             f"{where} has a head, but how it reads a chain of thought is not certain: {how}"
         )
-    format = read_format(said)
+    format = read_format(chosen)
     if format.score not in ("tokens", head):
         found = "has no value head" if head is None else f"has a head of the kind {head!r}"
         raise ValueError(
@@ -303,10 +299,11 @@ def check_judge(
     from models.checkpoints.checkpoint import resolve
     from models.checkpoints.head_layouts import architecture, head_layout
 
-    said, folder = settings(path), resolve(locate(path), weights=False)
+    described = settings(path)
+    folder = resolve(locate(path), weights=False)
     if aggregate is not None:
         check_aggregate(aggregate)
     if Path(locate(path)).is_dir():
-        choose_format(format, said, head_layout(folder), architecture(folder), str(path))
+        choose_format(format, described, head_layout(folder), architecture(folder), str(path))
     elif format is not None:  # of a model on the hub, the weights are not here yet
         read_format(format)

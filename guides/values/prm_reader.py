@@ -30,16 +30,20 @@ class Reader:
     def __init__(self, format: Format, tokenizer: Any, prompts: Prompts | None = None):
         self.format = format
         self._tokenizer = tokenizer
-        self._prompts = (prompts or Prompts(tokenizer)) if format.prompt is None else None
+        self._prompts: Prompts | None = None
+        if format.prompt is None:
+            self._prompts = prompts or Prompts(tokenizer)
         if format.layout in ("chat", "turns") and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 f"the format {format.name!r} is a chat, but the tokenizer has no chat "
                 "template: copy its chat_template.jinja too"
             )
-        self._marker, self._good, self._bad = (
-            self._token(text) for text in (format.marker, format.good, format.bad)
-        )
-        self.read = (self._good, self._bad) if format.score == "tokens" else ()
+        self._marker = self._token(format.marker)
+        self._good = self._token(format.good)
+        self._bad = self._token(format.bad)
+        self.read: tuple[int, ...] = ()
+        if format.score == "tokens":
+            self.read = (self._good, self._bad)
         self._layout = {
             "parts": self._parts,
             "text": self._text,
@@ -57,15 +61,11 @@ class Reader:
         """
         if not steps and not self.format.opening:
             return (), ()
-        leads = (self.format.lead.replace("{number}", str(i)) for i in range(1, len(steps) + 1))
-        said = tuple(
-            step if step.startswith(lead.strip()) else lead + step
-            for lead, step in zip(leads, steps, strict=True)
-        )
-        tokens, positions = self._layout(statement, said)
+        tokens, positions = self._layout(statement, self._led(steps))
         if len(positions) != max(1, len(steps)):
             plain = self._layout(statement, ("1",) * len(steps))[1]
-            raise (Marked if len(plain) == len(steps) else ValueError)(
+            error = Marked if len(plain) == len(steps) else ValueError
+            raise error(
                 f"{len(positions)} scores for {len(steps)} steps: the marker "
                 f"{self.format.marker!r} stands in the problem or in a step, "
                 "or the tokenizer writes it otherwise there: give a problem without it, or "
@@ -73,10 +73,20 @@ class Reader:
             )
         return tokens[: positions[-1] + 1], positions
 
+    def _led(self, steps: tuple[str, ...]) -> tuple[str, ...]:
+        """The steps with their leads, where they do not begin with these already."""
+        led = []
+        for number, step in enumerate(steps, 1):
+            lead = self.format.lead.replace("{number}", str(number))
+            led.append(step if step.startswith(lead.strip()) else lead + step)
+        return tuple(led)
+
     def _parts(self, statement: str, steps: tuple[str, ...]) -> Reading:
-        tokens, positions = list(self._prompt(statement)), []
+        tokens = list(self._prompt(statement))
+        positions = []
         for step in steps:
-            for piece in step.split(self.format.cut) if self.format.cut else (step,):
+            pieces = step.split(self.format.cut) if self.format.cut else [step]
+            for piece in pieces:
                 for part in self.format.parts:
                     tokens += self._encode(part.replace("{step}", piece))
             positions.append(len(tokens) - 1)
@@ -85,25 +95,31 @@ class Reader:
     def _prompt(self, statement: str) -> tuple[int, ...]:
         if self._prompts is not None:
             return self._prompts(statement)
+        tokens: tuple[int, ...] = self._encode(self._opened(statement))
         begin = getattr(self._tokenizer, "bos_token_id", None)
-        return (() if begin is None else (begin,)) + self._encode(self._opened(statement))
+        if begin is None:
+            return tokens
+        return (begin, *tokens)
 
     def _text(self, statement: str, steps: tuple[str, ...]) -> Reading:
         return self._marked(self._encode(self._opened(statement) + self._joined(steps), True))
 
     def _chat(self, statement: str, steps: tuple[str, ...]) -> Reading:
-        messages = [*self._system(), {"role": "user", "content": self._opened(statement)}]
-        return self._marked(
-            self._rendered([*messages, {"role": "assistant", "content": self._joined(steps)}])
-        )
+        messages = [
+            *self._system(),
+            {"role": "user", "content": self._opened(statement)},
+            {"role": "assistant", "content": self._joined(steps)},
+        ]
+        return self._marked(self._rendered(messages))
 
     def _turns(self, statement: str, steps: tuple[str, ...]) -> Reading:
-        messages, starts = self._system(), []
-        for i, step in enumerate(steps):
-            said = self.format.parts[0].replace("{step}", step)
-            messages.append(
-                {"role": "user", "content": said if i else self._opened(statement) + said}
-            )
+        messages = self._system()
+        starts = []
+        opening = self._opened(statement)
+        for step in steps:
+            text = opening + self.format.parts[0].replace("{step}", step)
+            opening = ""  # of the first message alone
+            messages.append({"role": "user", "content": text})
             starts.append(self._rendered(messages, True))  # up to where the reply begins
             messages.append({"role": "assistant", "content": str(self.format.good)})
         tokens = self._rendered(messages)
@@ -123,11 +139,9 @@ class Reader:
         return "".join(self.format.parts[0].replace("{step}", step) for step in steps)
 
     def _system(self) -> list[dict[str, str]]:
-        return (
-            []
-            if self.format.system is None
-            else [{"role": "system", "content": self.format.system}]
-        )
+        if self.format.system is None:
+            return []
+        return [{"role": "system", "content": self.format.system}]
 
     def _marked(self, tokens: tuple[int, ...]) -> Reading:
         return tokens, tuple(i for i, token in enumerate(tokens) if token == self._marker)
@@ -136,11 +150,10 @@ class Reader:
         """Tokens of a chat; begin: with what opens the next reply. The template writes all
         special tokens itself.
         """
-        return self._encode(
-            self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=begin, tokenize=False
-            )
+        text = self._tokenizer.apply_chat_template(
+            messages, add_generation_prompt=begin, tokenize=False
         )
+        return self._encode(text)
 
     def _encoded(self, text: str, special: bool = False) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=special))

@@ -30,17 +30,25 @@ class Rollout:
         if count < 1:
             raise ValueError(f"count={count} roll-outs tell nothing: give at least 1")
         policy = policy_of(policy)
-        judge = None if judge is None else value_of(judge)
-        self._policy, self._count, self._judge = policy, count, judge
-        self.tokens = count * (policy.chain_tokens + (judge.tokens if judge else 0))
-        self.calls = count * (
-            (policy.max_steps if policy.step_tokens else 0) + (judge.calls if judge else 0)
-        )
-        self.version = f"rollout{count}-{policy.version}" + (f"-{judge.version}" if judge else "")
+        tokens = policy.chain_tokens
+        calls = policy.max_steps if policy.step_tokens else 0
+        version = f"rollout{count}-{policy.version}"
+        self._judge = None
+        if judge is not None:
+            self._judge = judge = value_of(judge)
+            tokens += judge.tokens
+            calls += judge.calls
+            version += f"-{judge.version}"
+        self._policy = policy
+        self._count = count
+        self.tokens = count * tokens
+        self.calls = count * calls
+        self.version = version
 
     @property
     def backends(self) -> Mapping[str, Backend]:
-        return {**self._policy.backends, **(self._judge.backends if self._judge else {})}
+        judging = {} if self._judge is None else self._judge.backends
+        return {**self._policy.backends, **judging}
 
     async def evaluate(
         self, problem: Problem, states: Sequence[State], known: np.ndarray, rng: np.random.Generator
@@ -48,11 +56,9 @@ class Rollout:
         """float32 [states] in [0, 1]; nan where no roll-out could be made."""
         found = await parallel([self.outcomes(problem, state, rng) for state in states])
         rewards = np.array(found, np.float32).reshape(len(states), self._count)
-        there = ~np.isnan(rewards)
-        sums = np.where(there, rewards, 0).sum(axis=1)
-        return np.where(
-            there.any(axis=1), sums / np.maximum(there.sum(axis=1), 1), np.float32(np.nan)
-        ).astype(np.float32)
+        made = ~np.isnan(rewards)
+        means = np.where(made, rewards, 0).sum(axis=1) / np.maximum(made.sum(axis=1), 1)
+        return np.where(made.any(axis=1), means, np.float32(np.nan)).astype(np.float32)
 
     async def outcomes(
         self, problem: Problem, state: State, rng: np.random.Generator
@@ -60,10 +66,9 @@ class Rollout:
         """float64 [count], in [0, 1]: the reward of each completion, 0 where it never finished;
         nan where it could not be made.
         """
-        return np.array(
-            await parallel(self._one(problem, state, child) for child in rng.spawn(self._count)),
-            np.float64,
-        )
+        children = rng.spawn(self._count)
+        rewards = await parallel(self._one(problem, state, child) for child in children)
+        return np.array(rewards, np.float64)
 
     async def _one(self, problem: Problem, state: State, rng: np.random.Generator) -> float:
         try:
@@ -79,17 +84,15 @@ class Rollout:
         start = mover(state) if mover else 0
         steps = await completed(self._policy, problem, state, rng)
         for step in steps:
-            before, state = state, await apply(problem, state, step)
+            before = state
+            state = await apply(problem, state, step)
             if state is None:
                 return 0.0
             last = mover(before) if mover else 0
-        # it took all its steps, or something cut it short: then nothing is known
         if not problem.is_terminal(state):
-            return (
-                0.0
-                if not hasattr(state, "__len__") or len(state) >= self._policy.max_steps
-                else math.nan
-            )
+            if hasattr(state, "__len__") and len(state) < self._policy.max_steps:
+                return math.nan  # something cut it short: then nothing is known
+            return 0.0
         reward = await verify(problem, state)
         if reward is None:
             if self._judge is None:
@@ -97,14 +100,12 @@ class Rollout:
                     f"{type(problem).__name__} cannot verify itself: give Rollout(judge=...) "
                     "a value function for finished states"
                 )
-            reward = float(
-                (
-                    await examined(
-                        self._judge, problem, [state], np.array([np.nan], np.float32), rng
-                    )
-                )[0]
-            )
-        return 1.0 - reward if mover and steps and last == start else reward
+            unknown = np.array([np.nan], np.float32)
+            values = await examined(self._judge, problem, [state], unknown, rng)
+            reward = float(values[0])
+        if mover and steps and last == start:
+            return 1.0 - reward
+        return reward
 
 
 class Mixture:
@@ -121,8 +122,11 @@ class Mixture:
                 f"lam={lam} is no mixture: give a number from 0 (value alone) to 1 (roll-outs "
                 "alone)"
             )
-        value, rollout = value_of(value), value_of(rollout)
-        self._value, self._rollout, self._lam = value, rollout, lam
+        value = value_of(value)
+        rollout = value_of(rollout)
+        self._value = value
+        self._rollout = rollout
+        self._lam = lam
         self.tokens = value.tokens + rollout.tokens
         self.calls = value.calls + rollout.calls
         self.version = f"mix{lam:g}-{value.version}-{rollout.version}"
@@ -140,6 +144,9 @@ class Mixture:
             examined(self._value, problem, states, known, first),
             examined(self._rollout, problem, states, known, second),
         ]
-        a, b = (values.astype(np.float32) for values in await parallel(both))
+        a, b = await parallel(both)
+        a = a.astype(np.float32)
+        b = b.astype(np.float32)
         mixed = (1 - self._lam) * a + self._lam * b
-        return np.where(np.isnan(a), b, np.where(np.isnan(b), a, mixed)).astype(np.float32)
+        one_known = np.where(np.isnan(a), b, a)
+        return np.where(np.isnan(mixed), one_known, mixed).astype(np.float32)

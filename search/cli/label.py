@@ -113,7 +113,7 @@ def label(
         ).checked()
     )
     answer = answer if model is None else model.answer
-    plan = labelling.Plan(
+    plan = labelling.Labelling(
         by=by.value, count=count or 8, seed=seed, finished=finished, checker=checker, answer=answer
     )
     known = {} if targets is None else import_ours("guides.data.grading").read_targets(targets)

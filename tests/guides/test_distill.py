@@ -161,7 +161,7 @@ def test_labels_and_weights_are_those_of_all_chains(
     assert set(nodes) | {0} == wanted | {0} and bool(example) == bool(wanted - {0})
     for node, segment in zip(nodes, example, strict=True):
         below = [outcome for end, outcome in chains if node in ancestors[end]]
-        assert segment.count == len(below)
+        assert segment.outcomes == len(below)
         assert (
             segment.value == pytest.approx(np.mean(below)) if below else math.isnan(segment.value)
         )
@@ -222,7 +222,7 @@ def test_a_sampled_chain_that_ended_unfinished_is_a_failure() -> None:
     for sampled, labels in ((True, [(0.2, 5), (0.25, 4)]), (False, [(0.5, 2), (0.5, 2)])):
         trace = make([0, 1, 1], [4, 1, 1], [False, True, True], sampled, lost=1)
         example = distill(trace, outcomes, PROMPT, rng=np.random.default_rng(0))
-        assert [(segment.value, segment.count) for segment in example[:2]] == labels
+        assert [(segment.value, segment.outcomes) for segment in example[:2]] == labels
 
 
 def test_failures_count_where_nothing_finished_and_not_beside_what_nobody_graded() -> None:
@@ -235,7 +235,7 @@ def test_failures_count_where_nothing_finished_and_not_beside_what_nobody_graded
         example = distill(
             trace, np.array([math.nan, math.nan, outcome]), PROMPT, rng=np.random.default_rng(0)
         )
-        assert [(segment.value, segment.count) for segment in example[:2]] == labels
+        assert [(segment.value, segment.outcomes) for segment in example[:2]] == labels
 
 
 def test_given_labels_stand_instead_of_counts() -> None:
@@ -248,7 +248,7 @@ def test_given_labels_stand_instead_of_counts() -> None:
     example = distill(
         trace, outcomes, PROMPT, policy="none", rng=np.random.default_rng(0), labels=labels
     )
-    assert [(segment.count, segment.weight) for segment in example] == [
+    assert [(segment.outcomes, segment.weight) for segment in example] == [
         (math.inf, 0),
         (0, 0),
         (10, 0),
@@ -324,14 +324,14 @@ def test_the_parts_of_an_example_are_the_example(
         leaves = set(range(len(part))) - {segment.parent for segment in part}
         assert sum(len(segment.tokens) for segment in part) <= longest or len(leaves) == 1
         told.update(
-            (chain(part, i), s.weight, s.value, s.count)
+            (chain(part, i), s.weight, s.value, s.outcomes)
             for i, s in enumerate(part)
-            if s.weight or s.count
+            if s.weight or s.outcomes
         )
     assert told == Counter(
-        (chain(example, i), s.weight, s.value, s.count)
+        (chain(example, i), s.weight, s.value, s.outcomes)
         for i, s in enumerate(example)
-        if s.weight or s.count
+        if s.weight or s.outcomes
     )
     assert {chain(part, i) for part in parts for i in range(len(part))} == {
         chain(example, i) for i in range(len(example))

@@ -28,7 +28,7 @@ from benchmarks.sweep import statistics
 from benchmarks.verifiers import label_quality as bench
 from guides.data.export_trl import export_prm, prm_rows
 from guides.data.grading import grade, key_of
-from guides.data.label_traces import Plan, gradable, label_traces
+from guides.data.label_traces import Labelling, gradable, label_traces
 from guides.data.labellers import by_bisection, by_rollouts, from_checker, from_trace
 from guides.data.labels import Labels, line_of, read_labels
 from guides.engines import Loaded
@@ -343,7 +343,7 @@ def many(count: int = 12) -> list[Trace]:
 
 @pytest.mark.parametrize("by", ["rollouts", "omega"])
 def test_the_same_labels_beside_any_neighbours(by: str, tmp_path: Path) -> None:
-    traces, plan = many(), Plan(by, count=4, seed=3)
+    traces, plan = many(), Labelling(by, count=4, seed=3)
     label_traces(traces, good(*traces), tmp_path / "all", plan, walker(0.7))
     label_traces(
         traces[::-1], good(*traces), tmp_path / "turned", plan, walker(0.7, slots=3, shuffle=5)
@@ -365,7 +365,7 @@ def test_a_line_tells_what_it_took(tmp_path: Path) -> None:
         [trace],
         good(trace),
         tmp_path / "l",
-        Plan(count=3, seed=7),
+        Labelling(count=3, seed=7),
         walker(),
         settings={"temperature": 0.5},
     )
@@ -380,7 +380,7 @@ def test_a_line_tells_what_it_took(tmp_path: Path) -> None:
 
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """Killed within a line: the next run cuts it off, and labels what is missing, once."""
-    traces, plan, out, asked = many(), Plan(count=2), tmp_path / "l", Counter[str]()
+    traces, plan, out, asked = many(), Labelling(count=2), tmp_path / "l", Counter[str]()
     label_traces(traces, good(*traces), tmp_path / "whole", plan, walker(0.7))
     whole = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
     out.write_bytes(b"".join(whole[:5]) + whole[5][:30])
@@ -404,7 +404,7 @@ def test_labels_for_another_target_are_not_taken_up(tmp_path: Path) -> None:
     """Targets were corrected after a run that was cut off: its lines are labels for the old
     ones.
     """
-    traces, plan, out = many(3), Plan("trace"), tmp_path / "l"
+    traces, plan, out = many(3), Labelling("trace"), tmp_path / "l"
     label_traces(traces[:2], good(*traces), out, plan)
     before = out.read_bytes()
     corrected = dict.fromkeys(good(*traces), "0")
@@ -435,11 +435,12 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return player(request)
 
     with pytest.raises(KeyboardInterrupt):
-        label_traces(traces, good(*traces), out, Plan(count=2), walker(function=function))
+        label_traces(traces, good(*traces), out, Labelling(count=2), walker(function=function))
     done = len(out.read_text().splitlines())
     assert 0 < done < 12
     assert (
-        label_traces(traces, good(*traces), out, Plan(count=2), walker(0.7)).labelled == 12 - done
+        label_traces(traces, good(*traces), out, Labelling(count=2), walker(0.7)).labelled
+        == 12 - done
     )
     assert len(read_labels(out, traces)) == 12
 
@@ -452,9 +453,9 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     traces, out = many(), tmp_path / "l"
     with monkeypatch.context() as patch, pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         patch.setattr(lines, "FileIO", Full)
-        label_traces(traces, good(*traces), out, Plan(count=2), walker(0.7))
+        label_traces(traces, good(*traces), out, Labelling(count=2), walker(0.7))
     assert out.read_bytes().endswith(b"\n") and 0 < len(read_labels(out, traces)) < 12
-    label_traces(traces, good(*traces), out, Plan(count=2), walker(0.7))
+    label_traces(traces, good(*traces), out, Labelling(count=2), walker(0.7))
     assert len(read_labels(out, traces)) == 12
 
 
@@ -466,44 +467,47 @@ def test_where_all_fails_nothing_is_written_and_the_next_run_tries_again(
 
     trace = walks("gg", "gb")
     counts = label_traces(
-        [trace], good(trace), tmp_path / "l", Plan(count=2), walker(function=function)
+        [trace], good(trace), tmp_path / "l", Labelling(count=2), walker(function=function)
     )
     assert (
         counts.failed == 1
         and not (tmp_path / "l").read_text()
         and "give the same command again" in caplog.text
     )
-    assert label_traces([trace], good(trace), tmp_path / "l", Plan(count=2), walker()).labelled == 1
+    assert (
+        label_traces([trace], good(trace), tmp_path / "l", Labelling(count=2), walker()).labelled
+        == 1
+    )
 
 
 def test_wrong_use_is_refused_in_words(tmp_path: Path) -> None:
     trace, out = walks("gg", "gb"), tmp_path / "l"
     with pytest.raises(ValueError, match="choose one of rollouts, omega, trace, checker"):
-        Plan("guess")
+        Labelling("guess")
     with pytest.raises(ValueError, match="at least 1"):
-        Plan(count=0)
+        Labelling(count=0)
     with pytest.raises(ValueError, match="--checker MODULE:FUNCTION"):
-        Plan("checker")
+        Labelling("checker")
     with pytest.raises(ValueError, match="cannot load the checker"):
-        Plan("checker", checker="no.such:thing")
+        Labelling("checker", checker="no.such:thing")
     with pytest.raises(ValueError, match="need a policy"):
-        label_traces([trace], good(trace), out, Plan())
+        label_traces([trace], good(trace), out, Labelling())
     with pytest.raises(ValueError, match="none of 1 traces can be graded"):
-        label_traces([trace], {}, out, Plan("trace"))
+        label_traces([trace], {}, out, Labelling("trace"))
     assert not out.exists()
-    label_traces([trace], good(trace), out, Plan(count=2), walker())
+    label_traces([trace], good(trace), out, Labelling(count=2), walker())
     with pytest.raises(ValueError, match="line 1 has labels of another run .*count 2.*count 3"):
-        label_traces([trace], good(trace), out, Plan(count=3), walker())
+        label_traces([trace], good(trace), out, Labelling(count=3), walker())
     with pytest.raises(ValueError, match="another run"):
         label_traces(
-            [trace], good(trace), out, Plan(count=2), walker(), settings={"temperature": 2.0}
+            [trace], good(trace), out, Labelling(count=2), walker(), settings={"temperature": 2.0}
         )
     (tmp_path / "other").write_text('{"id": 1}\n')
     with pytest.raises(ValueError, match="line 1 is no line of labels: choose another --out"):
-        label_traces([trace], good(trace), tmp_path / "other", Plan("trace"))
+        label_traces([trace], good(trace), tmp_path / "other", Labelling("trace"))
     (tmp_path / "other").write_text("my diary")
     with pytest.raises(ValueError, match="the last line of .* is no line of labels"):
-        label_traces([trace], good(trace), tmp_path / "other", Plan("trace"))
+        label_traces([trace], good(trace), tmp_path / "other", Labelling("trace"))
     assert (tmp_path / "other").read_text() == "my diary"
 
 
@@ -511,12 +515,14 @@ def test_traces_without_target_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     known, unknown = walks("gg", name="a"), walks("ggg", name="b")
-    counts = label_traces([known, unknown], good(known), tmp_path / "l", Plan("trace"))
+    counts = label_traces([known, unknown], good(known), tmp_path / "l", Labelling("trace"))
     assert (counts.labelled, counts.ungraded) == (1, 1) and "1 traces get no labels" in caplog.text
     rewarded = replace(unknown, node_reward=np.where(unknown.node_finished, 1.0, math.nan))
     assert (
         gradable(
-            [rewarded, replace(known, node_finished=known.node_finished & False)], {}, Plan("trace")
+            [rewarded, replace(known, node_finished=known.node_finished & False)],
+            {},
+            Labelling("trace"),
         )
         != []
     )

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search
-from guides.data.trace_tokens import Reader
+from guides.data.trace_tokens import TraceReader
 from guides.engines import Loaded
 from guides.policies.lm import LM
 from guides.policies.steps import blank_line, goes_on
@@ -296,8 +296,8 @@ def test_a_chain_that_goes_round_ends(method):
 
 
 def test_a_trace_of_blocks_and_cut_characters_is_read_as_it_was_written(tmp_path):
-    """`Reader` follows the tokens of every step: joined and cut ones are what the policy made of
-    them, others are refused.
+    """`TraceReader` follows the tokens of every step: joined and cut ones are what the policy made
+    of them, others are refused.
     """
     tokenizer = tiny.tokenizer((("Ċ", "Ċ"), ("ĊĊ", "Ġ"), ("ĊĊ", "Ċ")))
     save_model(tmp_path / "made", tiny.model(vocab=len(tokenizer)), tokenizer, None, {"format": 1})
@@ -319,7 +319,7 @@ def test_a_trace_of_blocks_and_cut_characters_is_read_as_it_was_written(tmp_path
         zeros = np.zeros(len(tokens), np.float32)
         return Generated(tuple(tokens), tail.text, zeros, zeros, 0.5, finish or "length")
 
-    reader, joined = Reader(tmp_path / "made", {}), set()
+    reader, joined = TraceReader(tmp_path / "made", {}), set()
     for size in (5, 6, 7, 64):
         policy = LM(
             Loaded(Scripted(answer), tokenizer, {}, "fake", False), step_tokens=size, max_steps=30
@@ -337,5 +337,5 @@ def test_a_trace_of_blocks_and_cut_characters_is_read_as_it_was_written(tmp_path
             for other in wrong:
                 steps = (*solution.trace.steps[:at], other, *solution.trace.steps[at + 1 :])
                 with pytest.raises(ValueError, match="to this model, with the delimiter"):
-                    Reader(tmp_path / "made", {}).check(replace(solution.trace, steps=steps))
+                    TraceReader(tmp_path / "made", {}).check(replace(solution.trace, steps=steps))
     assert "So:\n\n```\né\n\n  ñ = 1\n\n\n🙂\n```" in joined

@@ -29,7 +29,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from guides.data.examples import ExampleFile  # noqa: E402
 from guides.data.grading import grade, key_of, read_targets  # noqa: E402
-from guides.data.trace_tokens import Reader  # noqa: E402
+from guides.data.trace_tokens import TraceReader  # noqa: E402
 from guides.training import train  # noqa: E402
 from guides.training import train_guide as learn  # noqa: E402
 from guides.training.train_guide import prepare, run_training, train_guide  # noqa: E402
@@ -572,7 +572,7 @@ def test_traces_are_read_as_the_engine_wrote_them(
     assert finishes >= {"stop", "length", "end"} and any(
         "\ufffd" in step.text for step in solution.trace.steps
     )
-    known = Reader(folder, {"delimiter": "\n"})
+    known = TraceReader(folder, {"delimiter": "\n"})
     known.check(solution.trace)
     node = int(np.flatnonzero([len(step.text) > 3 for step in solution.trace.steps])[0])
     steps = list(solution.trace.steps)

@@ -26,8 +26,8 @@ from benchmarks.sweep import statistics  # noqa: E402
 from benchmarks.verifiers import judged, selection  # noqa: E402
 from benchmarks.verifiers import train as verifiers  # noqa: E402
 from guides.data.examples import ExampleFile, Segment, collate, write_examples  # noqa: E402
-from guides.data.grading import key_of  # noqa: E402
-from guides.data.holdout import Held, held_of, held_out, place_of  # noqa: E402
+from guides.data.grading import Graded, Replay, key_of  # noqa: E402
+from guides.data.holdout import Held, held_of, hold_out, place_of  # noqa: E402
 from guides.data.labels import Labels, hardened, line_of, read_labels  # noqa: E402
 from guides.data.prepare import prepare  # noqa: E402
 from guides.training import train, train_guide  # noqa: E402
@@ -80,6 +80,17 @@ def test_files_from_before_the_spread_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         ExampleFile(tmp_path / "old.npz")[0]["values"], np.array([math.nan, 0.5], np.float32)
     )
+
+
+def graded(trace: Trace) -> Graded:
+    """A trace with its rewards and no labels."""
+    bare = Labels(*np.zeros((2, len(trace.node_parent))))
+    return Graded(Replay(trace), trace.node_reward, trace.node_reward, bare, (1,))
+
+
+def held_out(traces: list[Trace], share: float) -> set[str]:
+    """The ids of the traces that are held out."""
+    return {one.trace.id for one in hold_out(map(graded, traces), share) if one.held}
 
 
 def test_an_outcome_verifier_has_labels_at_all_tokens_but_those_of_the_prompt(
@@ -280,7 +291,7 @@ def test_a_soft_label_is_learnt_as_it_is(
 
 
 def test_a_problem_is_held_out_whatever_else_there_is(traces: list[Trace]) -> None:
-    places = np.array([place_of(trace) for trace in traces])
+    places = np.array([place_of(trace.problem()) for trace in traces])
     assert held_out(traces, 0.4) == {
         trace.id for trace, place in zip(traces, places, strict=True) if place < 0.4
     }
@@ -385,9 +396,8 @@ def test_samples_that_ended_unfinished_are_counted(traces: list[Trace]) -> None:
             "edge_visits": np.full(len(trace.steps), 2, np.int32),
         }
     )
-    bare = Labels(*np.zeros((2, len(trace.node_parent))))
     for one, times, lost in ((drawn, 2, 3), (trace, 1, 0)):
-        held = held_of([one], [trace.node_reward], [bare], [(1,)])
+        held = held_of([graded(one)])
         assert held.times.tolist() == [times] * 6 and held.lost.tolist() == [lost]
 
 
@@ -441,8 +451,7 @@ def test_problems_of_one_form_are_one_in_the_report(
     that decides.
     """
     monkeypatch.setattr(guides.data.holdout, "form_of", lambda problem: problem.statement[-1])
-    bare = [Labels(*np.zeros((2, len(trace.node_parent)))) for trace in traces]
-    held = held_of(traces, [trace.node_reward for trace in traces], bare, [(1,)] * len(traces))
+    held = held_of([graded(trace) for trace in traces])
     pairs = {
         (trace.arguments["statement"][-1], int(n))
         for trace, n in zip(traces, held.problems[held.parents < 0], strict=True)
