@@ -15,11 +15,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from search.files.jsonl import Lines
 from search.imports import add_working_folder
 from search.problem import Problem, build
 from search.problems import MODULES, parse
-from search.solution import Solution
+from search.solution import Solution, plain, result_of
 from search.trace import Trace, TraceWriter
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character of UTF-16; no text holds one
@@ -155,57 +154,6 @@ def _from_text(text: str, kind: str, module: str, known: str) -> Problem:
             "its kind asks"
         )
     return problem
-
-
-def plain(value: Any) -> Any:
-    """`value` as strict JSON can say it: nan and infinity become None."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if hasattr(value, "item"):  # a numpy scalar
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_json(solution: Solution) -> dict[str, Any]:
-    """All of a solution but its tree, as strict JSON can say it."""
-    problem, trace = solution.problem, solution.trace
-    whole = {
-        "problem": problem.prompt(problem.initial()),
-        "candidates": [
-            {"answer": answer, "share": share, "value": value}
-            for answer, share, value in solution.candidates
-        ],
-        **result_of(solution),
-    }
-    if trace is not None:
-        whole |= {
-            "method": trace.method,
-            "options": trace.options,
-            "seed": trace.seed,
-            "guide": trace.version,
-        }
-    return plain(whole)
-
-
-def result_of(solution: Solution) -> dict[str, Any]:
-    """What a result line says of a solution."""
-    return {
-        "answer": solution.answer,
-        "verified": solution.verified,
-        "value": solution.value,
-        "text": solution.text,
-        "stopped": solution.stopped,
-        "usage": {
-            **asdict(solution.usage),
-            "mean_rows": solution.usage.mean_rows,
-            "slot_use": solution.usage.slot_use,
-        },
-        "error": None
-        if solution.error is None
-        else f"{type(solution.error).__name__}: {solution.error}",
-    }
 
 
 def answered(result: Mapping[str, Any]) -> bool:

@@ -193,6 +193,8 @@ def test_results_of_a_file(capsys, tmp_path):
         "id",
         "answer",
         "verified",
+        "votes",
+        "chains",
         "value",
         "text",
         "stopped",
