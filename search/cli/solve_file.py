@@ -63,7 +63,7 @@ def solve_file(
             limited = any(solution.stopped == "time_limit" for solution in solutions)
         left = [job for job in waiting if str(job.id) not in finisher.written]
         if usage:
-            tell_usage(guide)
+            show_usage(guide)
     results.close()
     summary = _summary(jobs, results, len(jobs) - len(waiting), left, limited)
     typer.echo(f"{summary[0]}{_score(input, jobs, results)}{summary[1]}", err=True)
@@ -132,7 +132,7 @@ def _score(input: Path, jobs: Sequence[Job], results: Results) -> str:
     return told + (f", {undecided} undecided" if undecided else "")
 
 
-def tell_usage(guide: Guide) -> None:
+def show_usage(guide: Guide) -> None:
     """What the engines of a guide say of themselves; servers and workers say nothing."""
     for backend in {id(b): b for b in guide.backends.values()}.values():
         if hasattr(backend, "report"):
