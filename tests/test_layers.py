@@ -47,6 +47,7 @@ ROWS = (
     ("guides.iteration", "guides.builtin"),
     (
         "benchmarks.tasks",
+        "benchmarks.output",
         "benchmarks.processes",
         "benchmarks.answers",
         "benchmarks.tree",

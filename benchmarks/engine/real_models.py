@@ -31,7 +31,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.engine.rival_processes import ONE_THREAD
-from benchmarks.processes.interleave import table
+from benchmarks.output import table
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.engine.rival_processes import ROOT, Engine, Failed, Rival, Watch, resident, start
-from benchmarks.processes.interleave import table
+from benchmarks.output import table
 
 log = logging.getLogger(__name__)
 

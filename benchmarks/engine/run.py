@@ -39,7 +39,7 @@ from benchmarks.engine.workloads import (
     prompts,
     small_model,
 )
-from benchmarks.processes.interleave import table
+from benchmarks.output import table
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 __all__ = ["decode", "tree_expand"]

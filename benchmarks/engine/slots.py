@@ -26,7 +26,8 @@ import typer
 
 from benchmarks.engine.real_models import parsed
 from benchmarks.engine.rival_processes import ONE_THREAD
-from benchmarks.processes.interleave import table
+from benchmarks.output import table
+from search.files.atomic import atomic
 from search.problem import Problem
 
 if TYPE_CHECKING:
@@ -232,9 +233,8 @@ def main(
             trees[f"{dtype} | {one} | {rows}"] = grown(guide, asked, one, tokens, seed)
             log.info("%s, %s, %d slots: %.0f s", dtype, one, rows, time.process_time() - start)
             if out is not None:
-                part = out.with_suffix(".part")
-                part.write_text(json.dumps({"given": given, "trees": trees}))
-                part.replace(out)
+                with atomic(out) as part:
+                    part.write_text(json.dumps({"given": given, "trees": trees}))
         del guide
         unload(model)
     typer.echo(table(lines(trees)))

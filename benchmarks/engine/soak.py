@@ -39,7 +39,8 @@ import numpy as np
 import typer
 
 from benchmarks.engine.rival_processes import ONE_THREAD
-from benchmarks.processes.interleave import table
+from benchmarks.output import table
+from search.files.atomic import atomic
 from search.scheduling.requests import (
     Avoided,
     Cancelled,
@@ -494,9 +495,8 @@ def main(
             "%d of %d requests, %.0f s, bad: %s", done, requests, rounds[-1].cpu, rounds[-1].bad
         )
         if out is not None:
-            part = out.with_suffix(".part")
-            part.write_text(json.dumps([asdict(one) for one in rounds]))
-            part.replace(out)
+            with atomic(out) as part:
+                part.write_text(json.dumps([asdict(one) for one in rounds]))
     typer.echo(table(lines(rounds)))
     for one in rounds:
         for what in (*one.wrong, *one.company, *one.faults):

@@ -24,6 +24,7 @@ from benchmarks.sweep import ablations
 from benchmarks.sweep.rows import clean
 from guides.data.grading import key_of, read_targets, same
 from search.arguments import configured
+from search.files.atomic import atomic
 from search.files.problems_file import read_jobs
 from search.guide import Guide
 from search.imports import add_working_folder
@@ -283,14 +284,9 @@ def claim(folder: Path, task: Task, settings: Mapping[str, Any]) -> None:
                 else f"the settings {before['settings']}"
             )
             raise ValueError(f"{folder} has results of {what}: choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        whole = note.with_suffix(".new")
-        whole.write_text(
-            json.dumps(
-                {"settings": dict(settings), "problems": before["problems"] | mine}, indent=1
-            )
-        )
-        whole.replace(note)
+        whole = {"settings": dict(settings), "problems": before["problems"] | mine}
+        with atomic(note) as part:
+            part.write_text(json.dumps(whole, indent=1))
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"cannot use {folder} for results ({error}): choose another folder"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.processes.interleave import table
+from benchmarks.output import table
 from benchmarks.sweep import statistics
 from benchmarks.sweep.report import limit_of
 from benchmarks.sweep.rows import Row, read

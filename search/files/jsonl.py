@@ -4,8 +4,6 @@ on.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -13,6 +11,8 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from search.files.atomic import append, lock
 
 log = logging.getLogger(__name__)
 
@@ -22,22 +22,27 @@ class Lines:
     run may write to it.
 
     path   is added to if it is there; a last line that was cut off is removed
-    known  is told every line that is there, as JSON; raises LookupError, TypeError, ValueError or
-           AttributeError for one of another kind
+    read   is called with every line that is there, as JSON; raises LookupError, TypeError,
+           ValueError or AttributeError for one of another kind
     first  the name that each object begins with;  what: a line, in words;  flag: where another path
            is given
     Raises ValueError where the file holds something else or cannot be written.
     """
 
     def __init__(
-        self, path: Path, known: Callable[[Any], None], *, first: str, what: str, flag: str
+        self, path: Path, read: Callable[[Any], None], *, first: str, what: str, flag: str
     ):
-        self.path, self._what, self._remedy = path, what, f"choose another {flag}"
+        self.path = path
+        self._what = what
+        self._remedy = f"choose another {flag}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(path, "a")
-            self._lock()
-            self._resume(path.read_bytes(), known, f'{{"{first}": '.encode())
+            lock(
+                self._file,
+                f"another run is writing to {path}: wait for its end, or {self._remedy}",
+            )
+            self._resume(path.read_bytes(), read, f'{{"{first}": '.encode())
         except OSError as error:
             raise ValueError(
                 f"cannot write the {what}s to {path} ({error.strerror}): {self._remedy}"
@@ -47,36 +52,18 @@ class Lines:
         """Add a line, its newline included. Raises OSError (a full disk) and leaves no part of
         it.
         """
-        size, data = os.fstat(self._file.fileno()).st_size, text.encode()
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        except OSError:
-            self._file.truncate(size)
-            raise
+        append(self._file, text.encode())
 
     def close(self) -> None:
         self._file.close()
 
-    def _lock(self) -> None:
-        """Keep other runs away until this process ends, however it ends."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is writing to {self.path}: wait for its end, or {self._remedy}"
-            ) from None
-        except OSError as error:  # a file system without locks
-            log.info(
-                "%s cannot be locked (%s): let only one run write to it", self.path, error.strerror
-            )
-
-    def _resume(self, data: bytes, known: Callable[[Any], None], beginning: bytes) -> None:
+    def _resume(self, data: bytes, read: Callable[[Any], None], beginning: bytes) -> None:
         """Take up the lines of an earlier run."""
         whole, newline, rest = data.rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if newline else [], 1):
+        lines = whole.split(b"\n") if newline else []
+        for number, line in enumerate(lines, 1):
             try:
-                known(json.loads(line))
+                read(json.loads(line))
             except Mixed as error:
                 raise ValueError(f"{self.path}, line {number} {error}: {self._remedy}") from None
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
