@@ -27,8 +27,8 @@ import numpy as np
 from benchmarks.sweep import statistics
 from benchmarks.sweep.plan import Limit
 from benchmarks.sweep.report import (
+    DEFAULT,
     by_method,
-    levels,
     limit_of,
     means,
     readable,
@@ -186,8 +186,8 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
     """
     budgets = [
         level
-        for level in levels(checkpoints[0].rows)
-        if all(level in levels(c.rows) for c in checkpoints)
+        for level in DEFAULT.budgets(checkpoints[0].rows)
+        if all(level in DEFAULT.budgets(c.rows) for c in checkpoints)
     ]
     grid = {(c.name, b): table(c.rows, within(b)) for c in checkpoints for b in budgets}
     problems = sorted(set.intersection(*(set(found) for found in grid.values()))) if grid else []

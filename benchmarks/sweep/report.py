@@ -1,5 +1,9 @@
 """What the rows of a sweep say: accuracy with 95 % intervals, and paired differences. Intervals are
 over problems (`benchmarks.sweep.statistics`).
+
+Where problems verify themselves, a search ends at its first solution. So whether it solves a
+problem within a smaller budget, or within so many FLOPs, is read off what it had spent when it
+ended.
 """
 
 from __future__ import annotations
@@ -9,12 +13,15 @@ import contextlib
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.output import row as line
+from benchmarks.output import table as markdown
 from benchmarks.sweep import statistics as stats
 from benchmarks.sweep.plan import Limit
 from benchmarks.sweep.rows import Row, failed, read
@@ -22,6 +29,7 @@ from benchmarks.tasks import ranked
 
 LEVELS = (100, 200, 400, 800, 2000)  #: budgets in tokens that are read off the largest
 AREA = (100, 2000)  #: limits of the area, in tokens
+NOTHING_SHARED = "the two have no problem and budget in common: sweep both on the same task"
 #: kind of budget -> column
 SPENT = {
     "tokens": "generated",
@@ -29,12 +37,47 @@ SPENT = {
     "simulations": "simulations",
     "seconds": "seconds",
 }
+#: columns of a table that stand there only where there is something to say
+NOTES = ("steps right", "median to solve", "errors")
 Table = dict[str, dict[str, float]]  #: problem -> seed -> score
 #: of the rows of one problem and seed; nan where they do not tell
 Score = Callable[[Sequence[Row]], float]
 
 
+@dataclass(frozen=True)
+class Levels:
+    """At which budgets solve rates are read off searches with a larger one.
+
+    tokens  generated; those from the largest budget on are left out
+    flops   of the whole search, guide included: rates at equal compute. What a budget ended before
+            it had spent so many counts as not solved
+    """
+
+    tokens: tuple[float, ...] = LEVELS
+    flops: tuple[float, ...] = ()
+
+    def budgets(self, rows: Sequence[Row]) -> list[Limit]:
+        """The budgets that these rows tell of, ascending: their own, and `tokens` where they can
+        be read off.
+        """
+        limits = set(map(limit_of, rows))
+        if all(map(readable, rows)):
+            most = max((limit.amount for limit in limits if limit.kind == "tokens"), default=0)
+            limits |= {Limit("tokens", level) for level in self.tokens if level < most}
+        return sorted(limits, key=lambda limit: (limit.kind, limit.amount))
+
+    def compute(self, rows: Sequence[Row]) -> list[Limit]:
+        """`flops` where they can be read off these rows, else nothing."""
+        if not rows or not all(map(readable, rows)):
+            return []
+        return [Limit("flops", amount) for amount in sorted(set(self.flops))]
+
+
+DEFAULT = Levels()
+
+
 def limit_of(row: Row) -> Limit:
+    """The budget of a row."""
     kind, _, amount = row["budget"].partition("=")
     return Limit(kind, float(amount))
 
@@ -48,8 +91,16 @@ def readable(row: Row) -> bool:
 
 def within(level: Limit) -> Score:
     """1.0 for a problem that is solved within this budget, else 0.0: by a search with it, or
-    read off one with a larger one.
+    read off one with a larger one. A level of FLOPs is read off the search with the largest.
     """
+    if level.kind == "flops":
+        spent = solved_after("flops")
+
+        def cheap(rows: Sequence[Row]) -> float:
+            flops = spent(rows)
+            return math.nan if math.isnan(flops) else float(flops <= level.amount)
+
+        return cheap
 
     def score(rows: Sequence[Row]) -> float:
         by = {limit_of(row): row for row in rows}
@@ -75,13 +126,9 @@ def solved_after(column: str) -> Score:
 
     def score(rows: Sequence[Row]) -> float:
         row = max(rows, key=lambda row: limit_of(row).amount)
-        return (
-            math.nan
-            if not readable(row)
-            else float(row[column])
-            if row["correct"] == "1"
-            else math.inf
-        )
+        if not readable(row):
+            return math.nan
+        return float(row[column]) if row["correct"] == "1" else math.inf
 
     return score
 
@@ -92,16 +139,17 @@ def table(rows: Iterable[Row], score: Score) -> Table:
     for row in rows:
         if not failed(row):
             groups[row["problem"], row["seed"]].append(row)
-    found: Table = defaultdict(dict)
+    scores: Table = defaultdict(dict)
     for (problem, seed), group in groups.items():
-        if not math.isnan(value := score(group)):
-            found[problem][seed] = value
-    return found
+        value = score(group)
+        if not math.isnan(value):
+            scores[problem][seed] = value
+    return scores
 
 
-def means(found: Table) -> np.ndarray:
+def means(scores: Table) -> np.ndarray:
     """float64 [problems]: means over seeds."""
-    return np.array([statistics.fmean(by.values()) for by in found.values()])
+    return np.array([statistics.fmean(by.values()) for by in scores.values()])
 
 
 def difference(first: Table, second: Table, two_level: bool = False) -> tuple[stats.Interval, int]:
@@ -112,47 +160,33 @@ def difference(first: Table, second: Table, two_level: bool = False) -> tuple[st
                has a single seed (greedy) keeps it
     """
     shared = sorted(first.keys() & second.keys())
-    if not two_level:
-        gains = np.array(
-            [
-                statistics.fmean(first[p].values()) - statistics.fmean(second[p].values())
-                for p in shared
-            ]
-        )
+    gains: list[Any] = []
+    if two_level:
+        pairs = _paired_seeds(first, second)
+        for problem in shared:
+            one = first[problem]
+            other = second[problem]
+            if all(a in one and b in other for a, b in pairs):
+                gains.append([one[a] - other[b] for a, b in pairs])
     else:
-        seeds = [
-            sorted({seed for by in found.values() for seed in by}) for found in (first, second)
-        ]
-        count = max(map(len, seeds))
-        seeds = [own * count if len(own) == 1 else own for own in seeds]
-        shared = [
-            p
-            for p in shared
-            if first[p].keys() >= set(seeds[0]) and second[p].keys() >= set(seeds[1])
-        ]
-        pairs = list(zip(*seeds, strict=True)) if len(seeds[0]) == len(seeds[1]) else []
-        gains = np.array([[first[p][a] - second[p][b] for a, b in pairs] for p in shared])
-    if not gains.size:
-        raise ValueError(
-            "the two have no problem and budget in common: sweep both on the same task"
-        )
-    return stats.bootstrap(gains, two_level=two_level), len(shared)
+        for problem in shared:
+            one_mean = statistics.fmean(first[problem].values())
+            gains.append(one_mean - statistics.fmean(second[problem].values()))
+    paired = np.array(gains)
+    if not paired.size:
+        raise ValueError(NOTHING_SHARED)
+    return stats.bootstrap(paired, two_level=two_level), len(gains)
 
 
-def levels(rows: Sequence[Row]) -> list[Limit]:
-    """The budgets that these rows tell of, ascending."""
-    known = {limit_of(row) for row in rows}
-    if known and all(map(readable, rows)):
-        most = (
-            max(limit.amount for limit in known if limit.kind == "tokens")
-            if any(k.kind == "tokens" for k in known)
-            else 0
-        )
-        known |= {Limit("tokens", level) for level in LEVELS if level < most}
-    return sorted(known, key=lambda limit: (limit.kind, limit.amount))
+def _paired_seeds(first: Table, second: Table) -> list[tuple[str, str]]:
+    """The seeds of both side by side, a single one repeated; none where their numbers differ."""
+    seeds = [sorted(set().union(*scores.values())) for scores in (first, second)]
+    count = max(map(len, seeds))
+    one, other = (own * count if len(own) == 1 else own for own in seeds)
+    return list(zip(one, other, strict=True)) if len(one) == len(other) else []
 
 
-def by_method(rows: Iterable[Row], hard: set[str] = frozenset()) -> dict[str, dict[str, list[Row]]]:  # type: ignore[assignment]
+def by_method(rows: Iterable[Row], hard: Collection[str] = ()) -> dict[str, dict[str, list[Row]]]:
     """task -> method -> rows, in the order of the file; the problems in `hard` are a task of
     their own as well.
     """
@@ -164,9 +198,10 @@ def by_method(rows: Iterable[Row], hard: set[str] = frozenset()) -> dict[str, di
     return groups
 
 
-def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def report(rows: Sequence[Row], hard: Collection[str] = (), at: Levels = DEFAULT) -> str:
     """Markdown: a table a task, a method a line, per cent right within each budget with its
-    interval, and what it cost.
+    interval, and what it cost. With `at.flops` a second table follows, at equal compute, of the
+    methods whose searches end at their solution.
 
     mean tokens  generated, by policy and guide;  mean read: those of prompts, a verifier's
                  included, that no cache had
@@ -174,56 +209,63 @@ def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: i
     """
     parts = []
     for task, methods in by_method(rows, hard).items():
-        columns = levels([row for own in methods.values() for row in own])
-        extra = [
-            name
-            for name in ("steps right", "median to solve", "errors")
-            if any(_extra(own)[name] for own in methods.values())
-        ]
-        head = [
-            "method",
-            "searches",
-            *(_label(level) for level in columns),
-            "mean tokens",
-            "mean read",
-            "mean FLOPs",
-            "rows a pass",
-            *extra,
-        ]
-        lines = [
-            f"{task}, per cent right within each budget [95 % interval over problems]",
-            "",
-            _line(head),
-            "|---" * len(head) + "|",
-        ]
-        for method, own in methods.items():
-            # a budget that this method was not given and cannot be read off stays empty
-            told = levels(own)
-            rates = [
-                stats.bootstrap(means(table(own, within(level)) if level in told else {})) * 100
-                for level in columns
-            ]
-            most = max(limit_of(row).amount for row in own)
-            last = [row for row in own if limit_of(row).amount == most and not failed(row)]
-            counts = [f"{_mean(last, column):,.0f}" for column in ("generated", "prefilled")]
-            cost = [*counts, f"{_mean(last, 'flops'):.3g}", f"{_mean(last, 'rows'):.0f}"]
-            cells = ["-" if math.isnan(rate.mean) else str(rate) for rate in rates]
-            lines.append(
-                _line(
-                    [
-                        method,
-                        str(len(own)),
-                        *cells,
-                        *cost,
-                        *(_extra(own)[name] or "-" for name in extra),
-                    ]
-                )
-            )
-        parts.append("\n".join(lines))
+        parts.append(_budget_table(task, methods, at))
+        if any(at.compute(own) for own in methods.values()):
+            parts.append(_compute_table(task, methods, at))
     return "\n\n".join(parts)
 
 
-def _extra(rows: Sequence[Row]) -> dict[str, str]:
+def _budget_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
+    columns = at.budgets([row for own in methods.values() for row in own])
+    notes = {method: _notes(own) for method, own in methods.items()}
+    noted = [name for name in NOTES if any(note[name] for note in notes.values())]
+    head = ["method", "searches", *map(label, columns)]
+    head += ["mean tokens", "mean read", "mean FLOPs", "rows a pass", *noted]
+    lines = [line(head)]
+    for method, own in methods.items():
+        # a budget that this method was not given and cannot be read off stays empty
+        rates = _rates(own, columns, at.budgets(own))
+        most = max(limit_of(row).amount for row in own)
+        last = [row for row in own if limit_of(row).amount == most and not failed(row)]
+        costs = [
+            f"{_mean(last, 'generated'):,.0f}",
+            f"{_mean(last, 'prefilled'):,.0f}",
+            f"{_mean(last, 'flops'):.3g}",
+            f"{_mean(last, 'rows'):.0f}",
+        ]
+        rest = [notes[method][name] or "-" for name in noted]
+        lines.append(line([method, str(len(own)), *map(_cell, rates), *costs, *rest]))
+    title = f"{task}, per cent right within each budget [95 % interval over problems]"
+    return f"{title}\n\n{markdown(lines)}"
+
+
+def _compute_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
+    columns = [Limit("flops", amount) for amount in sorted(set(at.flops))]
+    lines = [line(["method", *map(label, columns)])]
+    for method, own in methods.items():
+        rates = _rates(own, columns, at.compute(own))
+        lines.append(line([method, *map(_cell, rates)]))
+    title = f"{task}, per cent solved at equal compute [95 % interval over problems]"
+    return f"{title}\n\n{markdown(lines)}"
+
+
+def _rates(
+    rows: Sequence[Row], columns: Sequence[Limit], told: Sequence[Limit]
+) -> list[stats.Interval]:
+    """The solve rate in per cent within each level, all nan for one that the rows do not tell."""
+    rates = []
+    for level in columns:
+        scores = table(rows, within(level)) if level in told else {}
+        rates.append(stats.bootstrap(means(scores)) * 100)
+    return rates
+
+
+def _cell(rate: stats.Interval) -> str:
+    return "-" if math.isnan(rate.mean) else str(rate)
+
+
+def _notes(rows: Sequence[Row]) -> dict[str, str]:
+    """`NOTES` of one method as text, "" where there is nothing to say."""
     sound = [row for row in rows if not failed(row)]
     steps = [row["steps_right"] == "1" for row in sound if row["steps_right"] != ""]
     solved = [int(row["generated"]) for row in sound if row["verified"] == "1"]
@@ -236,61 +278,102 @@ def _extra(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:
-    known = [float(row[column]) for row in rows if row[column] != ""]
-    return statistics.fmean(known) if known else math.nan
+    cells = [float(row[column]) for row in rows if row[column] != ""]
+    return statistics.fmean(cells) if cells else math.nan
 
 
-def _label(level: Limit) -> str:
+def label(level: Limit) -> str:
+    """A level as tables name it: "2,000 tokens", "4e8 FLOPs"."""
+    if level.kind == "flops":
+        return f"{scientific(level.amount)} FLOPs"
     return f"{level.amount:,g} {level.kind}"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def scientific(number: float, digits: int = 3) -> str:
+    """As 1.65e8: with at most so many digits, and no zeros that say nothing; "-" for nan."""
+    if math.isnan(number):
+        return "-"
+    mantissa, exponent = f"{number:.{digits - 1}e}".split("e")
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def brief(rows: Sequence[Row], at: Levels = DEFAULT) -> str:
+    """Markdown: one table of the rows of one task, per cent without intervals, within `at.tokens`
+    and the budgets of the rows, or at equal compute where `at.flops` are given; mean FLOPs of a
+    search with the largest budget last.
+    """
+    methods = by_method(rows)
+    if len(methods) != 1:
+        raise ValueError(
+            f"these are rows of {len(methods)} tasks, and a table is of one: give --task"
+        )
+    [methods_of_task] = methods.values()
+    columns = at.compute(rows) if at.flops else at.budgets(rows)
+    if not columns:
+        raise ValueError("nothing can be read off rows whose answers no problem verified")
+    names = [label(level).replace(" tokens", "").replace(" FLOPs", "") for level in columns]
+    lines = [line(["", *names, "FLOPs"])]
+    for method, own in methods_of_task.items():
+        told = at.compute(own) if at.flops else at.budgets(own)
+        most = max(limit_of(row).amount for row in own)
+        last = [row for row in own if limit_of(row).amount == most and not failed(row)]
+        cells = []
+        for level in columns:
+            rate = means(table(own, within(level)) if level in told else {})
+            cells.append(f"{100 * rate.mean():.1f}" if rate.size else "-")
+        lines.append(line([f"`{method}`", *cells, scientific(_mean(last, "flops"))]))
+    return markdown(lines)
 
 
 def differences(
-    first: Sequence[Row], second: Sequence[Row], two_level: bool = False
+    first: Sequence[Row], second: Sequence[Row], two_level: bool = False, at: Levels = DEFAULT
 ) -> dict[str, tuple[stats.Interval, int]]:
     """What is measured -> (`first` minus `second` in points, problems): the solve rate within each
-    budget, and for problems that verify themselves the area under it over log tokens, in per cent
-    of the whole. Raises ValueError where the two have nothing in common.
+    budget, and for problems that verify themselves at equal compute (`at.flops`), and the area
+    under the rate over log tokens, in per cent of the whole. Raises ValueError where the two have
+    nothing in common.
     """
-    found = {}
-    for level in [level for level in levels(first) if level in levels(second)]:
-        gain, count = difference(
-            table(first, within(level)), table(second, within(level)), two_level
-        )
-        found[_label(level)] = gain * 100, count
-    areas = []
-    for rows in (first, second):
-        known = [
-            row
-            for row in rows
-            if limit_of(row).kind == "tokens" and limit_of(row).amount >= AREA[1]
-        ]
-        times = table(known, solved_after("generated"))
-        areas.append(
-            {
-                p: {s: float(stats.area(np.array(t), *AREA)) for s, t in by.items()}
-                for p, by in times.items()
-            }
-        )
+    gains = {}
+    shared = [level for level in at.budgets(first) if level in at.budgets(second)]
+    shared += [level for level in at.compute(first) if level in at.compute(second)]
+    for level in shared:
+        score = within(level)
+        gain, count = difference(table(first, score), table(second, score), two_level)
+        gains[label(level)] = gain * 100, count
+    areas = [_areas(first), _areas(second)]
     if areas[0].keys() & areas[1].keys() and all(map(readable, [*first, *second])):
         gain, count = difference(*areas, two_level)
-        found[f"area over log tokens, {AREA[0]} to {AREA[1]:,}"] = gain * 100, count
-    if not found:
-        raise ValueError(
-            "the two have no problem and budget in common: sweep both on the same task"
-        )
-    return found
+        gains[f"area over log tokens, {AREA[0]} to {AREA[1]:,}"] = gain * 100, count
+    if not gains:
+        raise ValueError(NOTHING_SHARED)
+    return gains
 
 
-def compare(first: Sequence[Row], second: Sequence[Row], two_level: bool = False) -> str:
+def _areas(rows: Sequence[Row]) -> Table:
+    """The area under the solve rate over log tokens, of budgets that reach to its end."""
+    long = []
+    for row in rows:
+        limit = limit_of(row)
+        if limit.kind == "tokens" and limit.amount >= AREA[1]:
+            long.append(row)
+    areas: Table = {}
+    for problem, times in table(long, solved_after("generated")).items():
+        areas[problem] = {
+            seed: float(stats.area(np.array(time), *AREA)) for seed, time in times.items()
+        }
+    return areas
+
+
+def compare(
+    first: Sequence[Row], second: Sequence[Row], two_level: bool = False, at: Levels = DEFAULT
+) -> str:
     """Two methods' rows on one task: their `differences`, a line each."""
-    found = differences(first, second, two_level)
-    return "\n".join(
-        f"{what}: {gain.signed} points, {count} problems" for what, (gain, count) in found.items()
-    )
+    lines = []
+    for name, (gain, count) in differences(first, second, two_level, at).items():
+        lines.append(f"{name}: {gain.signed} points, {count} problems")
+    return "\n".join(lines)
 
 
 def against_first(rows: Sequence[Row]) -> str:
@@ -300,28 +383,61 @@ def against_first(rows: Sequence[Row]) -> str:
     parts = []
     for task, methods in by_method(rows).items():
         (name, base), *others = methods.items()
-        found = {}
+        gains = {}
         for other, own in others:
             with contextlib.suppress(ValueError):
-                found[other] = differences(own, base)
-        columns = list(dict.fromkeys(what for own in found.values() for what in own))
-        lines = [
-            f"{task}, points more than {name} [95 % paired interval]",
-            "",
-            _line(["method", *columns]),
-            "|---" * (1 + len(columns)) + "|",
-        ]
-        lines += [
-            _line([other, *(own[c][0].signed if c in own else "-" for c in columns)])
-            for other, own in found.items()
-        ]
-        parts += ["\n".join(lines)] if found else []
+                gains[other] = differences(own, base)
+        if not gains:
+            continue
+        columns = list(dict.fromkeys(column for own in gains.values() for column in own))
+        lines = [line(["method", *columns])]
+        for other, found in gains.items():
+            cells = [found[c][0].signed if c in found else "-" for c in columns]
+            lines.append(line([other, *cells]))
+        title = f"{task}, points more than {name} [95 % paired interval]"
+        parts.append(f"{title}\n\n{markdown(lines)}")
     return "\n\n".join(parts)
+
+
+# -- the command
+
+
+def amounts(text: str) -> tuple[float, ...]:
+    """Numbers above 0, "60,80" or "1e8,4e8". Raises ValueError."""
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise ValueError(f"cannot read {text!r}: write numbers above 0 with commas between")
+    return numbers
+
+
+def add_level_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `levels_of`."""
+    parser.add_argument(
+        "--levels",
+        metavar="TOKENS",
+        default=",".join(map(str, LEVELS)),
+        help="of a report: the columns, tokens within which problems are solved; default: "
+        "%(default)s",
+    )
+    parser.add_argument(
+        "--flops",
+        metavar="FLOPS",
+        help="of a report: add a table at equal compute, of these FLOPs a problem, as 1e8,4e8,1e9",
+    )
+
+
+def levels_of(args: Any) -> Levels:
+    """The levels that the flags ask for. Raises ValueError."""
+    return Levels(amounts(args.levels), amounts(args.flops) if args.flops else ())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of reports."""
     parser.add_argument("--report", type=Path, help="print the table of a results file instead")
+    add_level_arguments(parser)
     parser.add_argument(
         "--compare",
         nargs=2,
@@ -343,32 +459,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def told(args: Any) -> str:
+def requested(args: Any) -> str:
     """What `add_arguments` asks for. Raises ValueError where the files do not hold it."""
     hard = ranked(args.ranks, 901, 1000) if args.ranks else set()
     rows = read(args.report)
-    if not args.compare:
-        return report(rows, hard)
-    first, second = (
-        by_method(rows, hard),
-        by_method(read(args.against) if args.against else rows, hard),
-    )
-    parts = []
-    for task in first:
-        names = zip(args.compare, (first[task], second.get(task, {})), strict=True)
-        if all(name in methods for name, methods in names):
-            parts.append(
-                f"{task}\n"
-                + compare(
-                    first[task][args.compare[0]], second[task][args.compare[1]], args.two_level
-                )
-            )
-    if not parts:
-        there = sorted(
-            {method for methods in [*first.values(), *second.values()] for method in methods}
-        )
+    at = levels_of(args)
+    if at.flops and not any(map(readable, rows)):
         raise ValueError(
-            f"{' and '.join(args.compare)} were not both measured on one task: there are "
-            f"{', '.join(there)}"
+            "--flops is read off searches that end at a verified solution, and no problem of "
+            f"{args.report} verified one: leave it out"
+        )
+    if not args.compare:
+        return report(rows, hard, at)
+    first = by_method(rows, hard)
+    second = by_method(read(args.against), hard) if args.against else first
+    one, other = args.compare
+    parts = []
+    for task, methods in first.items():
+        if one in methods and other in second.get(task, {}):
+            text = compare(methods[one], second[task][other], args.two_level, at)
+            parts.append(f"{task}\n{text}")
+    if not parts:
+        there = set().union(*first.values(), *second.values())
+        raise ValueError(
+            f"{one} and {other} were not both measured on one task: there are "
+            f"{', '.join(sorted(there))}"
         )
     return "\n\n".join(parts)

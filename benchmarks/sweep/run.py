@@ -314,7 +314,7 @@ def main() -> None:
 def _asked(args: argparse.Namespace) -> bool:
     """Do what the flags ask for; False where Ctrl-C ended it."""
     if args.report:
-        log.info("\n%s", report.told(args))
+        log.info("\n%s", report.requested(args))
         return True
     import guides
 
