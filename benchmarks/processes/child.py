@@ -18,6 +18,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+SEARCH = ("B", "A", "S", "K", "c", "seed", "threads")  #: what makes a search another one
+
 
 def made(name: str) -> Any:
     """An engine from module:Class."""
@@ -37,10 +39,12 @@ def measure(engine: Any, asked: dict[str, Any], prepare: bool) -> dict[str, Any]
     """
     result: dict[str, Any] = {"empty": _peak()}
     if prepare:
-        engine.K, engine.threads = asked["K"], asked["threads"]
-        engine.prepare(*(asked[name] for name in ("B", "A", "S", "c", "seed")))
+        engine.K = asked["K"]
+        engine.threads = asked["threads"]
+        engine.prepare(asked["B"], asked["A"], asked["S"], asked["c"], asked["seed"])
         result["first"] = engine.run()["seconds"]
-    runs, begin = [], time.perf_counter()
+    runs = []
+    begin = time.perf_counter()
     while not runs or (len(runs) < asked["most"] and time.perf_counter() - begin < asked["least"]):
         runs.append(engine.run())
     result |= {name: [run[name] for run in runs] for name in runs[0]}
@@ -61,17 +65,19 @@ def main(name: str, core: str = "") -> None:
         os.sched_setaffinity(0, {int(core)})
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints goes with the errors
-    engine, last = None, None
+    engine = None
+    last = None
     for line in sys.stdin:
         asked = json.loads(line)
         try:
             engine = engine or made(name)
-            search = [asked[key] for key in ("B", "A", "S", "K", "c", "seed", "threads")]
+            search = [asked[key] for key in SEARCH]
             answer = measure(engine, asked, search != last)
             last = search
         except Exception as error:
             log.exception("%s", name)
-            answer, last = {"error": f"{type(error).__name__}: {error}"[:200]}, None
+            answer = {"error": f"{type(error).__name__}: {error}"[:200]}
+            last = None
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

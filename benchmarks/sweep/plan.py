@@ -67,12 +67,14 @@ class Task:
 
 def task_named(name: str) -> Task:
     """A task of `benchmarks.tasks`."""
-    problems = {clean(tasks.identity(problem)): problem for problem in tasks.TASKS[name]()}
-    targets = {
-        key: target
-        for key, problem in problems.items()
-        if (target := tasks.target_of(problem)) is not None
-    }
+    problems: dict[str, Problem] = {}
+    targets: dict[str, str] = {}
+    for problem in tasks.TASKS[name]():
+        key = clean(tasks.identity(problem))
+        problems[key] = problem
+        target = tasks.target_of(problem)
+        if target is not None:
+            targets[key] = target
     return Task(name, problems, targets, tasks.steps_right)
 
 
@@ -86,17 +88,21 @@ def task_of_file(
     cannot verify itself included.
     """
     jobs = read_jobs(path, answer, check)
-    known = read_targets(path)
+    given = read_targets(path)
     problems: dict[str, Problem] = {}
     targets: dict[str, str] = {}
     for job in jobs:
-        name, problem = clean(str(job.id)), job.problem
+        name = clean(str(job.id))
+        problem = job.problem
         if problems.setdefault(name, problem) is not problem:
             raise ValueError(
                 f"{path}: two ids are {name!r} but for spaces: give each problem its own"
             )
-        target = known.get(key_of(problem)) if known and hasattr(problem, "to_json") else None
-        target = tasks.target_of(problem) if target is None else target
+        target = None
+        if given and hasattr(problem, "to_json"):
+            target = given.get(key_of(problem))
+        if target is None:
+            target = tasks.target_of(problem)
         if target is not None:
             targets[name] = target
         elif type(problem).verify is TextProblem.verify:
@@ -140,7 +146,8 @@ class Run:
                 given[name] = json.loads(setting)
             except ValueError:
                 given[name] = setting
-        value, prior = given.pop("value", None), given.pop("prior", None)
+        value = given.pop("value", None)
+        prior = given.pop("prior", None)
         policy = {name: given.pop(name) for name in POLICY if name in given}
         _check_policy(text, policy)
         if ":" in word:
@@ -169,10 +176,13 @@ class Run:
         where it has no such part to take.
         """
         guide = load(**self.policy)
-        guide = guide if self.prior is None else ablations.uniform_priors(guide)
+        if self.prior is not None:
+            guide = ablations.uniform_priors(guide)
+        if self.value is None:
+            return guide
         if self.value == "shuffled":
             return ablations.shuffled_values(guide)
-        return guide if self.value is None else ablations.constant_value(guide, float(self.value))
+        return ablations.constant_value(guide, float(self.value))
 
 
 def _check_policy(text: str, policy: Mapping[str, Any]) -> None:
@@ -234,11 +244,9 @@ class Limit:
     amount: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.kind}={self.amount:g}"
-            if self.kind == "seconds"
-            else f"{self.kind}={int(self.amount)}"
-        )
+        if self.kind == "seconds":
+            return f"{self.kind}={self.amount:g}"
+        return f"{self.kind}={int(self.amount)}"
 
     @property
     def budget(self) -> Budget:
@@ -253,8 +261,11 @@ def read_budgets(text: str) -> list[Limit]:
             f"cannot read the budgets {text!r}: write one kind with its amounts, such as "
             "tokens=500,2000"
         )
-    budgets = [Budget.parse(f"{kind.strip()}={amount.strip()}") for amount in amounts.split(",")]
-    limits = {Limit(kind.strip(), getattr(budget, kind.strip())) for budget in budgets}
+    kind = kind.strip()
+    limits: set[Limit] = set()
+    for amount in amounts.split(","):
+        budget = Budget.parse(f"{kind}={amount.strip()}")
+        limits.add(Limit(kind, getattr(budget, kind)))
     return sorted(limits, key=lambda limit: limit.amount)
 
 
@@ -269,21 +280,19 @@ def claim(folder: Path, task: Task, settings: Mapping[str, Any]) -> None:
         name: _digest(problem, task.targets.get(name)) for name, problem in task.problems.items()
     }
     try:
-        before = (
-            json.loads(note.read_text())
-            if note.exists()
-            else {"settings": dict(settings), "problems": {}}
-        )
-        changed = sorted(
+        before = {"settings": dict(settings), "problems": {}}
+        if note.exists():
+            before = json.loads(note.read_text())
+        changed = [
             name for name, digest in before["problems"].items() if mine.get(name, digest) != digest
-        )
-        if changed or before["settings"] != settings:
-            what = (
-                f"another problem or target under the id {changed[0]!r}"
-                if changed
-                else f"the settings {before['settings']}"
-            )
-            raise ValueError(f"{folder} has results of {what}: choose another folder")
+        ]
+        other = None
+        if changed:
+            other = f"another problem or target under the id {min(changed)!r}"
+        elif before["settings"] != settings:
+            other = f"the settings {before['settings']}"
+        if other is not None:
+            raise ValueError(f"{folder} has results of {other}: choose another folder")
         whole = {"settings": dict(settings), "problems": before["problems"] | mine}
         with atomic(note) as part:
             part.write_text(json.dumps(whole, indent=1))

@@ -19,6 +19,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,13 @@ def line(rows: Sequence[Row], column: str, end: float) -> Line:
         x = np.geomspace(max(1.0, finite.min()), end, 80) if len(finite) else np.array([end])
         solved = (times[..., None] <= x).mean(axis=1)
         return Line(x, *(100 * statistics.bands(solved)), True)
-    points = sorted({limit_of(row) for row in rows}, key=lambda limit: limit.amount)
-    x = np.array([spent(rows, limit, column) for limit in points])
-    found = np.array(
-        [
-            100 * statistics.bands(means(table(rows, within(limit)))[:, None])[:, 0]
-            for limit in points
-        ]
-    ).T
-    return Line(x, *found, False)
+    x = []
+    points = []
+    for limit in sorted(set(map(limit_of, rows)), key=lambda limit: limit.amount):
+        x.append(spent(rows, limit, column))
+        right = means(table(rows, within(limit)))
+        points.append(100 * statistics.bands(right[:, None])[:, 0])
+    return Line(np.array(x), *np.array(points).T, False)
 
 
 def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
@@ -86,9 +85,11 @@ def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
     """
     found = table(rows, solved_after(column))
     seeds = max(map(len, found.values()))
-    return np.array(
-        [[by[seed] for seed in sorted(by)] for by in found.values() if len(by) == seeds]
-    )
+    times = []
+    for by in found.values():
+        if len(by) == seeds:
+            times.append([by[seed] for seed in sorted(by)])
+    return np.array(times)
 
 
 def spent(rows: Sequence[Row], limit: Limit, column: str) -> float:
@@ -107,14 +108,9 @@ def curves(rows: Sequence[Row], out: Path) -> None:
     for (task, methods), across in zip(tasks.items(), panels, strict=True):
         for panel, column in zip(across, columns, strict=True):
             end = max(float(row[column]) for own in methods.values() for row in own)
-            for i, (method, own) in enumerate(methods.items()):
-                _draw(
-                    panel,
-                    line(own, column, end),
-                    COLOURS[i % len(COLOURS)],
-                    MARKS[i % len(MARKS)],
-                    method,
-                )
+            looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
+            for (method, own), (colour, mark) in zip(methods.items(), looks, strict=False):
+                _draw(panel, line(own, column, end), colour, mark, method)
             _dress(panel, AXES[column], task if column == columns[0] else "")
         across[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     _save(figure, out)
@@ -139,16 +135,17 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
     found = []
     for entry in lines:
         try:
-            name, training, results = (entry[column] for column in ("name", "training", "results"))
+            name = entry["name"]
+            training = entry["training"]
+            results = entry["results"]
         except KeyError as error:
             raise ValueError(
                 f"{path} has no column {error}: give name, training and results"
             ) from None
-        rows = [
-            row
-            for row in read(path.parent / results)
-            if row["method"] == method and task in (None, row["task"]) and not failed(row)
-        ]
+        rows = []
+        for row in read(path.parent / results):
+            if row["method"] == method and task in (None, row["task"]) and not failed(row):
+                rows.append(row)
         if not rows:
             raise ValueError(
                 f"{results} has no rows of {method!r}: sweep it with this checkpoint too"
@@ -163,11 +160,10 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
 
 def _training(folder: Path, text: str) -> float:
     try:
-        flops = (
-            float(text)
-            if not text.endswith(".json")
-            else float(json.loads((folder / text).read_text())["flops"])
-        )
+        if text.endswith(".json"):
+            flops = float(json.loads((folder / text).read_text())["flops"])
+        else:
+            flops = float(text)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"no FLOPs of training in {text!r} ({error}): write a number, or the path of a "
@@ -184,41 +180,22 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
     """Write the figure of the two axes; returns its slopes as text, a line each. Raises
     ImportError without matplotlib.
     """
-    budgets = [
-        level
-        for level in DEFAULT.budgets(checkpoints[0].rows)
-        if all(level in DEFAULT.budgets(c.rows) for c in checkpoints)
-    ]
-    grid = {(c.name, b): table(c.rows, within(b)) for c in checkpoints for b in budgets}
-    problems = sorted(set.intersection(*(set(found) for found in grid.values()))) if grid else []
-    if not problems:
-        raise ValueError(
-            "the checkpoints have no problem and budget in common: sweep all of them on the same "
-            "task and budgets"
-        )
-    right = {key: 100 * means({p: found[p] for p in problems}) for key, found in grid.items()}
+    shared = [DEFAULT.budgets(checkpoint.rows) for checkpoint in checkpoints]
+    budgets = [level for level in shared[0] if all(level in other for other in shared)]
+    right = _rates(checkpoints, budgets)
     figure, [[training, testing]] = _figure(
         1, 2, below=0.3 + 0.2 * max(len(budgets), len(checkpoints))
     )
-    told = []
-    shades = _shades(figure, len(budgets))
-    for budget, colour in zip(budgets, shades, strict=True):
-        x, values = (
-            [c.flops for c in checkpoints],
-            np.array([right[c.name, budget] for c in checkpoints]).T,
-        )
-        told.append(_sloped(training, x, values, colour, f"{budget.amount:,g} {budget.kind}"))
+    legends = []
+    flops = [checkpoint.flops for checkpoint in checkpoints]
+    for budget, colour in zip(budgets, _shades(figure, len(budgets)), strict=True):
+        values = np.array([right[checkpoint.name, budget] for checkpoint in checkpoints]).T
+        name = f"{budget.amount:,g} {budget.kind}"
+        legends.append(_sloped(training, flops, values, colour, name))
     for checkpoint, colour in zip(checkpoints, _shades(figure, len(checkpoints)), strict=True):
-        x = [_tokens(checkpoint.rows, budget) for budget in budgets]
-        told.append(
-            _sloped(
-                testing,
-                x,
-                np.array([right[checkpoint.name, b] for b in budgets]).T,
-                colour,
-                checkpoint.name,
-            )
-        )
+        tokens = [_tokens(checkpoint.rows, budget) for budget in budgets]
+        values = np.array([right[checkpoint.name, budget] for budget in budgets]).T
+        legends.append(_sloped(testing, tokens, values, colour, checkpoint.name))
     _dress(training, "FLOPs of training", "more training")
     _dress(testing, AXES["generated"], "more search")
     for panel in (training, testing):
@@ -231,7 +208,28 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
             alignment="left",
         )
     _save(figure, out)
-    return "\n".join(told)
+    return "\n".join(legends)
+
+
+def _rates(
+    checkpoints: Sequence[Checkpoint], budgets: Sequence[Limit]
+) -> dict[tuple[str, Limit], np.ndarray]:
+    """(name, budget) -> float64 [problems]: per cent right, of the problems that all have. Raises
+    ValueError where there is none.
+    """
+    scores = {}
+    for checkpoint, budget in product(checkpoints, budgets):
+        scores[checkpoint.name, budget] = table(checkpoint.rows, within(budget))
+    problems = sorted(set.intersection(*map(set, scores.values()))) if scores else []
+    if not problems:
+        raise ValueError(
+            "the checkpoints have no problem and budget in common: sweep all of them on the same "
+            "task and budgets"
+        )
+    rates = {}
+    for key, found in scores.items():
+        rates[key] = 100 * means({problem: found[problem] for problem in problems})
+    return rates
 
 
 def _tokens(rows: Sequence[Row], budget: Limit) -> float:

@@ -106,14 +106,13 @@ def within(level: Limit) -> Score:
         by = {limit_of(row): row for row in rows}
         if level in by:
             return float(by[level]["correct"])
-        larger = [
-            limit
-            for limit, row in by.items()
-            if limit.kind == level.kind and limit.amount > level.amount and readable(row)
-        ]
+        larger: dict[float, Row] = {}
+        for limit, row in by.items():
+            if limit.kind == level.kind and limit.amount > level.amount and readable(row):
+                larger[limit.amount] = row
         if not larger:
             return math.nan
-        row = by[min(larger, key=lambda limit: limit.amount)]
+        row = larger[min(larger)]
         return float(row["correct"] == "1" and float(row[SPENT[level.kind]]) <= level.amount)
 
     return score

@@ -6,7 +6,7 @@
 Each method searches one problem of each task a seed with the built-in model. A digest covers the
 trees of all seeds of one method on one task: steps, tokens, visits, values, priors, rewards, the
 answer and what was spent. Exits 1 where a digest differs from that of `--against`. Trees depend on
-the processor, too: compare files of one machine.
+the CPU, too: compare files of one machine.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmarks import tasks
+from benchmarks.output import write_csv
 from benchmarks.sweep.plan import Run
 
 if TYPE_CHECKING:
@@ -53,13 +54,13 @@ def digest(solutions: Sequence[Solution]) -> str:
     for solution in solutions:
         trace = solution.trace
         spent = solution.usage
-        said = {
+        result = {
             "answer": solution.answer,
             "stopped": solution.stopped,
             "spent": (spent.generated, spent.calls, spent.simulations),
             "steps": [(step.text, step.tokens) for step in trace.steps],
         }
-        found.update(json.dumps(said, default=str).encode())
+        found.update(json.dumps(result, default=str).encode())
         for name, value in sorted(vars(trace).items()):
             if name.startswith(("node_", "edge_")):
                 found.update(f"{name}{value.dtype}{value.shape}".encode())
@@ -100,10 +101,7 @@ def main(
 ) -> None:
     """Write the digests of all methods, and compare them with those of another state."""
     rows = measured(seeds, tokens)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out, rows)
     if against is None:
         return
     with against.open(newline="") as file:
