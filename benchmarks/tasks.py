@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import combinations_with_replacement, islice
+from itertools import chain, combinations_with_replacement, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,12 @@ def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
     for mask in range(1, 2 ** (len(numbers) - 1)):
         first = tuple(n for i, n in enumerate(numbers) if mask >> i & 1)
         second = tuple(n for i, n in enumerate(numbers) if not mask >> i & 1)
-        for a in _reachable(first, whole):
-            for b in _reachable(second, whole):
-                values.update((a + b, a * b, a - b, b - a))
-                if b:
-                    values.add(a / b)
-                if a:
-                    values.add(b / a)
+        for a, b in product(_reachable(first, whole), _reachable(second, whole)):
+            values.update((a + b, a * b, a - b, b - a))
+            if b:
+                values.add(a / b)
+            if a:
+                values.add(b / a)
     return frozenset(v for v in values if not whole or (v >= 0 and v.denominator == 1))
 
 
@@ -85,12 +84,12 @@ def countdown_hard() -> tuple[Countdown, ...]:
     """
     from guides.builtin.countdown_data import solution_paths
 
-    few = [
-        (paths, p)
-        for p in generate(104, 700, targets={36, 50})
-        if (paths := solution_paths(p)) <= 4
-    ]
-    ordered = [p for _, p in sorted(few, key=lambda row: row[0])]
+    few: dict[int, list[Countdown]] = {paths: [] for paths in range(5)}
+    for puzzle in generate(104, 700, targets={36, 50}):
+        paths = solution_paths(puzzle)
+        if paths <= 4:
+            few[paths].append(puzzle)
+    ordered = list(chain.from_iterable(few.values()))
     random.Random(1).shuffle(ordered)
     return tuple(ordered[:150])
 
@@ -124,11 +123,7 @@ def chains_validation() -> tuple[Chains, ...]:
 @cache
 def words_test() -> tuple[Words, ...]:
     """300 word problems of the test split, a third of each of `STORIES`."""
-    return tuple(
-        problem
-        for size in STORIES
-        for problem in words.generate(300 + size, 100, size, 2, split="test")
-    )
+    return _stories(300, 100, "test")
 
 
 @cache
@@ -136,11 +131,15 @@ def words_validation() -> tuple[Words, ...]:
     """210 word problems of the validation split, a third of each of `STORIES`, for choosing
     options.
     """
-    return tuple(
-        problem
-        for size in STORIES
-        for problem in words.generate(310 + size, 70, size, 2, split="validation")
-    )
+    return _stories(310, 70, "validation")
+
+
+def _stories(seed: int, count: int, split: str) -> tuple[Words, ...]:
+    """`count` word problems of each of `STORIES`."""
+    problems: list[Words] = []
+    for size in STORIES:
+        problems += words.generate(seed + size, count, size, 2, split=split)
+    return tuple(problems)
 
 
 TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
@@ -164,10 +163,12 @@ def target_of(problem: Problem) -> str | None:
 
 def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
     """Whether every step of a chain of thought is right; None where nobody knows."""
-    module = (
-        chains if isinstance(problem, Chains) else words if isinstance(problem, Words) else None
-    )
-    wrong = module.mistakes(problem, tuple(steps)) if module else None
+    if isinstance(problem, Chains):
+        wrong = chains.mistakes(problem, tuple(steps))
+    elif isinstance(problem, Words):
+        wrong = words.mistakes(problem, tuple(steps))
+    else:
+        return None
     return None if wrong is None else not any(wrong)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 CHILD = Path(__file__).resolve().parent / "rival_child.py"
-ROOT = CHILD.parent.parent
+ROOT = CHILD.parent.parent.parent
 LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA")
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in LIBRARIES}
 TICK = os.sysconf("SC_CLK_TCK")
@@ -49,7 +49,7 @@ class Engine:
 
 
 class Failed(RuntimeError):
-    """An engine did not start or did not answer; the message says what it said."""
+    """An engine did not start or did not answer; the message has its last words."""
 
 
 class Child:
@@ -103,12 +103,12 @@ class Child:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             pass
-        told = json.loads(line) if line else {"error": _last_words(self._errors)}
-        if "error" in told:
+        reply = json.loads(line) if line else {"error": _last_words(self._errors)}
+        if "error" in reply:
             if first:
                 self.close()
-            raise Failed(f"{self.label}: {told['error']}")
-        return told
+            raise Failed(f"{self.label}: {reply['error']}")
+        return reply
 
 
 class LlamaServer:
@@ -172,8 +172,11 @@ class LlamaServer:
             with urllib.request.urlopen(request) as response:
                 found = json.load(response)
         except OSError as error:
-            said = error.read().decode() if hasattr(error, "read") else _last_words(self._errors)
-            raise Failed(f"{self.label}: {error}: {said[:300]}") from error
+            if hasattr(error, "read"):
+                message = error.read().decode()
+            else:
+                message = _last_words(self._errors)
+            raise Failed(f"{self.label}: {error}: {message[:300]}") from error
         return found if isinstance(found, list) else [found]
 
     def _wait(self) -> None:
@@ -185,9 +188,9 @@ class LlamaServer:
             except OSError:
                 ended = self._process.poll() is not None
                 if ended or time.monotonic() > end:
-                    said = _last_words(self._errors)
+                    message = _last_words(self._errors)
                     self.close()
-                    raise Failed(f"{self.label}: {said}") from None
+                    raise Failed(f"{self.label}: {message}") from None
                 time.sleep(0.2)
 
 
@@ -203,7 +206,9 @@ def start(engine: Engine, rows: int, tokens: int) -> Rival:
 def _started(
     command: list[str], errors: Any, environment: dict[str, str], piped: bool = False
 ) -> subprocess.Popen[str]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if piped else {"stdout": errors}
+    pipes = {"stdout": errors}
+    if piped:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     try:
         return subprocess.Popen(command, stderr=errors, text=True, env=environment, **pipes)
     except OSError as error:
@@ -213,8 +218,8 @@ def _started(
 
 def _last_words(errors: Any) -> str:
     errors.seek(0)
-    said = [line for line in errors.read().splitlines() if line.strip()]
-    return f"its process ended; the last it said: {said[-1][:300] if said else '-'}"
+    lines = list(filter(str.strip, errors.read().splitlines())) or ["-"]
+    return f"its process ended; the last it said: {lines[-1][:300]}"
 
 
 # -- what processes have spent
@@ -267,8 +272,10 @@ def resident(pid: int) -> int:
 
 def _cpu(pid: int) -> float:
     """User and system seconds, of ended children too."""
-    ticks = [sum(map(int, fields[11:15])) for one in family(pid) if (fields := _stat(one))]
-    return sum(ticks) / TICK
+    ticks = 0
+    for one in family(pid):
+        ticks += sum(map(int, _stat(one)[11:15]))
+    return ticks / TICK
 
 
 def _stat(pid: int) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -65,15 +66,10 @@ def small_model(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """The 256 bytes and nothing else: no token ends a text."""
-    raw = Tokenizer(
-        kinds.BPE(
-            {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []
-        )
-    )
-    raw.pre_tokenizer, raw.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(kinds.BPE(dict(zip(letters, range(len(letters)), strict=True)), []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
@@ -139,7 +135,8 @@ class ByEngine:
     """
 
     def __init__(self, model: Any, new: int, slots: int):
-        self.new, self.engine = new, Engine(model, tokenizer(), slots=slots)
+        self.new = new
+        self.engine = Engine(model, tokenizer(), slots=slots)
         self.replies: list[Reply] = []
 
     def forget(self) -> None:
@@ -172,13 +169,13 @@ def interleaved(
             watch = Watch()
             run()
             taken[name].append(watch.read())
-    medians = {
-        name: {
-            **{kind: statistics.median(one[kind] for one in each) for kind in ("seconds", "cpu")},
+    medians: dict[str, dict[str, Any]] = {}
+    for name, each in taken.items():
+        medians[name] = {
+            "seconds": statistics.median(map(itemgetter("seconds"), each)),
+            "cpu": statistics.median(map(itemgetter("cpu"), each)),
             "each": each,
         }
-        for name, each in taken.items()
-    }
     return medians, first
 
 

@@ -38,6 +38,7 @@ import numpy as np
 from benchmarks.sweep.plan import Task
 from benchmarks.tasks import steps_right, target_of
 from guides.data.grading import key_of
+from search.files.atomic import atomic
 from search.problem import Problem
 from search.problems import chains
 from search.solution import Solution
@@ -126,14 +127,12 @@ def label_chains(out: Path, count: int = 8, slots: int = 256) -> None:
     from guides.data.label_traces import Plan, label_traces
     from guides.policies.lm import LM
 
-    traces, task = (
-        Trace.load(out / "chains" / "train"),
-        task_of(problems_of("train", SPLITS["train"][0])),
-    )
+    traces = Trace.load(out / "chains" / "train")
+    task = task_of(problems_of("train", SPLITS["train"][0]))
     policy = LM(out / "generator", slots=slots)
-    log.info(
-        "%s", label_traces(traces, task.targets, out / "rollouts.jsonl", Plan(count=count), policy)
-    )
+    plan = Plan(count=count)
+    counts = label_traces(traces, task.targets, out / "rollouts.jsonl", plan, policy)
+    log.info("%s", counts)
 
 
 #: what the labels of each kind come from, as `guides.train_guide` takes it: the same chains,
@@ -154,9 +153,9 @@ def train_verifier(out: Path, kind: str, seed: int) -> Path:
     """
     from guides.training.train_guide import train_guide
 
-    source = {
-        name: out / value if name == "labels" else value for name, value in KINDS[kind].items()
-    }
+    source = KINDS[kind].copy()
+    if "labels" in source:
+        source["labels"] = out / source["labels"]
     targets = task_of(problems_of("train", SPLITS["train"][0])).targets
     folder = out / f"{kind}-{seed}"
     return train_guide(
@@ -182,7 +181,9 @@ def report(out: Path) -> str:
         raise ValueError(
             f"no seed in {out} has a verifier of each kind that was begun: train one first"
         )
-    checker, pools, values = "benchmarks.tasks:state_right", {}, dict[str, dict[str, np.ndarray]]()
+    checker = "benchmarks.tasks:state_right"
+    pools: dict[str, judged.Pool] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
     for split in ("validation", "test"):
         targets = task_of(problems_of(split, SPLITS[split][0])).targets
         held = judged.chains_of(
@@ -193,20 +194,15 @@ def report(out: Path) -> str:
             out / "values" / f"{split}.npz",
         )
         pools[split] = judged.Pool(held)
-        values[split] = {
-            kind: np.array(
-                [
-                    judged.values_of(
-                        held, verifier, out / "values" / split / f"{verifier.name}.npy"
-                    )
-                    for verifier in found
-                ]
-            )
-            for kind, found in folders.items()
-        }
+        kept = out / "values" / split
+        values[split] = {}
+        for kind, found in folders.items():
+            tables = [judged.values_of(held, one, kept / f"{one.name}.npy") for one in found]
+            values[split][kind] = np.array(tables)
     chosen, table = judged.choices(pools["validation"], values["validation"])
     text = judged.report(pools["test"], values["test"], chosen) + "\n" + table
-    (out / "report.md").write_text(text)
+    with atomic(out / "report.md") as part:
+        part.write_text(text)
     return text
 
 
