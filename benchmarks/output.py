@@ -35,7 +35,7 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
 
 
 def write_json(path: Path | None, rows: Sequence[Mapping[str, Any]], **about: Any) -> None:
-    """Rows with the machine, the command and what else is said about them; nothing where `path` is
+    """Rows with the machine, the command and what else is about them; nothing where `path` is
     None.
     """
     if path is None:

@@ -84,12 +84,12 @@ def countdown_hard() -> tuple[Countdown, ...]:
     """
     from guides.builtin.countdown_data import solution_paths
 
-    few: dict[int, list[Countdown]] = {paths: [] for paths in range(5)}
+    few: list[list[Countdown]] = [[], [], [], [], []]  # by the number of their paths
     for puzzle in generate(104, 700, targets={36, 50}):
         paths = solution_paths(puzzle)
         if paths <= 4:
             few[paths].append(puzzle)
-    ordered = list(chain.from_iterable(few.values()))
+    ordered = list(chain.from_iterable(few))
     random.Random(1).shuffle(ordered)
     return tuple(ordered[:150])
 
@@ -155,7 +155,7 @@ TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
 
 
 def target_of(problem: Problem) -> str | None:
-    """The right answer; None where the problem verifies itself, or nobody has told."""
+    """The right answer; None where the problem verifies itself, or has no target."""
     if isinstance(problem, Words):
         return words.target(problem)
     return str(problem.values[problem.query]) if isinstance(problem, Chains) else None
@@ -223,7 +223,9 @@ def main() -> None:
     args = parser.parse_args()
     split, puzzles = ("train", 2) if args.file == "training" else ("validation", 1)
     problems = training(args.seed, split, puzzles, args.stories)
-    measured = {identity(problem) for task in TASKS.values() for problem in task()}
+    measured: set[str] = set()
+    for task in TASKS.values():
+        measured.update(map(identity, task()))
     problems = (problem for problem in problems if identity(problem) not in measured)
     for number, problem in enumerate(islice(problems, args.count)):
         kind = type(problem).__module__.rpartition(".")[2]

@@ -13,6 +13,7 @@ import logging
 import statistics
 import time
 from collections.abc import Sequence
+from operator import attrgetter, ne
 from typing import Any
 
 import guides
@@ -62,12 +63,12 @@ def _spent(solutions: Sequence[search.Solution]) -> search.Usage:
 
 def _contents(solutions: Sequence[search.Solution]) -> list[tuple[Any, bytes]]:
     """What is compared of the tree of each search: the steps and the numbers of its edges."""
-    trees = [solution.tree for solution in solutions if solution.tree is not None]
+    trees = filter(None, map(attrgetter("tree"), solutions))
     return [(tree.steps, tree.edges.tobytes()) for tree in trees]
 
 
 def _differing(one: Sequence[Any], other: Sequence[Any]) -> int:
-    return sum(a != b for a, b in zip(one, other, strict=True))
+    return sum(map(ne, one, other))
 
 
 def trees(checkpoint: str, count: int, tokens: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ class Expansion:
             self.read = counts.read
             self.stored = counts.stored
             self.peak = counts.peak
-        return torch.tensor([reply.result.tokens for reply in self.replies])
+        return torch.tensor(list(map(attrgetter("result.tokens"), self.replies)))
 
 
 def tree_expand(d: dict[str, Any]) -> torch.Tensor:

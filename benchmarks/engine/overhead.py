@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ def churned(model: Any, slots: int, count: int, rounds: int) -> dict[str, Any]:
         )
         while len(replies) < count:
             replies += engine.poll(0)
-        used = sum((reply.usage for reply in replies), Usage())
-    about = {"slots": slots, "requests": count, "slot_use": used.slot_use}
-    medians = {name: statistics.median(one[name] for one in found[1:]) for name in found[0]}
-    return {**about, **medians}
+        used = sum(map(attrgetter("usage"), replies), Usage())
+    about: dict[str, Any] = {"slots": slots, "requests": count, "slot_use": used.slot_use}
+    for name in found[0]:
+        about[name] = statistics.median(map(itemgetter(name), found[1:]))
+    return about

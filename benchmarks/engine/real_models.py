@@ -101,20 +101,22 @@ def blocks_of(tree: Any) -> list[Block]:
         edges = list(tree.block(node))
         if len(edges) < 2:
             continue
-        children = [tree.child(edge) for edge in edges]
-        values = [tree.mean(child) if child >= 0 else math.nan for child in children]
-        priors = [tree.at(edge, "prior") for edge in edges]
-        visits = [int(tree.at(edge, "visits")) for edge in edges]
-        texts = [str(getattr(tree.steps[edge], "text", tree.steps[edge])) for edge in edges]
-        found.append(Block(node, priors, values, visits, texts))
+        block = Block(node, [], [], [], [])
+        for edge in edges:
+            child = tree.child(edge)
+            step = tree.steps[edge]
+            block.priors.append(tree.at(edge, "prior"))
+            block.values.append(tree.mean(child) if child >= 0 else math.nan)
+            block.visits.append(int(tree.at(edge, "visits")))
+            block.texts.append(str(getattr(step, "text", step)))
+        found.append(block)
     return found
 
 
 def peak() -> int:
     """Most bytes of memory that this process has held (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return kib * 1024
+    _, _, rest = Path("/proc/self/status").read_text().partition("VmHWM:")
+    return int(rest.split()[0]) * 1024  # given in KiB
 
 
 # -- what runs in a process of its own
@@ -218,7 +220,7 @@ def lines(rows: Sequence[Row]) -> list[str]:
     """A table's lines, one a model, run and budget; means over questions."""
     names = "model, run, tokens asked, generated, rows a pass, tokens/CPU s, peak MiB, chains"
     head = [*names.split(", "), "answered", "right", "blocks", f"largest > {SURE}"]
-    told = [row_of([*head, "largest", "entropy"])]
+    rendered = [row_of([*head, "largest", "entropy"])]
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.model, row.run, row.budget), []).append(row)
@@ -246,20 +248,20 @@ def lines(rows: Sequence[Row]) -> list[str]:
                 f"{_median(all_of('largest', here)):.3f}",
                 f"{_mean(all_of('entropy', here)):.2f}",
             ]
-        told.append(row_of(cells))
-    return told
+        rendered.append(row_of(cells))
+    return rendered
 
 
 def shown(blocks: Sequence[Block], most: int = 6) -> str:
     """Sibling blocks as text: prior, visits, value, and how the step begins."""
-    told = []
+    rendered = []
     for block in blocks[:most]:
-        told.append(f"node {block.node}: entropy {block.entropy:.2f}")
+        rendered.append(f"node {block.node}: entropy {block.entropy:.2f}")
         lists = (block.priors, block.visits, block.values, block.texts)
         for prior, visits, value, text in zip(*lists, strict=True):
             begin = " ".join(text.split())[:70]
-            told.append(f"  prior {prior:.4f}  visits {visits:3d}  value {value:.3f}  {begin}")
-    return "\n".join(told)
+            rendered.append(f"  prior {prior:.4f}  visits {visits:3d}  value {value:.3f}  {begin}")
+    return "\n".join(rendered)
 
 
 def _mean(numbers: Sequence[float]) -> float:
@@ -289,8 +291,9 @@ def main(
     """Search with every model, run and budget; tables and one tree's siblings go to stdout."""
     os.environ.update(ONE_THREAD)
     questions = list(range(begin, begin + count))
-    runs = [(searched, one) for one in run or RUNS]
-    runs += [(generated, int(one)) for one in batch.split(",") if int(one)]  # type: ignore[misc]
+    runs: list[tuple[Any, Any]] = list(zip(itertools.repeat(searched), run or RUNS, strict=False))
+    for chains in filter(None, map(int, batch.split(","))):
+        runs.append((generated, chains))
     found: list[Row] = []
     siblings: list[str] = []
     spawn = multiprocessing.get_context("spawn")

@@ -15,6 +15,7 @@ or "error". The process that started this one measures: it sees time, CPU time a
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -52,11 +53,12 @@ class Copse:
     def go_on(
         self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
     ) -> list[list[int]]:
-        texts = [tuple(prompt) for prompt in prompts for _ in range(copies)]
-        asked = [
-            self.generate(text, max_tokens=new, temperature=temperature, seed=seed + i)
-            for i, text in enumerate(texts)
-        ]
+        asked = []
+        for prompt, _ in itertools.product(prompts, range(copies)):
+            number = seed + len(asked)
+            asked.append(
+                self.generate(tuple(prompt), max_tokens=new, temperature=temperature, seed=number)
+            )
         return [list(generated.tokens) for generated in self._replies(asked)]
 
     def _replies(self, requests: list[Any]) -> list[Any]:
@@ -68,7 +70,7 @@ class Copse:
                 if reply.error is not None:
                     raise reply.error
                 found[reply.request] = reply.result
-        return [found[request] for request in requests]
+        return list(map(found.__getitem__, requests))
 
 
 class Generate:
@@ -89,7 +91,7 @@ class Generate:
         self.about = f"transformers {sys.modules['transformers'].__version__}"
 
     def read(self, prompts: Texts) -> None:
-        if len({len(prompt) for prompt in prompts}) > 1:
+        if len(set(map(len, prompts))) > 1:
             raise ValueError("its rows must have equal lengths")
         ids = self.torch.tensor(prompts)
         same = (ids == ids[:1]).all(0).long().cumprod(0).sum().item()
@@ -159,8 +161,11 @@ class Vllm:
             detokenize=False,
         )  # fmt: skip
         texts = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        found = self.engine.generate(texts, how, use_tqdm=False)
-        return [list(output.token_ids) for one in found for output in one.outputs]
+        tokens = []
+        for one in self.engine.generate(texts, how, use_tqdm=False):
+            for output in one.outputs:
+                tokens.append(list(output.token_ids))
+        return tokens
 
 
 ENGINES = {"copse": Copse, "generate": Generate, "vllm": Vllm}

@@ -13,13 +13,16 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 CHILD = Path(__file__).resolve().parent / "rival_child.py"
 ROOT = CHILD.parent.parent.parent
-LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA")
-ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in LIBRARIES}
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 600.0  #: seconds that a server may take until it serves
 
@@ -125,7 +128,7 @@ class LlamaServer:
         threads = {"--threads": 1, "--threads-batch": 1, "--threads-http": 2}
         # texts of slots are reused in place; a copy of idle ones in memory would only cost
         options = {"--port": port, "--cache-ram": 0, **threads, **slots}
-        flags = [str(part) for pair in options.items() for part in pair]
+        flags = list(map(str, chain.from_iterable(options.items())))
         environment = {**os.environ, **ONE_THREAD, **engine.extra}
         self._process = _started(
             [engine.program, "--model", engine.model, "--offline", *flags],
@@ -149,7 +152,7 @@ class LlamaServer:
         """As `Child.go_on`."""
         how = {"n_predict": new, "n_cmpl": copies, "temperature": temperature, "seed": seed}
         found = self._post(prompts, **how)
-        return [one["tokens"] for one in sorted(found, key=lambda one: one["index"])]
+        return list(map(itemgetter("tokens"), sorted(found, key=itemgetter("index"))))
 
     def close(self) -> None:
         """End the server. Idempotent."""

@@ -29,6 +29,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import filterfalse
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,8 +122,10 @@ def works(
     trunk = slices(tokens, 1, shared, begin=max(rows) * context)[0]
     longest = leaf_context - shared + spread
     own = slices(tokens, leaves, longest, begin=max(rows) * context + shared)
-    cut = [2 * spread * leaf // max(1, leaves - 1) for leaf in range(leaves)]
-    grown = [trunk + end[: longest - less] for end, less in zip(own, cut, strict=True)]
+    grown = []
+    for leaf, end in enumerate(own):
+        less = 2 * spread * leaf // max(1, leaves - 1)
+        grown.append(trunk + end[: longest - less])
     return {
         "decode": Work("decode", apart, 1, new, 0.0, tuple(rows)),
         "expand": Work("expand", grown, kids, step, 1.0, (leaves,)),
@@ -146,7 +150,7 @@ def library(tokenizer: Any, modules: Sequence[str] = SOURCES) -> list[int]:
 def measured(
     work: Work, engines: Sequence[Engine], behind: Sequence[int], rounds: int
 ) -> Iterator[Measured]:
-    """Runs of all engines in turn; what fails is told in the log and left out from there on.
+    """Runs of all engines in turn; what fails is logged and left out from there on.
 
     behind  token ids, one a round, that a context is followed by; the last warms up
     """
@@ -241,7 +245,7 @@ def compared(texts: Sequence[Text], others: Sequence[Text]) -> dict[str, float]:
 def lines(found: Sequence[Measured], base: str) -> list[str]:
     """A table's lines. base: label of the engine whose rates others are compared with."""
     names = "work, rows, engine, tokens/s, tokens/CPU s, times, of the CPU, MiB, equal"
-    told = [row(names.split(", "))]
+    rendered = [row(names.split(", "))]
     groups: dict[tuple[str, int], dict[str, list[Measured]]] = {}
     for one in found:
         groups.setdefault((one.work, one.rows), {}).setdefault(one.engine, []).append(one)
@@ -251,10 +255,10 @@ def lines(found: Sequence[Measured], base: str) -> list[str]:
             cells = [work, str(rows), label, _rate(runs, "seconds"), _rate(runs, "cpu")]
             for kind in ("seconds", "cpu"):
                 cells.append(f"{_ratio(ours, runs, kind):.2f}" if ours else "-")
-            resident_bytes = max(one.resident for one in runs)
+            resident_bytes = max(map(attrgetter("resident"), runs))
             cells += [f"{resident_bytes / 2**20:,.0f}", _equal(runs)]
-            told.append(row(cells))
-    return told
+            rendered.append(row(cells))
+    return rendered
 
 
 def rates(runs: Sequence[Measured], kind: str) -> list[float]:
@@ -279,10 +283,10 @@ def _ratio(ours: Sequence[Measured], runs: Sequence[Measured], kind: str) -> flo
 
 
 def _equal(runs: Sequence[Measured]) -> str:
-    same = [one.same for one in runs if not math.isnan(one.same)]
+    same = list(filterfalse(math.isnan, map(attrgetter("same"), runs)))
     if not same:
         return ""
-    parts = [one.parts for one in runs if not math.isnan(one.parts)]
+    parts = list(filterfalse(math.isnan, map(attrgetter("parts"), runs)))
     where = f", else from {statistics.median(parts):.0f}" if parts else ""
     return f"{100 * statistics.mean(same):.0f} %{where}"
 
@@ -362,7 +366,10 @@ def main(
             found.append(one)
             if out is not None:
                 write_csv(out, found)
-    base = next((one.label for one in engines if one.kind == "copse"), "")
+    base = ""
+    for one in reversed(engines):
+        if one.kind == "copse":
+            base = one.label
     typer.echo(table(lines(found, base)))
 
 

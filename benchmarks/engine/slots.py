@@ -74,7 +74,7 @@ def kept(trace: Trace) -> dict[str, Any]:
             before[node] = before[int(trace.node_parent[node])] + len(trace.steps[edge].tokens)
     return {
         "steps": [list(step.tokens) for step in trace.steps],
-        "before": [before[node] for node in trace.edge_node.tolist()],
+        "before": list(map(before.__getitem__, trace.edge_node.tolist())),
         "node": trace.edge_node.tolist(),
         **arrays,
     }
@@ -125,7 +125,7 @@ def lines(trees: dict[str, list[dict[str, Any]]]) -> list[str]:
     """A table's lines, from trees by "dtype | run | slots": each against those of the most
     slots.
     """
-    told = [
+    rendered = [
         "| dtype | run | slots | trees | edges | differ | in their steps | where they part first |"
     ]
     for (dtype, run), counts in _groups(trees).items():
@@ -141,8 +141,8 @@ def lines(trees: dict[str, list[dict[str, Any]]]) -> list[str]:
                 apart = list(filter(None, map(difference, here, whole)))
                 steps = sum(one.what == "tokens" for one in apart)
                 cells += [str(len(apart)), str(steps), "; ".join(map(str, apart[:3]))]
-            told.append(row_of(cells))
-    return told
+            rendered.append(row_of(cells))
+    return rendered
 
 
 def differing(trees: dict[str, list[dict[str, Any]]], dtype: str) -> Counter[str]:

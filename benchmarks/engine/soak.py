@@ -9,7 +9,7 @@ small that texts are forgotten all the time. They are computed in float32 on a C
 four ways:
 
     greedy   each text is the one that `generate` of transformers writes, in batches of its own.
-             Where they part, the gap between the two tokens' logits is told: a near-tie has one
+             Where they part, the gap between the two tokens' logits is reported: a near-tie has one
              below `NEAR`
     alone    some others are asked again, with nobody beside them and nothing stored: the same
              tokens and log-probs to the last bit
@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,15 +239,15 @@ def faults(reply: Reply, cancelled: bool) -> list[str]:
     if reply.error is not None:
         return [f"{type(reply.error).__name__}: {reply.error}"]
     assert isinstance(request, (Generate, Score))
-    told = []
+    wrong = []
     if usage.prefilled + usage.reused != len(tokens_of(request)):
-        told.append(f"{usage.prefilled} + {usage.reused} tokens read of {len(tokens_of(request))}")
+        wrong.append(f"{usage.prefilled} + {usage.reused} tokens read of {len(tokens_of(request))}")
     if isinstance(request, Generate):
         if usage.generated != len(result.tokens) or len(result.tokens) > request.max_tokens:
-            told.append(f"{len(result.tokens)} of {request.max_tokens}, {usage.generated} counted")
-        if result.tokens in [avoided.tokens for avoided in request.avoid]:
-            told.append("a text came that was to be avoided")
-    return told
+            wrong.append(f"{len(result.tokens)} of {request.max_tokens}, {usage.generated} counted")
+        if result.tokens in map(attrgetter("tokens"), request.avoid):
+            wrong.append("a text came that was to be avoided")
+    return wrong
 
 
 def _kind(reply: Reply) -> str:
@@ -270,7 +271,7 @@ def check_greedy(reference: Any, tokenizer: Any, replies: Sequence[Reply], found
     greedy.sort(key=lambda reply: (reply.request.max_tokens, len(reply.request.prompt)))  # type: ignore[attr-defined]
     for begin in range(0, len(greedy), BATCH):
         batch = greedy[begin : begin + BATCH]
-        written = continued(reference, [reply.request for reply in batch])  # type: ignore[misc]
+        written = continued(reference, list(map(attrgetter("request"), batch)))
         for reply, tokens in zip(batch, written, strict=True):
             request = reply.request
             assert isinstance(request, Generate)
@@ -357,8 +358,8 @@ def off(reference: Any, reply: Reply) -> float:
     wanted = torch.log_softmax(logits, -1).numpy()[
         np.arange(begin - 1, len(text) - 1), text[begin:]
     ]
-    told = reply.result.log_probs[-len(wanted) :] if len(wanted) else wanted
-    return float(np.abs(told - wanted).max(initial=0.0))
+    own = reply.result.log_probs[-len(wanted) :] if len(wanted) else wanted
+    return float(np.abs(own - wanted).max(initial=0.0))
 
 
 # -- without company
@@ -429,15 +430,15 @@ def lines(rounds: Sequence[Round]) -> list[str]:
         "passes, rows a pass, peak of the pool, looks, greedy tokens, near-ties, wrong, "
         "asked alone, otherwise, largest difference, faults, CPU s"
     )
-    told = [row_of(["seed", *kinds, *rest.split(", ")])]
+    rendered = [row_of(["seed", *kinds, *rest.split(", ")])]
     for one in rounds:
         rows = f"{one.rows / max(1, one.passes):.1f}"
         cells = [one.seed, *(one.kinds.get(kind, 0) for kind in kinds)]
         cells += [one.passes, rows, one.peak, one.looks]
         cells += [one.tokens, len(one.ties), len(one.wrong), one.alone]
         cells += [len(one.company), f"{one.off:.1e}", len(one.faults), f"{one.cpu:.0f}"]
-        told.append(row_of(map(str, cells)))
-    return told
+        rendered.append(row_of(map(str, cells)))
+    return rendered
 
 
 def main(
@@ -478,12 +479,12 @@ def main(
         )
         if out is not None:
             with atomic(out) as part:
-                part.write_text(json.dumps([asdict(one) for one in rounds]))
+                part.write_text(json.dumps(list(map(asdict, rounds))))
     typer.echo(table(lines(rounds)))
     for one in rounds:
         for what in (*one.wrong, *one.company, *one.faults):
             typer.echo(f"seed {one.seed}: {what}")
-    if any(one.bad for one in rounds):
+    if any(map(attrgetter("bad"), rounds)):
         raise typer.Exit(1)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ def drained(engine: Engine, requests: Sequence[Any]) -> list[Reply]:
             if reply.error is not None:
                 raise reply.error
             found[reply.request] = reply
-    return [found[request] for request in requests]
+    return list(map(found.__getitem__, requests))
 
 
 def by_generate(model: Any, new: int) -> Continue:
@@ -148,7 +148,7 @@ class ByEngine:
             Generate(tuple(prompt), max_tokens=self.new, temperature=0) for prompt in ids.tolist()
         ]
         self.replies = drained(self.engine, requests)
-        return torch.tensor([reply.result.tokens for reply in self.replies])
+        return torch.tensor(list(map(attrgetter("result.tokens"), self.replies)))
 
 
 def interleaved(
@@ -160,8 +160,11 @@ def interleaved(
     Returns the medians of `seconds` and `cpu` by name, with all that was measured in `each`; and
     what the first calls returned.
     """
-    first = {name: run() for name, run in runs.items()}
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    first: dict[str, Any] = {}
+    taken: dict[str, list[dict[str, float]]] = {}
+    for name, run in runs.items():
+        first[name] = run()
+        taken[name] = []
     for _ in range(rounds):
         for name, run in runs.items():
             if name in before:

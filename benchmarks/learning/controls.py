@@ -88,7 +88,7 @@ def fresh_paths(
     lengths = np.array(list(map(_tokens, examples)))
     # what is left out is of all kinds alike
     order = np.random.default_rng(seed).permutation(len(examples))
-    return [examples[i] for i in order[np.cumsum(lengths[order]) <= tokens]]
+    return list(map(examples.__getitem__, order[np.cumsum(lengths[order]) <= tokens]))
 
 
 def _tokens(example: Sequence[Segment]) -> int:

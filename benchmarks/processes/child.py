@@ -32,10 +32,10 @@ def measure(engine: Any, asked: dict[str, Any], prepare: bool) -> dict[str, Any]
 
     asked    B, A, S, K, c, seed, threads; least: seconds to go on for at least; most: runs;
              visits: give root visits too
-    prepare  it is another search than last time; the first run is then told apart, in `first`
+    prepare  it is another search than last time; the first run is then reported apart, in `first`
 
-    The answer: what the runs told, a list each; bytes, if the engine knows; rss, peak memory of the
-    process in bytes.
+    The answer: what the runs reported, a list each; bytes, if the engine knows; rss, peak memory of
+    the process in bytes.
     """
     result: dict[str, Any] = {"empty": _peak()}
     if prepare:
@@ -47,7 +47,8 @@ def measure(engine: Any, asked: dict[str, Any], prepare: bool) -> dict[str, Any]
     begin = time.perf_counter()
     while not runs or (len(runs) < asked["most"] and time.perf_counter() - begin < asked["least"]):
         runs.append(engine.run())
-    result |= {name: [run[name] for run in runs] for name in runs[0]}
+    for name in runs[0]:
+        result[name] = [run[name] for run in runs]
     result |= {"rss": _peak(), "bytes": getattr(engine, "bytes", None)}
     if asked["visits"] and hasattr(engine, "root_visits"):
         result["visits"] = engine.root_visits().tolist()

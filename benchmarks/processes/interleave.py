@@ -4,7 +4,6 @@ searches in turn, medians over rounds.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import operator
@@ -14,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def _row(
     first: dict[str, Any],
     pinned: bool,
 ) -> dict[str, Any]:
-    """Medians over rounds of the medians of each. time: seconds of a search, of processor time
+    """Medians over rounds of the medians of each. time: seconds of a search, of CPU time
     where a core is shared with others.
     """
     if answers is None:
@@ -173,7 +174,7 @@ def _row(
             row[name] = first[name][-1]
     for name in ("core_seconds", "replayed"):
         if name in first:
-            row[f"{name}_least"] = min(itertools.chain.from_iterable(one[name] for one in answers))
+            row[f"{name}_least"] = min(chain.from_iterable(map(itemgetter(name), answers)))
     for name in ("first", "empty", "rss", "bytes", "visits"):
         if name in first:
             row[name] = first[name]
@@ -200,16 +201,16 @@ def compared(rows: Sequence[dict[str, Any]]) -> str:
     searches: dict[tuple[int, int, int], dict[str, dict[str, Any]]] = {}
     for row in rows:
         searches.setdefault((row["B"], row["S"], row["A"]), {})[row["engine"]] = row
-    names = list(dict.fromkeys(row["engine"] for row in rows))
+    names = list(dict.fromkeys(map(itemgetter("engine"), rows)))
     against = {title: rate for title, rate in _AGAINST.items() if set(names) & set(rate[0])}
-    ratios = [f"copse / {title}" for title in against]
+    ratios = map("copse / {}".format, against)
     lines = [row_of(["B", "S", "A", "path", *names, *ratios])]
     same = []  # of each tree: are mctx's root visits ours?
     for (trees, simulations, moves), here in searches.items():
         ours = done(here["copse"])
         path = ours["nodes"] / trees / simulations
         cells = [str(trees), str(simulations), str(moves), f"{path:.1f}"]
-        cells += [_rates(here[name]) for name in names]
+        cells += map(_rates, map(here.__getitem__, names))
         for others, kind in against.values():
             best = max(here[name].get(kind, 0.0) for name in others if name in here)
             cells.append(f"{ours['rate'] / best:.1f}" if best > 0 else "-")

@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -223,9 +224,8 @@ def read_runs(texts: Sequence[str], task: Task) -> list[Run]:
     """The methods of `texts`, each once. Raises ValueError for one that cannot be measured on
     this task.
     """
-    runs = [Run.parse(text) for text in texts]
-    names = [run.text for run in runs]
-    if not runs or len(set(names)) < len(names):
+    runs = list(map(Run.parse, texts))
+    if not runs or len(set(map(attrgetter("text"), runs))) < len(runs):
         raise ValueError("give at least one method, and each only once")
     for run in runs:
         if run.chooser and not task.targets:

@@ -19,7 +19,8 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import chain, cycle, product
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from benchmarks.sweep.report import (
     table,
     within,
 )
-from benchmarks.sweep.rows import Row, failed, read
+from benchmarks.sweep.rows import Row, numbers, read, sound
 
 log = logging.getLogger(__name__)
 
@@ -94,20 +95,21 @@ def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
 
 def spent(rows: Sequence[Row], limit: Limit, column: str) -> float:
     """Mean cost of the searches with one budget."""
-    return float(np.mean([float(row[column]) for row in rows if limit_of(row) == limit]))
+    own = [row for row in rows if limit_of(row) == limit]
+    return float(np.mean(numbers(own, column)))
 
 
 def curves(rows: Sequence[Row], out: Path) -> None:
     """Write the figure of accuracy against generated tokens and FLOPs: two panels for each task.
     Raises ImportError without matplotlib.
     """
-    rows = [row for row in rows if not failed(row)]
+    rows = sound(rows)
     tasks = by_method(rows)
-    columns = [column for column in AXES if any(float(row[column]) > 0 for row in rows)]
+    columns = [column for column in AXES if any(numbers(rows, column))]
     figure, panels = _figure(len(tasks), len(columns))
     for (task, methods), across in zip(tasks.items(), panels, strict=True):
         for panel, column in zip(across, columns, strict=True):
-            end = max(float(row[column]) for own in methods.values() for row in own)
+            end = max(numbers(chain.from_iterable(methods.values()), column))
             looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
             for (method, own), (colour, mark) in zip(methods.items(), looks, strict=False):
                 _draw(panel, line(own, column, end), colour, mark, method)
@@ -143,14 +145,14 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
                 f"{path} has no column {error}: give name, training and results"
             ) from None
         rows = []
-        for row in read(path.parent / results):
-            if row["method"] == method and task in (None, row["task"]) and not failed(row):
+        for row in sound(read(path.parent / results)):
+            if row["method"] == method and task in (None, row["task"]):
                 rows.append(row)
         if not rows:
             raise ValueError(
                 f"{results} has no rows of {method!r}: sweep it with this checkpoint too"
             )
-        if len({row["task"] for row in rows}) > 1:
+        if len(set(map(itemgetter("task"), rows))) > 1:
             raise ValueError(f"{results} has rows of several tasks: name one of them with --task")
         found.append(Checkpoint(name, _training(path.parent, training), rows))
     if len(found) < 2:
@@ -180,14 +182,16 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
     """Write the figure of the two axes; returns its slopes as text, a line each. Raises
     ImportError without matplotlib.
     """
-    shared = [DEFAULT.budgets(checkpoint.rows) for checkpoint in checkpoints]
-    budgets = [level for level in shared[0] if all(level in other for other in shared)]
+    shared = set(DEFAULT.budgets(checkpoints[0].rows))
+    for checkpoint in checkpoints[1:]:
+        shared.intersection_update(DEFAULT.budgets(checkpoint.rows))
+    budgets = sorted(shared, key=lambda limit: (limit.kind, limit.amount))
     right = _rates(checkpoints, budgets)
     figure, [[training, testing]] = _figure(
         1, 2, below=0.3 + 0.2 * max(len(budgets), len(checkpoints))
     )
     legends = []
-    flops = [checkpoint.flops for checkpoint in checkpoints]
+    flops = list(map(attrgetter("flops"), checkpoints))
     for budget, colour in zip(budgets, _shades(figure, len(budgets)), strict=True):
         values = np.array([right[checkpoint.name, budget] for checkpoint in checkpoints]).T
         name = f"{budget.amount:,g} {budget.kind}"

@@ -15,6 +15,9 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from benchmarks.output import row as line
 from benchmarks.output import table as markdown
 from benchmarks.sweep import statistics as stats
 from benchmarks.sweep.plan import Limit
-from benchmarks.sweep.rows import Row, failed, read
+from benchmarks.sweep.rows import Row, numbers, read, sound
 from benchmarks.tasks import ranked
 
 LEVELS = (100, 200, 400, 800, 2000)  #: budgets in tokens that are read off the largest
@@ -62,15 +65,17 @@ class Levels:
         """
         limits = set(map(limit_of, rows))
         if all(map(readable, rows)):
-            most = max((limit.amount for limit in limits if limit.kind == "tokens"), default=0)
-            limits |= {Limit("tokens", level) for level in self.tokens if level < most}
+            own = [limit.amount for limit in limits if limit.kind == "tokens"]
+            for level in self.tokens:
+                if own and level < max(own):
+                    limits.add(Limit("tokens", level))
         return sorted(limits, key=lambda limit: (limit.kind, limit.amount))
 
     def compute(self, rows: Sequence[Row]) -> list[Limit]:
         """`flops` where they can be read off these rows, else nothing."""
         if not rows or not all(map(readable, rows)):
             return []
-        return [Limit("flops", amount) for amount in sorted(set(self.flops))]
+        return list(map(partial(Limit, "flops"), sorted(set(self.flops))))
 
 
 DEFAULT = Levels()
@@ -103,7 +108,7 @@ def within(level: Limit) -> Score:
         return cheap
 
     def score(rows: Sequence[Row]) -> float:
-        by = {limit_of(row): row for row in rows}
+        by = dict(zip(map(limit_of, rows), rows, strict=True))
         if level in by:
             return float(by[level]["correct"])
         larger: dict[float, Row] = {}
@@ -135,9 +140,8 @@ def solved_after(column: str) -> Score:
 def table(rows: Iterable[Row], score: Score) -> Table:
     """The scores of one method's rows, where they are known: not of searches that failed."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        if not failed(row):
-            groups[row["problem"], row["seed"]].append(row)
+    for row in sound(rows):
+        groups[row["problem"], row["seed"]].append(row)
     scores: Table = defaultdict(dict)
     for (problem, seed), group in groups.items():
         value = score(group)
@@ -148,7 +152,7 @@ def table(rows: Iterable[Row], score: Score) -> Table:
 
 def means(scores: Table) -> np.ndarray:
     """float64 [problems]: means over seeds."""
-    return np.array([statistics.fmean(by.values()) for by in scores.values()])
+    return np.array(list(map(statistics.fmean, map(dict.values, scores.values()))))
 
 
 def difference(first: Table, second: Table, two_level: bool = False) -> tuple[stats.Interval, int]:
@@ -165,7 +169,7 @@ def difference(first: Table, second: Table, two_level: bool = False) -> tuple[st
         for problem in shared:
             one = first[problem]
             other = second[problem]
-            if all(a in one and b in other for a, b in pairs):
+            with contextlib.suppress(KeyError):  # a seed is missing
                 gains.append([one[a] - other[b] for a, b in pairs])
     else:
         for problem in shared:
@@ -179,9 +183,12 @@ def difference(first: Table, second: Table, two_level: bool = False) -> tuple[st
 
 def _paired_seeds(first: Table, second: Table) -> list[tuple[str, str]]:
     """The seeds of both side by side, a single one repeated; none where their numbers differ."""
-    seeds = [sorted(set().union(*scores.values())) for scores in (first, second)]
-    count = max(map(len, seeds))
-    one, other = (own * count if len(own) == 1 else own for own in seeds)
+    one = sorted(set().union(*first.values()))
+    other = sorted(set().union(*second.values()))
+    if len(one) == 1:
+        one *= len(other)
+    elif len(other) == 1:
+        other *= len(one)
     return list(zip(one, other, strict=True)) if len(one) == len(other) else []
 
 
@@ -208,24 +215,21 @@ def report(rows: Sequence[Row], hard: Collection[str] = (), at: Levels = DEFAULT
     """
     parts = []
     for task, methods in by_method(rows, hard).items():
-        parts.append(_budget_table(task, methods, at))
-        if any(at.compute(own) for own in methods.values()):
-            parts.append(_compute_table(task, methods, at))
-    return "\n\n".join(parts)
+        parts += [_budget_table(task, methods, at), _compute_table(task, methods, at)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _budget_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
-    columns = at.budgets([row for own in methods.values() for row in own])
-    notes = {method: _notes(own) for method, own in methods.items()}
-    noted = [name for name in NOTES if any(note[name] for note in notes.values())]
+    columns = at.budgets(list(chain.from_iterable(methods.values())))
+    notes = dict(zip(methods, map(_notes, methods.values()), strict=True))
+    noted = [name for name in NOTES if any(map(itemgetter(name), notes.values()))]
     head = ["method", "searches", *map(label, columns)]
     head += ["mean tokens", "mean read", "mean FLOPs", "rows a pass", *noted]
     lines = [line(head)]
     for method, own in methods.items():
         # a budget that this method was not given and cannot be read off stays empty
         rates = _rates(own, columns, at.budgets(own))
-        most = max(limit_of(row).amount for row in own)
-        last = [row for row in own if limit_of(row).amount == most and not failed(row)]
+        last = _last(own)
         costs = [
             f"{_mean(last, 'generated'):,.0f}",
             f"{_mean(last, 'prefilled'):,.0f}",
@@ -239,22 +243,26 @@ def _budget_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
 
 
 def _compute_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
-    columns = [Limit("flops", amount) for amount in sorted(set(at.flops))]
+    """ "" where no method's searches tell."""
+    available = dict(zip(methods, map(at.compute, methods.values()), strict=True))
+    columns = max(available.values(), key=len)
+    if not columns:
+        return ""
     lines = [line(["method", *map(label, columns)])]
     for method, own in methods.items():
-        rates = _rates(own, columns, at.compute(own))
+        rates = _rates(own, columns, available[method])
         lines.append(line([method, *map(_cell, rates)]))
     title = f"{task}, per cent solved at equal compute [95 % interval over problems]"
     return f"{title}\n\n{markdown(lines)}"
 
 
 def _rates(
-    rows: Sequence[Row], columns: Sequence[Limit], told: Sequence[Limit]
+    rows: Sequence[Row], columns: Sequence[Limit], available: Sequence[Limit]
 ) -> list[stats.Interval]:
     """The solve rate in per cent within each level, all nan for one that the rows do not tell."""
     rates = []
     for level in columns:
-        scores = table(rows, within(level)) if level in told else {}
+        scores = table(rows, within(level)) if level in available else {}
         rates.append(stats.bootstrap(means(scores)) * 100)
     return rates
 
@@ -265,10 +273,10 @@ def _cell(rate: stats.Interval) -> str:
 
 def _notes(rows: Sequence[Row]) -> dict[str, str]:
     """`NOTES` of one method as text, "" where there is nothing to say."""
-    sound = [row for row in rows if not failed(row)]
-    steps = [row["steps_right"] == "1" for row in sound if row["steps_right"] != ""]
-    solved = [int(row["generated"]) for row in sound if row["verified"] == "1"]
-    errors = len(rows) - len(sound)
+    finished = sound(rows)
+    steps = numbers(finished, "steps_right")
+    solved = [int(row["generated"]) for row in finished if row["verified"] == "1"]
+    errors = len(rows) - len(finished)
     return {
         "steps right": f"{100 * statistics.fmean(steps):.1f}" if steps else "",
         "median to solve": f"{statistics.median(solved):,.0f}" if solved else "",
@@ -277,8 +285,14 @@ def _notes(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:
-    cells = [float(row[column]) for row in rows if row[column] != ""]
+    cells = numbers(rows, column)
     return statistics.fmean(cells) if cells else math.nan
+
+
+def _last(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the largest budget, but for those of searches that failed."""
+    most = max(map(limit_of, rows), key=lambda limit: limit.amount).amount
+    return [row for row in sound(rows) if limit_of(row).amount == most]
 
 
 def label(level: Limit) -> str:
@@ -315,14 +329,12 @@ def brief(rows: Sequence[Row], at: Levels = DEFAULT) -> str:
     names = [label(level).replace(" tokens", "").replace(" FLOPs", "") for level in columns]
     lines = [line(["", *names, "FLOPs"])]
     for method, own in methods_of_task.items():
-        told = at.compute(own) if at.flops else at.budgets(own)
-        most = max(limit_of(row).amount for row in own)
-        last = [row for row in own if limit_of(row).amount == most and not failed(row)]
+        available = at.compute(own) if at.flops else at.budgets(own)
         cells = []
         for level in columns:
-            rate = means(table(own, within(level)) if level in told else {})
+            rate = means(table(own, within(level)) if level in available else {})
             cells.append(f"{100 * rate.mean():.1f}" if rate.size else "-")
-        lines.append(line([f"`{method}`", *cells, scientific(_mean(last, "flops"))]))
+        lines.append(line([f"`{method}`", *cells, scientific(_mean(_last(own), "flops"))]))
     return markdown(lines)
 
 
@@ -335,9 +347,7 @@ def differences(
     nothing in common.
     """
     gains = {}
-    shared = [level for level in at.budgets(first) if level in at.budgets(second)]
-    shared += [level for level in at.compute(first) if level in at.compute(second)]
-    for level in shared:
+    for level in _shared(first, second, at):
         score = within(level)
         gain, count = difference(table(first, score), table(second, score), two_level)
         gains[label(level)] = gain * 100, count
@@ -348,6 +358,12 @@ def differences(
     if not gains:
         raise ValueError(NOTHING_SHARED)
     return gains
+
+
+def _shared(first: Sequence[Row], second: Sequence[Row], at: Levels) -> list[Limit]:
+    """The levels that both tell of: budgets, then compute."""
+    others = {*at.budgets(second), *at.compute(second)}
+    return list(filter(others.__contains__, [*at.budgets(first), *at.compute(first)]))
 
 
 def _areas(rows: Sequence[Row]) -> Table:
@@ -388,7 +404,7 @@ def against_first(rows: Sequence[Row]) -> str:
                 gains[other] = differences(own, base)
         if not gains:
             continue
-        columns = list(dict.fromkeys(column for own in gains.values() for column in own))
+        columns = list(dict.fromkeys(chain.from_iterable(gains.values())))
         lines = [line(["method", *columns])]
         for other, found in gains.items():
             cells = [found[c][0].signed if c in found else "-" for c in columns]
@@ -404,12 +420,12 @@ def against_first(rows: Sequence[Row]) -> str:
 def amounts(text: str) -> tuple[float, ...]:
     """Numbers above 0, "60,80" or "1e8,4e8". Raises ValueError."""
     try:
-        numbers = tuple(map(float, text.split(",")))
+        found = tuple(map(float, text.split(",")))
     except ValueError:
-        numbers = ()
-    if not numbers or not all(0 < number < math.inf for number in numbers):
+        found = ()
+    if not found or not all(0 < number < math.inf for number in found):
         raise ValueError(f"cannot read {text!r}: write numbers above 0 with commas between")
-    return numbers
+    return found
 
 
 def add_level_arguments(parser: argparse.ArgumentParser) -> None:

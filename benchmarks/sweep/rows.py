@@ -28,6 +28,8 @@ import io
 import os
 from collections.abc import Iterable
 from io import FileIO
+from itertools import filterfalse
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,17 @@ def failed(row: Row) -> bool:
 
 def row_key(row: dict[str, Any]) -> tuple[str, ...]:
     """Which search a row is of: task, problem, method, budget and seed."""
-    return tuple(str(row[name]) for name in KEY)
+    return tuple(map(str, itemgetter(*KEY)(row)))
+
+
+def sound(rows: Iterable[Row]) -> list[Row]:
+    """The rows of searches that did not fail."""
+    return list(filterfalse(failed, rows))
+
+
+def numbers(rows: Iterable[Row], column: str) -> list[float]:
+    """The cells of a column that are not empty."""
+    return list(map(float, filter(None, map(itemgetter(column), rows))))
 
 
 def read(path: Path) -> list[Row]:
@@ -59,7 +71,7 @@ def read(path: Path) -> list[Row]:
     """
     try:
         rows = _parsed(path, path.read_bytes())
-        return list({row_key(row): row for row in rows}.values())
+        return list(dict(zip(map(row_key, rows), rows, strict=True)).values())
     except OSError as error:
         raise ValueError(
             f"cannot read {path} ({error.strerror}): give a file that a sweep wrote"
@@ -123,14 +135,14 @@ class Results:
             raise ValueError(
                 f"cannot write results to {path} ({error.strerror}): choose another place"
             ) from None
-        self.done = {row_key(row) for row in rows if not failed(row)}
-        self.guides = {row["guide"] for row in rows}
+        self.done = set(map(row_key, sound(rows)))
+        self.guides = set(map(itemgetter("guide"), rows))
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows in one piece. Raises OSError (a full disk) and leaves no part of them."""
         rows = list(rows)
         append(self._file, b"".join(_line(map(row.__getitem__, COLUMNS)) for row in rows))
-        self.done |= {row_key(row) for row in rows if not failed(row)}
+        self.done.update(map(row_key, sound(rows)))
 
     def close(self) -> None:
         self._file.close()

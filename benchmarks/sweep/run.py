@@ -163,7 +163,7 @@ def _search(
         results.write(found)
         bar.add(job.kind, job.limit.amount, solution.usage.generated)
 
-    problems = [task.problems[name] for name in left]
+    problems = list(map(task.problems.__getitem__, left))
     seeds = [seed_of(name, job.seed) for name in left]
     _forget(guide)
     search.solve_many(
@@ -269,11 +269,15 @@ class Progress:
         """At the speed so far in tokens; 0 before anything was generated. Kinds that were not
         seen yet count like all those seen.
         """
-        tokens = sum(spent for spent, _ in self._spent.values())
-        amounts = sum(amount for _, amount in self._spent.values())
+        tokens = 0.0
+        amounts = 0.0
+        rates = {}
+        for kind, (spent, amount) in self._spent.items():
+            tokens += spent
+            amounts += amount
+            rates[kind] = spent / amount
         if not tokens:
             return 0.0
-        rates = {kind: spent / amount for kind, (spent, amount) in self._spent.items()}
         ahead = 0.0
         for (kind, amount), count in self._left.items():
             ahead += count * amount * rates.get(kind, tokens / amounts)

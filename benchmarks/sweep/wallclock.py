@@ -17,6 +17,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from benchmarks.output import row as row_of
 from benchmarks.output import table
 from benchmarks.sweep import statistics
 from benchmarks.sweep.report import limit_of
-from benchmarks.sweep.rows import Row, read
+from benchmarks.sweep.rows import Row, numbers, read
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Point:
     seconds: float
     flops: float
     correct: Mapping[str, float]
+
+    def scores(self, problems: Sequence[str]) -> np.ndarray:
+        """float64 [problems]: those of `correct`."""
+        return np.array([self.correct[problem] for problem in problems])
 
 
 def points(rows: Sequence[Row]) -> dict[str, list[Point]]:
@@ -65,21 +71,19 @@ def points(rows: Sequence[Row]) -> dict[str, list[Point]]:
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:
-    return float(np.mean([float(row[column]) for row in rows]))
+    return float(np.mean(numbers(rows, column)))
 
 
 def at(line: Sequence[Point], seconds: float, problems: Sequence[str]) -> np.ndarray | None:
     """float [problems], in [0, 1]: the accuracy of a method in a mean of so many seconds a
     problem; None beyond its budgets.
     """
-    scores = [np.array([point.correct[problem] for problem in problems]) for point in line]
-    times = [point.seconds for point in line]
-    for place in range(1, len(line)):
-        left = times[place - 1]
-        right = times[place]
+    for low, high in pairwise(line):
+        left = low.seconds
+        right = high.seconds
         if left <= seconds <= right:
             share = math.log(seconds / left) / math.log(right / left) if right > left else 1.0
-            return (1 - share) * scores[place - 1] + share * scores[place]
+            return (1 - share) * low.scores(problems) + share * high.scores(problems)
     return None
 
 
@@ -103,13 +107,12 @@ def report(rows: Sequence[Row], against: str) -> str:
             lines.append(row_of([method, point.budget, str(share), *cost]))
             if method == against:
                 continue
-            rest = [other.correct for other in found[against]]
+            rest = map(attrgetter("correct"), found[against])
             shared = sorted(set(point.correct).intersection(*rest))
             other = at(found[against], point.seconds, shared)
             less = "not known"
             if other is not None:
-                mine = np.array([point.correct[problem] for problem in shared])
-                less = statistics.bootstrap(100 * (mine - other)).signed
+                less = statistics.bootstrap(100 * (point.scores(shared) - other)).signed
             differences.append(row_of([method, point.budget, f"{point.seconds:.1f}", less]))
     return f"{table(lines)}\n\n{table(differences)}"
 

@@ -1,5 +1,5 @@
 """The tree core against other engines and against itself, on hashtree-1
-(`benchmarks.tree.hashtree`). One core, unless said otherwise.
+(`benchmarks.tree.hashtree`). One core, unless stated otherwise.
 
     python -m benchmarks.tree.core compare --python mctx=PATH/python --python openspiel=PATH/python
     python -m benchmarks.tree.core growth
@@ -239,7 +239,7 @@ def _grid(**axes: str) -> list[dict[str, int]]:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(float(part)) for part in text.split(",")]
+        return list(map(int, map(float, text.split(","))))
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no list of numbers: write them with commas between, as 4,16"

@@ -16,6 +16,7 @@ import hashlib
 import json
 import sys
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +75,7 @@ def measured(seeds: int, tokens: int) -> list[dict[str, str]]:
     import search
 
     rows = []
-    runs = [Run.parse(text) for text in RUNS]
+    runs = list(map(Run.parse, RUNS))
     for task in TASKS:
         problems = tasks.TASKS[task]()[:seeds]
         for run in runs:
@@ -106,7 +107,7 @@ def main(
         return
     with against.open(newline="") as file:
         before = list(csv.DictReader(file))
-    changed = [row for row in rows if row not in before]
+    changed = list(filterfalse(before.__contains__, rows))
     for row in changed:
         sys.stderr.write(f"{row['task']}, {row['run']}: other trees\n")
     if changed or len(rows) != len(before):

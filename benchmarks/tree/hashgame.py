@@ -160,8 +160,9 @@ class HashTree:
         ]
         self.simulations = S
         self.pool = ThreadPoolExecutor(parts) if parts > 1 else None
-        forests = [part.forest for part in self.parts]
-        self.bytes = sum(forest.bytes + forest.positions.base.nbytes for forest in forests)
+        self.bytes = 0
+        for part in self.parts:
+            self.bytes += part.forest.bytes + part.forest.positions.base.nbytes
         self._nodes = 0
 
     def run(self) -> dict[str, Any]:

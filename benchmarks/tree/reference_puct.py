@@ -66,7 +66,7 @@ class Node:
     def expand(self, moves: int, rounded: bool) -> None:
         self.priors = priors(self.position, moves)
         if rounded:
-            self.priors = [single(prior) for prior in self.priors]
+            self.priors = list(map(single, self.priors))
         self.children = [None] * moves
 
 

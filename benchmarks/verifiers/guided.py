@@ -30,6 +30,7 @@ import logging
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,11 +103,11 @@ def measure(
     half = [sizes[0] // 2] if sizes[0] > 1 else []
     ladders: dict[str, list[tuple[str, Limit]]] = {}
     for text in bases(task).values():
-        ladders[text] = [(written(text, n), ENOUGH) for n in sizes]
+        ladders[text] = _ended(text, sizes)
     anytime = []  # searches that are stopped by their budget
     for text in searches:
         if "{" in text:
-            ladders[text] = [(written(text, n), ENOUGH) for n in (*half, *sizes)]
+            ladders[text] = _ended(text, [*half, *sizes])
         else:
             anytime.append(" ".join(text.split()))
     steps = itertools.chain.from_iterable(ladders.values())
@@ -124,8 +125,9 @@ def measure(
     if anytime:
         first_method = next(iter(ladders.values()))
         bests = [_rung(rows.read(out), task, *step) for step in first_method]
-        targets = [(n / sizes[0], bests[0]) for n in half]
-        targets += [(1.0, best) for best in bests]
+        if half:
+            targets.append((half[0] / sizes[0], bests[0]))
+        targets += zip(itertools.repeat(1.0), bests, strict=False)
     for text in anytime:
         ladders[text] = []
         for share, best in targets:
@@ -146,6 +148,11 @@ def measure(
     return rungs
 
 
+def _ended(text: str, sizes: Sequence[int]) -> list[tuple[str, Limit]]:
+    """A method that ends by itself at each size, with a budget that does not stop it."""
+    return [(written(text, n), ENOUGH) for n in sizes]
+
+
 def _rung(found: Iterable[rows.Row], task: Task, method: str, budget: Limit) -> Rung:
     wanted = (task.name, method, str(budget))
     own = []
@@ -158,7 +165,7 @@ def _rung(found: Iterable[rows.Row], task: Task, method: str, budget: Limit) -> 
 
 
 def _mean(found: Sequence[rows.Row], column: str) -> float:
-    return statistics.fmean(float(row[column]) for row in found)
+    return statistics.fmean(rows.numbers(found, column))
 
 
 def at(ladder: Sequence[Rung], tokens: float) -> report.Table | None:
@@ -193,7 +200,7 @@ def tables(ladders: dict[str, list[Rung]], names: Sequence[str], sizes: Sequence
     first = list(ladders)[: len(names)]
     others = list(ladders)[len(names) :]
     labels = dict(zip(ladders, [*names, *others], strict=True))
-    places = [rung.tokens for rung in ladders[first[0]]]
+    places = list(map(attrgetter("tokens"), ladders[first[0]]))
     heads = [f"N={n}: {tokens:,.0f} tokens" for n, tokens in zip(sizes, places, strict=True)]
     head = ["method", "size", "generated", "read", "tokens", "FLOPs", "per cent right"]
     took = [row_of(head)]

@@ -5,6 +5,7 @@ selects the better answer among N?
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -215,7 +216,7 @@ def report(
         cells = [str(_interval(rate[..., i])) for rate in columns.values()]
         rows.append(row_of([str(size), *cells]))
     lines += ["", markdown(rows)]
-    lines += ["", f"Paired differences in points, at N = {AT} where nothing else is said", ""]
+    lines += ["", f"Paired differences in points, at N = {AT} unless stated otherwise", ""]
     for name, gains in _differences(pool.sizes, plain["majority"], rates).items():
         lines.append(f"* {name}: {_interval(gains).signed}")
     lines += [
@@ -285,11 +286,14 @@ def complete(out: Path, kinds: Sequence[str]) -> dict[str, list[Path]]:
     """The verifiers KIND-SEED in `out` that are complete, kind -> by seed; only seeds that all
     kinds with any have.
     """
-    found: dict[str, dict[int, Path]] = {kind: {} for kind in kinds}
+    found: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in out.glob("*-*/training.json"):
         kind, _, seed = path.parent.name.rpartition("-")
-        if kind in found and seed.isdigit():
+        if kind in kinds and seed.isdigit():
             found[kind][int(seed)] = path.parent
-    some = {kind: own for kind, own in found.items() if own}
-    shared = sorted(set.intersection(*map(set, some.values()))) if some else []
-    return {kind: [own[seed] for seed in shared] for kind, own in some.items() if shared}
+    shared = sorted(set.intersection(*map(set, found.values()))) if found else []
+    folders: dict[str, list[Path]] = {}
+    for kind in filter(found.__contains__, kinds):
+        if shared:
+            folders[kind] = [found[kind][seed] for seed in shared]
+    return folders

@@ -92,7 +92,7 @@ def chains_of(guide: Guide, problems: Sequence[Chains], seed: int) -> list[Trace
     found = search.solve_many(
         problems, guide, "sample", search.Budget(simulations=1), seeds, chains=1, progress=False
     )
-    return [solution.trace for solution in found if solution.trace is not None]
+    return list(filter(None, map(attrgetter("trace"), found)))
 
 
 def last(trace: Trace) -> Prefix:

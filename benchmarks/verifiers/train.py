@@ -62,7 +62,7 @@ def problems_of(split: str, count: int, operations: int = OPERATIONS) -> list[Pr
 
 def task_of(problems: list[Problem]) -> Task:
     """The problems by their keys, with their answers."""
-    keyed = {key_of(problem): problem for problem in problems}
+    keyed = dict(zip(map(key_of, problems), problems, strict=True))
     return Task(
         "verifiers",
         keyed,
@@ -84,7 +84,7 @@ def sample_chains(
     """
     import guides
 
-    done = {key_of(trace) for trace in Trace.load(folder)} if folder.exists() else set()
+    done = set(map(key_of, Trace.load(folder))) if folder.exists() else set()
     left = [problem for problem in problems if key_of(problem) not in done]
     guide = guides.load(generator, slots=slots, temperature=temperature)
     seeds = [seed_of(key_of(problem), 0) for problem in left]

@@ -117,12 +117,12 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         if not isinstance(given, str) or not given.strip():
             raise ValueError(f'there is no text under "problem": write it like {_EXAMPLE}')
         return parse(given, answer=answer)
-    known = ", ".join(name.rpartition(".")[2] for name in MODULES)
+    kinds = ", ".join(name.rpartition(".")[2] for name in MODULES)
     if not isinstance(kind, str) or not kind.replace(":", "").replace(".", "").isidentifier():
-        raise ValueError(f"the kind {kind!r} is none: use {known}, or module:Class of your own")
+        raise ValueError(f"the kind {kind!r} is none: use {kinds}, or module:Class of your own")
     module = "" if ":" in kind else f"search.problems.{kind}"
     if isinstance(given, str) and module:
-        return _from_text(given, kind, module, known)
+        return _from_text(given, kind, module, kinds)
     if not isinstance(given, dict):
         raise ValueError(
             f'with the kind {kind!r} "problem" must be an object: the arguments of its class'
@@ -140,12 +140,12 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         ) from None
 
 
-def _from_text(text: str, kind: str, module: str, known: str) -> Problem:
+def _from_text(text: str, kind: str, module: str, kinds: str) -> Problem:
     try:
         read = importlib.import_module(module).parse
     except (ImportError, AttributeError):
         raise ValueError(
-            f"there is no kind {kind!r} that is written as text: use {known}, or leave it out"
+            f"there is no kind {kind!r} that is written as text: use {kinds}, or leave it out"
         ) from None
     problem = read(text)
     if problem is None:
@@ -163,7 +163,7 @@ def answered(result: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Known:
+class Reported:
     """What a result line says of its problem. good: it is answered and not refuted;  error: why
     the search failed, None if it did not.
     """
@@ -174,7 +174,7 @@ class Known:
     error: str | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Known:
+    def of(cls, row: Mapping[str, Any]) -> Reported:
         """Raises KeyError for what is no result line."""
         return cls(row["answer"], row["verified"], answered(row), row["error"])
 
@@ -182,27 +182,28 @@ class Known:
 class Results:
     """The result lines, each on its way to the disk when `write` returns.
 
-    path    a file, added to if it is there (a last line that was cut off is removed); None: stdout
-    known   id as text -> what the last line of that problem says
+    path      a file, added to if it is there (a last line that was cut off is removed); None:
+              stdout
+    reported  id as text -> what the last line of that problem says
     Raises ValueError where the file holds something else or cannot be written.
     """
 
     def __init__(self, path: Path | None):
         self.path = path
-        self.known: dict[str, Known] = {}
-        self._lines = (
-            None
-            if path is None
-            else Lines(path, self._know, first="id", what="result of copse solve", flag="--output")
-        )
+        self.reported: dict[str, Reported] = {}
+        self._lines: Lines | None = None
+        if path is not None:
+            self._lines = Lines(
+                path, self._read, first="id", what="result of copse solve", flag="--output"
+            )
 
-    def _know(self, row: Any) -> None:
-        self.known[str(row["id"])] = Known.of(row)
+    def _read(self, row: Any) -> None:
+        self.reported[str(row["id"])] = Reported.of(row)
 
     def done(self, name: str | int) -> bool:
         """Whether a problem was searched, and no failure makes it worth another search."""
-        known = self.known.get(str(name))
-        return known is not None and known.error is None
+        reported = self.reported.get(str(name))
+        return reported is not None and reported.error is None
 
     def write(self, name: str | int, solution: Solution) -> None:
         """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the
@@ -215,7 +216,7 @@ class Results:
             sys.stdout.flush()
         else:
             self._lines.append(text)
-        self._know(row)
+        self._read(row)
 
     def close(self) -> None:
         if self._lines is not None:
@@ -241,7 +242,9 @@ class Finisher:
         writer: TraceWriter | None,
         settings: Mapping[str, Any],
     ):
-        self._jobs, self._results, self._writer = jobs, results, writer
+        self._jobs = jobs
+        self._results = results
+        self._writer = writer
         self._settings = json.dumps(settings, sort_keys=True, default=str)
         self.written: set[str] = set()
 

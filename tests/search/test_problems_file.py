@@ -362,7 +362,7 @@ def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
     write = Results.write
 
     def checked(self, name, solution):
-        assert len(Trace.load(tmp_path / "t")) == len(self.known) + 1
+        assert len(Trace.load(tmp_path / "t")) == len(self.reported) + 1
         write(self, name, solution)
 
     monkeypatch.setattr(Results, "write", checked)
