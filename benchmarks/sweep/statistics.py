@@ -71,15 +71,16 @@ def bootstrap(
         raise ValueError("a two-level bootstrap draws seeds anew: measure with two seeds or more")
     if not problems:
         return Interval(math.nan, math.nan, math.nan)
-    rng = np.random.default_rng(seed)
-    means = []
+    rng, means = np.random.default_rng(seed), []
     for start in range(0, resamples, _CHUNK):
         count = min(_CHUNK, resamples - start)
         # [count, seeds]
         drawn = rng.multinomial(problems, np.full(problems, 1 / problems), count) @ table / problems
-        weights = np.ones((count, seeds))
-        if two_level:
-            weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count)
+        weights = (
+            rng.multinomial(seeds, np.full(seeds, 1 / seeds), count)
+            if two_level
+            else np.ones((count, seeds))
+        )
         means.append((drawn * weights).sum(axis=1) / seeds)
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return Interval(float(table.mean()), float(low), float(high))
@@ -105,8 +106,11 @@ def bands(values: np.ndarray, *, resamples: int = 2_000) -> np.ndarray:
     """
     table = np.asarray(values, np.float64)
     count = len(table)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
-    means = drawn @ table / count
+    means = (
+        np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+        @ table
+        / count
+    )
     return np.vstack([table.mean(axis=0), *np.percentile(means, [2.5, 97.5], axis=0)])
 
 

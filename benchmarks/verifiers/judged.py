@@ -48,15 +48,17 @@ def chains_of(
         from guides.data.grading import key_of
         from models.checkpoints.checkpoint import describe
 
-        traces = Trace.load(folder)
-        judge = checker_of(checker)
-        reader = Reader(generator, describe(generator))
+        traces, judge, reader = (
+            Trace.load(folder),
+            checker_of(checker),
+            Reader(generator, describe(generator)),
+        )
         outcomes = [grade(trace, targets[key_of(trace)]) for trace in traces]
-        labels = []
-        for trace in traces:
-            counts = np.full(len(trace.node_parent), np.inf)
-            labels.append(Labels(checked(trace, judge), counts))  # type: ignore[arg-type]
-        held_of(traces, outcomes, labels, list(map(reader.prompt, traces))).save(path)
+        labels = [
+            Labels(checked(trace, judge), np.full(len(trace.node_parent), np.inf))
+            for trace in traces
+        ]  # type: ignore[arg-type]
+        held_of(traces, outcomes, labels, [reader.prompt(trace) for trace in traces]).save(path)
     return Held.load(path)
 
 

@@ -61,10 +61,9 @@ def _chances(n: int, sizes: tuple[int, ...]) -> np.ndarray:
     """float64 [sizes, n]: the chance that the i-th best of n is the best of k drawn, C(n - 1 -
     i, k - 1) / C(n, k), i from 0 on.
     """
-    chances = np.empty((len(sizes), n))
-    for row, k in enumerate(sizes):
-        chances[row] = [math.comb(n - 1 - i, k - 1) / math.comb(n, k) for i in range(n)]
-    return chances
+    return np.array(
+        [[math.comb(n - 1 - i, k - 1) / math.comb(n, k) for i in range(n)] for k in sizes]
+    )
 
 
 def _drawn(n: int, sizes: tuple[int, ...], seed: int) -> np.ndarray:

@@ -127,12 +127,14 @@ def label_chains(out: Path, count: int = 8, slots: int = 256) -> None:
     from guides.data.label_traces import Plan, label_traces
     from guides.policies.lm import LM
 
-    traces = Trace.load(out / "chains" / "train")
-    task = task_of(problems_of("train", SPLITS["train"][0]))
+    traces, task = (
+        Trace.load(out / "chains" / "train"),
+        task_of(problems_of("train", SPLITS["train"][0])),
+    )
     policy = LM(out / "generator", slots=slots)
-    plan = Plan(count=count)
-    counts = label_traces(traces, task.targets, out / "rollouts.jsonl", plan, policy)
-    log.info("%s", counts)
+    log.info(
+        "%s", label_traces(traces, task.targets, out / "rollouts.jsonl", Plan(count=count), policy)
+    )
 
 
 #: what the labels of each kind come from, as `guides.train_guide` takes it: the same chains,

@@ -28,8 +28,9 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
 
 
 def append(file: FileIO, data: bytes) -> None:
