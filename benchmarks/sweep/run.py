@@ -5,6 +5,7 @@ does only what is missing.
     python -m benchmarks.sweep.run --task chains --run mcts --budgets tokens=250,500 --out r.csv
     python -m benchmarks.sweep.run --report results.csv
     python -m benchmarks.sweep.run --report results.csv --compare "beam width=8" greedy
+    python -m benchmarks.sweep.run --report results.csv --levels 60,80,100,200 --flops 1e8,4e8,1e9
 
 Methods are written as `benchmarks.sweep.plan` says, the columns are those of
 `benchmarks.sweep.rows`. Problems that verify themselves are searched with the largest budget only:

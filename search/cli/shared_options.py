@@ -142,8 +142,11 @@ class ModelOptions:
 
     @property
     def kept(self) -> dict[str, Any]:
-        """`language` with the pattern of the answer, as a checkpoint keeps them."""
-        return self.language | given({"answer": self.answer})
+        """`language` with the pattern of the answer, as a checkpoint keeps them: in this order, on
+        which its version depends.
+        """
+        whole = {**self.language, "answer": self.answer}
+        return given({name: whole.get(name) for name in KEPT})
 
     @property
     def engine(self) -> dict[str, Any]:
@@ -170,6 +173,10 @@ class ModelOptions:
 LANGUAGE = (
     "delimiter", "step_tokens", "max_steps", "temperature", "top_p", "instruction", "system",
     "prompt",
+)  # fmt: skip
+KEPT = (
+    "delimiter", "prompt", "instruction", "system", "answer", "step_tokens", "max_steps",
+    "temperature", "top_p",
 )  # fmt: skip
 #: fields of `ModelOptions` for servers, other judges and large pools, which not all commands have
 ADVANCED = ("server", "tokenizer", "pool_tokens", "value_format", "aggregate")
