@@ -76,10 +76,10 @@ class Gather:
             own = layer.self_attn
             qkv = torch.cat([own.q_proj.weight, own.k_proj.weight, own.v_proj.weight])
             gate_up = torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])
-            norms = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
-            self.weights.append(
-                (norms[0], qkv, own.o_proj.weight, norms[1], gate_up, layer.mlp.down_proj.weight)
-            )
+            before = layer.input_layernorm.weight
+            after = layer.post_attention_layernorm.weight
+            down = layer.mlp.down_proj.weight
+            self.weights.append((before, qkv, own.o_proj.weight, after, gate_up, down))
 
     def __call__(self, noise: torch.Tensor) -> torch.Tensor:
         """int64 [sequences, new]: the largest of logits plus `noise`, float32 [new, sequences,

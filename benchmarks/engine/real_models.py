@@ -25,7 +25,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,8 +35,7 @@ from benchmarks.engine.texts import ends_of, length
 from benchmarks.output import row as row_of
 from benchmarks.output import table, write_csv
 from benchmarks.processes.watch import Watch
-from benchmarks.sweep.plan import Run
-from search.arguments import chooser_of
+from benchmarks.sweep.plan import read_method
 
 log = logging.getLogger(__name__)
 
@@ -130,22 +128,19 @@ def searched(
     import search
     from benchmarks.answers.gsm8k import load
 
-    method = Run.parse(run)
+    method, options = read_method(run)
     asked = load(problems)
-    guide = method.guide(partial(guides.load, model, device="cpu", dtype=dtype))
+    guide = guides.load(model, device="cpu", dtype=dtype)
     ready = time.process_time()
     rows: list[Row] = []
     shown: list[Block] = []
     warm = search.Budget(tokens=WARM)
-    search.solve(asked[-1][0], guide, method.method, warm, **method.options)
+    search.solve(asked[-1][0], guide, method, warm, **options)
     for question in questions:
         problem, target = asked[question]
         watch = Watch()
         budget = search.Budget(tokens=tokens)
-        found = search.solve(
-            problem, guide, method.method, budget, seed=question,
-            choose=chooser_of(method.chooser), **method.options,
-        )  # fmt: skip
+        found = search.solve(problem, guide, method, budget, seed=question, **options)
         spent = watch.read()
         blocks = [] if found.tree is None else blocks_of(found.tree)
         largest = all_of("largest", blocks)

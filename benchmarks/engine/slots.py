@@ -28,7 +28,7 @@ from benchmarks.engine.rival_processes import ONE_THREAD
 from benchmarks.engine.texts import common
 from benchmarks.output import row as row_of
 from benchmarks.output import table
-from benchmarks.sweep.plan import Run
+from benchmarks.sweep.plan import read_method
 from search.files.atomic import atomic
 from search.problem import Problem
 
@@ -106,11 +106,9 @@ def grown(
     """
     import search
 
-    method = Run.parse(run)
+    method, options = read_method(run)
     budget = search.Budget(tokens=tokens)
-    solutions = search.solve_many(
-        problems, guide, method.method, budget, seed, progress=False, **method.options
-    )
+    solutions = search.solve_many(problems, guide, method, budget, seed, progress=False, **options)
     trees = []
     for solution in solutions:
         if solution.error is not None or solution.trace is None:

@@ -114,6 +114,26 @@ def task_of_file(
     return Task(path.stem, problems, targets, tasks.steps_right)
 
 
+def read_method(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a method: "beam width=4" is ("beam", {"width": 4}). What stands
+    behind = is JSON, else text. Raises ValueError for what is no option.
+    """
+    word, *rest = text.split() or [""]
+    options: dict[str, Any] = {}
+    for part in rest:
+        name, equals, setting = part.partition("=")
+        if not equals or not name or name in options:
+            raise ValueError(
+                f"cannot read {part!r} in the method {text!r}: write options once each, as "
+                f"in {_EXAMPLE}"
+            )
+        try:
+            options[name] = json.loads(setting)
+        except ValueError:
+            options[name] = setting
+    return word, options
+
+
 @dataclass(frozen=True)
 class Run:
     """A method with its options, read from `text`.
@@ -134,19 +154,7 @@ class Run:
     @classmethod
     def parse(cls, text: str) -> Run:
         """Raises ValueError for a method or an option that does not exist."""
-        word, *rest = text.split() or [""]
-        given: dict[str, Any] = {}
-        for part in rest:
-            name, equals, setting = part.partition("=")
-            if not equals or not name or name in given:
-                raise ValueError(
-                    f"cannot read {part!r} in the method {text!r}: write options once each, as "
-                    f"in {_EXAMPLE}"
-                )
-            try:
-                given[name] = json.loads(setting)
-            except ValueError:
-                given[name] = setting
+        word, given = read_method(text)
         value = given.pop("value", None)
         prior = given.pop("prior", None)
         policy = {name: given.pop(name) for name in POLICY if name in given}
@@ -157,7 +165,8 @@ class Run:
         given = {**named.options, **given}
         policy = {**named.policy, **policy}
         _check_ablations(text, named.search, given, value, prior)
-        return cls(" ".join([word, *rest]), named.search, given, policy, named.choose, value, prior)
+        written = " ".join(text.split())
+        return cls(written, named.search, given, policy, named.choose, value, prior)
 
     @property
     def search(self) -> str:

@@ -368,6 +368,13 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
         swept(tmp_path / "r.csv", plan.Task("asked", QUESTIONS.problems, {"q0": "0"}))
 
 
+def test_methods_are_names_with_options():
+    assert plan.read_method("beam  width=4 widen=0.5") == ("beam", {"width": 4, "widen": 0.5})
+    assert plan.read_method("a:b x=true y=z") == ("a:b", {"x": True, "y": "z"})
+    with pytest.raises(ValueError, match="write options once each"):
+        plan.read_method("beam width")
+
+
 # -- ablations
 
 
