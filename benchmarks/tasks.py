@@ -163,6 +163,7 @@ def target_of(problem: Problem) -> str | None:
 
 def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
     """Whether every step of a chain of thought is right; None where nobody knows."""
+    wrong: Sequence[bool] | None
     if isinstance(problem, Chains):
         wrong = chains.mistakes(problem, tuple(steps))
     elif isinstance(problem, Words):

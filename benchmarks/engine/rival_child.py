@@ -53,7 +53,7 @@ class Copse:
     def go_on(
         self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
     ) -> list[list[int]]:
-        asked = []
+        asked: list[Any] = []
         for prompt, _ in itertools.product(prompts, range(copies)):
             number = seed + len(asked)
             asked.append(
@@ -142,7 +142,11 @@ class Vllm:
 
         self.vllm = vllm
         options = json.loads(os.environ.get("RIVAL_VLLM", "{}"))
-        given = {"max_model_len": tokens, "max_num_seqs": rows, "enable_prefix_caching": True}
+        given: dict[str, Any] = {
+            "max_model_len": tokens,
+            "max_num_seqs": rows,
+            "enable_prefix_caching": True,
+        }
         given |= {"kv_cache_memory_bytes": POOL, "distributed_executor_backend": "uni"}
         self.engine = vllm.LLM(model, dtype=dtype, **given | options)
         self.about = f"vllm {vllm.__version__}"

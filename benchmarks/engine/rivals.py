@@ -231,7 +231,7 @@ def _rotated(labels: list[str], turn: int) -> list[str]:
     return labels[by:] + labels[:by]
 
 
-def compared(texts: Sequence[Text], others: Sequence[Text]) -> dict[str, float]:
+def compared(texts: Sequence[Text], others: Sequence[Text]) -> dict[str, Any]:
     """`same` and `parts` of `Measured`. A text that ended early is compared as far as it goes."""
     places = list(map(parting, texts, others))
     parted = [place for place in places if place is not None]
@@ -367,9 +367,9 @@ def main(
             if out is not None:
                 write_csv(out, found)
     base = ""
-    for one in reversed(engines):
-        if one.kind == "copse":
-            base = one.label
+    for engine in reversed(engines):
+        if engine.kind == "copse":
+            base = engine.label
     typer.echo(table(lines(found, base)))
 
 

@@ -14,7 +14,7 @@ times are medians, by the clock and of the CPU. `benchmarks.engine.run:tree_expa
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ from benchmarks.engine.gather import Gather
 from benchmarks.engine.overhead import churned
 from benchmarks.engine.workloads import (
     ByEngine,
+    Continue,
     agreement,
     by_continuous_batching,
     by_generate,
@@ -101,12 +102,12 @@ def speeds(
     for batch in batches:
         ids = prompts(batch, prompt)
         ours = ByEngine(small_model(**options), new, batch)
-        ways = {
+        ways: dict[str, Continue] = {
             "generate": by_generate(small_model(**options), new),
             "continuous batching": by_continuous_batching(small_model(**options), new),
             "copse": ours,
         }
-        runs = {name: partial(run, ids) for name, run in ways.items()}
+        runs: dict[str, Callable[[], Any]] = {name: partial(run, ids) for name, run in ways.items()}
         medians, first = interleaved(runs, rounds, {"copse": ours.forget})
         base = medians["generate"]
         made = batch * new
@@ -179,7 +180,7 @@ def expansions(
         with torch.inference_mode():
             gather = Gather(model, contexts, kids, new)
             ours = Expansion(model, contexts, kids, noise)
-            ways = {
+            ways: dict[str, Callable[[], Any]] = {
                 "generate": partial(expansion.by_generate, model, contexts, kids, new),
                 "gather": partial(gather, noise),
                 "copse": ours,

@@ -433,7 +433,7 @@ def lines(rounds: Sequence[Round]) -> list[str]:
     rendered = [row_of(["seed", *kinds, *rest.split(", ")])]
     for one in rounds:
         rows = f"{one.rows / max(1, one.passes):.1f}"
-        cells = [one.seed, *(one.kinds.get(kind, 0) for kind in kinds)]
+        cells: list[Any] = [one.seed, *(one.kinds.get(kind, 0) for kind in kinds)]
         cells += [one.passes, rows, one.peak, one.looks]
         cells += [one.tokens, len(one.ties), len(one.wrong), one.alone]
         cells += [len(one.company), f"{one.off:.1e}", len(one.faults), f"{one.cpu:.0f}"]

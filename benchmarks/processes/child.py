@@ -43,7 +43,7 @@ def measure(engine: Any, asked: dict[str, Any], prepare: bool) -> dict[str, Any]
         engine.threads = asked["threads"]
         engine.prepare(asked["B"], asked["A"], asked["S"], asked["c"], asked["seed"])
         result["first"] = engine.run()["seconds"]
-    runs = []
+    runs: list[dict[str, Any]] = []
     begin = time.perf_counter()
     while not runs or (len(runs) < asked["most"] and time.perf_counter() - begin < asked["least"]):
         runs.append(engine.run())

@@ -205,7 +205,7 @@ def compared(rows: Sequence[dict[str, Any]]) -> str:
     against = {title: rate for title, rate in _AGAINST.items() if set(names) & set(rate[0])}
     ratios = map("copse / {}".format, against)
     lines = [row_of(["B", "S", "A", "path", *names, *ratios])]
-    same = []  # of each tree: are mctx's root visits ours?
+    same: list[bool] = []  # of each tree: are mctx's root visits ours?
     for (trees, simulations, moves), here in searches.items():
         ours = done(here["copse"])
         path = ours["nodes"] / trees / simulations

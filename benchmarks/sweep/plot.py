@@ -71,13 +71,13 @@ def line(rows: Sequence[Row], column: str, end: float) -> Line:
         x = np.geomspace(max(1.0, finite.min()), end, 80) if len(finite) else np.array([end])
         solved = (times[..., None] <= x).mean(axis=1)
         return Line(x, *(100 * statistics.bands(solved)), True)
-    x = []
+    costs = []
     points = []
     for limit in sorted(set(map(limit_of, rows)), key=lambda limit: limit.amount):
-        x.append(spent(rows, limit, column))
+        costs.append(spent(rows, limit, column))
         right = means(table(rows, within(limit)))
         points.append(100 * statistics.bands(right[:, None])[:, 0])
-    return Line(np.array(x), *np.array(points).T, False)
+    return Line(np.array(costs), *np.array(points).T, False)
 
 
 def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
