@@ -27,17 +27,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sweep import statistics
+from benchmarks.sweep.levels import DEFAULT, limit_of, readable, solved_after, within
 from benchmarks.sweep.plan import Limit
-from benchmarks.sweep.report import (
-    DEFAULT,
-    by_method,
-    limit_of,
-    means,
-    readable,
-    solved_after,
-    table,
-    within,
-)
+from benchmarks.sweep.report import by_method, means, table
 from benchmarks.sweep.rows import Row, numbers, read, sound
 
 log = logging.getLogger(__name__)

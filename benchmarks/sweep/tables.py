@@ -14,7 +14,8 @@ import logging
 import re
 from pathlib import Path
 
-from benchmarks.sweep.report import add_level_arguments, brief, levels_of
+from benchmarks.sweep.levels import add_level_arguments, levels_of
+from benchmarks.sweep.report import brief
 from benchmarks.sweep.rows import read
 from search.files.atomic import atomic
 

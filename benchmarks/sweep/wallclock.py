@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.output import row as row_of
 from benchmarks.output import table
 from benchmarks.sweep import statistics
-from benchmarks.sweep.report import limit_of
+from benchmarks.sweep.levels import limit_of
 from benchmarks.sweep.rows import Row, numbers, read
 
 
