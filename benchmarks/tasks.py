@@ -163,13 +163,10 @@ def target_of(problem: Problem) -> str | None:
 
 def steps_right(problem: Problem, steps: Sequence[Any]) -> bool | None:
     """Whether every step of a chain of thought is right; None where nobody knows."""
-    wrong: Sequence[bool] | None
-    if isinstance(problem, Chains):
-        wrong = chains.mistakes(problem, tuple(steps))
-    elif isinstance(problem, Words):
-        wrong = words.mistakes(problem, tuple(steps))
-    else:
-        return None
+    module = (
+        chains if isinstance(problem, Chains) else words if isinstance(problem, Words) else None
+    )
+    wrong = module.mistakes(problem, tuple(steps)) if module else None
     return None if wrong is None else not any(wrong)
 
 

@@ -155,8 +155,9 @@ def votes(
     """
     if choose not in (None, majority, weighted):
         return None
-    independent = any(math.isnan(finish.log_prob) for finish in found)
-    chains = [max(1, finish.visits) if independent else 1 for finish in found]
+    chains = [max(1, finish.visits) for finish in found]
+    if counts(found) != chains:  # a tree has each chain once, however often it was visited
+        chains = [1] * len(found)
     own = [n for n, finish in zip(chains, found, strict=True) if finish.answer == chosen.answer]
     return (sum(own), sum(chains)) if sum(chains) > 1 else None
 

@@ -24,6 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def _search(
         bar.add(job.kind, job.limit.amount, solution.usage.generated)
 
     problems = list(map(task.problems.__getitem__, left))
-    seeds = [seed_of(name, job.seed) for name in left]
+    seeds = list(map(partial(seed_of, seed=job.seed), left))
     _forget(guide)
     search.solve_many(
         problems, guide, job.runs[0].method, job.limit.budget, seeds, limit=limit,

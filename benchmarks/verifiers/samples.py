@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def sample(
 
     problems = list(map(unverified, task.problems.values()))
     budget = search.Budget(simulations=chains)
-    seeds = [seed_of(name, seed) for name in names]
+    seeds = list(map(partial(seed_of, seed=seed), names))
     search.solve_many(
         problems,
         guide,

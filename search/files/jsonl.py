@@ -22,7 +22,7 @@ class Lines:
     run may write to it.
 
     path   is added to if it is there; a last line that was cut off is removed
-    read   is called with every line that is there, as JSON; raises LookupError, TypeError,
+    existing  called with every line that is there, as JSON; raises LookupError, TypeError,
            ValueError or AttributeError for one of another kind
     first  the name that each object begins with;  what: a line, in words;  flag: where another path
            is given
@@ -30,7 +30,7 @@ class Lines:
     """
 
     def __init__(
-        self, path: Path, read: Callable[[Any], None], *, first: str, what: str, flag: str
+        self, path: Path, existing: Callable[[Any], None], *, first: str, what: str, flag: str
     ):
         self.path = path
         self._what = what
@@ -42,7 +42,7 @@ class Lines:
                 self._file,
                 f"another run is writing to {path}: wait for its end, or {self._remedy}",
             )
-            self._resume(path.read_bytes(), read, f'{{"{first}": '.encode())
+            self._resume(path.read_bytes(), existing, f'{{"{first}": '.encode())
         except OSError as error:
             raise ValueError(
                 f"cannot write the {what}s to {path} ({error.strerror}): {self._remedy}"
@@ -57,13 +57,12 @@ class Lines:
     def close(self) -> None:
         self._file.close()
 
-    def _resume(self, data: bytes, read: Callable[[Any], None], beginning: bytes) -> None:
+    def _resume(self, data: bytes, existing: Callable[[Any], None], beginning: bytes) -> None:
         """Take up the lines of an earlier run."""
-        whole, newline, rest = data.rpartition(b"\n")
-        lines = whole.split(b"\n") if newline else []
+        *lines, rest = data.split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
-                read(json.loads(line))
+                existing(json.loads(line))
             except Mixed as error:
                 raise ValueError(f"{self.path}, line {number} {error}: {self._remedy}") from None
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):

@@ -117,12 +117,12 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         if not isinstance(given, str) or not given.strip():
             raise ValueError(f'there is no text under "problem": write it like {_EXAMPLE}')
         return parse(given, answer=answer)
-    kinds = ", ".join(name.rpartition(".")[2] for name in MODULES)
+    ours = ", ".join(name.rpartition(".")[2] for name in MODULES)
     if not isinstance(kind, str) or not kind.replace(":", "").replace(".", "").isidentifier():
-        raise ValueError(f"the kind {kind!r} is none: use {kinds}, or module:Class of your own")
+        raise ValueError(f"the kind {kind!r} is none: use {ours}, or module:Class of your own")
     module = "" if ":" in kind else f"search.problems.{kind}"
     if isinstance(given, str) and module:
-        return _from_text(given, kind, module, kinds)
+        return _from_text(given, kind, module, ours)
     if not isinstance(given, dict):
         raise ValueError(
             f'with the kind {kind!r} "problem" must be an object: the arguments of its class'
@@ -133,19 +133,19 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         return build(f"{module}:{kind.title()}" if module else kind, given)
     except ValueError:
         raise
-    except Exception as error:  # whatever the class says to arguments that are not its own
+    except Exception as error:  # a class may raise anything for arguments that are not its own
         raise ValueError(
             f"{kind} cannot be made from {json.dumps(given)[:80]} ({error}): give the arguments "
             "of its class"
         ) from None
 
 
-def _from_text(text: str, kind: str, module: str, kinds: str) -> Problem:
+def _from_text(text: str, kind: str, module: str, ours: str) -> Problem:
     try:
         read = importlib.import_module(module).parse
     except (ImportError, AttributeError):
         raise ValueError(
-            f"there is no kind {kind!r} that is written as text: use {kinds}, or leave it out"
+            f"there is no kind {kind!r} that is written as text: use {ours}, or leave it out"
         ) from None
     problem = read(text)
     if problem is None:
@@ -193,9 +193,8 @@ class Results:
         self.reported: dict[str, Reported] = {}
         self._lines: Lines | None = None
         if path is not None:
-            self._lines = Lines(
-                path, self._read, first="id", what="result of copse solve", flag="--output"
-            )
+            what = "result of copse solve"
+            self._lines = Lines(path, self._read, first="id", what=what, flag="--output")
 
     def _read(self, row: Any) -> None:
         self.reported[str(row["id"])] = Reported.of(row)
