@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import combinations_with_replacement, islice
+from itertools import chain, combinations_with_replacement, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,12 @@ def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
     for mask in range(1, 2 ** (len(numbers) - 1)):
         first = tuple(n for i, n in enumerate(numbers) if mask >> i & 1)
         second = tuple(n for i, n in enumerate(numbers) if not mask >> i & 1)
-        for a in _reachable(first, whole):
-            for b in _reachable(second, whole):
-                values.update((a + b, a * b, a - b, b - a))
-                if b:
-                    values.add(a / b)
-                if a:
-                    values.add(b / a)
+        for a, b in product(_reachable(first, whole), _reachable(second, whole)):
+            values.update((a + b, a * b, a - b, b - a))
+            if b:
+                values.add(a / b)
+            if a:
+                values.add(b / a)
     return frozenset(v for v in values if not whole or (v >= 0 and v.denominator == 1))
 
 
@@ -86,12 +85,12 @@ def countdown_hard() -> tuple[Countdown, ...]:
     """
     from guides.builtin.countdown_data import solution_paths
 
-    few = [
-        (paths, p)
-        for p in generate(104, 700, targets={36, 50})
-        if (paths := solution_paths(p)) <= 4
-    ]
-    ordered = [p for _, p in sorted(few, key=lambda row: row[0])]
+    few: list[list[Countdown]] = [[], [], [], [], []]  # by the number of their paths
+    for puzzle in generate(104, 700, targets={36, 50}):
+        paths = solution_paths(puzzle)
+        if paths <= 4:
+            few[paths].append(puzzle)
+    ordered = list(chain.from_iterable(few))
     random.Random(1).shuffle(ordered)
     return tuple(ordered[:150])
 
@@ -125,11 +124,7 @@ def chains_validation() -> tuple[Chains, ...]:
 @cache
 def words_test() -> tuple[Words, ...]:
     """300 word problems of the test split, a third of each of `STORIES`."""
-    return tuple(
-        problem
-        for size in STORIES
-        for problem in words.generate(300 + size, 100, size, 2, split="test")
-    )
+    return _stories(300, 100, "test")
 
 
 @cache
@@ -137,11 +132,15 @@ def words_validation() -> tuple[Words, ...]:
     """210 word problems of the validation split, a third of each of `STORIES`, for choosing
     options.
     """
-    return tuple(
-        problem
-        for size in STORIES
-        for problem in words.generate(310 + size, 70, size, 2, split="validation")
-    )
+    return _stories(310, 70, "validation")
+
+
+def _stories(seed: int, count: int, split: str) -> tuple[Words, ...]:
+    """`count` word problems of each of `STORIES`."""
+    problems: list[Words] = []
+    for size in STORIES:
+        problems += words.generate(seed + size, count, size, 2, split=split)
+    return tuple(problems)
 
 
 TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
@@ -157,7 +156,7 @@ TASKS: dict[str, Callable[[], tuple[Problem, ...]]] = {
 
 
 def target_of(problem: Problem) -> str | None:
-    """The right answer; None where the problem verifies itself, or nobody has told."""
+    """The right answer; None where the problem verifies itself, or has no target."""
     if isinstance(problem, Words):
         return words_key.target(problem)
     return chains_key.target(problem) if isinstance(problem, Chains) else None
@@ -224,7 +223,9 @@ def main() -> None:
     args = parser.parse_args()
     split, puzzles = ("train", 2) if args.file == "training" else ("validation", 1)
     problems = training(args.seed, split, puzzles, args.stories)
-    measured = {identity(problem) for task in TASKS.values() for problem in task()}
+    measured: set[str] = set()
+    for task in TASKS.values():
+        measured.update(map(identity, task()))
     problems = (problem for problem in problems if identity(problem) not in measured)
     for number, problem in enumerate(islice(problems, args.count)):
         kind = type(problem).__module__.rpartition(".")[2]

@@ -139,6 +139,21 @@ def most_visited(found: Sequence[Finish]) -> Finish:
     return max(found, key=lambda finish: (finish.visits, finish.score))
 
 
+def votes(
+    found: Sequence[Finish], chosen: Finish, choose: Chooser | None
+) -> tuple[int, int] | None:
+    """(Chains that end with the answer of `chosen`, chains that end with any); None where
+    `choose` does not let chains vote, or there is only one.
+    """
+    if choose not in (None, majority, weighted):
+        return None
+    chains = [max(1, finish.visits) for finish in found]
+    if counts(found) != chains:  # a tree has each chain once, however often it was visited
+        chains = [1] * len(found)
+    own = [n for n, finish in zip(chains, found, strict=True) if finish.answer == chosen.answer]
+    return (sum(own), sum(chains)) if sum(chains) > 1 else None
+
+
 def candidates(found: Sequence[Finish]) -> list[tuple[str, float, float]]:
     """(answer, share of the `counts`, best value) of each distinct answer, largest share first;
     shares sum to 1.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from search import choose as choosers
@@ -15,6 +16,8 @@ from search.scheduling.budget import Meter
 from search.scheduling.requests import RequestFailed, Usage
 from search.trace import Trace
 from search.tree.tree import Tree
+
+_VERDICTS = {True: "verified", False: "refuted", None: "not verified"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +31,8 @@ class Solution:
     value       of that chain in [0, 1]: its reward, else what the search or the guide thinks of it;
                 nan unknown
     verified    True, False, or None where only the label could tell
+    votes       (chains that end with this answer, chains that end with any) where a vote chose
+                among answers that nobody could verify, else None
     candidates  (answer, share of votes, value) of every distinct answer, most votes first
     stopped     "verified", "finished" (the method was done), "exhausted" (nothing left to explore),
                 "tokens", "calls", "simulations" or "seconds" (that budget ended, or too little is
@@ -37,6 +42,8 @@ class Solution:
                 if there is one, may then be another than it would have been. None otherwise, and
                 where a solution was verified all the same
     usage       what it cost;  tree: the search tree, None where the search failed as a whole
+    settings    method, options, seed, guide (its version) and budget of the search; empty where it
+                failed as a whole
     """
 
     problem: Problem
@@ -51,49 +58,119 @@ class Solution:
     usage: Usage = field(default_factory=Usage)
     tree: Tree | None = None
     trace: Trace | None = None
+    votes: tuple[int, int] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def answered(self) -> bool:
         """Whether there is an answer that was not refuted, or a verified solution without one."""
         return self.verified is True or (self.answer is not None and self.verified is not False)
 
+    def to_json(self) -> dict[str, Any]:
+        """All but the tree, as `json.dumps` takes it: nan is None, steps are their texts. What a
+        result line of `copse solve --input` has is named as there.
+        """
+        whole = {
+            "problem": self.problem.prompt(self.problem.initial()),
+            "candidates": [
+                {"answer": answer, "share": share, "value": value}
+                for answer, share, value in self.candidates
+            ],
+            **result_of(self),
+            "steps": [str(getattr(step, "text", step)) for step in self.steps],
+            **self.settings,
+        }
+        return dict(plain(whole))
+
     def __repr__(self) -> str:
-        verdict = {True: "verified", False: "refuted", None: "unverified"}[self.verified]
+        verdict = "unverified" if self.verified is None else _VERDICTS[self.verified]
         outcome = f"answer={self.answer!r}, {verdict}, value={self.value:.2f}"
-        if self.error is not None:
-            outcome = (
-                f"error={self.error!r}"
-                if self.answer is None
-                else f"{outcome}, error={self.error!r}"
-            )
+        if self.error is not None and self.answer is None:
+            outcome = f"error={self.error!r}"
+        elif self.error is not None:
+            outcome += f", error={self.error!r}"
         return (
             f"Solution({outcome}, stopped={self.stopped!r}, {self.usage.generated} tokens, "
             f"{self.usage.seconds:.1f} s)"
         )
 
     def __str__(self) -> str:
-        verdict = {True: "verified", False: "refuted", None: "not verified"}[self.verified]
-        lines = [self.text] if self.text else []
-        if self.answer is not None:
-            lines.append(f"answer: {self.answer} ({verdict})")
-        elif self.error is None:
-            lines.append("no answer")
-        if self.error is not None:
-            # others say little without their name
-            said = isinstance(self.error, (RequestFailed, ValueError))
-            lines.append(
-                f"error: {self.error}"
-                if said
-                else f"error: {type(self.error).__name__}: {self.error}"
-            )
+        return "\n".join(filter(None, [self.text, self._outcome(), self._failure(), self._cost()]))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the chain, the answer, the votes and the cost. All text is
+        escaped: a model may write anything.
+        """
+        parts = [f"<pre>{html.escape(self.text)}</pre>"] if self.text else []
+        if outcome := self._outcome():
+            parts.append(f"<p><b>{html.escape(outcome)}</b></p>")
+        if len(self.candidates) > 1:
+            rows = ["<tr><th>answer</th><th>share of votes</th><th>value</th></tr>"]
+            for answer, share, value in self.candidates:
+                cells = (html.escape(answer), f"{share:.0%}", f"{value:.2f}")
+                rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>")
+            parts.append(f"<table>{''.join(rows)}</table>")
+        for line in filter(None, [self._failure(), self._cost()]):
+            parts.append(f"<p>{html.escape(line)}</p>")
+        return "\n".join(parts)
+
+    def _outcome(self) -> str:
+        """The line of the answer; "" where an error takes its place."""
+        if self.answer is None:
+            return "no answer" if self.error is None else ""
+        verdict = _VERDICTS[self.verified]
+        if self.votes is not None:
+            verdict += f"; {self.votes[0]} of {self.votes[1]} chains"
+        return f"answer: {self.answer} ({verdict})"
+
+    def _failure(self) -> str:
+        """The line of the error, "" without one."""
+        if self.error is None:
+            return ""
+        if isinstance(self.error, (RequestFailed, ValueError)):
+            return f"error: {self.error}"
+        # the messages of others say little without the name of their class
+        return f"error: {type(self.error).__name__}: {self.error}"
+
+    def _cost(self) -> str:
         u = self.usage
         rows = "" if math.isnan(u.mean_rows) else f", {u.mean_rows:.1f} rows a pass"
-        lines.append(
+        return (
             f"cost: {u.generated:,} tokens in {u.calls:,} calls, {u.simulations:,} "
             f"simulations, {u.seconds:.2f} s{rows}; "
             f"stopped: {self.stopped}"
         )
-        return "\n".join(lines)
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON can say it: nan and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(plain, value))
+    if hasattr(value, "item"):  # a numpy scalar
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def result_of(solution: Solution) -> dict[str, Any]:
+    """What a result line of `copse solve --input` has of a solution."""
+    usage = solution.usage
+    error = solution.error
+    votes, chains = solution.votes or (None, None)
+    return {
+        "answer": solution.answer,
+        "verified": solution.verified,
+        "votes": votes,
+        "chains": chains,
+        "value": solution.value,
+        "text": solution.text,
+        "stopped": solution.stopped,
+        "usage": asdict(usage) | {"mean_rows": usage.mean_rows, "slot_use": usage.slot_use},
+        "error": None if error is None else f"{type(error).__name__}: {error}",
+    }
 
 
 def pick(found: Sequence[Finish], problem: Problem, choose: Chooser | None) -> Finish | None:
@@ -118,40 +195,65 @@ def solution_of(
     seed: int,
     choose: Chooser | None,
 ) -> Solution:
-    found = choosers.finishes(tree, problem, guide.classes)
+    """The solution of a search that has ended, from its tree."""
     alone = problem.players == 1
+    candidates = choosers.finishes(tree, problem, guide.classes)
     proof = tree.verified if alone else None
-    chosen = pick(found, problem, choose)
+    chosen = pick(candidates, problem, choose)
     if proof is not None and chosen is not None and chosen.reward != 1.0:
         chosen = None  # what was verified has no answer to name, and is better than any that has
-    node = chosen.node if chosen else proof if proof is not None else _most_promising(tree)
     usage = meter.usage
     error = None if proof is not None else meter.failures.verdict(answered=chosen is not None)
+    if chosen is not None:
+        node = chosen.node
+        value = chosen.score
+    elif proof is not None:
+        node = proof
+        value = 1.0
+    else:
+        node = _most_promising(tree)
+        value = tree.mean(node)
+    verified = None
+    if proof is not None:
+        verified = True
+    elif chosen is not None and chosen.reward is not None and alone:
+        verified = chosen.reward == 1.0
+    votes = None
+    if chosen is not None and alone and verified is None:
+        votes = choosers.votes(candidates, chosen, choose)
     steps = tuple(tree.chain(node))
-    told = "" if error is None else str(error)
     trace = Trace.of(
-        tree, problem, _path(method), options, seed, guide.version, usage, guide.value.version, told
-    )
+        tree, problem, _path(method), options, seed, guide.version, usage, guide.value.version,
+        "" if error is None else str(error),
+    )  # fmt: skip
     return Solution(
         problem=problem,
-        answer=chosen.answer if chosen else None,
-        text=chain_text(steps)
-        if steps and hasattr(steps[0], "finish")
-        else "\n".join(map(str, steps)),
+        answer=None if chosen is None else chosen.answer,
+        text=_chain_text(steps),
         steps=steps,
-        value=chosen.score if chosen else 1.0 if proof is not None else tree.mean(node),
-        verified=True
-        if proof is not None
-        else None
-        if chosen is None or chosen.reward is None or not alone
-        else chosen.reward == 1.0,
-        candidates=tuple(choosers.candidates(found)) if found else (),
+        value=value,
+        verified=verified,
+        candidates=tuple(choosers.candidates(candidates)) if candidates else (),
         stopped=_stopped(tree, meter, proof is not None, error),
         error=error,
         usage=usage,
         tree=tree,
         trace=trace,
+        votes=votes,
+        settings={
+            "method": trace.method,
+            "options": trace.options,
+            "seed": seed,
+            "guide": guide.version,
+            "budget": asdict(meter.budget),
+        },
     )
+
+
+def _chain_text(steps: tuple[Any, ...]) -> str:
+    if steps and hasattr(steps[0], "finish"):
+        return chain_text(steps)
+    return "\n".join(map(str, steps))
 
 
 def _stopped(tree: Tree, meter: Meter, verified: bool, error: Exception | None) -> str:

@@ -47,12 +47,14 @@ ROWS = (
     ("guides.iteration", "guides.builtin"),
     (
         "benchmarks.tasks",
+        "benchmarks.output",
         "benchmarks.processes",
         "benchmarks.answers",
+        "benchmarks.sweep",
         "benchmarks.tree",
         "benchmarks.engine",
     ),
-    ("benchmarks.sweep", "benchmarks.verifiers", "benchmarks.learning"),
+    ("benchmarks.verifiers", "benchmarks.learning"),
     ("search.cli", "search.toplevel"),
 )
 #: Side by side: neither imports the other.

@@ -72,9 +72,8 @@ def _row(line: str) -> tuple[Problem, str]:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
         row = None
-    if not isinstance(row, dict) or not all(
-        isinstance(row.get(name), str) and row[name].strip() for name in ("question", "answer")
-    ):
+    texts = [row.get("question"), row.get("answer")] if isinstance(row, dict) else [None]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
             f"this is no JSON object with the texts question and answer: write it like {_EXAMPLE}"
         )
@@ -101,20 +100,16 @@ def main() -> None:
     args = parser.parse_args()
     try:
         rows = load(args.file)
-        chosen = (
-            range(len(rows))
-            if args.count is None
-            else drawn(len(rows), args.count, args.seed, args.skip)
-        )
+        chosen = list(range(len(rows)))
+        if args.count is not None:
+            chosen = drawn(len(rows), args.count, args.seed, args.skip)
     except ValueError as error:
         parser.error(str(error))
     for index in chosen:
         problem, target = rows[index]
-        statement, number = problem.prompt(problem.initial()), index + 1
-        sys.stdout.write(
-            json.dumps({"id": number, "problem": statement, "target": target}, ensure_ascii=False)
-            + "\n"
-        )
+        statement = problem.prompt(problem.initial())
+        line = {"id": index + 1, "problem": statement, "target": target}
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast answers are checked, which way told, and how often it errs: plain numbers, grade-school
+"""How fast answers are checked, in which way, and how often that errs: plain numbers, grade-school
 answers, competition mathematics.
 
 python -m benchmarks.answers.run
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 import logging
 import random
 import time
+from operator import itemgetter
 from pathlib import Path
 
 from benchmarks.answers.math_pairs import writings
@@ -46,34 +48,32 @@ def plain(count: int, seed: int = 0) -> list[Pair]:
     pairs: list[Pair] = []
     for i in range(count):
         number = f"{rng.randrange(10**6)}" if i % 3 else f"{rng.randrange(10**6) / 100:.2f}"
-        pairs.append(
-            (number, number, Verdict.RIGHT)
-            if i % 2
-            else (number, f"{rng.randrange(10**6, 10**7)}", Verdict.WRONG)
-        )
+        if i % 2:
+            pairs.append((number, number, Verdict.RIGHT))
+        else:
+            pairs.append((number, f"{rng.randrange(10**6, 10**7)}", Verdict.WRONG))
     return pairs
 
 
 def school(targets: list[str]) -> list[Pair]:
     """Each target in ten writings, and one more than each."""
-    right = [
-        (form.format(target), target, Verdict.RIGHT) for target in targets for form in RIGHT_FORMS
-    ]
-    wrong = [
-        (form.format(int(target.replace(",", "")) + 1), target, Verdict.WRONG)
-        for target in targets
-        for form in RIGHT_FORMS
-    ]
+    right: list[Pair] = []
+    wrong: list[Pair] = []
+    for target, form in itertools.product(targets, RIGHT_FORMS):
+        more = int(target.replace(",", "")) + 1
+        right.append((form.format(target), target, Verdict.RIGHT))
+        wrong.append((form.format(more), target, Verdict.WRONG))
     return right + wrong
 
 
 def gsm8k(path: Path) -> list[str]:
     """The targets of a file with lines {"answer": "... #### 18"}."""
-    return [
-        json.loads(line)["answer"].rsplit("####", 1)[1].strip()
-        for line in path.read_text().splitlines()
-        if line.strip()
-    ]
+    targets = []
+    for line in path.read_text().splitlines():
+        if line.strip():
+            answer = json.loads(line)["answer"]
+            targets.append(answer.rsplit("####", 1)[1].strip())
+    return targets
 
 
 def mathematics() -> list[Pair]:
@@ -98,11 +98,11 @@ def relations(count: int) -> list[Pair]:
 
 def warm() -> None:
     """Start the processes, with pairs that are not measured."""
-    examine(
-        [(f"x<{i}", f"(-\\infty,{i})") for i in range(101, 109)]
-        + [(rf"\ln {i * i}", rf"2\ln {i}") for i in range(101, 109)],
-        seconds=60,
-    )
+    pairs = []
+    for i in range(101, 109):
+        pairs.append((f"x<{i}", f"(-\\infty,{i})"))
+        pairs.append((rf"\ln {i * i}", rf"2\ln {i}"))
+    examine(pairs, seconds=60)
 
 
 def measure(name: str, pairs: list[Pair]) -> dict[str, float]:
@@ -110,13 +110,18 @@ def measure(name: str, pairs: list[Pair]) -> dict[str, float]:
     undecided or falsely rejected.
     """
     start = time.perf_counter()
-    told = examine([(answer, target) for answer, target, _ in pairs])
+    examined = examine(list(map(itemgetter(0, 1), pairs)))
     rate = len(pairs) / (time.perf_counter() - start)
-    ways = collections.Counter(way for _, way in told)
-    said = collections.Counter(
-        (verdict, truth) for (verdict, _), (_, _, truth) in zip(told, pairs, strict=True)
-    )
-    right = sum(truth is Verdict.RIGHT for _, _, truth in pairs)
+    ways: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[tuple[Verdict, Verdict]] = collections.Counter()
+    right = 0  # pairs that are equal
+    for (answer, target, truth), (verdict, way) in zip(pairs, examined, strict=True):
+        ways[way] += 1
+        counts[verdict, truth] += 1
+        right += truth is Verdict.RIGHT
+        accepted = verdict is Verdict.RIGHT
+        if accepted != (truth is Verdict.RIGHT):
+            log.debug("    %s by %s: %r for %r", verdict.name, way, answer, target)
     shares = ", ".join(
         f"{way} {100 * count / len(pairs):.1f} %" for way, count in ways.most_common()
     )
@@ -124,21 +129,14 @@ def measure(name: str, pairs: list[Pair]) -> dict[str, float]:
     log.info(
         "    false accepts %d of %d; of %d equal ones %d right, %d undecided, %d falsely "
             "rejected; %d of the others undecided",
-        said[Verdict.RIGHT, Verdict.WRONG], len(pairs) - right, right,
-        said[Verdict.RIGHT, Verdict.RIGHT],
-        said[Verdict.UNDECIDED, Verdict.RIGHT], said[Verdict.WRONG, Verdict.RIGHT],
-        said[Verdict.UNDECIDED, Verdict.WRONG],
+        counts[Verdict.RIGHT, Verdict.WRONG], len(pairs) - right, right,
+        counts[Verdict.RIGHT, Verdict.RIGHT],
+        counts[Verdict.UNDECIDED, Verdict.RIGHT], counts[Verdict.WRONG, Verdict.RIGHT],
+        counts[Verdict.UNDECIDED, Verdict.WRONG],
     )  # fmt: skip
-    for (answer, target, truth), (verdict, way) in zip(pairs, told, strict=True):
-        if (
-            truth is Verdict.RIGHT
-            and verdict is not truth
-            or (verdict is Verdict.RIGHT) != (truth is Verdict.RIGHT)
-        ):
-            log.debug("    %s by %s: %r for %r", verdict.name, way, answer, target)
     return {
         "rate": rate,
-        "false accepts": said[Verdict.RIGHT, Verdict.WRONG],
+        "false accepts": counts[Verdict.RIGHT, Verdict.WRONG],
         **{way: count / len(pairs) for way, count in ways.items()},
     }
 
@@ -168,10 +166,11 @@ def main() -> None:
         len(numbers) / (time.perf_counter() - start),
     )
     measure("plain numbers", numbers)
-    measure(
-        "grade school",
-        school(gsm8k(args.gsm8k) if args.gsm8k else [f"{n:,}" for n in range(1, 20_000, 15)]),
-    )
+    if args.gsm8k:
+        targets = gsm8k(args.gsm8k)
+    else:
+        targets = list(map("{:,}".format, range(1, 20_000, 15)))
+    measure("grade school", school(targets))
     warm()
     measure("mathematics", mathematics())
     measure("what only math-verify reads", relations(40))

@@ -12,6 +12,9 @@ import argparse
 import logging
 import statistics
 import time
+from collections.abc import Sequence
+from operator import attrgetter, ne
+from typing import Any
 
 import guides
 import search
@@ -32,15 +35,13 @@ def speed(checkpoint: str, count: int, rounds: int, tokens: int) -> None:
     for seed in range(rounds):
         start = time.perf_counter()
         together = search.solve_many(problems, guide, budget=budget, seed=seed, progress=False)
-        rates["side by side"].append(
-            sum(s.usage.generated for s in together) / (time.perf_counter() - start)
-        )
-        used = sum((s.usage for s in together), search.Usage())
+        seconds = time.perf_counter() - start
+        used = _spent(together)
+        rates["side by side"].append(used.generated / seconds)
         start = time.perf_counter()
         alone = [search.solve(problem, guide, budget=budget, seed=seed) for problem in problems]
-        rates["one after another"].append(
-            sum(s.usage.generated for s in alone) / (time.perf_counter() - start)
-        )
+        seconds = time.perf_counter() - start
+        rates["one after another"].append(_spent(alone).generated / seconds)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     log.info(
         "tokens a second: %s; ratio %.1f",
@@ -50,6 +51,24 @@ def speed(checkpoint: str, count: int, rounds: int, tokens: int) -> None:
     log.info(
         "side by side: %.1f rows a pass, slot use %.0f %%", used.mean_rows, 100 * used.slot_use
     )
+
+
+def _spent(solutions: Sequence[search.Solution]) -> search.Usage:
+    """What all searches have spent."""
+    whole = search.Usage()
+    for solution in solutions:
+        whole += solution.usage
+    return whole
+
+
+def _contents(solutions: Sequence[search.Solution]) -> list[tuple[Any, bytes]]:
+    """What is compared of the tree of each search: the steps and the numbers of its edges."""
+    trees = filter(None, map(attrgetter("tree"), solutions))
+    return [(tree.steps, tree.edges.tobytes()) for tree in trees]
+
+
+def _differing(one: Sequence[Any], other: Sequence[Any]) -> int:
+    return sum(map(ne, one, other))
 
 
 def trees(checkpoint: str, count: int, tokens: int) -> None:
@@ -63,11 +82,9 @@ def trees(checkpoint: str, count: int, tokens: int) -> None:
         solutions = search.solve_many(
             problems, guide, budget=search.Budget(tokens=tokens), progress=True
         )
-        grown[slots] = [
-            (s.tree.steps, s.tree.edges.tobytes()) for s in solutions if s.tree is not None
-        ]
+        grown[slots] = _contents(solutions)
     for slots in (16, 1):
-        differing = sum(a != b for a, b in zip(grown[slots], grown[64], strict=True))
+        differing = _differing(grown[slots], grown[64])
         log.info("%d slots against 64: %d of %d trees differ", slots, differing, count)
 
 
@@ -75,7 +92,9 @@ def pool(checkpoint: str, count: int, tokens: int) -> None:
     """How many of `count` searches grow another tree in a pool of a tenth of the tokens that
     they store, and how much slower.
     """
-    problems, grown, wanted = game24()[-count:], [], None
+    problems = game24()[-count:]
+    grown = []
+    wanted = None  # tokens of the pool; the default first
     for _ in range(2):
         guide = guides.load(checkpoint, pool_tokens=wanted)
         engine = next(iter(guide.backends.values()))
@@ -84,12 +103,10 @@ def pool(checkpoint: str, count: int, tokens: int) -> None:
             problems, guide, budget=search.Budget(tokens=tokens), progress=False
         )
         seconds = time.perf_counter() - start
-        grown.append(
-            [(s.tree.steps, s.tree.edges.tobytes()) for s in solutions if s.tree is not None]
-        )
+        grown.append(_contents(solutions))
         log.info("a pool of %d tokens: %.1f s; %s", engine.pool_tokens, seconds, engine.report())
         wanted = engine.counts.peak // 10
-    log.info("%d of %d trees differ", sum(a != b for a, b in zip(*grown, strict=True)), count)
+    log.info("%d of %d trees differ", _differing(*grown), count)
 
 
 def main() -> None:

@@ -8,11 +8,14 @@ same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.engine.texts import common
 from benchmarks.engine.workloads import VOCABULARY, drained, tokenizer
 from models import Engine
 from models.engine.sampling import Drawn
@@ -42,11 +45,10 @@ def forest(
             *rng.permutation(len(texts))[: len(texts) // 2 * 2].reshape(2, -1), strict=True
         ):
             more = int(rng.integers(-most, most + 1))  # what one has more, another has less
-            lengths[one], lengths[other] = tokens + more, tokens - more
-        texts = [
-            text + tuple(rng.integers(1, VOCABULARY, n).tolist())
-            for text, n in zip(texts, lengths.tolist(), strict=True)
-        ]
+            lengths[one] = tokens + more
+            lengths[other] = tokens - more
+        for place, length in enumerate(lengths.tolist()):
+            texts[place] += tuple(rng.integers(1, VOCABULARY, length).tolist())
     return texts
 
 
@@ -72,13 +74,11 @@ def shapes(trees: int, leaves: int, shared: int, own: int) -> dict[str, list[Tex
 
 def distinct(texts: Sequence[Text]) -> int:
     """Tokens of all texts, those of a shared beginning once."""
-    found, last = 0, ()
+    found = 0
+    last: Text = ()
     for text in sorted(texts):  # neighbours in order share the most
-        same = next(
-            (i for i, (a, b) in enumerate(zip(text, last, strict=False)) if a != b),
-            min(len(text), len(last)),
-        )
-        found, last = found + len(text) - same, text
+        found += len(text) - common(text, last)
+        last = text
     return found
 
 
@@ -101,13 +101,15 @@ class Noisy(Engine):
     places: dict[Any, int]
 
     def _pick(self, logits: np.ndarray, rows: np.ndarray) -> Drawn:
-        found = [self._rows[slot] for slot in rows.tolist()]
-        turns, places = (
-            [len(row.tokens) for row in found],
-            [self.places[row.request] for row in found],
-        )
+        turns = []
+        places = []
+        for slot in rows.tolist():
+            row = self._rows[slot]
+            turns.append(len(row.tokens))
+            places.append(self.places[row.request])
         tokens = (logits + self.noise[turns, places]).argmax(1)
-        nothing, yes = np.zeros(len(rows), np.float32), np.ones(len(rows), bool)
+        nothing = np.zeros(len(rows), np.float32)
+        yes = np.ones(len(rows), bool)
         return Drawn(tokens, nothing, nothing, yes, yes)
 
 
@@ -122,8 +124,10 @@ class Expansion:
     """
 
     def __init__(self, model: Any, contexts: Sequence[Text], kids: int, noise: torch.Tensor):
-        self.contexts, self.kids = [tuple(text) for text in contexts for _ in range(kids)], kids
-        self.new, self.replies = len(noise), list[Reply]()
+        self.contexts = [tuple(text) for text in contexts for _ in range(kids)]
+        self.kids = kids
+        self.new = len(noise)
+        self.replies: list[Reply] = []
         room = distinct(contexts) + len(self.contexts) * self.new
         self.engine = Noisy(model, tokenizer(), slots=len(self.contexts), pool_tokens=room)
         self.engine.noise = noise.numpy()
@@ -140,13 +144,15 @@ class Expansion:
     def __call__(self) -> torch.Tensor:
         """int64 [sequences, new]."""
         requests = [Generate(text, max_tokens=self.new) for text in self.contexts]
-        self.engine.places = {request: place for place, request in enumerate(requests)}
+        self.engine.places = dict(zip(requests, count()))
         first = not self.replies
         self.replies = drained(self.engine, requests)
         if first:
             counts = self.engine.counts
-            self.read, self.stored, self.peak = counts.read, counts.stored, counts.peak
-        return torch.tensor([reply.result.tokens for reply in self.replies])
+            self.read = counts.read
+            self.stored = counts.stored
+            self.peak = counts.peak
+        return torch.tensor(list(map(attrgetter("result.tokens"), self.replies)))
 
 
 def tree_expand(d: dict[str, Any]) -> torch.Tensor:
@@ -162,11 +168,11 @@ def tree_expand(d: dict[str, Any]) -> torch.Tensor:
     """
     state = d["state"]
     if not state:
-        state["ready"], state["used"] = [], []
+        state["ready"] = []
+        state["used"] = []
+        contexts = list(map(tuple, d["ids"].tolist()))
         for _ in range(READY):
-            made = Expansion(
-                d["model"], [tuple(row) for row in d["ids"].tolist()], d["kids"], d["gumbel"]
-            )
+            made = Expansion(d["model"], contexts, d["kids"], d["gumbel"])
             found = made()
             made.forget()
             state["ready"].append(made)
@@ -183,12 +189,11 @@ def by_generate(model: Any, contexts: Sequence[Text], kids: int, new: int) -> to
     short contexts are padded on the left.
     """
     longest = max(map(len, contexts))
-    ids, mask = (
-        torch.zeros(len(contexts), longest, dtype=torch.int64),
-        torch.zeros(len(contexts), longest, dtype=torch.int64),
-    )
+    ids = torch.zeros(len(contexts), longest, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
     for row, text in enumerate(contexts):
-        ids[row, longest - len(text) :], mask[row, longest - len(text) :] = torch.tensor(text), 1
+        ids[row, longest - len(text) :] = torch.tensor(text)
+        mask[row, longest - len(text) :] = 1
     sampled = {
         "do_sample": True,
         "top_k": 0,

@@ -27,17 +27,19 @@ class Gather:
     def __init__(self, model: Any, contexts: Sequence[Text], kids: int, new: int):
         config = model.config
         assert config.num_key_value_heads == config.num_attention_heads
-        self.layers, self.heads, self.width, self.new = (
-            config.num_hidden_layers,
-            config.num_attention_heads,
-            config.hidden_size,
-            new,
-        )
-        self.eps, self.dim = config.rms_norm_eps, config.hidden_size // config.num_attention_heads
-        self.model, self.rows = model, torch.arange(len(contexts)).repeat_interleave(kids)
+        self.layers = config.num_hidden_layers
+        self.heads = config.num_attention_heads
+        self.width = config.hidden_size
+        self.new = new
+        self.eps = config.rms_norm_eps
+        self.dim = config.hidden_size // config.num_attention_heads
+        self.model = model
+        self.rows = torch.arange(len(contexts)).repeat_interleave(kids)
         self._fuse(model.model.layers)
-        places = {text[:end]: 0 for text in contexts for end in range(1, len(text) + 1)}
-        places = {text: place for place, text in enumerate(places)}
+        places: dict[Text, int] = {}  # of the last token of each prefix
+        for text in contexts:
+            for end in range(1, len(text) + 1):
+                places.setdefault(text[:end], len(places))
         longest = max(map(len, contexts))
         self.pool = torch.empty(self.layers, 2, len(places), self.heads, self.dim)
         self.table = torch.zeros(len(contexts), longest, dtype=torch.int64)
@@ -56,7 +58,8 @@ class Gather:
         own = torch.arange(longest + new) >= self.starts[:, None]
         self.mask = None if own.all() else own[:, None, None]
         turns = torch.outer(torch.arange(longest + new).float(), model.model.rotary_emb.inv_freq)
-        self.cos, self.sin = turns.cos().repeat(1, 2), turns.sin().repeat(1, 2)
+        self.cos = turns.cos().repeat(1, 2)
+        self.sin = turns.sin().repeat(1, 2)
         self.sin[:, : self.dim // 2] *= -1  # so that turning by half is one roll
         self.dense = torch.empty(
             self.layers, 2, len(self.rows), self.heads, longest + new, self.dim
@@ -68,17 +71,15 @@ class Gather:
         return self.pool.nbytes + self.dense.nbytes
 
     def _fuse(self, layers: Any) -> None:
-        self.weights = [
-            (
-                layer.input_layernorm.weight,
-                torch.cat([getattr(layer.self_attn, f"{name}_proj").weight for name in "qkv"]),
-                layer.self_attn.o_proj.weight,
-                layer.post_attention_layernorm.weight,
-                torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]),
-                layer.mlp.down_proj.weight,
-            )
-            for layer in layers
-        ]
+        self.weights = []
+        for layer in layers:
+            own = layer.self_attn
+            qkv = torch.cat([own.q_proj.weight, own.k_proj.weight, own.v_proj.weight])
+            gate_up = torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight])
+            before = layer.input_layernorm.weight
+            after = layer.post_attention_layernorm.weight
+            down = layer.mlp.down_proj.weight
+            self.weights.append((before, qkv, own.o_proj.weight, after, gate_up, down))
 
     def __call__(self, noise: torch.Tensor) -> torch.Tensor:
         """int64 [sequences, new]: the largest of logits plus `noise`, float32 [new, sequences,
@@ -88,7 +89,8 @@ class Gather:
         # [layers, 2, sequences, longest, heads, dim]
         copied = self.pool[:, :, self.table[self.rows]]
         self.dense[..., :longest, :] = copied.transpose(3, 4)
-        logits, tokens = self.first, torch.empty(len(self.rows), self.new, dtype=torch.int64)
+        logits = self.first
+        tokens = torch.empty(len(self.rows), self.new, dtype=torch.int64)
         for turn in range(self.new):
             tokens[:, turn] = (logits + noise[turn]).argmax(-1)
             if turn + 1 < self.new:
@@ -99,8 +101,10 @@ class Gather:
         """float32 [sequences, vocabulary]: logits after one more token a sequence, whose keys go
         into `column`.
         """
-        body, width = self.model.model, (self.width,)
-        cos, sin = (table[column - self.starts][:, None, None] for table in (self.cos, self.sin))
+        body = self.model.model
+        width = (self.width,)
+        cos = self.cos[column - self.starts][:, None, None]
+        sin = self.sin[column - self.starts][:, None, None]
         mask = None if self.mask is None else self.mask[..., : column + 1]
         x = body.embed_tokens.weight[tokens]
         for (before, qkv, out, after, gate_up, down), (keys, values) in zip(
@@ -110,7 +114,8 @@ class Gather:
                 len(x), 3, self.heads, self.dim
             )
             turned = states[:, :2] * cos + states[:, :2].roll(self.dim // 2, -1) * sin
-            keys[:, :, column], values[:, :, column] = turned[:, 1], states[:, 2]
+            keys[:, :, column] = turned[:, 1]
+            values[:, :, column] = states[:, 2]
             seen = F.scaled_dot_product_attention(
                 turned[:, 0, :, None], keys[:, :, : column + 1], values[:, :, : column + 1],
                 attn_mask=mask

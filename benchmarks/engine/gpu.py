@@ -41,7 +41,8 @@ def model(device: str, dtype: torch.dtype = torch.bfloat16, **options: Any) -> A
 def bandwidth(device: str, size: int = 1 << 30) -> float:
     """Bytes a second that a copy on the device reads and writes, the best of ten."""
     source = torch.ones(size, dtype=torch.uint8, device=device)
-    target, best = torch.empty_like(source), 0.0
+    target = torch.empty_like(source)
+    best = 0.0
     for _ in range(10):
         _wait(device)
         start = time.perf_counter()
@@ -67,7 +68,8 @@ def shared_and_not(
     share     least / step;  peak: most bytes of the pool
     """
     device = str(model.device)
-    fast, weights = bandwidth(device), model.num_parameters() * model.dtype.itemsize
+    fast = bandwidth(device)
+    weights = model.num_parameters() * model.dtype.itemsize
     rows = []
     for batch in batches:
         groups = {"nothing": (batch, 1), f"{shared} by {group}": (batch // group, group)}
@@ -90,21 +92,19 @@ def shared_and_not(
                 )
                 _wait(device)
                 steps.append((time.perf_counter() - start) / (engine.counts.passes - before))
-            step, each = statistics.median(steps[1:]), engine.kv_bytes_per_token
+            step = statistics.median(steps[1:])
+            each = engine.kv_bytes_per_token
             # that are there, in the middle of the run
             tokens = trees * shared + batch * (context - shared) + batch * new / 2
             least = (weights + tokens * each) / fast
-            row = {
-                "batch": batch,
-                "shared": name,
-                "step": step,
-                "rate": batch / step,
-                "least": least,
-                "share": least / step,
-            }
             rows.append(
                 {
-                    **row,
+                    "batch": batch,
+                    "shared": name,
+                    "step": step,
+                    "rate": batch / step,
+                    "least": least,
+                    "share": least / step,
                     "peak": engine.counts.peak * each,
                     "bandwidth": fast,
                     "path": engine.path,
@@ -133,7 +133,9 @@ def beams(
     seconds  of a search, median of rounds;  rate: searches a second;  fall: times fewer than at the
              first width
     """
-    device, rows, rng = str(model.device), list[dict[str, Any]](), np.random.default_rng(0)
+    device = str(model.device)
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
     for width in widths:
         engine = Engine(model, tokenizer(), slots=width)
         times = []

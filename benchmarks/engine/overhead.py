@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
 
 from benchmarks.engine.workloads import VOCABULARY, tokenizer
 from models import Engine
-from search.scheduling.requests import Generate, Usage
+from search.scheduling.requests import Generate, Reply, Usage
 
 # what of the engine's passes is the model: transformer and output layer
 PASSES = ("forward", "logits")
 
 
 class Inside:
-    """Adds up the seconds of the processor spent in an engine's forward passes."""
+    """Adds up the CPU seconds spent in an engine's forward passes."""
 
     def __init__(self, engine: Engine):
         self.seconds = 0.0
@@ -49,36 +50,42 @@ def churned(model: Any, slots: int, count: int, rounds: int) -> dict[str, Any]:
     """Medians of `rounds` runs of `count` requests, the last quarter of which is not timed, since
     slots run empty then.
 
-    all, outside  microseconds of the processor in `submit` and `poll` a row of a pass, and those of
-                  them outside the forward
+    all, outside  microseconds of the CPU in `submit` and `poll` a row of a pass, and those of them
+                  outside the forward
     outside_pass  the latter a pass
     rows          of a pass, mean;  slot_use: in [0, 1], of the whole run
     """
     engine = Engine(model, tokenizer(), slots=slots)
-    inside, found = Inside(engine), []
+    inside = Inside(engine)
+    found = []
     for seed in range(rounds + 1):
         engine.clear()
-        asked, used, replies = requests(count, seed), Usage(), 0
-        inside.seconds, before = 0.0, (engine.counts.rows, engine.counts.passes)
+        asked = requests(count, seed)
+        replies: list[Reply] = []
+        inside.seconds = 0.0
+        rows_before = engine.counts.rows
+        passes_before = engine.counts.passes
         start = time.process_time()
         for request in asked:
             engine.submit(request)
-        while replies < count * 3 // 4:
-            came = engine.poll(0)
-            replies += len(came)
-            used = sum((reply.usage for reply in came), used)
+        while len(replies) < count * 3 // 4:
+            replies += engine.poll(0)
         whole = time.process_time() - start
-        rows, passes = engine.counts.rows - before[0], engine.counts.passes - before[1]
+        rows = engine.counts.rows - rows_before
+        passes = engine.counts.passes - passes_before
         outside = whole - inside.seconds
         found.append(
-            (1e6 * whole / rows, 1e6 * outside / rows, 1e6 * outside / passes, rows / passes)
+            {
+                "rows": rows / passes,
+                "all": 1e6 * whole / rows,
+                "outside": 1e6 * outside / rows,
+                "outside_pass": 1e6 * outside / passes,
+            }
         )
-        while replies < count:
-            came = engine.poll(0)
-            replies += len(came)
-            used = sum((reply.usage for reply in came), used)
-    every, outside, outside_pass, rows = (
-        statistics.median(column) for column in zip(*found[1:], strict=True)
-    )
-    about = {"slots": slots, "requests": count, "rows": rows, "slot_use": used.slot_use}
-    return {**about, "all": every, "outside": outside, "outside_pass": outside_pass}
+        while len(replies) < count:
+            replies += engine.poll(0)
+        used = sum(map(attrgetter("usage"), replies), Usage())
+    about: dict[str, Any] = {"slots": slots, "requests": count, "slot_use": used.slot_use}
+    for name in found[0]:
+        about[name] = statistics.median(map(itemgetter(name), found[1:]))
+    return about

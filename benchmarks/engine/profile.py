@@ -10,6 +10,7 @@ import argparse
 import cProfile
 import logging
 import pstats
+import statistics
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -45,14 +46,17 @@ def share(checkpoint: str, count: int, rounds: int, tokens: int, method: str) ->
     """Wall time of `solve_many`, and of it that of the model's forward pass and output layer,
     medians of `rounds`.
     """
-    guide, problems = guides.load(checkpoint), game24()[-count:]
+    guide = guides.load(checkpoint)
+    problems = game24()[-count:]
     engine = next(iter(guide.backends.values()))
-    spent, engines = _Timer(), _Timer()
+    spent = _Timer()
+    engines = _Timer()
     spent.watch(engine._pass, "forward")
     spent.watch(engine._pass, "logits")
     engines.watch(engine, "poll")
     engines.watch(engine, "submit")
-    shares, rest = [], []
+    shares = []  # of the wall time, outside the model
+    rest = []  # of it, outside the engine
     for seed in range(rounds + 1):
         spent.seconds = engines.seconds = 0.0
         start = time.perf_counter()
@@ -71,20 +75,18 @@ def share(checkpoint: str, count: int, rounds: int, tokens: int, method: str) ->
                 done,
                 100 * shares[-1],
             )
-    middle = len(shares) // 2
-    told = 100 * sorted(shares)[middle], 100 * sorted(rest)[middle]
     log.info(
         "median: %.1f %% of the wall time outside the model, %.1f %% outside the engine (method, "
         "tree, guide, scheduling)",
-        *told,
+        100 * statistics.median_high(shares),
+        100 * statistics.median_high(rest),
     )
     profile = cProfile.Profile()
     profile.runcall(
         search.solve_many, problems, guide, method, search.Budget(tokens=tokens), 1, progress=False
     )
-    for part, (seconds, calls) in sorted(
-        _parts(pstats.Stats(profile)).items(), key=lambda item: -item[1][0]
-    ):
+    parts = _parts(pstats.Stats(profile))
+    for part, (seconds, calls) in sorted(parts.items(), key=lambda item: -item[1][0]):
         log.info("%6.2f s %9d calls  %s", seconds, calls, part)
 
 
@@ -132,9 +134,10 @@ def _part(path: str) -> str | None:
         inside = Path(path).resolve().relative_to(HERE).as_posix()
     except ValueError:
         return None
-    return next(
-        (part for start, part in PARTS.items() if inside.startswith(start)), "rest of search"
-    )
+    for start, part in PARTS.items():
+        if inside.startswith(start):
+            return part
+    return "rest of search"
 
 
 def main() -> None:

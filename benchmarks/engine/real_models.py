@@ -13,25 +13,29 @@ stands beside them with as many chains at once as `--batch` says. A problems fil
 
 from __future__ import annotations
 
-import csv
 import itertools
 import logging
 import math
 import multiprocessing
+import operator
 import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks.engine.rival_processes import ONE_THREAD
-from benchmarks.processes.interleave import table
+from benchmarks.engine.texts import ends_of, length
+from benchmarks.output import row as row_of
+from benchmarks.output import table, write_csv
+from benchmarks.processes.watch import Watch
+from benchmarks.sweep.plan import read_method
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +69,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Row:
-    """One search, or one batch of `generate`. peak: bytes of its process at most; ready: seconds
-    of the processor until the model was there."""
+    """One search, or one batch of `generate`. peak: bytes of its process at most; ready: CPU
+    seconds until the model was there."""
 
     model: str
     run: str
@@ -95,20 +99,22 @@ def blocks_of(tree: Any) -> list[Block]:
         edges = list(tree.block(node))
         if len(edges) < 2:
             continue
-        children = [tree.child(edge) for edge in edges]
-        values = [tree.mean(child) if child >= 0 else math.nan for child in children]
-        priors = [tree.at(edge, "prior") for edge in edges]
-        visits = [int(tree.at(edge, "visits")) for edge in edges]
-        texts = [str(getattr(tree.steps[edge], "text", tree.steps[edge])) for edge in edges]
-        found.append(Block(node, priors, values, visits, texts))
+        block = Block(node, [], [], [], [])
+        for edge in edges:
+            child = tree.child(edge)
+            step = tree.steps[edge]
+            block.priors.append(tree.at(edge, "prior"))
+            block.values.append(tree.mean(child) if child >= 0 else math.nan)
+            block.visits.append(int(tree.at(edge, "visits")))
+            block.texts.append(str(getattr(step, "text", step)))
+        found.append(block)
     return found
 
 
 def peak() -> int:
     """Most bytes of memory that this process has held (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    kib = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return kib * 1024
+    _, _, rest = Path("/proc/self/status").read_text().partition("VmHWM:")
+    return int(rest.split()[0]) * 1024  # given in KiB
 
 
 # -- what runs in a process of its own
@@ -122,18 +128,22 @@ def searched(
     import search
     from benchmarks.answers.gsm8k import load
 
-    method, options = parsed(run)
+    method, options = read_method(run)
     asked = load(problems)
     guide = guides.load(model, device="cpu", dtype=dtype)
-    ready, rows, shown = time.process_time(), list[Row](), list[Block]()
-    search.solve(asked[-1][0], guide, method, search.Budget(tokens=WARM), **options)
+    ready = time.process_time()
+    rows: list[Row] = []
+    shown: list[Block] = []
+    warm = search.Budget(tokens=WARM)
+    search.solve(asked[-1][0], guide, method, warm, **options)
     for question in questions:
         problem, target = asked[question]
-        wall, cpu = time.perf_counter(), time.process_time()
+        watch = Watch()
         budget = search.Budget(tokens=tokens)
         found = search.solve(problem, guide, method, budget, seed=question, **options)
-        spent = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        spent = watch.read()
         blocks = [] if found.tree is None else blocks_of(found.tree)
+        largest = all_of("largest", blocks)
         shown = shown or blocks
         right = found.answer is not None and guides.check(found.answer, target)
         rows.append(
@@ -142,9 +152,9 @@ def searched(
                 len(found.tree.finished) if found.tree is not None else 0,
                 found.answer is not None, right is guides.Verdict.RIGHT,
                 found.usage.mean_rows, **spent, ready=ready, peak=peak(), stopped=found.stopped,
-                blocks=len(blocks), sure=sum(block.largest > SURE for block in blocks),
-                largest=_median([block.largest for block in blocks]),
-                entropy=_mean([block.entropy for block in blocks]),
+                blocks=len(blocks), sure=sum(share > SURE for share in largest),
+                largest=_median(largest),
+                entropy=_mean(all_of("entropy", blocks)),
             )
         )  # fmt: skip
     return rows, shown
@@ -166,9 +176,9 @@ def generated(
     asked = load(problems)
     tokenizer = AutoTokenizer.from_pretrained(model)
     own = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-    ends = own.generation_config.eos_token_id
-    ending = set(ends if isinstance(ends, list) else [ends])
-    ready, rows = time.process_time(), list[Row]()
+    ends = ends_of(own)
+    ready = time.process_time()
+    rows: list[Row] = []
     for question in questions:
         problem, _ = asked[question]
         turn = [{"role": "user", "content": problem.prompt(problem.initial())}]
@@ -176,13 +186,13 @@ def generated(
             turn, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )["input_ids"]
         torch.manual_seed(question)
-        wall, cpu = time.perf_counter(), time.process_time()
+        watch = Watch()
         drawn = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
         many = {"num_return_sequences": batch, "max_new_tokens": tokens // batch}
         found = own.generate(ids, attention_mask=torch.ones_like(ids), **drawn, **many)
-        spent = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        lengths = [_length(text, ending) for text in found[:, ids.shape[1] :].tolist()]
-        ended = sum(length < tokens // batch for length in lengths)
+        spent = watch.read()
+        lengths = [length(text, ends) for text in found[:, ids.shape[1] :].tolist()]
+        ended = sum(count < tokens // batch for count in lengths)
         rows.append(
             Row(
                 Path(model).name, f"generate {batch}", tokens, question, sum(lengths), ended,
@@ -193,88 +203,70 @@ def generated(
     return rows, []
 
 
-def _length(text: Sequence[int], ends: set[int]) -> int:
-    """Tokens until the first end, which counts."""
-    return next((i + 1 for i, token in enumerate(text) if token in ends), len(text))
-
-
-def parsed(run: str) -> tuple[str, dict[str, Any]]:
-    """A method and its options: "beam width=4". Raises ValueError for what is no name=number."""
-    method, *parts = run.split()
-    options: dict[str, Any] = {}
-    for part in parts:
-        name, _, number = part.partition("=")
-        try:
-            options[name] = int(number)
-        except ValueError:
-            try:
-                options[name] = float(number)
-            except ValueError:
-                raise ValueError(f"{part!r} in {run!r}: write name=number") from None
-    return method, options
-
-
 # -- telling
+
+
+def all_of(name: str, rows: Sequence[Any]) -> list[Any]:
+    """One attribute of all rows."""
+    return list(map(operator.attrgetter(name), rows))
 
 
 def lines(rows: Sequence[Row]) -> list[str]:
     """A table's lines, one a model, run and budget; means over questions."""
-    head = "model | run | tokens asked | generated | rows a pass | tokens/CPU s | peak MiB | chains"
-    told = [f"| {head} | answered | right | blocks | largest > {SURE} | largest | entropy |"]
+    names = "model, run, tokens asked, generated, rows a pass, tokens/CPU s, peak MiB, chains"
+    head = [*names.split(", "), "answered", "right", "blocks", f"largest > {SURE}"]
+    rendered = [row_of([*head, "largest", "entropy"])]
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.model, row.run, row.budget), []).append(row)
     for (model, run, budget), here in groups.items():
-        made, cpu = sum(row.generated for row in here), sum(row.cpu for row in here)
-        blocks = sum(row.blocks for row in here)
-        cells = [model, run, f"{budget:,}", f"{made / len(here):,.0f}"]
-        cells += [f"{_mean([row.rows for row in here]):.1f}", f"{made / max(cpu, 1e-9):.1f}"]
-        cells += [f"{max(row.peak for row in here) / 2**20:,.0f}"]
-        cells += [f"{_mean([row.chains for row in here]):.1f}"]
+        made = sum(all_of("generated", here))
+        cpu = sum(all_of("cpu", here))
+        cells = [
+            model,
+            run,
+            f"{budget:,}",
+            f"{made / len(here):,.0f}",
+            f"{_mean(all_of('rows', here)):.1f}",
+            f"{made / max(cpu, 1e-9):.1f}",
+            f"{max(all_of('peak', here)) / 2**20:,.0f}",
+            f"{_mean(all_of('chains', here)):.1f}",
+        ]
         if run.startswith("generate"):
-            cells += ["", "", "", "", "", ""]
+            cells += [""] * 6  # it has no tree, and its answers are not looked for
         else:
-            cells += [f"{sum(row.answered for row in here)}/{len(here)}"]
-            cells += [f"{sum(row.right for row in here)}/{len(here)}", f"{blocks}"]
-            cells += [f"{sum(row.sure for row in here)}"]
-            cells += [f"{_median([row.largest for row in here]):.3f}"]
-            cells += [f"{_mean([row.entropy for row in here]):.2f}"]
-        told.append("| " + " | ".join(cells) + " |")
-    return told
+            cells += [
+                f"{sum(all_of('answered', here))}/{len(here)}",
+                f"{sum(all_of('right', here))}/{len(here)}",
+                f"{sum(all_of('blocks', here))}",
+                f"{sum(all_of('sure', here))}",
+                f"{_median(all_of('largest', here)):.3f}",
+                f"{_mean(all_of('entropy', here)):.2f}",
+            ]
+        rendered.append(row_of(cells))
+    return rendered
 
 
 def shown(blocks: Sequence[Block], most: int = 6) -> str:
     """Sibling blocks as text: prior, visits, value, and how the step begins."""
-    told = []
+    rendered = []
     for block in blocks[:most]:
-        told.append(f"node {block.node}: entropy {block.entropy:.2f}")
+        rendered.append(f"node {block.node}: entropy {block.entropy:.2f}")
         lists = (block.priors, block.visits, block.values, block.texts)
         for prior, visits, value, text in zip(*lists, strict=True):
             begin = " ".join(text.split())[:70]
-            told.append(f"  prior {prior:.4f}  visits {visits:3d}  value {value:.3f}  {begin}")
-    return "\n".join(told)
-
-
-def _known(numbers: Sequence[float]) -> list[float]:
-    return [number for number in numbers if not math.isnan(number)]
+            rendered.append(f"  prior {prior:.4f}  visits {visits:3d}  value {value:.3f}  {begin}")
+    return "\n".join(rendered)
 
 
 def _mean(numbers: Sequence[float]) -> float:
-    known = _known(numbers)
-    return statistics.mean(known) if known else math.nan
+    finite = list(itertools.filterfalse(math.isnan, numbers))
+    return statistics.mean(finite) if finite else math.nan
 
 
 def _median(numbers: Sequence[float]) -> float:
-    known = _known(numbers)
-    return statistics.median(known) if known else math.nan
-
-
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """All rows as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    finite = list(itertools.filterfalse(math.isnan, numbers))
+    return statistics.median(finite) if finite else math.nan
 
 
 # -- the command
@@ -294,9 +286,11 @@ def main(
     """Search with every model, run and budget; tables and one tree's siblings go to stdout."""
     os.environ.update(ONE_THREAD)
     questions = list(range(begin, begin + count))
-    runs = [(searched, one) for one in run or RUNS]
-    runs += [(generated, int(one)) for one in batch.split(",") if int(one)]  # type: ignore[misc]
-    found, siblings = list[Row](), list[str]()
+    runs: list[tuple[Any, Any]] = list(zip(itertools.repeat(searched), run or RUNS, strict=False))
+    for chains in filter(None, map(int, batch.split(","))):
+        runs.append((generated, chains))
+    found: list[Row] = []
+    siblings: list[str] = []
     spawn = multiprocessing.get_context("spawn")
     for folder, budget in itertools.product(model, tokens or [1500]):
         for function, one in runs:
@@ -308,7 +302,7 @@ def main(
             if blocks:
                 siblings.append(f"{folder.name}, {one}, {budget} tokens\n{shown(blocks)}")
             if out is not None:
-                write(out, found)
+                write_csv(out, found)
     typer.echo(table(lines(found)) + "\n\n" + "\n\n".join(siblings))
 
 

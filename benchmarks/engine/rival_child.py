@@ -10,11 +10,12 @@ TOKENS the longest of them. A JSON object a line comes in, one goes out:
     {"do": "continue", "prompts": ..., "copies": 1, "new": 64, "temperature": 0.0, "seed": 0}
 
 Every answer has "tokens", a list for each copy of each prompt, empty lists where none were wanted;
-or "error". The process that started this one measures: it sees time, processor time and memory.
+or "error". The process that started this one measures: it sees time, CPU time and memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -35,14 +36,16 @@ class Copse:
         from guides.engines import load_engine
         from search.scheduling.requests import Generate, Score
 
-        self.generate, self.score = Generate, Score
+        self.generate = Generate
+        self.score = Score
         self.engine: Any = load_engine(model, device="cpu", dtype=dtype, slots=rows).engine
         self.about = f"the {self.engine.path} forward"
 
     def read(self, prompts: Texts) -> None:
-        last = [(len(prompt) - 1,) for prompt in prompts]
-        texts = [tuple(prompt) for prompt in prompts]
-        self._replies([self.score(*one, log_probs=False) for one in zip(texts, last, strict=True)])
+        requests = []
+        for prompt in prompts:
+            requests.append(self.score(tuple(prompt), (len(prompt) - 1,), log_probs=False))
+        self._replies(requests)
 
     def prepare(self, prompts: Texts, copies: int) -> None:
         pass
@@ -50,11 +53,12 @@ class Copse:
     def go_on(
         self, prompts: Texts, copies: int, new: int, temperature: float, seed: int
     ) -> list[list[int]]:
-        texts = [tuple(prompt) for prompt in prompts for _ in range(copies)]
-        asked = [
-            self.generate(text, max_tokens=new, temperature=temperature, seed=seed + i)
-            for i, text in enumerate(texts)
-        ]
+        asked: list[Any] = []
+        for prompt, _ in itertools.product(prompts, range(copies)):
+            number = seed + len(asked)
+            asked.append(
+                self.generate(tuple(prompt), max_tokens=new, temperature=temperature, seed=number)
+            )
         return [list(generated.tokens) for generated in self._replies(asked)]
 
     def _replies(self, requests: list[Any]) -> list[Any]:
@@ -66,7 +70,7 @@ class Copse:
                 if reply.error is not None:
                     raise reply.error
                 found[reply.request] = reply.result
-        return [found[request] for request in requests]
+        return list(map(found.__getitem__, requests))
 
 
 class Generate:
@@ -80,13 +84,14 @@ class Generate:
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(1)
-        self.torch, self.cache = torch, None
+        self.torch = torch
+        self.cache = None
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self.model: Any = loaded.eval()
         self.about = f"transformers {sys.modules['transformers'].__version__}"
 
     def read(self, prompts: Texts) -> None:
-        if len({len(prompt) for prompt in prompts}) > 1:
+        if len(set(map(len, prompts))) > 1:
             raise ValueError("its rows must have equal lengths")
         ids = self.torch.tensor(prompts)
         same = (ids == ids[:1]).all(0).long().cumprod(0).sum().item()
@@ -118,8 +123,9 @@ class Generate:
     ) -> list[list[int]]:
         ids = self.torch.tensor(prompts).repeat_interleave(copies, 0)
         self.torch.manual_seed(seed)
-        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        how = drawn if temperature else {"do_sample": False}
+        how: dict[str, Any] = {"do_sample": False}
+        if temperature:
+            how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         given = {"attention_mask": self.torch.ones_like(ids), "past_key_values": self.ready}
         found = self.model.generate(ids, max_new_tokens=new, min_new_tokens=new, **given, **how)
         self.ready = None
@@ -136,7 +142,11 @@ class Vllm:
 
         self.vllm = vllm
         options = json.loads(os.environ.get("RIVAL_VLLM", "{}"))
-        given = {"max_model_len": tokens, "max_num_seqs": rows, "enable_prefix_caching": True}
+        given: dict[str, Any] = {
+            "max_model_len": tokens,
+            "max_num_seqs": rows,
+            "enable_prefix_caching": True,
+        }
         given |= {"kv_cache_memory_bytes": POOL, "distributed_executor_backend": "uni"}
         self.engine = vllm.LLM(model, dtype=dtype, **given | options)
         self.about = f"vllm {vllm.__version__}"
@@ -155,8 +165,11 @@ class Vllm:
             detokenize=False,
         )  # fmt: skip
         texts = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        found = self.engine.generate(texts, how, use_tqdm=False)
-        return [list(output.token_ids) for one in found for output in one.outputs]
+        tokens = []
+        for one in self.engine.generate(texts, how, use_tqdm=False):
+            for output in one.outputs:
+                tokens.append(list(output.token_ids))
+        return tokens
 
 
 ENGINES = {"copse": Copse, "generate": Generate, "vllm": Vllm}
@@ -164,14 +177,15 @@ ENGINES = {"copse": Copse, "generate": Generate, "vllm": Vllm}
 
 def answer(engine: Any, asked: dict[str, Any]) -> dict[str, Any]:
     """Do one of what the module says."""
-    what, prompts = asked["do"], asked["prompts"]
+    what = asked["do"]
+    prompts = asked["prompts"]
     if what == "read":
         engine.read(prompts)
     elif what == "prepare":
         engine.prepare(prompts, asked["copies"])
     elif what == "continue":
-        names = ("copies", "new", "temperature", "seed")
-        return {"tokens": engine.go_on(prompts, *(asked[name] for name in names))}
+        how = {name: asked[name] for name in ("copies", "new", "temperature", "seed")}
+        return {"tokens": engine.go_on(prompts, **how)}
     else:
         raise ValueError(f"do={what!r} is unknown: say read, prepare or continue")
     return {"tokens": []}
@@ -186,11 +200,14 @@ def main(kind: str, model: str, dtype: str, rows: str, tokens: str) -> None:
             if engine is None:
                 engine = ENGINES[kind](model, dtype, int(rows), int(tokens))
             asked = json.loads(line)
-            told = {"about": engine.about} if asked["do"] == "start" else answer(engine, asked)
+            if asked["do"] == "start":
+                reply = {"about": engine.about}
+            else:
+                reply = answer(engine, asked)
         except Exception as error:
             log.exception("%s", kind)
-            told = {"error": f"{type(error).__name__}: {error}"[:300]}
-        answers.write(json.dumps(told) + "\n")
+            reply = {"error": f"{type(error).__name__}: {error}"[:300]}
+        answers.write(json.dumps(reply) + "\n")
         answers.flush()
 
 

@@ -13,13 +13,16 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 CHILD = Path(__file__).resolve().parent / "rival_child.py"
-ROOT = CHILD.parent.parent
-LIBRARIES = ("OMP", "OPENBLAS", "MKL", "NUMBA")
-ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in LIBRARIES}
+ROOT = CHILD.parent.parent.parent
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 600.0  #: seconds that a server may take until it serves
 
@@ -49,7 +52,7 @@ class Engine:
 
 
 class Failed(RuntimeError):
-    """An engine did not start or did not answer; the message says what it said."""
+    """An engine did not start or did not answer; the message has its last words."""
 
 
 class Child:
@@ -103,12 +106,12 @@ class Child:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             pass
-        told = json.loads(line) if line else {"error": _last_words(self._errors)}
-        if "error" in told:
+        reply = json.loads(line) if line else {"error": _last_words(self._errors)}
+        if "error" in reply:
             if first:
                 self.close()
-            raise Failed(f"{self.label}: {told['error']}")
-        return told
+            raise Failed(f"{self.label}: {reply['error']}")
+        return reply
 
 
 class LlamaServer:
@@ -125,7 +128,7 @@ class LlamaServer:
         threads = {"--threads": 1, "--threads-batch": 1, "--threads-http": 2}
         # texts of slots are reused in place; a copy of idle ones in memory would only cost
         options = {"--port": port, "--cache-ram": 0, **threads, **slots}
-        flags = [str(part) for pair in options.items() for part in pair]
+        flags = list(map(str, chain.from_iterable(options.items())))
         environment = {**os.environ, **ONE_THREAD, **engine.extra}
         self._process = _started(
             [engine.program, "--model", engine.model, "--offline", *flags],
@@ -149,7 +152,7 @@ class LlamaServer:
         """As `Child.go_on`."""
         how = {"n_predict": new, "n_cmpl": copies, "temperature": temperature, "seed": seed}
         found = self._post(prompts, **how)
-        return [one["tokens"] for one in sorted(found, key=lambda one: one["index"])]
+        return list(map(itemgetter("tokens"), sorted(found, key=itemgetter("index"))))
 
     def close(self) -> None:
         """End the server. Idempotent."""
@@ -172,8 +175,11 @@ class LlamaServer:
             with urllib.request.urlopen(request) as response:
                 found = json.load(response)
         except OSError as error:
-            said = error.read().decode() if hasattr(error, "read") else _last_words(self._errors)
-            raise Failed(f"{self.label}: {error}: {said[:300]}") from error
+            if hasattr(error, "read"):
+                message = error.read().decode()
+            else:
+                message = _last_words(self._errors)
+            raise Failed(f"{self.label}: {error}: {message[:300]}") from error
         return found if isinstance(found, list) else [found]
 
     def _wait(self) -> None:
@@ -185,9 +191,9 @@ class LlamaServer:
             except OSError:
                 ended = self._process.poll() is not None
                 if ended or time.monotonic() > end:
-                    said = _last_words(self._errors)
+                    message = _last_words(self._errors)
                     self.close()
-                    raise Failed(f"{self.label}: {said}") from None
+                    raise Failed(f"{self.label}: {message}") from None
                 time.sleep(0.2)
 
 
@@ -203,7 +209,9 @@ def start(engine: Engine, rows: int, tokens: int) -> Rival:
 def _started(
     command: list[str], errors: Any, environment: dict[str, str], piped: bool = False
 ) -> subprocess.Popen[str]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if piped else {"stdout": errors}
+    pipes = {"stdout": errors}
+    if piped:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     try:
         return subprocess.Popen(command, stderr=errors, text=True, env=environment, **pipes)
     except OSError as error:
@@ -213,8 +221,8 @@ def _started(
 
 def _last_words(errors: Any) -> str:
     errors.seek(0)
-    said = [line for line in errors.read().splitlines() if line.strip()]
-    return f"its process ended; the last it said: {said[-1][:300] if said else '-'}"
+    lines = list(filter(str.strip, errors.read().splitlines())) or ["-"]
+    return f"its process ended; the last it said: {lines[-1][:300]}"
 
 
 # -- what processes have spent
@@ -267,8 +275,10 @@ def resident(pid: int) -> int:
 
 def _cpu(pid: int) -> float:
     """User and system seconds, of ended children too."""
-    ticks = [sum(map(int, fields[11:15])) for one in family(pid) if (fields := _stat(one))]
-    return sum(ticks) / TICK
+    ticks = 0
+    for one in family(pid):
+        ticks += sum(map(int, _stat(one)[11:15]))
+    return ticks / TICK
 
 
 def _stat(pid: int) -> list[str]:

@@ -21,21 +21,24 @@ where the others part in the middle.
 
 from __future__ import annotations
 
-import csv
 import logging
+import math
 import signal
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from itertools import filterfalse
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks.engine.rival_processes import ROOT, Engine, Failed, Rival, Watch, resident, start
-from benchmarks.processes.interleave import table
+from benchmarks.engine.texts import parting
+from benchmarks.output import row, table, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +90,8 @@ class Measured:
     seconds: float
     cpu: float
     resident: int
-    same: float = float("nan")
-    parts: float = float("nan")
+    same: float = math.nan
+    parts: float = math.nan
 
 
 # -- texts
@@ -119,8 +122,10 @@ def works(
     trunk = slices(tokens, 1, shared, begin=max(rows) * context)[0]
     longest = leaf_context - shared + spread
     own = slices(tokens, leaves, longest, begin=max(rows) * context + shared)
-    cut = [2 * spread * leaf // max(1, leaves - 1) for leaf in range(leaves)]
-    grown = [trunk + end[: longest - less] for end, less in zip(own, cut, strict=True)]
+    grown = []
+    for leaf, end in enumerate(own):
+        less = 2 * spread * leaf // max(1, leaves - 1)
+        grown.append(trunk + end[: longest - less])
     return {
         "decode": Work("decode", apart, 1, new, 0.0, tuple(rows)),
         "expand": Work("expand", grown, kids, step, 1.0, (leaves,)),
@@ -131,9 +136,12 @@ def library(tokenizer: Any, modules: Sequence[str] = SOURCES) -> list[int]:
     """Token ids of modules of Python's standard library."""
     import importlib.util
 
-    found = [importlib.util.find_spec(name) for name in modules]
-    files = [Path(spec.origin) for spec in found if spec is not None and spec.origin]
-    return [i for file in files for i in tokenizer.encode(file.read_text()).ids]
+    tokens: list[int] = []
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin:
+            tokens += tokenizer.encode(Path(spec.origin).read_text()).ids
+    return tokens
 
 
 # -- measuring
@@ -142,14 +150,14 @@ def library(tokenizer: Any, modules: Sequence[str] = SOURCES) -> list[int]:
 def measured(
     work: Work, engines: Sequence[Engine], behind: Sequence[int], rounds: int
 ) -> Iterator[Measured]:
-    """Runs of all engines in turn; what fails is told in the log and left out from there on.
+    """Runs of all engines in turn; what fails is logged and left out from there on.
 
     behind  token ids, one a round, that a context is followed by; the last warms up
     """
     with ExitStack() as stack:
         running: dict[str, Rival] = {}
         for engine in engines:
-            with _told(running, engine.label):
+            with _tolerated(running, engine.label):
                 rival = start(engine, work.rows, work.tokens + 8)
                 stack.callback(rival.close)
                 running[engine.label] = rival
@@ -162,11 +170,11 @@ def measured(
             ahead = labels[:1] + _rotated(labels[1:], turn)
             for size in work.sizes:
                 for label in ahead:
-                    with _told(running, label):
-                        one, said = _run(work, running[label], behind[turn], size, turn, work.new)
-                        first.setdefault(size, said)
+                    with _tolerated(running, label):
+                        one, texts = _run(work, running[label], behind[turn], size, turn, work.new)
+                        first.setdefault(size, texts)
                         if not work.temperature:
-                            one = Measured(**asdict(one) | compared(said, first[size]))
+                            one = replace(one, **compared(texts, first[size]))
                         log.info("%s %d %s: %.1f s", work.name, one.rows, label, one.seconds)
                         yield one
 
@@ -187,23 +195,24 @@ def _run(
     prompts = [context + [behind] for context in work.contexts[:size]]
     rival.prepare(prompts, work.copies)
     watch = Watch(rival.pid)
-    said = rival.go_on(prompts, work.copies, new, work.temperature, seed=1000 * (turn + 1))
+    texts = rival.go_on(prompts, work.copies, new, work.temperature, seed=1000 * (turn + 1))
     spent = watch.read()
-    if len(said) != size * work.copies:
-        raise Failed(f"{rival.label}: {len(said)} texts came back of {size * work.copies}")
-    count = sum(map(len, said))
+    if len(texts) != size * work.copies:
+        raise Failed(f"{rival.label}: {len(texts)} texts came back of {size * work.copies}")
+    count = sum(map(len, texts))
     here = resident(rival.pid)
     one = Measured(
-        work.name, rival.label, len(said), turn, count, spent.seconds, spent.cpu, here
+        work.name, rival.label, len(texts), turn, count, spent.seconds, spent.cpu, here
     )  # fmt: skip
-    return one, said
+    return one, texts
 
 
-class _told:
+class _tolerated:
     """What fails inside is logged, and its engine runs no more."""
 
     def __init__(self, running: dict[str, Rival], label: str):
-        self.running, self.label = running, label
+        self.running = running
+        self.label = label
 
     def __enter__(self) -> None:
         return None
@@ -222,15 +231,12 @@ def _rotated(labels: list[str], turn: int) -> list[str]:
     return labels[by:] + labels[:by]
 
 
-def compared(said: Sequence[Text], others: Sequence[Text]) -> dict[str, float]:
+def compared(texts: Sequence[Text], others: Sequence[Text]) -> dict[str, Any]:
     """`same` and `parts` of `Measured`. A text that ended early is compared as far as it goes."""
-    places = []
-    for one, other in zip(said, others, strict=True):
-        pairs = zip(one, other, strict=False)
-        places.append(next((i for i, (a, b) in enumerate(pairs) if a != b), None))
+    places = list(map(parting, texts, others))
     parted = [place for place in places if place is not None]
     same = 1 - len(parted) / len(places)
-    return {"same": same, "parts": statistics.median(parted) if parted else float("nan")}
+    return {"same": same, "parts": statistics.median(parted) if parted else math.nan}
 
 
 # -- telling
@@ -238,8 +244,8 @@ def compared(said: Sequence[Text], others: Sequence[Text]) -> dict[str, float]:
 
 def lines(found: Sequence[Measured], base: str) -> list[str]:
     """A table's lines. base: label of the engine whose rates others are compared with."""
-    names = "work | rows | engine | tokens/s | tokens/CPU s | times | of the CPU | MiB | equal"
-    told = [f"| {names} |"]
+    names = "work, rows, engine, tokens/s, tokens/CPU s, times, of the CPU, MiB, equal"
+    rendered = [row(names.split(", "))]
     groups: dict[tuple[str, int], dict[str, list[Measured]]] = {}
     for one in found:
         groups.setdefault((one.work, one.rows), {}).setdefault(one.engine, []).append(one)
@@ -249,9 +255,10 @@ def lines(found: Sequence[Measured], base: str) -> list[str]:
             cells = [work, str(rows), label, _rate(runs, "seconds"), _rate(runs, "cpu")]
             for kind in ("seconds", "cpu"):
                 cells.append(f"{_ratio(ours, runs, kind):.2f}" if ours else "-")
-            cells += [f"{max(one.resident for one in runs) / 2**20:,.0f}", _equal(runs)]
-            told.append("| " + " | ".join(cells) + " |")
-    return told
+            resident_bytes = max(map(attrgetter("resident"), runs))
+            cells += [f"{resident_bytes / 2**20:,.0f}", _equal(runs)]
+            rendered.append(row(cells))
+    return rendered
 
 
 def rates(runs: Sequence[Measured], kind: str) -> list[float]:
@@ -267,27 +274,21 @@ def _rate(runs: Sequence[Measured], kind: str) -> str:
 
 def _ratio(ours: Sequence[Measured], runs: Sequence[Measured], kind: str) -> float:
     """Median over turns of our rate divided by another engine's in the same turn."""
-    mine = dict(zip([one.turn for one in ours], rates(ours, kind), strict=True))
-    theirs = dict(zip([one.turn for one in runs], rates(runs, kind), strict=True))
-    both = [mine[turn] / theirs[turn] for turn in mine if turn in theirs]
-    return statistics.median(both) if both else float("nan")
+    theirs = {one.turn: rate for one, rate in zip(runs, rates(runs, kind), strict=True)}
+    ratios = []
+    for one, rate in zip(ours, rates(ours, kind), strict=True):
+        if one.turn in theirs:
+            ratios.append(rate / theirs[one.turn])
+    return statistics.median(ratios) if ratios else math.nan
 
 
 def _equal(runs: Sequence[Measured]) -> str:
-    same = [one.same for one in runs if one.same == one.same]
+    same = list(filterfalse(math.isnan, map(attrgetter("same"), runs)))
     if not same:
         return ""
-    parts = [one.parts for one in runs if one.parts == one.parts]
+    parts = list(filterfalse(math.isnan, map(attrgetter("parts"), runs)))
     where = f", else from {statistics.median(parts):.0f}" if parts else ""
     return f"{100 * statistics.mean(same):.0f} %{where}"
-
-
-def write(path: Path, found: Sequence[Measured]) -> None:
-    """All runs as CSV, a line each."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(found[0])))
-        writer.writeheader()
-        writer.writerows(asdict(one) for one in found)
 
 
 # -- the command
@@ -315,8 +316,7 @@ def engines_of(
         for dtype in dtypes:
             made.append(Engine(f"{label} {dtype}", "copse", model, dtype, source=source))
     if vllm_python:
-        told = {"program": vllm_python, "extra": extra}
-        made.append(Engine("vllm bfloat16", "vllm", model, **told))  # type: ignore[arg-type]
+        made.append(Engine("vllm bfloat16", "vllm", model, program=vllm_python, extra=extra))
     if llama_server and gguf:
         label = f"llama.cpp {gguf.stem}"
         made.append(Engine(label, "llama.cpp", str(gguf), program=llama_server))
@@ -352,9 +352,9 @@ def main(
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
         signal.signal(number, signal.default_int_handler)  # engines are closed on the way out
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    sizes = [int(part) for part in rows.split(",")]
+    sizes = list(map(int, rows.split(",")))
     texts = library(tokenizer)
-    known = works(texts, sizes, context, new, leaves, kids, shared, leaf_context, step, spread)
+    by_name = works(texts, sizes, context, new, leaves, kids, shared, leaf_context, step, spread)
     behind = [tokenizer.encode(f" {word}").ids[-1] for word in VARIATIONS]
     extra = {"RIVAL_VLLM": vllm_options, "LD_PRELOAD": vllm_preload}
     sources = source or [f"copse={ROOT}"]
@@ -362,11 +362,14 @@ def main(
     engines = [one for one in engines_of(*chosen) if one.kind not in without.split(",")]
     found: list[Measured] = []
     for name in work.split(","):
-        for one in measured(known[name], engines, behind, rounds):
+        for one in measured(by_name[name], engines, behind, rounds):
             found.append(one)
             if out is not None:
-                write(out, found)
-    base = next((one.label for one in engines if one.kind == "copse"), "")
+                write_csv(out, found)
+    base = ""
+    for engine in reversed(engines):
+        if engine.kind == "copse":
+            base = engine.label
     typer.echo(table(lines(found, base)))
 
 

@@ -7,17 +7,15 @@ One thread.
     python -m benchmarks.engine.run gpu
 
 Tables go to stdout as Markdown, everything that was measured to a JSON file. Runs are interleaved;
-times are medians, by the clock and of the processor. `benchmarks.engine.run:tree_expand` and
+times are medians, by the clock and of the CPU. `benchmarks.engine.run:tree_expand` and
 `benchmarks.engine.run:decode` join yardsticks that call other engines by name.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +30,7 @@ from benchmarks.engine.gather import Gather
 from benchmarks.engine.overhead import churned
 from benchmarks.engine.workloads import (
     ByEngine,
+    Continue,
     agreement,
     by_continuous_batching,
     by_generate,
@@ -39,7 +38,8 @@ from benchmarks.engine.workloads import (
     prompts,
     small_model,
 )
-from benchmarks.processes.interleave import table
+from benchmarks.output import table, write_json
+from search.scheduling.requests import Usage
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 __all__ = ["decode", "tree_expand"]
@@ -74,11 +74,11 @@ def speed(
     out: Out = None,
 ) -> None:
     """Greedy continuations of random prompts: new tokens a second, prompts' reading included."""
-    rows = speeds([int(part) for part in batch.split(",")], prompt, new, rounds)
+    rows = speeds(numbers(batch), prompt, new, rounds)
     _write(out, rows)
     lines = [
-        "| batch | way | tokens/s | tokens/processor s | times generate | of the processor | "
-        "same tokens | slot use |"
+        "| batch | way | tokens/s | tokens/CPU s | times generate | of the CPU | same tokens | "
+        "slot use |"
     ]
     for row in rows:
         rates = (
@@ -100,19 +100,18 @@ def speeds(
     """
     rows = []
     for batch in batches:
-        ids, ours = prompts(batch, prompt), ByEngine(small_model(**options), new, batch)
-        ways = {
+        ids = prompts(batch, prompt)
+        ours = ByEngine(small_model(**options), new, batch)
+        ways: dict[str, Continue] = {
             "generate": by_generate(small_model(**options), new),
             "continuous batching": by_continuous_batching(small_model(**options), new),
             "copse": ours,
         }
-        medians, first = interleaved(
-            {name: lambda run=run: run(ids) for name, run in ways.items()},
-            rounds,
-            {"copse": ours.forget},
-        )  # type: ignore[misc]
-        base, made = medians["generate"], batch * new
-        used = sum(r.usage.rows for r in ours.replies), sum(r.usage.slots for r in ours.replies)
+        runs: dict[str, Callable[[], Any]] = {name: partial(run, ids) for name, run in ways.items()}
+        medians, first = interleaved(runs, rounds, {"copse": ours.forget})
+        base = medians["generate"]
+        made = batch * new
+        used = sum((reply.usage for reply in ours.replies), Usage())
         for name, found in medians.items():
             row = {
                 "batch": batch,
@@ -120,14 +119,10 @@ def speeds(
                 "rate": made / found["seconds"],
                 "cpu_rate": made / found["cpu"],
                 **found,
-            }
-            row |= {
                 "times": base["seconds"] / found["seconds"],
                 "cpu_times": base["cpu"] / found["cpu"],
-            }
-            row |= {
                 "same": agreement(first[name], first["generate"]),
-                "slot_use": used[0] / used[1] if name == "copse" else None,
+                "slot_use": used.slot_use if name == "copse" else None,
             }
             rows.append(row)
     return rows
@@ -150,8 +145,8 @@ def expand(
     rows = expansions(trees, leaves, shared, own, kids, new, rounds)
     _write(out, rows)
     lines = [
-        "| forest | context tokens | way | s | processor s | times generate | of the processor | "
-        "KV MiB | read/distinct | same |"
+        "| forest | context tokens | way | s | CPU s | times generate | of the CPU | KV MiB | "
+        "read/distinct | same |"
     ]
     for row in rows:
         times = (
@@ -180,45 +175,43 @@ def expansions(
     rows = []
     for name, contexts in expansion.shapes(trees, leaves, shared, own).items():
         sequences = len(contexts) * kids
-        noise, model = gumbel(new, sequences), small_model(**options)
+        noise = gumbel(new, sequences)
+        model = small_model(**options)
         with torch.inference_mode():
-            gather, ours = (
-                Gather(model, contexts, kids, new),
-                Expansion(model, contexts, kids, noise),
-            )
-            ways = {
-                "generate": lambda c=contexts, m=model: expansion.by_generate(m, c, kids, new),
-                "gather": lambda g=gather, n=noise: g(n),
+            gather = Gather(model, contexts, kids, new)
+            ours = Expansion(model, contexts, kids, noise)
+            ways: dict[str, Callable[[], Any]] = {
+                "generate": partial(expansion.by_generate, model, contexts, kids, new),
+                "gather": partial(gather, noise),
                 "copse": ours,
             }
             medians, first = interleaved(ways, rounds, {"copse": ours.forget})
-        each, longest = gather.pool[:, :, 0].nbytes, max(map(len, contexts))
-        texts = [
-            text + tuple(tokens[:-1])
-            for text, tokens in zip(ours.contexts, first["copse"].tolist(), strict=True)
-        ]
+        longest = max(map(len, contexts))
+        sizes = {
+            "generate": sequences * (longest + new) * gather.pool[:, :, 0].nbytes,
+            "gather": gather.bytes,
+            "copse": ours.peak * ours.engine.kv_bytes_per_token,
+        }
+        # what has gone through the model: contexts, and all that was drawn but the last tokens
+        texts = []
+        for text, tokens in zip(ours.contexts, first["copse"].tolist(), strict=True):
+            texts.append(text + tuple(tokens[:-1]))
+        base = medians["generate"]
         for way, found in medians.items():
-            size = {
-                "generate": sequences * (longest + new) * each,
-                "gather": gather.bytes,
-                "copse": ours.peak * ours.engine.kv_bytes_per_token,
-            }[way]
             row = {
                 "forest": name,
                 "distinct": distinct(contexts),
                 "way": way,
-                "bytes": size,
+                "bytes": sizes[way],
                 **found,
+                "times": base["seconds"] / found["seconds"],
+                "cpu_times": base["cpu"] / found["cpu"],
+                "read": ours.read / distinct(texts) if way == "copse" else None,
+                "same": None,
             }
-            row |= {
-                kind + "times": medians["generate"][of] / found[of]
-                for kind, of in (("", "seconds"), ("cpu_", "cpu"))
-            }
-            row["read"] = ours.read / distinct(texts) if way == "copse" else None
-            rows.append(
-                row
-                | {"same": None if way == "generate" else agreement(first[way], first["gather"])}
-            )
+            if way != "generate":
+                row["same"] = agreement(first[way], first["gather"])
+            rows.append(row)
     return rows
 
 
@@ -227,11 +220,11 @@ def outside(
     batch: Numbers = "1,16,64,256", requests: int = 8, rounds: Rounds = 3, out: Out = None
 ) -> None:
     """What the engine costs beside its forward passes, while requests of 4 to 40 tokens come and
-    go: processor time a row of a pass.
+    go: CPU time a row of a pass.
     """
-    rows = [
-        churned(small_model(), int(part), int(part) * requests, rounds) for part in batch.split(",")
-    ]
+    rows = []
+    for slots in numbers(batch):
+        rows.append(churned(small_model(), slots, slots * requests, rounds))
     _write(out, rows)
     lines = [
         "| slots | requests | rows a pass | slot use | us a row, all | outside the forward | us "
@@ -274,29 +267,21 @@ def gpu(
         )
         raise typer.Exit(2)
     model = ongpu.model("cuda")
-    rows = ongpu.shared_and_not(
-        model, [int(part) for part in batch.split(",")], context, shared, group, new, rounds
-    )
+    rows = ongpu.shared_and_not(model, numbers(batch), context, shared, group, new, rounds)
     typer.echo(table(ongpu.lines(rows)) + "\n")
-    found = ongpu.beams(model, [int(part) for part in widths.split(",")], 256, 4, 16, rounds)
+    found = ongpu.beams(model, numbers(widths), 256, 4, 16, rounds)
     typer.echo(table(ongpu.beam_lines(found)))
     _write(out, rows, beams=found, gpu=torch.cuda.get_device_name())
 
 
+def numbers(text: str) -> list[int]:
+    """Of an option with commas."""
+    return list(map(int, text.split(",")))
+
+
 def _write(out: Path | None, rows: Sequence[dict[str, Any]], **more: Any) -> None:
-    if out is not None:
-        versions = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
-        about = {
-            "machine": platform.processor() or platform.machine(),
-            "command": sys.argv,
-            **versions,
-            **more,
-        }
-        out.write_text(json.dumps({**about, "rows": rows}, indent=1))
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    write_json(out, rows, **versions, **more)
 
 
 def main() -> None:

@@ -17,16 +17,19 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.engine.real_models import parsed
 from benchmarks.engine.rival_processes import ONE_THREAD
-from benchmarks.processes.interleave import table
+from benchmarks.engine.texts import common
+from benchmarks.output import row as row_of
+from benchmarks.output import table
+from benchmarks.sweep.plan import read_method
+from search.files.atomic import atomic
 from search.problem import Problem
 
 if TYPE_CHECKING:
@@ -56,6 +59,9 @@ class Difference:
     token: int
     by: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.what} at edge {self.edge}, token {self.token}"
+
 
 def kept(trace: Trace) -> dict[str, Any]:
     """What is compared of a tree, as JSON: the tokens of every step, and the arrays of its
@@ -68,7 +74,7 @@ def kept(trace: Trace) -> dict[str, Any]:
             before[node] = before[int(trace.node_parent[node])] + len(trace.steps[edge].tokens)
     return {
         "steps": [list(step.tokens) for step in trace.steps],
-        "before": [before[node] for node in trace.edge_node.tolist()],
+        "before": list(map(before.__getitem__, trace.edge_node.tolist())),
         "node": trace.edge_node.tolist(),
         **arrays,
     }
@@ -78,13 +84,10 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> Difference | None:
     """Where two trees part (`kept`), None where they are the same to the last bit."""
     for edge, (mine, theirs) in enumerate(zip(one["steps"], other["steps"], strict=False)):
         if (mine, one["node"][edge]) != (theirs, other["node"][edge]):
-            alike = next(
-                (i for i, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]),
-                min(len(mine), len(theirs)),
-            )
-            return Difference("tokens", edge, one["before"][edge] + alike)
+            return Difference("tokens", edge, one["before"][edge] + common(mine, theirs))
         for name in NUMBERS:
-            a, b = one[name][edge], other[name][edge]
+            a = one[name][edge]
+            b = other[name][edge]
             if a != b and not (a != a and b != b):  # nan is nan
                 token = one["before"][edge] + len(mine)
                 return Difference(name, edge, token, abs(a - b))
@@ -103,12 +106,11 @@ def grown(
     """
     import search
 
-    method, options = parsed(run)
+    method, options = read_method(run)
     budget = search.Budget(tokens=tokens)
+    solutions = search.solve_many(problems, guide, method, budget, seed, progress=False, **options)
     trees = []
-    for solution in search.solve_many(
-        problems, guide, method, budget, seed, progress=False, **options
-    ):
+    for solution in solutions:
         if solution.error is not None or solution.trace is None:
             raise solution.error or RuntimeError(
                 f"{run} has left no tree: let the method give one back"
@@ -121,46 +123,46 @@ def lines(trees: dict[str, list[dict[str, Any]]]) -> list[str]:
     """A table's lines, from trees by "dtype | run | slots": each against those of the most
     slots.
     """
-    told = [
+    rendered = [
         "| dtype | run | slots | trees | edges | differ | in their steps | where they part first |"
     ]
-    groups: dict[tuple[str, str], list[int]] = {}
-    for key in trees:
-        dtype, run, slots = key.split(" | ")
-        groups.setdefault((dtype, run), []).append(int(slots))
-    for (dtype, run), counts in groups.items():
+    for (dtype, run), counts in _groups(trees).items():
         most = max(counts)
         whole = trees[f"{dtype} | {run} | {most}"]
         for slots in sorted(counts, reverse=True):
             here = trees[f"{dtype} | {run} | {slots}"]
-            parted = [difference(*pair) for pair in zip(here, whole, strict=True)]
-            apart = [one for one in parted if one is not None]
-            edges = sum(len(tree["steps"]) for tree in here)
-            steps = sum(one.what == "tokens" for one in apart)
-            places = "; ".join(
-                f"{one.what} at edge {one.edge}, token {one.token}" for one in apart[:3]
-            )
+            cells = [dtype, run, str(slots), str(len(here))]
+            cells.append(str(sum(len(tree["steps"]) for tree in here)))
             if slots == most:
-                cells = [f"{len(here)}", f"{edges}", "", "", ""]
+                cells += ["", "", ""]
             else:
-                cells = [f"{len(here)}", f"{edges}", f"{len(apart)}", f"{steps}", places]
-            told.append("| " + " | ".join([dtype, run, str(slots), *cells]) + " |")
-    return told
+                apart = list(filter(None, map(difference, here, whole)))
+                steps = sum(one.what == "tokens" for one in apart)
+                cells += [str(len(apart)), str(steps), "; ".join(map(str, apart[:3]))]
+            rendered.append(row_of(cells))
+    return rendered
 
 
 def differing(trees: dict[str, list[dict[str, Any]]], dtype: str) -> Counter[str]:
     """Pairs of trees of a float type that differ, by run; each against that of the most slots."""
     found: Counter[str] = Counter()
-    keys = [key.split(" | ") for key in trees]
-    for run in {key[1] for key in keys if key[0] == dtype}:
-        counts = [int(key[2]) for key in keys if key[:2] == [dtype, run]]
+    for (kind, run), counts in _groups(trees).items():
+        if kind != dtype:
+            continue
         whole = trees[f"{dtype} | {run} | {max(counts)}"]
         for slots in counts:
             here = trees[f"{dtype} | {run} | {slots}"]
-            found[run] += sum(
-                difference(*pair) is not None for pair in zip(here, whole, strict=True)
-            )
+            found[run] += len(list(filter(None, map(difference, here, whole))))
     return found
+
+
+def _groups(keys: Iterable[str]) -> dict[tuple[str, str], list[int]]:
+    """(dtype, run) -> the numbers of slots, from keys "dtype | run | slots"."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for key in keys:
+        dtype, run, slots = key.split(" | ")
+        groups.setdefault((dtype, run), []).append(int(slots))
+    return groups
 
 
 # -- the command
@@ -220,7 +222,7 @@ def main(
         "seed": seed,
     }
     trees = before(out, given)
-    for rows in (int(part) for part in slots.split(",")):
+    for rows in map(int, slots.split(",")):
         missing = [one for one in run or RUNS if f"{dtype} | {one} | {rows}" not in trees]
         if not missing:
             continue
@@ -232,9 +234,8 @@ def main(
             trees[f"{dtype} | {one} | {rows}"] = grown(guide, asked, one, tokens, seed)
             log.info("%s, %s, %d slots: %.0f s", dtype, one, rows, time.process_time() - start)
             if out is not None:
-                part = out.with_suffix(".part")
-                part.write_text(json.dumps({"given": given, "trees": trees}))
-                part.replace(out)
+                with atomic(out) as part:
+                    part.write_text(json.dumps({"given": given, "trees": trees}))
         del guide
         unload(model)
     typer.echo(table(lines(trees)))

@@ -9,7 +9,7 @@ small that texts are forgotten all the time. They are computed in float32 on a C
 four ways:
 
     greedy   each text is the one that `generate` of transformers writes, in batches of its own.
-             Where they part, the gap between the two tokens' logits is told: a near-tie has one
+             Where they part, the gap between the two tokens' logits is reported: a near-tie has one
              below `NEAR`
     alone    some others are asked again, with nobody beside them and nothing stored: the same
              tokens and log-probs to the last bit
@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,10 @@ import numpy as np
 import typer
 
 from benchmarks.engine.rival_processes import ONE_THREAD
-from benchmarks.processes.interleave import table
+from benchmarks.engine.texts import ends_of, length, parting
+from benchmarks.output import row as row_of
+from benchmarks.output import table
+from search.files.atomic import atomic
 from search.scheduling.requests import (
     Avoided,
     Cancelled,
@@ -57,14 +61,7 @@ log = logging.getLogger(__name__)
 
 LONGEST = 120  #: tokens of a prompt
 NEW = (5, 40)  #: tokens that a request may generate
-STOPS: tuple[tuple[str, ...], ...] = (
-    (),
-    ("\n",),
-    ("\n\n", ". "),
-    (".",),
-    (" the", ","),
-    ("1", "2", "5"),
-)
+STOPS: list[tuple[str, ...]] = [(), ("\n",), ("\n\n", ". "), (".",), (" the", ","), ("1", "2", "5")]
 CUTS: tuple[dict[str, Any], ...] = ({}, {}, {}, {"top_k": 20}, {"top_p": 0.9}, {"min_p": 0.05})
 TEMPERATURES = (0.5, 0.8, 1.0, 1.0, 1.3)
 BESIDE = 40  #: requests under way at once
@@ -223,18 +220,18 @@ def soak(engine: Engine, stream: Stream, count: int, found: Round) -> list[Reply
     found.looks += 1
     found.kinds = dict(kinds)
     counts = engine.counts
-    found.passes, found.rows, found.read, found.peak = (
-        counts.passes,
-        counts.rows,
-        counts.read,
-        counts.peak,
-    )
+    found.passes = counts.passes
+    found.rows = counts.rows
+    found.read = counts.read
+    found.peak = counts.peak
     return kept
 
 
 def faults(reply: Reply, cancelled: bool) -> list[str]:
     """What is wrong with a reply by itself, whatever the model says."""
-    request, result, usage = reply.request, reply.result, reply.usage
+    request = reply.request
+    result = reply.result
+    usage = reply.usage
     if isinstance(reply.error, Cancelled):
         return [] if cancelled else ["a request was given up that nobody gave up"]
     if isinstance(reply.error, NothingLeft) and isinstance(request, Generate) and request.avoid:
@@ -242,15 +239,15 @@ def faults(reply: Reply, cancelled: bool) -> list[str]:
     if reply.error is not None:
         return [f"{type(reply.error).__name__}: {reply.error}"]
     assert isinstance(request, (Generate, Score))
-    told = []
+    wrong = []
     if usage.prefilled + usage.reused != len(tokens_of(request)):
-        told.append(f"{usage.prefilled} + {usage.reused} tokens read of {len(tokens_of(request))}")
+        wrong.append(f"{usage.prefilled} + {usage.reused} tokens read of {len(tokens_of(request))}")
     if isinstance(request, Generate):
         if usage.generated != len(result.tokens) or len(result.tokens) > request.max_tokens:
-            told.append(f"{len(result.tokens)} of {request.max_tokens}, {usage.generated} counted")
-        if result.tokens in [avoided.tokens for avoided in request.avoid]:
-            told.append("a text came that was to be avoided")
-    return told
+            wrong.append(f"{len(result.tokens)} of {request.max_tokens}, {usage.generated} counted")
+        if result.tokens in map(attrgetter("tokens"), request.avoid):
+            wrong.append("a text came that was to be avoided")
+    return wrong
 
 
 def _kind(reply: Reply) -> str:
@@ -274,7 +271,7 @@ def check_greedy(reference: Any, tokenizer: Any, replies: Sequence[Reply], found
     greedy.sort(key=lambda reply: (reply.request.max_tokens, len(reply.request.prompt)))  # type: ignore[attr-defined]
     for begin in range(0, len(greedy), BATCH):
         batch = greedy[begin : begin + BATCH]
-        written = continued(reference, [reply.request for reply in batch])  # type: ignore[misc]
+        written = continued(reference, list(map(attrgetter("request"), batch)))
         for reply, tokens in zip(batch, written, strict=True):
             request = reply.request
             assert isinstance(request, Generate)
@@ -283,11 +280,8 @@ def check_greedy(reference: Any, tokenizer: Any, replies: Sequence[Reply], found
             found.compared += 1
             found.tokens += len(mine)
             if mine == wanted:
-                if (
-                    "\ufffd" not in text
-                    and reply.result.finish == "stop"
-                    and reply.result.text != text
-                ):
+                whole = "\ufffd" not in text and reply.result.finish == "stop"
+                if whole and reply.result.text != text:
                     found.wrong.append(f"{reply.result.text!r} for the tokens of {text!r}")
                 continue
             gap, at = parted(reference, request.prompt, mine, wanted)
@@ -311,13 +305,9 @@ def continued(reference: Any, requests: Sequence[Generate]) -> list[tuple[int, .
     out = reference.generate(
         ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=0
     )
-    ends = reference.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
-    texts = []
-    for tokens in out[:, longest:].tolist():
-        end = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
-        texts.append(tuple(tokens[:end]))
-    return texts
+    ends = ends_of(reference)
+    written = out[:, longest:].tolist()
+    return [tuple(tokens[: length(tokens, ends)]) for tokens in written]
 
 
 def until_stop(
@@ -342,9 +332,7 @@ def parted(
     """
     import torch
 
-    at = next(
-        (i for i, pair in enumerate(zip(mine, wanted, strict=False)) if pair[0] != pair[1]), None
-    )
+    at = parting(mine, wanted)
     if at is None:
         return float("inf"), min(len(mine), len(wanted))
     with torch.inference_mode():
@@ -370,8 +358,8 @@ def off(reference: Any, reply: Reply) -> float:
     wanted = torch.log_softmax(logits, -1).numpy()[
         np.arange(begin - 1, len(text) - 1), text[begin:]
     ]
-    told = reply.result.log_probs[-len(wanted) :] if len(wanted) else wanted
-    return float(np.abs(told - wanted).max(initial=0.0))
+    own = reply.result.log_probs[-len(wanted) :] if len(wanted) else wanted
+    return float(np.abs(own - wanted).max(initial=0.0))
 
 
 # -- without company
@@ -407,7 +395,8 @@ def others_of(one: Any, other: Any) -> list[str]:
         return ["kind"]
     found = []
     for each in dataclasses.fields(one):
-        a, b = getattr(one, each.name), getattr(other, each.name)
+        a = getattr(one, each.name)
+        b = getattr(other, each.name)
         if not np.array_equal(a, b, equal_nan=isinstance(a, (float, np.ndarray))):
             found.append(each.name)
     return found
@@ -437,24 +426,19 @@ def examined(engine: Engine, reference: Any, count: int, seed: int, alone: int) 
 def lines(rounds: Sequence[Round]) -> list[str]:
     """A table's lines, a round each and then all."""
     kinds = ("greedy", "sampled", "avoiding", "read", "cancelled", "NothingLeft")
-    head = " | ".join(kinds)
-    told = [
-        f"| seed | {head} | passes | rows a pass | peak of the pool | looks | greedy tokens "
-        "| near-ties | wrong "
-        "| asked alone | otherwise | largest difference | faults | CPU s |"
-    ]
+    rest = (
+        "passes, rows a pass, peak of the pool, looks, greedy tokens, near-ties, wrong, "
+        "asked alone, otherwise, largest difference, faults, CPU s"
+    )
+    rendered = [row_of(["seed", *kinds, *rest.split(", ")])]
     for one in rounds:
-        cells = [str(one.seed), *(str(one.kinds.get(kind, 0)) for kind in kinds)]
-        cells += [
-            str(one.passes),
-            f"{one.rows / max(1, one.passes):.1f}",
-            str(one.peak),
-            str(one.looks),
-        ]
-        cells += [str(one.tokens), str(len(one.ties)), str(len(one.wrong)), str(one.alone)]
-        cells += [str(len(one.company)), f"{one.off:.1e}", str(len(one.faults)), f"{one.cpu:.0f}"]
-        told.append("| " + " | ".join(cells) + " |")
-    return told
+        rows = f"{one.rows / max(1, one.passes):.1f}"
+        cells: list[Any] = [one.seed, *(one.kinds.get(kind, 0) for kind in kinds)]
+        cells += [one.passes, rows, one.peak, one.looks]
+        cells += [one.tokens, len(one.ties), len(one.wrong), one.alone]
+        cells += [len(one.company), f"{one.off:.1e}", len(one.faults), f"{one.cpu:.0f}"]
+        rendered.append(row_of(map(str, cells)))
+    return rendered
 
 
 def main(
@@ -481,7 +465,7 @@ def main(
     torch.set_num_threads(1)
     rounds: list[Round] = []
     if out is not None and out.exists():
-        rounds = [Round(**row) for row in json.loads(out.read_text())]
+        rounds = [Round(**one) for one in json.loads(out.read_text())]
     done = sum(sum(one.kinds.values()) for one in rounds)
     if done < requests:
         engine = load_engine(model, "cpu", "float32", slots, pool).engine
@@ -494,14 +478,13 @@ def main(
             "%d of %d requests, %.0f s, bad: %s", done, requests, rounds[-1].cpu, rounds[-1].bad
         )
         if out is not None:
-            part = out.with_suffix(".part")
-            part.write_text(json.dumps([asdict(one) for one in rounds]))
-            part.replace(out)
+            with atomic(out) as part:
+                part.write_text(json.dumps(list(map(asdict, rounds))))
     typer.echo(table(lines(rounds)))
     for one in rounds:
         for what in (*one.wrong, *one.company, *one.faults):
             typer.echo(f"seed {one.seed}: {what}")
-    if any(one.bad for one in rounds):
+    if any(map(attrgetter("bad"), rounds)):
         raise typer.Exit(1)
 
 

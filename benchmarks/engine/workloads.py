@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -65,15 +66,10 @@ def small_model(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """The 256 bytes and nothing else: no token ends a text."""
-    raw = Tokenizer(
-        kinds.BPE(
-            {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []
-        )
-    )
-    raw.pre_tokenizer, raw.decoder = (
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-        decoders.ByteLevel(),
-    )
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(kinds.BPE(dict(zip(letters, range(len(letters)), strict=True)), []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
@@ -94,7 +90,7 @@ def drained(engine: Engine, requests: Sequence[Any]) -> list[Reply]:
             if reply.error is not None:
                 raise reply.error
             found[reply.request] = reply
-    return [found[request] for request in requests]
+    return list(map(found.__getitem__, requests))
 
 
 def by_generate(model: Any, new: int) -> Continue:
@@ -139,7 +135,8 @@ class ByEngine:
     """
 
     def __init__(self, model: Any, new: int, slots: int):
-        self.new, self.engine = new, Engine(model, tokenizer(), slots=slots)
+        self.new = new
+        self.engine = Engine(model, tokenizer(), slots=slots)
         self.replies: list[Reply] = []
 
     def forget(self) -> None:
@@ -151,7 +148,7 @@ class ByEngine:
             Generate(tuple(prompt), max_tokens=self.new, temperature=0) for prompt in ids.tolist()
         ]
         self.replies = drained(self.engine, requests)
-        return torch.tensor([reply.result.tokens for reply in self.replies])
+        return torch.tensor(list(map(attrgetter("result.tokens"), self.replies)))
 
 
 def interleaved(
@@ -163,8 +160,11 @@ def interleaved(
     Returns the medians of `seconds` and `cpu` by name, with all that was measured in `each`; and
     what the first calls returned.
     """
-    first = {name: run() for name, run in runs.items()}
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    first: dict[str, Any] = {}
+    taken: dict[str, list[dict[str, float]]] = {}
+    for name, run in runs.items():
+        first[name] = run()
+        taken[name] = []
     for _ in range(rounds):
         for name, run in runs.items():
             if name in before:
@@ -172,13 +172,13 @@ def interleaved(
             watch = Watch()
             run()
             taken[name].append(watch.read())
-    medians = {
-        name: {
-            **{kind: statistics.median(one[kind] for one in each) for kind in ("seconds", "cpu")},
+    medians: dict[str, dict[str, Any]] = {}
+    for name, each in taken.items():
+        medians[name] = {
+            "seconds": statistics.median(map(itemgetter("seconds"), each)),
+            "cpu": statistics.median(map(itemgetter("cpu"), each)),
             "each": each,
         }
-        for name, each in taken.items()
-    }
     return medians, first
 
 

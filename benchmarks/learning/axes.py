@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 import guides
 from benchmarks.learning.controls import accepted
+from benchmarks.output import write_csv
 from benchmarks.sweep import plot
 from benchmarks.sweep.plan import Limit, Run, Task, read_budgets, read_runs, task_named
 from benchmarks.sweep.run import sweep
@@ -37,16 +37,18 @@ def checkpoints(run: Path, before: Sequence[str] = ()) -> list[tuple[str, Path, 
     """(name, folder, FLOPs spent until it was there), least first. Raises ValueError for what is
     not there.
     """
-    pairs = [text.partition("=") for text in before]
-    found = [(name, Path(folder), _flops(Path(folder))) for name, _, folder in pairs]
+    found = []
+    for text in before:
+        name, _, folder = text.partition("=")
+        found.append((name, Path(folder), _flops(Path(folder))))
     chain = accepted(run)
     base = _flops(chain[0][1])
     with (run / "rounds.csv").open(newline="") as file:
         spent = {int(row["round"]): float(row["total_flops"]) for row in csv.DictReader(file)}
-    return found + [
-        (f"round {n}" if n else "start", folder, base + spent[n] if n else base)
-        for n, folder in chain
-    ]
+    found.append(("start", chain[0][1], base))
+    for number, checkpoint in chain[1:]:
+        found.append((f"round {number}", checkpoint, base + spent[number]))
+    return found
 
 
 def _flops(folder: Path) -> float:
@@ -68,9 +70,7 @@ def measure(
     out: Path,
 ) -> bool:
     """Sweep every checkpoint and write checkpoints.csv; False where Ctrl-C ended it."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["name", "training", "results"])
+    table = []
     for name, folder, flops in found:
         results = f"{name.replace(' ', '-')}.csv"
 
@@ -80,8 +80,8 @@ def measure(
         log.info("%s", name)
         if not sweep(task, [run], budgets, seeds, out / results, load):
             return False
-        table.writerow([name, f"{flops:.6g}", results])
-    (out / "checkpoints.csv").write_text(text.getvalue())
+        table.append({"name": name, "training": f"{flops:.6g}", "results": results})
+    write_csv(out / "checkpoints.csv", table)
     return True
 
 
@@ -104,12 +104,8 @@ def main() -> None:
         found = checkpoints(args.folder, args.before)
         if not measure(found, task, run, read_budgets(args.budgets), args.seeds, args.out):
             raise SystemExit(130)
-        log.info(
-            "\n%s",
-            plot.axes(
-                plot.read_checkpoints(args.out / "checkpoints.csv", run.text), args.out / "axes.png"
-            ),
-        )
+        measured = plot.read_checkpoints(args.out / "checkpoints.csv", run.text)
+        log.info("\n%s", plot.axes(measured, args.out / "axes.png"))
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
 

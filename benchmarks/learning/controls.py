@@ -19,6 +19,7 @@ import argparse
 import importlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,12 @@ def accepted(run: Path) -> list[tuple[int, Path]]:
     verdicts = sorted(run.glob("round-*/gate.json"))
     if not verdicts:
         raise ValueError(f"{run} holds no finished round: give the folder of copse train iterate")
-    told = [path for path in verdicts if json.loads(path.read_text())["accepted"]]
-    return [(int(path.parent.name.partition("-")[2]), path.parent / "checkpoint") for path in told]
+    found = []
+    for path in verdicts:
+        if json.loads(path.read_text())["accepted"]:
+            number = int(path.parent.name.partition("-")[2])
+            found.append((number, path.parent / "checkpoint"))
+    return found
 
 
 def spent(run: Path) -> tuple[int, dict[str, Any]]:
@@ -53,7 +58,9 @@ def spent(run: Path) -> tuple[int, dict[str, Any]]:
     rounds = [folder for number, folder in accepted(run) if number]
     if not rounds:
         raise ValueError(f"{run} has no accepted round: there is nothing to compare with")
-    tokens = sum(json.loads((folder / "training.json").read_text())["tokens"] for folder in rounds)
+    tokens = 0
+    for folder in rounds:
+        tokens += json.loads((folder / "training.json").read_text())["tokens"]
     return tokens, json.loads((rounds[-1].parent / "training.json").read_text())["options"]
 
 
@@ -71,37 +78,35 @@ def fresh_paths(
     count = shard = 0
     while count < tokens:
         for module, source in stages[name]["data"].items():
-            given = {
-                "progress": 1.0,
-                **{key: value for key, value in source.items() if key != "share"},
-            }
-            made = importlib.import_module(module).examples(
-                seed, shard, round(source["share"] * AT_ONCE), **given
-            )
-            examples += (more := list(encode(tokenizer, made)))
-            count += sum(len(segment.tokens) for example in more for segment in example)
+            given = {"progress": 1.0, **source}
+            amount = round(given.pop("share") * AT_ONCE)
+            made = importlib.import_module(module).examples(seed, shard, amount, **given)
+            more = list(encode(tokenizer, made))
+            examples += more
+            count += sum(map(_tokens, more))
         shard += 1
-    lengths = np.array([sum(len(segment.tokens) for segment in example) for example in examples])
+    lengths = np.array(list(map(_tokens, examples)))
     # what is left out is of all kinds alike
     order = np.random.default_rng(seed).permutation(len(examples))
-    return [examples[i] for i in order[np.cumsum(lengths[order]) <= tokens]]
+    return list(map(examples.__getitem__, order[np.cumsum(lengths[order]) <= tokens]))
+
+
+def _tokens(example: Sequence[Segment]) -> int:
+    return sum(len(segment.tokens) for segment in example)
 
 
 def train_on_paths(start: Path, tokens: int, options: dict[str, Any], out: Path) -> Path:
     """Train `start` for one pass through `tokens` tokens of fresh paths; the checkpoint, `out`.
     A killed run goes on.
     """
-    config, examples = out / "control.json", (out / "paths.npz").resolve()
+    config = out / "control.json"
+    examples = (out / "paths.npz").resolve()
     if not config.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_examples(
-            examples,
-            fresh_paths(AutoTokenizer.from_pretrained(start), tokens),
-            options.get("batch", 64),
-        )
-        options = {
-            name: value for name, value in options.items() if name not in ("steps", "epochs")
-        } | {"epochs": 1.0}
+        paths = fresh_paths(AutoTokenizer.from_pretrained(start), tokens)
+        write_examples(examples, paths, options.get("batch", 64))
+        options = {**options, "epochs": 1.0}
+        options.pop("steps", None)
         content = {
             "model": str(resolve(str(start))),
             "examples": [str(examples)],

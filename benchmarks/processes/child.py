@@ -18,6 +18,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+SEARCH = ("B", "A", "S", "K", "c", "seed", "threads")  #: what makes a search another one
+
 
 def made(name: str) -> Any:
     """An engine from module:Class."""
@@ -30,20 +32,23 @@ def measure(engine: Any, asked: dict[str, Any], prepare: bool) -> dict[str, Any]
 
     asked    B, A, S, K, c, seed, threads; least: seconds to go on for at least; most: runs;
              visits: give root visits too
-    prepare  it is another search than last time; the first run is then told apart, in `first`
+    prepare  it is another search than last time; the first run is then reported apart, in `first`
 
-    The answer: what the runs told, a list each; bytes, if the engine knows; rss, peak memory of the
-    process in bytes.
+    The answer: what the runs reported, a list each; bytes, if the engine knows; rss, peak memory of
+    the process in bytes.
     """
     result: dict[str, Any] = {"empty": _peak()}
     if prepare:
-        engine.K, engine.threads = asked["K"], asked["threads"]
-        engine.prepare(*(asked[name] for name in ("B", "A", "S", "c", "seed")))
+        engine.K = asked["K"]
+        engine.threads = asked["threads"]
+        engine.prepare(asked["B"], asked["A"], asked["S"], asked["c"], asked["seed"])
         result["first"] = engine.run()["seconds"]
-    runs, begin = [], time.perf_counter()
+    runs: list[dict[str, Any]] = []
+    begin = time.perf_counter()
     while not runs or (len(runs) < asked["most"] and time.perf_counter() - begin < asked["least"]):
         runs.append(engine.run())
-    result |= {name: [run[name] for run in runs] for name in runs[0]}
+    for name in runs[0]:
+        result[name] = [run[name] for run in runs]
     result |= {"rss": _peak(), "bytes": getattr(engine, "bytes", None)}
     if asked["visits"] and hasattr(engine, "root_visits"):
         result["visits"] = engine.root_visits().tolist()
@@ -61,17 +66,19 @@ def main(name: str, core: str = "") -> None:
         os.sched_setaffinity(0, {int(core)})
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints goes with the errors
-    engine, last = None, None
+    engine = None
+    last = None
     for line in sys.stdin:
         asked = json.loads(line)
         try:
             engine = engine or made(name)
-            search = [asked[key] for key in ("B", "A", "S", "K", "c", "seed", "threads")]
+            search = [asked[key] for key in SEARCH]
             answer = measure(engine, asked, search != last)
             last = search
         except Exception as error:
             log.exception("%s", name)
-            answer, last = {"error": f"{type(error).__name__}: {error}"[:200]}, None
+            answer = {"error": f"{type(error).__name__}: {error}"[:200]}
+            last = None
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

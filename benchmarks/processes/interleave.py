@@ -6,19 +6,26 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from benchmarks.output import row as row_of
+from benchmarks.output import table
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OURS, SPLIT = "benchmarks.tree.core:HashTree", "benchmarks.tree.core:HashTreeSplit"
+OURS = "benchmarks.tree.core:HashTree"
+SPLIT = "benchmarks.tree.core:HashTreeSplit"
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
@@ -45,18 +52,17 @@ class Engine:
     """
 
     def __init__(self, name: str, python: str = sys.executable, core: int | None = None):
-        self.name, self.core = name, core
+        self.name = name
+        self.core = core
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            **os.environ,
-            **(ONE_THREAD if core is not None else {}),
-            "PYTHONPATH": os.pathsep.join(paths),
-        }
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        command = [python, "-m", "benchmarks.processes.child", name]
+        if core is not None:
+            environment |= ONE_THREAD
+            command.append(str(core))
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.processes.child", name,
-            *([] if core is None else [str(core)])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
             env=environment,
         )  # fmt: skip
 
@@ -85,11 +91,10 @@ class Engine:
         if line:
             return json.loads(line)
         self._errors.seek(0)
-        said = self._errors.read().strip().splitlines()
+        lines = self._errors.read().strip().splitlines() or ["-"]
+        code = self._process.wait()
         return {
-            "error": f"the process of {self.name} ended with {self._process.wait()}; the last it "
-            "said: "
-            f"{said[-1] if said else '-'}"
+            "error": f"the process of {self.name} ended with {code}; the last it said: {lines[-1]}"
         }
 
 
@@ -120,8 +125,12 @@ def interleaved(
     """
     rows = []
     for search in searches:
-        first = {label: engine.ask(**search, least=least, visits=True) for label, engine in engines}
-        answers = {label: [answer] for label, answer in first.items() if "error" not in answer}
+        first: dict[str, dict[str, Any]] = {}
+        answers: dict[str, list[dict[str, Any]]] = {}
+        for label, engine in engines:
+            first[label] = engine.ask(**search, least=least, visits=True)
+            if "error" not in first[label]:
+                answers[label] = [first[label]]
         for _ in range(rounds):
             for label, engine in engines:
                 if label in answers and first[label]["first"] < slow:
@@ -129,12 +138,8 @@ def interleaved(
         for label, engine in engines:
             row = _row(search, answers.get(label), first[label], engine.core is not None)
             rows.append({"engine": label, **search, **row})
-            log.info(
-                "%s %s: %s",
-                label,
-                search,
-                row.get("error") or f"{row['rate']:,.0f} simulations a second",
-            )
+            outcome = row.get("error") or f"{row['rate']:,.0f} simulations a second"
+            log.info("%s %s: %s", label, search, outcome)
     return rows
 
 
@@ -144,19 +149,19 @@ def _row(
     first: dict[str, Any],
     pinned: bool,
 ) -> dict[str, Any]:
-    """Medians over rounds of the medians of each. time: seconds of a search, of processor time
+    """Medians over rounds of the medians of each. time: seconds of a search, of CPU time
     where a core is shared with others.
     """
     if answers is None:
         return {"error": first["error"]}
     # the first is cold
     later = [answer for answer in answers[1:] if "error" not in answer] or answers
-    medians = {
-        name: [statistics.median(answer[name]) for answer in later]
-        for name in ("seconds", "cpu", "core")
-        if name in first
-    }
-    row: dict[str, Any] = {name: statistics.median(values) for name, values in medians.items()}
+    row: dict[str, Any] = {}
+    medians: dict[str, list[float]] = {}
+    for name in ("seconds", "cpu", "core"):
+        if name in first:
+            medians[name] = [statistics.median(answer[name]) for answer in later]
+            row[name] = statistics.median(medians[name])
     times = medians["cpu" if pinned else "seconds"]
     row |= {
         "time": statistics.median(times),
@@ -164,15 +169,15 @@ def _row(
         "time_most": max(times),
         "of": len(times),
     }
-    row |= {name: first[name][-1] for name in ("nodes", "rounds", "leaves") if name in first}
-    row |= {
-        f"{name}_least": min(min(one[name]) for one in answers)
-        for name in ("core_seconds", "replayed")
-        if name in first
-    }
-    row |= {
-        name: first[name] for name in ("first", "empty", "rss", "bytes", "visits") if name in first
-    }
+    for name in ("nodes", "rounds", "leaves"):
+        if name in first:
+            row[name] = first[name][-1]
+    for name in ("core_seconds", "replayed"):
+        if name in first:
+            row[f"{name}_least"] = min(chain.from_iterable(map(itemgetter(name), answers)))
+    for name in ("first", "empty", "rss", "bytes", "visits"):
+        if name in first:
+            row[name] = first[name]
     row["rate"] = search["B"] * search["S"] / row["time"]
     if "core" in row:
         row["core_rate"] = row["rate"] / row["core"]
@@ -180,11 +185,6 @@ def _row(
 
 
 # -- tables
-
-
-def table(lines: Sequence[str]) -> str:
-    """Markdown, of its rows; the first is the head."""
-    return "\n".join([lines[0], "|---" * (lines[0].count("|") - 1) + "|", *lines[1:]])
 
 
 def done(row: dict[str, Any]) -> dict[str, Any]:
@@ -201,41 +201,29 @@ def compared(rows: Sequence[dict[str, Any]]) -> str:
     searches: dict[tuple[int, int, int], dict[str, dict[str, Any]]] = {}
     for row in rows:
         searches.setdefault((row["B"], row["S"], row["A"]), {})[row["engine"]] = row
-    names = list(dict.fromkeys(row["engine"] for row in rows))
+    names = list(dict.fromkeys(map(itemgetter("engine"), rows)))
     against = {title: rate for title, rate in _AGAINST.items() if set(names) & set(rate[0])}
-    lines = [
-        "| "
-        + " | ".join(["B", "S", "A", "path", *names, *(f"copse / {title}" for title in against)])
-        + " |"
-    ]
-    same = []
+    ratios = map("copse / {}".format, against)
+    lines = [row_of(["B", "S", "A", "path", *names, *ratios])]
+    same: list[bool] = []  # of each tree: are mctx's root visits ours?
     for (trees, simulations, moves), here in searches.items():
         ours = done(here["copse"])
-        cells = [
-            f"{trees}",
-            f"{simulations}",
-            f"{moves}",
-            f"{ours['nodes'] / trees / simulations:.1f}",
-            *(_rates(here[name]) for name in names),
-        ]
+        path = ours["nodes"] / trees / simulations
+        cells = [str(trees), str(simulations), str(moves), f"{path:.1f}"]
+        cells += map(_rates, map(here.__getitem__, names))
         for others, kind in against.values():
             best = max(here[name].get(kind, 0.0) for name in others if name in here)
             cells.append(f"{ours['rate'] / best:.1f}" if best > 0 else "-")
-        lines.append("| " + " | ".join(cells) + " |")
-        if "visits" in here.get("mctx-muzero", {}):
-            same += [
-                one == other
-                for one, other in zip(ours["visits"], here["mctx-muzero"]["visits"], strict=True)
-            ]
-    note = (
-        (
-            f"\n\nmctx-muzero and copse have the same root visits in {sum(same)} of {len(same)} "
-            "trees."
-        )
-        if same
-        else ""
+        lines.append(row_of(cells))
+        theirs = here.get("mctx-muzero", {})
+        if "visits" in theirs:
+            same += map(operator.eq, ours["visits"], theirs["visits"])
+    if not same:
+        return table(lines)
+    return (
+        f"{table(lines)}\n\nmctx-muzero and copse have the same root visits in {sum(same)} of "
+        f"{len(same)} trees."
     )
-    return f"{table(lines)}{note}"
 
 
 #: What ours is compared with: the best of some engines, by their whole or their core's rate.
@@ -254,8 +242,5 @@ def _rates(row: dict[str, Any]) -> str:
     if "error" in row:
         return "failed"
     core = f" ({row['core_rate'] / 1e3:,.0f})" if "core_rate" in row else ""
-    return (
-        f"{row['rate'] / 1e3:,.1f}{core}"
-        if row["rate"] < 1e4
-        else f"{row['rate'] / 1e3:,.0f}{core}"
-    )
+    digits = 1 if row["rate"] < 1e4 else 0
+    return f"{row['rate'] / 1e3:,.{digits}f}{core}"

@@ -11,7 +11,8 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
+        self._cpu = time.process_time()
+        self._wall = time.perf_counter()
 
     def read(self) -> dict[str, float]:
         wall = time.perf_counter() - self._wall

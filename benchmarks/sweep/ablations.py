@@ -24,12 +24,11 @@ class Changed:
     """
 
     def __init__(self, policy: Policy, change: Change):
-        self._policy, self._change = policy, change
-        self.step_tokens, self.chain_tokens, self.max_steps = (
-            policy.step_tokens,
-            policy.chain_tokens,
-            policy.max_steps,
-        )
+        self._policy = policy
+        self._change = change
+        self.step_tokens = policy.step_tokens
+        self.chain_tokens = policy.chain_tokens
+        self.max_steps = policy.max_steps
         self.version = policy.version
 
     @property

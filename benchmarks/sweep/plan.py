@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from benchmarks.sweep import ablations
 from benchmarks.sweep.rows import clean
 from guides.data.grading import key_of, read_targets, same
 from search.arguments import configured
+from search.files.atomic import atomic
 from search.files.problems_file import read_jobs
 from search.guide import Guide
 from search.imports import add_working_folder
@@ -66,12 +68,14 @@ class Task:
 
 def task_named(name: str) -> Task:
     """A task of `benchmarks.tasks`."""
-    problems = {clean(tasks.identity(problem)): problem for problem in tasks.TASKS[name]()}
-    targets = {
-        key: target
-        for key, problem in problems.items()
-        if (target := tasks.target_of(problem)) is not None
-    }
+    problems: dict[str, Problem] = {}
+    targets: dict[str, str] = {}
+    for problem in tasks.TASKS[name]():
+        key = clean(tasks.identity(problem))
+        problems[key] = problem
+        target = tasks.target_of(problem)
+        if target is not None:
+            targets[key] = target
     return Task(name, problems, targets, tasks.steps_right)
 
 
@@ -85,17 +89,21 @@ def task_of_file(
     cannot verify itself included.
     """
     jobs = read_jobs(path, answer, check)
-    known = read_targets(path)
+    given = read_targets(path)
     problems: dict[str, Problem] = {}
     targets: dict[str, str] = {}
     for job in jobs:
-        name, problem = clean(str(job.id)), job.problem
+        name = clean(str(job.id))
+        problem = job.problem
         if problems.setdefault(name, problem) is not problem:
             raise ValueError(
                 f"{path}: two ids are {name!r} but for spaces: give each problem its own"
             )
-        target = known.get(key_of(problem)) if known and hasattr(problem, "to_json") else None
-        target = tasks.target_of(problem) if target is None else target
+        target = None
+        if given and hasattr(problem, "to_json"):
+            target = given.get(key_of(problem))
+        if target is None:
+            target = tasks.target_of(problem)
         if target is not None:
             targets[name] = target
         elif type(problem).verify is TextProblem.verify:
@@ -104,6 +112,26 @@ def task_of_file(
                 '"target": "the right answer"'
             )
     return Task(path.stem, problems, targets, tasks.steps_right)
+
+
+def read_method(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a method: "beam width=4" is ("beam", {"width": 4}). What stands
+    behind = is JSON, else text. Raises ValueError for what is no option.
+    """
+    word, *rest = text.split() or [""]
+    options: dict[str, Any] = {}
+    for part in rest:
+        name, equals, setting = part.partition("=")
+        if not equals or not name or name in options:
+            raise ValueError(
+                f"cannot read {part!r} in the method {text!r}: write options once each, as "
+                f"in {_EXAMPLE}"
+            )
+        try:
+            options[name] = json.loads(setting)
+        except ValueError:
+            options[name] = setting
+    return word, options
 
 
 @dataclass(frozen=True)
@@ -126,20 +154,9 @@ class Run:
     @classmethod
     def parse(cls, text: str) -> Run:
         """Raises ValueError for a method or an option that does not exist."""
-        word, *rest = text.split() or [""]
-        given: dict[str, Any] = {}
-        for part in rest:
-            name, equals, setting = part.partition("=")
-            if not equals or not name or name in given:
-                raise ValueError(
-                    f"cannot read {part!r} in the method {text!r}: write options once each, as "
-                    f"in {_EXAMPLE}"
-                )
-            try:
-                given[name] = json.loads(setting)
-            except ValueError:
-                given[name] = setting
-        value, prior = given.pop("value", None), given.pop("prior", None)
+        word, given = read_method(text)
+        value = given.pop("value", None)
+        prior = given.pop("prior", None)
         policy = {name: given.pop(name) for name in POLICY if name in given}
         _check_policy(text, policy)
         if ":" in word:
@@ -148,7 +165,8 @@ class Run:
         given = {**named.options, **given}
         policy = {**named.policy, **policy}
         _check_ablations(text, named.search, given, value, prior)
-        return cls(" ".join([word, *rest]), named.search, given, policy, named.choose, value, prior)
+        written = " ".join(text.split())
+        return cls(written, named.search, given, policy, named.choose, value, prior)
 
     @property
     def search(self) -> str:
@@ -168,10 +186,13 @@ class Run:
         where it has no such part to take.
         """
         guide = load(**self.policy)
-        guide = guide if self.prior is None else ablations.uniform_priors(guide)
+        if self.prior is not None:
+            guide = ablations.uniform_priors(guide)
+        if self.value is None:
+            return guide
         if self.value == "shuffled":
             return ablations.shuffled_values(guide)
-        return guide if self.value is None else ablations.constant_value(guide, float(self.value))
+        return ablations.constant_value(guide, float(self.value))
 
 
 def _check_policy(text: str, policy: Mapping[str, Any]) -> None:
@@ -212,9 +233,8 @@ def read_runs(texts: Sequence[str], task: Task) -> list[Run]:
     """The methods of `texts`, each once. Raises ValueError for one that cannot be measured on
     this task.
     """
-    runs = [Run.parse(text) for text in texts]
-    names = [run.text for run in runs]
-    if not runs or len(set(names)) < len(names):
+    runs = list(map(Run.parse, texts))
+    if not runs or len(set(map(attrgetter("text"), runs))) < len(runs):
         raise ValueError("give at least one method, and each only once")
     for run in runs:
         if run.chooser and not task.targets:
@@ -233,11 +253,9 @@ class Limit:
     amount: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.kind}={self.amount:g}"
-            if self.kind == "seconds"
-            else f"{self.kind}={int(self.amount)}"
-        )
+        if self.kind == "seconds":
+            return f"{self.kind}={self.amount:g}"
+        return f"{self.kind}={int(self.amount)}"
 
     @property
     def budget(self) -> Budget:
@@ -252,8 +270,11 @@ def read_budgets(text: str) -> list[Limit]:
             f"cannot read the budgets {text!r}: write one kind with its amounts, such as "
             "tokens=500,2000"
         )
-    budgets = [Budget.parse(f"{kind.strip()}={amount.strip()}") for amount in amounts.split(",")]
-    limits = {Limit(kind.strip(), getattr(budget, kind.strip())) for budget in budgets}
+    kind = kind.strip()
+    limits: set[Limit] = set()
+    for amount in amounts.split(","):
+        budget = Budget.parse(f"{kind}={amount.strip()}")
+        limits.add(Limit(kind, getattr(budget, kind)))
     return sorted(limits, key=lambda limit: limit.amount)
 
 
@@ -268,29 +289,22 @@ def claim(folder: Path, task: Task, settings: Mapping[str, Any]) -> None:
         name: _digest(problem, task.targets.get(name)) for name, problem in task.problems.items()
     }
     try:
-        before = (
-            json.loads(note.read_text())
-            if note.exists()
-            else {"settings": dict(settings), "problems": {}}
-        )
-        changed = sorted(
+        before = {"settings": dict(settings), "problems": {}}
+        if note.exists():
+            before = json.loads(note.read_text())
+        changed = [
             name for name, digest in before["problems"].items() if mine.get(name, digest) != digest
-        )
-        if changed or before["settings"] != settings:
-            what = (
-                f"another problem or target under the id {changed[0]!r}"
-                if changed
-                else f"the settings {before['settings']}"
-            )
-            raise ValueError(f"{folder} has results of {what}: choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        whole = note.with_suffix(".new")
-        whole.write_text(
-            json.dumps(
-                {"settings": dict(settings), "problems": before["problems"] | mine}, indent=1
-            )
-        )
-        whole.replace(note)
+        ]
+        other = None
+        if changed:
+            other = f"another problem or target under the id {min(changed)!r}"
+        elif before["settings"] != settings:
+            other = f"the settings {before['settings']}"
+        if other is not None:
+            raise ValueError(f"{folder} has results of {other}: choose another folder")
+        whole = {"settings": dict(settings), "problems": before["problems"] | mine}
+        with atomic(note) as part:
+            part.write_text(json.dumps(whole, indent=1))
     except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"cannot use {folder} for results ({error}): choose another folder"

@@ -19,24 +19,18 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, cycle, product
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.sweep import statistics
+from benchmarks.sweep.levels import DEFAULT, limit_of, readable, solved_after, within
 from benchmarks.sweep.plan import Limit
-from benchmarks.sweep.report import (
-    by_method,
-    levels,
-    limit_of,
-    means,
-    readable,
-    solved_after,
-    table,
-    within,
-)
-from benchmarks.sweep.rows import Row, failed, read
+from benchmarks.sweep.report import by_method, means, table
+from benchmarks.sweep.rows import Row, numbers, read, sound
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +63,13 @@ def line(rows: Sequence[Row], column: str, end: float) -> Line:
         x = np.geomspace(max(1.0, finite.min()), end, 80) if len(finite) else np.array([end])
         solved = (times[..., None] <= x).mean(axis=1)
         return Line(x, *(100 * statistics.bands(solved)), True)
-    points = sorted({limit_of(row) for row in rows}, key=lambda limit: limit.amount)
-    x = np.array([spent(rows, limit, column) for limit in points])
-    found = np.array(
-        [
-            100 * statistics.bands(means(table(rows, within(limit)))[:, None])[:, 0]
-            for limit in points
-        ]
-    ).T
-    return Line(x, *found, False)
+    costs = []
+    points = []
+    for limit in sorted(set(map(limit_of, rows)), key=lambda limit: limit.amount):
+        costs.append(spent(rows, limit, column))
+        right = means(table(rows, within(limit)))
+        points.append(100 * statistics.bands(right[:, None])[:, 0])
+    return Line(np.array(costs), *np.array(points).T, False)
 
 
 def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
@@ -86,35 +78,33 @@ def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
     """
     found = table(rows, solved_after(column))
     seeds = max(map(len, found.values()))
-    return np.array(
-        [[by[seed] for seed in sorted(by)] for by in found.values() if len(by) == seeds]
-    )
+    times = []
+    for by in found.values():
+        if len(by) == seeds:
+            times.append([by[seed] for seed in sorted(by)])
+    return np.array(times)
 
 
 def spent(rows: Sequence[Row], limit: Limit, column: str) -> float:
     """Mean cost of the searches with one budget."""
-    return float(np.mean([float(row[column]) for row in rows if limit_of(row) == limit]))
+    own = [row for row in rows if limit_of(row) == limit]
+    return float(np.mean(numbers(own, column)))
 
 
 def curves(rows: Sequence[Row], out: Path) -> None:
     """Write the figure of accuracy against generated tokens and FLOPs: two panels for each task.
     Raises ImportError without matplotlib.
     """
-    rows = [row for row in rows if not failed(row)]
+    rows = sound(rows)
     tasks = by_method(rows)
-    columns = [column for column in AXES if any(float(row[column]) > 0 for row in rows)]
+    columns = [column for column in AXES if any(numbers(rows, column))]
     figure, panels = _figure(len(tasks), len(columns))
     for (task, methods), across in zip(tasks.items(), panels, strict=True):
         for panel, column in zip(across, columns, strict=True):
-            end = max(float(row[column]) for own in methods.values() for row in own)
-            for i, (method, own) in enumerate(methods.items()):
-                _draw(
-                    panel,
-                    line(own, column, end),
-                    COLOURS[i % len(COLOURS)],
-                    MARKS[i % len(MARKS)],
-                    method,
-                )
+            end = max(numbers(chain.from_iterable(methods.values()), column))
+            looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
+            for (method, own), (colour, mark) in zip(methods.items(), looks, strict=False):
+                _draw(panel, line(own, column, end), colour, mark, method)
             _dress(panel, AXES[column], task if column == columns[0] else "")
         across[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     _save(figure, out)
@@ -139,21 +129,22 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
     found = []
     for entry in lines:
         try:
-            name, training, results = (entry[column] for column in ("name", "training", "results"))
+            name = entry["name"]
+            training = entry["training"]
+            results = entry["results"]
         except KeyError as error:
             raise ValueError(
                 f"{path} has no column {error}: give name, training and results"
             ) from None
-        rows = [
-            row
-            for row in read(path.parent / results)
-            if row["method"] == method and task in (None, row["task"]) and not failed(row)
-        ]
+        rows = []
+        for row in sound(read(path.parent / results)):
+            if row["method"] == method and task in (None, row["task"]):
+                rows.append(row)
         if not rows:
             raise ValueError(
                 f"{results} has no rows of {method!r}: sweep it with this checkpoint too"
             )
-        if len({row["task"] for row in rows}) > 1:
+        if len(set(map(itemgetter("task"), rows))) > 1:
             raise ValueError(f"{results} has rows of several tasks: name one of them with --task")
         found.append(Checkpoint(name, _training(path.parent, training), rows))
     if len(found) < 2:
@@ -163,11 +154,10 @@ def read_checkpoints(path: Path, method: str, task: str | None = None) -> list[C
 
 def _training(folder: Path, text: str) -> float:
     try:
-        flops = (
-            float(text)
-            if not text.endswith(".json")
-            else float(json.loads((folder / text).read_text())["flops"])
-        )
+        if text.endswith(".json"):
+            flops = float(json.loads((folder / text).read_text())["flops"])
+        else:
+            flops = float(text)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"no FLOPs of training in {text!r} ({error}): write a number, or the path of a "
@@ -184,41 +174,24 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
     """Write the figure of the two axes; returns its slopes as text, a line each. Raises
     ImportError without matplotlib.
     """
-    budgets = [
-        level
-        for level in levels(checkpoints[0].rows)
-        if all(level in levels(c.rows) for c in checkpoints)
-    ]
-    grid = {(c.name, b): table(c.rows, within(b)) for c in checkpoints for b in budgets}
-    problems = sorted(set.intersection(*(set(found) for found in grid.values()))) if grid else []
-    if not problems:
-        raise ValueError(
-            "the checkpoints have no problem and budget in common: sweep all of them on the same "
-            "task and budgets"
-        )
-    right = {key: 100 * means({p: found[p] for p in problems}) for key, found in grid.items()}
+    shared = set(DEFAULT.budgets(checkpoints[0].rows))
+    for checkpoint in checkpoints[1:]:
+        shared.intersection_update(DEFAULT.budgets(checkpoint.rows))
+    budgets = sorted(shared, key=lambda limit: (limit.kind, limit.amount))
+    right = _rates(checkpoints, budgets)
     figure, [[training, testing]] = _figure(
         1, 2, below=0.3 + 0.2 * max(len(budgets), len(checkpoints))
     )
-    told = []
-    shades = _shades(figure, len(budgets))
-    for budget, colour in zip(budgets, shades, strict=True):
-        x, values = (
-            [c.flops for c in checkpoints],
-            np.array([right[c.name, budget] for c in checkpoints]).T,
-        )
-        told.append(_sloped(training, x, values, colour, f"{budget.amount:,g} {budget.kind}"))
+    legends = []
+    flops = list(map(attrgetter("flops"), checkpoints))
+    for budget, colour in zip(budgets, _shades(figure, len(budgets)), strict=True):
+        values = np.array([right[checkpoint.name, budget] for checkpoint in checkpoints]).T
+        name = f"{budget.amount:,g} {budget.kind}"
+        legends.append(_sloped(training, flops, values, colour, name))
     for checkpoint, colour in zip(checkpoints, _shades(figure, len(checkpoints)), strict=True):
-        x = [_tokens(checkpoint.rows, budget) for budget in budgets]
-        told.append(
-            _sloped(
-                testing,
-                x,
-                np.array([right[checkpoint.name, b] for b in budgets]).T,
-                colour,
-                checkpoint.name,
-            )
-        )
+        tokens = [_tokens(checkpoint.rows, budget) for budget in budgets]
+        values = np.array([right[checkpoint.name, budget] for budget in budgets]).T
+        legends.append(_sloped(testing, tokens, values, colour, checkpoint.name))
     _dress(training, "FLOPs of training", "more training")
     _dress(testing, AXES["generated"], "more search")
     for panel in (training, testing):
@@ -231,7 +204,28 @@ def axes(checkpoints: Sequence[Checkpoint], out: Path) -> str:
             alignment="left",
         )
     _save(figure, out)
-    return "\n".join(told)
+    return "\n".join(legends)
+
+
+def _rates(
+    checkpoints: Sequence[Checkpoint], budgets: Sequence[Limit]
+) -> dict[tuple[str, Limit], np.ndarray]:
+    """(name, budget) -> float64 [problems]: per cent right, of the problems that all have. Raises
+    ValueError where there is none.
+    """
+    scores = {}
+    for checkpoint, budget in product(checkpoints, budgets):
+        scores[checkpoint.name, budget] = table(checkpoint.rows, within(budget))
+    problems = sorted(set.intersection(*map(set, scores.values()))) if scores else []
+    if not problems:
+        raise ValueError(
+            "the checkpoints have no problem and budget in common: sweep all of them on the same "
+            "task and budgets"
+        )
+    rates = {}
+    for key, found in scores.items():
+        rates[key] = 100 * means({problem: found[problem] for problem in problems})
+    return rates
 
 
 def _tokens(rows: Sequence[Row], budget: Limit) -> float:

@@ -9,99 +9,57 @@ import contextlib
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.output import row as line
+from benchmarks.output import table as markdown
 from benchmarks.sweep import statistics as stats
+from benchmarks.sweep.levels import (
+    DEFAULT,
+    Levels,
+    Score,
+    add_level_arguments,
+    label,
+    levels_of,
+    limit_of,
+    readable,
+    scientific,
+    solved_after,
+    within,
+)
 from benchmarks.sweep.plan import Limit
-from benchmarks.sweep.rows import Row, failed, read
+from benchmarks.sweep.rows import Row, numbers, read, sound
 from benchmarks.tasks import ranked
 
-LEVELS = (100, 200, 400, 800, 2000)  #: budgets in tokens that are read off the largest
 AREA = (100, 2000)  #: limits of the area, in tokens
-#: kind of budget -> column
-SPENT = {
-    "tokens": "generated",
-    "calls": "calls",
-    "simulations": "simulations",
-    "seconds": "seconds",
-}
+NOTHING_SHARED = "the two have no problem and budget in common: sweep both on the same task"
+#: columns of a table that stand there only where there is something to say
+NOTES = ("steps right", "median to solve", "errors")
 Table = dict[str, dict[str, float]]  #: problem -> seed -> score
-#: of the rows of one problem and seed; nan where they do not tell
-Score = Callable[[Sequence[Row]], float]
-
-
-def limit_of(row: Row) -> Limit:
-    kind, _, amount = row["budget"].partition("=")
-    return Limit(kind, float(amount))
-
-
-def readable(row: Row) -> bool:
-    """Whether the row tells of smaller budgets too: the search ended at its first verified
-    solution, or found nothing to judge.
-    """
-    return row["verified"] != "" or row["answer"] == ""
-
-
-def within(level: Limit) -> Score:
-    """1.0 for a problem that is solved within this budget, else 0.0: by a search with it, or
-    read off one with a larger one.
-    """
-
-    def score(rows: Sequence[Row]) -> float:
-        by = {limit_of(row): row for row in rows}
-        if level in by:
-            return float(by[level]["correct"])
-        larger = [
-            limit
-            for limit, row in by.items()
-            if limit.kind == level.kind and limit.amount > level.amount and readable(row)
-        ]
-        if not larger:
-            return math.nan
-        row = by[min(larger, key=lambda limit: limit.amount)]
-        return float(row["correct"] == "1" and float(row[SPENT[level.kind]]) <= level.amount)
-
-    return score
-
-
-def solved_after(column: str) -> Score:
-    """What the search with the largest budget had spent at its solution, inf without one; nan
-    where that cannot be read off.
-    """
-
-    def score(rows: Sequence[Row]) -> float:
-        row = max(rows, key=lambda row: limit_of(row).amount)
-        return (
-            math.nan
-            if not readable(row)
-            else float(row[column])
-            if row["correct"] == "1"
-            else math.inf
-        )
-
-    return score
 
 
 def table(rows: Iterable[Row], score: Score) -> Table:
     """The scores of one method's rows, where they are known: not of searches that failed."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        if not failed(row):
-            groups[row["problem"], row["seed"]].append(row)
-    found: Table = defaultdict(dict)
+    for row in sound(rows):
+        groups[row["problem"], row["seed"]].append(row)
+    scores: Table = defaultdict(dict)
     for (problem, seed), group in groups.items():
-        if not math.isnan(value := score(group)):
-            found[problem][seed] = value
-    return found
+        value = score(group)
+        if not math.isnan(value):
+            scores[problem][seed] = value
+    return scores
 
 
-def means(found: Table) -> np.ndarray:
+def means(scores: Table) -> np.ndarray:
     """float64 [problems]: means over seeds."""
-    return np.array([statistics.fmean(by.values()) for by in found.values()])
+    return np.array(list(map(statistics.fmean, map(dict.values, scores.values()))))
 
 
 def difference(first: Table, second: Table, two_level: bool = False) -> tuple[stats.Interval, int]:
@@ -112,47 +70,36 @@ def difference(first: Table, second: Table, two_level: bool = False) -> tuple[st
                has a single seed (greedy) keeps it
     """
     shared = sorted(first.keys() & second.keys())
-    if not two_level:
-        gains = np.array(
-            [
-                statistics.fmean(first[p].values()) - statistics.fmean(second[p].values())
-                for p in shared
-            ]
-        )
+    gains: list[Any] = []
+    if two_level:
+        pairs = _paired_seeds(first, second)
+        for problem in shared:
+            one = first[problem]
+            other = second[problem]
+            with contextlib.suppress(KeyError):  # a seed is missing
+                gains.append([one[a] - other[b] for a, b in pairs])
     else:
-        seeds = [
-            sorted({seed for by in found.values() for seed in by}) for found in (first, second)
-        ]
-        count = max(map(len, seeds))
-        seeds = [own * count if len(own) == 1 else own for own in seeds]
-        shared = [
-            p
-            for p in shared
-            if first[p].keys() >= set(seeds[0]) and second[p].keys() >= set(seeds[1])
-        ]
-        pairs = list(zip(*seeds, strict=True)) if len(seeds[0]) == len(seeds[1]) else []
-        gains = np.array([[first[p][a] - second[p][b] for a, b in pairs] for p in shared])
-    if not gains.size:
-        raise ValueError(
-            "the two have no problem and budget in common: sweep both on the same task"
-        )
-    return stats.bootstrap(gains, two_level=two_level), len(shared)
+        for problem in shared:
+            one_mean = statistics.fmean(first[problem].values())
+            gains.append(one_mean - statistics.fmean(second[problem].values()))
+    paired = np.array(gains)
+    if not paired.size:
+        raise ValueError(NOTHING_SHARED)
+    return stats.bootstrap(paired, two_level=two_level), len(gains)
 
 
-def levels(rows: Sequence[Row]) -> list[Limit]:
-    """The budgets that these rows tell of, ascending."""
-    known = {limit_of(row) for row in rows}
-    if known and all(map(readable, rows)):
-        most = (
-            max(limit.amount for limit in known if limit.kind == "tokens")
-            if any(k.kind == "tokens" for k in known)
-            else 0
-        )
-        known |= {Limit("tokens", level) for level in LEVELS if level < most}
-    return sorted(known, key=lambda limit: (limit.kind, limit.amount))
+def _paired_seeds(first: Table, second: Table) -> list[tuple[str, str]]:
+    """The seeds of both side by side, a single one repeated; none where their numbers differ."""
+    one = sorted(set().union(*first.values()))
+    other = sorted(set().union(*second.values()))
+    if len(one) == 1:
+        one *= len(other)
+    elif len(other) == 1:
+        other *= len(one)
+    return list(zip(one, other, strict=True)) if len(one) == len(other) else []
 
 
-def by_method(rows: Iterable[Row], hard: set[str] = frozenset()) -> dict[str, dict[str, list[Row]]]:  # type: ignore[assignment]
+def by_method(rows: Iterable[Row], hard: Collection[str] = ()) -> dict[str, dict[str, list[Row]]]:
     """task -> method -> rows, in the order of the file; the problems in `hard` are a task of
     their own as well.
     """
@@ -164,9 +111,10 @@ def by_method(rows: Iterable[Row], hard: set[str] = frozenset()) -> dict[str, di
     return groups
 
 
-def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def report(rows: Sequence[Row], hard: Collection[str] = (), at: Levels = DEFAULT) -> str:
     """Markdown: a table a task, a method a line, per cent right within each budget with its
-    interval, and what it cost.
+    interval, and what it cost. With `at.flops` a second table follows, at equal compute, of the
+    methods whose searches end at their solution.
 
     mean tokens  generated, by policy and guide;  mean read: those of prompts, a verifier's
                  included, that no cache had
@@ -174,60 +122,68 @@ def report(rows: Sequence[Row], hard: set[str] = frozenset()) -> str:  # type: i
     """
     parts = []
     for task, methods in by_method(rows, hard).items():
-        columns = levels([row for own in methods.values() for row in own])
-        extra = [
-            name
-            for name in ("steps right", "median to solve", "errors")
-            if any(_extra(own)[name] for own in methods.values())
-        ]
-        head = [
-            "method",
-            "searches",
-            *(_label(level) for level in columns),
-            "mean tokens",
-            "mean read",
-            "mean FLOPs",
-            "rows a pass",
-            *extra,
-        ]
-        lines = [
-            f"{task}, per cent right within each budget [95 % interval over problems]",
-            "",
-            _line(head),
-            "|---" * len(head) + "|",
-        ]
-        for method, own in methods.items():
-            # a budget that this method was not given and cannot be read off stays empty
-            told = levels(own)
-            rates = [
-                stats.bootstrap(means(table(own, within(level)) if level in told else {})) * 100
-                for level in columns
-            ]
-            most = max(limit_of(row).amount for row in own)
-            last = [row for row in own if limit_of(row).amount == most and not failed(row)]
-            counts = [f"{_mean(last, column):,.0f}" for column in ("generated", "prefilled")]
-            cost = [*counts, f"{_mean(last, 'flops'):.3g}", f"{_mean(last, 'rows'):.0f}"]
-            cells = ["-" if math.isnan(rate.mean) else str(rate) for rate in rates]
-            lines.append(
-                _line(
-                    [
-                        method,
-                        str(len(own)),
-                        *cells,
-                        *cost,
-                        *(_extra(own)[name] or "-" for name in extra),
-                    ]
-                )
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+        parts += [_budget_table(task, methods, at), _compute_table(task, methods, at)]
+    return "\n\n".join(filter(None, parts))
 
 
-def _extra(rows: Sequence[Row]) -> dict[str, str]:
-    sound = [row for row in rows if not failed(row)]
-    steps = [row["steps_right"] == "1" for row in sound if row["steps_right"] != ""]
-    solved = [int(row["generated"]) for row in sound if row["verified"] == "1"]
-    errors = len(rows) - len(sound)
+def _budget_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
+    columns = at.budgets(list(chain.from_iterable(methods.values())))
+    notes = dict(zip(methods, map(_notes, methods.values()), strict=True))
+    noted = [name for name in NOTES if any(map(itemgetter(name), notes.values()))]
+    head = ["method", "searches", *map(label, columns)]
+    head += ["mean tokens", "mean read", "mean FLOPs", "rows a pass", *noted]
+    lines = [line(head)]
+    for method, own in methods.items():
+        # a budget that this method was not given and cannot be read off stays empty
+        rates = _rates(own, columns, at.budgets(own))
+        last = _last(own)
+        costs = [
+            f"{_mean(last, 'generated'):,.0f}",
+            f"{_mean(last, 'prefilled'):,.0f}",
+            f"{_mean(last, 'flops'):.3g}",
+            f"{_mean(last, 'rows'):.0f}",
+        ]
+        rest = [notes[method][name] or "-" for name in noted]
+        lines.append(line([method, str(len(own)), *map(_cell, rates), *costs, *rest]))
+    title = f"{task}, per cent right within each budget [95 % interval over problems]"
+    return f"{title}\n\n{markdown(lines)}"
+
+
+def _compute_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
+    """ "" where no method's searches tell."""
+    available = dict(zip(methods, map(at.compute, methods.values()), strict=True))
+    columns = max(available.values(), key=len)
+    if not columns:
+        return ""
+    lines = [line(["method", *map(label, columns)])]
+    for method, own in methods.items():
+        rates = _rates(own, columns, available[method])
+        lines.append(line([method, *map(_cell, rates)]))
+    title = f"{task}, per cent solved at equal compute [95 % interval over problems]"
+    return f"{title}\n\n{markdown(lines)}"
+
+
+def _rates(
+    rows: Sequence[Row], columns: Sequence[Limit], available: Sequence[Limit]
+) -> list[stats.Interval]:
+    """The solve rate in per cent within each level, all nan for one that the rows do not tell."""
+    rates = []
+    for level in columns:
+        scores = table(rows, within(level)) if level in available else {}
+        rates.append(stats.bootstrap(means(scores)) * 100)
+    return rates
+
+
+def _cell(rate: stats.Interval) -> str:
+    return "-" if math.isnan(rate.mean) else str(rate)
+
+
+def _notes(rows: Sequence[Row]) -> dict[str, str]:
+    """`NOTES` of one method as text, "" where there is nothing to say."""
+    finished = sound(rows)
+    steps = numbers(finished, "steps_right")
+    solved = [int(row["generated"]) for row in finished if row["verified"] == "1"]
+    errors = len(rows) - len(finished)
     return {
         "steps right": f"{100 * statistics.fmean(steps):.1f}" if steps else "",
         "median to solve": f"{statistics.median(solved):,.0f}" if solved else "",
@@ -236,61 +192,93 @@ def _extra(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:
-    known = [float(row[column]) for row in rows if row[column] != ""]
-    return statistics.fmean(known) if known else math.nan
+    cells = numbers(rows, column)
+    return statistics.fmean(cells) if cells else math.nan
 
 
-def _label(level: Limit) -> str:
-    return f"{level.amount:,g} {level.kind}"
+def _last(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the largest budget, but for those of searches that failed."""
+    most = max(map(limit_of, rows), key=lambda limit: limit.amount).amount
+    return [row for row in sound(rows) if limit_of(row).amount == most]
 
 
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def brief(rows: Sequence[Row], at: Levels = DEFAULT) -> str:
+    """Markdown: one table of the rows of one task, per cent without intervals, within `at.tokens`
+    and the budgets of the rows, or at equal compute where `at.flops` are given; mean FLOPs of a
+    search with the largest budget last.
+    """
+    methods = by_method(rows)
+    if len(methods) != 1:
+        raise ValueError(
+            f"these are rows of {len(methods)} tasks, and a table is of one: give --task"
+        )
+    [methods_of_task] = methods.values()
+    columns = at.compute(rows) if at.flops else at.budgets(rows)
+    if not columns:
+        raise ValueError("nothing can be read off rows whose answers no problem verified")
+    names = [label(level).replace(" tokens", "").replace(" FLOPs", "") for level in columns]
+    lines = [line(["", *names, "FLOPs"])]
+    for method, own in methods_of_task.items():
+        available = at.compute(own) if at.flops else at.budgets(own)
+        cells = []
+        for level in columns:
+            rate = means(table(own, within(level)) if level in available else {})
+            cells.append(f"{100 * rate.mean():.1f}" if rate.size else "-")
+        lines.append(line([f"`{method}`", *cells, scientific(_mean(_last(own), "flops"))]))
+    return markdown(lines)
 
 
 def differences(
-    first: Sequence[Row], second: Sequence[Row], two_level: bool = False
+    first: Sequence[Row], second: Sequence[Row], two_level: bool = False, at: Levels = DEFAULT
 ) -> dict[str, tuple[stats.Interval, int]]:
     """What is measured -> (`first` minus `second` in points, problems): the solve rate within each
-    budget, and for problems that verify themselves the area under it over log tokens, in per cent
-    of the whole. Raises ValueError where the two have nothing in common.
+    budget, and for problems that verify themselves at equal compute (`at.flops`), and the area
+    under the rate over log tokens, in per cent of the whole. Raises ValueError where the two have
+    nothing in common.
     """
-    found = {}
-    for level in [level for level in levels(first) if level in levels(second)]:
-        gain, count = difference(
-            table(first, within(level)), table(second, within(level)), two_level
-        )
-        found[_label(level)] = gain * 100, count
-    areas = []
-    for rows in (first, second):
-        known = [
-            row
-            for row in rows
-            if limit_of(row).kind == "tokens" and limit_of(row).amount >= AREA[1]
-        ]
-        times = table(known, solved_after("generated"))
-        areas.append(
-            {
-                p: {s: float(stats.area(np.array(t), *AREA)) for s, t in by.items()}
-                for p, by in times.items()
-            }
-        )
+    gains = {}
+    for level in _shared(first, second, at):
+        score = within(level)
+        gain, count = difference(table(first, score), table(second, score), two_level)
+        gains[label(level)] = gain * 100, count
+    areas = [_areas(first), _areas(second)]
     if areas[0].keys() & areas[1].keys() and all(map(readable, [*first, *second])):
         gain, count = difference(*areas, two_level)
-        found[f"area over log tokens, {AREA[0]} to {AREA[1]:,}"] = gain * 100, count
-    if not found:
-        raise ValueError(
-            "the two have no problem and budget in common: sweep both on the same task"
-        )
-    return found
+        gains[f"area over log tokens, {AREA[0]} to {AREA[1]:,}"] = gain * 100, count
+    if not gains:
+        raise ValueError(NOTHING_SHARED)
+    return gains
 
 
-def compare(first: Sequence[Row], second: Sequence[Row], two_level: bool = False) -> str:
+def _shared(first: Sequence[Row], second: Sequence[Row], at: Levels) -> list[Limit]:
+    """The levels that both tell of: budgets, then compute."""
+    others = {*at.budgets(second), *at.compute(second)}
+    return list(filter(others.__contains__, [*at.budgets(first), *at.compute(first)]))
+
+
+def _areas(rows: Sequence[Row]) -> Table:
+    """The area under the solve rate over log tokens, of budgets that reach to its end."""
+    long = []
+    for row in rows:
+        limit = limit_of(row)
+        if limit.kind == "tokens" and limit.amount >= AREA[1]:
+            long.append(row)
+    areas: Table = {}
+    for problem, times in table(long, solved_after("generated")).items():
+        areas[problem] = {
+            seed: float(stats.area(np.array(time), *AREA)) for seed, time in times.items()
+        }
+    return areas
+
+
+def compare(
+    first: Sequence[Row], second: Sequence[Row], two_level: bool = False, at: Levels = DEFAULT
+) -> str:
     """Two methods' rows on one task: their `differences`, a line each."""
-    found = differences(first, second, two_level)
-    return "\n".join(
-        f"{what}: {gain.signed} points, {count} problems" for what, (gain, count) in found.items()
-    )
+    lines = []
+    for name, (gain, count) in differences(first, second, two_level, at).items():
+        lines.append(f"{name}: {gain.signed} points, {count} problems")
+    return "\n".join(lines)
 
 
 def against_first(rows: Sequence[Row]) -> str:
@@ -300,28 +288,29 @@ def against_first(rows: Sequence[Row]) -> str:
     parts = []
     for task, methods in by_method(rows).items():
         (name, base), *others = methods.items()
-        found = {}
+        gains = {}
         for other, own in others:
             with contextlib.suppress(ValueError):
-                found[other] = differences(own, base)
-        columns = list(dict.fromkeys(what for own in found.values() for what in own))
-        lines = [
-            f"{task}, points more than {name} [95 % paired interval]",
-            "",
-            _line(["method", *columns]),
-            "|---" * (1 + len(columns)) + "|",
-        ]
-        lines += [
-            _line([other, *(own[c][0].signed if c in own else "-" for c in columns)])
-            for other, own in found.items()
-        ]
-        parts += ["\n".join(lines)] if found else []
+                gains[other] = differences(own, base)
+        if not gains:
+            continue
+        columns = list(dict.fromkeys(chain.from_iterable(gains.values())))
+        lines = [line(["method", *columns])]
+        for other, found in gains.items():
+            cells = [found[c][0].signed if c in found else "-" for c in columns]
+            lines.append(line([other, *cells]))
+        title = f"{task}, points more than {name} [95 % paired interval]"
+        parts.append(f"{title}\n\n{markdown(lines)}")
     return "\n\n".join(parts)
+
+
+# -- the command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of reports."""
     parser.add_argument("--report", type=Path, help="print the table of a results file instead")
+    add_level_arguments(parser)
     parser.add_argument(
         "--compare",
         nargs=2,
@@ -343,32 +332,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def told(args: Any) -> str:
+def requested(args: Any) -> str:
     """What `add_arguments` asks for. Raises ValueError where the files do not hold it."""
     hard = ranked(args.ranks, 901, 1000) if args.ranks else set()
     rows = read(args.report)
-    if not args.compare:
-        return report(rows, hard)
-    first, second = (
-        by_method(rows, hard),
-        by_method(read(args.against) if args.against else rows, hard),
-    )
-    parts = []
-    for task in first:
-        names = zip(args.compare, (first[task], second.get(task, {})), strict=True)
-        if all(name in methods for name, methods in names):
-            parts.append(
-                f"{task}\n"
-                + compare(
-                    first[task][args.compare[0]], second[task][args.compare[1]], args.two_level
-                )
-            )
-    if not parts:
-        there = sorted(
-            {method for methods in [*first.values(), *second.values()] for method in methods}
-        )
+    at = levels_of(args)
+    if at.flops and not any(map(readable, rows)):
         raise ValueError(
-            f"{' and '.join(args.compare)} were not both measured on one task: there are "
-            f"{', '.join(there)}"
+            "--flops is read off searches that end at a verified solution, and no problem of "
+            f"{args.report} verified one: leave it out"
+        )
+    if not args.compare:
+        return report(rows, hard, at)
+    first = by_method(rows, hard)
+    second = by_method(read(args.against), hard) if args.against else first
+    one, other = args.compare
+    parts = []
+    for task, methods in first.items():
+        if one in methods and other in second.get(task, {}):
+            text = compare(methods[one], second[task][other], args.two_level, at)
+            parts.append(f"{task}\n{text}")
+    if not parts:
+        there = set().union(*first.values(), *second.values())
+        raise ValueError(
+            f"{one} and {other} were not both measured on one task: there are "
+            f"{', '.join(sorted(there))}"
         )
     return "\n\n".join(parts)

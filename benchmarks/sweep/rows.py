@@ -24,14 +24,16 @@ stopped       why the search ended, "error" where it failed;  guide: version of 
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import io
 import os
 from collections.abc import Iterable
 from io import FileIO
+from itertools import filterfalse
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from search.files.atomic import append, lock
 
 COLUMNS = (
     "task", "problem", "method", "budget", "seed", "correct", "steps_right", "verified", "answer",
@@ -48,13 +50,28 @@ def failed(row: Row) -> bool:
     return row["stopped"] == "error"
 
 
+def row_key(row: dict[str, Any]) -> tuple[str, ...]:
+    """Which search a row is of: task, problem, method, budget and seed."""
+    return tuple(map(str, itemgetter(*KEY)(row)))
+
+
+def sound(rows: Iterable[Row]) -> list[Row]:
+    """The rows of searches that did not fail."""
+    return list(filterfalse(failed, rows))
+
+
+def numbers(rows: Iterable[Row], column: str) -> list[float]:
+    """The cells of a column that are not empty."""
+    return list(map(float, filter(None, map(itemgetter(column), rows))))
+
+
 def read(path: Path) -> list[Row]:
     """The rows of a results file, the last one of each search. Raises ValueError where it is
     none.
     """
     try:
         rows = _parsed(path, path.read_bytes())
-        return list({tuple(row[name] for name in KEY): row for row in rows}.values())
+        return list(dict(zip(map(row_key, rows), rows, strict=True)).values())
     except OSError as error:
         raise ValueError(
             f"cannot read {path} ({error.strerror}): give a file that a sweep wrote"
@@ -100,7 +117,10 @@ class Results:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(path, "a")
-            _lock(self._file, path)
+            lock(
+                self._file,
+                f"another run is writing to {path}: wait for its end, or choose another place",
+            )
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]
             header = _line(COLUMNS)
@@ -110,28 +130,19 @@ class Results:
             else:  # nothing yet, or half of the header
                 os.truncate(path, 0)
                 rows = []
-                self._append(header)
+                append(self._file, header)
         except OSError as error:
             raise ValueError(
                 f"cannot write results to {path} ({error.strerror}): choose another place"
             ) from None
-        self.done = {tuple(row[name] for name in KEY) for row in rows if not failed(row)}
-        self.guides = {row["guide"] for row in rows}
+        self.done = set(map(row_key, sound(rows)))
+        self.guides = set(map(itemgetter("guide"), rows))
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows in one piece. Raises OSError (a full disk) and leaves no part of them."""
         rows = list(rows)
-        self._append(b"".join(_line([row[name] for name in COLUMNS]) for row in rows))
-        self.done |= {tuple(str(row[name]) for name in KEY) for row in rows if not failed(row)}
-
-    def _append(self, data: bytes) -> None:
-        size = os.fstat(self._file.fileno()).st_size
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        except OSError:
-            self._file.truncate(size)
-            raise
+        append(self._file, b"".join(_line(map(row.__getitem__, COLUMNS)) for row in rows))
+        self.done.update(map(row_key, sound(rows)))
 
     def close(self) -> None:
         self._file.close()
@@ -141,14 +152,3 @@ def _line(cells: Iterable[Any]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue().encode()
-
-
-def _lock(file: FileIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(
-            f"another run is writing to {path}: wait for its end, or choose another place"
-        ) from None
-    except OSError:
-        return  # a file system without locks

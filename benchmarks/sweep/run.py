@@ -5,6 +5,7 @@ does only what is missing.
     python -m benchmarks.sweep.run --task chains --run mcts --budgets tokens=250,500 --out r.csv
     python -m benchmarks.sweep.run --report results.csv
     python -m benchmarks.sweep.run --report results.csv --compare "beam width=8" greedy
+    python -m benchmarks.sweep.run --report results.csv --levels 60,80,100,200 --flops 1e8,4e8,1e9
 
 Methods are written as `benchmarks.sweep.plan` says, the columns are those of
 `benchmarks.sweep.rows`. Problems that verify themselves are searched with the largest budget only:
@@ -22,6 +23,9 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,19 @@ from search.solver import seed_of
 
 log = logging.getLogger(__name__)
 
-Job = tuple[int, Limit, list[Run]]  #: seed, budget, and runs that share one search of every problem
+
+@dataclass(frozen=True)
+class Job:
+    """A search of every problem. runs: those that share it."""
+
+    seed: int
+    limit: Limit
+    runs: Sequence[Run]
+
+    @property
+    def kind(self) -> str:
+        """What searches that cost alike have in common."""
+        return self.runs[0].search
 
 
 def sweep(
@@ -65,25 +81,23 @@ def sweep(
     results = rows.Results(out)
     try:
         jobs = _jobs(task, runs, budgets, seeds)
-        guides = {run.search: run.guide(load) for _, _, shared in jobs for run in shared[:1]}
+        guides = {job.kind: job.runs[0].guide(load) for job in jobs}
         version = load().version
         if results.guides - {version}:
             raise ValueError(
                 f"{out} has rows of the guide {', '.join(results.guides)} and this is {version}: "
                 "write to another file"
             )
-        todo = [
-            (job, left)
-            for job in jobs
-            if (left := [name for name in task.problems if _missing(results, task, name, job)])
-        ]
+        waiting: list[tuple[Job, list[str]]] = []
+        for job in jobs:
+            left = [name for name in task.problems if _missing(results, task, name, job)]
+            if left:
+                waiting.append((job, left))
         with Progress(
-            [(_kind(job), job[1].amount, len(left)) for job, left in todo], progress
+            [(job.kind, job.limit.amount, len(left)) for job, left in waiting], progress
         ) as bar:
-            for job, left in todo:
-                if not _search(
-                    task, job, left, guides[job[2][0].search], version, results, bar, limit
-                ):
+            for job, left in waiting:
+                if not _search(task, job, left, guides[job.kind], version, results, bar, limit):
                     return False
         return True
     except KeyboardInterrupt:  # between two calls of `solve_many`, or after the last search of one
@@ -100,27 +114,19 @@ def _jobs(task: Task, runs: Sequence[Run], budgets: Sequence[Limit], seeds: int)
     for run in runs:
         shared[run.search].append(run)
     limits = list(budgets) if task.targets else list(budgets)[-1:]
-    return [
-        (seed, b, group)
-        for seed in range(seeds)
-        for b in limits
-        for group in shared.values()
-        if seed == 0 or not group[0].greedy
-    ]
-
-
-def _kind(job: Job) -> str:
-    """What searches that cost alike have in common."""
-    return job[2][0].search
+    jobs = []
+    for seed, limit, group in product(range(seeds), limits, shared.values()):
+        if seed == 0 or not group[0].greedy:
+            jobs.append(Job(seed, limit, group))
+    return jobs
 
 
 def _missing(results: rows.Results, task: Task, name: str, job: Job) -> list[Run]:
-    seed, budget, runs = job
-    return [
-        run
-        for run in runs
-        if (task.name, name, run.text, str(budget), str(seed)) not in results.done
-    ]
+    def missing(run: Run) -> bool:
+        key = (task.name, name, run.text, str(job.limit), str(job.seed))
+        return key not in results.done
+
+    return list(filter(missing, job.runs))
 
 
 def _search(
@@ -134,7 +140,6 @@ def _search(
     limit: int | None,
 ) -> bool:
     """Search the problems `left` of one job; False if Ctrl-C ended it."""
-    seed, budget, runs = job
     interrupted = False
 
     def finish(index: int, solution: Solution) -> None:
@@ -148,25 +153,25 @@ def _search(
         cells = {
             "task": task.name,
             "problem": name,
-            "budget": budget,
-            "seed": seed,
+            "budget": job.limit,
+            "seed": job.seed,
             "guide": version,
             **_cost(solution),
         }
-        missing = _missing(results, task, name, job)
-        results.write(
-            {**cells, "method": run.text, **_outcome(task, name, solution, run.chooser, guide)}
-            for run in missing
-        )
-        bar.add(_kind(job), budget.amount, solution.usage.generated)
+        found = []
+        for run in _missing(results, task, name, job):
+            outcome = _outcome(task, name, solution, run.chooser, guide)
+            found.append({**cells, "method": run.text, **outcome})
+        results.write(found)
+        bar.add(job.kind, job.limit.amount, solution.usage.generated)
 
-    problems = [task.problems[name] for name in left]
-    seeds = [seed_of(name, seed) for name in left]
+    problems = list(map(task.problems.__getitem__, left))
+    seeds = list(map(partial(seed_of, seed=job.seed), left))
     _forget(guide)
     search.solve_many(
-        problems, guide, runs[0].method, budget.budget, seeds, limit=limit, on_finish=finish,
-        progress=False, keep_trees=False,
-        **runs[0].options,
+        problems, guide, job.runs[0].method, job.limit.budget, seeds, limit=limit,
+        on_finish=finish, progress=False, keep_trees=False,
+        **job.runs[0].options,
     )  # fmt: skip
     return not interrupted
 
@@ -194,34 +199,33 @@ def _outcome(
     task: Task, name: str, solution: Solution, chooser: str | None, guide: Guide
 ) -> dict[str, Any]:
     """The cells of what was chosen: by `search.solve`, or by a chooser from the same tree."""
-    answer, verified, value, steps = (
-        solution.answer,
-        solution.verified,
-        solution.value,
-        solution.steps,
-    )
+    answer = solution.answer
+    verified = solution.verified
+    value = solution.value
+    steps = solution.steps
     choose = chooser_of(chooser)
-    found = (
-        finishes(solution.tree, solution.problem, guide.classes)
-        if solution.tree is not None
-        else []
-    )
-    if found and choose is not None:
+    if choose is not None and solution.tree is not None:
+        found = finishes(solution.tree, solution.problem, guide.classes)
         chosen = pick(found, solution.problem, choose)
-        answer, value, steps = chosen.answer, chosen.score, tuple(solution.tree.chain(chosen.node))
-        verified = None if chosen.reward is None else chosen.reward == 1.0
-    right = (
-        task.steps_right(solution.problem, steps)
-        if task.steps_right is not None and answer is not None
-        else None
-    )
+        if chosen is not None:
+            answer = chosen.answer
+            value = chosen.score
+            steps = tuple(solution.tree.chain(chosen.node))
+            verified = None if chosen.reward is None else chosen.reward == 1.0
+    right = None
+    if task.steps_right is not None and answer is not None:
+        right = task.steps_right(solution.problem, steps)
     return {
         "correct": int(task.correct(name, answer, verified)),
-        "steps_right": "" if right is None else int(right),
-        "verified": "" if verified is None else int(verified),
+        "steps_right": _flag(right),
+        "verified": _flag(verified),
         "answer": "" if answer is None else rows.clean(answer),
         "value": _number(value, ".6g"),
     }  # fmt: skip
+
+
+def _flag(value: bool | None) -> int | str:
+    return "" if value is None else int(value)
 
 
 def _number(value: float, form: str) -> str:
@@ -267,18 +271,18 @@ class Progress:
         """At the speed so far in tokens; 0 before anything was generated. Kinds that were not
         seen yet count like all those seen.
         """
-        tokens, amounts = (
-            (sum(part) for part in zip(*self._spent.values(), strict=True))
-            if self._spent
-            else (0.0, 0.0)
-        )
+        tokens = 0.0
+        amounts = 0.0
+        rates = {}
+        for kind, (spent, amount) in self._spent.items():
+            tokens += spent
+            amounts += amount
+            rates[kind] = spent / amount
         if not tokens:
             return 0.0
-        rate = {kind: spent / budgets for kind, (spent, budgets) in self._spent.items()}
-        ahead = sum(
-            count * amount * rate.get(kind, tokens / amounts)
-            for (kind, amount), count in self._left.items()
-        )
+        ahead = 0.0
+        for (kind, amount), count in self._left.items():
+            ahead += count * amount * rates.get(kind, tokens / amounts)
         return elapsed * ahead / tokens
 
 
@@ -304,17 +308,17 @@ def main() -> None:
     report.add_arguments(parser)
     args = parser.parse_args()
     try:
-        whole = _asked(args)
+        whole = _run(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     if not whole:
         raise SystemExit(130)
 
 
-def _asked(args: argparse.Namespace) -> bool:
+def _run(args: argparse.Namespace) -> bool:
     """Do what the flags ask for; False where Ctrl-C ended it."""
     if args.report:
-        log.info("\n%s", report.told(args))
+        log.info("\n%s", report.requested(args))
         return True
     import guides
 

@@ -17,14 +17,17 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.processes.interleave import table
+from benchmarks.output import row as row_of
+from benchmarks.output import table
 from benchmarks.sweep import statistics
-from benchmarks.sweep.report import limit_of
-from benchmarks.sweep.rows import Row, read
+from benchmarks.sweep.levels import limit_of
+from benchmarks.sweep.rows import Row, numbers, read
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class Point:
     flops: float
     correct: Mapping[str, float]
 
+    def scores(self, problems: Sequence[str]) -> np.ndarray:
+        """float64 [problems]: those of `correct`."""
+        return np.array([self.correct[problem] for problem in problems])
+
 
 def points(rows: Sequence[Row]) -> dict[str, list[Point]]:
     """method -> its points, the cheapest first."""
@@ -52,25 +59,31 @@ def points(rows: Sequence[Row]) -> dict[str, list[Point]]:
         for row in group:
             right[row["problem"]].append(float(row["correct"]))
         correct = {problem: float(np.mean(scores)) for problem, scores in right.items()}
-        means = [
-            float(np.mean([float(row[name]) for row in group]))
-            for name in ("generated", "seconds", "flops")
-        ]
-        found[method].append(Point(budget, means[0], means[1], means[2], correct))
+        point = Point(
+            budget,
+            _mean(group, "generated"),
+            _mean(group, "seconds"),
+            _mean(group, "flops"),
+            correct,
+        )
+        found[method].append(point)
     return found
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    return float(np.mean(numbers(rows, column)))
 
 
 def at(line: Sequence[Point], seconds: float, problems: Sequence[str]) -> np.ndarray | None:
     """float [problems], in [0, 1]: the accuracy of a method in a mean of so many seconds a
     problem; None beyond its budgets.
     """
-    scores = [np.array([point.correct[problem] for problem in problems]) for point in line]
-    times = [point.seconds for point in line]
-    for place in range(1, len(line)):
-        left, right = times[place - 1], times[place]
+    for low, high in pairwise(line):
+        left = low.seconds
+        right = high.seconds
         if left <= seconds <= right:
             share = math.log(seconds / left) / math.log(right / left) if right > left else 1.0
-            return (1 - share) * scores[place - 1] + share * scores[place]
+            return (1 - share) * low.scores(problems) + share * high.scores(problems)
     return None
 
 
@@ -84,31 +97,24 @@ def report(rows: Sequence[Row], against: str) -> str:
         raise ValueError(
             f"there is no method {against!r} in these rows: give one of {', '.join(found)}"
         )
-    lines = [_line("method", "budget", "right, %", "tokens", "seconds", "TFLOP")]
-    differences = [
-        _line("method", "budget", "seconds", f"less {against} in as many seconds, points")
-    ]
+    lines = [row_of(["method", "budget", "right, %", "tokens", "seconds", "TFLOP"])]
+    less = f"less {against} in as many seconds, points"
+    differences = [row_of(["method", "budget", "seconds", less])]
     for method, line in found.items():
         for point in line:
             share = statistics.bootstrap(100 * np.array(list(point.correct.values())))
             cost = [f"{point.tokens:.0f}", f"{point.seconds:.1f}", f"{point.flops / 1e12:.2f}"]
-            lines.append(_line(method, point.budget, str(share), *cost))
+            lines.append(row_of([method, point.budget, str(share), *cost]))
             if method == against:
                 continue
-            shared = sorted(
-                set(point.correct).intersection(*(other.correct for other in found[against]))
-            )
+            rest = map(attrgetter("correct"), found[against])
+            shared = sorted(set(point.correct).intersection(*rest))
             other = at(found[against], point.seconds, shared)
-            told = "not known"
+            less = "not known"
             if other is not None:
-                mine = np.array([point.correct[problem] for problem in shared])
-                told = statistics.bootstrap(100 * (mine - other)).signed
-            differences.append(_line(method, point.budget, f"{point.seconds:.1f}", told))
+                less = statistics.bootstrap(100 * (point.scores(shared) - other)).signed
+            differences.append(row_of([method, point.budget, f"{point.seconds:.1f}", less]))
     return f"{table(lines)}\n\n{table(differences)}"
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """The tree core against other engines and against itself, on hashtree-1
-(`benchmarks.tree.hashtree`). One core, unless said otherwise.
+(`benchmarks.tree.hashtree`). One core, unless stated otherwise.
 
     python -m benchmarks.tree.core compare --python mctx=PATH/python --python openspiel=PATH/python
     python -m benchmarks.tree.core growth
@@ -7,25 +7,25 @@
     python -m benchmarks.tree.core check
 
 Tables go to stdout as Markdown, everything that was measured to a JSON file. Where an engine has a
-core of its own, times are processor time, which is the same when others work on that core too;
+core of its own, times are CPU time, which is the same when others work on that core too;
 engines that may use all cores are timed by the clock.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import platform
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
+from benchmarks.output import table, write_json
 from benchmarks.processes.interleave import (
     OURS,
     SPLIT,
@@ -34,7 +34,6 @@ from benchmarks.processes.interleave import (
     done,
     installed,
     interleaved,
-    table,
 )
 from benchmarks.tree import reference_puct
 from benchmarks.tree.hashgame import HashTree, HashTreeSplit
@@ -94,14 +93,8 @@ def compare(
                 engines.append(
                     (f"{name}, all cores", stack.enter_context(Engine(RIVALS[name], path)))
                 )
-        searches = [
-            {"B": b, "S": s, "A": a}
-            for b in _numbers(trees)
-            for s in _numbers(simulations)
-            for a in _numbers(moves)
-        ]
-        rows = interleaved(engines, searches, rounds, least=least)
-    _write(out, rows, pythons=pythons)
+        rows = interleaved(engines, _grid(B=trees, S=simulations, A=moves), rounds, least=least)
+    write_json(out, rows, pythons=pythons)
     typer.echo(compared(rows))
 
 
@@ -120,14 +113,15 @@ def growth(
     for count in _numbers(simulations):
         with Engine(OURS, core=_core(core)) as engine:  # peak memory is that of a process
             rows += interleaved([("copse", engine)], [{"B": 1, "S": count, "A": moves}], rounds)
-    _write(out, rows)
+    write_json(out, rows)
     lines = [
         "| simulations | mean path | M simulations/s | ns a node | the same, first run | bytes a "
         "node | peak memory, MB |"
     ]
     for row in rows:
         done(row)
-        count, nodes = row["S"], row["nodes"]
+        count = row["S"]
+        nodes = row["nodes"]
         times = f"{row['time'] / nodes * 1e9:.1f} | {row['first'] / nodes * 1e9:.1f}"
         memory = f"{row['bytes'] / count:.0f} | {(row['rss'] - row['empty']) / 1e6:.0f}"
         lines.append(
@@ -151,26 +145,22 @@ def split(
     """
     rows = []
     with Engine(SPLIT, core=_core(core)) as engine:
-        searches = [
-            {"B": b, "S": simulations, "A": moves, "K": many}
-            for b in _numbers(trees)
-            for many in _numbers(k)
-        ]
+        searches = _grid(B=trees, S=str(simulations), A=str(moves), K=k)
         rows = interleaved([("copse", engine)], searches, rounds)
-    _write(out, rows)
-    lines, points = (
-        [
-            "| trees | leaves a round and tree | us a round | us a leaf | us a leaf beside the "
-            "evaluator | of all time |"
-        ],
-        [],
-    )
+    write_json(out, rows)
+    lines = [
+        "| trees | leaves a round and tree | us a round | us a leaf | us a leaf beside the "
+        "evaluator | of all time |"
+    ]
+    points = []
     for row in rows:
         done(row)
-        spent, beside = row["replayed_least"] * 1e6, row["core_seconds_least"] * 1e6
-        points.append((row["leaves"] / row["rounds"], spent / row["rounds"]))
+        spent = row["replayed_least"] * 1e6
+        beside = row["core_seconds_least"] * 1e6
+        round_costs = spent / row["rounds"]
+        points.append((row["leaves"] / row["rounds"], round_costs))
         costs = (
-            f"{points[-1][1]:.2f} | {spent / row['leaves']:.3f} | "
+            f"{round_costs:.2f} | {spent / row['leaves']:.3f} | "
             f"{beside / row['leaves']:.3f} | {100 * spent / 1e6 / row['time']:.0f} %"
         )
         lines.append(f"| {row['B']} | {row['K']} | {costs} |")
@@ -196,16 +186,12 @@ def check(
         "| moves | k | trees | fused differ | split differ | fused differ from float64 priors |"
     ]
     whole = True
-    for a in _numbers(moves):
-        for many in _numbers(k):
-            counts = np.zeros(4, int)
-            for constant in map(float, c.split(",")):
-                for seed in range(seeds):
-                    counts += differing(trees, a, simulations, many, constant, seed)
-            whole = whole and not counts[1:3].any()
-            lines.append(
-                f"| {a} | {many} | {counts[0]} | {counts[1]} | {counts[2]} | {counts[3]} |"
-            )
+    for a, many in product(_numbers(moves), _numbers(k)):
+        counts = np.zeros(4, int)
+        for constant, seed in product(map(float, c.split(",")), range(seeds)):
+            counts += differing(trees, a, simulations, many, constant, seed)
+        whole = whole and not counts[1:3].any()
+        lines.append(f"| {a} | {many} | {counts[0]} | {counts[1]} | {counts[2]} | {counts[3]} |")
     typer.echo(table(lines))
     if not whole:
         raise typer.Exit(1)
@@ -215,24 +201,26 @@ def differing(trees: int, moves: int, simulations: int, k: int, c: float, seed: 
     """int [4]: trees, those where fused and split differ from priors in float32, and where fused
     differs from priors in float64.
     """
-    found = []
+    visits = []
     for kind in (HashTree, HashTreeSplit):
         engine = kind()
         engine.K = k
         engine.prepare(trees, moves, simulations, c, seed)
         engine.run()
-        found.append(engine.root_visits())
-    truth = [
-        np.array(
-            [
-                reference_puct.root_visits(tree, moves, simulations, k, c, seed, rounded)
-                for tree in range(trees)
-            ]
-        )
-        for rounded in (True, False)
-    ]
-    pairs = [(found[0], truth[0]), (found[1], truth[0]), (found[0], truth[1])]
-    return np.array([trees, *((one != other).any(1).sum() for one, other in pairs)])
+        visits.append(engine.root_visits())
+    fused, split_visits = visits
+
+    def truth(rounded: bool) -> np.ndarray:
+        arguments = (moves, simulations, k, c, seed, rounded)
+        return np.array([reference_puct.root_visits(tree, *arguments) for tree in range(trees)])
+
+    def differ(one: np.ndarray, other: np.ndarray) -> int:
+        return int((one != other).any(1).sum())
+
+    single = truth(rounded=True)
+    return np.array(
+        [trees, differ(fused, single), differ(split_visits, single), differ(fused, truth(False))]
+    )
 
 
 def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -242,9 +230,16 @@ def line_through(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return float(constant), float(slope)
 
 
+def _grid(**axes: str) -> list[dict[str, int]]:
+    """Every search with one number of each axis, the last changing first."""
+    return [
+        dict(zip(axes, values, strict=True)) for values in product(*map(_numbers, axes.values()))
+    ]
+
+
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(float(part)) for part in text.split(",")]
+        return list(map(int, map(float, text.split(","))))
     except ValueError:
         raise typer.BadParameter(
             f"{text!r} is no list of numbers: write them with commas between, as 4,16"
@@ -253,32 +248,20 @@ def _numbers(text: str) -> list[int]:
 
 def _pythons(pairs: Sequence[str]) -> dict[str, str]:
     """Which Python each rival has, of NAME=PATH."""
-    found = dict(pair.partition("=")[::2] for pair in pairs)
-    if unknown := [
-        name
-        for name, path in found.items()
-        if name not in {*RIVALS, *FAMILIES.values()} or not path
-    ]:
-        raise typer.BadParameter(
-            f"--python {unknown[0]}: write NAME=PATH, with a name of {', '.join([*RIVALS, 'mctx'])}"
-        )
-    return found
+    pythons: dict[str, str] = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if name not in {*RIVALS, *FAMILIES.values()} or not path:
+            raise typer.BadParameter(
+                f"--python {name}: write NAME=PATH, with a name of {', '.join([*RIVALS, 'mctx'])}"
+            )
+        pythons[name] = path
+    return pythons
 
 
 def _core(core: int) -> int | None:
     """None: any. Systems without a way to pin a process have only that."""
     return core if core >= 0 and hasattr(os, "sched_setaffinity") else None
-
-
-def _write(out: Path | None, rows: Sequence[dict[str, Any]], **more: Any) -> None:
-    if out is not None:
-        about = {
-            "machine": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "command": sys.argv,
-            **more,
-        }
-        out.write_text(json.dumps({**about, "rows": rows}, indent=1))
 
 
 def main() -> None:

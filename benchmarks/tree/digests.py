@@ -6,7 +6,7 @@
 Each method searches one problem of each task a seed with the built-in model. A digest covers the
 trees of all seeds of one method on one task: steps, tokens, visits, values, priors, rewards, the
 answer and what was spent. Exits 1 where a digest differs from that of `--against`. Trees depend on
-the processor, too: compare files of one machine.
+the CPU, too: compare files of one machine.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import hashlib
 import json
 import sys
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmarks import tasks
+from benchmarks.output import write_csv
 from benchmarks.sweep.plan import Run
 
 if TYPE_CHECKING:
@@ -53,13 +55,13 @@ def digest(solutions: Sequence[Solution]) -> str:
     for solution in solutions:
         trace = solution.trace
         spent = solution.usage
-        said = {
+        result = {
             "answer": solution.answer,
             "stopped": solution.stopped,
             "spent": (spent.generated, spent.calls, spent.simulations),
             "steps": [(step.text, step.tokens) for step in trace.steps],
         }
-        found.update(json.dumps(said, default=str).encode())
+        found.update(json.dumps(result, default=str).encode())
         for name, value in sorted(vars(trace).items()):
             if name.startswith(("node_", "edge_")):
                 found.update(f"{name}{value.dtype}{value.shape}".encode())
@@ -73,7 +75,7 @@ def measured(seeds: int, tokens: int) -> list[dict[str, str]]:
     import search
 
     rows = []
-    runs = [Run.parse(text) for text in RUNS]
+    runs = list(map(Run.parse, RUNS))
     for task in TASKS:
         problems = tasks.TASKS[task]()[:seeds]
         for run in runs:
@@ -100,15 +102,12 @@ def main(
 ) -> None:
     """Write the digests of all methods, and compare them with those of another state."""
     rows = measured(seeds, tokens)
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out, rows)
     if against is None:
         return
     with against.open(newline="") as file:
         before = list(csv.DictReader(file))
-    changed = [row for row in rows if row not in before]
+    changed = list(filterfalse(before.__contains__, rows))
     for row in changed:
         sys.stderr.write(f"{row['task']}, {row['run']}: other trees\n")
     if changed or len(rows) != len(before):

@@ -34,10 +34,8 @@ def _mix(x):  # type: ignore[no-untyped-def]
 
 @_inlined
 def _read(row):  # type: ignore[no-untyped-def]
-    low, high = (
-        u4(row[0]) | u4(u4(row[1]) << u4(8)),
-        u4(u4(row[2]) << u4(16)) | u4(u4(row[3]) << u4(24)),
-    )
+    low = u4(row[0]) | u4(u4(row[1]) << u4(8))
+    high = u4(u4(row[2]) << u4(16)) | u4(u4(row[3]) << u4(24))
     return u4(u4(low) | u4(high))
 
 
@@ -69,7 +67,8 @@ def evaluate(row, priors):  # type: ignore[no-untyped-def]
     share of weights lies within 2**-51 of the middle between two float32, relatively, and the
     product is within 2**-52 of the share.
     """
-    h, total = _read(row), np.int32(0)
+    h = _read(row)
+    total = np.int32(0)
     for a in range(len(priors)):
         weight = np.int32(u4(u4(1) + u4(_mix(u4(h + u4(u4(a + 1) * u4(WEIGHT)))) >> u4(12))))
         priors[a] = np.float32(weight)
@@ -102,7 +101,8 @@ def _visited(parents):  # type: ignore[no-untyped-def]
     """Nodes on the paths of all simulations, if each reached a new leaf: the depths of all
     nodes, the root's counting too.
     """
-    depths, total = np.zeros(len(parents), np.int32), 0
+    depths = np.zeros(len(parents), np.int32)
+    total = 0
     for node in range(len(parents)):
         if parents[node] >= 0:
             depths[node] = depths[parents[node]] + 1
@@ -114,7 +114,8 @@ class _Trees:
     """Some of the trees of an adapter, in a forest of their own; memory is kept from run to run."""
 
     def __init__(self, first: int, trees: int, moves: int, simulations: int, c: float, seed: int):
-        self.first, self.seed = first, seed
+        self.first = first
+        self.seed = seed
         self.forest = Forest(trees, game=game(moves), rule=puct(c), nodes=trees * (simulations + 1))
         self.roots = (
             np.empty((trees, SIZE), np.uint8),
@@ -149,16 +150,19 @@ class HashTree:
 
     def prepare(self, B: int, A: int, S: int, c: float = 1.25, seed: int = 0) -> None:
         """B trees of A moves with S simulations each."""
-        parts = max(1, min(self.threads, B)) if self.most <= B * S else 1
+        parts = 1
+        if self.most <= B * S:
+            parts = max(1, min(self.threads, B))
         edges = [B * part // parts for part in range(parts + 1)]
         self.parts = [
             _Trees(low, high - low, A, S, c, seed)
             for low, high in zip(edges, edges[1:], strict=False)
         ]
-        self.simulations, self.pool = S, ThreadPoolExecutor(parts) if parts > 1 else None
-        self.bytes = sum(
-            part.forest.bytes + part.forest.positions.base.nbytes for part in self.parts
-        )
+        self.simulations = S
+        self.pool = ThreadPoolExecutor(parts) if parts > 1 else None
+        self.bytes = 0
+        for part in self.parts:
+            self.bytes += part.forest.bytes + part.forest.positions.base.nbytes
         self._nodes = 0
 
     def run(self) -> dict[str, Any]:
@@ -176,11 +180,9 @@ class HashTree:
 
     def _walked(self) -> dict[str, int]:
         if self.K == 1 and not self._nodes:
-            forests = [part.forest for part in self.parts]
-            self._nodes = sum(
-                int(_visited(forest.parents(np.arange(len(forest.positions)))))
-                for forest in forests
-            )
+            for part in self.parts:
+                nodes = np.arange(len(part.forest.positions))
+                self._nodes += int(_visited(part.forest.parents(nodes)))
         return {"nodes": self._nodes} if self._nodes else {}
 
 
@@ -196,11 +198,13 @@ class HashTreeSplit(HashTree):
         self.sizes = [self.K] * (S // self.K) + ([S % self.K] if S % self.K else [])
 
     def run(self) -> dict[str, Any]:
-        """Also core_seconds: what is spent outside the evaluator; replayed: processor time of the
+        """Also core_seconds: what is spent outside the evaluator; replayed: CPU time of the
         same search, the evaluator's answers being there already; rounds and leaves: how many of
         each.
         """
-        clock, spent, answers = time.perf_counter, 0.0, []
+        clock = time.perf_counter
+        spent = 0.0  # seconds of the evaluator
+        answers = []
         watch = Watch()
         forest = self.parts[0].plant()
         leaves = forest.select(self.sizes[0])
@@ -213,18 +217,19 @@ class HashTreeSplit(HashTree):
         total = watch.read()
         watch = Watch()
         forest = self.parts[0].plant()
-        leaves, count = forest.select(self.sizes[0]), 0
+        leaves = forest.select(self.sizes[0])
+        count = 0
         for k, answer in zip([*self.sizes[1:], 0], answers, strict=True):
             count += len(leaves)
             leaves = _answer(forest, leaves, answer, k)
         replayed = watch.read()["cpu"]
-        told = {
+        core = {
             "core_seconds": total["seconds"] - spent,
             "replayed": replayed,
             "rounds": len(self.sizes),
             "leaves": count,
         }
-        return {**total, **told, **self._walked()}
+        return {**total, **core, **self._walked()}
 
 
 def _answer(

@@ -18,8 +18,13 @@ from __future__ import annotations
 
 import numpy as np
 
-FIRST, SECOND = 0x85EBCA6B, 0xC2B2AE35  # the multipliers of `mix`
-ROOT, CHILD, SHIFT, WEIGHT, VALUE = 0x27D4EB2F, 0x9E3779B1, 0x7F4A7C15, FIRST, SECOND
+FIRST = 0x85EBCA6B  # the multipliers of `mix`
+SECOND = 0xC2B2AE35
+ROOT = 0x27D4EB2F
+CHILD = 0x9E3779B1
+SHIFT = 0x7F4A7C15
+WEIGHT = FIRST
+VALUE = SECOND
 SIZE = 4  # bytes of a position in a row, lowest first
 WORD = 0xFFFFFFFF
 

@@ -1,5 +1,5 @@
-"""PUCT in rounds, said again in plain Python and float64: the truth that root visits are compared
-with, and the problem it is run on.
+"""PUCT in rounds, a second time, in plain Python and float64: what root visits are compared with,
+and the problem it is run on.
 
 The rules: a root's evaluation is its first visit. A descent takes the move with the highest Q + c
 sqrt(N) P / (1 + n), the lowest of equals; Q of an untaken move is the mean of its parent. A round
@@ -57,14 +57,16 @@ class Node:
     __slots__ = ("children", "position", "priors", "total", "visits")
 
     def __init__(self, position: int):
-        self.position, self.visits, self.total = position, 0, 0.0
+        self.position = position
+        self.visits = 0
+        self.total = 0.0
         self.priors: list[float] = []
         self.children: list[Node | None] = []
 
     def expand(self, moves: int, rounded: bool) -> None:
         self.priors = priors(self.position, moves)
         if rounded:
-            self.priors = [single(prior) for prior in self.priors]
+            self.priors = list(map(single, self.priors))
         self.children = [None] * moves
 
 
@@ -72,13 +74,20 @@ def descend(node: Node, c: float) -> list[Node]:
     """The path from `node` to a leaf. Visits are counted."""
     path = [node]
     while node.children:
-        scale, mean = c * math.sqrt(node.visits), node.total / node.visits
-        best, high = 0, -math.inf
+        scale = c * math.sqrt(node.visits)
+        mean = node.total / node.visits
+        best = 0
+        high = -math.inf
         for move, (prior, below) in enumerate(zip(node.priors, node.children, strict=True)):
-            n, q = (below.visits, below.total / below.visits) if below else (0, mean)
+            n = 0
+            q = mean
+            if below:
+                n = below.visits
+                q = below.total / n
             score = q + scale * (prior / (1 + n))
             if score > high:
-                best, high = move, score
+                best = move
+                high = score
         node.visits += 1
         below = node.children[best]
         if below is None:
@@ -103,7 +112,8 @@ def root_visits(
     """
     top = Node(root(tree, seed))
     top.expand(moves, rounded)
-    top.visits, top.total = 1, value(top.position)
+    top.visits = 1
+    top.total = value(top.position)
     done = 0
     while done < simulations:
         paths = [descend(top, c) for _ in range(min(k, simulations - done))]

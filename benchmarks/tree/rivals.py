@@ -48,9 +48,8 @@ class Mctx:
 
         def judge(h: Any) -> tuple[Any, Any]:
             logits = jnp.log(((mix(h[:, None] + turns) >> 12) + 1).astype(jnp.float32))
-            return logits, (mix(h ^ word(hashtree.VALUE)) >> 8).astype(jnp.float32) * jnp.float32(
-                2.0**-24
-            )
+            value = (mix(h ^ word(hashtree.VALUE)) >> 8).astype(jnp.float32)
+            return logits, value * jnp.float32(2.0**-24)
 
         def play(params: Any, key: Any, move: Any, h: Any) -> Any:
             h = mix((h ^ ((move.astype(word) + 1) * word(hashtree.CHILD))) + word(hashtree.SHIFT))
@@ -80,10 +79,8 @@ class Mctx:
                 ).search_tree  # fmt: skip
             return tree.children_visits[:, 0], tree.node_visits
 
-        self.ready, self.given = (
-            jax.block_until_ready,
-            (jnp.asarray(hashtree.roots(B, seed)), jax.random.PRNGKey(0)),
-        )
+        self.ready = jax.block_until_ready
+        self.given = (jnp.asarray(hashtree.roots(B, seed)), jax.random.PRNGKey(0))
         self.search = jax.jit(search).lower(*self.given).compile()
 
     def run(self) -> dict[str, Any]:
@@ -112,20 +109,20 @@ class OpenSpiel:
     def prepare(self, B: int, A: int, S: int, c: float, seed: int) -> None:
         import pyspiel
 
-        self.lib, self.given = pyspiel, (B, S, 2 * c, seed)
+        self.lib = pyspiel
+        self.given = (B, S, 2 * c, seed)
         self.depth = next(depth for depth in range(1, 40) if A**depth >= self.leaves)
-        self.game, flat = (
-            pyspiel.load_efg_game(written(reference_puct.root(0, seed), A, self.depth, scale))
-            for scale in (1.0, 0.0)
-        )
+        root = reference_puct.root(0, seed)
+        self.game = pyspiel.load_efg_game(written(root, A, self.depth, 1.0))
+        flat = pyspiel.load_efg_game(written(root, A, self.depth, 0.0))
         runs = [(flat, 1), (flat, 2), (self.game, 1)]
-        least, begin, rounds = [math.inf] * 3, clock(), 0
+        least = [math.inf] * 3
+        begin = clock()
+        rounds = 0
         # the least of each: others disturb, and chill the caches
         while rounds < 9 or (rounds < 200 and clock() - begin < 1.0):
-            least = [
-                min(time, self._search(game, rollouts)["cpu"])
-                for time, (game, rollouts) in zip(least, runs, strict=True)
-            ]
+            for place, (game, rollouts) in enumerate(runs):
+                least[place] = min(least[place], self._search(game, rollouts)["cpu"])
             rounds += 1
         one = (least[1] - least[0]) / self._count(flat)[0]
         evaluated, self.nodes = self._count(self.game)
@@ -157,7 +154,9 @@ class OpenSpiel:
         """Nodes that were evaluated by a roll-out, and nodes that all descents came by."""
         tops: list[Any] = []
         self._search(game, 1, tops)
-        below, evaluated, walked = [(top, 0) for top in tops], 0, 0
+        below = [(top, 0) for top in tops]
+        evaluated = 0
+        walked = 0
         while below:
             node, depth = below.pop()
             walked += node.explore_count
@@ -173,7 +172,8 @@ def written(position: int, moves: int, depth: int, scale: float = 1.0) -> str:
     """hashtree-1 below a position, `depth` moves deep, in the format of Gambit; payoffs are 2
     value - 1, times `scale`.
     """
-    text, counts = ['EFG 2 R "hashtree" { "one" "two" }'], [0, 0]
+    text = ['EFG 2 R "hashtree" { "one" "two" }']
+    counts = [0, 0]
     actions = " ".join(f'"{move}"' for move in range(moves))
 
     def write(position: int, depth: int) -> None:
@@ -214,17 +214,16 @@ class LightZero:
 
     def run(self) -> dict[str, Any]:
         trees, moves, simulations, c, seed = self.given
-        tree, spent = self.tree, 0.0
+        tree = self.tree
+        spent = 0.0  # seconds of the evaluator
         watch = Watch()
         positions = np.empty((simulations + 1, trees), np.uint32)
         positions[0] = hashtree.roots(trees, seed)
-        nothing, players = [0.0] * trees, [-1] * trees
+        nothing = [0.0] * trees
+        players = [-1] * trees
         top = tree.Roots(trees, [list(range(moves)) for _ in range(trees)])
-        top.prepare_no_noise(
-            nothing,
-            np.log(hashtree.weights(positions[0], moves).astype(np.float32)).tolist(),
-            players,
-        )
+        logits = np.log(hashtree.weights(positions[0], moves).astype(np.float32))
+        top.prepare_no_noise(nothing, logits.tolist(), players)
         extremes = tree.MinMaxStatsList(trees)
         extremes.set_delta(0.01)
         for simulation in range(1, simulations + 1):
@@ -278,11 +277,9 @@ class Reasoners:
             def reward(self, position: int, move: int, **details: Any) -> tuple[float, dict]:
                 return reference_puct.value(reference_puct.child(position, move)), {}
 
-        self.roots, self.world, self.config = (
-            [reference_puct.root(tree, seed) for tree in range(B)],
-            World(),
-            Config(),
-        )
+        self.roots = [reference_puct.root(tree, seed) for tree in range(B)]
+        self.world = World()
+        self.config = Config()
         self.new = lambda: MCTS(n_iters=S, w_exp=c)
 
     def run(self) -> dict[str, Any]:

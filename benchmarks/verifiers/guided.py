@@ -30,9 +30,14 @@ import logging
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from benchmarks.output import row as row_of
+from benchmarks.output import table
 from benchmarks.sweep import report, rows, run
 from benchmarks.sweep import statistics as stats
 from benchmarks.sweep.plan import Limit, Task, read_runs, task_named
@@ -96,74 +101,71 @@ def measure(
            its tokens, too
     """
     half = [sizes[0] // 2] if sizes[0] > 1 else []
-    ladders = {text: [(written(text, n), ENOUGH) for n in sizes] for text in bases(task).values()}
-    ladders |= {
-        text: [(written(text, n), ENOUGH) for n in (*half, *sizes)]
-        for text in searches
-        if "{" in text
-    }
-    anytime = [" ".join(text.split()) for text in searches if "{" not in text]
-    ended = list(dict.fromkeys(method for own in ladders.values() for method, _ in own))
-    # what is wrong with any of them is said before the first search
+    ladders: dict[str, list[tuple[str, Limit]]] = {}
+    for text in bases(task).values():
+        ladders[text] = _ended(text, sizes)
+    anytime = []  # searches that are stopped by their budget
+    for text in searches:
+        if "{" in text:
+            ladders[text] = _ended(text, [*half, *sizes])
+        else:
+            anytime.append(" ".join(text.split()))
+    steps = itertools.chain.from_iterable(ladders.values())
+    ended = list(dict.fromkeys(method for method, _ in steps))
+    # what is wrong with any of them is reported before the first search
     read_runs([*ended, *anytime], task)
 
     def swept(methods: Sequence[str], budget: Limit) -> bool:
-        return run.sweep(
-            task,
-            read_runs(methods, task),
-            [budget],
-            seeds,
-            out,
-            load,
-            limit=limit,
-            progress=progress,
-        )
+        runs = read_runs(methods, task)
+        return run.sweep(task, runs, [budget], seeds, out, load, limit=limit, progress=progress)
 
     if not swept(ended, ENOUGH):
         return None
-    bests = (
-        [_rung(rows.read(out), task, *step) for step in next(iter(ladders.values()))]
-        if anytime
-        else []
-    )
+    targets: list[tuple[float, Rung]] = []  # a share of what a rung of the first method took
+    if anytime:
+        first_method = next(iter(ladders.values()))
+        bests = [_rung(rows.read(out), task, *step) for step in first_method]
+        if half:
+            targets.append((half[0] / sizes[0], bests[0]))
+        targets += zip(itertools.repeat(1.0), bests, strict=False)
     for text in anytime:
-        ladder = []
-        for share, best in [
-            *((n / sizes[0], bests[0]) for n in half),
-            *((1.0, best) for best in bests),
-        ]:
+        ladders[text] = []
+        for share, best in targets:
             first = Limit("tokens", max(1, round(share * _mean(best.found, "generated"))))
             if not swept([text], first):
                 return None
-            excess = max(
-                1.0, _rung(rows.read(out), task, text, first).tokens / (share * best.tokens)
-            )
+            taken = _rung(rows.read(out), task, text, first).tokens
+            excess = max(1.0, taken / (share * best.tokens))
             nearer = Limit("tokens", max(1, round(first.amount / excess)))
             if not swept([text], nearer):
                 return None
-            ladder += [(text, first), (text, nearer)]
-        ladders[text] = ladder
+            ladders[text] += [(text, first), (text, nearer)]
     found = rows.read(out)
-    made = {
-        text: [_rung(found, task, *step) for step in dict.fromkeys(own)]
-        for text, own in ladders.items()
-    }
-    return {text: sorted(own, key=lambda rung: rung.tokens) for text, own in made.items()}
+    rungs = {}
+    for text, own in ladders.items():
+        made = [_rung(found, task, *step) for step in dict.fromkeys(own)]
+        rungs[text] = sorted(made, key=lambda rung: rung.tokens)
+    return rungs
+
+
+def _ended(text: str, sizes: Sequence[int]) -> list[tuple[str, Limit]]:
+    """A method that ends by itself at each size, with a budget that does not stop it."""
+    return [(written(text, n), ENOUGH) for n in sizes]
 
 
 def _rung(found: Iterable[rows.Row], task: Task, method: str, budget: Limit) -> Rung:
-    wanted = task.name, method, str(budget)
-    own = [
-        row
-        for row in found
-        if (row["task"], row["method"], row["budget"]) == wanted and row["problem"] in task.problems
-    ]
+    wanted = (task.name, method, str(budget))
+    own = []
+    for row in found:
+        step = (row["task"], row["method"], row["budget"])
+        if step == wanted and row["problem"] in task.problems:
+            own.append(row)
     right = report.table(own, lambda one: float(one[0]["correct"]))
     return Rung(_mean(own, "generated") + _mean(own, "prefilled"), dict(sorted(right.items())), own)
 
 
 def _mean(found: Sequence[rows.Row], column: str) -> float:
-    return statistics.fmean(float(row[column]) for row in found)
+    return statistics.fmean(rows.numbers(found, column))
 
 
 def at(ladder: Sequence[Rung], tokens: float) -> report.Table | None:
@@ -175,13 +177,13 @@ def at(ladder: Sequence[Rung], tokens: float) -> report.Table | None:
     for low, high in itertools.pairwise(ladder):
         if tokens < high.tokens:
             share = (tokens - low.tokens) / (high.tokens - low.tokens)
-            return {
-                problem: {
-                    seed: (1 - share) * right + share * high.right[problem][seed]
-                    for seed, right in by.items()
+            mixed: report.Table = {}
+            for problem, by in low.right.items():
+                more = high.right[problem]
+                mixed[problem] = {
+                    seed: (1 - share) * right + share * more[seed] for seed, right in by.items()
                 }
-                for problem, by in low.right.items()
-            }
+            return mixed
     return ladder[-1].right
 
 
@@ -195,43 +197,42 @@ def tables(ladders: dict[str, list[Rung]], names: Sequence[str], sizes: Sequence
     The last column is how much larger the advantage is at the smallest than at the largest size at
     which it is known.
     """
-    labels = dict(zip(ladders, [*names, *list(ladders)[len(names) :]], strict=True))
-    first, others = list(ladders)[: len(names)], list(ladders)[len(names) :]
-    places = [rung.tokens for rung in ladders[first[0]]]
+    first = list(ladders)[: len(names)]
+    others = list(ladders)[len(names) :]
+    labels = dict(zip(ladders, [*names, *others], strict=True))
+    places = list(map(attrgetter("tokens"), ladders[first[0]]))
     heads = [f"N={n}: {tokens:,.0f} tokens" for n, tokens in zip(sizes, places, strict=True)]
-    took = [[labels[text], *_cost(rung)] for text, ladder in ladders.items() for rung in ladder]
-    solved = []
+    head = ["method", "size", "generated", "read", "tokens", "FLOPs", "per cent right"]
+    took = [row_of(head)]
+    solved = [row_of(["per cent right", *heads])]
     for text, ladder in ladders.items():
-        found = [at(ladder, tokens) for tokens in places]
-        solved.append([labels[text], *("-" if own is None else _rate(own) for own in found)])
-    more = [
-        [f"{labels[a]} - {labels[b]}", *_gains(ladders[a], ladders[b], places)]
-        for a, b in itertools.product(others, first)
-    ]
-    return "\n\n".join(
-        (
-            _table(
-                ["method", "size", "generated", "read", "tokens", "FLOPs", "per cent right"], took
-            ),
-            _table(["per cent right", *heads], solved),
-            _table(["points more", *heads, "smallest - largest"], more),
-        )
-    )
+        for rung in ladder:
+            took.append(row_of([labels[text], *_cost(rung)]))
+        cells = [_rate(at(ladder, tokens)) for tokens in places]
+        solved.append(row_of([labels[text], *cells]))
+    more = [row_of(["points more", *heads, "smallest - largest"])]
+    for a, b in itertools.product(others, first):
+        gains = _gains(ladders[a], ladders[b], places)
+        more.append(row_of([f"{labels[a]} - {labels[b]}", *gains]))
+    return "\n\n".join(map(table, (took, solved, more)))
 
 
 def _cost(rung: Rung) -> list[str]:
     budget = rung.found[0]["budget"]
     size = rung.found[0]["method"] if budget == str(ENOUGH) else budget
-    means = [_mean(rung.found, column) for column in ("generated", "prefilled")]
     return [
         size,
-        *(f"{mean:,.0f}" for mean in (*means, rung.tokens)),
+        f"{_mean(rung.found, 'generated'):,.0f}",
+        f"{_mean(rung.found, 'prefilled'):,.0f}",
+        f"{rung.tokens:,.0f}",
         f"{_mean(rung.found, 'flops'):.3g}",
         _rate(rung.right),
     ]
 
 
-def _rate(right: report.Table) -> str:
+def _rate(right: report.Table | None) -> str:
+    if right is None:
+        return "-"
     return str(stats.bootstrap(report.means(right)) * 100)
 
 
@@ -239,22 +240,22 @@ def _gains(first: Sequence[Rung], second: Sequence[Rung], places: Sequence[float
     """`first` minus `second` at each of so many tokens, and the change from the smallest to the
     largest, in points.
     """
-    pairs = [(at(first, tokens), at(second, tokens)) for tokens in places]
-    gains = [
-        None if one is None or other is None else report.means(one) - report.means(other)
-        for one, other in pairs
-    ]
-    known = [gain for gain in gains if gain is not None]
-    change = [known[0] - known[-1]] if len(known) > 1 else [None]
-    return [
-        "-" if gain is None else (stats.bootstrap(gain) * 100).signed for gain in (*gains, *change)
-    ]
+    cells = []
+    gains = []
+    for tokens in places:
+        one = at(first, tokens)
+        other = at(second, tokens)
+        if one is None or other is None:
+            cells.append("-")
+            continue
+        gains.append(report.means(one) - report.means(other))
+        cells.append(_signed(gains[-1]))
+    cells.append(_signed(gains[0] - gains[-1]) if len(gains) > 1 else "-")
+    return cells
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join(
-        "| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)
-    )
+def _signed(gains: np.ndarray) -> str:
+    return (stats.bootstrap(gains) * 100).signed
 
 
 def loader(
@@ -275,11 +276,10 @@ def loader(
     def load(**policy: Any) -> Guide:
         if value is None and judge is None:
             return guides.load(guide, slots=slots, **policy)
-        verifier = (
-            guides.PRM(value, **more)
-            if value is not None
-            else guides.Judge(judge, critiques, **more)
-        )
+        if value is not None:
+            verifier = guides.PRM(value, **more)
+        else:
+            verifier = guides.Judge(judge, critiques, **more)
         return Guide(guides.LM(guide, slots=slots, **policy), verifier)
 
     return load
@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=64, help="searches at once")
     args = parser.parse_args()
     try:
-        sizes = [int(size) for size in args.sizes.split(",")]
+        sizes = list(map(int, args.sizes.split(",")))
         if sorted(set(sizes)) != sizes or sizes[0] < 1:
             raise ValueError(
                 f"the sizes {args.sizes} are not ascending whole numbers from 1 on: write for "

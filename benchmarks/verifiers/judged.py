@@ -5,11 +5,14 @@ selects the better answer among N?
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.output import row as row_of
+from benchmarks.output import table as markdown
 from benchmarks.sweep import statistics
 from benchmarks.verifiers import selection
 from benchmarks.verifiers.selection import Samples
@@ -18,6 +21,7 @@ from guides.data.holdout import Held, held_of, read_values
 from guides.data.labels import Labels
 from guides.data.trace_tokens import TraceReader
 from guides.training.metrics import auroc
+from search.files.atomic import atomic
 from search.scheduling.scheduler import run
 from search.trace import Trace
 
@@ -66,11 +70,9 @@ def values_of(held: Held, verifier: Path, path: Path) -> np.ndarray:
         loaded = load_engine(verifier, slots=256)
         values = run(read_values(held, loaded.name), {loaded.name: loaded.engine})
         steps = [values[held.path(int(end))[1:]].tolist() for end in held.ends]
-        table = np.array([[aggregate(one) for one in steps] for aggregate in AGGREGATES.values()])
-        part = path.with_name(f".{path.name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(part, table)
-        part.rename(path)
+        rows = [list(map(aggregate, steps)) for aggregate in AGGREGATES.values()]
+        with atomic(path) as part, part.open("wb") as file:
+            np.save(file, np.array(rows))
         del loaded
         unload(verifier)
         log.info("%s", path)
@@ -81,15 +83,17 @@ class Pool:
     """The samples of a split, problem by problem, with any number of values for each."""
 
     def __init__(self, held: Held):
-        clean, owner = held.k[held.ends] == 1.0, held.problems[held.ends]
+        clean = held.k[held.ends] == 1.0
+        owner = held.problems[held.ends]
         # of each problem: the chains of its samples, and how many ended unfinished
         self.rows: list[tuple[np.ndarray, int]] = []
         self.samples: list[Samples] = []
         for problem, lost in enumerate(held.lost.tolist()):
             own = np.flatnonzero(owner == problem)
             chains = np.repeat(own, held.times[own])
-            said = held.answers[chains]
-            answers = np.where(said < 0, -1, np.searchsorted(np.unique(said[said >= 0]), said))
+            given = held.answers[chains]
+            classes = np.unique(given[given >= 0])
+            answers = np.where(given < 0, -1, np.searchsorted(classes, given))
             none = np.zeros(lost, bool)
             self.rows.append((chains, lost))
             self.samples.append(
@@ -124,21 +128,13 @@ class Pool:
         """float64 [problems, sizes] each: "pass", "steps" (pass where every step must be right,
         too) and "majority".
         """
-        ones = [np.ones((1, len(samples.answers))) for samples in self.samples]
-        return {
-            "pass": np.array(
-                [selection.passed(samples.right, self.sizes) for samples in self.samples]
-            ),
-            "steps": np.array(
-                [selection.passed(samples.clean, self.sizes) for samples in self.samples]
-            ),
-            "majority": np.array(
-                [
-                    selection.votes(s, w, self.sizes, i)[0]
-                    for i, (s, w) in enumerate(zip(self.samples, ones, strict=True))
-                ]
-            ),
-        }
+        rates: dict[str, list[np.ndarray]] = {"pass": [], "steps": [], "majority": []}
+        for i, samples in enumerate(self.samples):
+            ones = np.ones((1, len(samples.answers)))
+            rates["pass"].append(selection.passed(samples.right, self.sizes))
+            rates["steps"].append(selection.passed(samples.clean, self.sizes))
+            rates["majority"].append(selection.votes(samples, ones, self.sizes, i)[0])
+        return {name: np.array(rows) for name, rows in rates.items()}
 
     def told_apart(self, values: np.ndarray, clean: bool = False) -> np.ndarray:
         """float64 [ways, problems]: the AUROC of values [ways, chains] within each problem; nan
@@ -154,17 +150,25 @@ class Pool:
         """float64 [problems] each, for one way at `AT` samples: chosen chains with a right
         answer, and those with a wrong step, too.
         """
-        found = [
-            selection.flawed(
-                samples,
-                self.spread(weights[None], i, 0.0)[0],
-                self.spread(scores[None], i, -1.0)[0],
-                AT,
-                i,
-            )
-            for i, samples in enumerate(self.samples)
-        ]
-        return np.array([right for right, _ in found]), np.array([wrong for _, wrong in found])
+        rows = []
+        for i, samples in enumerate(self.samples):
+            own_weights = self.spread(weights[None], i, 0.0)[0]
+            own_scores = self.spread(scores[None], i, -1.0)[0]
+            rows.append(selection.flawed(samples, own_weights, own_scores, AT, i))
+        right, wrong = np.array(rows).T
+        return right, wrong
+
+    def chosen_right(self, table: np.ndarray) -> tuple[float, float]:
+        """How often the best-scored of `AT` samples has a right answer, and right steps, too.
+        table: float64 [seeds, chains], scores.
+        """
+        right = []
+        clean = []
+        for i, samples in enumerate(self.samples):
+            for scores in self.spread(table, i, -1.0):
+                right.append(selection.best(scores, samples.right, [AT])[0])
+                clean.append(selection.best(scores, samples.clean, [AT])[0])
+        return float(np.mean(right)), float(np.mean(clean))
 
 
 def choices(pool: Pool, values: Mapping[str, np.ndarray]) -> tuple[dict[tuple[str, str], str], str]:
@@ -173,61 +177,56 @@ def choices(pool: Pool, values: Mapping[str, np.ndarray]) -> tuple[dict[tuple[st
 
     values  kind -> float64 [seeds, aggregates, chains] of the validation split
     """
-    chosen, at, names = {}, pool.sizes.index(AT), list(AGGREGATES)
-    lines = [
-        f"| validation, per cent at N = {AT} | " + " | ".join(names) + " |",
-        "|---" * (1 + len(names)) + "|",
-    ]
+    chosen = {}
+    at = pool.sizes.index(AT)
+    names = list(AGGREGATES)
+    lines = [row_of([f"validation, per cent at N = {AT}", *names])]
     for kind, table in values.items():
-        rates = (
-            pool.rates(table.reshape(-1, table.shape[-1]))[..., at]
-            .mean(axis=-1)
-            .reshape(len(CHOOSERS), *table.shape[:2])
-        )
+        rates = pool.rates(table.reshape(-1, table.shape[-1]))[..., at].mean(axis=-1)
+        rates = rates.reshape(len(CHOOSERS), *table.shape[:2])
         for chooser, rate in zip(CHOOSERS, rates.mean(axis=1), strict=True):
             chosen[kind, chooser] = names[int(rate.argmax())]
-            lines.append(
-                f"| {kind} {chooser} | " + " | ".join(f"{100 * share:.1f}" for share in rate) + " |"
-            )
-    return chosen, "\n".join(lines) + "\n"
+            lines.append(row_of([f"{kind} {chooser}", *map("{:.1f}".format, 100 * rate)]))
+    return chosen, markdown(lines) + "\n"
 
 
 def report(
     pool: Pool, values: Mapping[str, np.ndarray], chosen: Mapping[tuple[str, str], str]
 ) -> str:
     """Markdown. values: kind -> float64 [seeds, aggregates, chains] of the test split."""
-    names, plain = list(AGGREGATES), pool.plain()
-    picked = {key: values[key[0]][:, names.index(aggregate)] for key, aggregate in chosen.items()}
-    rates = {
-        (kind, how): pool.rates(table)[CHOOSERS.index(how)].transpose(1, 0, 2)
-        for (kind, how), table in picked.items()
-    }
+    names = list(AGGREGATES)
+    plain = pool.plain()
+    columns = {name: rate[:, None, :] for name, rate in plain.items()}
+    picked: dict[tuple[str, str], np.ndarray] = {}
+    rates: dict[tuple[str, str], np.ndarray] = {}
+    for (kind, how), aggregate in chosen.items():
+        scores = values[kind][:, names.index(aggregate)]
+        picked[kind, how] = scores
+        rates[kind, how] = pool.rates(scores)[CHOOSERS.index(how)].transpose(1, 0, 2)
+        columns[f"{kind} {how} ({aggregate})"] = rates[kind, how]
     lines = ["AUROC within a problem, per cent: the answer is right; every step is right, too", ""]
     for kind in values:
-        both = [pool.told_apart(picked[kind, "best"], clean) for clean in (False, True)]
-        told = "; ".join(str(_interval(one[:, ~np.isnan(one).any(axis=0)].T)) for one in both)
-        lines.append(f"* {kind} ({chosen[kind, 'best']}): {told}")
-    columns = {name: table[:, None, :] for name, table in plain.items()}
-    columns |= {f"{kind} {how} ({chosen[kind, how]})": rates[kind, how] for kind, how in rates}
-    lines += ["", "| N | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+        areas = []
+        for clean in (False, True):
+            area = pool.told_apart(picked[kind, "best"], clean)
+            areas.append(str(_interval(area[:, ~np.isnan(area).any(axis=0)].T)))
+        lines.append(f"* {kind} ({chosen[kind, 'best']}): {'; '.join(areas)}")
+    rows = [row_of(["N", *columns])]
     for i, size in enumerate(pool.sizes):
-        lines.append(
-            f"| {size} | "
-            + " | ".join(str(_interval(table[..., i])) for table in columns.values())
-            + " |"
-        )
-    lines += ["", f"Paired differences in points, at N = {AT} where nothing else is said", ""]
-    lines += [
-        f"* {name}: {_interval(table).signed}"
-        for name, table in _differences(pool.sizes, plain["majority"], rates).items()
-    ]
+        cells = [str(_interval(rate[..., i])) for rate in columns.values()]
+        rows.append(row_of([str(size), *cells]))
+    lines += ["", markdown(rows)]
+    lines += ["", f"Paired differences in points, at N = {AT} unless stated otherwise", ""]
+    for name, gains in _differences(pool.sizes, plain["majority"], rates).items():
+        lines.append(f"* {name}: {_interval(gains).signed}")
     lines += [
         "",
         f"Trace error: chains with a wrong step among those chosen at N = {AT} with a right "
         "answer, per cent",
         "",
     ]
-    lines += [f"* {name}: {100 * share:.1f}" for name, share in _trace_errors(pool, picked).items()]
+    for name, share in _trace_errors(pool, picked).items():
+        lines.append(f"* {name}: {100 * share:.1f}")
     return "\n".join(lines) + "\n"
 
 
@@ -235,21 +234,22 @@ def _differences(
     sizes: Sequence[int], majority: np.ndarray, rates: Mapping[tuple[str, str], np.ndarray]
 ) -> dict[str, np.ndarray]:
     """float64 [problems, seeds] by name, of rates [problems, seeds, sizes]."""
-    at, early = sizes.index(AT), sizes.index(4)
-    found = {
-        f"{kind} {how} - majority": table[..., at] - majority[:, None, at]
-        for (kind, how), table in rates.items()
-    }
+    at = sizes.index(AT)
+    early = sizes.index(4)
+    found: dict[str, np.ndarray] = {}
+    for (kind, how), table in rates.items():
+        found[f"{kind} {how} - majority"] = table[..., at] - majority[:, None, at]
     kinds = list(dict.fromkeys(kind for kind, _ in rates))
     for how in CHOOSERS:
-        for kind in [kind for kind in kinds if kind != "orm" and "orm" in kinds]:
+        for kind in kinds:
+            if kind == "orm" or "orm" not in kinds:
+                continue
             gap = rates[kind, how] - rates["orm", how]
             found[f"{kind} - orm, {how}"] = gap[..., at]
             found[f"{kind} - orm, {how}, gap({AT}) - gap(4)"] = gap[..., at] - gap[..., early]
         if {"rollouts", "exact"} <= set(kinds):
-            found[f"rollouts - exact, {how}"] = (
-                rates["rollouts", how][..., at] - rates["exact", how][..., at]
-            )
+            gap = rates["rollouts", how] - rates["exact", how]
+            found[f"rollouts - exact, {how}"] = gap[..., at]
     return found
 
 
@@ -262,21 +262,11 @@ def _trace_errors(pool: Pool, picked: Mapping[tuple[str, str], np.ndarray]) -> d
     found = {"majority": _share(*pool.trace_error(same, noise))}
     for (kind, how), table in picked.items():
         if how == "weighted":
-            found[f"{kind} weighted"] = float(
-                np.mean([_share(*pool.trace_error(scores, scores)) for scores in table])
-            )
+            shares = [_share(*pool.trace_error(scores, scores)) for scores in table]
+            found[f"{kind} weighted"] = float(np.mean(shares))
         else:
-            at = [AT]
-            right, clean = (
-                np.mean(
-                    [
-                        [selection.best(s, good(x), at)[0] for s in pool.spread(table, i, -1.0)]
-                        for i, x in enumerate(pool.samples)
-                    ]
-                )
-                for good in (lambda x: x.right, lambda x: x.clean)
-            )
-            found[f"{kind} best"] = float((right - clean) / right)
+            right, clean = pool.chosen_right(table)
+            found[f"{kind} best"] = (right - clean) / right
     return found
 
 
@@ -288,23 +278,22 @@ def _interval(table: np.ndarray) -> statistics.Interval:
     """In per cent, over problems, and over seeds too where there are several. float [problems]
     or [problems, seeds].
     """
-    return (
-        statistics.bootstrap(
-            table, two_level=table.ndim == 2 and table.shape[1] > 1, resamples=2_000
-        )
-        * 100
-    )
+    several = table.ndim == 2 and table.shape[1] > 1
+    return statistics.bootstrap(table, two_level=several, resamples=2_000) * 100
 
 
 def complete(out: Path, kinds: Sequence[str]) -> dict[str, list[Path]]:
     """The verifiers KIND-SEED in `out` that are complete, kind -> by seed; only seeds that all
     kinds with any have.
     """
-    found: dict[str, dict[int, Path]] = {kind: {} for kind in kinds}
+    found: dict[str, dict[int, Path]] = defaultdict(dict)
     for path in out.glob("*-*/training.json"):
         kind, _, seed = path.parent.name.rpartition("-")
-        if kind in found and seed.isdigit():
+        if kind in kinds and seed.isdigit():
             found[kind][int(seed)] = path.parent
-    some = {kind: own for kind, own in found.items() if own}
-    shared = sorted(set.intersection(*map(set, some.values()))) if some else []
-    return {kind: [own[seed] for seed in shared] for kind, own in some.items() if shared}
+    shared = sorted(set.intersection(*map(set, found.values()))) if found else []
+    folders: dict[str, list[Path]] = {}
+    for kind in filter(found.__contains__, kinds):
+        if shared:
+            folders[kind] = [found[kind][seed] for seed in shared]
+    return folders

@@ -17,11 +17,13 @@ first-error  the first mistake of wrong chains of at least 8 steps, by labels of
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -45,8 +47,9 @@ T = TypeVar("T")
 #: lost is lost by a mistake, not by a line of the plan that is missing, which is none (of wrong
 #: chains of 5 the labels of 16 roll-outs find 17 % of the first mistakes)
 OPERATIONS = {"calibration": 5, "first-error": 4}
-#: roll-outs of a label, of the choice of prefixes, of a reference value
-LABEL, PILOT, REFERENCE = 32, 24, 2_000
+LABEL = 32  #: roll-outs of a label
+PILOT = 24  #: roll-outs by which prefixes are chosen
+REFERENCE = 2_000  #: roll-outs of a reference value
 #: so many steps before the end of its chain a prefix ends: roll-outs from there are short
 LATE = (1, 2, 3)
 DRAWS = 4  #: labels of a prefix: 32 roll-outs each
@@ -90,7 +93,7 @@ def chains_of(guide: Guide, problems: Sequence[Chains], seed: int) -> list[Trace
     found = search.solve_many(
         problems, guide, "sample", search.Budget(simulations=1), seeds, chains=1, progress=False
     )
-    return [solution.trace for solution in found if solution.trace is not None]
+    return list(filter(None, map(attrgetter("trace"), found)))
 
 
 def last(trace: Trace) -> Prefix:
@@ -110,10 +113,14 @@ def coverage(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
             1
     """
     size = labels.shape[2]
-    intervals = [statistics.wilson(right, size) for right in range(size + 1)]
-    low, high = np.array([i.low for i in intervals]), np.array([i.high for i in intervals])
-    right = labels.sum(axis=2).astype(int)
-    return ((low[right] <= values[:, None]) & (values[:, None] <= high[right])).mean(axis=1)
+    low = np.empty(size + 1)
+    high = np.empty(size + 1)
+    for right in range(size + 1):
+        interval = statistics.wilson(right, size)
+        low[right] = interval.low
+        high[right] = interval.high
+    counts = labels.sum(axis=2).astype(int)
+    return ((low[counts] <= values[:, None]) & (values[:, None] <= high[counts])).mean(axis=1)
 
 
 def false_positives(rolled: np.ndarray) -> np.ndarray:
@@ -121,12 +128,10 @@ def false_positives(rolled: np.ndarray) -> np.ndarray:
     [prefixes, roll-outs], 0 or 1.
     """
     n = rolled.shape[1]
-    return np.array(
-        [
-            [statistics.pass_at_k(n, int(right), size) for size in SIZES]
-            for right in rolled.sum(axis=1)
-        ]
-    )
+    chances = np.empty((len(rolled), len(SIZES)))
+    for place, right in enumerate(rolled.sum(axis=1)):
+        chances[place] = [statistics.pass_at_k(n, int(right), size) for size in SIZES]
+    return chances
 
 
 def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: int) -> str:
@@ -134,22 +139,24 @@ def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: 
     ones that end with the first mistake.
     """
     problems = generate(seed, 20 * (prefixes + wrong), operations, 2, split="validation")
-    late, mistaken = list[Prefix](), list[Prefix]()
+    late: list[Prefix] = []
+    mistaken: list[Prefix] = []
     while len(late) < prefixes or len(mistaken) < wrong:
         batch = list(islice(problems, 256))
         if not batch:
             break
-        ends = [last(trace) for trace in chains_of(guide, batch, seed)]
+        ends = list(map(last, chains_of(guide, batch, seed)))
         late += _middling(guide, ends, seed + 1)
-        mistaken += [prefix for end in ends if (prefix := _first_mistake(end)) is not None]
+        mistaken += filter(None, map(_first_mistake, ends))
         log.info("%d prefixes of middling value, %d with a mistake", len(late), len(mistaken))
-    late, mistaken = late[:prefixes], mistaken[:wrong]
+    late = late[:prefixes]
+    mistaken = mistaken[:wrong]
     values = outcomes(guide, late, REFERENCE, seed + 2).mean(axis=1)
     labels = outcomes(guide, late, DRAWS * LABEL, seed + 3).reshape(len(late), DRAWS, LABEL)
     kept = (values >= 0.1) & (values <= 0.9)
     covered = statistics.bootstrap(coverage(values[kept], labels[kept])) * 100
     bias = statistics.bootstrap((labels[kept].mean(axis=(1, 2)) - values[kept]) * 100)
-    told = false_positives(outcomes(guide, mistaken, SIZES[-1], seed + 4)) * 100
+    taken = false_positives(outcomes(guide, mistaken, SIZES[-1], seed + 4)) * 100
     lines = [
         f"Wilson 95 % intervals of {LABEL} roll-outs cover the value in {covered} % of "
         f"{kept.sum()} prefixes x {DRAWS} labels;"
@@ -160,8 +167,10 @@ def calibration(guide: Guide, prefixes: int, wrong: int, operations: int, seed: 
         "|---|---|---|",
     ]
     for place, size in enumerate(SIZES):
-        rise = statistics.bootstrap(told[:, place] - told[:, place - 1]).signed if place else "–"
-        lines.append(f"| {size} | {statistics.bootstrap(told[:, place])} | {rise} |")
+        rise = "–"
+        if place:
+            rise = statistics.bootstrap(taken[:, place] - taken[:, place - 1]).signed
+        lines.append(f"| {size} | {statistics.bootstrap(taken[:, place])} | {rise} |")
     return "\n".join(lines)
 
 
@@ -169,18 +178,16 @@ def _middling(guide: Guide, ends: Sequence[Prefix], seed: int) -> list[Prefix]:
     """Of each chain the longest of three late prefixes whose value seems neither high nor low,
     if there is one.
     """
-    found = dict[int, Prefix]()
+    found: dict[int, Prefix] = {}
     for back in LATE:
-        left = [
-            place for place, end in enumerate(ends) if len(end.state) > back and place not in found
-        ]
-        begun = [Prefix(ends[place].problem, ends[place].state[:-back]) for place in left]
-        share = outcomes(guide, begun, PILOT, seed).mean(axis=1)
-        found |= {
-            place: prefix
-            for place, prefix, value in zip(left, begun, share, strict=True)
-            if 0.1 <= value <= 0.9
-        }
+        begun: dict[int, Prefix] = {}
+        for place, end in enumerate(ends):
+            if len(end.state) > back and place not in found:
+                begun[place] = Prefix(end.problem, end.state[:-back])
+        shares = outcomes(guide, list(begun.values()), PILOT, seed).mean(axis=1)
+        for (place, prefix), share in zip(begun.items(), shares, strict=True):
+            if 0.1 <= share <= 0.9:
+                found[place] = prefix
     return list(found.values())
 
 
@@ -212,7 +219,8 @@ class Search:
 async def look(guide: Guide, trace: Trace, count: int, seed: int) -> Search:
     """Find the first error of the one chain of a trace in both ways."""
     end = last(trace)
-    target, steps = target_of(end.problem), len(end.state)
+    target = target_of(end.problem)
+    steps = len(end.state)
     every = await by_rollouts(trace, target, guide.policy, count, seed)
     half = await by_bisection(trace, target, guide.policy, count, seed)
     hard = every.labels.hard[1:]  # of the steps; node 0 is the problem itself
@@ -230,46 +238,47 @@ def wrong_chains(guide: Guide, chains: int, operations: int, seed: int) -> list[
     """Traces of one finished wrong chain each, of at least `STEPS` steps, of problems that the
     model solves sometimes.
     """
-    problems, found = generate(seed, 100 * chains, operations, 2, split="validation"), list[Trace]()
+    problems = generate(seed, 100 * chains, operations, 2, split="validation")
+    found: list[Trace] = []
     while len(found) < chains and (batch := list(islice(problems, chains))):
-        wrong = [trace for trace in chains_of(guide, batch, seed) if _wrong(last(trace))]
-        roots = [Prefix(end.problem, end.problem.initial()) for end in map(last, wrong)]
+        wrong = []
+        roots = []
+        for trace in chains_of(guide, batch, seed):
+            end = last(trace)
+            if _wrong(end):
+                wrong.append(trace)
+                roots.append(Prefix(end.problem, end.problem.initial()))
         hopeful = outcomes(guide, roots, SCREEN, seed + 1).sum(axis=1)
-        found += [trace for trace, right in zip(wrong, hopeful, strict=True) if 0 < right < SCREEN]
+        found += itertools.compress(wrong, (hopeful > 0) & (hopeful < SCREEN))
         log.info("%d wrong chains", len(found))
     return found[:chains]
 
 
 def _wrong(end: Prefix) -> bool:
     """Is it a long enough chain with a wrong answer?"""
-    return len(end.state) >= STEPS and end.problem.answer(end.state) not in (
-        None,
-        target_of(end.problem),
-    )
+    answer = end.problem.answer(end.state)
+    return len(end.state) >= STEPS and answer not in (None, target_of(end.problem))
 
 
 def report(found: Sequence[Search]) -> str:
     """A line of the table: accuracies in per cent and roll-outs a chain, with what bisection has
     of the exhaustive search's.
     """
-    exact = {
-        name: np.array([getattr(s, name) == s.truth for s in found]) * 100.0
-        for name in ("exhaustive", "bisection")
-    }
-    made = {name: np.mean([getattr(s, f"{name}_made") for s in found]) for name in exact}
-    late = {name: 100 * np.mean([getattr(s, name) > s.truth for s in found]) for name in exact}
-    accuracy = (
-        exact["bisection"].mean() / exact["exhaustive"].mean()
-        if exact["exhaustive"].any()
-        else math.nan
-    )
-    cells = [
-        f"{statistics.bootstrap(exact[name])} | {late[name]:.1f} | {made[name]:.1f}"
-        for name in exact
-    ]
-    return " | ".join(
-        [*cells, f"{100 * accuracy:.1f} %", f"{100 * made['bisection'] / made['exhaustive']:.1f} %"]
-    )
+    columns = {}
+    for name in ("truth", "exhaustive", "exhaustive_made", "bisection", "bisection_made"):
+        columns[name] = np.array(list(map(attrgetter(name), found)))
+    cells = []
+    exact = {}
+    for name in ("exhaustive", "bisection"):
+        exact[name] = (columns[name] == columns["truth"]) * 100.0
+        late = 100 * np.mean(columns[name] > columns["truth"])
+        cells.append(str(statistics.bootstrap(exact[name])))
+        cells += [f"{late:.1f}", f"{columns[f'{name}_made'].mean():.1f}"]
+    accuracy = math.nan
+    if exact["exhaustive"].any():
+        accuracy = exact["bisection"].mean() / exact["exhaustive"].mean()
+    effort = columns["bisection_made"].mean() / columns["exhaustive_made"].mean()
+    return " | ".join([*cells, f"{100 * accuracy:.1f} %", f"{100 * effort:.1f} %"])
 
 
 def first_error(
@@ -310,10 +319,8 @@ def main() -> None:
     args = parser.parse_args()
     import guides
 
-    guide, operations = (
-        guides.load(args.guide, slots=args.slots),
-        args.operations or OPERATIONS[args.what],
-    )
+    guide = guides.load(args.guide, slots=args.slots)
+    operations = args.operations or OPERATIONS[args.what]
     if args.what == "calibration":
         log.info("\n%s", calibration(guide, args.prefixes, args.wrong, operations, args.seed))
     else:

@@ -17,10 +17,13 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 import search
+from benchmarks.output import row as row_of
+from benchmarks.output import table
 from benchmarks.sweep import statistics
 from benchmarks.sweep.plan import Task, task_named
 from benchmarks.tasks import TASKS
@@ -61,7 +64,8 @@ def sample(
     """`chains` samples of every problem of the task, by name, each from random numbers of its
     own. Raises what a search raised.
     """
-    names, found = list(task.problems), dict[str, list[Sample]]()
+    names = list(task.problems)
+    found: dict[str, list[Sample]] = {}
 
     def finish(index: int, solution: Solution) -> None:
         if solution.error is not None:
@@ -70,8 +74,9 @@ def sample(
         found[name] = _samples(task, name, solution)
         found[name] += [Sample()] * (chains - len(found[name]))
 
-    problems = [unverified(problem) for problem in task.problems.values()]
-    budget, seeds = search.Budget(simulations=chains), [seed_of(name, seed) for name in names]
+    problems = list(map(unverified, task.problems.values()))
+    budget = search.Budget(simulations=chains)
+    seeds = list(map(partial(seed_of, seed=seed), names))
     search.solve_many(
         problems,
         guide,
@@ -87,41 +92,73 @@ def sample(
 
 
 def _samples(task: Task, name: str, solution: Solution) -> list[Sample]:
-    tree, problem, samples = solution.tree, task.problems[name], list[Sample]()
+    tree = solution.tree
+    problem = task.problems[name]
+    samples: list[Sample] = []
     assert tree is not None
     for node in tree.finished:
         state = tree.states[node]
-        answer, reward = problem.answer(state), problem.verify(state)
+        answer = problem.answer(state)
+        reward = problem.verify(state)
         right = task.correct(name, answer, None if reward is None else reward == 1.0)
-        told = task.steps_right(problem, tree.chain(node)) if task.steps_right is not None else None
-        steps = None if told is None else right and told
+        steps = None
+        if task.steps_right is not None:
+            steps = task.steps_right(problem, tree.chain(node))
+        if steps is not None:
+            steps = right and steps
         value = tree.mean(node)
-        samples += [
-            Sample(answer, right, steps, 0.5 if math.isnan(value) else value)
-        ] * tree.visits(node)
+        one = Sample(answer, right, steps, 0.5 if math.isnan(value) else value)
+        samples += [one] * tree.visits(node)
     return samples
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The samples of one problem, a list a field."""
+
+    answers: list[str | None]
+    right: list[bool]
+    steps_right: list[bool | None]
+    values: list[float]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Columns:
+        rows = [(one.answer, one.right, one.steps_right, one.value) for one in samples]
+        return cls(*map(list, zip(*rows, strict=True))) if rows else cls([], [], [], [])
+
+
+def _pass(own: Columns, k: int, seed: int) -> float:
+    return statistics.pass_at_k(len(own.right), sum(own.right), k)
+
+
+def _steps(own: Columns, k: int, seed: int) -> float:
+    return statistics.pass_at_k(len(own.right), sum(map(bool, own.steps_right)), k)
+
+
+def _majority(own: Columns, k: int, seed: int) -> float:
+    return statistics.majority_at_k(own.answers, own.right, k, seed=seed)
+
+
+def _weighted(own: Columns, k: int, seed: int) -> float:
+    return statistics.majority_at_k(own.answers, own.right, k, seed=seed, weights=own.values)
+
+
+def _best(own: Columns, k: int, seed: int) -> float:
+    scores = own.values.copy()
+    for place, answer in enumerate(own.answers):
+        if answer is None:
+            scores[place] = -1.0
+    return statistics.best_of_k(scores, own.right, k)
 
 
 #: name -> estimator of (samples of one problem, k, seed of its sub-samples): each problem has a
 #: seed of its own, so that errors average out
-ESTIMATES: dict[str, Callable[[Sequence[Sample], int, int], float]] = {
-    "pass": lambda own, k, seed: statistics.pass_at_k(len(own), sum(s.right for s in own), k),
-    "steps": lambda own, k, seed: statistics.pass_at_k(
-        len(own), sum(bool(s.steps_right) for s in own), k
-    ),
-    "majority": lambda own, k, seed: statistics.majority_at_k(
-        [s.answer for s in own], [s.right for s in own], k, seed=seed
-    ),
-    "weighted": lambda own, k, seed: statistics.majority_at_k(
-        [s.answer for s in own],
-        [s.right for s in own],
-        k,
-        seed=seed,
-        weights=[s.value for s in own],
-    ),
-    "best": lambda own, k, seed: statistics.best_of_k(
-        [s.value if s.answer is not None else -1.0 for s in own], [s.right for s in own], k
-    ),
+ESTIMATES: dict[str, Callable[[Columns, int, int], float]] = {
+    "pass": _pass,
+    "steps": _steps,
+    "majority": _majority,
+    "weighted": _weighted,
+    "best": _best,
 }
 
 
@@ -130,42 +167,43 @@ def report(found: dict[str, list[Sample]]) -> str:
     AUROC of the values.
     """
     count = min(map(len, found.values()))
-    sizes = [2**i for i in range(count.bit_length())]
-    told = any(sample.steps_right is not None for own in found.values() for sample in own)
-    estimates = {name: estimate for name, estimate in ESTIMATES.items() if told or name != "steps"}
-    lines = [
-        f"| k of {count} | " + " | ".join(estimates) + " |",
-        "|---" * (1 + len(estimates)) + "|",
-    ]
-    for k in sizes:
-        rates = [
-            [estimate(own, k, seed) for seed, own in enumerate(found.values())]
-            for estimate in estimates.values()
-        ]
-        lines.append(
-            f"| {k} | "
-            + " | ".join(str(statistics.bootstrap(np.array(rate)) * 100) for rate in rates)
-            + " |"
-        )
-    return "\n".join([*lines, "", _told_apart(found)])
+    problems = list(map(Columns.of, found.values()))
+    estimates = dict(ESTIMATES)
+    if not any(set(own.steps_right) - {None} for own in problems):
+        del estimates["steps"]
+    lines = [row_of([f"k of {count}", *estimates])]
+    for power in range(count.bit_length()):
+        cells = [str(2**power)]
+        for estimate in estimates.values():
+            rate = [estimate(own, 2**power, seed) for seed, own in enumerate(problems)]
+            cells.append(str(statistics.bootstrap(np.array(rate)) * 100))
+        lines.append(row_of(cells))
+    return f"{table(lines)}\n\n{_told_apart(found)}"
 
 
 def _told_apart(found: dict[str, list[Sample]]) -> str:
     """How well values tell right chains from wrong ones: within a problem, mean over those with
     both, and over all chains.
     """
-    finished = [[s for s in own if s.answer is not None] for own in found.values()]
-    within = np.array(
-        [statistics.auroc([s.value for s in own], [s.right for s in own]) for own in finished]
-    )
+    every: list[Sample] = []
+    areas = []
+    for own in found.values():
+        finished = [one for one in own if one.answer is not None]
+        areas.append(_auroc(finished))
+        every += finished
+    within = np.array(areas)
     within = within[~np.isnan(within)]
-    every = [s for own in finished for s in own]
-    pooled = statistics.auroc([s.value for s in every], [s.right for s in every])
+    pooled = _auroc(every)
     inside = (
         f"AUROC of the values within a problem {statistics.bootstrap(within) * 100} "
         f"({len(within)} problems with right and wrong chains)"
     )
     return f"{inside}, over all {len(every)} chains {100 * pooled:.1f}"
+
+
+def _auroc(samples: Sequence[Sample]) -> float:
+    columns = Columns.of(samples)
+    return statistics.auroc(columns.values, columns.right)
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ import numpy as np
 from benchmarks.sweep.plan import Task
 from benchmarks.tasks import steps_right, target_of
 from guides.data.grading import key_of
+from search.files.atomic import atomic
 from search.problem import Problem
 from search.problems import chains
 from search.solution import Solution
@@ -61,7 +62,7 @@ def problems_of(split: str, count: int, operations: int = OPERATIONS) -> list[Pr
 
 def task_of(problems: list[Problem]) -> Task:
     """The problems by their keys, with their answers."""
-    keyed = {key_of(problem): problem for problem in problems}
+    keyed = dict(zip(map(key_of, problems), problems, strict=True))
     return Task(
         "verifiers",
         keyed,
@@ -83,7 +84,7 @@ def sample_chains(
     """
     import guides
 
-    done = {key_of(trace) for trace in Trace.load(folder)} if folder.exists() else set()
+    done = set(map(key_of, Trace.load(folder))) if folder.exists() else set()
     left = [problem for problem in problems if key_of(problem) not in done]
     guide = guides.load(generator, slots=slots, temperature=temperature)
     seeds = [seed_of(key_of(problem), 0) for problem in left]
@@ -155,9 +156,9 @@ def train_verifier(out: Path, kind: str, seed: int) -> Path:
     """
     from guides.training.train_guide import train_guide
 
-    source = {
-        name: out / value if name == "labels" else value for name, value in KINDS[kind].items()
-    }
+    source = KINDS[kind].copy()
+    if "labels" in source:
+        source["labels"] = out / source["labels"]
     targets = task_of(problems_of("train", SPLITS["train"][0])).targets
     folder = out / f"{kind}-{seed}"
     return train_guide(
@@ -183,7 +184,9 @@ def report(out: Path) -> str:
         raise ValueError(
             f"no seed in {out} has a verifier of each kind that was begun: train one first"
         )
-    checker, pools, values = "benchmarks.tasks:state_right", {}, dict[str, dict[str, np.ndarray]]()
+    checker = "benchmarks.tasks:state_right"
+    pools: dict[str, judged.Pool] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
     for split in ("validation", "test"):
         targets = task_of(problems_of(split, SPLITS[split][0])).targets
         held = judged.chains_of(
@@ -194,20 +197,15 @@ def report(out: Path) -> str:
             out / "values" / f"{split}.npz",
         )
         pools[split] = judged.Pool(held)
-        values[split] = {
-            kind: np.array(
-                [
-                    judged.values_of(
-                        held, verifier, out / "values" / split / f"{verifier.name}.npy"
-                    )
-                    for verifier in found
-                ]
-            )
-            for kind, found in folders.items()
-        }
+        kept = out / "values" / split
+        values[split] = {}
+        for kind, found in folders.items():
+            tables = [judged.values_of(held, one, kept / f"{one.name}.npy") for one in found]
+            values[split][kind] = np.array(tables)
     chosen, table = judged.choices(pools["validation"], values["validation"])
     text = judged.report(pools["test"], values["test"], chosen) + "\n" + table
-    (out / "report.md").write_text(text)
+    with atomic(out / "report.md") as part:
+        part.write_text(text)
     return text
 
 

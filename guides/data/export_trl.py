@@ -11,8 +11,6 @@ import importlib
 import itertools
 import json
 import math
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 
 from guides.data.labellers import above
 from guides.data.labels import Labels
+from search.files.atomic import atomic
 from search.trace import Trace
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -83,13 +82,8 @@ def export_prm(
         raise ValueError(
             f"no finished chain of {len(traces)} traces has a label at its first step: {hint}"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
-    try:
+    with atomic(out) as part:
         _write(rows, part, out.suffix, soft)
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
     return len(rows)
 
 

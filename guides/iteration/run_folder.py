@@ -5,9 +5,7 @@ checkpoint comes into them at once.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints.checkpoint import GUIDE, describe
-
-log = logging.getLogger(__name__)
+from search.files.atomic import atomic, lock
 
 
 @contextlib.contextmanager
@@ -26,14 +23,7 @@ def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
     """
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "settings.json", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is at work in {out}: wait for its end, or choose another --out"
-            ) from None
-        except OSError as error:  # a file system without locks
-            log.info("%s cannot be locked (%s): let only one run write to it", out, error.strerror)
+        lock(file, f"another run is at work in {out}: wait for its end, or choose another --out")
         file.seek(0)
         noted = file.read()
         if not noted.endswith("}\n"):  # new, or cut short by a kill
@@ -76,9 +66,8 @@ def copy_checkpoint(source: Path, place: Path, settings: Mapping[str, Any] | Non
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)
+    with atomic(path) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def round_folder(out: Path, number: int) -> Path:

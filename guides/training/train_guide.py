@@ -22,6 +22,7 @@ from guides.training.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
 from guides.training.value_report import table_of
 from models.checkpoints.checkpoint import check_settings, describe, resolve, version
 from models.checkpoints.head_layouts import LAYOUTS, architecture, head_layout
+from search.files.atomic import atomic
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,5 @@ def _digest(content: bytes) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    with atomic(path) as part:
+        part.write_text(text)

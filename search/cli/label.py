@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.bench import Instruction, System, TopP
-from search.cli.options import Model, language_of
-from search.cli.train import MODEL, Answer, Checked, Delimiter, MaxSteps, Prompt, StepTokens, tell
+from search.cli.shared_options import ADVANCED, ModelOptions, shares_options
+from search.cli.train import ASKED, STEP_END, Checked, log_progress
 from search.imports import add_working_folder, import_ours
 
 if TYPE_CHECKING:
@@ -34,7 +33,9 @@ Traces = Annotated[
 ]
 
 
+@shares_options(ASKED, without=ADVANCED, delimiter=STEP_END)
 def label(
+    *,
     traces: Traces,
     out: Annotated[
         Path,
@@ -73,56 +74,31 @@ def label(
     ] = False,
     checker: Checked = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same labels.")] = 0,
-    delimiter: Delimiter = None,
-    step_tokens: StepTokens = None,
-    max_steps: MaxSteps = None,
-    temperature: Annotated[
-        float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")
-    ] = None,
-    top_p: TopP = None,
-    instruction: Instruction = None,
-    system: System = None,
-    prompt: Prompt = None,
-    answer: Answer = None,
-    device: Annotated[
-        str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda, ...")
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16, ...")
-    ] = "auto",
-    slots: Annotated[
-        int,
-        typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once."),
-    ] = 64,
+    options: ModelOptions,
 ) -> None:
     """Label the steps of stored searches, for a value head or a process reward model to learn."""
-    tell()
+    log_progress()
     add_working_folder()
-    language = language_of(
-        delimiter=delimiter, step_tokens=step_tokens, max_steps=max_steps, temperature=temperature,
-        top_p=top_p, prompt=prompt,
-        instruction=instruction, system=system,
-    )  # fmt: skip
+    language = options.language
     _check_use(by, guide, count, finished, bool(language))
     labelling = import_ours("guides.data.label_traces")
-    model = (
-        None
-        if guide is None
-        else Model(
-            guide, None, answer, {"device": device, "dtype": dtype, "slots": slots}, language
-        ).checked()
-    )
-    answer = answer if model is None else model.answer
+    model = None
+    answer = options.answer
+    if guide is not None:
+        model = options.model(guide).checked()
+        answer = model.answer
     plan = labelling.Labelling(
         by=by.value, count=count or 8, seed=seed, finished=finished, checker=checker, answer=answer
     )
-    known = {} if targets is None else import_ours("guides.data.grading").read_targets(targets)
-    found = _loaded(traces)
-    labelling.gradable(found, known, plan)
-    policy = (
-        None if model is None else labelling.completer(model.guide, found, model.engine, language)
-    )
-    counts = labelling.label_traces(found, known, out, plan, policy, settings=language)
+    answers = {}
+    if targets is not None:
+        answers = import_ours("guides.data.grading").read_targets(targets)
+    searches = _loaded(traces)
+    labelling.gradable(searches, answers, plan)
+    policy = None
+    if model is not None:
+        policy = labelling.completer(model.guide, searches, model.engine, language)
+    counts = labelling.label_traces(searches, answers, out, plan, policy, settings=language)
     typer.echo(f"the labels are in {out}: {counts}")
     if counts.failed:
         raise typer.Exit(1)
@@ -152,15 +128,14 @@ def export(
     """
     exporting = import_ours("guides.data.export_trl")
     exporting.check_suffix(out)
-    found = _loaded(traces)
-    count = exporting.export_prm(
-        found, import_ours("guides.data.labels").read_labels(labels, found), out, soft=soft
-    )
+    searches = _loaded(traces)
+    labelled = import_ours("guides.data.labels").read_labels(labels, searches)
+    count = exporting.export_prm(searches, labelled, out, soft=soft)
     typer.echo(f"{count} chains are in {out}")
 
 
 def _check_use(by: By, guide: str | None, count: int | None, finished: bool, sampled: bool) -> None:
-    """Raises ValueError for flags that do not go together."""
+    """Raises ValueError for options that do not go together."""
     rolled = by in (By.rollouts, By.omega)
     if rolled and guide is None:
         raise ValueError(
@@ -182,9 +157,9 @@ def _check_use(by: By, guide: str | None, count: int | None, finished: bool, sam
 def _loaded(folder: Path) -> list[Trace]:
     from search.trace import Trace
 
-    found = Trace.load(folder)
-    if not found:
+    traces = Trace.load(folder)
+    if not traces:
         raise ValueError(
             f"there is no readable trace in {folder}: give a folder that copse solve --traces wrote"
         )
-    return found
+    return traces

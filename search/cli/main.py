@@ -17,28 +17,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.arguments import CHOOSERS
-from search.cli.bench import (
-    Aggregate,
-    Instruction,
-    Pool,
-    Server,
-    System,
-    Tokenizer,
-    TopP,
-    ValueFormat,
-    bench,
-)
+from search.cli.bench import bench
 from search.cli.label import export, label
-from search.cli.options import METHOD_HELP, Model, check_use, language_of, search_arguments
-from search.cli.solve_file import INTERRUPTED, NONE, OK, solve_file, tell_usage
-from search.cli.train import tell, train
+from search.cli.options import Model, check_use, search_arguments
+from search.cli.shared_options import (
+    METHOD_HELP,
+    MODEL,
+    Guided,
+    Judged,
+    ModelOptions,
+    shares_options,
+)
+from search.cli.solve_file import INTERRUPTED, NONE, OK, show_usage, solve_file
+from search.cli.train import log_progress, train
 from search.imports import Shadowed
 
 if TYPE_CHECKING:
     from search.solution import Solution
     from search.trace import TraceWriter
 
-MODEL = "The model"  # a panel of the help
 MISUSE = 2  # the exit code of wrong use
 
 app = typer.Typer(
@@ -81,7 +78,13 @@ def _copse(
 
 
 @app.command()
+@shares_options(
+    MODEL,
+    temperature="Of sampling; 0 is greedy.",
+    slots="Rows that the model computes at once; requests that a server has at once.",
+)
 def solve(
+    *,
     problem: Annotated[
         str | None,
         typer.Argument(show_default=False, help='For example: "Use 4, 7, 8 and 8 to make 24."'),
@@ -95,20 +98,8 @@ def solve(
             "tokens=20000,seconds=120 for others."
         ),
     ] = None,
-    guide: Annotated[
-        str,
-        typer.Option(
-            help="The model that proposes steps: a folder, a hub id, or builtin; with --server its "
-            "name there."
-        ),
-    ] = "builtin",
-    value: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="Another model that judges the steps: one with a value head, or a reward model.",
-        ),
-    ] = None,
+    guide: Guided = "builtin",
+    value: Judged = None,
     choose: Annotated[
         Choice | None,
         typer.Option(help="Which answer to give. Default: a verified one, else the weighted vote."),
@@ -162,56 +153,7 @@ def solve(
             "does.",
         ),
     ] = None,
-    delimiter: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=MODEL, help=r"What ends a step of the model; \n is a line's end."
-        ),
-    ] = None,
-    step_tokens: Annotated[
-        int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")
-    ] = None,
-    max_steps: Annotated[
-        int | None,
-        typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought."),
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling; 0 is greedy.")
-    ] = None,
-    top_p: TopP = None,
-    instruction: Instruction = None,
-    system: System = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it."),
-    ] = None,
-    answer: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=MODEL,
-            metavar="REGEX",
-            help="Marks the answer in open text by its one group.",
-        ),
-    ] = None,
-    server: Server = None,
-    tokenizer: Tokenizer = None,
-    device: Annotated[
-        str, typer.Option(rich_help_panel=MODEL, help="auto, cpu, cuda, ...")
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(rich_help_panel=MODEL, help="auto, float32, bfloat16, ...")
-    ] = "auto",
-    slots: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=MODEL,
-            min=1,
-            help="Rows that the model computes at once; requests that a server has at once.",
-        ),
-    ] = 64,
-    pool_tokens: Pool = None,
-    value_format: ValueFormat = None,
-    aggregate: Aggregate = None,
+    options: ModelOptions,
     usage: Annotated[
         bool,
         typer.Option("--usage", help="Tell on stderr what the engine did: tokens read and stored."),
@@ -224,25 +166,10 @@ def solve(
     solve a file of them.
     """
     if verbose:
-        tell()
-    check_use(
-        problem, input, output, tree, depth is not None or width is not None, as_json, time_limit
-    )
-    language = language_of(
-        delimiter=delimiter, step_tokens=step_tokens, max_steps=max_steps, temperature=temperature,
-        top_p=top_p, prompt=prompt,
-        instruction=instruction, system=system,
-    )  # fmt: skip
-    engine = {
-        "device": device,
-        "dtype": dtype,
-        "slots": slots,
-        **({} if pool_tokens is None else {"pool_tokens": pool_tokens}),
-    }
-    judging: dict[str, Any] = {"value_format": value_format, "aggregate": aggregate}
-    model = Model(
-        guide, value, answer, engine, language, server=server, tokenizer=tokenizer, **judging
-    ).checked()
+        log_progress()
+    limited = depth is not None or width is not None
+    check_use(problem, input, output, tree, limited, as_json, time_limit)
+    model = options.model(guide, value).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
@@ -250,18 +177,10 @@ def solve(
     else:
         solution = _solve_one(problem or "", model, arguments, writer, usage)
         if as_json:
-            from search.files.problems_file import to_json
-
-            typer.echo(json.dumps(to_json(solution)))
+            typer.echo(json.dumps(solution.to_json(), allow_nan=False))
         else:
             _print(solution, (depth, width) if tree else None)
-        code = (
-            INTERRUPTED
-            if solution.stopped == "interrupted"
-            else OK
-            if _succeeded(solution)
-            else NONE
-        )
+        code = _code(solution)
     raise typer.Exit(_closed(writer, code))
 
 
@@ -287,16 +206,16 @@ def view(
     from search import view as views
     from search.trace import Trace
 
-    found = Trace.load(traces)
-    if not found:
+    stored = Trace.load(traces)
+    if not stored:
         raise ValueError(
             f"there is no readable trace in {traces}: give a folder that copse solve --traces wrote"
         )
-    texts = [views.statement(trace) for trace in found]
+    texts = list(map(views.statement, stored))
     index = views.pick(texts, problem)
-    typer.echo(f"trace {index + 1} of {len(found)}: {views.printable(texts[index])}")
-    typer.echo(views.origin(found[index]))
-    views.show(found[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
+    typer.echo(f"trace {index + 1} of {len(stored)}: {views.printable(texts[index])}")
+    typer.echo(views.origin(stored[index]))
+    views.show(stored[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
 
 
 def _solve_one(
@@ -313,14 +232,16 @@ def _solve_one(
     except search.RequestFailed as error:
         solution = search.Solution(problem, error=error)
     if usage:
-        tell_usage(guide)
+        show_usage(guide)
     if writer is not None and solution.trace is not None:
         writer.write(solution.trace)
     return solution
 
 
-def _succeeded(solution: Solution) -> bool:
-    return solution.error is None and solution.answered
+def _code(solution: Solution) -> int:
+    if solution.stopped == "interrupted":
+        return INTERRUPTED
+    return OK if solution.error is None and solution.answered else NONE
 
 
 def _print(solution: Solution, limits: tuple[int | None, int | None] | None) -> None:
@@ -372,13 +293,13 @@ def main(args: Sequence[str] | None = None) -> int:
         format="copse: %(levelname)s: %(message)s",
         force=True,
     )
-    # who waits for a compiler wants to know
+    # compiling takes seconds: say so while it lasts
     logging.getLogger("search.kernels.jit").setLevel(logging.INFO)
     # in which float type a model is computed
     logging.getLogger("guides.engines").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a model writes what no terminal may know
+            stream.reconfigure(errors="replace")  # a model may write what this terminal cannot show
     given = list(sys.argv[1:] if args is None else args)
     try:
         code = typer.main.get_command(app).main(

@@ -1,4 +1,4 @@
-"""From the flags of `copse solve` to the arguments of `search.solve`: what is wrong is said
+"""From the options of a command to the arguments of `search.solve`: what is wrong is reported
 here, before any model is loaded.
 """
 
@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.imports import add_working_folder, import_ours
-from search.methods.presets import PRESETS
 from search.scheduling.requests import check_sampling
 
 if TYPE_CHECKING:
     from search.guide import Guide
     from search.problem import Problem
-
-
-METHOD_HELP = f"One of {', '.join(PRESETS)}, or module:function of your own."
 
 
 def check_use(
@@ -43,14 +39,10 @@ def check_use(
             "--output takes the results of a file of problems: give one with --input, or use "
             "--json for one problem"
         )
-    if (
-        input is not None
-        and output is not None
-        and input.exists()
-        and output.exists()
-        and output.samefile(input)
-    ):
-        raise ValueError(f"{output} is the problems file: give another --output")
+    if input is not None and output is not None:
+        both_exist = input.exists() and output.exists()
+        if both_exist and output.samefile(input):
+            raise ValueError(f"{output} is the problems file: give another --output")
     if drawn and (as_json or input is not None):
         raise ValueError(
             "--tree draws one tree for people to read: use --traces DIR and copse view DIR instead"
@@ -78,49 +70,39 @@ def search_arguments(
     import search
     from search.arguments import configured
 
-    limits = None if budget is None else search.Budget.parse(budget)
-    given: dict[str, Any] = {}
+    limits = None
+    if budget is not None:
+        limits = search.Budget.parse(budget)
+    chosen: dict[str, Any] = {}
     for text in options:
         name, equals, setting = text.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(
                 f"cannot read the option {text!r}: write name=value, for example branch=8"
             )
-        if name in given:
+        if name in chosen:
             raise ValueError(f"the option {name} is given twice: give it once")
         if name in inspect.signature(search.solve_many).parameters:
             raise ValueError(
                 f"{name} is no option of a method: see copse solve --help for the flag of that name"
             )
         try:
-            given[name] = json.loads(setting)
+            chosen[name] = json.loads(setting)
         except ValueError:
-            given[name] = setting
+            chosen[name] = setting
     if ":" in method:
         add_working_folder()
-    configured(method, given, choose)
-    return {"method": method, "budget": limits, "seed": seed, "choose": choose, **given}
-
-
-def language_of(**flags: Any) -> dict[str, Any]:
-    """The options of `guides.LM` (and of training) that were given, with line ends where they
-    were written as \\n.
-    """
-    texts = {"delimiter", "prompt", "instruction", "system"}
-    return {
-        name: unescape(flag) if name in texts else flag
-        for name, flag in flags.items()
-        if flag is not None
-    }
+    configured(method, chosen, choose)
+    return {"method": method, "budget": limits, "seed": seed, "choose": choose, **chosen}
 
 
 @dataclass(frozen=True)
 class Model:
-    """The flags that describe the guide.
+    """The options that describe the guide.
 
     value     another model that judges;  value_format: how it reads a chain, a name or a JSON file;
               aggregate: of the steps' values
-    answer    marks the answer of open text, of the flag or else of the checkpoint
+    answer    marks the answer of open text, of the option or else of the checkpoint
     engine    device, dtype, slots;  language: the options of `guides.LM` that were given
     settings  what the checkpoint says of itself (`guides.settings`)
     server    address of one that serves the model `guide`, None: it is loaded here;  tokenizer: of
@@ -142,6 +124,18 @@ class Model:
         """This with the settings of its checkpoints, which are looked at but not loaded. Raises
         ValueError.
         """
+        self._check_language()
+        _check_pattern(self.answer)
+        self._check_server()
+        guides = import_ours("guides")
+        if self.server is None:
+            settings = guides.settings(self.guide)
+        else:
+            settings = guides.served_settings(self.tokenizer or self.guide)
+        self._check_judge(guides)
+        return replace(self, settings=settings, answer=self.answer or settings.get("answer"))
+
+    def _check_language(self) -> None:
         prompt = self.language.get("prompt")
         if prompt is not None and "{problem}" not in prompt:
             raise ValueError(
@@ -152,11 +146,14 @@ class Model:
             raise ValueError(
                 "--system is a turn of a chat, which --prompt replaces: leave one of them out"
             )
-        defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
         check_sampling(
-            **{name: self.language.get(name, default) for name, default in defaults.items()}
+            temperature=self.language.get("temperature", 1.0),
+            top_k=self.language.get("top_k", 0),
+            top_p=self.language.get("top_p", 1.0),
+            min_p=self.language.get("min_p", 0.0),
         )
-        _check_pattern(self.answer)
+
+    def _check_server(self) -> None:
         if self.server is None and self.tokenizer is not None:
             raise ValueError(
                 "--tokenizer is of a model behind a server: give --server too, or leave it out"
@@ -165,27 +162,24 @@ class Model:
             raise ValueError(
                 "--server needs the name of the model that it serves: give it with --guide"
             )
-        guides = import_ours("guides")
-        settings = (
-            guides.settings(self.guide)
-            if self.server is None
-            else guides.served_settings(self.tokenizer or self.guide)
-        )
-        if self.value is None and self.value_format is not None:
+
+    def _check_judge(self, guides: Any) -> None:
+        if self.value is not None:
+            guides.check_judge(self.value, self.value_format, self.aggregate)
+            return
+        if self.value_format is not None:
             raise ValueError(
                 "--value-format says how the model of --value reads a chain of thought: give "
                 "--value too, or leave it out"
             )
-        if self.value is None and self.aggregate is not None and self.server is not None:
+        if self.aggregate is None:
+            return
+        if self.server is not None:
             raise ValueError(
                 "--aggregate is of the values of a head, which a server has not: give a model "
                 "that judges with --value"
             )
-        if self.value is not None:
-            guides.check_judge(self.value, self.value_format, self.aggregate)
-        elif self.aggregate is not None:
-            guides.check_judge(self.guide, None, self.aggregate)
-        return replace(self, settings=settings, answer=self.answer or settings.get("answer"))
+        guides.check_judge(self.guide, None, self.aggregate)
 
     @property
     def kinds(self) -> tuple[str, ...] | None:
@@ -199,9 +193,9 @@ class Model:
         try:
             check_kind(self.kinds, problem)
         except ValueError:
-            known = ", ".join(kind.rpartition(":")[2] for kind in self.kinds or ())
+            trained = ", ".join(kind.rpartition(":")[2] for kind in self.kinds or ())
             raise ValueError(
-                f"the model {self.guide!r} was trained on {known} problems only and this is "
+                f"the model {self.guide!r} was trained on {trained} problems only and this is "
                 f"a {type(problem).__name__}: "
                 "name a model that can solve it with --guide (a folder or a hub id), "
                 "or say the problem like one of those, such as: Use 4, 7, 8 and 8 to make 24."
@@ -215,17 +209,7 @@ class Model:
         """
         guides = import_ours("guides")
         if self.server is not None:
-            # before the judge
-            import_ours("guides.engines").load_server(
-                self.server, self.guide, self.tokenizer, self.engine["slots"]
-            )
-            judge = None if self.value is None else self._judge()
-            many = {
-                "tokenizer": self.tokenizer,
-                "connections": self.engine["slots"],
-                "answer": self.answer,
-            }
-            return guides.connect(self.server, self.guide, value=judge, **many, **self.language)  # type: ignore[no-any-return]
+            return self._connect(guides)
         if self.value is None:
             return guides.load(
                 self.guide, answer=self.answer, **self.judging, **self.engine, **self.language
@@ -233,27 +217,43 @@ class Model:
         from search.guide import Guide
         from search.scheduling.budget import Budget
 
-        policy, value = guides.LM(self.guide, **self.engine, **self.language), self._judge()
+        policy = guides.LM(self.guide, **self.engine, **self.language)
+        value = self._judge()
         guide = Guide(policy, value, kinds=self.kinds, answer=self.answer, classes=guides.classes)
-        return (
-            replace(guide, budget=Budget(**self.settings["budget"]))
-            if self.settings.get("budget")
-            else guide
-        )
+        budget = self.settings.get("budget")
+        return replace(guide, budget=Budget(**budget)) if budget else guide
+
+    def _connect(self, guides: Any) -> Guide:
+        """The guide of a model behind a server. Connects before a judge is loaded, which takes
+        longer.
+        """
+        slots = self.engine["slots"]
+        import_ours("guides.engines").load_server(self.server, self.guide, self.tokenizer, slots)
+        judge = None if self.value is None else self._judge()
+        return guides.connect(
+            self.server,
+            self.guide,
+            value=judge,
+            tokenizer=self.tokenizer,
+            connections=slots,
+            answer=self.answer,
+            **self.language,
+        )  # type: ignore[no-any-return]
 
     @property
     def judging(self) -> dict[str, str]:
-        """What the flags say of how chains are judged, {} if nothing: format and aggregate."""
-        said = {"format": self.value_format, "aggregate": self.aggregate}
-        return {name: what for name, what in said.items() if what is not None}
+        """How chains are judged, as far as options tell: format and aggregate."""
+        return given({"format": self.value_format, "aggregate": self.aggregate})
 
     def _judge(self) -> Any:
         return import_ours("guides").PRM(self.value, **self.judging, **self.engine)
 
 
 def _check_pattern(pattern: str | None) -> None:
+    if pattern is None:
+        return
     try:
-        groups = 1 if pattern is None else re.compile(pattern).groups
+        groups = re.compile(pattern).groups
     except re.error as error:
         raise ValueError(
             f"the answer pattern {pattern!r} is no regular expression ({error}): correct it"
@@ -268,3 +268,8 @@ def _check_pattern(pattern: str | None) -> None:
 def unescape(text: str | None) -> str | None:
     r"""`text` with a line's end for \n and a tab for \t, which a shell hardly lets one write."""
     return None if text is None else text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: option for name, option in options.items() if option is not None}

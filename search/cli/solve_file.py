@@ -14,11 +14,13 @@ from search.cli.options import Model
 from search.imports import import_ours
 
 if TYPE_CHECKING:
-    from search.files.problems_file import Job, Known, Results
+    from search.files.problems_file import Job, Results
     from search.guide import Guide
     from search.trace import TraceWriter
 
-OK, NONE, INTERRUPTED = 0, 1, 130  # exit codes
+OK = 0  # exit codes
+NONE = 1
+INTERRUPTED = 130
 _AGAIN = "give the same command again"
 
 
@@ -41,7 +43,7 @@ def solve_file(
     from search.solver import seed_of
 
     jobs = read_jobs(input, model.answer, model.check)
-    _targets(input)  # what is wrong with them is told now, and not after hours of searches
+    _targets(input)  # raises for what is wrong with them, and not after hours of searches
     results = Results(output)
     waiting = [job for job in jobs if not results.done(job.id)]
     left: list[Job] = []
@@ -63,35 +65,53 @@ def solve_file(
             limited = any(solution.stopped == "time_limit" for solution in solutions)
         left = [job for job in waiting if str(job.id) not in finisher.written]
         if usage:
-            tell_usage(guide)
+            show_usage(guide)
     results.close()
-    summary = _summary(jobs, results, len(jobs) - len(waiting), left, limited)
-    typer.echo(f"{summary[0]}{_score(input, jobs, results)}{summary[1]}", err=True)
+    done = _Summary(jobs, results, left, limited)
+    before = len(jobs) - len(waiting)
+    typer.echo(f"{done.count()}{_score(input, jobs, results)}{done.rest(before)}", err=True)
     if left and not limited:
         return INTERRUPTED
-    good = sum(known.good for known in _known(jobs, results))
-    return OK if good == len(jobs) else NONE
+    return OK if done.good == len(jobs) else NONE
 
 
-def _known(jobs: Sequence[Job], results: Results) -> list[Known]:
-    return [results.known[str(job.id)] for job in jobs if str(job.id) in results.known]
+class _Summary:
+    """What is reported of all problems of a file in the end.
 
+    left     whose search has not ended;  limited: because of --time-limit
+    """
 
-def _summary(
-    jobs: Sequence[Job], results: Results, before: int, left: Sequence[Job], limited: bool
-) -> tuple[str, str]:
-    """What stands before and behind the score."""
-    good = sum(known.good for known in _known(jobs, results))
-    rest = f", {before} had been searched before" if before else ""
-    unfinished = {str(job.id) for job in left}
-    ended = [job for job in jobs if str(job.id) not in unfinished]
-    errors = [known.error for known in _known(ended, results) if known.error is not None]
-    if errors:
-        rest += f"; {len(errors)} failed, the last with {errors[-1]}: {_AGAIN} to search them again"
-    if left:
-        how = "not done within --time-limit" if limited else "interrupted"
-        rest += f"; {len(left)} {how}: {_AGAIN} to go on"
-    return f"{good} of {len(jobs)} problems answered", rest
+    def __init__(self, jobs: Sequence[Job], results: Results, left: Sequence[Job], limited: bool):
+        self._jobs = jobs
+        self._left = left
+        self._limited = limited
+        unfinished = {str(job.id) for job in left}
+        self.good = 0  # problems that are answered
+        self._errors: list[str] = []
+        for job in jobs:
+            reported = results.reported.get(str(job.id))
+            if reported is None:
+                continue
+            self.good += reported.good
+            if reported.error is not None and str(job.id) not in unfinished:
+                self._errors.append(reported.error)
+
+    def count(self) -> str:
+        """What stands before the score."""
+        return f"{self.good} of {len(self._jobs)} problems answered"
+
+    def rest(self, before: int) -> str:
+        """What stands behind the score. before: problems that an earlier run has searched."""
+        text = f", {before} had been searched before" if before else ""
+        if self._errors:
+            text += (
+                f"; {len(self._errors)} failed, the last with {self._errors[-1]}: {_AGAIN} to "
+                "search them again"
+            )
+        if self._left:
+            how = "not done within --time-limit" if self._limited else "interrupted"
+            text += f"; {len(self._left)} {how}: {_AGAIN} to go on"
+        return text
 
 
 def _targets(input: Path) -> dict[str, str] | None:
@@ -118,21 +138,25 @@ def _score(input: Path, jobs: Sequence[Job], results: Results) -> str:
     grade = import_ours("guides.data.grading")
     outcomes = []
     for job in jobs:
-        known = results.known.get(str(job.id))
-        named = hasattr(job.problem, "to_json")
-        target = targets.get(grade.key_of(job.problem)) if named else None
-        if known is not None and known.verified is not None:
-            outcomes.append(float(known.verified))
+        reported = results.reported.get(str(job.id))
+        target = None
+        if hasattr(job.problem, "to_json"):
+            target = targets.get(grade.key_of(job.problem))
+        if reported is not None and reported.verified is not None:
+            outcomes.append(float(reported.verified))
         elif target is not None:
-            answer = None if known is None else known.answer
+            answer = None if reported is None else reported.answer
             outcomes.append(grade.outcome(answer, target))
     undecided = sum(map(math.isnan, outcomes))
-    told = f", {outcomes.count(1.0)} right"
-    told += "" if len(outcomes) == len(jobs) else f" of {len(outcomes)} with targets"
-    return told + (f", {undecided} undecided" if undecided else "")
+    score = f", {outcomes.count(1.0)} right"
+    if len(outcomes) < len(jobs):
+        score += f" of {len(outcomes)} with targets"
+    if undecided:
+        score += f", {undecided} undecided"
+    return score
 
 
-def tell_usage(guide: Guide) -> None:
+def show_usage(guide: Guide) -> None:
     """What the engines of a guide say of themselves; servers and workers say nothing."""
     for backend in {id(b): b for b in guide.backends.values()}.values():
         if hasattr(backend, "report"):

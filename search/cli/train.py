@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from search.cli.bench import Instruction, System, TopP
-from search.cli.options import METHOD_HELP, Model, language_of, search_arguments
+from search.cli.options import given, search_arguments
+from search.cli.shared_options import ADVANCED, METHOD_HELP, ModelOptions, shares_options
 from search.imports import LAYERS, add_working_folder, import_ours
 
-MODEL = "How the model is asked, as in the search"  # a panel of the help
+ASKED = "How the model is asked, as in the search"  #: panel of the help for options of the model
+STEP_END = r"What ends a step; \n is a line's end."
 
 train = typer.Typer(help="Train a model that guides searches.")
 
@@ -43,12 +45,6 @@ class Optimizer(StrEnum):
 
 
 # flags that both commands have
-Tuned = Annotated[
-    Tune,
-    typer.Option(
-        help="All weights, low-rank additions (merged in the end), or the value head alone."
-    ),
-]
 Imitated = Annotated[
     Policy,
     typer.Option(
@@ -64,57 +60,56 @@ Checked = Annotated[
         help="Labels every state exactly: a function of problem and state, in [0, 1] or None.",
     ),
 ]
-Epochs = Annotated[
-    float | None,
-    typer.Option(
-        show_default=False,
-        help="Passes through the examples. Default: 2, and 30 with --tune head, which reads once.",
-    ),
-]
-Steps = Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")]
-Batch = Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")]
-Accumulation = Annotated[int, typer.Option(min=1, help="Batches of an update.")]
-Rate = Annotated[
-    float | None,
-    typer.Option(
-        help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head."
-    ),
-]
-Optimized = Annotated[
-    Optimizer, typer.Option(help="muon only for weights that it made, like the built-in model's.")
-]
-ValueWeight = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        help="Weight of the value head's loss beside imitation's. Default: 0.5; less spares the "
-        "policy.",
-    ),
-]
-Delimiter = Annotated[
-    str | None, typer.Option(rich_help_panel=MODEL, help=r"What ends a step; \n is a line's end.")
-]
-StepTokens = Annotated[
-    int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most tokens of a step.")
-]
-MaxSteps = Annotated[
-    int | None, typer.Option(rich_help_panel=MODEL, min=1, help="Most steps of a chain of thought.")
-]
-Prompt = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=MODEL, help="What the model reads, with {problem} in it."),
-]
-Answer = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=MODEL,
-        metavar="REGEX",
-        help="Marks the answer in open text by its one group.",
-    ),
-]
 
 
-def tell() -> None:
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a language model is trained: fields of `guides.training.options`. None: not given."""
+
+    tune: Annotated[
+        Tune,
+        typer.Option(
+            help="All weights, low-rank additions (merged in the end), or the value head alone."
+        ),
+    ] = Tune.full
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            show_default=False,
+            help="Passes through the examples. Default: 2, and 30 with --tune head, which reads "
+            "once.",
+        ),
+    ] = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates, instead of --epochs.")] = None
+    batch: Annotated[int, typer.Option(min=1, help="Examples that are computed at once.")] = 8
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches of an update.")] = 1
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate. Default: 1e-5, 2e-4 with --tune lora, 3e-4 with --tune head."
+        ),
+    ] = None
+    optimizer: Annotated[
+        Optimizer,
+        typer.Option(help="muon only for weights that it made, like the built-in model's."),
+    ] = Optimizer.adamw
+    value_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Weight of the value head's loss beside imitation's. Default: 0.5; less spares "
+            "the policy.",
+        ),
+    ] = None
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Those that were given or have a default, as plain values."""
+        whole = {**asdict(self), "tune": self.tune.value, "optimizer": self.optimizer.value}
+        return given(whole)
+
+
+def log_progress() -> None:
     """Log what our packages do, too."""
     for name in LAYERS:
         logging.getLogger(name).setLevel(logging.INFO)
@@ -149,7 +144,7 @@ def train_builtin(
     ] = None,
 ) -> None:
     """Train the built-in model by its recipe, from scratch or from a stage on."""
-    tell()
+    log_progress()
     _done(
         import_ours("guides.builtin.train").train_builtin(
             size=size, out=out, seed=seed, stage=stage, base=base
@@ -158,7 +153,13 @@ def train_builtin(
 
 
 @train.command("guide")
+@shares_options(
+    ASKED,
+    without=(*ADVANCED, "temperature", "top_p", "device", "dtype", "slots"),
+    delimiter=STEP_END,
+)
 def train_guide(
+    *,
     traces: Annotated[
         Path,
         typer.Option(
@@ -192,7 +193,6 @@ def train_guide(
             "none.",
         ),
     ] = None,
-    tune: Tuned = Tune.full,
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
     checker: Checked = None,
@@ -221,13 +221,7 @@ def train_guide(
             help="Of the problems, on which the values are calibrated and judged instead. 0: none.",
         ),
     ] = 0.1,
-    epochs: Epochs = None,
-    steps: Steps = None,
-    batch: Batch = 8,
-    accumulation: Accumulation = 1,
-    lr: Rate = None,
-    optimizer: Optimized = Optimizer.adamw,
-    value_weight: ValueWeight = None,
+    training: TrainingOptions,
     off_policy: Annotated[
         bool,
         typer.Option(
@@ -235,54 +229,52 @@ def train_guide(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
-    delimiter: Delimiter = None,
-    step_tokens: StepTokens = None,
-    max_steps: MaxSteps = None,
-    prompt: Prompt = None,
-    instruction: Instruction = None,
-    system: System = None,
-    answer: Answer = None,
+    options: ModelOptions,
 ) -> None:
     """Train a model on the traces of its own searches. Flags of the search are kept in the new
     model, which then needs none.
     """
-    tell()
+    log_progress()
     add_working_folder()
-    settings = language_of(
-        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer,
-        step_tokens=step_tokens,
-        max_steps=max_steps,
-    )  # fmt: skip
-    options = _given(
-        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch,
-        accumulation=accumulation, lr=lr,
-        value_weight=value_weight,
-    )  # fmt: skip
-    read = import_ours("guides.data.grading").read_targets
-    _done(
-        import_ours("guides.training.train_guide").train_guide(
-            traces,
-            {} if targets is None else read(targets),
-            base,
-            out,
-            options,
-            policy=policy.value,
-            keep=keep,
-            checker=checker,
-            labels=labels,
-            hard=hard,
-            every_token=every_token,
-            held_out=held_out,
-            seed=seed,
-            off_policy=off_policy,
-            settings=settings,
-        ),
-        base if policy == Policy.none else None,
+    answers = {}
+    if targets is not None:
+        answers = import_ours("guides.data.grading").read_targets(targets)
+    folder = import_ours("guides.training.train_guide").train_guide(
+        traces,
+        answers,
+        base,
+        out,
+        training.chosen,
+        policy=policy.value,
+        keep=keep,
+        checker=checker,
+        labels=labels,
+        hard=hard,
+        every_token=every_token,
+        held_out=held_out,
+        seed=seed,
+        off_policy=off_policy,
+        settings=options.kept,
     )
+    if policy == Policy.none:
+        typer.echo(
+            f"the verifier is in {folder}; let it judge: copse solve --guide {base} --value "
+            f"{folder} PROBLEM"
+        )
+    else:
+        _done(folder)
 
 
 @train.command("iterate")
+@shares_options(
+    ASKED,
+    without=ADVANCED,
+    delimiter=STEP_END,
+    device="Of the searches: auto, cpu, cuda, ...",
+    dtype="Of the searches: auto, float32, bfloat16, ...",
+)
 def train_iterate(
+    *,
     guide: Annotated[
         str,
         typer.Option(
@@ -351,37 +343,9 @@ def train_iterate(
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
     checker: Checked = None,
-    tune: Tuned = Tune.full,
-    epochs: Epochs = None,
-    steps: Steps = None,
-    batch: Batch = 8,
-    accumulation: Accumulation = 1,
-    lr: Rate = None,
-    optimizer: Optimized = Optimizer.adamw,
-    value_weight: ValueWeight = None,
+    training: TrainingOptions,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
-    delimiter: Delimiter = None,
-    step_tokens: StepTokens = None,
-    max_steps: MaxSteps = None,
-    temperature: Annotated[
-        float | None, typer.Option(rich_help_panel=MODEL, min=0, help="Of sampling.")
-    ] = None,
-    top_p: TopP = None,
-    prompt: Prompt = None,
-    instruction: Instruction = None,
-    system: System = None,
-    answer: Answer = None,
-    device: Annotated[
-        str, typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, cpu, cuda, ...")
-    ] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(rich_help_panel=MODEL, help="Of the searches: auto, float32, bfloat16, ..."),
-    ] = "auto",
-    slots: Annotated[
-        int,
-        typer.Option(rich_help_panel=MODEL, min=1, help="Rows that the model computes at once."),
-    ] = 64,
+    model: ModelOptions,
 ) -> None:
     """Expert iteration: search, learn from what was right, keep the new model if it is better on
     held-out problems, and again.
@@ -389,38 +353,29 @@ def train_iterate(
     from search.files.problems_file import read_jobs
     from search.scheduling.budget import Budget
 
-    tell()
+    log_progress()
     add_working_folder()
-    language = language_of(
-        delimiter=delimiter, prompt=prompt, instruction=instruction, system=system, answer=answer,
-        step_tokens=step_tokens,
-        max_steps=max_steps, temperature=temperature, top_p=top_p,
-    )  # fmt: skip
-    engine = {"device": device, "dtype": dtype, "slots": slots}
-    training = _given(
-        tune=tune.value, optimizer=optimizer.value, epochs=epochs, steps=steps, batch=batch,
-        accumulation=accumulation, lr=lr,
-        value_weight=value_weight,
-    )  # fmt: skip
     search = search_arguments(method, budget, None, seed, option or [])
-    options = {
-        name: setting
-        for name, setting in search.items()
-        if name not in ("method", "budget", "seed", "choose")
-    }
-    model = Model(guide, None, answer, engine, language).checked()
-    jobs = read_jobs(input, model.answer, model.check)
-    held = None if gate is None else read_jobs(gate, model.answer, model.check)
-    read = import_ours("guides.data.grading").read_targets
-    targets = {**read(input), **({} if gate is None else read(gate))}
+    limits = search["budget"]
+    options = search.copy()
+    for name in ("method", "budget", "seed", "choose"):
+        del options[name]
+    first = model.model(guide).checked()
+    jobs = read_jobs(input, first.answer, first.check)
+    read_targets = import_ours("guides.data.grading").read_targets
+    targets = dict(read_targets(input))
+    gate_jobs = None
+    if gate is not None:
+        gate_jobs = read_jobs(gate, first.answer, first.check)
+        targets |= read_targets(gate)
     iteration = import_ours("guides.iteration.expert_iteration")
     plan = iteration.Plan(
         method=method,
         options=options,
-        budget=search["budget"],
+        budget=limits,
         gate_budget=None if gate_budget is None else Budget.parse(gate_budget),
-        language=language,
-        engine=engine,
+        language=model.kept,
+        engine=model.engine,
         per_round=per_round,
         policy=policy.value,
         keep=keep,
@@ -428,11 +383,13 @@ def train_iterate(
         window=window,
         seed_examples=[str(path.resolve()) for path in examples or []],
         restart=restart,
-        training=training,
+        training=training.chosen,
         seed=seed,
     )
     _done(
-        iteration.expert_iteration(guide, jobs, targets, out, rounds=rounds, gate=held, plan=plan)
+        iteration.expert_iteration(
+            guide, jobs, targets, out, rounds=rounds, gate=gate_jobs, plan=plan
+        )
     )
 
 
@@ -472,7 +429,7 @@ def train_hex(
     """
     from search.problems.hex import Hex
 
-    tell()
+    log_progress()
     boards = import_ours("guides.iteration.alphazero")
     plan = boards.BoardPlan(
         width=width,
@@ -492,17 +449,5 @@ def train_hex(
     )
 
 
-def _done(folder: Path, policy: str | None = None) -> None:
-    """Say how to go on. policy: the model that a verifier, which imitated nothing, is to judge."""
-    if policy is None:
-        typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
-    else:
-        typer.echo(
-            f"the verifier is in {folder}; let it judge: copse solve --guide {policy} --value "
-            f"{folder} PROBLEM"
-        )
-
-
-def _given(**flags: Any) -> dict[str, Any]:
-    """The flags that were given, or have a default."""
-    return {name: flag for name, flag in flags.items() if flag is not None}
+def _done(folder: Path) -> None:
+    typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")

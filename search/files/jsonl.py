@@ -4,8 +4,6 @@ on.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -13,6 +11,8 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any
+
+from search.files.atomic import append, lock
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,10 @@ class Lines:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = FileIO(path, "a")
-            self._lock()
+            lock(
+                self._file,
+                f"another run is writing to {path}: wait for its end, or {self._remedy}",
+            )
             self._resume(path.read_bytes(), existing, f'{{"{first}": '.encode())
         except OSError as error:
             raise ValueError(
@@ -49,30 +52,10 @@ class Lines:
         """Add a line, its newline included. Raises OSError (a full disk) and leaves no part of
         it.
         """
-        size = os.fstat(self._file.fileno()).st_size
-        data = text.encode()
-        try:
-            if self._file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        except OSError:
-            self._file.truncate(size)
-            raise
+        append(self._file, text.encode())
 
     def close(self) -> None:
         self._file.close()
-
-    def _lock(self) -> None:
-        """Keep other runs away until this process ends, however it ends."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another run is writing to {self.path}: wait for its end, or {self._remedy}"
-            ) from None
-        except OSError as error:  # a file system without locks
-            log.info(
-                "%s cannot be locked (%s): let only one run write to it", self.path, error.strerror
-            )
 
     def _resume(self, data: bytes, existing: Callable[[Any], None], beginning: bytes) -> None:
         """Take up the lines of an earlier run."""

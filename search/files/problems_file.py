@@ -15,11 +15,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from search.files.jsonl import Lines
 from search.imports import add_working_folder
 from search.problem import Problem, build
 from search.problems import MODULES, parse
-from search.solution import Solution
+from search.solution import Solution, plain, result_of
 from search.trace import Trace, TraceWriter
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character of UTF-16; no text holds one
@@ -157,57 +156,6 @@ def _from_text(text: str, kind: str, module: str, ours: str) -> Problem:
     return problem
 
 
-def plain(value: Any) -> Any:
-    """`value` as strict JSON can say it: nan and infinity become None."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if hasattr(value, "item"):  # a numpy scalar
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def to_json(solution: Solution) -> dict[str, Any]:
-    """All of a solution but its tree, as strict JSON can say it."""
-    problem = solution.problem
-    trace = solution.trace
-    names = ("answer", "share", "value")
-    whole = {
-        "problem": problem.prompt(problem.initial()),
-        "candidates": [dict(zip(names, row, strict=True)) for row in solution.candidates],
-        **result_of(solution),
-    }
-    if trace is not None:
-        whole |= {
-            "method": trace.method,
-            "options": trace.options,
-            "seed": trace.seed,
-            "guide": trace.version,
-        }
-    return plain(whole)
-
-
-def result_of(solution: Solution) -> dict[str, Any]:
-    """What a result line says of a solution."""
-    error = solution.error
-    return {
-        "answer": solution.answer,
-        "verified": solution.verified,
-        "value": solution.value,
-        "text": solution.text,
-        "stopped": solution.stopped,
-        "usage": {
-            **asdict(solution.usage),
-            "mean_rows": solution.usage.mean_rows,
-            "slot_use": solution.usage.slot_use,
-        },
-        "error": None if error is None else f"{type(error).__name__}: {error}",
-    }
-
-
 def answered(result: Mapping[str, Any]) -> bool:
     """Whether a result has an answer that was not refuted, or was verified without one."""
     good = result.get("answer") is not None and result.get("verified") is not False
@@ -215,7 +163,7 @@ def answered(result: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Known:
+class Reported:
     """What a result line says of its problem. good: it is answered and not refuted;  error: why
     the search failed, None if it did not.
     """
@@ -226,7 +174,7 @@ class Known:
     error: str | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Known:
+    def of(cls, row: Mapping[str, Any]) -> Reported:
         """Raises KeyError for what is no result line."""
         return cls(row["answer"], row["verified"], answered(row), row["error"])
 
@@ -234,26 +182,27 @@ class Known:
 class Results:
     """The result lines, each on its way to the disk when `write` returns.
 
-    path    a file, added to if it is there (a last line that was cut off is removed); None: stdout
-    known   id as text -> what the last line of that problem says
+    path      a file, added to if it is there (a last line that was cut off is removed); None:
+              stdout
+    reported  id as text -> what the last line of that problem says
     Raises ValueError where the file holds something else or cannot be written.
     """
 
     def __init__(self, path: Path | None):
         self.path = path
-        self.known: dict[str, Known] = {}
+        self.reported: dict[str, Reported] = {}
         self._lines: Lines | None = None
         if path is not None:
             what = "result of copse solve"
-            self._lines = Lines(path, self._know, first="id", what=what, flag="--output")
+            self._lines = Lines(path, self._read, first="id", what=what, flag="--output")
 
-    def _know(self, row: Any) -> None:
-        self.known[str(row["id"])] = Known.of(row)
+    def _read(self, row: Any) -> None:
+        self.reported[str(row["id"])] = Reported.of(row)
 
     def done(self, name: str | int) -> bool:
         """Whether a problem was searched, and no failure makes it worth another search."""
-        earlier = self.known.get(str(name))
-        return earlier is not None and earlier.error is None
+        reported = self.reported.get(str(name))
+        return reported is not None and reported.error is None
 
     def write(self, name: str | int, solution: Solution) -> None:
         """Add the line of one problem. Raises OSError (a full disk) and leaves no part of the
@@ -266,7 +215,7 @@ class Results:
             sys.stdout.flush()
         else:
             self._lines.append(text)
-        self._know(row)
+        self._read(row)
 
     def close(self) -> None:
         if self._lines is not None:

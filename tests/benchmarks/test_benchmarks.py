@@ -8,6 +8,7 @@ import csv
 import itertools
 import math
 import random
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from fakes import generated, scripted_guide
 import guides
 import search
 from benchmarks import tasks
-from benchmarks.sweep import ablations, plan, report, rows
+from benchmarks.sweep import ablations, plan, report, rows, tables
 from benchmarks.sweep import run as sweep
 from search.guide import Guide, Known, Proposal
 from search.methods.presets import PRESETS
@@ -367,6 +368,13 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
         swept(tmp_path / "r.csv", plan.Task("asked", QUESTIONS.problems, {"q0": "0"}))
 
 
+def test_methods_are_names_with_options():
+    assert plan.read_method("beam  width=4 widen=0.5") == ("beam", {"width": 4, "widen": 0.5})
+    assert plan.read_method("a:b x=true y=z") == ("a:b", {"x": True, "y": "z"})
+    with pytest.raises(ValueError, match="write options once each"):
+        plan.read_method("beam width")
+
+
 # -- ablations
 
 
@@ -605,6 +613,83 @@ def test_the_command_reports_and_compares_files(tmp_path, monkeypatch, caplog, c
     with pytest.raises(SystemExit):
         sweep.main()
     assert "there are mcts" in capsys.readouterr().err
+
+
+def computed(path: Path, *cells):
+    """As `written`, with FLOPs last in each of the cells."""
+    found = written(path, *(one[:-1] for one in cells))
+    return [row | {"flops": str(one[-1])} for row, one in zip(found, cells, strict=True)]
+
+
+def test_levels_and_equal_compute_are_read_off_what_a_search_had_spent(tmp_path):
+    """ "a" solves two of four, for 1e8 and 5e8 FLOPs; "b" the same two, for 3e8 and 5e8."""
+    spent = {"a": ((50, 1e8, 1), (70, 5e8, 1), (90, 2e8, 0), (90, 2e8, 0))}
+    spent["b"] = ((90, 3e8, 1), *spent["a"][1:])
+    cells = [
+        (*solved(f"p{i}", run, tokens, right), flops)
+        for run, searches in spent.items()
+        for i, (tokens, flops, right) in enumerate(searches)
+    ]
+    found = computed(tmp_path / "r.csv", *cells)
+    at = report.Levels((60, 80, 5000), (1e8, 4e8, 1e9))
+    budgets, compute = report.report(found, at=at).split("\n\nt, per cent solved at equal compute")
+    assert "| method | searches | 60 tokens | 80 tokens | 2,000 tokens |" in budgets
+    assert "| a | 4 | 25.0 [" in budgets and "| b | 4 | 0.0 [" in budgets
+    assert "| method | 1e8 FLOPs | 4e8 FLOPs | 1e9 FLOPs |" in compute
+    rates = [[cell.split()[0] for cell in line.strip("| ").split(" | ")[1:]]
+             for line in compute.splitlines()[-2:]]  # fmt: skip
+    assert rates == [["25.0", "25.0", "50.0"], ["0.0", "25.0", "50.0"]]
+    methods = report.by_method(found)["t"]
+    lines = report.compare(methods["a"], methods["b"], at=at).splitlines()
+    assert [line.split(":")[0] for line in lines[:6]] == [
+        "60 tokens", "80 tokens", "2,000 tokens", "1e8 FLOPs", "4e8 FLOPs", "1e9 FLOPs",
+    ]  # fmt: skip
+    assert lines[0].startswith("60 tokens: +25.0 [") and "4 problems" in lines[0]
+    assert lines[3].startswith("1e8 FLOPs: +25.0 [") and "+0.0 [+0.0, +0.0]" in lines[4]
+
+
+def test_equal_compute_is_refused_where_nothing_is_verified(tmp_path, monkeypatch, capsys):
+    cells = [(f"p{i}", "m", "tokens=500", 0, 1, "", "a", 500) for i in range(4)]
+    found = written(tmp_path / "r.csv", *cells)
+    assert "equal compute" not in report.report(found, at=report.Levels(flops=(1e9,)))
+    for flags in (["--flops", "1e9"], ["--levels", "60,x"], ["--levels", "-1"]):
+        monkeypatch.setattr("sys.argv", ["sweep", "--report", str(tmp_path / "r.csv"), *flags])
+        with pytest.raises(SystemExit):
+            sweep.main()
+        assert re.search(r"leave it out|write numbers above 0", capsys.readouterr().err)
+
+
+def test_a_table_of_a_page_is_replaced_by_that_of_a_file(tmp_path, monkeypatch):
+    written(tmp_path / "r.csv", *(solved(f"p{i}", "mcts", 90, int(i < 3)) for i in range(4)))
+    page = tmp_path / "page.md"
+    around = (
+        "# Page\n<!-- table: one -->\n{}<!-- end -->\ntext\n<!-- table: two -->\n<!-- end -->\n"
+    )
+    page.write_text(around.format("old\n"))
+
+    def run(*flags):
+        files = [str(tmp_path / "r.csv"), "--into", str(page)]
+        monkeypatch.setattr("sys.argv", ["tables", *files, *flags])
+        tables.main()
+
+    with pytest.raises(SystemExit) as stop:
+        run("--name", "one", "--levels", "60,100", "--check")
+    assert stop.value.code == 1 and "old" in page.read_text()
+    run("--name", "one", "--levels", "60,100")
+    head = "|  | 60 | 100 | 2,000 | FLOPs |\n|---|---|---|---|---|"
+    line = "| `mcts` | 0.0 | 75.0 | 75.0 | 0e0 |"
+    assert page.read_text() == around.format(f"\n{head}\n{line}\n\n")
+    run("--name", "one", "--levels", "60,100", "--check")
+    with pytest.raises(SystemExit) as stop:
+        run("--name", "three")
+    assert stop.value.code == 2
+
+
+def test_flops_are_written_shortly():
+    numbers = (1e8, 4e8, 1.65e8, 1.654e8, 1e10, 0)
+    assert list(map(report.scientific, numbers)) == [
+        "1e8", "4e8", "1.65e8", "1.65e8", "1e10", "0e0",
+    ]  # fmt: skip
 
 
 def test_the_time_left_is_reckoned_by_budget():

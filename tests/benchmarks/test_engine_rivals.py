@@ -15,7 +15,8 @@ import torch
 import typer
 from tokenizers import Tokenizer
 
-from benchmarks.engine import real_models, rival_child, rival_processes, rivals
+from benchmarks import output
+from benchmarks.engine import real_models, rival_child, rival_processes, rivals, texts
 from benchmarks.engine.rival_processes import Child, Engine, Failed, LlamaServer
 from benchmarks.engine.rivals import Measured, Work, compared, engines_of, lines, slices, works
 
@@ -148,7 +149,7 @@ def test_engines_are_named_by_what_is_given(tmp_path):
 
 def test_all_runs_are_written(tmp_path, fakes):
     found = run(["same"], DECODE)
-    rivals.write(tmp_path / "out.csv", found)
+    output.write_csv(tmp_path / "out.csv", found)
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert len(rows) == len(found) and rows[-1]["engine"] == "same"
 
@@ -301,12 +302,6 @@ def test_blocks_of_a_tree_have_their_priors_entropy_and_values():
     assert "prior 0.9980  visits   5  value 0.250  a" in told
 
 
-def test_runs_are_methods_with_options():
-    assert real_models.parsed("beam width=4 widen=0.5") == ("beam", {"width": 4, "widen": 0.5})
-    with pytest.raises(ValueError, match="write name=number"):
-        real_models.parsed("beam width=wide")
-
-
 def test_the_table_of_searches_adds_up():
     def row(question, generated, cpu, rows, right):
         return real_models.Row(
@@ -320,6 +315,6 @@ def test_the_table_of_searches_adds_up():
 
 
 def test_a_sampled_text_has_its_tokens_until_the_first_end():
-    assert real_models._length([5, 6, 2, 2], {2}) == 3
-    assert real_models._length([5, 6], {2}) == 2
+    assert texts.length([5, 6, 2, 2], {2}) == 3
+    assert texts.length([5, 6], {2}) == 2
     assert real_models.peak() > 1 << 20

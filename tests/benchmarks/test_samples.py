@@ -45,13 +45,14 @@ def test_steps_count_only_where_the_answer_is_right():
 
 def test_estimates_of_k_agree_with_fresh_samples_of_k():
     stored, k = samples.sample(QUESTIONS, ask(), 200), 4
+    of = samples.Columns.of
     fresh = [samples.sample(QUESTIONS, ask(), k, seed) for seed in range(1, 31)]
     for name, estimate in samples.ESTIMATES.items():
         expected = np.mean(
-            [estimate(own, k, seed) for one in fresh for seed, own in enumerate(one.values())]
+            [estimate(of(own), k, seed) for one in fresh for seed, own in enumerate(one.values())]
         )
         assert np.mean(
-            [estimate(own, k, seed) for seed, own in enumerate(stored.values())]
+            [estimate(of(own), k, seed) for seed, own in enumerate(stored.values())]
         ) == pytest.approx(expected, abs=0.12), name
     lines = samples.report(stored).splitlines()
     assert "steps" not in lines[0], "nobody can tell"

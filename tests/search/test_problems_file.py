@@ -23,6 +23,7 @@ import guides
 import search
 from search import Trace
 from search.cli.main import main
+from search.files import atomic
 from search.files.problems_file import Results, plain, read_jobs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -193,6 +194,8 @@ def test_results_of_a_file(capsys, tmp_path):
         "id",
         "answer",
         "verified",
+        "votes",
+        "chains",
         "value",
         "text",
         "stopped",
@@ -360,7 +363,7 @@ def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
     write = Results.write
 
     def checked(self, name, solution):
-        assert len(Trace.load(tmp_path / "t")) == len(self.known) + 1
+        assert len(Trace.load(tmp_path / "t")) == len(self.reported) + 1
         write(self, name, solution)
 
     monkeypatch.setattr(Results, "write", checked)
@@ -534,3 +537,35 @@ def test_an_interrupt_that_escapes_is_told_like_any_other(capsys, tmp_path, monk
     assert code != 130 and "interrupted" not in err and len(results(tmp_path / "o")) == 2, (
         "nothing was left to interrupt"
     )
+
+
+# -- files that are whole
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "new" / "file"
+    with atomic.atomic(path) as part:
+        part.write_text("one")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), atomic.atomic(path) as part:
+        part.write_text("tw")
+        raise KeyboardInterrupt
+    assert [file.read_text() for file in path.parent.iterdir()] == ["one"]
+    with pytest.raises(FileNotFoundError), atomic.atomic(path):
+        pass  # nothing was written
+    assert path.read_text() == "one"
+
+
+def test_one_process_has_a_locked_file(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    with (tmp_path / "f").open("a") as first, (tmp_path / "f").open("a") as second:
+        atomic.lock(first, "busy")
+        with pytest.raises(ValueError, match="^busy$"):
+            atomic.lock(second, "busy")
+
+        def none(*arguments):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(atomic.fcntl, "flock", none)
+        atomic.lock(second, "busy")
+    assert "No locks available" in caplog.text

@@ -1,0 +1,49 @@
+"""What measurements write: tables in Markdown, rows as CSV, everything as JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from search.files.atomic import atomic
+
+
+def row(cells: Iterable[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def table(rows: Sequence[str]) -> str:
+    """A table of its rows; the first is the head."""
+    columns = rows[0].count("|") - 1
+    return "\n".join([rows[0], "|---" * columns + "|", *rows[1:]])
+
+
+def write_csv(path: Path, rows: Sequence[Any]) -> None:
+    """Rows of one kind, dictionaries or dataclasses, at least one; the columns are their names."""
+    plain = [asdict(one) if is_dataclass(one) else one for one in rows]  # type: ignore[arg-type]
+    with atomic(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(plain[0]))
+        writer.writeheader()
+        writer.writerows(plain)
+
+
+def write_json(path: Path | None, rows: Sequence[Mapping[str, Any]], **about: Any) -> None:
+    """Rows with the machine, the command and what else is about them; nothing where `path` is
+    None.
+    """
+    if path is None:
+        return
+    machine = {
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "command": sys.argv,
+    }
+    with atomic(path) as part:
+        part.write_text(json.dumps({**machine, **about, "rows": rows}, indent=1))
