@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from guides.answers.verdict import classes
 from guides.engines import load_engine, load_server
@@ -12,6 +12,9 @@ from guides.values.prm import PRM
 from search.functions import PlainValue
 from search.guide import Guide, Known, Policy, Value
 from search.scheduling.budget import Budget
+
+if TYPE_CHECKING:
+    from models import Server
 
 
 def load(
@@ -97,7 +100,7 @@ def connect(
     that a chat server cannot follow.
     """
     loaded = load_server(url, model, tokenizer, connections, timeout)
-    found = loaded.engine.capabilities
+    found = cast("Server", loaded.engine).capabilities
     if not found.samples and policy.get("temperature", 1.0) != 0:
         # an error, not a warning: a vote of copies looks like one of samples, and costs as much
         raise ValueError(
