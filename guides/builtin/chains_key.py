@@ -5,6 +5,7 @@ functions of the problem. For labels and reports; no search may call it.
 from __future__ import annotations
 
 from graphlib import TopologicalSorter
+from operator import itemgetter
 
 from search.problems.chains import Chains, State, compute, read
 
@@ -38,7 +39,7 @@ def mistakes(problem: Chains, state: State) -> list[bool]:
         (name, a, sign, b), values = read(step.text)
         right = problem.defined.get(name) == (a, sign, b)
         if values:
-            letters = tuple(letter for letter, _ in values)
+            letters = tuple(map(itemgetter(0), values))
             right &= letters == (a, b, name) and {a, b} <= computed
             right &= all(truth.get(letter) == value for letter, value in values)
             if right:

@@ -4,6 +4,8 @@ are wrong, as functions of the problem. For labels and reports; no search may ca
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from search.problems.words import State, Words
 from search.problems.words_story import Line, Story, read_line
 
@@ -57,7 +59,7 @@ def mistakes(problem: Words, state: State) -> list[bool] | None:
 def _follows(line: Line, computed: set[str], truth: dict[str, int]) -> bool:
     """Whether a line of counts names the operands and itself, in their order, and all are true."""
     operands = line.definition.operands
-    names = tuple(name for name, _ in line.values)
+    names = tuple(map(itemgetter(0), line.values))
     if names != (*operands, line.name) or not set(operands) <= computed:
         return False
     return all(truth.get(name) == count for name, count in line.values)

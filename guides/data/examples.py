@@ -27,6 +27,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ def write_examples(
     for example in itertools.chain.from_iterable(blocks[i] for i in order):
         flat.extend(itertools.starmap(Segment, example))
         sizes.append(len(example))
-    texts = [segment.tokens for segment in flat]
+    texts = list(map(attrgetter("tokens"), flat))
     tokens = np.fromiter(itertools.chain.from_iterable(texts), np.int64)
 
     def column(name: str, kind: type) -> np.ndarray:

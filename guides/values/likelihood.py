@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -89,7 +90,7 @@ class Likelihood:
 
     async def _read(self, problem: Problem, state: State) -> float:
         if self._policy is not None:
-            steps = [step.tokens for step in state]
+            steps = list(map(attrgetter("tokens"), state))
             prompt = self._policy.tokens(problem, state[:0])
         else:
             steps = [self._encode(step.text) for step in state]
