@@ -29,6 +29,7 @@ from search.scheduling.requests import (
 log = logging.getLogger(__name__)
 
 MODELS = "/models"
+PATIENCE = 3.0  #: seconds of connecting after which the screen says what takes so long
 
 
 @dataclass(eq=False)
@@ -106,6 +107,13 @@ class Server:
         self._http = Http(self._address, timeout, retries, connections)
         self._free = asyncio.Semaphore(connections)
         self.slots = connections  # as engines call it
+        slow = threading.Timer(
+            PATIENCE,
+            log.info,
+            ["asking %s what it can, in a dozen short questions", self._address.url],
+        )
+        slow.daemon = True
+        slow.start()
         try:
             self._knock()
             self.tokenizer, missing = _tokenizer_or_pieces(model, tokenizer)
@@ -116,6 +124,8 @@ class Server:
         except BaseException:
             self.close()
             raise
+        finally:
+            slow.cancel()
         if missing is not None:
             log.warning(
                 "%s, else tokens are counted as the server counts them, or in words of up to six "

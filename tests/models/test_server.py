@@ -4,6 +4,8 @@ back, and its scores.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import tiny
@@ -14,6 +16,7 @@ from server_cases import DIALECTS, error
 from serving import TOKENIZER, answers, ask, encode, result, servers
 
 from models import Server
+from models.server import client
 from models.server.capabilities import OPTIONS, SEEDS, Capabilities
 from models.server.responses import Words, generated
 from search.scheduling.requests import (
@@ -373,6 +376,19 @@ def test_the_door_is_patient():
         assert backend.capabilities == Capabilities(
             MODEL, options=OPTIONS | {"logprobs": 1}, log_probs=True, marks=True
         )
+
+
+def test_a_slow_server_is_named_while_it_is_asked(monkeypatch, caplog):
+    monkeypatch.setattr(client, "PATIENCE", 0.05)
+    caplog.set_level(logging.INFO)
+    with FakeServer(fault=lambda number, body: ("slow", 0.02)) as server:
+        Server(server.url, MODEL, TOKENIZER).close()
+    assert f"asking {server.url} what it can" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(client, "PATIENCE", 60.0)
+    with FakeServer() as server:
+        Server(server.url, MODEL, TOKENIZER).close()
+    assert "what it can" not in caplog.text
 
 
 # -- scores
