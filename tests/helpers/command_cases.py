@@ -1,0 +1,21 @@
+"""The command, called in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search.cli.main import main
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+PUZZLE, IMPOSSIBLE = "Use 4, 7, 8 and 8 to make 24.", "Use 1 and 1 to make 24."
+
+
+COUNTDOWN = "search.problems.countdown:Countdown"
+
+
+def run(capsys, *args):
+    code = main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return code, out, err

@@ -1,0 +1,123 @@
+"""A problem, a model and jobs for expert iteration."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+import random
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+from fakes import generated, scripted_guide
+
+from guides.data.grading import grade, key_of
+from search.files.problems_file import Job
+from search.problem import TextProblem
+from search.trace import Trace
+
+CHAINS = {"chains": 4, "wave": 4}
+
+
+def sums(count: int, start: int = 1) -> tuple[list[Job], dict[str, str]]:
+    """Additions as text problems, with their targets."""
+    jobs = [
+        Job(f"sum-{n}", TextProblem(f"What is {n} + {n + 1}?")) for n in range(start, start + count)
+    ]
+    return jobs, {key_of(job.problem): str(2 * n + 1) for n, job in enumerate(jobs, start)}
+
+
+def checkpoint(folder: Path, skill: float) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(str(skill))
+    (folder / "guide.json").write_text(json.dumps({"format": 1, "budget": {"simulations": 4}}))
+    return folder
+
+
+def skill_of(folder: Path) -> float:
+    return float((folder / "model.safetensors").read_text().split()[0])
+
+
+def fake_load(path, **language):
+    """A guide that says the right sum with the probability that its checkpoint names."""
+    skill = skill_of(Path(path))
+
+    def answer(request):
+        prompt = "".join(map(chr, request.prompt))
+        time.sleep(0.0005)
+        right = random.Random(f"{prompt}|{request.seed}").random() < skill
+        return generated(
+            f"#### {sum(map(int, re.findall(r'[0-9]+', prompt))) + (not right)}",
+            finish="end",
+            limit=request.max_tokens,
+        )
+
+    return scripted_guide(answer, value=False)
+
+
+def fake_prepare(traces, targets, base, out_file, *, policy, keep, checker, seed):
+    """As the real one: right chains are counted, and all that matters of the traces goes into
+    the file.
+    """
+    found = Trace.load(traces)
+    right = [np.nansum(grade(trace, targets.get(key_of(trace)))) for trace in found]
+    if not sum(right):
+        raise ValueError(f"none of {len(found)} traces has a right solution")
+    content = [
+        (
+            trace.arguments,
+            trace.seed,
+            [step.text for step in trace.steps],
+            trace.edge_visits.tolist(),
+        )
+        for trace in found
+    ]
+    out_file.write_text(json.dumps([seed, policy, keep, content]))
+    return {
+        "solved": sum(bool(r) for r in right),
+        "examples": len(found),
+        "solutions": int(sum(right)),
+    }
+
+
+def fake_training(gain: float):
+    """A training that adds `gain` to the skill; what it read is in the weights too."""
+
+    def run(config):
+        settings = json.loads(Path(config).read_text())
+        read = hashlib.sha256(
+            b"".join(Path(path).read_bytes() for path in settings["examples"])
+        ).hexdigest()
+        checkpoint(Path(settings["out"]), skill_of(Path(settings["model"])) + gain)
+        with open(Path(settings["out"], "model.safetensors"), "a") as file:
+            file.write(f" {read} {settings['options']}")
+        Path(settings["out"], "training.json").write_text(
+            json.dumps({"steps": 5, "tokens": 100, "flops": 1e6})
+        )
+
+    return run
+
+
+def ledger(out: Path) -> list[dict[str, str]]:
+    with open(out / "rounds.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """All of a run that must not depend on kills: weights, examples, verdicts."""
+    kept = [
+        path
+        for path in out.rglob("*")
+        if path.name in ("model.safetensors", "examples.npz", "gate.json", "examples.json")
+    ]
+    return {str(path.relative_to(out)): path.read_bytes() for path in kept}
+
+
+VOWELS, RIGHT = "aeiou", "e"
+
+
+WORDS = list(map("".join, itertools.product("bdlmr", "ou", "st")))
