@@ -150,7 +150,7 @@ def _check_gguf(file: Path) -> int:
     except Exception as error:  # numpy's and the reader's own, of all kinds
         reason = str(error).strip().split("\n")[0][:120]
         raise ValueError(
-            f"{file} is cut short, or of an unknown GGUF type ({reason}): download "
+            f"{file} is cut short, or of a GGUF type that is not known ({reason}): download "
             "it again, or another file"
         ) from error
     if not ends or max(ends) > file.stat().st_size:
