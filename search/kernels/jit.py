@@ -267,9 +267,18 @@ def _description(function: Any) -> str:
         return repr(plain)
     closed = [_description(cell.cell_contents) for cell in plain.__closure__ or ()]
     return (
-        f"{_text(plain.__code__.co_filename)} {plain.__qualname__} {plain.__code__.co_code!r} "
-        f"{plain.__code__.co_consts!r} {closed}"
+        f"{_text(plain.__code__.co_filename)} {plain.__qualname__} {_instructions(plain.__code__)} "
+        f"{closed}"
     )
+
+
+def _instructions(code: types.CodeType) -> str:
+    """Of a function and of those inside it, without the addresses that `repr` gives these."""
+    parts = [repr(code.co_code)]
+    for constant in code.co_consts:
+        inner = isinstance(constant, types.CodeType)
+        parts.append(_instructions(constant) if inner else repr(constant))
+    return " ".join(parts)
 
 
 @functools.cache

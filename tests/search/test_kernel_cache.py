@@ -23,7 +23,7 @@ def more(a):
 def place(tmp_path, monkeypatch):
     """A cache of this test's own."""
     monkeypatch.setattr(kernel_cache, "folder", lambda: tmp_path / "copse")
-    kernel_cache._tell_unkept.cache_clear()
+    kernel_cache._warn_unkept.cache_clear()
     return tmp_path / "copse"
 
 

@@ -78,6 +78,14 @@ def test_a_rule_of_ones_own_is_compiled_by_what_it_says():
 
     assert digest(closed(1)) != digest(closed(2)) and digest(closed(1)) == digest(closed(1))
 
+    def made(number):
+        scope = {}
+        exec(f"def outer():\n    def inner():\n        return {number}\n    return inner", scope)
+        return scope["outer"]
+
+    assert digest(made(1)) == digest(made(1)), "where code lies in memory says nothing"
+    assert digest(made(1)) != digest(made(2))
+
 
 def test_a_rule_says_whether_it_needs_notes():
     """By its field, not by its name: a rule of one's own gets them, too."""
