@@ -89,6 +89,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page, code", places("python"))
 def test_python_examples_run(
     page: str,
@@ -223,6 +224,7 @@ def type_check(folder: Path, strict: bool) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_examples_of_parts_pass_a_type_checker(tmp_path: Path) -> None:
     examples = blocks("python", TEXT["README.md"]) + blocks(
         "python", section(OWN_PARTS, "Parts of your own")
@@ -233,6 +235,7 @@ def test_examples_of_parts_pass_a_type_checker(tmp_path: Path) -> None:
     type_check(tmp_path, strict=False)
 
 
+@pytest.mark.thorough
 def test_parts_pass_a_strict_type_checker_and_a_wrong_one_does_not(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     type_check(tmp_path, strict=True)
@@ -241,6 +244,7 @@ def test_parts_pass_a_strict_type_checker_and_a_wrong_one_does_not(tmp_path: Pat
         type_check(tmp_path, strict=True)
 
 
+@pytest.mark.thorough
 def test_the_problems_file_runs(tmp_path: Path) -> None:
     (lines,) = blocks("json", section(OWN_PARTS, "Many problems"))
     command = blocks("sh", section(OWN_PARTS, "Many problems"))[0]

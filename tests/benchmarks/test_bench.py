@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_benchmarks import guesser, scripted_guide, solved, swept, written
+from fakes import scripted_guide
+from sweep_cases import guesser, solved, swept, written
 
 import guides
 import search
@@ -56,6 +57,7 @@ def bench(capsys, *flags):
     return code, out, err
 
 
+@pytest.mark.thorough
 def test_it_compares_methods_on_problems_of_the_users_own(tmp_path, capsys, loaded):
     out = tmp_path / "out"
     flags = [
@@ -211,7 +213,7 @@ sys.path[:0] = [{str(ROOT)!r}, *{FOLDERS!r}]
 import types
 import guides
 from fakes import scripted_guide
-from test_benchmarks import guesser
+from sweep_cases import guesser
 from search.methods.sample import sample
 from search.methods.mcts import mcts
 
@@ -274,6 +276,7 @@ def searches(lines):
     }
 
 
+@pytest.mark.thorough
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     problems(tmp_path, COUNT)
     rng, results, finished = random.Random(1), tmp_path / "o" / "results.csv", []
@@ -301,6 +304,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     assert sorted(str(row | times) for row in once) == sorted(str(row | times) for row in again)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     problems(tmp_path, COUNT)
     process, results = start(tmp_path), tmp_path / "o" / "results.csv"

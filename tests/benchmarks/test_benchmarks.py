@@ -4,7 +4,6 @@ refuse; reports with planted differences.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 import re
@@ -14,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import generated, scripted_guide
-from sweep_cases import ask
+from sweep_cases import ask, solved, written
 
 import search
 from benchmarks import tasks
-from benchmarks.sweep import ablations, plan, report, rows, tables
+from benchmarks.sweep import ablations, plan, report, tables
 from benchmarks.sweep import run as sweep
 from search.guide import Guide, Known, Proposal
 from search.problem import TextProblem, TextStep
@@ -167,28 +166,6 @@ def test_equal_priors_stay_equal_where_a_node_is_widened_and_steps_come_again():
 def test_values_of_another_model_are_not_shuffled():
     with pytest.raises(ValueError, match="one checkpoint"):
         ablations.shuffled_values(Guide(Fixed(), lambda text: 0.5))
-
-
-def written(path: Path, *found):
-    """A results file of (problem, method, budget, seed, correct, verified, answer, generated)."""
-    names = ("problem", "method", "budget", "seed", "correct", "verified", "answer", "generated")
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows.COLUMNS)
-        writer.writeheader()
-        for cells in found:
-            writer.writerow(
-                {
-                    **dict.fromkeys(rows.COLUMNS, "0"),
-                    "steps_right": "",
-                    "task": "t",
-                    **dict(zip(names, cells, strict=True)),
-                }
-            )
-    return rows.read(path)
-
-
-def solved(problem, method, generated, right=1, seed=0):
-    return (problem, method, "tokens=2000", seed, right, right, "a", generated)
 
 
 # -- reports

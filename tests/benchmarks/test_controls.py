@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_benchmarks import QUESTIONS, ask
+from sweep_cases import QUESTIONS, ask
 
 from benchmarks.learning import axes, controls
 from benchmarks.sweep import plan, plot

@@ -104,6 +104,7 @@ def test_all_forests_have_as_long_contexts_and_ten_levels_split():
         expansion.shapes(1, 6, 40, 10)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spread", [0.0, 0.9])
 def test_gather_and_engine_say_what_full_passes_say(spread):
     model, contexts, kids = workloads.small_model(), forest([(1, 7), (3, 5)], 2, spread), 2

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import tiny
 from fakes import Characters, scripted_guide
-from test_benchmarks import QUESTIONS, SELF, ask, guesser, load
-from test_llm_judge import chat_tokenizer
+from judge_cases import chat_tokenizer
+from sweep_cases import QUESTIONS, SELF, ask, guesser, load
 
 import guides
 import search

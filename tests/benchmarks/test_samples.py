@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_benchmarks import PUZZLES, QUESTIONS, SELF, ask, load, scripted_guide
+from fakes import scripted_guide
+from sweep_cases import PUZZLES, QUESTIONS, SELF, ask, load
 
 import search
 from benchmarks.sweep import plan

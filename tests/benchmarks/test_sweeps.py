@@ -7,46 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fakes import generated, scripted_guide
-from sweep_cases import ask
+from sweep_cases import QUESTIONS, SELF, ask, load, swept
 
 import guides
 import search
-from benchmarks import tasks
 from benchmarks.sweep import plan, report, rows
-from benchmarks.sweep import run as sweep
 from search.guide import Guide
 from search.methods.presets import PRESETS
 from search.problem import TextProblem
 from search.scheduling.requests import RequestFailed
 from search.solver import seed_of
-
-PUZZLES = {tasks.identity(p): p for p in tasks.game24()[:6]}
-
-
-SELF = plan.Task("few", PUZZLES, {})
-
-
-QUESTIONS = plan.Task(
-    "asked",
-    {f"q{i}": TextProblem(f"Question {i}") for i in range(8)},
-    {f"q{i}": str(i % 3) for i in range(8)},
-)
-
-
-def load(**policy):
-    return scripted_guide(slots=8, **policy)
-
-
-def swept(
-    out,
-    task=QUESTIONS,
-    methods=("self_consistency", "mcts"),
-    budgets="tokens=60,200",
-    seeds=2,
-    guide=ask,
-):
-    runs = plan.read_runs(methods, task)
-    return sweep.sweep(task, runs, plan.read_budgets(budgets), seeds, out, guide, progress=False)
 
 
 def without_seconds(found):

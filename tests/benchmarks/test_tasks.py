@@ -8,6 +8,8 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import pytest
+
 from benchmarks.tasks import (
     SIZES,
     TASKS,
@@ -80,6 +82,7 @@ def test_the_checker_knows_dead_ends_and_mistakes() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_file_can_be_read_as_jobs_with_targets(tmp_path: Path) -> None:
     file = tmp_path / "gate.jsonl"
     with file.open("w") as out:

@@ -150,6 +150,7 @@ def by_the_slow_twin(tree, moves, simulations, k, c, seed):
     return [child.visits for child in top.children], walked
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("moves", "k", "c"), [(2, 1, 1.25), (4, 8, 0.5), (16, 16, 3.0), (5, 1, 0.1)]
 )
@@ -356,6 +357,7 @@ def test_flags_that_say_nothing_are_refused():
     )
 
 
+@pytest.mark.thorough
 def test_growth_split_and_compare_write_tables_and_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(core, "RIVALS", {"mctx-muzero": None})
     monkeypatch.setattr(core, "installed", lambda module, python: False)

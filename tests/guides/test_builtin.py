@@ -123,6 +123,7 @@ def test_what_was_learnt_before_is_read_as_before(module: Any) -> None:
     assert len(texts) > 500 and all(few.encode(text) == GROWN.encode(text) for text in texts)
 
 
+@pytest.mark.thorough
 def test_stories_are_words_and_numbers() -> None:
     """None of their words falls into letters, and every line is short enough for the guide's
     settings.
@@ -252,6 +253,7 @@ def test_examples_are_legal_and_labelled_right() -> None:
                 )
 
 
+@pytest.mark.thorough
 def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read from the first and the last shard of every stage, which have the shares of both kinds
     that the recipe says.
@@ -521,6 +523,7 @@ def test_shipped_model_solves_an_easy_puzzle() -> None:
     assert problem.verify(state) == 1.0
 
 
+@pytest.mark.thorough
 @needs_weights
 def test_shipped_model_solves_short_chains() -> None:
     """Greedily, without a search: chains of three operations that it never saw."""

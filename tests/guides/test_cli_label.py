@@ -65,6 +65,7 @@ def label(folder: Path, out: Path, *flags: str) -> int:
     return main.main(["label", "--from", str(folder / "t"), "--out", str(out), *flags])
 
 
+@pytest.mark.thorough
 def test_from_traces_to_labels_to_rows(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

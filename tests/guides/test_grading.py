@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_distill import make
+from trace_cases import make
 
 from guides.data.grading import checked, checker_of, grade, key_of, read_targets, same
 from search.problem import TextProblem, TextStep

@@ -16,6 +16,7 @@ from fake_server import MODEL, FakeServer
 from fakes import Characters, generated, random_player, scripted_guide
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge_cases import chat_tokenizer
 
 import guides
 import search
@@ -323,12 +324,6 @@ def test_on_a_server_over_http():
 
 # -- a real model
 
-MERGES = (("Y", "e"), ("Ye", "s"), ("Ġ", "Yes"), ("N", "o"), ("Ġ", "No"))
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim "
-    "}}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 PARTS = [
     "<|im_end|>",
     "<|im_start|>",
@@ -343,13 +338,6 @@ PARTS = [
     "\n",
     "é",
 ]
-
-
-def chat_tokenizer():
-    tokenizer = tiny.tokenizer(MERGES)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>", "<|im_start|>"]})
-    tokenizer.chat_template = CHAT
-    return tokenizer
 
 
 @pytest.fixture(scope="module")

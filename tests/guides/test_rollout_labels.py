@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,48 +20,7 @@ from label_cases import Z, rolled, texts_of, walker, walks
 import guides.data.label_traces
 from guides.data.grading import grade
 from guides.data.labellers import by_bisection, from_checker, from_trace
-from search.problem import TextStep
 from search.scheduling.requests import RequestFailed
-
-
-@dataclass(frozen=True)
-class Walk:
-    """A walk of `length` steps; its answer is "1" if no step was "b". From a good prefix of t steps
-    a policy that writes "g" with probability p gets there with p ** (length - t), from another one
-    never.
-    """
-
-    length: int
-    players = 1
-    inline = True
-
-    def initial(self) -> tuple[TextStep, ...]:
-        return ()
-
-    def actions(self, state: Any) -> None:
-        return None
-
-    def apply(self, state: Any, step: TextStep) -> Any:
-        return (*state, step)
-
-    def is_terminal(self, state: Any) -> bool:
-        return len(state) == self.length
-
-    def verify(self, state: Any) -> None:
-        return None
-
-    def answer(self, state: Any) -> str | None:
-        return "0" if any(step.text == "b" for step in state) else "1"
-
-    def prompt(self, state: Any) -> str:
-        return "walk"
-
-    def key(self, state: Any, step: TextStep) -> str:
-        return step.text
-
-    def to_json(self) -> dict[str, Any]:
-        return {"length": self.length}
-
 
 # -- roll-outs
 

@@ -143,6 +143,7 @@ def share(traces: list[Trace]) -> float:
     return right / total
 
 
+@pytest.mark.thorough
 def test_the_whole_loop_by_the_commands(
     base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -485,6 +486,7 @@ def config(base: Path, folder: Path, **more: Any) -> Path:
     return folder / "config.json"
 
 
+@pytest.mark.thorough
 def test_the_child_s_error_is_ours(
     base: Path, file: Path, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,6 +508,7 @@ def test_the_child_s_error_is_ours(
             run_training(config(base, tmp_path))
 
 
+@pytest.mark.thorough
 def test_a_killed_training_takes_its_child_along_and_goes_on(
     base: Path, file: Path, traces: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def belief(folder: Path) -> tuple[float, float]:
     ) if head else math.nan
 
 
+@pytest.mark.thorough
 def test_the_head_alone(base: Path, tmp_path: Path) -> None:
     """Every weight of the model stays the same, bit by bit, in its own type."""
     new = tuned(base, tmp_path, tune="head")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from search.problem import TextStep
+
 pytest.importorskip("torch")
 from fakes import Characters, listed_player
-from test_distill import make
+from trace_cases import make
 
 from guides.data.labellers import by_rollouts
 from guides.engines import Loaded
 from guides.policies.lm import LM
 from models import Scripted
-from search.problem import TextStep
 from search.scheduling.scheduler import run
 from search.trace import Trace
 
@@ -72,3 +73,42 @@ def rolled(
     trace: Trace, policy: LM, count: int, seed: int = 0, labeller: Any = by_rollouts, **options: Any
 ) -> Any:
     return run(labeller(trace, "1", policy, count, seed, **options), policy.backends)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A walk of `length` steps; its answer is "1" if no step was "b". From a good prefix of t steps
+    a policy that writes "g" with probability p gets there with p ** (length - t), from another one
+    never.
+    """
+
+    length: int
+    players = 1
+    inline = True
+
+    def initial(self) -> tuple[TextStep, ...]:
+        return ()
+
+    def actions(self, state: Any) -> None:
+        return None
+
+    def apply(self, state: Any, step: TextStep) -> Any:
+        return (*state, step)
+
+    def is_terminal(self, state: Any) -> bool:
+        return len(state) == self.length
+
+    def verify(self, state: Any) -> None:
+        return None
+
+    def answer(self, state: Any) -> str | None:
+        return "0" if any(step.text == "b" for step in state) else "1"
+
+    def prompt(self, state: Any) -> str:
+        return "walk"
+
+    def key(self, state: Any, step: TextStep) -> str:
+        return step.text
+
+    def to_json(self) -> dict[str, Any]:
+        return {"length": self.length}

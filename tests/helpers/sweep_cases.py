@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import random
+from pathlib import Path
 
 import numpy as np
 from fakes import generated, scripted_guide
 
+from benchmarks import tasks
+from benchmarks.sweep import plan, rows
+from benchmarks.sweep import run as sweep
+from search.problem import TextProblem
 from search.scheduling.requests import Scored
 
 
@@ -34,3 +40,54 @@ def guesser(request):
 
 def ask(**policy):
     return scripted_guide(guesser, **policy)
+
+
+PUZZLES = {tasks.identity(p): p for p in tasks.game24()[:6]}
+
+
+SELF = plan.Task("few", PUZZLES, {})
+
+
+QUESTIONS = plan.Task(
+    "asked",
+    {f"q{i}": TextProblem(f"Question {i}") for i in range(8)},
+    {f"q{i}": str(i % 3) for i in range(8)},
+)
+
+
+def load(**policy):
+    return scripted_guide(slots=8, **policy)
+
+
+def swept(
+    out,
+    task=QUESTIONS,
+    methods=("self_consistency", "mcts"),
+    budgets="tokens=60,200",
+    seeds=2,
+    guide=ask,
+):
+    runs = plan.read_runs(methods, task)
+    return sweep.sweep(task, runs, plan.read_budgets(budgets), seeds, out, guide, progress=False)
+
+
+def written(path: Path, *found):
+    """A results file of (problem, method, budget, seed, correct, verified, answer, generated)."""
+    names = ("problem", "method", "budget", "seed", "correct", "verified", "answer", "generated")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows.COLUMNS)
+        writer.writeheader()
+        for cells in found:
+            writer.writerow(
+                {
+                    **dict.fromkeys(rows.COLUMNS, "0"),
+                    "steps_right": "",
+                    "task": "t",
+                    **dict(zip(names, cells, strict=True)),
+                }
+            )
+    return rows.read(path)
+
+
+def solved(problem, method, generated, right=1, seed=0):
+    return (problem, method, "tokens=2000", seed, right, right, "a", generated)

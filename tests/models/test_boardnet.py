@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from board_cases import HEX, random_net
 
 import guides
 from guides.policies.board import board_guide
@@ -23,19 +24,6 @@ from search import (
 )
 from search.problems.hex import Hex
 from search.scheduling.requests import Cancelled
-
-HEX = "search.problems.hex:Hex"
-
-
-def random_net(size: int = 3, seed: int = 0, **shape) -> BoardNet:
-    """A network whose heads say something."""
-    net = BoardNet(
-        (2, size, size), size * size, seed=seed, kinds=(HEX,), **{"width": 16, "depth": 2, **shape}
-    )
-    random = torch.Generator().manual_seed(seed)
-    for weights in net.parameters():
-        torch.nn.init.normal_(weights.data, std=0.5, generator=random)
-    return net
 
 
 def request(i: int) -> Forward:

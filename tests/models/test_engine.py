@@ -34,6 +34,7 @@ from search.scheduling.requests import (
 KINDS = ["llama", "qwen2"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pool", [None, 256])
 def test_greedy_tokens_are_those_of_generate(kind, pool):

@@ -61,6 +61,7 @@ def generated(model, prompt, tokens):
     return tuple(out[0, len(prompt) :].tolist())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["qwen2 window", "gemma3"])
 def test_greedy_text_is_that_of_transformers(name):
     """A forward of our own with windows and biases, and a model's own modules, whose heads are
@@ -78,6 +79,7 @@ def test_greedy_text_is_that_of_transformers(name):
         assert reply.error is None and reply.result.tokens == generated(backend.model, text, 4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, dtype",
     [
@@ -123,6 +125,7 @@ def test_hidden_states_are_those_of_the_model(name, dtype):
     )
 
 
+@pytest.mark.thorough
 def test_what_it_says_of_texts_is_what_the_model_says():
     """Log-probs, values, draws without what was given before, stop strings, texts that are
     scored.
@@ -296,6 +299,7 @@ print("compiled")
 """
 
 
+@pytest.mark.thorough
 def test_all_kernels_compile_for_a_gpu(tmp_path):
     """For an H200, at the sizes of Qwen2 1.5B, in a process without interpreter: no spills,
     tensor cores, copies that run ahead.

@@ -198,6 +198,7 @@ GIVEN = given(
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 @settings(SETTINGS, max_examples=25)
 @GIVEN
@@ -231,6 +232,7 @@ def trees(draw):
     return levels
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 @settings(SETTINGS, max_examples=12)
 @given(levels=trees(), slots=st.integers(1, 20), seeds=st.integers(1, 2))

@@ -165,6 +165,7 @@ def run(count, warm_up, traced, grown):
     )
 
 
+@pytest.mark.thorough
 def test_two_thousand_requests_leave_nothing_behind():
     run(2_000, 600, 1 << 18, 16 << 20)
 

@@ -133,6 +133,7 @@ def test_the_expected_forward_serves_the_family(name, caplog):
     assert backend.kv_bytes_per_token == 4 * numbers
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_alone_and_among_others_tokens_are_those_of_the_model(name):
     made = model(name)
@@ -158,6 +159,7 @@ def test_alone_and_among_others_tokens_are_those_of_the_model(name):
     assert max(len(r.request.prompt) + len(r.result.tokens) for r in replies) > 3 * WINDOW
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pool_too_small_for_two_texts_forgets_reads_again_and_changes_nothing(name):
     made, requests = model(name), list(greedy_and_drawn(5))

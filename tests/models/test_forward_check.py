@@ -28,6 +28,7 @@ def path_of(made):
     return Engine(made, tiny.tokenizer(), slots=4, pool_tokens=200).path
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_right_forward_passes_in_any_float_type(name, dtype):

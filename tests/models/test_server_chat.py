@@ -299,6 +299,7 @@ def problem(target=21):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["mcts", "gumbel", "beam", "sample"])
 @pytest.mark.parametrize("name", ["vllm", "prefix", "last"])
 def test_searches_by_continuing_turns(serve, method, name):

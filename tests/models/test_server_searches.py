@@ -96,6 +96,7 @@ def same(a, b):
 # -- searches
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["mcts", "gumbel", "beam", "sample"])
 @pytest.mark.parametrize("name", ["vllm", "sglang", "words", "transformers"])
 def test_searches_are_those_of_the_scripted_backend(serve, method, name):
@@ -131,6 +132,7 @@ def test_many_searches_side_by_side(serve):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["mcts", "beam", "sample"])
 def test_requests_that_fail_for_good_do_not_end_the_search(serve, method):
     _, backend = serve(
@@ -318,6 +320,7 @@ def test_solve_by_a_server(capsys, flags, tmp_path):
         )
 
 
+@pytest.mark.thorough
 def test_a_local_judge(capsys, flags):
     with FakeServer(walker) as server:
         code, out, _ = copse(

@@ -111,6 +111,7 @@ class Pass:
         return out
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32),

@@ -112,6 +112,7 @@ class Tree:
         return out
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 2**32),

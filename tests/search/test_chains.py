@@ -191,6 +191,7 @@ def test_malformed_statements_are_refused(text: str, words: str) -> None:
         parse(text)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ends", [0.0, 1.0])
 def test_training_labels_are_what_the_checker_says(ends: float) -> None:
     examples = list(chains_data.examples(3, 0, 120, 0.9, ends=ends))

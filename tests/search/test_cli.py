@@ -325,6 +325,7 @@ def test_nothing_heavy_is_loaded(statement):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.thorough
 def test_a_folder_of_the_users_with_our_name_stands_beside_ours(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").touch()

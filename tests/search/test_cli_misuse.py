@@ -334,6 +334,7 @@ def test_ctrl_c_gives_back_what_there_is(tmp_path):
     assert len(Trace.load(tmp_path / "t")) == 1
 
 
+@pytest.mark.thorough
 def test_a_closed_pipe_is_no_crash(tmp_path):
     command = (
         " ".join(

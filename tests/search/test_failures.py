@@ -13,7 +13,7 @@ import worker_jobs
 from fakes import generated, scripted_guide
 from hypothesis import given
 from hypothesis import strategies as st
-from test_benchmarks import guesser
+from sweep_cases import guesser
 
 import guides
 import search

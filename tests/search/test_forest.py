@@ -20,6 +20,7 @@ from search.tree.descent_kernels import IN_FLIGHT, NODE, UNKNOWN
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "mctx.json").read_text())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moves", [2, 3, 4, 16, 64])
 @pytest.mark.parametrize(
     ("k", "c", "reduction", "seed"), [(1, 1.25, 0.0, 0), (8, 1.25, 0.0, 1), (16, 0.3, 0.2, 2)]
@@ -49,6 +50,7 @@ def test_four_thousand_simulations():
     assert hashtree.fused(1, 4, 4096, selection.puct(1.25), 7).root_visits().tolist() == truth
 
 
+@pytest.mark.thorough
 def test_ordered_and_unordered_blocks_are_the_same_search():
     for rule in (
         selection.puct(),
@@ -170,6 +172,7 @@ def test_visits_are_conserved_and_released_leaves_leave_no_mark(seed, moves, k, 
         _checks(forest)
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.sampled_from([1, 2]))
 def test_advancing_keeps_what_was_known_below(seed, moves, players):
@@ -319,6 +322,7 @@ def test_an_evaluator_that_gives_nonsense_is_named_and_what_was_done_stays():
         assert not (forest.nodes["room"] & IN_FLIGHT).any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("players", [1, 2])
 def test_an_outcome_outside_0_to_1_is_named(players):
     """AlphaZero's -1 for a loss, and a draw of 0 that nobody can tell from it, whole searches
@@ -415,6 +419,7 @@ def test_a_node_of_many_edges():
     )
 
 
+@pytest.mark.thorough
 def test_a_game_of_functions_that_no_module_holds_is_compiled_anew_each_time():
     """From the cache a later process could not load what calls them."""
     text = """

@@ -176,6 +176,7 @@ def test_what_is_loaded_already_counts(monkeypatch, tmp_path):
     assert import_ours("search") is sys.modules["search"], "what lies below is not concerned"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("file", ["models/__init__.py", "guides.py"])
 def test_solve_takes_its_own_models(tmp_path, file):
     put(tmp_path, file)

@@ -95,6 +95,7 @@ def test_side_by_side_are_as_many_searches_as_keep_the_backend_busy():
     assert side_by_side(backends, {"wave": 8, "chains": 1}) == 32 and side_by_side({}, {}) == 256
 
 
+@pytest.mark.thorough
 def test_no_budget_is_exceeded_in_a_thousand_searches():
     """Over 1,000 searches of every method with random budgets none is exceeded by one token,
     call or simulation.
@@ -139,6 +140,7 @@ def test_no_budget_is_exceeded_in_a_thousand_searches():
             assert left <= room, "only what is too little for one more chain may be left"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_tree_beside_any_neighbours(name):
     problems = [Countdown((4, 7, 8, 8), 24), *(Countdown((n, 7, 8, 3), 99) for n in range(2, 26))]

@@ -84,6 +84,7 @@ def made(name):
     return transformers.LlavaForConditionalGeneration(config)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["Mixtral", "Qwen3Moe", "Olmoe", "Gemma3", "Qwen2.5-VL", "Llava"])
 def test_texts_are_those_of_the_model(name, dtype, tmp_path):

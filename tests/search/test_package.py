@@ -214,6 +214,7 @@ def test_the_installed_wheel_runs_from_another_folder(installed: Path, tmp_path:
     assert "solve" in helped and "view" in helped
 
 
+@pytest.mark.thorough
 def test_an_installation_and_a_home_that_cannot_be_written(installed: Path, tmp_path: Path) -> None:
     """Kernels are kept in the temporary folder, compiled once."""
     (tmp_path / "home").touch()
@@ -281,6 +282,7 @@ def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(
     assert found == str(tmp_path / ("home/.cache" if given is None else "given") / "copse")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("given", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
 def test_where_no_kernel_can_be_kept_it_is_compiled_in_memory_and_said_once(
     installed: Path, tmp_path: Path, given: str
@@ -319,6 +321,7 @@ BUILTIN = """
 """
 
 
+@pytest.mark.thorough
 def test_the_built_in_model_answers_without_transformers() -> None:
     heavy = ("transformers", "accelerate", "pyarrow", "pandas", "scipy")
     *told, loaded = python(BUILTIN.format(heavy=heavy)).splitlines()
@@ -334,6 +337,7 @@ def test_a_budget_of_seconds_is_spent_on_searching_though_kernels_must_be_compil
     assert "answer: " in told and "stopped: verified" in told
 
 
+@pytest.mark.thorough
 def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     code = "import sys; sys.stdin.readline()\n" + textwrap.dedent(SEARCHES)
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
@@ -353,6 +357,7 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").rglob("*.nbi"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["models", "guides"])
 def test_a_folder_of_the_users_with_our_name_stands_beside_ours(tmp_path: Path, name: str) -> None:
     """Ours is taken where we want it; once the user's own is loaded, a sentence says what to do."""

@@ -196,7 +196,7 @@ def test_a_version_names_the_function_and_its_source():
     assert (
         search.Guide(steps, progress)
         .value.version.rpartition(".")[2]
-        .startswith("test_parts:progress-")
+        .startswith("own_parts:progress-")
     )
     assert version_of(progress) != version_of(scaled) and version_of(progress) == version_of(
         progress
@@ -208,7 +208,7 @@ def test_a_version_names_the_function_and_its_source():
     for number, space in enumerate(spaces):
         exec(f"def value(text):\n    return {number}", space)
     assert version_of(spaces[0]["value"]) == "typed:value", "there is no source to make a digest of"
-    assert Handed([1]).version.rpartition(".")[2].startswith("test_parts:Handed-")
+    assert Handed([1]).version.rpartition(".")[2].startswith("test_parts_methods:Handed-")
     assert solve().trace.judge == version_of(progress)
 
 
@@ -238,7 +238,7 @@ class Greedy:
         Greedy(),
         functools.partial(best_first, branch=2),
         lambda run: best_first(run),
-        "test_parts:best_first",
+        "test_parts_methods:best_first",
     ],
 )
 def test_methods_of_ones_own(method):

@@ -244,6 +244,7 @@ def test_whoever_pays_for_one_and_a_half_chains_gets_an_answer(method, first, li
     assert answered > 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lines, mean", [(3, 30), (8, 40), (12, 30)])
 def test_a_beam_narrows_to_what_its_budget_can_finish(lines, mean):
     """About one and a half chains pay for an answer, and a third as many chains are finished as

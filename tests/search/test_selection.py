@@ -29,6 +29,7 @@ EVERY = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_a_kernel_compiles_once():
     """Every kernel has one signature and refuses others; once they are there no search compiles
     anything.

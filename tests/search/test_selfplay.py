@@ -12,9 +12,9 @@ import hex_solver
 import numpy as np
 import pytest
 import torch
+from board_cases import random_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_boardnet import random_net
 
 import guides
 import search
@@ -305,6 +305,7 @@ def test_solve_uses_the_network(start):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", [(), (0,), (0, 6), (0, 3, 2)])
 def test_a_tree_of_solve_and_one_of_a_forest_are_the_same(start):
     """Two ways to the same search. (Priors that are not alike would differ in their last bits:

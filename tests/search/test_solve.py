@@ -364,6 +364,7 @@ def test_ctrl_c_after_the_last_search_is_not_lost():
         )
 
 
+@pytest.mark.thorough
 def test_works_in_a_script_without_a_main_guard(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -387,6 +388,7 @@ def test_works_in_a_script_without_a_main_guard(tmp_path):
     assert done.returncode == 0 and done.stdout.strip() in ("tokens", "verified"), done.stderr
 
 
+@pytest.mark.thorough
 def test_sixty_four_problems_fill_the_slots():
     """A counting test: `solve_many` on 64 problems keeps at least 32 rows a pass with 64 slots."""
     guide = scripted_guide(slots=64)

@@ -341,6 +341,7 @@ workers.poll(600)
     assert gone(int(note.read_text().split()[0]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["sample", "beam", "mcts"])
 def test_a_search_outlives_a_verifier_that_crashes(method: str) -> None:
     from fakes import generated, scripted_guide
