@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "benchmarks" / "log"
-ENTRIES = sorted(path for path in LOG.iterdir() if path.name != "README.md")
+ENTRIES = sorted(path for path in LOG.glob("*.md") if path.name != "README.md")
 NAMES = {path.name for path in ENTRIES}
 
 NAME = re.compile(r"(\d{4}-\d\d-\d\d)-[a-z0-9]+(-[a-z0-9]+)*\.md")
@@ -131,3 +131,8 @@ def test_the_index_names_every_entry_and_no_other() -> None:
         assert head is not None
         assert (day, title, answer) == (target[:10], head["title"], head["answer"])
         assert [newer] == ([link for _, link in SUPERSEDED.findall(entry)] or [None]), target
+
+
+def test_data_stand_beside_their_entry() -> None:
+    others = {path.name for path in LOG.iterdir()} - NAMES - {"README.md"}
+    assert others <= {path.with_suffix(".csv").name for path in ENTRIES}
