@@ -59,7 +59,6 @@ class ModelOptions:
     top_p: Annotated[
         float | None,
         typer.Option(
-            rich_help_panel=MODEL,
             help="Of sampling: the likeliest tokens that have this probability together. Default: "
             "1, all.",
         ),
@@ -67,7 +66,6 @@ class ModelOptions:
     instruction: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=MODEL,
             help="What a chat model is told after the problem. Default: to reason in steps, answer "
             "in \\boxed{}.",
         ),
@@ -75,7 +73,6 @@ class ModelOptions:
     system: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=MODEL,
             help="The system turn of the chat. Default: as its template says.",
         ),
     ] = None
