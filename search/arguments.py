@@ -186,9 +186,10 @@ def check_arguments(guide: Any, budget: Any, seed: Any) -> None:
             f"guide={guide!r} is no guide yet: load it with guides.load({str(guide)!r})"
         )
     if guide is not None and not isinstance(guide, Guide):
-        raise ValueError(
-            f"guide={guide!r} is no guide: give what guides.load(path or hub id) returns"
-        )
+        remedy = "give what guides.load(path or hub id) returns"
+        if callable(guide):
+            remedy = "give search.Guide(policy, value), whose parts may be functions"
+        raise ValueError(f"guide={guide!r} is no guide: {remedy}")
     if not isinstance(budget, (Budget, str, type(None))):
         raise ValueError(
             f'budget={budget!r} is no budget: write it like budget="{_budget_like(budget)}"'

@@ -450,6 +450,10 @@ def check_problem(problem: Problem, steps: Sequence[Step] = ()) -> None:
     state = check_start(problem)
     name = f"the problem {type(problem).__name__}"
     walk = list(steps)
+    _require(
+        not isinstance(problem, TextProblem) or not any(isinstance(step, str) for step in walk),
+        "steps of a text problem are search.TextStep: write search.TextStep(text)",
+    )
     while not problem.is_terminal(state):
         actions = problem.actions(state)
         if not walk and not actions:

@@ -1,5 +1,5 @@
 """Countdown: use every number exactly once, with + - * /, to make the target ("Stream of Search",
-Gandhi et al. 2024).
+Gandhi et al. 2024). With four numbers and the target 24 it is the Game of 24.
 
 A state is the tuple of `TextStep`s so far. A step is one line, `8-7=1`, that takes two of the
 numbers left and puts back the result. (Lines that also name the other numbers left, `8-7=1 4,8`,

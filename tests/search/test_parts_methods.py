@@ -561,3 +561,13 @@ def test_parts_are_made_once():
     assert isinstance(search.Guide(steps, progress).policy, FunctionPolicy)
     value = search.Guide(steps, progress).value
     assert isinstance(value, FunctionValue) and search.Guide(steps, value).value is value
+
+
+def test_steps_of_a_text_problem_and_functions_as_a_guide_get_a_sentence():
+    """As a reader of the README came upon them."""
+    problem = search.TextProblem("Write yes.", verify=lambda text: float(text == "yes"))
+    search.check_problem(problem, [search.TextStep("yes")])
+    with pytest.raises(ValueError, match=r"write search\.TextStep\(text\)"):
+        search.check_problem(problem, ["yes"])
+    with pytest.raises(ValueError, match=r"give search\.Guide\(policy, value\)"):
+        search.solve(problem, lambda text: ["yes"])
