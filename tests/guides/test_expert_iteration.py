@@ -26,10 +26,10 @@ from iteration_cases import (
     content,
     fake_load,
     fake_prepare,
-    fake_training,
     ledger,
     skill_of,
     sums,
+    without_heavy_parts,
 )
 
 from guides.data.grading import key_of
@@ -43,16 +43,7 @@ from search.trace import Trace
 
 @pytest.fixture
 def fake(monkeypatch):
-    """All heavy parts replaced; returns how to plant another gain."""
-
-    def plant(gain: float) -> None:
-        monkeypatch.setattr(loop, "run_training", fake_training(gain))
-
-    monkeypatch.setattr(loop, "load", fake_load)
-    monkeypatch.setattr(loop, "unload", lambda path: None)
-    monkeypatch.setattr(loop, "prepare", fake_prepare)
-    plant(0.3)
-    return plant
+    return without_heavy_parts(monkeypatch)
 
 
 # -- rounds

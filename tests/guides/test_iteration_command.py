@@ -20,12 +20,11 @@ from iteration_cases import (
     VOWELS,
     WORDS,
     checkpoint,
-    fake_load,
     fake_prepare,
-    fake_training,
     ledger,
     skill_of,
     sums,
+    without_heavy_parts,
 )
 from safetensors.numpy import load_file
 
@@ -44,16 +43,7 @@ from search.problems.countdown import Countdown
 
 @pytest.fixture
 def fake(monkeypatch):
-    """All heavy parts replaced; returns how to plant another gain."""
-
-    def plant(gain: float) -> None:
-        monkeypatch.setattr(loop, "run_training", fake_training(gain))
-
-    monkeypatch.setattr(loop, "load", fake_load)
-    monkeypatch.setattr(loop, "unload", lambda path: None)
-    monkeypatch.setattr(loop, "prepare", fake_prepare)
-    plant(0.3)
-    return plant
+    return without_heavy_parts(monkeypatch)
 
 
 # -- the gate

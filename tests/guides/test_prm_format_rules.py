@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from prm_cases import (
     QUESTION,
     STEPS,
     bytes_tokenizer,
+    checkpoints,
     copy,
     every,
     judge,
@@ -38,7 +38,6 @@ import search
 from guides import Format
 from guides.values.prm_formats import FORMATS, read_format
 from guides.values.prm_reader import Reader
-from models.checkpoints.checkpoint import save_model
 from search.cli.main import main
 from search.problem import TextStep
 from search.scheduling.scheduler import run
@@ -47,24 +46,7 @@ from search.trace import Trace
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A checkpoint of every family, and "policy", a model that writes."""
-    root = tmp_path_factory.mktemp("judges")
-    made = {name: family.save(root / name) for name, family in FAMILIES.items()}
-    settings = {
-        "format": 1,
-        "prompt": "{problem}\n",
-        "delimiter": "\n",
-        "step_tokens": 6,
-        "max_steps": 4,
-    }
-    made["policy"] = save_model(
-        root / "policy",
-        tiny.model("llama", max_position_embeddings=512),
-        tiny.tokenizer(),
-        None,
-        settings,
-    )
-    return made
+    return checkpoints(tmp_path_factory.mktemp("judges"))
 
 
 # -- steps that hold what separates steps

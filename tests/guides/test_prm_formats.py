@@ -11,18 +11,16 @@ import math
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prm_cases import FAMILIES, QUESTION, STEPS, copy, every, judge, trl_scores, values
+from prm_cases import FAMILIES, QUESTION, STEPS, checkpoints, copy, every, judge, trl_scores, values
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForTokenClassification,
 )
 
 from guides.values.prm import aggregated
-from models.checkpoints.checkpoint import save_model
 
 AGGREGATES = {
     "last": lambda s: s[-1],
@@ -34,24 +32,7 @@ AGGREGATES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A checkpoint of every family, and "policy", a model that writes."""
-    root = tmp_path_factory.mktemp("judges")
-    made = {name: family.save(root / name) for name, family in FAMILIES.items()}
-    settings = {
-        "format": 1,
-        "prompt": "{problem}\n",
-        "delimiter": "\n",
-        "step_tokens": 6,
-        "max_steps": 4,
-    }
-    made["policy"] = save_model(
-        root / "policy",
-        tiny.model("llama", max_position_embeddings=512),
-        tiny.tokenizer(),
-        None,
-        settings,
-    )
-    return made
+    return checkpoints(tmp_path_factory.mktemp("judges"))
 
 
 # -- right scores

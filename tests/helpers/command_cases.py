@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fakes import scripted_guide
+
+import guides
 from search.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -19,3 +22,21 @@ def run(capsys, *args):
     code = main([str(arg) for arg in args])
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def with_scripted_models(monkeypatch):
+    """Every checkpoint is the tests' scripted model; `loaded` lists what was asked for."""
+    loaded = []
+
+    def load(path, **options):
+        loaded.append((path, options))
+        return scripted_guide()
+
+    monkeypatch.setattr(
+        guides,
+        "settings",
+        lambda path: {"kinds": [COUNTDOWN]} if path == "builtin" else {},
+        raising=False,
+    )
+    monkeypatch.setattr(guides, "load", load, raising=False)
+    return loaded

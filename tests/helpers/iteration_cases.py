@@ -15,6 +15,7 @@ import numpy as np
 from fakes import generated, scripted_guide
 
 from guides.data.grading import grade, key_of
+from guides.iteration import expert_iteration as loop
 from search.files.problems_file import Job
 from search.problem import TextProblem
 from search.trace import Trace
@@ -121,3 +122,16 @@ VOWELS, RIGHT = "aeiou", "e"
 
 
 WORDS = list(map("".join, itertools.product("bdlmr", "ou", "st")))
+
+
+def without_heavy_parts(monkeypatch):
+    """All heavy parts replaced; returns how to plant another gain."""
+
+    def plant(gain: float) -> None:
+        monkeypatch.setattr(loop, "run_training", fake_training(gain))
+
+    monkeypatch.setattr(loop, "load", fake_load)
+    monkeypatch.setattr(loop, "unload", lambda path: None)
+    monkeypatch.setattr(loop, "prepare", fake_prepare)
+    plant(0.3)
+    return plant

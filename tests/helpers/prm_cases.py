@@ -383,3 +383,23 @@ def copy(folder: Path, to: Path) -> Path:
     for file in folder.iterdir():
         (to / file.name).write_bytes(file.read_bytes())
     return to
+
+
+def checkpoints(root):
+    """A checkpoint of every family, and "policy", a model that writes."""
+    made = {name: family.save(root / name) for name, family in FAMILIES.items()}
+    settings = {
+        "format": 1,
+        "prompt": "{problem}\n",
+        "delimiter": "\n",
+        "step_tokens": 6,
+        "max_steps": 4,
+    }
+    made["policy"] = save_model(
+        root / "policy",
+        tiny.model("llama", max_position_embeddings=512),
+        tiny.tokenizer(),
+        None,
+        settings,
+    )
+    return made

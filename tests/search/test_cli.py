@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from command_cases import COUNTDOWN, IMPOSSIBLE, PUZZLE, ROOT, run
+from command_cases import IMPOSSIBLE, PUZZLE, ROOT, run, with_scripted_models
 from fakes import scripted_guide
 
 import guides
@@ -22,21 +22,7 @@ from search import Trace
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch):
-    """Every checkpoint is the tests' scripted model; `loaded` lists what was asked for."""
-    loaded = []
-
-    def load(path, **options):
-        loaded.append((path, options))
-        return scripted_guide()
-
-    monkeypatch.setattr(
-        guides,
-        "settings",
-        lambda path: {"kinds": [COUNTDOWN]} if path == "builtin" else {},
-        raising=False,
-    )
-    monkeypatch.setattr(guides, "load", load, raising=False)
-    return loaded
+    return with_scripted_models(monkeypatch)
 
 
 # -- solving one problem

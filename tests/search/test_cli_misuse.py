@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from command_cases import COUNTDOWN, PUZZLE, ROOT, run
+from command_cases import PUZZLE, ROOT, run, with_scripted_models
 from fakes import generated, scripted_guide
 
 import guides
@@ -38,21 +38,7 @@ def copse(*args, **options):
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch):
-    """Every checkpoint is the tests' scripted model; `loaded` lists what was asked for."""
-    loaded = []
-
-    def load(path, **options):
-        loaded.append((path, options))
-        return scripted_guide()
-
-    monkeypatch.setattr(
-        guides,
-        "settings",
-        lambda path: {"kinds": [COUNTDOWN]} if path == "builtin" else {},
-        raising=False,
-    )
-    monkeypatch.setattr(guides, "load", load, raising=False)
-    return loaded
+    return with_scripted_models(monkeypatch)
 
 
 BAD = {
