@@ -105,3 +105,14 @@ def _question(request: Request) -> Hashable:
     if isinstance(request, Forward):
         return ("forward", request.to, request.planes.tobytes())
     return request
+
+
+def described(error: Exception) -> str:
+    """An error in one line: its class, its message, and which part of the user's raised it."""
+    return f"{type(error).__name__}: {error}{noted(error)}"
+
+
+def noted(error: Exception) -> str:
+    """What was noted with an error, in brackets, without tracebacks; "" for nothing."""
+    notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
+    return f" ({'; '.join(notes)})" if notes else ""

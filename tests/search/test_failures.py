@@ -339,6 +339,24 @@ def test_steps_that_were_cut_off_are_told_of_where_they_explain_something(caplog
     assert "does not know this kind of problem" in caplog.text and "'Let me think'" in caplog.text
 
 
+def test_where_a_chain_was_refuted_its_steps_were_understood(caplog):
+    """Once all good steps of a small puzzle are drawn, what is drawn next is none."""
+    texts = ["The answer is 9", "Hm.", "Hm.", "Hm."]
+    for refuted in (True, False):
+        caplog.clear()
+        ended = "end" if refuted else "length"
+        guide = scripted_guide(
+            lambda request: generated(
+                texts[request.seed % 4], "length" if request.seed % 4 else ended
+            ),
+            value=False,
+        )
+        problem = search.TextProblem("Question 1", verify=lambda text: 0.0)
+        solution = search.solve(problem, guide, "sample", "tokens=300")
+        assert not solution.answered and solution.tree.unusable * 2 > solution.tree.proposed
+        assert ("not understood" in caplog.text) is not refuted
+
+
 # -- files of problems
 
 

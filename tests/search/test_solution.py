@@ -54,6 +54,24 @@ def test_a_vote_of_chains_is_told_everywhere(tmp_path):
     assert line.pop("id") == "a" and line == {name: whole[name] for name in line}
 
 
+def test_a_chain_without_an_answer_is_not_shown_as_a_solution():
+    guide = scripted_guide(lambda request: generated("Hm.", limit=3), value=False)
+    solution = search.solve("How many?", guide, "sample", "tokens=20")
+    assert solution.text == "" and "no answer\n" in str(solution)
+    guide = scripted_guide(lambda request: generated("Let me think."), value=False)
+    solution = search.solve("How many?", guide, "mcts", "tokens=100", rollout=0)
+    assert solution.text and solution.answer is None
+    assert "no answer: the chain above is the most promising one and has none" in str(solution)
+
+
+def test_a_verified_chain_without_an_answer_is_none_the_less_verified():
+    problem = search.TextProblem("Say yes.", verify=lambda text: 1.0)
+    guide = scripted_guide(lambda request: generated("Yes.", "end"), value=False)
+    solution = search.solve(problem, guide, "sample", "tokens=100")
+    assert solution.verified is True and solution.answer is None
+    assert "verified, with no answer to name" in str(solution).splitlines()
+
+
 def test_no_vote_is_told_where_none_was_held():
     assert voted(chains=1).votes is None
     assert "(not verified)" in str(voted(chains=1))
