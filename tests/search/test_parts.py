@@ -333,8 +333,8 @@ def test_an_error_within_a_part_names_it_wherever_a_solution_is_shown(caplog):
     with pytest.raises(KeyError) as raised:
         solve(value=Broken())
     assert raised.value.__notes__ == ["raised by Broken.evaluate"]
-    guide = search.Guide(Uniform(), Broken())
-    (solution,) = search.solve_many(["Use 1, 2 and 3 to make 6."], guide, "mcts", "simulations=9")
+    guide = search.Guide(steps, Broken())
+    (solution,) = search.solve_many([Sums()], guide, "mcts", "simulations=9")
     said = "KeyError: 'missing' (raised by Broken.evaluate)"
     assert str(solution).splitlines()[0] == f"error: {said}"
     assert solution.to_json()["error"] == said and said in caplog.text
