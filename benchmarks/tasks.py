@@ -95,6 +95,7 @@ def ranked(path: str | Path, first: int, last: int) -> set[str]:
     return {Countdown(tuple(map(int, row["Puzzles"].split())), 24).canonical() for row in rows}
 
 
+@cache
 def countdown_validation() -> tuple[Countdown, ...]:
     """400 puzzles of four numbers 1 to 13 for choosing options: 200 of the validation split, 200
     with targets never trained on.
@@ -129,11 +130,13 @@ STORIES = (3, 4, 5)  #: operations of the word problems of tasks and files
 UNSEEN = frozenset({24, 36, 50})  #: targets that no problem of a file for training has
 
 
+@cache
 def chains_test() -> tuple[Chains, ...]:
     """300 chains of `OPERATIONS` operations of the test split."""
     return tuple(chains.generate(201, 300, OPERATIONS, 2, split="test"))
 
 
+@cache
 def chains_short() -> tuple[Chains, ...]:
     """200 chains of 5 operations of the test split, for the small generator of
     `benchmarks.verifiers.train`.
@@ -141,6 +144,7 @@ def chains_short() -> tuple[Chains, ...]:
     return tuple(chains.generate(203, 200, 5, 2, split="test"))
 
 
+@cache
 def chains_validation() -> tuple[Chains, ...]:
     """200 chains of `OPERATIONS` operations of the validation split, for choosing options."""
     return tuple(chains.generate(202, 200, OPERATIONS, 2, split="validation"))
