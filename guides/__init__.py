@@ -30,7 +30,7 @@ _WHERE = {
     "values.likelihood": ("Likelihood",),
     "values.rollout": ("Rollout", "Mixture"),
     "policies.board": ("Board", "board_guide", "load_board"),
-    "answers.verdict": ("Verdict", "check", "check_many", "classes"),
+    "answers.checker": ("Verdict", "check", "check_many", "classes"),
     "training.train_guide": ("train_guide",),
     "data.prepare": ("prepare",),
 }
@@ -43,7 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from guides.answers.verdict import Verdict, check, check_many, classes
+    from guides.answers.checker import Verdict, check, check_many, classes
     from guides.data.prepare import prepare
     from guides.engines import served_settings, settings
     from guides.loading import connect, load

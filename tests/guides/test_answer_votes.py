@@ -15,9 +15,9 @@ from answer_cases import TABLE, R, U, W
 from fakes import generated, scripted_guide
 
 import search
+from guides.answers import checker as answers
 from guides.answers import proofs
-from guides.answers import verdict as answers
-from guides.answers.verdict import Verdict, check, check_many, classes, examine
+from guides.answers.checker import Verdict, check, check_many, classes, examine
 from search.choose import Finish, majority, merge_equal
 
 

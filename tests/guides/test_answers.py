@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guides.answers import grammar, precision, proofs
-from guides.answers.verdict import Verdict, check, check_many, classes, examine, extract
+from guides.answers.checker import Verdict, check, check_many, classes, examine, extract
 from search.final_answer import final_answers
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guides.answers.verdict import Verdict
+from guides.answers.checker import Verdict
 
 R, W, U = Verdict.RIGHT, Verdict.WRONG, Verdict.UNDECIDED
 
