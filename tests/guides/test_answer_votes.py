@@ -156,7 +156,7 @@ def test_a_thousand_answers_are_no_million_comparisons(monkeypatch: pytest.Monke
     compared = []
     decide = answers.compare.decide
     monkeypatch.setattr(
-        answers.compare, "decide", lambda a, b: (compared.append(1), decide(a, b))[1]
+        answers.compare, "decide", lambda *asked: (compared.append(1), decide(*asked))[1]
     )
     said = (
         [rf"\sqrt{{{n}}}+{n % 7}" for n in range(2, 252)]
