@@ -66,7 +66,7 @@ class Graded:
 
 
 def read(folder: Path) -> list[Output]:
-    """All outputs of a folder, by set."""
+    """All outputs of a folder that have a target, by set."""
     found = []
     for path in sorted(folder.glob("*.jsonl*")):
         name = path.name.partition(".")[0]
@@ -75,7 +75,8 @@ def read(folder: Path) -> list[Output]:
         for index, line in enumerate(text.rstrip("\n").split("\n")):
             row = json.loads(line)
             first = [row[field][0] for field in ("code", "pred", "score")]
-            found.append(Output(name, index, row["gt"], *first))
+            if row["gt"].strip():
+                found.append(Output(name, index, row["gt"], *first))
     return found
 
 

@@ -25,6 +25,7 @@ from guides.answers.lists import structure
 from guides.answers.names import named
 from guides.answers.normalise import LONGEST, tidy
 from guides.answers.styles import STYLES, AnswerStyle, style_of
+from guides.answers.units import unit_of
 from guides.answers.words import bare
 from search.final_answer import final_answers, spoken
 
@@ -43,6 +44,11 @@ _VERDICTS = {True: Verdict.RIGHT, False: Verdict.WRONG, None: Verdict.UNDECIDED}
 #: where none of these stands, no answer is marked
 _MARKS = ("\\", "#", ":", "nswer", "NSWER", "<", "[T", "答案", "\u25c1")
 _NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+# a unit right behind the box of a number, unless it may be part of another one
+_BEHIND = re.compile(
+    r"\s*\}(?:\\[)\]]|\$|\s|\\,)*(?:\\(?:text|mathrm)\{)?\s*(?!in\b)([a-zA-Z]{2,12}|°|\\?%)"
+    r"(?![a-zA-Z]|\}?\s*(?:per\b|/|\^|[²³]|an?\b|each\b|squared|cubed))"
+)
 _BULLET = re.compile(r"- +[\d.]", re.ASCII)
 
 
@@ -174,6 +180,18 @@ def _decide(text: str, target: str, style: AnswerStyle) -> tuple[compare.Decisio
     return compare.decide(_tidied(answer), _tidied(right), style)
 
 
+def _unit_behind(text: str, answer: str) -> str:
+    """The unit that stands behind the last box with a number in it, "" for none."""
+    if quantities.plain(answer) is None:
+        return ""
+    behind = text.rpartition("boxed{")[2]
+    match = _BEHIND.match(behind, len(answer)) if behind.startswith(answer) else None
+    unit = match and unit_of(match[1].removeprefix("\\"))
+    if not match or not unit or unit[0] == "word":
+        return ""
+    return f" {match[1]}"
+
+
 def _equal_numbers(answer: str, target: str) -> bool | None:
     """Whether two plain decimals are equal; None where they are not both such, or where the target
     may be a rounding of the answer.
@@ -222,7 +240,7 @@ def _marked(text: str, style: AnswerStyle) -> str | None:
         for other in set(found[:-1]) - {found[-1]}:
             if len(other) > LONGEST or not _equal(_tidied(other), last):
                 return ""
-    return found[-1]
+    return found[-1] + _unit_behind(text, found[-1])
 
 
 def _several(text: str) -> bool:

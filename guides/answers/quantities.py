@@ -231,7 +231,10 @@ def compare(answer: Quantity, target: Quantity) -> bool | None:
     digits is that answer; so is it of a decimal of twelve and more.
     """
     equal = _compare(answer, target)
-    if target.place is not None and answer.exact and answer.unit in (target.unit, None):
+    understood = answer.unit == target.unit or (
+        None in (answer.unit, target.unit) and ("%",) not in (answer.unit, target.unit)
+    )
+    if target.place is not None and answer.exact and understood:
         equal = equal or abs(answer.value - target.value) * 2 <= target.place
     if equal is False and answer.scale != target.scale and 1 in (answer.scale, target.scale):
         bare = replace(answer, value=answer.value / answer.scale)

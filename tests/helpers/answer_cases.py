@@ -229,6 +229,11 @@ SOLUTIONS = [
     ("x\n" * 5000 + "18", "18", U), ("What is 18?\n" * 5000 + "#### 18", "18", R),
     (r"\boxed{" * 2000, "1", U),
     ("The answer is" + "\n" * 100_000, "5", U),
+    (r"he pays \(\boxed{3}\) dollars", "300 cents", R), (r"\boxed{3} dollars", "3 cents", W),
+    (r"he pays \(\boxed{3}\) dollars.", "300", U), (r"he pays $\boxed{3}$ dollars.", "3", R),
+    (r"\boxed{40} miles per hour", "40 mph", R), (r"\boxed{3} in all", "3 cm", R),
+    (r"\boxed{9}\text{ cm}^2", "9 cm^2", R), (r"\boxed{5}\%", "0.05", R),
+    (r"\boxed{3} hours", "180", U), (r"\boxed{3} hours", "190", W), (r"\boxed{3} eggs", "3", R),
     (r"\boxed{" + "{" * 100_000, "1", U), (r"\boxed{12\text{ cm}}", "12 m", W),
 ]  # fmt: skip
 
