@@ -142,15 +142,21 @@ def chains(rng: random.Random) -> Pair:
 
 def equations(rng: random.Random) -> Pair:
     """Lines times a number, and with a sign changed."""
-    a, b, c = whole(rng, 20), whole(rng, 20), whole(rng, 20)
+    a = whole(rng, 20)
+    b = whole(rng, 20)
+    c = whole(rng, 20)
     by = rng.randrange(2, 6)
     last, equal = either(rng, by * c)
     return f"{by * a}x+{by * b}y={last}", f"{a}x+{b}y={c}", equal
 
 
 def unsolved(rng: random.Random) -> Pair:
-    """Equations whose right side is the target, but not their solution."""
+    """Equations whose right side is the target, but not their solution; and lines whose right side
+    is the answer.
+    """
     a = whole(rng, 20)
+    if rng.random() < 0.3:
+        return "5", rng.choice((f"x+{a}y=5", "x+y=5", "xy=5", "y-x=5", "x^2+y^2=5")), False
     text = rng.choice((f"x+{a}=5", f"{a + 1}x=5", "x^2=5", f"y={a}x+5", "x<5", r"x \ne 5"))
     return text, "5", False
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from guides.answers import equality, grammar, intervals, lists, quantities
 from guides.answers.evaluate import calculation
 from guides.answers.grammar import measured
-from guides.answers.names import assignments, named
+from guides.answers.names import assignments, named, of_several
 from guides.answers.normalise import LONGEST
 from guides.answers.proofs import installed, math_verify_equal, prove_equal
 from guides.answers.styles import STYLES, AnswerStyle
@@ -109,8 +109,8 @@ def _decide(answer: str, target: str, at: Level) -> tuple[Decision, str]:
     wanted, worth = named(target)
     if (value, worth) != (answer, target) and (
         name == wanted
-        or not (name or _RELATES.search(answer))
-        or not (wanted or _RELATES.search(target))
+        or not _relates(wanted, target)
+        or not (_relates(name, answer) or of_several(wanted))
     ):
         decision, way = _decide(value, worth, at)
         return (None if decision is False and _ABOUT.search(answer + target) else decision), way

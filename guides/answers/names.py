@@ -24,7 +24,7 @@ _NAME = re.compile(
     |\([a-zA-Z](?:,\ ?[a-zA-Z])+\)""",
     re.ASCII | re.VERBOSE,
 )
-_TOGETHER = re.compile(r"[a-zA-Z](?:[-+*/]?[a-zA-Z])+", re.ASCII)  # a+b, xy
+_TOGETHER = re.compile(r"[a-zA-Z]+(?:[-+*/][a-zA-Z]+)+|[a-z]{2,3}", re.ASCII)  # a+b, xy
 _MEMBER = re.compile(r"([a-zA-Z]) ?\\in(?![a-z]) ?([^=<>]+)", re.ASCII)
 _ABOUT = re.compile(r" ?\\(?:approx|simeq)(?![a-zA-Z]) ?")
 _TUPLE = re.compile(r"\(([^()=]+)\) ?= ?(\([^=]+\))")
@@ -55,9 +55,14 @@ def is_name(text: str) -> bool:
     """Whether something that is asked for is called so: x, f(2), AB, Area, a + b."""
     if _NAME.fullmatch(text):
         return True
-    if _TOGETHER.fullmatch(text):
+    if of_several(text):
         return len(set(re.findall("[a-zA-Z]", text))) > 1
     return bool((unit_of(text) or ("",))[0] == "word")
+
+
+def of_several(name: str) -> bool:
+    """Whether a name is made of several letters: x + y = 5 may be a line, too."""
+    return _TOGETHER.fullmatch(name) is not None
 
 
 def _equal(sides: list[str]) -> bool:
