@@ -170,15 +170,11 @@ def _has_box(text: str) -> bool:
 
 
 def _boxes(text: str) -> list[str] | None:
-    """What stands in the boxes: those with braces, else those without; None where one is not
-    closed.
-    """
+    """What stands in the boxes, those without braces first; None where one is not closed."""
     if not _has_box(text):
         return []
     found = _braced(text)
-    if found is None or found:
-        return found
-    return [match[1] for match in _BARE_BOX.finditer(text)]
+    return None if found is None else _BARE_BOX.findall(text) + found
 
 
 def _braced(text: str) -> list[str] | None:
@@ -225,7 +221,7 @@ def _in_json(text: str) -> list[str]:
         except (ValueError, RecursionError):
             continue
         values = [value for key, value in found.items() if key.lower() in _KEYS]
-        if values and all(isinstance(value, str) for value in values):
+        if len(values) == 1 and isinstance(values[0], str):
             return values
     return []
 

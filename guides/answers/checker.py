@@ -46,7 +46,8 @@ _MARKS = ("\\", "#", ":", "nswer", "NSWER", "<", "[T", "答案", "\u25c1")
 _NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
 # a unit right behind the box of a number, unless it may be part of another one
 _BEHIND = re.compile(
-    r"\s*\}(?:\\[)\]]|\$|\s|\\,)*(?:\\(?:text|mathrm)\{)?\s*(?!in\b)([a-zA-Z]{2,12}|°|\\?%)"
+    r"\s*\}(?:\\[)\]]|\$|\s|\\,)*"
+    r"(?:\\(?:text|mathrm)\{\s*([a-zA-Z]{1,12})|(?!in\b)([a-zA-Z]{2,12})|(°)|\\?(%))"
     r"(?![a-zA-Z]|\}?\s*(?:per\b|/|\^|[²³]|an?\b|each\b|squared|cubed))"
 )
 _BULLET = re.compile(r"- +[\d.]", re.ASCII)
@@ -181,15 +182,20 @@ def _decide(text: str, target: str, style: AnswerStyle) -> tuple[compare.Decisio
 
 
 def _unit_behind(text: str, answer: str) -> str:
-    """The unit that stands behind the last box with a number in it, "" for none."""
+    """The unit, or a word such as million, that stands behind the last box with a number in it, ""
+    for none.
+    """
     if quantities.plain(answer) is None:
         return ""
     behind = text.rpartition("boxed{")[2]
     match = _BEHIND.match(behind, len(answer)) if behind.startswith(answer) else None
-    unit = match and unit_of(match[1].removeprefix("\\"))
-    if not match or not unit or unit[0] == "word":
+    if match is None:
         return ""
-    return f" {match[1]}"
+    word = str(match[match.lastindex or 0])
+    unit = unit_of(word)
+    if word not in quantities.SCALES and (not unit or unit[0] == "word"):
+        return ""
+    return f" {word}"
 
 
 def _equal_numbers(answer: str, target: str) -> bool | None:

@@ -30,7 +30,7 @@ _QUANTITY = re.compile(
     re.ASCII | re.VERBOSE,
 )  # fmt: skip
 _LONGEST = 1_000  # characters of a quantity
-_SCALES = {
+SCALES = {  # words that multiply the number before them
     "hundred": 100,
     "thousand": 1_000,
     "million": 10**6,
@@ -38,7 +38,7 @@ _SCALES = {
     "trillion": 10**12,
     "dozen": 12,
 }
-_SCALE = re.compile(rf" ?({'|'.join(_SCALES)})s?(?![a-zA-Z])")
+_SCALE = re.compile(rf" ?({'|'.join(SCALES)})s?(?![a-zA-Z])")
 _JOINED = re.compile(r",? and |, | (?=\d|\$)")
 _PIECES = 4  # of a compound quantity
 _ROUNDED = 7  # significant digits of a target that may be a rounding
@@ -107,7 +107,7 @@ def _single(text: str) -> Quantity | None:
     rest = match["unit"]
     scale = 1
     if (word := _SCALE.match(rest)) is not None:
-        scale = _SCALES[word[1]]
+        scale = SCALES[word[1]]
         rest = rest[word.end() :]
     unit = _unit(match["money"], rest)
     if value is None or unit is False:

@@ -37,6 +37,7 @@ NUMBERS = [
     ("9" * 300, "9" * 300 + ".0", R), ("1" + "0" * 60, "1" + "0" * 59 + "1", W),
     ("3.14", r"\pi", W), ("3.14159265358979", "π", W),
     ("2,5", "2.5", U), ("1,234", "1, 234", U), ("0.1", "1/10", R), ("٠.٥", "0.5", R),
+    ("٣٫٥", "3.5", R),
     ("eighteen", "18", U),
 ]  # fmt: skip
 
@@ -233,6 +234,10 @@ SOLUTIONS = [
     (r"he pays \(\boxed{3}\) dollars.", "300", U), (r"he pays $\boxed{3}$ dollars.", "3", R),
     (r"\boxed{40} miles per hour", "40 mph", R), (r"\boxed{3} in all", "3 cm", R),
     (r"\boxed{9}\text{ cm}^2", "9 cm^2", R), (r"\boxed{5}\%", "0.05", R),
+    (r"\boxed{3}\text{ in}", "3 ft", W), (r"\boxed{5} million", "5", U),
+    (r"\boxed{5} million people", "5000000", R), (r"\boxed{5} dozen", "50", W),
+    (r"\boxed{5} or \boxed 6", "5", U), (r"\boxed{5} or \boxed 5", "5", R),
+    ('{"answer": "5", "final_answer": "6"}', "6", U),
     (r"\boxed{3} hours", "180", U), (r"\boxed{3} hours", "190", W), (r"\boxed{3} eggs", "3", R),
     (r"\boxed{" + "{" * 100_000, "1", U), (r"\boxed{12\text{ cm}}", "12 m", W),
 ]  # fmt: skip
