@@ -24,6 +24,7 @@ from guides.answers.grammar import measured
 from guides.answers.lists import structure
 from guides.answers.names import named
 from guides.answers.normalise import LONGEST, tidy
+from guides.answers.relations import Asked
 from guides.answers.styles import STYLES, AnswerStyle, style_of
 from guides.answers.units import unit_of
 from guides.answers.words import bare
@@ -78,7 +79,7 @@ def check(
     answer too. Raises ValueError for an empty target and for a style that is none.
     """
     decision, _ = _decide(text, target, style_of(style))
-    if isinstance(decision, compare.Asked):
+    if isinstance(decision, Asked):
         return _ask([decision], seconds)[0]
     return _VERDICTS[decision]
 
@@ -107,10 +108,10 @@ def examine(
     pairs = list(pairs)
     chosen = style_of(style)
     found: dict[tuple[str, str], tuple[Verdict, str]] = {}
-    asked: dict[tuple[str, str], tuple[compare.Asked, str]] = {}
+    asked: dict[tuple[str, str], tuple[Asked, str]] = {}
     for pair in dict.fromkeys(pairs):
         decision, way = _decide(*pair, chosen)
-        if isinstance(decision, compare.Asked):
+        if isinstance(decision, Asked):
             asked[pair] = decision, way
         else:
             found[pair] = _VERDICTS[decision], way
@@ -262,7 +263,7 @@ def _equal(one: str, other: str) -> bool:
     return compare.decide(other, one, strict)[0] is True
 
 
-def _ask(asked: Sequence[compare.Asked], seconds: float) -> list[Verdict]:
+def _ask(asked: Sequence[Asked], seconds: float) -> list[Verdict]:
     if not asked:
         return []
     from guides.answers.proofs import pool, results
@@ -273,7 +274,7 @@ def _ask(asked: Sequence[compare.Asked], seconds: float) -> list[Verdict]:
 
 def _same(text: str, first: str, seconds: float) -> bool:
     decision, _ = compare.decide(text, first, STYLES["strict"])
-    if isinstance(decision, compare.Asked):
+    if isinstance(decision, Asked):
         return _ask([decision], seconds)[0] is Verdict.RIGHT
     return decision is True
 

@@ -19,30 +19,17 @@ from guides.answers.evaluate import calculation
 from guides.answers.grammar import measured
 from guides.answers.names import assignments, named, of_several
 from guides.answers.normalise import LONGEST
-from guides.answers.proofs import installed, math_verify_equal, prove_equal
+from guides.answers.proofs import prove_equal
+from guides.answers.relations import COMPARES, RELATES, Asked, has_letter, relation
 from guides.answers.styles import STYLES, AnswerStyle
 from guides.answers.words import same_words
 
-_BASE = re.compile(
-    r"\(?(\d[\da-zA-Z]{0,60}|[a-zA-Z]{1,9}\d[\da-zA-Z]{0,50})\)?_\{?(\d\d?)\}?", re.ASCII
-)
+_BASE = re.compile(r"\(?(\d{1,200}|[A-F\d]{1,200}(?=\)?_\{16\}))\)?_\{?(\d\d?)\}?", re.ASCII)
 _INFINITY = re.compile(r"([-+]?)\\infty")
 _REMARK = re.compile(r"(.+?) [(\[]([^()\[\]]+)[)\]]")
 _COMMAS = re.compile(r"[-\d.,]+", re.ASCII)  # 2,5 is a number to many
-_FOR_MATH_VERIFY = re.compile(
-    r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|"
-    r"varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|"
-    r"mathbb\{[RZQNC]\})(?![a-zA-Z])|\\[\\{}]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[-+*/^=<>()\[\]{}|"
-    r",;.!&_ ]|\d)+",
-    re.ASCII,
-)
-_RELATES = re.compile(r"[=<>]|\\(?:le|ge|ne|in|cup|cap|setminus|pm|emptyset|mathbb)(?![a-zA-Z])")
-_REGION = re.compile(rf"{_RELATES.pattern}|\\infty(?![a-zA-Z])|\breals?\b", re.IGNORECASE)
-_COMPARES = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
+_REGION = re.compile(rf"{RELATES.pattern}|\\infty(?![a-zA-Z])|\breals?\b", re.IGNORECASE)
 _ABOUT = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
-_MEMBER = re.compile(r"^([a-zA-Z]) ?\\in(?![a-z]) ?", re.ASCII)
-_BARE = re.compile(r"\\(?:mathbb\{.\}|[a-zA-Z]+)")
-_LETTER = re.compile(r"[a-zA-Z]")
 _UNCLEAR = re.compile(
     r"\d, ?\d{3}(?!\d)|\d and (?:\d+/\d|\\frac)"
     r"|(?<![a-zA-Z])(?:hundred|thousand|[mbtr]+illion|dozen)s?(?![a-zA-Z])",
@@ -54,14 +41,6 @@ _PAIRS = 400  # of members of two sets, at most, those of sets in sets included
 _TAIL = re.compile(
     r" (?!pi(?![a-zA-Z]))[a-zA-Z]+(?:\^\{?\d\}?)?(?:/[a-zA-Z]+(?:\^\{?\d\}?)?)?$", re.ASCII
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What has to be asked of `mathpool`: whether `function(*args)` is True."""
-
-    function: Callable[..., bool | None]
-    args: tuple
 
 
 @dataclass(frozen=True)
@@ -117,7 +96,7 @@ def _decide(answer: str, target: str, at: Level) -> tuple[Decision, str]:
     if (equal := _by_assignments(answer, target, at)) is not NotImplemented:
         return equal, "grammar"
     if name or wanted:
-        return _relation(answer, target)
+        return relation(answer, target)
     if (equal := _by_parts(answer, target, at)) is not NotImplemented:
         return equal, "grammar"
     if _measures(a) or _measures(b):
@@ -127,7 +106,7 @@ def _decide(answer: str, target: str, at: Level) -> tuple[Decision, str]:
 
 def _relates(name: str, text: str) -> bool:
     """Whether a text says something of a name, or relates its parts."""
-    return bool(name) or _RELATES.search(text) is not None
+    return bool(name) or RELATES.search(text) is not None
 
 
 def _measures(quantity: quantities.Quantity | None) -> bool:
@@ -190,7 +169,7 @@ def _by_remark(answer: str, target: str, at: Level) -> bool | None:
     if product is None:
         return None
     other, _ = _by_grammar(answer, target, None, quantities.quantity(target))
-    if alone is False or (other is True and _has_letter(remark)):
+    if alone is False or (other is True and has_letter(remark)):
         return None if isinstance(other, Asked) else other
     return None
 
@@ -236,7 +215,7 @@ def _by_parts(answer: str, target: str, at: Level) -> bool | None:
     sets = "\\{\\}" in (brackets, others)
     if len(a) > _MEMBERS or len(b) > _MEMBERS:
         return None
-    if _COMPARES.search(answer + target) and (" or " in answer) != (" or " in target):
+    if COMPARES.search(answer + target) and (" or " in answer) != (" or " in target):
         return None  # x > 1 and x < 3, perhaps
     if brackets == others and brackets and not sets:
         if len(a) != len(b):
@@ -414,7 +393,7 @@ def _by_grammar(
     a, unit = measured(answer)
     b, other = measured(target)
     if a is None or b is None:
-        return _relation(answer, target)
+        return relation(answer, target)
     if unit and other and unit[:2] != other[:2]:
         return False, "grammar"
     if unit and other and unit[2] != other[2]:
@@ -442,40 +421,3 @@ def _unit_perhaps(answer: str, target: str) -> bool:
     return (a == answer) != (b == target) and _plainly(
         a, b, Level(STYLES["strict"], _DEEPEST)
     ) is not False
-
-
-def _relation(answer: str, target: str) -> tuple[Decision, str]:
-    asked = for_math_verify(answer, target)
-    if asked is None:
-        return None, "text"
-    return (asked if installed() else None), "math-verify"
-
-
-def for_math_verify(answer: str, target: str) -> Asked | None:
-    """The question for math-verify; None where it is none for it: words and units, of which it
-    drops some, and what relates nothing.
-    """
-    texts = [answer, target]
-    if not all(len(text) <= 400 and _FOR_MATH_VERIFY.fullmatch(text) for text in texts):
-        return None
-    if not any(map(_RELATES.search, texts)):
-        return None
-    for text in texts:
-        # equations, of which it thinks too well, and 1 < 2
-        if "=" in text or (_COMPARES.search(text) and not _has_letter(text)):
-            return None
-    members = [_MEMBER.match(text) for text in texts]
-    if all(members) and len({member[1] for member in members if member}) > 1:
-        return None
-    regions = [_MEMBER.sub("", text) for text in texts]
-    if any(map(_has_letter, regions)):
-        # the letter that one of them names must be the one that the other is of
-        for member, other in zip(members, texts[::-1], strict=True):
-            if member and member[1] not in _BARE.sub("", other):
-                return None
-    return Asked(math_verify_equal, tuple(regions))
-
-
-def _has_letter(text: str) -> bool:
-    """Whether a letter stands in a text that is no name of a command."""
-    return _LETTER.search(_BARE.sub("", text)) is not None

@@ -128,7 +128,7 @@ ALGEBRA = [
     ("x" + "°" * 390, "y", U), (" ".join("x" * 390), "y", U), ("+".join("x" * 120), "120x", R),
     (r"2\pi rh", r"2hr\pi", R),
     (r"x_{1}y", "x_1y", R), (r"\lfloor x\rfloor", r"\lceil x\rceil", U),
-    (r"k\in\mathbb{Z}", r"n\in\mathbb{Z}", U),
+    (r"k\in\mathbb{Z}", r"n\in\mathbb{Z}", U), ("2x_1", "x_1*2", R), ("2A_{11}", "2A_{12}", W),
 ]  # fmt: skip
 
 
