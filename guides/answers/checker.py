@@ -51,6 +51,7 @@ _BEHIND = re.compile(
     r"(?:\\(?:text|mathrm)\{\s*([a-zA-Z]{1,12})|(?!in\b)([a-zA-Z]{2,12})|(°)|\\?(%))"
     r"(?![a-zA-Z]|\}?\s*(?:per\b|/|\^|[²³]|an?\b|each\b|squared|cubed))"
 )
+_BOXES = re.compile(r"\\(?:boxed|fbox)|</answer>|\[/ANSWER\]", re.IGNORECASE)
 _BULLET = re.compile(r"- +[\d.]", re.ASCII)
 
 
@@ -251,8 +252,8 @@ def _marked(text: str, style: AnswerStyle) -> str | None:
 
 
 def _several(text: str) -> bool:
-    """Whether a text may have several boxes or tags, which must agree."""
-    return any(mark in text for mark in ("\\boxed", "\\fbox", "</", "[/"))
+    """Whether answers are marked by boxes or tags, which must agree."""
+    return _BOXES.search(spoken(text) or "") is not None
 
 
 def _equal(one: str, other: str) -> bool:

@@ -238,6 +238,7 @@ SOLUTIONS = [
     (r"\boxed{5} million people", "5000000", R), (r"\boxed{5} dozen", "50", W),
     (r"\boxed{5} or \boxed 6", "5", U), (r"\boxed{5} or \boxed 5", "5", R),
     ('{"answer": "5", "final_answer": "6"}', "6", U),
+    ("<think>\\boxed{4}</think> The answer is 17.\nNo: the answer is 18.", "18", R),
     (r"\boxed{3} hours", "180", U), (r"\boxed{3} hours", "190", W), (r"\boxed{3} eggs", "3", R),
     (r"\boxed{" + "{" * 100_000, "1", U), (r"\boxed{12\text{ cm}}", "12 m", W),
 ]  # fmt: skip
