@@ -42,7 +42,7 @@ ROWS = (
     ),
     ("models.engine", "models.server"),
     ("guides.answers", "guides.engines", "guides.policies"),
-    ("guides.values", "guides.loading", "guides.data"),
+    ("guides.rewards", "guides.values", "guides.loading", "guides.data"),
     ("guides.training",),
     ("guides.iteration", "guides.builtin"),
     (

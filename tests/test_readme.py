@@ -25,7 +25,12 @@ from search.methods.presets import PRESETS, SEARCHES, searching
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("search", "models", "guides", "benchmarks")
-PAGES = ("README.md", *(f"{package}/README.md" for package in PACKAGES), "models/builtin/README.md")
+PAGES = (
+    "README.md",
+    *(f"{package}/README.md" for package in PACKAGES),
+    "models/builtin/README.md",
+    "guides/answers/README.md",
+)
 TEXT = {page: (ROOT / page).read_text() for page in PAGES}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor "
