@@ -264,12 +264,11 @@ def _chain_text(steps: tuple[Any, ...]) -> str:
 def _stopped(tree: Tree, meter: Meter, verified: bool, error: Exception | None) -> str:
     """Why the search ended: the first of these that is so."""
     halted = meter.halted
-    outside = halted in ("interrupted", "time_limit")
     # where that kept it from something, its seed would have given another tree
-    if verified and not (outside and meter.cut):
+    if halted in ("interrupted", "time_limit") and (meter.cut or not verified):
+        return str(halted)
+    if verified:
         return "verified"
-    if outside:
-        return halted
     if error is not None:
         return "error"
     if halted is not None:

@@ -178,7 +178,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     kept = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
     dtype = kept.get(max(sizes, key=lambda kind: sizes[kind]), torch.bfloat16)
     place = file.parent
-    options = {"gguf_file": file.name}
+    options: dict[str, Any] = {"gguf_file": file.name}
     try:
         with _quiet():
             model = read_by(AutoModelForCausalLM, place, dtype=dtype, **options)
