@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from search.files.atomic import atomic
+
+#: how a cell begins that a spreadsheet computes; an apostrophe is how we say that it shall not
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠", "'")
 
 
 def row(cells: Iterable[str]) -> str:
@@ -31,7 +35,28 @@ def write_csv(path: Path, rows: Sequence[Any]) -> None:
     with atomic(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(plain[0]))
         writer.writeheader()
-        writer.writerows(plain)
+        writer.writerows(dict(zip(one, map(quoted, one.values()), strict=True)) for one in plain)
+
+
+def quoted(cell: Any) -> Any:
+    """A cell of a CSV file that no spreadsheet takes for a formula: text that would be one, or has
+    been quoted, gets an apostrophe before it. `unquoted` takes it away.
+    """
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA) or _is_number(cell):
+        return cell
+    return f"'{cell}"
+
+
+def unquoted(cell: str) -> str:
+    """The text of a cell that was `quoted`."""
+    return cell.removeprefix("'")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def write_json(path: Path | None, rows: Sequence[Mapping[str, Any]], **about: Any) -> None:

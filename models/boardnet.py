@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from models.checkpoints.digests import check_digests, write_digests
 from search.scheduling.requests import Cancelled, Forward, Reply, Request, Usage
 
 NOTES = "boardnet.json"
@@ -104,6 +105,7 @@ class BoardNet(nn.Module):
         save_file(
             {name: state[name].detach().cpu().contiguous() for name in state}, folder / WEIGHTS
         )
+        write_digests(folder)
         (folder / NOTES).write_text(json.dumps(self.notes(), indent=2) + "\n")
         return folder
 
@@ -118,8 +120,13 @@ class BoardNet(nn.Module):
             notes = json.loads((folder / NOTES).read_text())
             if notes["format"] != 1:
                 raise ValueError(f"format {notes['format']!r} is not 1")
+            check_digests(folder)
+            state = load_file(folder / WEIGHTS)
+            most = sum(weights.numel() for weights in state.values())
+            if max(*notes["planes"], notes["moves"], notes["width"], notes["depth"]) > most:
+                raise ValueError(f"{NOTES} tells of a larger network than the weights are of")
             net = cls(**{name: notes[name] for name in SHAPE}, kinds=notes["kinds"])
-            net.load_state_dict(load_file(folder / WEIGHTS))
+            net.load_state_dict(state)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise ValueError(

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 REMEDY = "use a smaller one or another device, or serve it elsewhere and give the server"
 
 
@@ -23,8 +22,7 @@ def weight_bytes(folders: Iterable[Path]) -> int:
     """Bytes of the weights in these folders, as they are stored."""
     size = 0
     for folder in folders:
-        for pattern in WEIGHTS:
-            size += sum(file.stat().st_size for file in folder.glob(pattern))
+        size += sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return size
 
 

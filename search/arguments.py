@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import math
+import operator
 import os
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from search.guide import Guide, check_kind
 from search.imports import import_ours
 from search.methods.presets import PRESETS, SEARCHES, Preset, preset, searching
-from search.parts import label, short
+from search.parts import is_ours, label, short
 from search.problem import Problem, TextProblem, check_members
 from search.scheduling.budget import Budget
 
@@ -26,6 +27,7 @@ Method = Callable[..., Coroutine[Any, Any, None]]
 
 CHOOSERS = ("majority", "weighted", "best", "most_visited")  #: of `search.choose`
 
+MOST = 100_000  #: of an option of our methods that is a whole number
 OF_THE_MODEL = frozenset(
     ("temperature", "top_k", "top_p", "min_p", "delimiter", "step_tokens", "max_steps", "prompt")
     + ("instruction", "system", "device", "dtype", "slots", "pool_tokens")
@@ -179,7 +181,7 @@ def chooser_of(choose: str | Chooser | None) -> Chooser | None:
     return chooser
 
 
-def check_arguments(guide: Any, budget: Any, seed: Any) -> None:
+def check_arguments(guide: Any, budget: Any) -> None:
     """Raises ValueError for arguments of `solve` that are of no use."""
     if isinstance(guide, (str, os.PathLike)):
         raise ValueError(
@@ -194,11 +196,29 @@ def check_arguments(guide: Any, budget: Any, seed: Any) -> None:
         raise ValueError(
             f'budget={budget!r} is no budget: write it like budget="{_budget_like(budget)}"'
         )
-    for one in seed if isinstance(seed, Sequence) else [seed]:
-        if isinstance(one, bool) or not hasattr(one, "__index__") or not 0 <= int(one) < 2**63:
+
+
+def seeds_of(seed: Any, count: int) -> list[int]:
+    """The seed of each of `count` searches: one number for all, or one for each as a sequence or
+    an array. Raises ValueError.
+    """
+    listed = isinstance(seed, Sequence) or getattr(seed, "ndim", 0) > 0
+    seeds = []
+    for one in seed if listed else [seed] * count:
+        try:
+            number = operator.index(one)
+        except TypeError:  # no whole number; an array of some
+            number = -1
+        if isinstance(one, bool) or not 0 <= number < 2**63:
             raise ValueError(
-                f"seed={one!r} is impossible: give a whole number from 0 on, below 2**63"
+                f"seed={short(one)} is impossible: give a whole number from 0 on, below 2**63"
             )
+        seeds.append(number)
+    if len(seeds) != count:
+        raise ValueError(
+            f"{len(seeds)} seeds for {count} problems: give one for each, or one for all"
+        )
+    return seeds
 
 
 def check_budget(budget: Budget, guide: Guide) -> None:
@@ -270,6 +290,11 @@ def check_options(method: Method, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} cannot use {option}={value!r}: give a number from 0 on")
         if kind.startswith("int") and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} cannot use {option}={value!r}: give a whole number from 1 on")
+        if kind.startswith("int") and value > MOST and is_ours(method):
+            raise ValueError(
+                f"{name} cannot use {option}={value}, which would take its time and memory before "
+                f"anything is asked: give at most {MOST:,}"
+            )
 
 
 def _meant(option: str, allowed: Collection[str]) -> str:

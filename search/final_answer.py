@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 
 # a place to be filled, \boxed{} or \boxed{\}; then what opens and closes a box
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{(?:\s*\\?\})?|\\[^a-zA-Z]|[{}]")
@@ -75,6 +76,7 @@ THOUGHTS = {
     "<|START_THINKING|>": "<|END_THINKING|>",
     "\u25c1think\u25b7": "\u25c1/think\u25b7",
 }
+_LONGEST_MARK = max(map(len, [*THOUGHTS, *THOUGHTS.values()]))
 _TAGS = re.compile("|".join(map(re.escape, [*THOUGHTS, *THOUGHTS.values()])))
 _OPENED = re.compile(rf"(?:{'|'.join(map(re.escape, THOUGHTS))})(?:<\|message\|>)?\s*\Z")
 
@@ -102,6 +104,30 @@ def spoken(text: str) -> str | None:
         end = match.end()
         last = match[0]
     return None if last in THOUGHTS else text[end:]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a text that grows tells whether it can have an answer yet, without the text.
+
+    tail      its last characters, in which a mark may have begun
+    thinking  whether it ends among thoughts;  box: whether a box begins behind the last of them
+    """
+
+    tail: str = ""
+    thinking: bool = False
+    box: bool = False
+
+    def after(self, piece: str) -> Reading:
+        """Of the text with `piece` added. Takes no longer for a longer text."""
+        text = self.tail + piece
+        tags = list(_TAGS.finditer(text))
+        thinking = self.thinking
+        box = self.box or _has_box(text)
+        if tags:
+            thinking = tags[-1][0] in THOUGHTS
+            box = _has_box(text[tags[-1].end() :])
+        return Reading(text[-_LONGEST_MARK:], thinking, box)
 
 
 def final_answers(text: str) -> list[str] | None:

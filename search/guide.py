@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from search.functions import PlainPolicy, PlainValue, policy_of, value_of
+from search.kinds import kind_of
 from search.parts import PRECISION, Policy, Proposal, Value
 from search.problem import Problem, State, Step
 from search.scheduling.budget import Budget
@@ -155,7 +156,7 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
     """Raises ValueError that names what a guide knows, where `problem` is of none of those
     `kinds`.
     """
-    kind = f"{type(problem).__module__}:{type(problem).__qualname__}"
+    kind = kind_of(problem)
     if kinds is not None and kind not in kinds:
         trained = ", ".join(name.rsplit(":", 1)[1] for name in kinds)
         raise ValueError(

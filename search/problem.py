@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
 import inspect
 import numbers
-import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
+from search.chain import Chain, Texts, TextStep, chain_text, piece, reading_of
 from search.final_answer import boxed, final_answer, spoken
+from search.patterns import Pattern
 from search.repetition import repeats, stutters
 from search.scheduling.requests import Call
 from search.scheduling.scheduler import ask
@@ -29,23 +28,6 @@ class Mistake(ValueError):
     """What was given as a part or a problem is none; the sentence says what to write. Raised by
     the checks of Copse alone, never by the part itself.
     """
-
-
-@dataclass(frozen=True)
-class TextStep:
-    """One line of reasoning: its text without delimiter, and the exact tokens that were sampled for
-    it.
-
-    finish   how it ended: "stop" (its delimiter), "last" (its delimiter, and the policy takes no
-             more steps), "end" (end of text or turn), "length" (cut off: it goes on with the next)
-    thought  whether it ends among the thoughts of a model, which are no answer. The policy knows:
-             its prompt may have opened them
-    """
-
-    text: str
-    tokens: tuple[int, ...] = ()
-    finish: str = "stop"
-    thought: bool = False
 
 
 @runtime_checkable
@@ -141,9 +123,9 @@ class TextProblem:
         self.inline = inline
         self.seconds = seconds
         self._verify = verify
-        self._pattern = None if not isinstance(answer, str) else _pattern(answer)
+        self._pattern = Pattern(answer, groups=1) if isinstance(answer, str) else None
         self._function = answer if callable(answer) else None
-        self._ends = None if ends is None else re.compile(ends)
+        self._ends = None if ends is None else Pattern(ends)
 
     def asked(self, answer: str | None, ends: str | None) -> TextProblem:
         """This problem for a model that was asked to mark its answer so; itself where it says
@@ -153,8 +135,8 @@ class TextProblem:
         if own or (answer is None and ends is None):
             return self
         other = copy.copy(self)
-        other._pattern = None if answer is None else _pattern(answer)
-        other._ends = None if ends is None else re.compile(ends)
+        other._pattern = None if answer is None else Pattern(answer, groups=1)
+        other._ends = None if ends is None else Pattern(ends)
         return other
 
     @property
@@ -165,7 +147,7 @@ class TextProblem:
         return f"TextProblem({self.statement!r})"
 
     def initial(self) -> tuple[TextStep, ...]:
-        return ()
+        return Chain()
 
     def actions(self, state: tuple[TextStep, ...]) -> None:
         return None
@@ -181,33 +163,40 @@ class TextProblem:
         within = step.finish == "length" or (bool(state) and state[-1].finish == "length")
         if not step.text.strip() and step.finish != "end" and not within:
             raise IllegalStep("an empty step leads nowhere")
-        texts = [line.text.strip() for line in (*state, step)]
-        if step.finish != "end" and repeats(texts):
+        after = Chain((*state, step))
+        if step.finish != "end" and repeats(Texts(after)):
             raise IllegalStep(f"the chain repeats {step.text[:80]!r} again and again")
         if step.finish == "length" and stutters(step.text):
             raise IllegalStep(f"the step repeats {step.text[-80:]!r} again and again")
-        return (*state, step)
+        after.reading = reading_of(state).after(piece(step))
+        return after
 
     def is_terminal(self, state: tuple[TextStep, ...]) -> bool:
         if not state or state[-1].finish == "end":
             return bool(state)
-        text = _behind_thoughts(state)
-        if text is None:
+        reading = reading_of(state)
+        if state[-1].thought or reading.thinking:
             return False
+        last = state[-1].finish == "last"
+        marked = self._function is not None or self._pattern is not None or self._ends is not None
+        if not (marked or last or reading.box):
+            return False
+        text = _behind_thoughts(state)
+        assert text is not None
         cut = state[-1].finish == "length"
         if self._function is not None:
             return not cut and self._function(text) is not None
         if self._pattern is not None:
-            for match in self._pattern.finditer(text):
+            for match in self._pattern.matches(text):
                 whole = match.end(1) < len(text) or not cut
                 if whole and match[1] and match[1].strip():
                     return True
             return False
-        if state[-1].finish == "last" and final_answer(text) is not None:
+        if last and final_answer(text) is not None:
             return True
         if boxed(text):
             return True
-        return not cut and self._ends is not None and self._ends.search(text) is not None
+        return not cut and self._ends is not None and self._ends.found_in(text)
 
     def verify(self, state: tuple[TextStep, ...]) -> float | None:
         """The reward. Raises ValueError where the function gives what is none."""
@@ -237,18 +226,6 @@ class TextProblem:
         return {"statement": self.statement}
 
 
-def chain_text(state: Sequence[TextStep]) -> str:
-    """The chain of thought as text, a line (or more) a step; a step that was cut off runs on
-    into the next.
-    """
-    text = ""
-    for step in state:
-        text += step.text
-        if step.finish != "length":
-            text += "\n"
-    return text.rstrip("\n")
-
-
 def checked_reward(reward: Any, what: str) -> float:
     """A reward as float in [0, 1]. Raises ValueError, naming `what` gave it, for all else than a
     number in [0, 1] or a bool.
@@ -272,41 +249,11 @@ def _behind_thoughts(state: Sequence[TextStep]) -> str | None:
     return spoken(chain_text(state))
 
 
-def _pattern(answer: str) -> re.Pattern[str]:
-    pattern = re.compile(answer)
-    if pattern.groups != 1:
-        raise ValueError(
-            f"the answer pattern {answer!r} has {pattern.groups} groups: mark the answer with "
-            "exactly one (...)"
-        )
-    return pattern
-
-
-def _last_group(pattern: re.Pattern[str], text: str) -> str | None:
-    found = list(pattern.finditer(text))
+def _last_group(pattern: Pattern, text: str) -> str | None:
+    found = pattern.matches(text)
     if not found:
         return None
-    return found[-1].group(1).strip() or None
-
-
-def build(kind: str, arguments: dict) -> Problem:
-    """A problem again from its class path ("module:Class") and JSON arguments, as a trace or a
-    problems file names it.
-    """
-    module, _, name = kind.partition(":")
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(
-            f"there is no problem class {kind!r}: write it as module:Class and make its module "
-            "importable"
-        ) from None
-    # a file must not have any function of any module called
-    if not (isinstance(made, type) and hasattr(made, "apply")):
-        raise ValueError(
-            f"{kind!r} is no problem class: name one with the methods of search.Problem"
-        )
-    return made(**arguments)
+    return (found[-1].group(1) or "").strip() or None
 
 
 # -- asking functions: the only way in which methods call a problem's rules
@@ -372,7 +319,8 @@ def _check_text_function(name: str, function: Any) -> None:
         pass
 
 
-_OWN = ("initial", "apply", "is_terminal", "prompt")  # what every problem must write itself
+#: what every problem must write itself
+REQUIRED = ("initial", "apply", "is_terminal", "prompt")
 
 
 def check_members(problem: Any) -> None:
@@ -390,7 +338,7 @@ def check_members(problem: Any) -> None:
             f"the problem {name} has no {' and no '.join(missing)}: derive it from "
             "search.Problem, which has defaults for most"
         )
-    for member in _OWN:
+    for member in REQUIRED:
         if getattr(type(problem), member, None) is getattr(Problem, member):
             raise Mistake(
                 f"the problem {name} has no {member} of its own: write it, as search.Problem "

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from search.plain_text import one_line
 from search.problem import Problem
 from search.scheduling import stopwatch
 from search.scheduling.budget import Budget, Meter
@@ -150,13 +151,8 @@ class Watch:
                 continue
             chosen = pick(finishes(meter.tree, problem), problem, self._choose)
             if chosen is not None:
-                line = " ".join(chosen.answer.split())[:_LONGEST]
-                return ["".join(map(_printable, line))]
+                return [one_line(chosen.answer[: 2 * _LONGEST])[:_LONGEST]]
         return []
-
-
-def _printable(character: str) -> str:
-    return character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
 
 
 def _limit_of(budget: Budget) -> tuple[str, str, float]:

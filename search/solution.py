@@ -18,6 +18,11 @@ from search.scheduling.requests import RequestFailed, Usage
 from search.trace import Trace
 from search.tree.tree import Tree
 
+#: why a search ended
+STOPPED = (
+    "verified", "finished", "exhausted", "tokens", "calls", "simulations", "seconds",
+    "interrupted", "time_limit", "error",
+)  # fmt: skip
 _VERDICTS = {True: "verified", False: "refuted", None: "not verified"}
 
 
@@ -266,11 +271,12 @@ def _chain_text(steps: tuple[Any, ...]) -> str:
 
 def _stopped(tree: Tree, meter: Meter, verified: bool, error: Exception | None) -> str:
     """Why the search ended: the first of these that is so."""
+    halted = meter.halted
+    # where that kept it from something, its seed would have given another tree
+    if halted in ("interrupted", "time_limit") and (meter.cut or not verified):
+        return str(halted)
     if verified:
         return "verified"
-    halted = meter.halted
-    if halted in ("interrupted", "time_limit"):
-        return halted
     if error is not None:
         return "error"
     if halted is not None:

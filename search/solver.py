@@ -23,6 +23,7 @@ from search.arguments import (
     configured,
     guide_of,
     problem_of,
+    seeds_of,
 )
 from search.firstuse import look_at
 from search.guide import Guide
@@ -94,6 +95,7 @@ def solve_many(
     time_limit: float | None = None,
     progress: bool | None = None,
     keep_trees: bool = True,
+    isolate: bool = False,
     **options: Any,
 ) -> list[Solution]:
     """Search all problems side by side on one engine; solutions in the order of the problems.
@@ -115,6 +117,8 @@ def solve_many(
     progress   show a bar; None: where somebody is looking (a terminal or a notebook)
     keep_trees False: only `on_finish` sees trees and traces, which would fill the memory over very
     many problems
+    isolate    searches share no keys and values: what each reads and costs does not depend on which
+               others are there, and a beginning that all have in common is read by each
     """
     if isinstance(problems, str):
         raise ValueError(
@@ -131,7 +135,7 @@ def solve_many(
         raise ValueError(
             f"time_limit={time_limit} lets no search run: give seconds above 0, or None"
         )
-    call = _Call(limit, False, progress, on_finish, keep_trees, time_limit)
+    call = _Call(limit, False, progress, on_finish, keep_trees, time_limit, isolate)
     return _solve(list(problems), guide, method, budget, seed, choose, options, call)
 
 
@@ -154,6 +158,7 @@ class _Call:
     on_finish: Callable[[int, Solution], None] | None = None
     keep_trees: bool = True
     time_limit: float | None = None
+    isolate: bool = False
 
 
 def _solve(
@@ -166,15 +171,8 @@ def _solve(
     options: dict[str, Any],
     call: _Call,
 ) -> list[Solution]:
-    check_arguments(guide, budget, seed)
-    if isinstance(seed, Sequence):
-        seeds = list(seed)
-    else:
-        seeds = [seed] * len(problems)
-    if len(seeds) != len(problems):
-        raise ValueError(
-            f"{len(seeds)} seeds for {len(problems)} problems: give one for each, or one for all"
-        )
+    check_arguments(guide, budget)
+    seeds = seeds_of(seed, len(problems))
     search = configured(method, options, choose)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
@@ -192,7 +190,7 @@ def _solve(
     remarks = Remarks()
 
     async def job(index: int, problem: Problem) -> Solution:
-        meter = Meter(spend, interrupt, clock)
+        meter = Meter(spend, interrupt, clock, scope=index + 1 if call.isolate else 0)
         watch.begin(index, meter, problem)
         try:
             solution = await _search(problem, guide, search, meter, seeds[index], call.alone)
@@ -213,7 +211,8 @@ def _solve(
     ):
         limit = side_by_side(backends, search.options) if call.limit is None else call.limit
         searches = parallel((job(i, p) for i, p in enumerate(ready)), limit)
-        solutions = run(_beside(searches, watch.asks()) if watch.on else searches, backends)
+        both = _beside(searches, watch.asks()) if watch.on else searches
+        solutions = run(both, backends, _patience(spend, call))
     remarks.log_all()
     cut_off = any(solution.stopped == "interrupted" for solution in solutions)
     if interrupt.is_set() and call.on_finish is not None and not cut_off:
@@ -237,6 +236,14 @@ def side_by_side(backends: Mapping[str, Backend], options: Mapping[str, Any]) ->
     if not slots:
         return ALL
     return max(2, math.ceil(4 * slots / each))
+
+
+def _patience(budget: Budget, call: _Call) -> float | None:
+    """Seconds to wait for another thread that searches on the same engine: no more than a search
+    may take. None: as long as it takes.
+    """
+    limits = [limit for limit in (budget.seconds, call.time_limit) if limit is not None]
+    return min(limits, default=None)
 
 
 async def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> list[Solution]:

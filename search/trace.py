@@ -6,7 +6,6 @@ stored: applying the steps makes them again. A trace never holds a label.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import logging
@@ -14,14 +13,17 @@ import math
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search.problem import Problem, TextStep, build
+from search import shards
+from search.kinds import build, kind_of
+from search.problem import Problem, TextStep
 from search.scheduling.requests import Usage
+from search.shards import ARRAYS
 
 if TYPE_CHECKING:
     import networkx
@@ -30,18 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1  #: version of the shard's columns; shards of another are skipped
 #: The method whose chains are independent samples, for shards from before `independent` was kept
 _SAMPLER = "search.methods.sample:sample"
-
-_COLUMNS = {  # list columns, in numpy's terms
-    "node_parent": "int32", "node_edge": "int32", "node_finished": "bool", "node_reward": "float64",
-    "edge_node": "int32", "edge_child": "int32", "edge_visits": "int32", "edge_sum": "float64",
-    "edge_prior": "float32",
-    "edge_value": "float32", "edge_log_prob": "float64",
-}  # fmt: skip
-FIELDS = ("sum", "prior", "value", "visits", "child")
-_TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage", "judge", "error")
+FINISHES = ("stop", "last", "end", "length")  #: of a `TextStep`
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +111,7 @@ class Trace:
 
         return cls(
             id=uuid.uuid4().hex,
-            kind=f"{type(problem).__module__}:{type(problem).__qualname__}",
+            kind=kind_of(problem),
             arguments=describe(),
             method=method,
             options=_plain(options),
@@ -151,8 +144,8 @@ class Trace:
         return edges[::-1]
 
     def problem(self) -> Problem:
-        """The problem again. Imports the module that the trace names: open only traces that you
-        trust.
+        """The problem again. Raises ValueError for a kind that is not there
+        (`search.kinds.build`).
         """
         return build(self.kind, self.arguments)
 
@@ -170,9 +163,8 @@ class Trace:
         """
         import networkx
 
-        graph = networkx.DiGraph(
-            **{**self.arguments, "kind": self.kind, "method": self.method, "seed": self.seed}
-        )
+        graph = networkx.DiGraph()
+        graph.graph.update(self.arguments, kind=self.kind, method=self.method, seed=self.seed)
         for node, parent in enumerate(self.node_parent):
             edge = int(self.node_edge[node])
             value = math.nan
@@ -201,6 +193,52 @@ class Trace:
             return NotImplemented
         return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(Trace))
 
+    def check(self) -> None:
+        """Raises ValueError where this is no tree: for a trace that others have made.
+
+        Nodes stand behind their parents, so that nothing goes round in a circle; edges and nodes
+        name each other; numbers are in their ranges.
+        """
+        nodes = len(self.node_parent)
+        edges = len(self.edge_node)
+        for name, kind in ARRAYS.items():
+            array = getattr(self, name)
+            wanted = nodes if name.startswith("node_") else edges
+            _require(array.shape == (wanted,), f"{name} has {len(array)} entries, not {wanted}")
+            if kind.startswith("int"):
+                _require((array >= -1).all(), f"{name} has numbers below -1")
+        _require(nodes > 0, "it has no nodes")
+        _require(len(self.steps) == edges, f"it has {len(self.steps)} steps for {edges} edges")
+        parents = self.node_parent[1:]
+        leading = self.node_edge[1:]
+        later = np.arange(1, nodes)
+        root = self.node_parent[0] == -1 and self.node_edge[0] == -1
+        _require(root, "its first node is no root")
+        _require((parents >= 0).all() and (parents < later).all(), "a node is before its parent")
+        _require((leading >= 0).all() and (leading < edges).all(), "a node's edge is not there")
+        owners = self.edge_node
+        _require((owners >= 0).all() and (owners < nodes).all(), "the node of an edge is not there")
+        matched = (owners[leading] == parents).all() and (self.edge_child[leading] == later).all()
+        taken = np.count_nonzero(self.edge_child >= 0)
+        _require(matched and taken == nodes - 1, "edges and nodes do not name each other")
+        _require((self.edge_visits >= 0).all(), "visits are below 0")
+        for name in ("node_reward", "edge_prior", "edge_value"):
+            array = getattr(self, name)
+            known = array[~np.isnan(array)]
+            _require(((known >= 0) & (known <= 1)).all(), f"{name} is not in [0, 1]")
+        for step in self.steps:
+            _require(step.finish in FINISHES, f"a step ends with {step.finish!r}")
+            _require(min(step.tokens, default=0) >= 0, "a token is below 0")
+            _require(isinstance(step.text, str), "a step has no text")
+        for name in ("id", "kind", "method", "version", "judge", "error"):
+            _require(isinstance(getattr(self, name), str), f"its {name} is no text")
+        _require("/" not in self.id, "its id is a path")
+        _require(isinstance(self.arguments, dict), "the arguments of its problem are no object")
+        _require(isinstance(self.options, dict), "the options of its method are no object")
+        for amount in astuple(self.usage):
+            number = type(amount) in (int, float) and 0 <= amount < math.inf
+            _require(number, f"it has spent {amount!r}")
+
     # -- shards
 
     @staticmethod
@@ -208,19 +246,11 @@ class Trace:
         """Write one shard: into a temporary file beside `path`, renamed when complete. Raises
         OSError (a full disk) and leaves nothing.
         """
-        pa = importlib.import_module("pyarrow")
-        parquet = importlib.import_module("pyarrow.parquet")
         path = Path(path)
-        schema = _schema(pa)
-        columns = []
-        for column in schema:
-            cells = [_cell(trace, column.name) for trace in traces]
-            columns.append(pa.array(cells, column.type))
-        table = pa.table(columns, schema=schema)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
-            parquet.write_table(table, part, compression="zstd")
+            shards.write([_row(trace) for trace in traces], part)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -252,33 +282,30 @@ class Trace:
 class TraceWriter:
     """Writes traces as searches end, each to a file of its own so that a killed run loses none;
     `close` merges them into one shard.
-
-    A write that fails (a full disk) is kept in `error`, and the search goes on.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.error: OSError | None = None
         self._parts: list[Path] = []
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, trace: Trace) -> None:
-        if self.error is not None:
-            return
-        try:
-            self._parts.append(Trace.save([trace], self.folder / f"{trace.id}.parquet"))
-        except OSError as error:
-            self.error = error
+        """Store a trace: it is on its way to the disk when this returns. Raises OSError (a full
+        disk).
+        """
+        self._parts.append(Trace.save([trace], self.folder / f"{trace.id}.parquet"))
 
     def close(self) -> None:
-        """Merge what was written; until the merged shard is in place, the single files stay."""
-        if len(self._parts) < 2 or self.error is not None:
+        """Merge what was written. Where that cannot be (a full disk), the single files stay, in
+        which nothing is missing.
+        """
+        if len(self._parts) < 2:
             return
         try:
             merged = list(itertools.chain.from_iterable(map(_read, self._parts)))
             Trace.save(merged, self.folder / f"shard-{uuid.uuid4().hex}.parquet")
-        except OSError as error:
-            self.error = error
+        except (OSError, ValueError) as error:
+            log.info("%d traces stay in files of their own: %s", len(self._parts), error)
             return
         for part in self._parts:
             part.unlink(missing_ok=True)
@@ -294,70 +321,57 @@ def _text_step(step: Any) -> TextStep:
     return step if isinstance(step, TextStep) else TextStep(json.dumps(step, default=str))
 
 
-def _schema(pa: Any) -> Any:
-    types = {
-        "int32": pa.int32(),
-        "float32": pa.float32(),
-        "float64": pa.float64(),
-        "bool": pa.bool_(),
-    }
-    columns = [("schema", pa.int32()), ("seed", pa.int64()), ("independent", pa.bool_())]
-    columns += [(name, pa.string()) for name in _TEXTS]
-    columns += [(name, pa.list_(types[kind])) for name, kind in _COLUMNS.items()]
-    columns += [
-        ("step_text", pa.list_(pa.string())),
-        ("step_finish", pa.list_(pa.string())),
-        ("step_tokens", pa.list_(pa.list_(pa.int32()))),
-        ("step_thought", pa.list_(pa.bool_())),
-    ]
-    return pa.schema(columns)
-
-
-def _cell(trace: Trace, name: str) -> Any:
-    if name == "schema":
-        return SCHEMA
-    if name.startswith("step_"):
-        return [getattr(step, name[5:]) for step in trace.steps]
-    value = getattr(trace, name)
-    if name == "usage":
-        return json.dumps(asdict(value))
-    return json.dumps(value) if isinstance(value, dict) else value
+def _row(trace: Trace) -> dict[str, Any]:
+    """A trace as `search.shards` takes it."""
+    row = {name: getattr(trace, name) for name in (*shards.TEXTS, *ARRAYS)}
+    for name in ("arguments", "options"):
+        row[name] = json.dumps(row[name])
+    row["usage"] = json.dumps(asdict(trace.usage))
+    for name in shards.STEPS:
+        row[name] = [getattr(step, name.removeprefix("step_")) for step in trace.steps]
+    return {
+        "schema": shards.SCHEMA, "seed": trace.seed, "independent": trace.independent, **row
+    }  # fmt: skip
 
 
 def _read(shard: Path) -> list[Trace]:
-    parquet = importlib.import_module("pyarrow.parquet")
-    rows = parquet.read_table(shard).to_pylist()
-    traces = []
-    for row in rows:
-        if row.get("schema") != SCHEMA:
-            raise ValueError(
-                f"it has schema {row.get('schema')}, this version of Copse reads {SCHEMA}"
-            )
-        # none in shards from before they were kept
-        thoughts = row.get("step_thought") or [False] * len(row["step_text"])
-        steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], thoughts, strict=True)
-        cells = {name: np.array(row[name], kind) for name, kind in _COLUMNS.items()}
-        independent = row.get("independent")
-        if independent is None:
-            independent = row["method"] == _SAMPLER
-        traces.append(
-            Trace(
-                **cells,
-                id=row["id"],
-                kind=row["kind"],
-                method=row["method"],
-                version=row["version"],
-                seed=row["seed"],
-                arguments=json.loads(row["arguments"]),
-                options=json.loads(row["options"]),
-                usage=Usage(**json.loads(row["usage"])),
-                steps=tuple(TextStep(text, tuple(tokens), *rest) for text, tokens, *rest in steps),
-                judge=row.get("judge") or "",
-                error=row.get("error") or "",
-                independent=independent,
-            )
-        )
+    """The traces of a shard, checked. Raises ValueError, and what a damaged file makes the reader
+    raise.
+    """
+    traces = list(map(_trace, shards.read(shard)))
+    for trace in traces:
+        trace.check()
     return traces
+
+
+def _trace(row: dict[str, Any]) -> Trace:
+    """A trace from a row of `search.shards`."""
+    # none in shards from before they were kept
+    thoughts = row["step_thought"] or [False] * len(row["step_text"])
+    steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], thoughts, strict=True)
+    independent = row["independent"]
+    if independent is None:
+        independent = row["method"] == _SAMPLER
+    return Trace(
+        **{name: row[name] for name in ARRAYS},
+        id=row["id"],
+        kind=row["kind"],
+        method=row["method"],
+        version=row["version"],
+        seed=row["seed"],
+        arguments=json.loads(row["arguments"]),
+        options=json.loads(row["options"]),
+        usage=Usage(**json.loads(row["usage"])),
+        steps=tuple(TextStep(text, tuple(tokens), *rest) for text, tokens, *rest in steps),
+        judge=row["judge"] or "",
+        error=row["error"] or "",
+        independent=independent,
+    )
+
+
+def _require(holds: Any, what: str) -> None:
+    if not holds:
+        raise ValueError(f"it is no tree of a search: {what}")
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
+from search.plain_text import harmless
 from search.trace import Trace
 
 #: default limits
@@ -118,7 +118,7 @@ def origin(trace: Trace) -> str:
         line += f", judged by {trace.judge}"
     line += f"; {cost}"
     if trace.error:
-        line += f"; failed: {harmless(' '.join(trace.error.split()))}"
+        line += f"; failed: {' '.join(trace.error.split())}"
     return line
 
 
@@ -139,19 +139,6 @@ def pick(texts: Sequence[str], wanted: str | None) -> int:
         f"no trace is {wanted!r}: give a number from 1 to {len(texts)}, or a part of a "
         "problem's text"
     )
-
-
-def harmless(text: str) -> str:
-    """`text` without control characters but line ends and tabs: what a model wrote must not
-    steer the terminal.
-    """
-    return "".join(map(_harmless, text))
-
-
-def _harmless(character: str) -> str:
-    if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
-        return "\N{REPLACEMENT CHARACTER}"
-    return character
 
 
 def printable(text: str) -> str:

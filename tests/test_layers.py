@@ -18,9 +18,26 @@ LONGEST = 500  # lines of a file, as a guide: one idea a file
 #: Folders, and modules that stand in none, from the ground up. One may import those of the rows
 #: above its own, in its row those before it.
 ROWS = (
-    ("search.imports", "search.final_answer", "search.repetition", "search.scheduling"),
-    ("search.kernels", "search.problem", "search.tree"),
-    ("search.parts", "search.functions", "search.guide", "search.choose", "search.trace"),
+    (
+        "search.imports",
+        "search.child",
+        "search.final_answer",
+        "search.chain",
+        "search.patterns",
+        "search.plain_text",
+        "search.repetition",
+        "search.scheduling",
+    ),
+    ("search.kernels", "search.problem", "search.kinds", "search.tree"),
+    (
+        "search.parts",
+        "search.functions",
+        "search.guide",
+        "search.choose",
+        "search.parquet_footer",
+        "search.shards",
+        "search.trace",
+    ),
     ("search.methods", "search.problems"),
     (
         "search.solution",
@@ -71,7 +88,13 @@ ROOF = ("search.cli", "search.toplevel")
 # the others of their folder are what these have in common
 METHODS = ("mcts", "gumbel", "beam", "sample", "selfplay")
 # all that `models` imports of `search`
-FOR_MODELS = ("search.scheduling", "search.kernels", "search.imports")
+FOR_MODELS = (
+    "search.scheduling",
+    "search.kernels",
+    "search.imports",
+    "search.child",
+    "search.patterns",
+)
 
 #: The only import that reaches upwards, inside a function: the default guide.
 SANCTIONED = {("search.arguments", "guides")}

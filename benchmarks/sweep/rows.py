@@ -19,6 +19,8 @@ flops         2 x parameters x tokens that passed through a model, plus attentio
 simulations, calls, seconds (its share of the time: all sum to that of the run), rows (of the passes
 it took part in, mean)
 stopped       why the search ended, "error" where it failed;  guide: version of its checkpoint
+
+Text that a spreadsheet would take for a formula has an apostrophe before it in the file.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.output import quoted, unquoted
 from search.files.atomic import append, lock
 
 COLUMNS = (
@@ -90,7 +93,7 @@ def _parsed(path: Path, data: bytes) -> list[Row]:
                 f"{where} has {len(cells)} cells of {len(COLUMNS)}: remove the line, or choose "
                 "another file"
             )
-        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+        rows.append(dict(zip(COLUMNS, map(unquoted, cells), strict=True)))
     return rows
 
 
@@ -150,5 +153,5 @@ class Results:
 
 def _line(cells: Iterable[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    csv.writer(text, lineterminator="\n").writerow(map(quoted, cells))
     return text.getvalue().encode()

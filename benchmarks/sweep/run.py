@@ -170,7 +170,7 @@ def _search(
     _forget(guide)
     search.solve_many(
         problems, guide, job.runs[0].method, job.limit.budget, seeds, limit=limit,
-        on_finish=finish, progress=False, keep_trees=False,
+        on_finish=finish, progress=False, keep_trees=False, isolate=True,
         **job.runs[0].options,
     )  # fmt: skip
     return not interrupted

@@ -94,8 +94,6 @@ def sample_chains(
             raise solution.error
         if solution.stopped != "interrupted" and solution.trace is not None:
             writer.write(solution.trace)
-        if writer.error is not None:
-            raise writer.error
 
     with contextlib.closing(TraceWriter(folder)) as writer:
         budget = f"simulations={count}"

@@ -39,6 +39,8 @@ from guides.training.options import Options, check_installed
 from guides.training.train import REPORT, export, train
 from models.checkpoints.checkpoint import GUIDE, load_model, resolve, version
 from models.checkpoints.heads import ValueHead
+from search.child import command
+from search.files.atomic import alone
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +100,13 @@ def train_builtin(
         return out
     for one in stages:
         check_installed(_options(one))
-    _claim(out / "work", settings)
-    for i, one in enumerate(stages):
-        folder = out if one is stages[-1] else out / "work" / one["name"]
-        if not (folder / GUIDE).exists():
-            _train_stage(settings, i, out, folder, before)
-        before = folder
+    with alone(out / "work", f"another run is training into {out}: wait for its end"):
+        _claim(out / "work", settings)
+        for i, one in enumerate(stages):
+            folder = out if one is stages[-1] else out / "work" / one["name"]
+            if not (folder / GUIDE).exists():
+                _train_stage(settings, i, out, folder, before)
+            before = folder
     return out
 
 
@@ -206,13 +209,12 @@ def _make_shards(out: Path, stage: int, jobs: int) -> None:
     process could not keep up with it.
     """
     log.info("making the training data in %d processes", jobs)
-    command = [sys.executable, "-P", "-m", "guides.builtin.train", "shards"]
-    command += [str(out.resolve()), str(stage), str(jobs)]
+    making = command("guides.builtin.train", "shards", str(out.resolve()), str(stage), str(jobs))
     path = os.pathsep.join([str(RECIPE.parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     children = []
     for job in range(jobs):
-        children.append(subprocess.Popen([*command, str(job)], env=environment))
+        children.append(subprocess.Popen([*making, str(job)], env=environment))
     codes = [child.wait() for child in children]
     if any(codes):
         raise RuntimeError(

@@ -21,6 +21,7 @@ import numpy as np
 from guides.answers.checker import Verdict, check, check_many
 from guides.data.labels import Labels
 from search.files.problems_file import half_character, read_jobs
+from search.kinds import kind_of
 from search.problem import Problem, State, TextProblem
 from search.trace import Trace
 
@@ -37,15 +38,11 @@ def key_of(problem: Problem | Trace) -> str:
     """
     if isinstance(problem, Trace):
         return _named(problem.kind, problem.arguments)
-    return _named(_kind_of(problem), problem.to_json())  # type: ignore[attr-defined]
+    return _named(kind_of(problem), problem.to_json())  # type: ignore[attr-defined]
 
 
 def _named(kind: str, arguments: dict[str, Any]) -> str:
     return f"{kind} {json.dumps(arguments, sort_keys=True)}"
-
-
-def _kind_of(problem: Problem) -> str:
-    return f"{type(problem).__module__}:{type(problem).__qualname__}"
 
 
 def form_of(problem: Problem) -> str:
@@ -55,7 +52,7 @@ def form_of(problem: Problem) -> str:
     canonical = getattr(problem, "canonical", None)
     if canonical is None:
         return key_of(problem)
-    return f"{_kind_of(problem)} {canonical()}"
+    return f"{kind_of(problem)} {canonical()}"
 
 
 def read_targets(path: str | Path) -> dict[str, str]:

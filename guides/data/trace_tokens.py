@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from guides.policies.prompts import Prompts, prompting
 from guides.policies.steps import behind, blank_line, goes_on
+from models.checkpoints.foreign import read_by
 from models.detokenizer import BEFORE, Tail, Texts
 from search.problem import Problem, TextStep
 from search.trace import Trace
@@ -22,8 +23,8 @@ class TraceReader:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]):
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder)
+        self._tokenizer = read_by(AutoTokenizer, folder)
+        config = read_by(AutoConfig, folder)
         generation = None
         if (folder / "generation_config.json").exists():
             generation = GenerationConfig.from_pretrained(folder)

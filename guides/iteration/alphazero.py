@@ -42,6 +42,7 @@ from guides.policies.board import Examples, board_guide, examples
 from models.boardnet import BoardNet
 from search.files.atomic import atomic
 from search.guide import Guide
+from search.kinds import kind_of
 from search.methods.selfplay import BoardProblem, selfplay, think
 from search.scheduling.budget import Budget, Meter
 from search.scheduling.scheduler import metered, parallel, run
@@ -125,7 +126,7 @@ class _Rounds:
 
     @property
     def kind(self) -> str:
-        return f"{type(self.problem).__module__}:{type(self.problem).__qualname__}"
+        return kind_of(self.problem)
 
     @property
     def settings(self) -> dict[str, Any]:

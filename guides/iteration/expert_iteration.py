@@ -166,7 +166,7 @@ class _Run:
             part / "results.jsonl",
             self.plan.budget,
             self.plan.seed + number,
-            _Traces(part),
+            TraceWriter(part),
         )
         place = {key_of(job.problem): i for i, job in enumerate(jobs)}
         traces = {place[key_of(trace)]: trace for trace in Trace.load(part)}
@@ -318,17 +318,6 @@ class _Run:
         log.info(
             "the best guide is that of %s\n%s", accepted.parent.name, write_ledger(self.out, number)
         )
-
-
-class _Traces(TraceWriter):
-    """Ends the search where the disk is full: with a result but no trace, a problem would be
-    lost for training.
-    """
-
-    def write(self, trace: Trace) -> None:
-        super().write(trace)
-        if self.error is not None:
-            raise self.error
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def copy_checkpoint(source: Path, place: Path, settings: Mapping[str, Any] | Non
         if not path.is_file():
             continue
         file = path.resolve()
-        copy = os.link if file.suffix in (".safetensors", ".bin") else shutil.copy
+        copy = os.link if file.suffix == ".safetensors" else shutil.copy
         try:
             copy(file, new / file.name)
         except OSError:  # another file system

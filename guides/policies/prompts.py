@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.checkpoints.chat_template import Endless, rendered
 from search.final_answer import opens_thought
 
 INSTRUCTION = (
@@ -137,19 +138,19 @@ def _chat_pieces(tokenizer: Any, content: str, system: str | None) -> list[str]:
         if system is not None:
             messages.insert(0, _message("system", system, "system" in wrapped))
         try:
-            rendered = tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
-            )
+            text = rendered(tokenizer, messages, add_generation_prompt=True)
+        except Endless:
+            raise
         except Exception as error:  # a template says what it does not like in its own way
             reason = reason or " ".join(str(error).split()) or type(error).__name__
             continue
-        if _PART in rendered:
+        if _PART in text:
             continue
-        if PLACE not in rendered:
+        if PLACE not in text:
             continue
-        found = rendered
-        if system is None or system.strip() in rendered:
-            return rendered.split(PLACE)
+        found = text
+        if system is None or system.strip() in text:
+            return text.split(PLACE)
     if system is not None and (found or reason):
         what = f"refuses the system turn ({reason})" if reason else "leaves the system turn out"
         raise ValueError(f"the chat template {what}: say it by instruction= instead of system=")
@@ -201,18 +202,16 @@ def frame(tokenizer: Any, template: str, names: Sequence[str]) -> list[tuple[int
     Raises ValueError where a name has no place.
     """
     begin: tuple[int, ...] = ()
-    rendered = template
+    text = template
     if getattr(tokenizer, "chat_template", None):
         turn = [{"role": "user", "content": template}]
         # models that think before they speak are asked not to; templates that know no such word
         # ignore it
-        rendered = tokenizer.apply_chat_template(
-            turn, add_generation_prompt=True, tokenize=False, enable_thinking=False
-        )
+        text = rendered(tokenizer, turn, add_generation_prompt=True, enable_thinking=False)
     else:
         begin = tuple(tokenizer.encode(""))
     # text, name, text, ...
-    pieces = re.split(rf"\{{({'|'.join(map(re.escape, names))})\}}", rendered)
+    pieces = re.split(rf"\{{({'|'.join(map(re.escape, names))})\}}", text)
     for name in names:
         if name not in pieces[1::2]:
             raise ValueError(

@@ -76,16 +76,14 @@ def train_head(
     rows: Sequence[Row],
     out: Path,
     options: Options,
-    parent: int | None,
 ) -> dict[str, Any]:
     """Train `head` in place on the hidden states of `model`, in passes through `rows` that have an
     order of their own each.
 
-    out     where what was read is kept;  parent: process id of the parent, as of
-            `guides.training.train.train`
-    Returns and raises what that does, and what `read` raises.
+    out     where what was read is kept
+    Returns and raises what `guides.training.train.train` does, and what `read` raises.
     """
-    features = read(model, tokenizer, rows, out, parent)
+    features = read(model, tokenizer, rows, out)
     head.requires_grad_(True)
     size = options.batch * options.accumulation
     steps = options.updates(len(rows))
@@ -134,13 +132,11 @@ def _loss(head: ValueHead, features: Features, rows: Sequence[int]) -> torch.Ten
     return doubt @ weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
 
 
-def read(
-    model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], out: Path, parent: int | None
-) -> Features:
+def read(model: PreTrainedModel, tokenizer: Any, rows: Sequence[Row], out: Path) -> Features:
     """Read `rows` by the frozen `model`, but for what lies in `out` already.
 
-    Raises ValueError for an example that is too long for the model, OSError where the disk is full,
-    and KeyboardInterrupt when the process `parent` has ended; what was read stays.
+    Raises ValueError for an example that is too long for the model, and OSError where the disk is
+    full; what was read stays.
     """
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
@@ -150,8 +146,6 @@ def read(
     for number, group in enumerate(groups):
         path = out / f"hidden-{number:06d}.safetensors"
         if not path.exists():
-            if parent is not None and os.getppid() != parent:
-                raise KeyboardInterrupt
             engine = engine or Engine(model, tokenizer, slots=64, name=NAME)
             _write(path, _states(engine, [rows[row] for row in group]))
             log.info(

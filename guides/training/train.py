@@ -39,7 +39,10 @@ from guides.training.frozen_head import train_head
 from guides.training.options import Options, check_installed, fine_tuning
 from guides.training.trainer import Order, PolicyValueTrainer, Progress
 from models.checkpoints.checkpoint import load_model, version
+from models.checkpoints.digests import write_digests
+from models.checkpoints.foreign import read_by
 from models.checkpoints.heads import ValueHead, save_head
+from search.plain_text import Formatter
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +65,12 @@ def train(
     options: Options,
     *,
     shuffle: bool = False,
-    parent: int | None = None,
 ) -> dict[str, Any]:
     """Train `model` and `head` together, in place (the head alone: `guides.training.frozen_head`).
 
     Checkpoints in `out`; a start goes on from the last complete one.
 
     shuffle  a new order of `rows` in each pass; else they are read in order
-    parent   process id of the parent: raises KeyboardInterrupt when it has ended
 
     Returns {"steps", "examples", "tokens", "flops", "options"}; flops: forward and backward. Raises
     ValueError where the loss is not finite, OSError where the disk is full; the last complete
@@ -120,7 +121,7 @@ def train(
         args=arguments,
         train_dataset=rows,
         data_collator=collate,
-        callbacks=[Progress(parent)],
+        callbacks=[Progress()],
         options=options,
         order=Order(count, examples, options.batch, options.seed if shuffle else None),
     )
@@ -187,6 +188,7 @@ def export(
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         save_head(unfinished, head)
+        write_digests(unfinished)
         written = sorted(unfinished.iterdir())
         for name, content in files.items():
             written.append(unfinished / f"{name}.json")
@@ -204,7 +206,7 @@ def export(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def main(config: str | Path, parent: int | None = None) -> None:
+def main(config: str | Path) -> None:
     """Train as the config file says and write the checkpoint into its `out`. Does nothing if that
     is complete.
 
@@ -218,18 +220,16 @@ def main(config: str | Path, parent: int | None = None) -> None:
         return
     options = fine_tuning(**settings["options"])
     model, tokenizer, head, guide = load_model(base, device="cpu", dtype="float32")
-    kind = AutoConfig.from_pretrained(base).dtype or torch.float32
+    kind = read_by(AutoConfig, base).dtype or torch.float32
     if head is None:
         head = ValueHead(model.config.get_text_config().hidden_size)
     head.train()
     rows = ConcatDataset(list(map(ExampleFile, settings["examples"])))
     if options.tune == "head":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        report = train_head(
-            model.to(device, kind), tokenizer, head, rows, out / "work", options, parent
-        )
+        report = train_head(model.to(device, kind), tokenizer, head, rows, out / "work", options)
     else:
-        report = train(model, head, rows, out / "work", options, shuffle=True, parent=parent)
+        report = train(model, head, rows, out / "work", options, shuffle=True)
     report |= {"base": version(base), "ancestors": _ancestors(base)}
     guide = {"format": 1, **guide, **settings.get("guide", {}), "value_head": True}
     model = model.to(dtype=kind)
@@ -266,10 +266,10 @@ def _ancestors(base: str) -> list[str]:
     return ancestors
 
 
-def _child(config: str, parent: str | None = None) -> int:
+def _child(config: str) -> int:
     """`main` for a parent process; the exit code. What the user can mend is said on stdout."""
     try:
-        main(config, None if parent is None else int(parent))
+        main(config)
     except (ValueError, OSError) as error:
         log.debug("where it came from", exc_info=error)
         sys.stdout.write(" ".join(str(error).split()) + "\n")
@@ -280,5 +280,7 @@ def _child(config: str, parent: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     sys.exit(_child(*sys.argv[1:]))

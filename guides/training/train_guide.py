@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,8 @@ from guides.training.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
 from guides.training.value_report import table_of
 from models.checkpoints.checkpoint import check_settings, describe, resolve, version
 from models.checkpoints.head_layouts import LAYOUTS, architecture, head_layout
-from search.files.atomic import atomic
+from search.child import command
+from search.files.atomic import alone, atomic
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +71,47 @@ def train_guide(
         raise ValueError(
             f"{out} is the checkpoint to start from: choose another folder for the new one"
         )
-    if (out / REPORT).exists():
-        _same_run(json.loads((out / REPORT).read_text()).get("data", {}).get("run"), run, out)
-        log.info("%s is complete", out)
+    if _complete(out, run):
         return out
-    config = out / "work" / "config.json"
-    if config.exists():
-        _same_run(json.loads(config.read_text())["data"]["run"], run, out)
-    elif out.exists() and any(path.name != "work" for path in out.iterdir()):
+    work = out / "work"
+    begun = (work / "config.json").exists()
+    if not begun and out.exists() and any(path != work for path in out.iterdir()):
         raise ValueError(f"{out} holds something else: choose another folder for the new guide")
+    with alone(work, f"another run is training into {out}: wait for its end"):
+        # perhaps the other run has come to its end meanwhile
+        if not _complete(out, run):
+            _train(work, traces, targets, base, chosen, settings, options, run)
+    if (out / JUDGED).exists():
+        log.info("%s", table_of(json.loads((out / JUDGED).read_text())))
+    return out
+
+
+def _complete(out: Path, run: Mapping[str, Any]) -> bool:
+    """Whether the guide is there already. Raises ValueError where it is of another run."""
+    if not (out / REPORT).exists():
+        return False
+    _same_run(json.loads((out / REPORT).read_text()).get("data", {}).get("run"), run, out)
+    log.info("%s is complete", out)
+    return True
+
+
+def _train(
+    work: Path,
+    traces: str | Path,
+    targets: Mapping[str, str],
+    base: str | Path,
+    chosen: Distillation,
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    run: Mapping[str, Any],
+) -> None:
+    """Prepare the examples in `work`, where they are not there yet, and train on them."""
+    config = work / "config.json"
+    if config.exists():
+        _same_run(json.loads(config.read_text())["data"]["run"], run, work.parent)
     else:
-        examples = config.with_name("examples.npz")
-        held = config.with_name("held.npz")
+        examples = work / "examples.npz"
+        held = work / "held.npz"
         counted = prepare(
             traces,
             targets,
@@ -94,6 +123,7 @@ def train_guide(
         )
         numbers = [f"{count} {name}" for name, count in counted.items() if name != "kinds"]
         log.info("examples: %s", ", ".join(numbers))
+        folder = resolve(locate(base))
         guide = dict(settings)
         kinds = describe(folder).get("kinds")
         if kinds:
@@ -101,7 +131,7 @@ def train_guide(
         content: dict[str, Any] = {
             "model": str(folder),
             "examples": [str(examples.resolve())],
-            "out": str(out.resolve()),
+            "out": str(work.parent.resolve()),
             "options": options,
             "guide": guide,
             "data": {"run": run, "counted": counted},
@@ -110,9 +140,6 @@ def train_guide(
             content["held"] = str(held.resolve())
         _write(config, json.dumps(content, indent=2))
     run_training(config)
-    if (out / JUDGED).exists():
-        log.info("%s", table_of(json.loads((out / JUDGED).read_text())))
-    return out
 
 
 def _run_of(
@@ -143,13 +170,12 @@ def run_training(config: str | Path) -> None:
     stderr and goes on where it stopped.
 
     Raises ValueError or OSError with the child's last line, ChildProcessError where there is
-    none. The child ends with this process, at the end of its step, and at once when this is
-    interrupted.
+    none. The child ends with this process (`search.child`), and when this is interrupted.
     """
     paths = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-P", "-m", "guides.training.train", str(config), str(os.getpid())]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+    training = command("guides.training.train", str(config))
+    with subprocess.Popen(training, env=environment, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         try:
             message = child.stdout.read().strip().rpartition("\n")[2]

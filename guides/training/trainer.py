@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import shutil
 import sys
 import time
@@ -240,12 +239,7 @@ class Order(Sampler[int]):
 class Progress(TrainerCallback):
     """Marks a checkpoint as complete, shows how far the training is, and stops it where going on
     would spoil the checkpoints.
-
-    parent  id of the process that started the training, which ends with it; None: nobody did
     """
-
-    def __init__(self, parent: int | None = None) -> None:
-        self.parent = parent
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         from tqdm.auto import tqdm
@@ -274,8 +268,6 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update()
-        if self.parent is not None and os.getppid() != self.parent:
-            raise KeyboardInterrupt
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         Path(args.output_dir, f"checkpoint-{state.global_step}", "complete").touch()

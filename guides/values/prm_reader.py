@@ -7,6 +7,7 @@ from typing import Any
 
 from guides.policies.prompts import Prompts
 from guides.values.prm_formats import Format
+from models.checkpoints.chat_template import rendered
 
 #: token ids of a text, and the index of each step's score, in the steps' order
 Reading = tuple[tuple[int, ...], tuple[int, ...]]
@@ -150,9 +151,7 @@ class Reader:
         """Tokens of a chat; begin: with what opens the next reply. The template writes all
         special tokens itself.
         """
-        text = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=begin, tokenize=False
-        )
+        text = rendered(self._tokenizer, messages, add_generation_prompt=begin)
         return self._encode(text)
 
     def _encoded(self, text: str, special: bool = False) -> tuple[int, ...]:

@@ -17,6 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from models.checkpoints.config_check import check_config
+from models.checkpoints.digests import check_digests, digest_of, write_digests
+from models.checkpoints.foreign import read_by
 from models.checkpoints.head_layouts import HEAD, LAYOUTS, architecture, head_layout, tensor_names
 from models.checkpoints.settings import GUIDE, check_settings
 from models.checkpoints.sources import file_state, plain
@@ -28,7 +31,6 @@ CONTENT = (
     "config.json",
     "generation_config.json",
     "*.safetensors",
-    "pytorch_model*.bin",
     "*.safetensors.index.json",
     "*token*",
     "vocab*",
@@ -56,8 +58,14 @@ def describe(path: str | Path) -> dict[str, Any]:
           for settings that `SETTINGS` does not allow
     """
     folder = resolve(path, weights=False)
-    _read_json(folder / "config.json", f"{folder} is not a checkpoint")
-    weights = {*folder.glob("*.safetensors"), *folder.glob("*.bin")} - {folder / HEAD}
+    check_config(folder, _read_json(folder / "config.json", f"{folder} is not a checkpoint"))
+    weights = set(folder.glob("*.safetensors")) - {folder / HEAD}
+    if not weights and (pickles := sorted(folder.glob("*.bin"))):
+        raise ValueError(
+            f"the weights in {folder} are a pickle ({pickles[0].name}), which may hold code and is "
+            "not read: give a checkpoint with *.safetensors; save_pretrained of transformers "
+            "writes them"
+        )
     if Path(path).is_dir() and not weights:
         raise ValueError(
             f"{folder} holds no weights (*.safetensors): copy them there, or give another "
@@ -79,15 +87,17 @@ def version(path: str | Path) -> str:
     """16 hex digits: SHA-256 of what decides the model's behaviour (config, tokenizer, weights,
     head, settings), names included.
 
-    Kept per process as long as paths, sizes and times of the files stay the same.
+    Kept per process as long as paths, sizes and times of the files stay the same. Raises ValueError
+    for weights of ours that are damaged (`models.checkpoints.digests`).
     """
-    files, key = _content(resolve(path))
+    folder = resolve(path)
+    files, key = _content(folder)
     if key not in _versions:
+        found = {file.name: digest_of(file) for file in files}
+        check_digests(folder, found)
         digest = hashlib.sha256()
-        for file in files:
-            with open(file, "rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").digest()
-            digest.update(file.name.encode() + b"\0" + content)
+        for name, content in found.items():
+            digest.update(name.encode() + b"\0" + bytes.fromhex(content))
         _versions[key] = digest.hexdigest()[:16]
     return _versions[key]
 
@@ -142,6 +152,7 @@ def load_model(
     place, kind = _place(device, dtype, folder)
     _check_architecture(folder)
     check_loading(folder, str(place), _stored(folder), kind)
+    version(folder)  # checks the digests of weights that we wrote
     layout = head_layout(folder)
     model = None
     if not trainable:
@@ -214,8 +225,8 @@ def _tokenizer(folder: Path, trainable: bool) -> Any:
             return own
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        return read_by(AutoTokenizer, folder)
+    except Exception as error:  # as below
         raise _unloadable(folder, error) from error
 
 
@@ -231,12 +242,10 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
     are missing, unexpected or misshapen.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig
     from transformers.utils import logging as bar
 
     published = LAYOUTS.get(layout or "")
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     bars = (
         bar.is_progress_bar_enabled()
         and sum(f.stat().st_size for f in folder.glob("*.safetensors")) < BAR
@@ -247,14 +256,19 @@ def _by_transformers(folder: Path, layout: str | None, place: Any, kind: str) ->
         bar.set_verbosity_error()
         if bars:  # a small model loads at once
             bar.disable_progress_bar()
-        config = AutoConfig.from_pretrained(folder, **local)
+        config = read_by(AutoConfig, folder)
         if published and not any(name.endswith("lm_head.weight") for name in tensor_names(folder)):
             # else the output layer would be random numbers
             config.get_text_config().tie_word_embeddings = True
-        model, info = _maker(folder, config).from_pretrained(
-            folder, config=config, dtype=getattr(torch, kind), output_loading_info=True, **local
+        model, info = read_by(
+            _maker(folder, config),
+            folder,
+            config=config,
+            dtype=getattr(torch, kind),
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    # what transformers raises for odd values in the files of others has no common name
+    except Exception as error:
         raise error if str(error).startswith(str(folder)) else _unloadable(folder, error) from error
     finally:
         bar.set_verbosity(verbosity)
@@ -381,6 +395,7 @@ def save_model(
         tokenizer.save_pretrained(fresh)
         if head is not None:
             save_head(fresh, head)
+        write_digests(fresh)
         if settings is not None:
             (fresh / GUIDE).write_text(json.dumps(settings, indent=2) + "\n")
         if path.exists():

@@ -28,6 +28,11 @@ def quantised(folder: Path) -> dict[str, Any] | None:
     method = raw.get("quantization_config") if isinstance(raw, dict) else None
     if not method:
         return None
+    if not isinstance(method, dict):
+        raise ValueError(
+            f"quantization_config is not an object in {folder / 'config.json'}: correct it, or "
+            "copy it again"
+        )
     name = str(method.get("quant_method"))
     if not _reads(name, method):
         raise ValueError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
+from search.patterns import Pattern
 from search.scheduling.budget import Budget
 
 GUIDE = "guide.json"
@@ -74,7 +74,7 @@ def _allowed(name: str, value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if name == "answer":
         try:
-            return isinstance(value, str) and re.compile(value).groups == 1
-        except re.error:
+            return isinstance(value, str) and bool(Pattern(value, groups=1))
+        except ValueError:
             return False
     return isinstance(value, str) and bool(value) and (name != "prompt" or "{problem}" in value)

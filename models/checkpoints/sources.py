@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints.dequantise import dequantise, quantised
+from models.checkpoints.digests import digest_of, write_digests
+from models.checkpoints.foreign import read_by
 from models.checkpoints.head_layouts import HEAD
 from models.checkpoints.settings import GUIDE
 from models.memory import check_anywhere, check_making, weight_bytes
@@ -26,6 +28,7 @@ from models.memory import check_anywhere, check_making, weight_bytes
 log = logging.getLogger(__name__)
 
 ADAPTER = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"  #: of an adapter
 VERSION = "1"  #: changes where the same source would become another folder
 
 
@@ -81,10 +84,7 @@ def _digest(files: list[Path], *more: str, check: Callable[[], None] | None = No
             check()
         digest = hashlib.sha256("|".join((VERSION, *more)).encode())
         for file in files:
-            with open(file, "rb") as stream:
-                digest.update(
-                    file.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest()
-                )
+            digest.update(file.name.encode() + b"\0" + bytes.fromhex(digest_of(file)))
         _digests[key] = digest.hexdigest()[:16]
     return _digests[key]
 
@@ -110,6 +110,7 @@ def _made(digest: str, make: Callable[[Path], None]) -> Path:
         folder = Path(temporary, "made")
         folder.mkdir()
         make(folder)
+        write_digests(folder)
         try:
             os.replace(folder, target)
         except OSError:
@@ -176,15 +177,12 @@ def _convert_gguf(file: Path, folder: Path) -> None:
         sizes[tensor.tensor_type] = sizes.get(tensor.tensor_type, 0) + int(tensor.n_bytes)
     kept = {GGMLQuantizationType.F32: torch.float32, GGMLQuantizationType.F16: torch.float16}
     dtype = kept.get(max(sizes, key=lambda kind: sizes[kind]), torch.bfloat16)
-    place: dict[str, Any] = {
-        "gguf_file": file.name,
-        "local_files_only": True,
-        "trust_remote_code": False,
-    }
+    place = file.parent
+    options: dict[str, Any] = {"gguf_file": file.name}
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=dtype, **place)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **place)
+            model = read_by(AutoModelForCausalLM, place, dtype=dtype, **options)
+            tokenizer = read_by(AutoTokenizer, place, **options)
     except Exception as error:  # what a converter meets in a file that it does not know
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(
@@ -243,8 +241,13 @@ def _of_adapter(source: Path, resolve: Callable[[str], Path]) -> Path:
             f"{ADAPTER}"
         ) from error
     files: list[Path] = []
-    for pattern in ("*.json", "*.safetensors", "*.bin"):
+    for pattern in ("*.json", "*.safetensors"):
         files += [*source.glob(pattern), *base.glob(pattern)]
+    if not (source / WEIGHTS).exists():
+        raise ValueError(
+            f"the adapter {source} has no {WEIGHTS}: copy it there; the older adapter_model.bin is "
+            "a pickle, which may hold code and is not read"
+        )
     needed = weight_bytes([base])
 
     def merge(folder: Path) -> None:
@@ -264,13 +267,12 @@ def _merge(source: Path, base: Path, folder: Path) -> None:
         ) from None
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **local)
+            model = read_by(AutoModelForCausalLM, base, dtype="auto")
         merged = PeftModel.from_pretrained(model, str(source)).merge_and_unload()
         own = (source / "tokenizer.json").exists() or (source / "tokenizer_config.json").exists()
-        tokenizer = AutoTokenizer.from_pretrained(source if own else base, **local)
+        tokenizer = read_by(AutoTokenizer, source if own else base)
     except Exception as error:  # peft's and torch's, of all kinds
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(

@@ -16,6 +16,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from models.checkpoints.chat_template import render
+
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
@@ -140,20 +142,14 @@ class Fast:
         tokenize: bool = False,
         **options: Any,
     ) -> str:
-        """The chat as text, by transformers' sandbox: a template is code of unknown authors.
-
-        Raises ValueError where there is no template, and what the template raises.
+        """The chat as text (`models.checkpoints.chat_template`). Raises ValueError where there is
+        no template, and for one that does not end.
         """
         assert not tokenize, "text is wanted of chats, and encoded by `encode`"
         if self.chat_template is None:
             raise ValueError(f"{self.folder} has no chat template: give a prompt of your own")
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         given = {**self._named, **options, "add_generation_prompt": add_generation_prompt}
-        (rendered,), _ = render_jinja_template(
-            [messages], chat_template=self.chat_template, **given
-        )
-        return str(rendered)
+        return render(self.chat_template, messages, **given)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy its files."""

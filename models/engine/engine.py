@@ -27,7 +27,7 @@ from models.engine import forward_check, gpu, scoring
 from models.engine.forward import Chunk, choose
 from models.engine.gpu import send
 from models.engine.kv_pool import Store, bytes_per_token, default_pool, numbers
-from models.engine.prefix_tree import ROOT
+from models.engine.prefix_tree import ROOT, root_of
 from models.engine.sampling import Drawn, draw
 from models.engine.sequences import (
     ALL_GIVEN,
@@ -266,7 +266,7 @@ class Engine:
             if isinstance(request, Generate):
                 limit = min(request.max_tokens, self.context - len(prompt))
             tokens = np.array(prompt, np.int64)
-            root = ROOT if self._pass.shares else self._next_root()
+            root = root_of(request.scope) if self._pass.shares else self._next_root()
             present, fresh = tree.look(tokens, root)
             if tree.held + fresh + self._reserved + limit > tree.capacity:
                 break

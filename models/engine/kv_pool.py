@@ -16,6 +16,8 @@ from models.engine.prefix_tree import PrefixTree
 from models.memory import memory_left
 
 LANES = 16  # a head's numbers are stored up to a multiple of this many on a CPU
+MOST_TOKENS = 2**31 - 2  # cells are int32
+MOST_SLOTS = 1 << 16
 LARGE = 1 << 28  # bytes; less is allocated without asking how much memory is left
 
 
@@ -34,18 +36,13 @@ class Store:
     def __init__(
         self, config: Any, slots: int, pool_tokens: int, device: torch.device, dtype: torch.dtype
     ):
+        check_room(config, slots, pool_tokens, device, dtype)
         self.layers, self.heads, self.kv_heads, self.dim, width = shapes(config)
         self.device = device
         self.dtype = dtype
         self.slots = slots
         self.padded = padded(self.dim, device)
         self.tree = PrefixTree(pool_tokens)
-        needed = bytes_per_token(config, device, dtype) * pool_tokens
-        if device.type == "cpu" and needed > max(LARGE, memory_left()):
-            raise ValueError(
-                f"a pool of {pool_tokens} tokens takes {needed} bytes, {memory_left()} are left: "
-                "give a smaller pool_tokens"
-            )
         self.trash = pool_tokens
         self.pool = torch.empty(
             self.layers, 2, pool_tokens + 1, self.kv_heads, self.padded, device=device, dtype=dtype
@@ -62,6 +59,26 @@ class Store:
             width = max(length, 2 * before.shape[1])
             self.table = np.full((self.slots, width), self.trash, np.int32)
             self.table[:, : before.shape[1]] = before
+
+
+def check_room(
+    config: Any, slots: int, pool_tokens: int, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Raise ValueError where a pool of this size, or the rows of so many slots, have no room."""
+    if pool_tokens > MOST_TOKENS or slots > MOST_SLOTS:
+        raise ValueError(
+            f"pool_tokens={pool_tokens} or slots={slots} is too large: give at most "
+            f"{MOST_TOKENS:,} and {MOST_SLOTS:,}"
+        )
+    needed = bytes_per_token(config, device, dtype) * pool_tokens
+    if needed <= LARGE:
+        return
+    left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_left()
+    if needed > left:
+        raise ValueError(
+            f"a pool of {pool_tokens:,} tokens takes {needed / 1e9:.1f} GB, and {left / 1e9:.1f} "
+            "are left: give a smaller pool_tokens"
+        )
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:

@@ -25,6 +25,12 @@ from models.engine.prefix_tree_kernels import (
 )
 
 ROOT = -1  # of all texts that share; one that shares with none has a root of its own, below
+_ALONE = 1 << 30  # roots of texts that share with none are above -_ALONE, those of scopes below
+
+
+def root_of(scope: int) -> int:
+    """The root of the texts of a scope; `ROOT` of the scope of all, 0."""
+    return ROOT if scope == 0 else -_ALONE - 1 - scope % (_ALONE - 1)
 
 
 class PrefixTree:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from models.checkpoints.foreign import read_by
 from models.server.capabilities import Capabilities, tokens_of
 from models.server.conversation import marked
 from models.server.handshake import learn
@@ -324,7 +325,7 @@ def _tokenizer(given: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(given)
+        return read_by(AutoTokenizer, given, fetch=True)
     # what the hub's client, transformers and tokenizers raise has no common name
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli.shared_options import MODEL, Guided, Judged, ModelOptions, shares_options
+from search import kinds
+from search.cli.shared_options import MODEL, Allowed, Guided, Judged, ModelOptions, shares_options
+from search.cli.terminal import complain, say
 from search.imports import import_ours
 from search.methods.presets import PRESETS
 
@@ -59,11 +61,13 @@ def bench(
     ] = 1,
     guide: Guided = "builtin",
     value: Judged = None,
+    allow: Allowed = None,
     options: ModelOptions,
 ) -> None:
     """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure
     of accuracy against compute.
     """
+    kinds.allow(allow or [])
     model = options.model(guide, value).checked()
     plan = import_ours("benchmarks.sweep.plan")
     task = plan.task_of_file(input, model.answer, model.check)
@@ -82,17 +86,16 @@ def bench(
     failed = sum(map(tables.failed, rows))
     if rows:
         reports = import_ours("benchmarks.sweep.report")
-        typer.echo(f"{reports.report(rows)}\n\n{reports.against_first(rows)}".rstrip())
+        say(f"{reports.report(rows)}\n\n{reports.against_first(rows)}".rstrip())
     if len(rows) > failed:
         _draw(rows, out / "figure.png")
     if not whole:
-        typer.echo("interrupted: give the same command again to go on", err=True)
+        say("interrupted: give the same command again to go on", err=True)
         raise typer.Exit(INTERRUPTED)
     if failed:
-        typer.echo(
-            f"copse: {failed} of {len(rows)} rows are of searches that failed: no rate counts "
-            "them, the column errors does; give the same command again to search them again",
-            err=True,
+        complain(
+            f"{failed} of {len(rows)} rows are of searches that failed: no rate counts "
+            "them, the column errors does; give the same command again to search them again"
         )
         raise typer.Exit(FAILED)
 
@@ -101,6 +104,6 @@ def _draw(rows: Any, figure: Path) -> None:
     try:
         import_ours("benchmarks.sweep.plot").curves(rows, figure)
     except ImportError as error:
-        typer.echo(f"copse: {error}; the rows are in {figure.parent / 'results.csv'}", err=True)
+        complain(f"{error}; the rows are in {figure.parent / 'results.csv'}")
     else:
-        typer.echo(f"figure: {figure}")
+        say(f"figure: {figure}")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli.shared_options import ADVANCED, ModelOptions, shares_options
+from search import kinds
+from search.cli.shared_options import ADVANCED, Allowed, ModelOptions, shares_options
+from search.cli.terminal import say
 from search.cli.train import ASKED, STEP_END, Checked, log_progress
 from search.imports import add_working_folder, import_ours
 
@@ -74,11 +76,13 @@ def label(
     ] = False,
     checker: Checked = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same labels.")] = 0,
+    allow: Allowed = None,
     options: ModelOptions,
 ) -> None:
     """Label the steps of stored searches, for a value head or a process reward model to learn."""
     log_progress()
     add_working_folder()
+    kinds.allow(allow or [])
     language = options.language
     _check_use(by, guide, count, finished, bool(language))
     labelling = import_ours("guides.data.label_traces")
@@ -99,7 +103,7 @@ def label(
     if model is not None:
         policy = labelling.completer(model.guide, searches, model.engine, language)
     counts = labelling.label_traces(searches, answers, out, plan, policy, settings=language)
-    typer.echo(f"the labels are in {out}: {counts}")
+    say(f"the labels are in {out}: {counts}")
     if counts.failed:
         raise typer.Exit(1)
 
@@ -122,16 +126,18 @@ def export(
         bool,
         typer.Option("--soft", help="Labels are shares of right roll-outs, not true and false."),
     ] = False,
+    allow: Allowed = None,
 ) -> None:
     """Write labelled chains in the columns of TRL's process reward models: prompt, completions,
     labels.
     """
+    kinds.allow(allow or [])
     exporting = import_ours("guides.data.export_trl")
     exporting.check_suffix(out)
     searches = _loaded(traces)
     labelled = import_ours("guides.data.labels").read_labels(labels, searches)
     count = exporting.export_prm(searches, labelled, out, soft=soft)
-    typer.echo(f"{count} chains are in {out}")
+    say(f"{count} chains are in {out}")
 
 
 def _check_use(by: By, guide: str | None, count: int | None, finished: bool, sampled: bool) -> None:

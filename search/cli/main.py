@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search import kinds
 from search.arguments import CHOOSERS
 from search.cli.bench import bench
 from search.cli.grade import grade
@@ -24,12 +25,14 @@ from search.cli.options import Model, check_use, search_arguments
 from search.cli.shared_options import (
     METHOD_HELP,
     MODEL,
+    Allowed,
     Guided,
     Judged,
     ModelOptions,
     shares_options,
 )
 from search.cli.solve_file import INTERRUPTED, NONE, OK, show_usage, solve_file
+from search.cli.terminal import complain, log_to_stderr, say
 from search.cli.train import log_progress, train
 from search.imports import Shadowed
 
@@ -66,7 +69,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from search import __version__
 
-        typer.echo(f"copse {__version__}")
+        say(f"copse {__version__}")
         raise typer.Exit
 
 
@@ -155,6 +158,7 @@ def solve(
             "does.",
         ),
     ] = None,
+    allow: Allowed = None,
     options: ModelOptions,
     usage: Annotated[
         bool,
@@ -171,19 +175,22 @@ def solve(
         log_progress()
     limited = depth is not None or width is not None
     check_use(problem, input, output, tree, limited, as_json, time_limit)
+    kinds.allow(allow or [])
     model = options.model(guide, value).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
         code = solve_file(input, output, model, arguments, writer, usage, time_limit)
     else:
-        solution = _solve_one(problem or "", model, arguments, writer, usage)
+        solution = _solve_one(problem or "", model, arguments, usage)
         if as_json:
-            typer.echo(json.dumps(solution.to_json(), allow_nan=False))
+            say(json.dumps(solution.to_json(), allow_nan=False))
         else:
             _print(solution, (depth, width) if tree else None)
-        code = _code(solution)
-    raise typer.Exit(_closed(writer, code))
+        code = max(_code(solution), _stored(writer, solution))
+    if writer is not None:
+        writer.close()
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -215,14 +222,12 @@ def view(
         )
     texts = list(map(views.statement, stored))
     index = views.pick(texts, problem)
-    typer.echo(f"trace {index + 1} of {len(stored)}: {views.printable(texts[index])}")
-    typer.echo(views.origin(stored[index]))
+    say(f"trace {index + 1} of {len(stored)}: {views.printable(texts[index])}")
+    say(views.origin(stored[index]))
     views.show(stored[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
 
 
-def _solve_one(
-    text: str, model: Model, arguments: dict[str, Any], writer: TraceWriter | None, usage: bool
-) -> Solution:
+def _solve_one(text: str, model: Model, arguments: dict[str, Any], usage: bool) -> Solution:
     import search
     from search.problems import parse
 
@@ -235,8 +240,6 @@ def _solve_one(
         solution = search.Solution(problem, error=error)
     if usage:
         show_usage(guide)
-    if writer is not None and solution.trace is not None:
-        writer.write(solution.trace)
     return solution
 
 
@@ -249,7 +252,7 @@ def _code(solution: Solution) -> int:
 def _print(solution: Solution, limits: tuple[int | None, int | None] | None) -> None:
     from search import view as views
 
-    typer.echo(views.harmless(str(solution)))
+    say(str(solution))
     if limits is not None and solution.trace is not None:
         views.show(
             solution.trace, solution.steps, limits[0] or views.DEPTH, limits[1] or views.WIDTH
@@ -270,18 +273,16 @@ def _writer(folder: Path | None) -> TraceWriter | None:
         ) from None
 
 
-def _closed(writer: TraceWriter | None, code: int) -> int:
-    """Close the traces; the exit code, worse where some could not be written."""
-    if writer is None:
-        return code
-    writer.close()
-    if writer.error is None:
-        return code
-    _complain(
-        f"traces are missing in {writer.folder} ({writer.error}): make room, then search again "
-        "into another --output"
-    )
-    return code or NONE
+def _stored(writer: TraceWriter | None, solution: Solution) -> int:
+    """Store the trace of a search; the exit code, with a complaint where that cannot be."""
+    if writer is None or solution.trace is None:
+        return OK
+    try:
+        writer.write(solution.trace)
+    except OSError as error:
+        complain(f"the trace is not in {writer.folder} ({error}): make room, then search again")
+        return NONE
+    return OK
 
 
 # -- the way in
@@ -289,12 +290,7 @@ def _closed(writer: TraceWriter | None, code: int) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run `copse` with `args` (else those of the command line); the exit code."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.WARNING,
-        format="copse: %(levelname)s: %(message)s",
-        force=True,
-    )
+    log_to_stderr()
     # compiling takes seconds: say so while it lasts
     logging.getLogger("search.kernels.jit").setLevel(logging.INFO)
     # in which float type a model is computed
@@ -312,10 +308,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except (ValueError, FileNotFoundError, Shadowed) as error:
         logging.getLogger(__name__).debug("where it came from", exc_info=error)
-        _complain(str(error))
+        complain(str(error))
         return MISUSE
     except OSError as error:
-        _complain(
+        complain(
             f"{error}: what was finished is kept; give the same command again when there is room "
             "and permission to write"
         )
@@ -325,12 +321,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         # a usage error of typer's
         where = getattr(getattr(error, "ctx", None), "command_path", "copse")
-        _complain(f"{error.format_message().rstrip('.')}: see {where} --help")
+        complain(f"{error.format_message().rstrip('.')}: see {where} --help")
         return MISUSE
-
-
-def _complain(message: str) -> None:
-    typer.echo("copse: " + " ".join(message.split()), err=True)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.imports import add_working_folder, import_ours
+from search.patterns import Pattern
 from search.scheduling.requests import check_sampling
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class Model:
         ValueError.
         """
         self._check_language()
-        _check_pattern(self.answer)
+        if self.answer is not None:
+            Pattern(self.answer, groups=1)
         self._check_server()
         guides = import_ours("guides")
         if self.server is None:
@@ -247,22 +248,6 @@ class Model:
 
     def _judge(self) -> Any:
         return import_ours("guides").PRM(self.value, **self.judging, **self.engine)
-
-
-def _check_pattern(pattern: str | None) -> None:
-    if pattern is None:
-        return
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(
-            f"the answer pattern {pattern!r} is no regular expression ({error}): correct it"
-        ) from None
-    if groups != 1:
-        raise ValueError(
-            f"the answer pattern {pattern!r} has {groups} groups: mark the answer with exactly "
-            "one (...)"
-        )
 
 
 def unescape(text: str | None) -> str | None:

@@ -38,6 +38,16 @@ Judged = Annotated[
         help="Another model that judges the steps: one with a value head, or a reward model.",
     ),
 ]
+#: parameter of the commands that read problems or traces
+Allowed = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE",
+        show_default=False,
+        help="A module of yours whose kinds of problem the files may name; it is imported. Can be "
+        "repeated.",
+    ),
+]
 
 
 @dataclass(frozen=True)

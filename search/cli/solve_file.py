@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from search.cli.options import Model
+from search.cli.terminal import say
 from search.imports import import_ours
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def solve_file(
     results.close()
     done = _Summary(jobs, results, left, limited)
     before = len(jobs) - len(waiting)
-    typer.echo(f"{done.count()}{_score(input, jobs, results)}{done.rest(before)}", err=True)
+    say(f"{done.count()}{_score(input, jobs, results)}{done.rest(before)}", err=True)
     if left and not limited:
         return INTERRUPTED
     return OK if done.good == len(jobs) else NONE
@@ -160,4 +159,4 @@ def show_usage(guide: Guide) -> None:
     """What the engines of a guide say of themselves; servers and workers say nothing."""
     for backend in {id(b): b for b in guide.backends.values()}.values():
         if hasattr(backend, "report"):
-            typer.echo(backend.report(), err=True)
+            say(backend.report(), err=True)

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from search import kinds
 from search.cli.options import given, search_arguments
-from search.cli.shared_options import ADVANCED, METHOD_HELP, ModelOptions, shares_options
+from search.cli.shared_options import ADVANCED, METHOD_HELP, Allowed, ModelOptions, shares_options
+from search.cli.terminal import say
 from search.imports import LAYERS, add_working_folder, import_ours
 
 ASKED = "How the model is asked, as in the search"  #: panel of the help for options of the model
@@ -229,6 +231,7 @@ def train_guide(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
+    allow: Allowed = None,
     options: ModelOptions,
 ) -> None:
     """Train a model on the traces of its own searches. Flags of the search are kept in the new
@@ -236,6 +239,7 @@ def train_guide(
     """
     log_progress()
     add_working_folder()
+    kinds.allow(allow or [])
     answers = {}
     if targets is not None:
         answers = import_ours("guides.data.grading").read_targets(targets)
@@ -257,7 +261,7 @@ def train_guide(
         settings=options.kept,
     )
     if policy == Policy.none:
-        typer.echo(
+        say(
             f"the verifier is in {folder}; let it judge: copse solve --guide {base} --value "
             f"{folder} PROBLEM"
         )
@@ -345,6 +349,7 @@ def train_iterate(
     checker: Checked = None,
     training: TrainingOptions,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
+    allow: Allowed = None,
     model: ModelOptions,
 ) -> None:
     """Expert iteration: search, learn from what was right, keep the new model if it is better on
@@ -355,6 +360,7 @@ def train_iterate(
 
     log_progress()
     add_working_folder()
+    kinds.allow(allow or [])
     search = search_arguments(method, budget, None, seed, option or [])
     limits = search["budget"]
     options = search.copy()
@@ -443,11 +449,11 @@ def train_hex(
         seed=seed,
     )
     best = boards.board_iteration(Hex(size), out, rounds=rounds, plan=plan)
-    typer.echo(
+    say(
         f"the network is in {best}; search with it in Python: search.solve(Hex({size}), "
         f"guides.load_board({str(best)!r}))"
     )
 
 
 def _done(folder: Path) -> None:
-    typer.echo(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
+    say(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")

@@ -8,7 +8,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import IO
@@ -42,6 +42,25 @@ def append(file: FileIO, data: bytes) -> None:
     except OSError:
         file.truncate(size)
         raise
+
+
+@contextmanager
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made if it is missing, until the block ends. Raises
+    ValueError with the message `busy` where another run is in it. Where nothing is left in it then,
+    it is gone again, and so is a folder that was made for it.
+    """
+    made = [place for place in (folder, folder.parent) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as file:
+        lock(file, busy)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # the last of the run may have removed it, or it is not empty
+                (folder / ".lock").unlink()
+                for place in made:
+                    place.rmdir()
 
 
 def lock(file: FileIO | IO[str], busy: str) -> None:

@@ -62,7 +62,7 @@ class Lines:
         *lines, rest = data.split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
-                existing(json.loads(line))
+                existing(strict(line))
             except Mixed as error:
                 raise ValueError(f"{self.path}, line {number} {error}: {self._remedy}") from None
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -74,6 +74,24 @@ class Lines:
                 raise ValueError(f"the last line of {self.path} is no {self._what}: {self._remedy}")
             log.info("removed the last line of %s, which was cut off", self.path)
             os.truncate(self.path, len(data) - len(rest))
+
+
+def strict(line: bytes) -> Any:
+    """The JSON of a line that we wrote: in UTF-8, without a name that comes twice, and without NaN
+    and infinity. Raises ValueError for all else.
+    """
+    return json.loads(line.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        raise ValueError("a name comes twice")
+    return whole
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 class Mixed(ValueError):

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from search.files.jsonl import Lines
-from search.imports import add_working_folder
-from search.problem import Problem, build
+from search.kinds import build
+from search.problem import Problem
 from search.problems import MODULES, parse
-from search.solution import Solution, plain, result_of
+from search.solution import STOPPED, Solution, plain, result_of
 from search.trace import Trace, TraceWriter
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character of UTF-16; no text holds one
@@ -127,17 +127,7 @@ def _problem(given: Any, kind: Any, answer: str | None) -> Problem:
         raise ValueError(
             f'with the kind {kind!r} "problem" must be an object: the arguments of its class'
         )
-    if not module:
-        add_working_folder()
-    try:
-        return build(f"{module}:{kind.title()}" if module else kind, given)
-    except ValueError:
-        raise
-    except Exception as error:  # a class may raise anything for arguments that are not its own
-        raise ValueError(
-            f"{kind} cannot be made from {json.dumps(given)[:80]} ({error}): give the arguments "
-            "of its class"
-        ) from None
+    return build(f"{module}:{kind.title()}" if module else kind, given)
 
 
 def _from_text(text: str, kind: str, module: str, ours: str) -> Problem:
@@ -162,6 +152,21 @@ def answered(result: Mapping[str, Any]) -> bool:
     return result.get("error") is None and (good or result.get("verified") is True)
 
 
+#: the names in a result line, and what each may be
+_KINDS: dict[str, tuple[type, ...]] = {
+    "id": (str, int),
+    "answer": (str, type(None)),
+    "verified": (bool, type(None)),
+    "votes": (int, type(None)),
+    "chains": (int, type(None)),
+    "value": (float, int, type(None)),
+    "text": (str,),
+    "stopped": (str,),
+    "usage": (dict,),
+    "error": (str, type(None)),
+}
+
+
 @dataclass(frozen=True)
 class Reported:
     """What a result line says of its problem. good: it is answered and not refuted;  error: why
@@ -175,7 +180,12 @@ class Reported:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Reported:
-        """Raises KeyError for what is no result line."""
+        """Raises ValueError for what is no result line, as `Results.write` writes one."""
+        if row.keys() != _KINDS.keys():
+            raise ValueError("it has other names than a result")
+        wrong = [name for name, kinds in _KINDS.items() if type(row[name]) not in kinds]
+        if wrong or row["stopped"] not in STOPPED:
+            raise ValueError(f"its {wrong[0] if wrong else 'stopped'} is none")
         return cls(row["answer"], row["verified"], answered(row), row["error"])
 
 
@@ -215,7 +225,7 @@ class Results:
             sys.stdout.flush()
         else:
             self._lines.append(text)
-        self._read(row)
+        self._read(json.loads(text))
 
     def close(self) -> None:
         if self._lines is not None:

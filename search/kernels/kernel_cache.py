@@ -172,8 +172,8 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
     def save_overload(self, signature: Any, data: Any) -> None:
         try:
             super().save_overload(signature, data)
-        except OSError as error:
-            _warn_unkept(str(error))
+        except Exception as error:  # a full disk, or a damaged index that cannot be written again
+            _warn_unkept(str(error) or type(error).__name__)
 
 
 @functools.cache

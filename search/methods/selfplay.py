@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from search.guide import Guide
+from search.kinds import kind_of
 from search.problem import Problem, TextStep
 from search.scheduling.budget import Meter
 from search.scheduling.requests import BudgetSpent, Cancelled, RequestFailed, Usage
@@ -322,7 +323,7 @@ class _Play:
         name = f"{source.entropy} {source.spawn_key} {version} {options}"
         return Trace(
             id=hashlib.sha256(name.encode()).hexdigest()[:32],
-            kind=f"{type(self.problem).__module__}:{type(self.problem).__qualname__}",
+            kind=kind_of(self.problem),
             arguments=self.problem.to_json(),  # type: ignore[attr-defined]
             method=METHOD,
             options=options,

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import importlib
 
-from search.problem import Problem, TextProblem, build
+from search.problem import Problem, TextProblem
 
-__all__ = ["MODULES", "build", "parse"]
+__all__ = ["MODULES", "parse"]
 
 MODULES = ("search.problems.countdown", "search.problems.chains", "search.problems.words")
 

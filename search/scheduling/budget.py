@@ -25,6 +25,7 @@ from search.scheduling.requests import (
     Progress,
     Reply,
     Request,
+    Score,
     Timer,
     Usage,
 )
@@ -126,13 +127,19 @@ class Meter:
 
     clock  that of all searches which run side by side; the caller who gives one calls its `leave`
            when the search has ended. None: a clock for this search alone
+    scope  of all its requests to language models (`requests.Generate`)
     """
 
     def __init__(
-        self, budget: Budget, interrupt: threading.Event | None = None, clock: Clock | None = None
+        self,
+        budget: Budget,
+        interrupt: threading.Event | None = None,
+        clock: Clock | None = None,
+        scope: int = 0,
     ):
         self.budget = budget
         self.interrupt = interrupt
+        self.scope = scope
         self.started = stopwatch.now()
         self._clock = Clock() if clock is None else clock
         self._start = self._clock.enter()
@@ -147,6 +154,7 @@ class Meter:
         self._texts = 0  # Generate requests that were answered with some tokens
         self._floor = 1  # fewer tokens than this are of no use to a request that wants more
         self._begun = 0  # simulations begun, finished ones included
+        self._cut = threading.Event()  # shared with the grants of this meter
         # "tokens" or "calls": too few are left for what the method would do next
         self.short_of: str | None = None
         self.failures = Failures()
@@ -186,6 +194,20 @@ class Meter:
         return "seconds" if self._seconds_left <= 0 else None
 
     @property
+    def cut(self) -> bool:
+        """Whether what `halted` tells of has kept the search from something: what it found then
+        may be another than it would have been.
+        """
+        return self._cut.is_set()
+
+    def halt(self) -> bool:
+        """Whether nothing more may be sent, noted in `cut`: for who would send something."""
+        if not self.halted:
+            return False
+        self._cut.set()
+        return True
+
+    @property
     def _seconds_left(self) -> float:
         if self.budget.seconds is None:
             return math.inf
@@ -218,7 +240,7 @@ class Meter:
         """Begin up to `simulations` of them; returns how many may begin, 0 when the search must
         end.
         """
-        if self.stopped:
+        if self.halt() or self.stopped:
             return 0
         return self.begin_promised(simulations)
 
@@ -226,7 +248,7 @@ class Meter:
         """As `begin`, whatever of the tokens and calls is promised to requests: for a method
         that keeps its own count of them.
         """
-        begun = 0 if self.halted else int(min(simulations, self.simulations_left))
+        begun = 0 if self.halt() else int(min(simulations, self.simulations_left))
         self._begun += begun
         return begun
 
@@ -255,7 +277,7 @@ class Meter:
         grants: list[Grant] = []
         tokens = self.tokens_left
         calls = self.calls_left
-        if self.halted:
+        if self.halt():
             return grants
         floor = 1
         if tokens_each and tokens < children * tokens_each:
@@ -306,7 +328,7 @@ class Meter:
         """
         if isinstance(request, (Cancel, Timer, Progress)):
             return request
-        if self.halted:
+        if self.halt():
             return None
         if isinstance(request, Call):
             return request
@@ -319,6 +341,8 @@ class Meter:
                 return None
             if tokens < request.max_tokens:
                 request = replace(request, max_tokens=tokens)
+        if isinstance(request, (Generate, Score)) and request.scope != self.scope:
+            request = replace(request, scope=self.scope)
         self._promised[request] = tokens
         self._kept_back += tokens
         self.failures.admit(request)

@@ -57,6 +57,8 @@ class Generate(Request):
                  models"). Otherwise their share is taken from the model's own probabilities first,
                  then come temperature and truncation: none of them is returned, but the draw is not
                  exactly that conditional. `NothingLeft` where they are all there is
+    scope        requests of another scope share no keys with it: what they have read, it reads
+                 again. 0: of the scope of all
     to           name of the backend in `Guide.backends`
 
     Backends that cannot avoid (servers) ignore `avoid`.
@@ -71,6 +73,7 @@ class Generate(Request):
     min_p: float = 0.0
     seed: int = 0
     avoid: tuple[Avoided, ...] = ()
+    scope: int = 0
     to: str = "policy"
 
 
@@ -104,6 +107,7 @@ class Score(Request):
     log_probs  whether those of the tokens themselves are wanted, which takes the logits of every
                one
     states     whether the model's hidden states at `positions` are wanted, which no server tells
+    scope      as of `Generate`
     """
 
     tokens: tuple[int, ...]
@@ -111,6 +115,7 @@ class Score(Request):
     read: tuple[int, ...] = ()
     log_probs: bool = True
     states: bool = False
+    scope: int = 0
     to: str = "value"
 
 

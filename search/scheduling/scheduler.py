@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
 import time
 import types
@@ -20,7 +21,16 @@ from typing import Any, TypeVar
 
 from search.scheduling import stopwatch
 from search.scheduling.budget import Grant, Meter
-from search.scheduling.requests import Backend, BudgetSpent, Cancel, Progress, Reply, Request, Timer
+from search.scheduling.requests import (
+    Backend,
+    BudgetSpent,
+    Cancel,
+    Progress,
+    Reply,
+    Request,
+    RequestFailed,
+    Timer,
+)
 
 DRIVERS_OWN = (Cancel, Timer, Progress)  #: requests that the driver answers itself
 
@@ -208,6 +218,8 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
                         orders = [] if alarm is None else [alarm]
                     elif reply.request is alarm:
                         orders = _cancelling(sent)
+                        if orders:
+                            meter.halt()
                     elif reply.request in sent:
                         asked = sent.pop(reply.request)
                         answers.append(Reply(asked, reply.result, reply.error, reply.usage))
@@ -251,15 +263,31 @@ async def _in_turns(asks: Asks[T]) -> T:
 
 
 _drivers: dict[int, int] = {}  # id of a backend whose lock is held -> the thread that drives it
+_left_behind: set[int] = set()  # backends that a thread drove which this copy of it has not
 
 
-def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
+def _forked() -> None:
+    """In a process that was made by a fork: only the thread that forked is there."""
+    here = threading.get_ident()
+    _left_behind.update(backend for backend, thread in _drivers.items() if thread != here)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def run(asks: Asks[T], backends: Mapping[str, Backend], patience: float | None = None) -> T:
     """Drive one coroutine that asks to its end and return its result.
 
     Requests born in one turn are submitted together before anything is polled. Holds the lock of
     each backend from start to end, so a second thread waits. Whatever happens, KeyboardInterrupt
-    included, all that is outstanding is cancelled and collected. Raises KeyError naming the backend
-    that a request is addressed to but that is not there, TypeError where `asks` is no coroutine.
+    included, all that is outstanding is cancelled and collected.
+
+    patience  seconds that this thread waits for others; None: as long as it takes
+
+    Raises KeyError naming the backend that a request is addressed to but that is not there,
+    TypeError where `asks` is no coroutine, RequestFailed where another thread keeps a backend for
+    longer, RuntimeError where nobody will ever give it back.
     """
     check_coroutine(asks, "what is to run")
     distinct = sorted(_distinct(backends.values()), key=id)
@@ -268,12 +296,7 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
     held: list[Backend] = []
     try:
         for backend in distinct:
-            if _drivers.get(id(backend)) == threading.get_ident():
-                raise RuntimeError(
-                    "a search runs on this engine in this very thread: give all problems to one "
-                    "solve_many instead"
-                )
-            backend.lock.acquire()
+            _take(backend, patience)
             held.append(backend)
             _drivers[id(backend)] = threading.get_ident()
             backend.wake = wake
@@ -298,6 +321,25 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
                 backend.wake = None
                 del _drivers[id(backend)]
                 backend.lock.release()
+
+
+def _take(backend: Backend, patience: float | None) -> None:
+    """Take the lock of a backend. Raises what `run` does."""
+    if _drivers.get(id(backend)) == threading.get_ident():
+        raise RuntimeError(
+            "a search runs on this engine in this very thread: give all problems to one "
+            "solve_many instead"
+        )
+    if id(backend) in _left_behind:
+        raise RuntimeError(
+            "this process was forked while another thread searched on this engine, which stays "
+            "as it was then: start the process by spawn, or fork while no thread searches"
+        )
+    if not backend.lock.acquire(timeout=-1 if patience is None else patience):
+        raise RequestFailed(
+            f"another thread searches on this engine for longer than the {patience:g} s of this "
+            "search: give all problems to one solve_many"
+        )
 
 
 def _distinct(backends: Iterable[Backend]) -> list[Backend]:

@@ -4,6 +4,7 @@ no search is to pay for.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,19 @@ def now() -> float:
     """Seconds of `time.monotonic`, less those of all pauses."""
     with _lock:
         return (_since if _pauses else time.monotonic()) - _paused
+
+
+def _forked() -> None:
+    """In a process that was made by a fork: the threads that held the lock or compile are not
+    there.
+    """
+    global _lock, _pauses
+    _lock = threading.Lock()
+    _pauses = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @contextmanager

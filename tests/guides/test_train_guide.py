@@ -504,7 +504,7 @@ def test_the_child_s_error_is_ours(
         )
         (tmp_path / "python").chmod(0o755)
         with monkeypatch.context() as patched, pytest.raises(ChildProcessError, match=said):
-            patched.setattr(learn.sys, "executable", str(tmp_path / "python"))
+            patched.setattr(sys, "executable", str(tmp_path / "python"))
             run_training(config(base, tmp_path))
 
 

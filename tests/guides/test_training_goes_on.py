@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def test_a_frozen_model_reads_each_branch_as_if_alone(
     write_examples(tmp_path / "a.npz", BRANCHES)
     rows = ExampleFile(tmp_path / "a.npz")
     model, tokenizer, *_ = load_model(base, dtype="float32")
-    features = frozen_head.read(model, tokenizer, rows, tmp_path / "out", None)
+    features = frozen_head.read(model, tokenizer, rows, tmp_path / "out")
     labelled = zip(features.hidden, features.values.tolist(), features.counts.tolist(), strict=True)
     by_value = {value: (state, count) for state, value, count in labelled}
     texts = {
@@ -125,9 +124,7 @@ def test_labels_at_every_token_of_a_step_are_read(base: Path, tmp_path: Path) ->
         tmp_path / "a.npz", [[(TEXT, 0.0, 0.5, -1, 8.0, True), ([9, 10], 0.0, 1.0, 0, 8.0, True)]]
     )
     model, tokenizer, *_ = load_model(base, dtype="float32")
-    features = frozen_head.read(
-        model, tokenizer, ExampleFile(tmp_path / "a.npz"), tmp_path / "out", None
-    )
+    features = frozen_head.read(model, tokenizer, ExampleFile(tmp_path / "a.npz"), tmp_path / "out")
     truth = model.model(torch.tensor([[*TEXT, 9, 10]])).last_hidden_state[0]
     assert (
         torch.allclose(features.hidden, truth, atol=1e-5)
@@ -355,24 +352,3 @@ def test_ancestors_are_told(base: Path, tmp_path: Path) -> None:
         version(folders[0]),
         version(folders[1]),
     ]
-
-
-def test_the_child_ends_with_its_parent(base: Path, tmp_path: Path) -> None:
-    """A parent that is killed must not leave a training behind that writes beside the next one."""
-    with pytest.raises(KeyboardInterrupt):
-        write_examples(
-            tmp_path / "a.npz", [[(TEXT, 0.0, math.nan, -1), (TEXT, 1.0, 1.0, 0)] for _ in range(8)]
-        )
-        model, _, _, _ = load_model(base, dtype="float32")
-        options = Options(steps=3, batch=4, save_steps=1, compile=False)
-        train.train(
-            model,
-            tiny.head(),
-            ExampleFile(tmp_path / "a.npz"),
-            tmp_path / "work",
-            options,
-            parent=os.getppid() + 1,
-        )
-    assert last_checkpoint(tmp_path / "work") is None, (
-        "what ended between two steps wrote nothing any more"
-    )

@@ -173,10 +173,19 @@ def test_slots_and_contexts_that_are_impossible_are_refused(options):
 def test_a_pool_beyond_the_memory_is_refused(monkeypatch):
     monkeypatch.setattr("models.engine.kv_pool.LARGE", 0)
     monkeypatch.setattr("models.engine.kv_pool.memory_left", lambda: 1000)
-    with pytest.raises(ValueError, match="1000 are left: give a smaller pool_tokens"):
+    with pytest.raises(ValueError, match="are left: give a smaller pool_tokens"):
         engine(pool_tokens=1000)
     with pytest.raises(ValueError, match="pool of 0 tokens"):
         engine(pool_tokens=0)
+
+
+@pytest.mark.parametrize(
+    "size", [{"pool_tokens": 10**8}, {"pool_tokens": 10**12}, {"slots": 10**9}], ids=str
+)
+def test_what_no_memory_holds_is_refused_before_anything_is_made(size):
+    """A pool of 10^8 tokens of this tiny model takes 77 GB; no array of that size is asked for."""
+    with pytest.raises(ValueError, match="give a smaller pool_tokens|too large: give at most"):
+        engine(**size)
 
 
 def test_new_weights_need_a_clear():

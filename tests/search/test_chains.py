@@ -16,7 +16,8 @@ import search
 from benchmarks.tasks import steps_right, target_of
 from guides.builtin import chains_data, chains_key
 from guides.builtin.chains_key import mistakes, target
-from search.problem import IllegalStep, TextStep, build, check_problem
+from search.kinds import build
+from search.problem import IllegalStep, TextStep, check_problem
 from search.problems import chains, parse
 from search.problems.chains import Chains, generate
 from search.scheduling.requests import Scored

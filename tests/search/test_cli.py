@@ -383,9 +383,7 @@ def test_a_full_disk_ends_in_one_error_and_exit_1(capsys, tmp_path, monkeypatch)
         capsys, "solve", "--input", problems, "--traces", tmp_path / "t", "--budget", "tokens=20000"
     )
     assert code == 1 and err.count("No space left") == 1 and "Traceback" not in err
-    assert [json.loads(line)["verified"] for line in out.splitlines()] == [True] * 3, (
-        "the searches go on"
-    )
+    assert out == "", "a result counts as done, and its trace would be missing for ever"
     code, out, err = run(
         capsys, "solve", PUZZLE, "--traces", tmp_path / "t", "--budget", "tokens=20000"
     )

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import search
 from guides import Rollout
 from search.guide import Guide, Uniform
-from search.problem import IllegalStep, TextStep, build, check_problem
+from search.kinds import build
+from search.problem import IllegalStep, TextStep, check_problem
 from search.problems import hex as rules
 from search.problems.hex import Hex, connects, game, places, planes
 from search.scheduling.budget import Budget

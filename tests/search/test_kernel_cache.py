@@ -76,6 +76,33 @@ def test_a_damaged_file_is_written_again(place, damaged, content):
     assert [compiled(), compiled()] == [1, 0]
 
 
+@pytest.mark.parametrize("content", [b"", b"nothing of Numba's", b"\x80\x04"])
+def test_a_damaged_file_that_cannot_be_written_again(place, monkeypatch, caplog, content):
+    """As in a cache that this user may only read."""
+    assert compiled() == 1
+    for file in place.rglob("*.nbi"):
+        file.write_bytes(content)
+
+    def refused(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(kernel_cache.caching.IndexDataCacheFile, "_open_for_write", refused)
+    with caplog.at_level(logging.WARNING, logger="search.kernels.kernel_cache"):
+        assert [compiled(), compiled()] == [1, 1]
+    assert caplog.text.count("kernels cannot be kept") == 1
+
+
+@pytest.mark.parametrize("damaged", ["*.nbi", "*.nbc"])
+def test_a_file_that_was_cut_anywhere_is_written_again(place, damaged):
+    assert compiled() == 1
+    (file,) = place.rglob(damaged)
+    whole = file.read_bytes()
+    for length in (0, 1, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        assert [compiled(), compiled()] == [1, 0], f"{length} of {len(whole)} bytes"
+        (file,) = place.rglob(damaged)
+
+
 def test_a_full_disk_costs_the_cache_alone(place, monkeypatch, caplog):
     def full(*args):
         raise OSError(28, "No space left on device")

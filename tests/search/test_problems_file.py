@@ -332,6 +332,27 @@ def test_one_run_at_a_time_writes(capsys, tmp_path, scripted):
     assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0
 
 
+def test_a_line_is_done_when_its_trace_is(capsys, tmp_path, monkeypatch):
+    """The disk has no room for the second trace but for its line; the next run does the rest."""
+    path = written(tmp_path / "p", *({"id": name, "problem": PUZZLE} for name in "abc"))
+    given = ["--input", path, "--output", tmp_path / "o", "--budget", "tokens=20000"]
+    given += ["--traces", tmp_path / "t"]
+    save = Trace.save
+
+    def full(traces, place):
+        if list((tmp_path / "t").glob("*.parquet")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(traces, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trace, "save", staticmethod(full))
+        code, _, err = run(capsys, *given)
+    assert code == 1 and err.count(os.strerror(errno.ENOSPC)) == 1 and "Traceback" not in err
+    assert len(results(tmp_path / "o")) == len(Trace.load(tmp_path / "t")) == 1
+    assert run(capsys, *given)[0] == 0
+    assert len(results(tmp_path / "o")) == len(Trace.load(tmp_path / "t")) == 3
+
+
 def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
     """The disk takes 100 bytes of the second line; the next run does the rest."""
     from search.files import jsonl as lines

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from search import view
+from search.plain_text import harmless
 from search.problem import TextStep
 from search.scheduling.requests import Usage
 from search.trace import Trace
@@ -96,8 +97,7 @@ def test_steps_stay_in_one_harmless_line():
     )
     assert len(view.printable("x" * 500)) < 80
     assert (
-        view.harmless("a\u00a0b\n\t\x1b\x9b\ud800")
-        == "a\u00a0b\n\t" + 3 * "\N{REPLACEMENT CHARACTER}"
+        harmless("a\u00a0b\n\t\x1b\x9b\ud800") == "a\u00a0b\n\t" + 3 * "\N{REPLACEMENT CHARACTER}"
     )
     steps = tuple(
         TextStep(text, finish=finish)

@@ -16,7 +16,8 @@ from benchmarks.tasks import state_right, steps_right, target_of
 from guides.builtin import words_data, words_key
 from guides.builtin.words_key import mistakes, target
 from guides.data.grading import same
-from search.problem import IllegalStep, TextProblem, TextStep, build, check_problem
+from search.kinds import build
+from search.problem import IllegalStep, TextProblem, TextStep, check_problem
 from search.problems import parse, words, words_story
 from search.problems.words import Words, generate, plain_number, split_of
 from search.problems.words_story import Definition, Line, Story, read_line, read_story, tell
