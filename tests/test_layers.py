@@ -19,6 +19,7 @@ LONGEST = 500  # lines of a file, as a guide: one idea a file
 #: above its own, in its row those before it.
 ROWS = (
     ("search.imports", "search.final_answer", "search.repetition", "search.scheduling"),
+    ("search.sandbox",),
     ("search.kernels", "search.problem", "search.tree"),
     ("search.parts", "search.functions", "search.guide", "search.choose", "search.trace"),
     ("search.methods", "search.problems"),
