@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from search.sandbox import seccomp
+from search.sandbox.bundle import STUB
 from search.sandbox.limits import Limits
 
 #: all variables that a program has
@@ -24,21 +25,15 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-INSIDE = str(Path(__file__).resolve().parent / "inside")
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ALSO = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/nix/store", "/gnu/store")
 
 
 def python() -> list[str]:
     """The command of Python that starts the inside: without site, user site and bytecode."""
-    inside = f"import sys; sys.path.append({os.path.dirname(INSIDE)!r}); import inside.launch as l"
-    return [
-        sys._base_executable,  # type: ignore[attr-defined]
-        *("-s", "-S", "-P", "-B", "-X", "utf8", "-c"),
-        f"{inside}; sys.path.pop(); l.main()",
-        "{request}",
-        "{reply}",
-    ]
+    executable = sys._base_executable  # type: ignore[attr-defined]
+    options = ["-s", "-S", "-P", "-B", "-X", "utf8", "-c", STUB, "{request}", "{reply}"]
+    return [executable, *options]
 
 
 def command(limits: Limits, readable: Iterable[str], rules: int, uid: int | None) -> list[str]:
@@ -112,7 +107,7 @@ def packages() -> tuple[str, ...]:
 
 def installation() -> tuple[str, ...]:
     """What a program must read for Python and installed packages."""
-    return (sys.base_prefix, sys.base_exec_prefix, INSIDE, *packages())
+    return (sys.base_prefix, sys.base_exec_prefix, *packages())
 
 
 def modules_in_use(paths: Sequence[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ each of its calls has a sandbox of its own.
 
 from __future__ import annotations
 
-import base64
+import math
 import os
 import pickle
 import sys
@@ -13,7 +13,7 @@ from typing import Any
 
 from search.sandbox.bubblewrap import installation, modules_in_use
 from search.sandbox.process import STARTUP
-from search.sandbox.programs import read_reply
+from search.sandbox.programs import plain, read_reply
 from search.sandbox.start import Wish, inside, limits_of, require
 from search.scheduling.requests import RequestFailed
 
@@ -49,23 +49,23 @@ class SandboxedFunction:
         )
         said = read_reply(ended.reply)
         problem = self._limit(ended.stopped)
-        if not problem:
-            if said.get("memory") is True:
-                problem = self._limit("memory")
-            elif "raised" in said:
-                problem = f"raised {said['raised']}"
-            elif "foreign" in said:
-                problem = f"cannot be imported in its sandbox: {said['foreign']}"
-            elif "odd" in said:
-                raise ValueError(
-                    f"{self._name} returned {said['odd']}: give a number in [0, 1], a bool, or "
-                    "None where nobody can tell"
-                )
-            elif not _is_number(said.get("result", "")):
-                problem = f"ended without an answer (exit code {ended.code})"
-        if problem:
-            raise RequestFailed(f"{self._name} {_plain(problem)}")
-        return said["result"]
+        if not problem and "result" in said:
+            return _number(said["result"])
+        if not problem and "odd" in said:
+            raise ValueError(
+                f"{self._name} returned {plain(said['odd'])}: give a number in [0, 1], a bool, or "
+                "None where nobody can tell"
+            )
+        raise RequestFailed(f"{self._name} {plain(problem or self._failure(said, ended.code))}")
+
+    def _failure(self, said: dict[str, str], code: int) -> str:
+        if "memory" in said:
+            return self._limit("memory")
+        if "raised" in said:
+            return f"raised {said['raised']}"
+        if "foreign" in said:
+            return f"cannot be imported in its sandbox: {said['foreign']}"
+        return f"ended without an answer (exit code {code})"
 
     def _limit(self, stopped: str) -> str:
         limits = limits_of(self._sandbox)
@@ -78,26 +78,25 @@ class SandboxedFunction:
         }[stopped]
 
 
-def _pickled(function: Callable[[str], Any], name: str) -> str:
+def _pickled(function: Callable[[str], Any], name: str) -> bytes:
     if getattr(function, "__module__", None) == "__main__":
         raise ValueError(
             f"{name} is defined in this script or notebook, which a sandbox cannot import: put it "
             "at the top level of a module"
         )
     try:
-        return base64.b64encode(pickle.dumps(function)).decode()
+        return pickle.dumps(function)
     except Exception as error:
         raise ValueError(
             f"{name} cannot cross to its sandbox ({error}): put it at the top level of a module"
         ) from None
 
 
-def _is_number(thing: Any) -> bool:
-    return thing is None or isinstance(thing, (int, float)) and not isinstance(thing, bool)
-
-
-def _plain(text: str) -> str:
-    """Text without what a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
+def _number(text: str) -> float | None:
+    """The number that a reply holds; not a number where it holds none."""
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -5,16 +5,14 @@ ends it. All that comes out is bytes, cut at a limit while it comes.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import signal
-import struct
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from search.sandbox.limits import Limits
 
@@ -59,12 +57,6 @@ class Ended:
     stopped: str = ""
     code: int = 0
     seconds: float = 0.0
-
-
-def message(content: dict[str, Any]) -> bytes:
-    """One message to the inside: its length, then JSON."""
-    data = json.dumps(content).encode()
-    return struct.pack("=I", len(data)) + data
 
 
 def perform(command: Command, sent: bytes, stdin: bytes, seconds: float, limits: Limits) -> Ended:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from search.sandbox.bubblewrap import packages
 from search.sandbox.process import Ended
@@ -108,7 +107,7 @@ def _outcome(ended: Ended, seconds: float, sandbox: Wish) -> Outcome:
     said = read_reply(ended.reply)
     how, reason = ended.stopped, ""
     if not how and said.get("ended") in _ENDS:
-        how, reason = str(said["ended"]), str(said.get("reason", ""))
+        how, reason = said["ended"], said.get("reason", "")
     if not how:
         how, reason = "error", f"its processes ended without a reply (exit code {ended.code})"
     if how in _LIMITS:
@@ -118,20 +117,29 @@ def _outcome(ended: Ended, seconds: float, sandbox: Wish) -> Outcome:
         reason = f"{reason}: {_last_line(ended.stderr)}" if ended.stderr.strip() else reason
     return Outcome(
         how,
-        reason,
+        plain(reason),
         ended.stdout.decode(errors="replace"),
         ended.stderr.decode(errors="replace"),
         ended.seconds,
     )
 
 
-def read_reply(data: bytes) -> dict[str, Any]:
-    """What the inside replied; an empty dict for what is no reply."""
+def read_reply(data: bytes) -> dict[str, str]:
+    """What the inside replied, an object of texts; an empty dict for what is no reply."""
     try:
         said = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return said if isinstance(said, dict) else {}
+    if not isinstance(said, dict) or not all(isinstance(text, str) for text in said.values()):
+        return {}
+    return said
+
+
+def plain(text: str) -> str:
+    """Text without what a terminal would obey."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
 
 
 def _last_line(text: bytes) -> str:

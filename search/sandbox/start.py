@@ -7,7 +7,7 @@ import tempfile
 import threading
 from typing import Any
 
-from search.sandbox import seccomp
+from search.sandbox import bundle, seccomp
 from search.sandbox.bubblewrap import (
     ENVIRONMENT,
     command,
@@ -17,7 +17,7 @@ from search.sandbox.bubblewrap import (
     python,
 )
 from search.sandbox.limits import Limits
-from search.sandbox.process import Command, Ended, message, perform
+from search.sandbox.process import Command, Ended, perform
 
 #: True: in bubblewrap, with the limits of `Limits()`; or with other limits; "none": without
 #: bubblewrap, and so without protection
@@ -105,7 +105,9 @@ def inside(
         "processes": None if bare else limits.processes,
         "cpu": int(seconds) + 2,
     }
-    sent = message(order) + (message(more) if more is not None else b"")
+    sent = bundle.code(order["kind"]) + bundle.message(order)
+    if more is not None:
+        sent += bundle.message(more)
     if bare:
         with tempfile.TemporaryDirectory() as folder:
             environment = {**ENVIRONMENT, "HOME": folder, "TMPDIR": folder}
@@ -135,7 +137,7 @@ def _rules() -> int:
 
 def _trial() -> str | None:
     try:
-        ended = inside({"kind": "program", "code": "", "tested": False, "path": []},
+        ended = inside({"kind": "program", "code": "", "tested": False, "path": ()},
                        more={"tests": None}, sandbox=True, seconds=60.0)  # fmt: skip
     except SandboxMissing as error:
         return str(error).removesuffix(f". {_REMEDY}")

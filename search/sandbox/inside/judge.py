@@ -8,22 +8,22 @@ program that ends early, prints what it likes or changes its own Python changes 
 from __future__ import annotations
 
 import builtins
-import importlib
 import os
-import signal
 import sys
 import time
 import types
-from typing import Any, NoReturn
 
 from .link import PROGRAM, Gone, Link, Remote
-from .messages import read_message
+from .messages import TYPE_CHECKING, read_order
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _PATIENCE = 1.0  # seconds that a program has to print the rest, once it was judged
 _LONGEST = 1000  # characters of a reason
 
 
-def verdict(order: dict[str, Any], request: int, reply: int) -> dict[str, Any]:
+def verdict(order: dict[str, Any], request: int, reply: int) -> dict[str, str]:
     """The reply: "ended", one of the words of `search.sandbox.Outcome`, and "reason"."""
     their_read, our_write = os.pipe()
     our_read, their_write = os.pipe()
@@ -35,7 +35,7 @@ def verdict(order: dict[str, Any], request: int, reply: int) -> dict[str, Any]:
     os.close(their_read)
     os.close(their_write)
     link = Link(our_read, our_write, trusts=False)
-    tests = read_message(request)["tests"]
+    tests = read_order(request)["tests"]
     if tests is None:
         return _of_itself(link, pid)
     try:
@@ -80,7 +80,7 @@ def _be_the_program(order: dict[str, Any], link: Link) -> NoReturn:
 
 def _own(traceback: types.TracebackType | None) -> types.TracebackType | None:
     """A traceback from the program's own code on."""
-    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith("inside/"):
         traceback = traceback.tb_next
     return traceback
 
@@ -104,13 +104,13 @@ class _Names(dict):  # type: ignore[type-arg]
         except AttributeError:
             raise KeyError(name) from None
         if isinstance(found, Remote) and name in sys.stdlib_module_names:
-            found = importlib.import_module(name)  # the program's own would learn what is expected
+            found = __import__(name)  # the program's own would learn what is expected
         if callable(found) or isinstance(found, types.ModuleType):
             self[name] = found
         return found
 
 
-def _judge(tests: str, link: Link, pid: int) -> dict[str, Any]:
+def _judge(tests: str, link: Link, pid: int) -> dict[str, str]:
     """Run the tests."""
     lines = tests.splitlines()
     try:
@@ -140,11 +140,11 @@ def _line(traceback: types.TracebackType | None) -> int:
     return line
 
 
-def _failed(reason: str) -> dict[str, Any]:
+def _failed(reason: str) -> dict[str, str]:
     return {"ended": "failed", "reason": reason[:_LONGEST]}
 
 
-def _of_itself(link: Link, pid: int) -> dict[str, Any]:
+def _of_itself(link: Link, pid: int) -> dict[str, str]:
     """Of a program without tests: it passes by its exit code."""
     status = _wait(pid)
     if link.waiting():  # it says one thing alone
@@ -154,14 +154,20 @@ def _of_itself(link: Link, pid: int) -> dict[str, Any]:
     return _error(status, "")
 
 
-def _of_a_dead_program(pid: int, when: str) -> dict[str, Any]:
+def _of_a_dead_program(pid: int, when: str) -> dict[str, str]:
     return _error(_wait(pid, _PATIENCE), when)
 
 
-def _error(status: int, when: str) -> dict[str, Any]:
+def _error(status: int, when: str) -> dict[str, str]:
     code = os.waitstatus_to_exitcode(status)
-    how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+    how = f"exit code {code}" if code >= 0 else f"signal {_signal(-code)}"
     return {"ended": "error", "reason": f"the program ended with {how}{when}"}
+
+
+def _signal(number: int) -> str:
+    import signal
+
+    return signal.Signals(number).name
 
 
 def _wait(pid: int, seconds: float | None = None) -> int:
@@ -170,7 +176,7 @@ def _wait(pid: int, seconds: float | None = None) -> int:
         deadline = time.monotonic() + seconds
         while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, 9)
                 break
             time.sleep(0.0005)
     return os.waitpid(pid, 0)[1]

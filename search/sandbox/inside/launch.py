@@ -1,32 +1,30 @@
 """The first thing that runs inside: takes what it may no longer have, and starts what nobody
 vetted.
 
-Started with the numbers of two descriptors. From the one it reads its order, JSON behind its
-length; into the other it writes a byte once the limits hold, and its reply as JSON at the end.
+Started with the numbers of two descriptors. From the one it reads its order; into the other it
+writes a byte once the limits hold, and its reply as JSON at the end.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import sys
-from typing import Any, NoReturn
 
-from .messages import read_message
+from .messages import TYPE_CHECKING, json_of, leave, read_order
+
+if TYPE_CHECKING:
+    from typing import Any
 
 OPEN_FILES = 256  #: descriptors of one process
 
 
-def main() -> None:
-    request, reply = map(int, sys.argv[1:3])
-    del sys.argv[1:]
+def main(request: int, reply: int) -> None:
     for descriptor in (request, reply):
         os.set_inheritable(descriptor, False)
-    order = read_message(request)
+    order = read_order(request)
     _become(order["uid"])
     if not order["isolated"]:
-        die_with_parent()
+        _die_with_parent()
     _limit(order)
     sys.path += order["path"]
     os.write(reply, b"+")
@@ -38,16 +36,8 @@ def main() -> None:
         from . import judge
 
         answer = judge.verdict(order, request, reply)
-    os.write(reply, json.dumps(answer).encode())
+    os.write(reply, json_of(answer))
     leave(0)
-
-
-def leave(code: int) -> NoReturn:
-    """End this process at once, but for what it has printed."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code)
 
 
 def _become(uid: int | None) -> None:
@@ -58,14 +48,16 @@ def _become(uid: int | None) -> None:
         os.setresuid(uid, uid, uid)
 
 
-def die_with_parent() -> None:
+def _die_with_parent() -> None:
     """Without bubblewrap, which does it there: Linux kills this process with the thread that
     started it.
     """
-    with contextlib.suppress(ImportError, OSError, AttributeError):
+    try:
         import ctypes
 
         ctypes.CDLL(None).prctl(1, 9)
+    except (ImportError, OSError, AttributeError):
+        return
 
 
 def _limit(order: dict[str, Any]) -> None:

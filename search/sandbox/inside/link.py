@@ -1,4 +1,4 @@
-"""Inside: two processes that call one another's functions, by messages of JSON.
+"""Inside: two processes that call one another's functions, by messages.
 
 Values cross as copies: None, bool, int, float, str, complex, bytes, lists, tuples, dicts, sets,
 dates, fractions, decimals and numpy's arrays. Modules cross by their names. All else stays where it
@@ -12,14 +12,16 @@ result crosses.
 from __future__ import annotations
 
 import builtins
-import importlib
-import json
 import operator
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
+
+from .messages import TYPE_CHECKING, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 PROGRAM = "program"  #: the module of which a program's definitions are
 _MODULE = 0  # the number of that module among what was lent
@@ -191,7 +193,7 @@ class Link:
             self.send(self._done(said))
 
     def send(self, said: dict[str, Any]) -> None:
-        data = json.dumps(said).encode()
+        data = pack(said)
         try:
             self._write.write(len(data).to_bytes(4, "big") + data)
             self._write.flush()
@@ -205,8 +207,8 @@ class Link:
         if length > LONGEST:
             raise Gone("it says more than a message may hold")
         try:
-            said = json.loads(self._read.read(length))
-        except (ValueError, RecursionError):
+            said = unpack(self._read.read(length))
+        except ValueError:
             said = None
         if not isinstance(said, dict):
             raise Gone("it says what is no message")
@@ -230,7 +232,7 @@ class Link:
     # -- values
 
     def dumps(self, value: Any) -> Any:
-        """A value as JSON: a plain one as it is, another as a list of its kind and content."""
+        """A value as `pack` takes it: a plain one as it is, another as its kind and content."""
         kind = type(value)
         if kind in _PLAIN or (kind is int and abs(value) < _SMALL):
             return value
@@ -354,11 +356,16 @@ _MUTABLE = (list, dict, set, bytearray)
 def _module(name: str) -> types.ModuleType:
     if not _installed(name):
         raise ValueError(name)
-    return importlib.import_module(name)
+    return _import(name)
+
+
+def _import(name: str) -> types.ModuleType:
+    __import__(name)
+    return sys.modules[name]
 
 
 def _array(dtype: str, content: Any) -> Any:
-    return importlib.import_module("numpy").array(content, dtype=dtype)
+    return _import("numpy").array(content, dtype=dtype)
 
 
 _MAKERS: dict[str, Callable[..., Any]] = {
@@ -382,7 +389,7 @@ def _installed(module: str) -> bool:
 
 def _found(module: str, name: str) -> Any:
     try:
-        return operator.attrgetter(name)(importlib.import_module(module))
+        return operator.attrgetter(name)(_import(module))
     except (ImportError, AttributeError):
         return None
 
