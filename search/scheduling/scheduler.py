@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
 import time
 import types
@@ -251,6 +252,16 @@ async def _in_turns(asks: Asks[T]) -> T:
 
 
 _drivers: dict[int, int] = {}  # id of a backend whose lock is held -> the thread that drives it
+_ghosts: set[int] = set()  # ids of those that were held when this process was forked
+
+
+def _forked() -> None:
+    _ghosts.update(_drivers)
+    _drivers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
@@ -259,7 +270,8 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
     Requests born in one turn are submitted together before anything is polled. Holds the lock of
     each backend from start to end, so a second thread waits. Whatever happens, KeyboardInterrupt
     included, all that is outstanding is cancelled and collected. Raises KeyError naming the backend
-    that a request is addressed to but that is not there, TypeError where `asks` is no coroutine.
+    that a request is addressed to but that is not there, TypeError where `asks` is no coroutine,
+    RuntimeError where a lock can never be had.
     """
     check_coroutine(asks, "what is to run")
     distinct = sorted(_distinct(backends.values()), key=id)
@@ -272,6 +284,12 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
                 raise RuntimeError(
                     "a search runs on this engine in this very thread: give all problems to one "
                     "solve_many instead"
+                )
+            if id(backend) in _ghosts:
+                raise RuntimeError(
+                    "this process was forked while a search ran on this engine, which nobody will "
+                    'ever end here: start processes by multiprocessing\'s "spawn", or fork while '
+                    "no search runs"
                 )
             backend.lock.acquire()
             held.append(backend)
@@ -296,7 +314,7 @@ def run(asks: Asks[T], backends: Mapping[str, Backend]) -> T:
         finally:
             for backend in held:
                 backend.wake = None
-                del _drivers[id(backend)]
+                _drivers.pop(id(backend), None)  # it is away where this process was forked
                 backend.lock.release()
 
 
