@@ -101,6 +101,21 @@ def left_over(seconds: float = 10.0) -> bool:
     return False
 
 
+def appears(seconds: float = 60.0) -> bool:
+    """Whether that process begins within a while."""
+    deadline = time.monotonic() + seconds
+    while not any(attacks.SLEEP.encode() in line for line in _sleepers()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _sleepers() -> Iterator[bytes]:
+    """Command lines of sleep, not of what will start it."""
+    return (line for line in _command_lines() if line.startswith(b"/bin/sleep"))
+
+
 def _command_lines() -> Iterator[bytes]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

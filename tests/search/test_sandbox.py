@@ -99,14 +99,20 @@ FORGERIES = {
             os._exit(0)
     """,
     "messages to the judge": """
-        import os, json
+        import inside.messages as messages, os
+        exit = {"raised": ["error", "X", "SystemExit"], "with": ["tuple", [0]]}
+        none = ["dict", []]
+        order = {"do": "call", "args": ["tuple", [["known", "os", "_exit"], 0]], "named": none}
+        lent = {"do": "getattr", "args": ["tuple", [["yours", 0], "x"]], "named": none}
+        made = {"value": ["value", "unittest.mock", "_ANY", ["tuple", []]]}
+        any = {"value": ["known", "unittest.mock", "ANY"]}
+        deep = {"value": [["list", []]] * 9}
         def add(a, b):
-            import inside.link as link
-            said = {"raised": ["error", "X", "SystemExit"], "with": ["tuple", [0]]}
-            data = json.dumps(said).encode()
-            for number in range(3, 256):
-                try: os.write(number, len(data).to_bytes(4, 'big') + data)
-                except OSError: pass
+            for said in (SAID, None, 5, {}):
+                data = messages.pack(said)
+                for number in range(3, 256):
+                    try: os.write(number, len(data).to_bytes(4, 'big') + data)
+                    except OSError: pass
             os._exit(0)
     """,
     "names what others define": """
@@ -127,8 +133,21 @@ FORGERIES = {
 
 @pytest.mark.parametrize("code", FORGERIES.values(), ids=FORGERIES)
 def test_a_verdict_cannot_be_forged(code: str) -> None:
+    code = code.replace("SAID", "exit")
     outcome = judged(code, TESTS + "assert all(map(lambda n: add(n, n) == 2 * n, range(9)))\n")
     assert not outcome.passed and outcome.ended in ("failed", "error")
+
+
+@pytest.mark.parametrize("said", ["exit", "order", "lent", "made", "any", "deep"])
+def test_no_message_of_a_program_does_more_than_make_a_value(said: str) -> None:
+    code = FORGERIES["messages to the judge"].replace("SAID", said)
+    outcome = judged(code)
+    assert outcome.ended in ("failed", "error"), outcome
+
+
+def test_tests_may_import_the_program() -> None:
+    tests = "from program import add\nimport program\nassert add(1, 2) == program.add(2, 1) == 3"
+    assert judged("def add(a, b): return a + b", tests).passed
 
 
 def test_the_end_of_a_loop_is_no_verdict() -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attacks
+import ordinary_user
 import pytest
-from sandbox_cases import Surroundings, left_over, need_a_sandbox
+from sandbox_cases import Surroundings, appears, left_over, need_a_sandbox
 
 import search
 from search.sandbox import Limits
@@ -105,6 +110,50 @@ def test_memory_counts_for_all_processes_together() -> None:
         verify(attacks.many_processes_of_memory, "?", sandbox=True)
 
 
+def test_all_ends_when_its_parent_is_killed() -> None:
+    """By nothing that the parent does: it has no time for that."""
+    need_a_sandbox()
+    code = f"import subprocess\nsubprocess.run(['/bin/sleep', '{attacks.SLEEP}'])"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import search\nsearch.sandbox.run({code!r}, seconds=600)"]
+    )
+    try:
+        assert appears()
+    finally:
+        parent.kill()
+        parent.wait()
+    assert not left_over()
+
+
+USER = 12345  #: an ordinary one, whom nobody knows
+
+
+@pytest.mark.thorough
+def test_it_holds_for_an_ordinary_user() -> None:
+    """Root has no user namespace, all others have; tests often run as root."""
+    need_a_sandbox()
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if os.geteuid() != 0 or python is None or not _is_new(python):
+        pytest.skip("needs root, and a Python of the system that others may run")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        source = Path(search.sandbox.__file__).parent
+        shutil.copytree(source, Path(folder, "search", "sandbox"))
+        Path(folder, "search", "__init__.py").touch()
+        for path in (Path(attacks.__file__), Path(ordinary_user.__file__)):
+            shutil.copy(path, folder)
+        done = subprocess.run(
+            [python, "ordinary_user.py"], cwd=folder, env={}, capture_output=True, text=True,
+            user=USER, group=USER, extra_groups=(), timeout=250,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "all contained\n", "")
+
+
+def _is_new(python: str) -> bool:
+    words = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+    return subprocess.run(words, check=False).returncode == 0
+
+
 # -- the attacks are attacks: they succeed where nothing contains them
 
 
@@ -139,11 +188,9 @@ def test_a_pickled_exception_is_code(outside: Surroundings) -> None:
 
 
 def test_a_process_that_outlives_is_found(outside: Surroundings) -> None:
-    import subprocess
-
     one = subprocess.Popen(["/bin/sleep", attacks.SLEEP])
     try:
-        assert left_over(0.0)
+        assert appears() and left_over(0.0)
     finally:
         one.kill()
         one.wait()

@@ -94,7 +94,7 @@ class _Names(dict):  # type: ignore[type-arg]
     def __init__(self, link: Link):
         super().__init__(__name__="tests")
         self._program = link.program()
-        self["program"] = self._program
+        self[PROGRAM] = sys.modules[PROGRAM] = self._program  # type: ignore[assignment]
 
     def __missing__(self, name: str) -> Any:
         if hasattr(builtins, name):
