@@ -28,6 +28,7 @@ ROWS = (
         "search.repetition",
         "search.scheduling",
     ),
+    ("search.sandbox",),
     ("search.kernels", "search.problem", "search.kinds", "search.tree"),
     (
         "search.parts",
