@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search.final_answer import Reading
+from search.final_answer import Reading, spoken
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,24 @@ def chain_text(state: Sequence[TextStep]) -> str:
     """The chain of thought as text, a line (or more) a step; a step that was cut off runs on
     into the next.
     """
-    return "".join(map(piece, state)).rstrip("\n")
+    # the loop of `piece`, which is too slow to be called for each step of a long chain
+    ends = {"length": ""}
+    return "".join([step.text + ends.get(step.finish, "\n") for step in state]).rstrip("\n")
+
+
+def cut_text(state: Sequence[TextStep]) -> str:
+    """The text of the last steps that were cut off: what comes next goes on with it."""
+    first = len(state)
+    while first and state[first - 1].finish == "length":
+        first -= 1
+    return "".join(step.text for step in state[first:])
+
+
+def last_text(state: Sequence[TextStep]) -> str:
+    """The text of the last step, with the parts of it that were cut off before, behind its
+    thoughts.
+    """
+    first = len(state) - 1
+    while first and state[first - 1].finish == "length":
+        first -= 1
+    return spoken("".join(step.text for step in state[first:])) or ""

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from search.chain import Chain
 from search.parts import Policy, Proposal, Value, awaited, floats, is_ours, label, short, version_of
 from search.problem import Mistake, Problem, State, Step, TextStep, chain_text
 from search.scheduling.requests import Avoided
@@ -146,6 +147,8 @@ def text_of(problem: Problem, state: State, function: Callable[..., Any]) -> str
 
 
 def _is_text(state: State) -> bool:
+    if isinstance(state, Chain):
+        return True
     return isinstance(state, tuple) and all(isinstance(step, TextStep) for step in state)
 
 

@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
-from search.chain import Chain, Texts, TextStep, chain_text, piece, reading_of
+from search.chain import Chain, Texts, TextStep, chain_text, last_text, piece, reading_of
 from search.final_answer import boxed, final_answer, spoken
 from search.patterns import Pattern
 from search.repetition import repeats, stutters
@@ -89,7 +89,8 @@ class TextProblem:
     answer     where the answer stands: a regular expression with one group, or a function of the
                text behind the model's thoughts that gives the final answer, or None while there is
                none. Default: a box, and of a finished chain `final_answer`
-    ends       regular expression of what ends a chain beside a box, where there is no `answer`
+    ends       regular expression of what ends a chain beside a box, where there is no `answer`; it
+               is looked for in the last step
     inline     False: `verify` runs in a worker process (it must then be importable: module and
                name), at most `seconds` long
     sandbox    True for a `verify` that does what a model wrote: each call runs in a sandbox of its
@@ -186,26 +187,25 @@ class TextProblem:
         reading = reading_of(state)
         if state[-1].thought or reading.thinking:
             return False
-        last = state[-1].finish == "last"
-        marked = self._function is not None or self._pattern is not None or self._ends is not None
-        if not (marked or last or reading.box):
-            return False
-        text = _behind_thoughts(state)
-        assert text is not None
         cut = state[-1].finish == "length"
         if self._function is not None:
-            return not cut and self._function(text) is not None
+            return not cut and self._function(_behind_thoughts(state) or "") is not None
         if self._pattern is not None:
-            for match in self._pattern.matches(text):
-                whole = match.end(1) < len(text) or not cut
-                if whole and match[1] and match[1].strip():
-                    return True
-            return False
-        if last and final_answer(text) is not None:
+            return self._marked(_behind_thoughts(state) or "", cut)
+        if state[-1].finish == "last" and final_answer(_behind_thoughts(state) or "") is not None:
             return True
-        if boxed(text):
+        if reading.box and boxed(_behind_thoughts(state) or ""):
             return True
-        return not cut and self._ends is not None and self._ends.found_in(text)
+        return not cut and self._ends is not None and self._ends.found_in(last_text(state))
+
+    def _marked(self, text: str, cut: bool) -> bool:
+        """Whether an answer pattern has found an answer. cut: its end may be missing."""
+        assert self._pattern is not None
+        for match in self._pattern.matches(text):
+            whole = match.end(1) < len(text) or not cut
+            if whole and match[1] and match[1].strip():
+                return True
+        return False
 
     def verify(self, state: tuple[TextStep, ...]) -> float | None:
         """The reward. Raises ValueError where the function gives what is none."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,9 @@ import numpy as np
 
 from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import Prompts, prompting
+from guides.policies.sampled_tokens import SampledTokens
 from guides.policies.steps import blank_line, whole_step
+from search.chain import cut_text
 from search.final_answer import thinking
 from search.guide import PRECISION, Proposal
 from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
@@ -120,6 +121,7 @@ class LM:
         self._blocks = blank_line(self.delimiter)
         self._values = values
         self._prompt = lru_cache(maxsize=4096)(self._encode_prompt)
+        self._sampled = SampledTokens()
 
     @property
     def greedy(self) -> bool:
@@ -234,8 +236,7 @@ class LM:
         """What the model reads: the prompt and the sampled tokens of all steps, never encoded
         again.
         """
-        prompt = self._prompt(problem.prompt(state))
-        return prompt + tuple(itertools.chain.from_iterable(step.tokens for step in state))
+        return self._prompt(problem.prompt(state)) + self._sampled(state)
 
     async def _sample(
         self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()
@@ -259,11 +260,14 @@ class LM:
                 (*state, self._step(state, result))
             )
 
-        return await whole_step(request, _cut_text(state), self._decode, ended)
+        return await whole_step(request, cut_text(state), self._decode, ended)
 
     def _full(self, problem: Problem, state: State) -> bool:
         """Whether a chain takes no more steps: it has them all, or fills the context."""
-        return len(state) >= self.max_steps or len(self.tokens(problem, state)) >= self._context
+        if len(state) >= self.max_steps:
+            return True
+        prompt = self._prompt(problem.prompt(state))
+        return len(prompt) + len(self._sampled(state)) >= self._context
 
     @property
     def _context(self) -> int:
@@ -282,7 +286,7 @@ class LM:
         if finish == "stop" and len(state) + 1 >= self.max_steps:
             finish = "last"
         before = state[-1].thought if state else self._prompts.thinking
-        thought = thinking(_cut_text(state) + result.text, before)
+        thought = thinking(cut_text(state) + result.text, before)
         return TextStep(result.text, result.tokens, finish, thought)
 
     def _encode_prompt(self, statement: str) -> tuple[int, ...]:
@@ -309,14 +313,6 @@ async def _attempt(sampled: Asks[Generated]) -> Generated | RequestFailed:
         return await sampled
     except RequestFailed as error:
         return error
-
-
-def _cut_text(state: State) -> str:
-    """The text of the last steps that were cut off: what is sampled next goes on with it."""
-    first = len(state)
-    while first and state[first - 1].finish == "length":
-        first -= 1
-    return "".join(step.text for step in state[first:])
 
 
 def _drawn(results: Sequence[Generated]) -> tuple[Avoided, ...]:

@@ -1,0 +1,100 @@
+"""States of text that grow: what is kept of their text says what the whole text says, and takes no
+longer for a longer chain.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guides.policies import sampled_tokens
+from guides.policies.sampled_tokens import SampledTokens
+from search import final_answer
+from search.chain import Chain, chain_text, last_text, reading_of
+from search.final_answer import THOUGHTS, Reading, boxed, spoken, thinking
+from search.problem import IllegalStep, TextProblem, TextStep
+
+MARKS = [*THOUGHTS, *THOUGHTS.values(), "\\boxed{7}", "\\boxed{", "}", "\\fbox{a}", "#### 5", "a b"]
+CUT = [mark[:4] for mark in MARKS] + [mark[4:] for mark in MARKS]
+STEPS = st.builds(
+    TextStep,
+    st.lists(st.sampled_from([*MARKS, *CUT, "x", "\n", "."]), max_size=4).map("".join),
+    st.just((1,)),
+    st.sampled_from(["stop", "length", "last", "end"]),
+)
+
+
+@given(st.lists(st.sampled_from([*MARKS, *CUT, "x", "\n"]), max_size=12))
+def test_what_is_kept_of_a_text_is_what_the_whole_text_says(pieces):
+    reading = Reading()
+    text = ""
+    for piece in pieces:
+        reading = reading.after(piece)
+        text += piece
+        assert reading.thinking == thinking(text)
+        behind = spoken(text)
+        if behind is not None and boxed(behind):
+            assert reading.box
+
+
+@given(st.lists(STEPS, max_size=8))
+def test_a_chain_is_the_tuple_of_its_steps(steps):
+    problem = TextProblem("?", ends=r"(?m)^#### ")
+    state = problem.initial()
+    assert isinstance(state, Chain)
+    for step in steps:
+        try:
+            state = problem.apply(state, step)
+        except IllegalStep:
+            return
+        plain = tuple(state)
+        assert state == plain and hash(state) == hash(plain) and reading_of(plain) == state.reading
+        assert problem.is_terminal(state) == problem.is_terminal(plain)
+        assert problem.answer(state) == problem.answer(plain)
+        for copied in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
+            assert copied == state and copied.reading == state.reading
+
+
+def test_the_last_step_has_its_parts():
+    parts = [TextStep("a"), TextStep("b ", finish="length"), TextStep("c")]
+    assert last_text(parts) == "b c" and last_text(parts[:1]) == "a"
+    assert chain_text(parts) == "a\nb c"
+    assert last_text([TextStep("<think>x</think> y")]) == " y"
+    assert last_text([TextStep("<think>x")]) == ""
+
+
+def test_every_step_reads_what_is_new_alone(monkeypatch):
+    """The twin read 20 million characters of this chain, 1,000 times its text."""
+    seen = []
+
+    class Counting:
+        def finditer(self, text):
+            seen.append(len(text))
+            return TAGS.finditer(text)
+
+    TAGS = final_answer._TAGS
+    monkeypatch.setattr(final_answer, "_TAGS", Counting())
+    problem = TextProblem("?")
+    state = problem.initial()
+    for number in range(2_000):
+        state = problem.apply(state, TextStep(f"step {number} of many"))
+        assert not problem.is_terminal(state)
+    assert sum(seen) < 3 * len(chain_text(state))
+
+
+def test_tokens_are_those_of_all_steps(monkeypatch):
+    monkeypatch.setattr(sampled_tokens, "SHORT", 3)
+    monkeypatch.setattr(sampled_tokens, "ROOM", 60)
+    sampled = SampledTokens()
+    shared = TextStep("s", (7, 7))  # the last step of two chains
+    chains = [(), ()]
+    for number in range(12):
+        for which in (0, 1):
+            step = shared if number == 5 else TextStep("x", (number, which))
+            chains[which] = (*chains[which], step)
+            expected = tuple(token for step in chains[which] for token in step.tokens)
+            assert sampled(chains[which]) == expected == sampled(chains[which])
+    assert sampled._kept == sum(len(tokens) for _, tokens in sampled._known.values()) <= 60
