@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from sandbox_cases import need_a_sandbox
 
 from search.methods.presets import PRESETS, SEARCHES, searching
 
@@ -105,6 +106,8 @@ def test_python_examples_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if "search.sandbox" in code:
+        need_a_sandbox()
     exec(compile(code.replace("path/to/model", str(model)), page, "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.strip()
 

@@ -67,18 +67,20 @@ def perform(command: Command, sent: bytes, stdin: bytes, seconds: float, limits:
         request, their_request = _pipe(stack, writes=True)
         reply, their_reply = _pipe(stack, writes=False)
         numbers = {"{request}": str(their_request), "{reply}": str(their_reply)}
-        process = subprocess.Popen(
-            [numbers.get(word, word) for word in command.words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=command.folder,
-            env=command.environment,
-            start_new_session=True,
-            pass_fds=(their_request, their_reply, *command.inherited),
-        )
-        os.close(their_request)
-        os.close(their_reply)
+        try:
+            process = subprocess.Popen(
+                [numbers.get(word, word) for word in command.words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=command.folder,
+                env=command.environment,
+                start_new_session=True,
+                pass_fds=(their_request, their_reply, *command.inherited),
+            )
+        finally:
+            os.close(their_request)
+            os.close(their_reply)
         watch = _Watch(process, seconds, limits)
         try:
             watch.writes = {request: sent, _pipe_of(process.stdin): stdin}

@@ -9,6 +9,7 @@ installed. What is not named below is allowed; a call that is newer than the lis
 from __future__ import annotations
 
 import errno
+import functools
 import platform
 import struct
 from typing import NamedTuple
@@ -87,6 +88,7 @@ def supported(machine: str | None = None) -> bool:
     return (machine or platform.machine()) in _MACHINES
 
 
+@functools.cache
 def compiled(machine: str | None = None) -> bytes:
     """The filter for a machine (None: for this one), as an array of `struct sock_filter`. Raises
     KeyError where `supported` is False.

@@ -94,6 +94,12 @@ def outlive(text: str) -> float:
     return 0.0
 
 
+def linger(text: str) -> float:
+    """Waits for a process of its own that does not end."""
+    subprocess.run(["/bin/sleep", SLEEP], check=True)
+    return 1.0
+
+
 def three_gigabytes(text: str) -> float:
     return float(len(bytearray(3 << 30)) > 0)
 

@@ -141,7 +141,7 @@ def test_a_verdict_cannot_be_forged(code: str) -> None:
 @pytest.mark.parametrize("said", ["exit", "order", "lent", "made", "any", "deep"])
 def test_no_message_of_a_program_does_more_than_make_a_value(said: str) -> None:
     code = FORGERIES["messages to the judge"].replace("SAID", said)
-    outcome = judged(code)
+    outcome = judged(code, "assert add(2, 3) == 5")
     assert outcome.ended in ("failed", "error"), outcome
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import attacks
 import ordinary_user
 import pytest
+from fakes import generated, scripted_guide
 from sandbox_cases import Surroundings, appears, left_over, need_a_sandbox
 
 import search
@@ -122,6 +123,15 @@ def test_all_ends_when_its_parent_is_killed() -> None:
     finally:
         parent.kill()
         parent.wait()
+    assert not left_over()
+
+
+def test_a_search_that_is_over_leaves_no_sandbox() -> None:
+    need_a_sandbox()
+    problem = search.TextProblem("?", verify=attacks.linger, sandbox=True, seconds=600.0)
+    guide = scripted_guide(lambda request: generated("The answer is 4"), value=False)
+    solution = search.solve(problem, guide, "sample", "tokens=40,seconds=3")
+    assert not solution.verified
     assert not left_over()
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search.sandbox import bubblewrap
@@ -32,7 +32,6 @@ def test_what_is_packed_is_unpacked(thing: object) -> None:
 
 
 @given(PLAIN, st.binary(max_size=8), st.data())
-@settings(max_examples=300)
 def test_other_bytes_are_a_value_or_refused(
     thing: object, noise: bytes, data: st.DataObject
 ) -> None:
