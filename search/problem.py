@@ -146,7 +146,7 @@ class TextProblem:
         self.inline = inline
         self.seconds = seconds
         self._verify = verify
-        if sandbox is not False and verify is not None:
+        if sandbox is not False:
             self._verify = SandboxedFunction(verify, "TextProblem.verify", seconds, sandbox)
             self.inline = False
             self.seconds = self._verify.longest

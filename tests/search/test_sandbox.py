@@ -356,6 +356,8 @@ def test_a_verifier_that_attacks_is_what_failed() -> None:
 def test_what_cannot_cross_is_refused_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="cannot cross to its sandbox .*at the top level"):
         search.TextProblem("?", verify=lambda text: True, sandbox=True)
+    with pytest.raises(ValueError, match="no TextProblem.verify to run in a sandbox"):
+        search.TextProblem("?", sandbox=True)
     monkeypatch.setattr(attacks.honest, "__module__", "__main__")
     with pytest.raises(ValueError, match="script or notebook, which a sandbox cannot import"):
         search.TextProblem("?", verify=attacks.honest, sandbox=True)
