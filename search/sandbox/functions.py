@@ -33,7 +33,7 @@ class SandboxedFunction:
             raise ValueError(f"there is no {name} to run in a sandbox: give one, or no sandbox")
         require(sandbox)
         self.longest = seconds + STARTUP  #: of a call, in seconds
-        self._name = name
+        self.__qualname__ = self._name = name
         self._seconds = seconds
         self._sandbox = sandbox
         self._function = _pickled(function, name)

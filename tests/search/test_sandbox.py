@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import textwrap
 from typing import Any
@@ -344,6 +346,18 @@ def test_a_search_verifies_in_sandboxes() -> None:
     assert solution.verified and solution.answer == "yes" and solution.error is None
 
 
+def test_a_search_whose_problem_cannot_cross_verifies_in_sandboxes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only its verifier must."""
+    guide = scripted_guide(lambda request: generated("It is yes."), value=False)
+    problem = search.TextProblem(
+        "yes or no?", verify=attacks.honest, answer=lambda text: "yes", sandbox=True
+    )
+    solution = search.solve(problem, guide, "sample", "tokens=30")
+    assert solution.verified and "runs in this process" not in caplog.text
+
+
 def test_a_verifier_that_attacks_is_what_failed() -> None:
     guide = scripted_guide(lambda request: generated("The answer is 4"), value=False)
     problem = search.TextProblem("?", verify=attacks.kill_all, sandbox=True)
@@ -400,6 +414,16 @@ def test_a_system_that_lets_nobody_make_namespaces_is_named(
     assert "lets nobody like you make namespaces" in str(missing())
     monkeypatch.setattr(sys, "platform", "darwin")
     assert "parts of Linux, and this is darwin" in str(missing())
+
+
+def test_a_kernel_that_makes_no_namespaces_is_named() -> None:
+    """Not by a fake: within bubblewrap that was told to allow no more."""
+    if os.geteuid() != 0:
+        pytest.skip("an ordinary user may be allowed none at all")
+    words = ["bwrap", "--dev-bind", "/", "/", "--unshare-user", "--uid", "1000", "--disable-userns"]
+    code = "import search; print(search.sandbox.missing())"
+    done = subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True)
+    assert "lets nobody like you make namespaces" in done.stdout
 
 
 @pytest.mark.parametrize("wish", [1, False, "yes", None])
