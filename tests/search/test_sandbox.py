@@ -175,7 +175,10 @@ VALUES = [
     "None", "True", "3", "-(2 ** 9000)", "1.5", "float('inf')", "2 + 3j", "'text \\ud800 \\u20ac'",
     "b'ab'", "[1, [2, (3,)]]", "{'a': {1, 2}, (1, 2): frozenset({3})}",
     "__import__('datetime').date(2026, 11, 30)", "__import__('decimal').Decimal('1.10')",
-    "__import__('fractions').Fraction(1, 3)", "int", "[]", "()", "{}", "set()",
+    "__import__('fractions').Fraction(1, 3)", "__import__('datetime').timedelta(1, 2)",
+    "__import__('collections').deque([1, 2], 3)", "__import__('collections').Counter('aab')",
+    "__import__('collections').OrderedDict(b=1, a=2)", "range(3, 9, 2)",
+    "__import__('collections').defaultdict(list, a=[1])", "int", "[]", "()", "{}", "set()",
 ]  # fmt: skip
 
 
@@ -227,10 +230,18 @@ def test_objects_functions_and_exceptions_work_across() -> None:
             for i in range(n): yield i
         def apply(f, xs): return [f(x) for x in xs]
         def sort(xs): xs.sort()
+        def turn(queue): queue.rotate(1)
+        def forget(things): things.clear()
+        class Node:
+            def __init__(self, value): self.value, self.next = value, None
+        def last(node):
+            while node.next: node = node.next
+            return node
         def counts(text): return Counter(text)
         def compose(f, g): return lambda x: g(f(x))
     """
     tests = """
+        from collections import deque
         p = Pair(1, 2)
         p.a = 3
         assert p.a == 3 and p.total() == 5 and p.total(more=1) == 6 and len(p) == 2 and p[1] == 2
@@ -251,6 +262,12 @@ def test_objects_functions_and_exceptions_work_across() -> None:
         assert apply(lambda x: x + 1, [1, 2]) == [2, 3] and apply(len, ['ab']) == [2]
         xs = [3, 1, 2]
         sort(xs)
+        queue, table, bag = deque([1, 2, 3]), {1: 2}, {1}
+        turn(queue), forget(table), forget(bag)
+        assert queue == deque([3, 1, 2]) and table == {} and bag == set()
+        node = Node(1)
+        node.next = Node(2)
+        assert node.next.value == 2 and node.next.next is None and last(node) == node.next
         assert xs == [1, 2, 3] and counts('aab') == {'a': 2, 'b': 1}
         assert compose(lambda x: x + 1, str)(1) == '2'
     """
