@@ -54,12 +54,14 @@ _OPERATIONS |= {name: getattr(operator, name) for name in _BETWEEN}
 
 
 class Gone(BaseException):
-    """The other process has ended (`ended`), or says what is no message."""
+    """There is nobody to talk to: the other process has ended, or says what is no message."""
 
     ended = False
 
 
 class Ended(Gone):
+    """The other process has ended."""
+
     ended = True
 
 
