@@ -26,10 +26,14 @@ class SandboxedFunction:
     where there can be no sandbox.
     """
 
-    def __init__(self, function: Callable[[str], Any], name: str, seconds: float, sandbox: Wish):
+    def __init__(
+        self, function: Callable[[str], Any] | None, name: str, seconds: float, sandbox: Wish
+    ):
+        if function is None:
+            raise ValueError(f"there is no {name} to run in a sandbox: give one, or no sandbox")
         require(sandbox)
         self.longest = seconds + STARTUP  #: of a call, in seconds
-        self._name = name
+        self.__qualname__ = self._name = name
         self._seconds = seconds
         self._sandbox = sandbox
         self._function = _pickled(function, name)
