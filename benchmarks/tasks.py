@@ -32,6 +32,14 @@ from search.problems.countdown import Countdown, generate
 from search.problems.words import Words
 
 
+def _splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Every way to part `numbers` in two, neither of them empty, with the order kept."""
+    for mask in range(1, 2 ** (len(numbers) - 1)):
+        first = tuple(n for i, n in enumerate(numbers) if mask >> i & 1)
+        second = tuple(n for i, n in enumerate(numbers) if not mask >> i & 1)
+        yield first, second
+
+
 @cache
 def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
     """Every value that all `numbers` (sorted) can make with + - * /; `whole`: through whole
@@ -40,9 +48,7 @@ def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
     if len(numbers) == 1:
         return frozenset({Fraction(numbers[0])})
     values = set()
-    for mask in range(1, 2 ** (len(numbers) - 1)):
-        first = tuple(n for i, n in enumerate(numbers) if mask >> i & 1)
-        second = tuple(n for i, n in enumerate(numbers) if not mask >> i & 1)
+    for first, second in _splits(numbers):
         for a, b in product(_reachable(first, whole), _reachable(second, whole)):
             values.update((a + b, a * b, a - b, b - a))
             if b:
@@ -52,13 +58,32 @@ def _reachable(numbers: tuple[int, ...], whole: bool) -> frozenset[Fraction]:
     return frozenset(v for v in values if not whole or (v >= 0 and v.denominator == 1))
 
 
+def _partners(a: Fraction) -> set[Fraction]:
+    """Every number that makes 24 with `a` by one of + - * /, in either order."""
+    found = {24 - a, a - 24, a + 24}
+    if a:
+        found |= {24 / a, a / 24, 24 * a}
+    return found
+
+
+def _makes24(hand: tuple[int, ...], whole: bool) -> bool:
+    """Whether 24 is among the `_reachable` values of a hand, without the others: the last
+    operation of most hands has a thousand results.
+    """
+    for first, second in _splits(hand):
+        few, many = sorted((_reachable(first, whole), _reachable(second, whole)), key=len)
+        if any(not many.isdisjoint(_partners(a)) for a in few):
+            return True
+    return False
+
+
 @cache
 def game24(whole: bool = False) -> tuple[Countdown, ...]:
     """The solvable puzzles of the Game of 24: four numbers 1 to 13, with fractions 1,362,
     through whole numbers from 0 on 1,346.
     """
     hands = combinations_with_replacement(range(1, 14), 4)
-    return tuple(Countdown(hand, 24) for hand in hands if Fraction(24) in _reachable(hand, whole))
+    return tuple(Countdown(hand, 24) for hand in hands if _makes24(hand, whole))
 
 
 def ranked(path: str | Path, first: int, last: int) -> set[str]:
@@ -70,6 +95,7 @@ def ranked(path: str | Path, first: int, last: int) -> set[str]:
     return {Countdown(tuple(map(int, row["Puzzles"].split())), 24).canonical() for row in rows}
 
 
+@cache
 def countdown_validation() -> tuple[Countdown, ...]:
     """400 puzzles of four numbers 1 to 13 for choosing options: 200 of the validation split, 200
     with targets never trained on.
@@ -104,11 +130,13 @@ STORIES = (3, 4, 5)  #: operations of the word problems of tasks and files
 UNSEEN = frozenset({24, 36, 50})  #: targets that no problem of a file for training has
 
 
+@cache
 def chains_test() -> tuple[Chains, ...]:
     """300 chains of `OPERATIONS` operations of the test split."""
     return tuple(chains.generate(201, 300, OPERATIONS, 2, split="test"))
 
 
+@cache
 def chains_short() -> tuple[Chains, ...]:
     """200 chains of 5 operations of the test split, for the small generator of
     `benchmarks.verifiers.train`.
@@ -116,6 +144,7 @@ def chains_short() -> tuple[Chains, ...]:
     return tuple(chains.generate(203, 200, 5, 2, split="test"))
 
 
+@cache
 def chains_validation() -> tuple[Chains, ...]:
     """200 chains of `OPERATIONS` operations of the validation split, for choosing options."""
     return tuple(chains.generate(202, 200, OPERATIONS, 2, split="validation"))

@@ -30,20 +30,22 @@ _WHERE = {
     "values.likelihood": ("Likelihood",),
     "values.rollout": ("Rollout", "Mixture"),
     "policies.board": ("Board", "board_guide", "load_board"),
-    "answers.verdict": ("Verdict", "check", "check_many", "classes"),
+    "answers.checker": ("Verdict", "check", "check_many", "classes"),
+    "answers.styles": ("AnswerStyle",),
     "training.train_guide": ("train_guide",),
     "data.prepare": ("prepare",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 #: Written out, since type checkers do not compute it; a test compares it with what loads.
 __all__ = [
-    "Board", "Format", "Judge", "LM", "Likelihood", "Mixture", "ORM", "PRM", "Rollout", "Verdict",
-    "board_guide", "check", "check_judge", "check_many", "classes", "connect", "load",
-    "load_board", "prepare", "served_settings", "settings", "train_guide",
+    "AnswerStyle", "Board", "Format", "Judge", "LM", "Likelihood", "Mixture", "ORM", "PRM",
+    "Rollout", "Verdict", "board_guide", "check", "check_judge", "check_many", "classes", "connect",
+    "load", "load_board", "prepare", "served_settings", "settings", "train_guide",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from guides.answers.verdict import Verdict, check, check_many, classes
+    from guides.answers.checker import Verdict, check, check_many, classes
+    from guides.answers.styles import AnswerStyle
     from guides.data.prepare import prepare
     from guides.engines import served_settings, settings
     from guides.loading import connect, load

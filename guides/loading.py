@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from guides.answers.verdict import classes
+from guides.answers.checker import classes
 from guides.engines import load_engine, load_server
 from guides.policies.lm import LM
 from guides.values.prm import PRM

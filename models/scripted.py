@@ -86,7 +86,11 @@ class Scripted:
         batch = [self._waiting.popleft() for _ in range(min(self.slots, len(self._waiting)))]
         self.total_passes += 1
         self.total_rows += len(batch)
-        return replies + [self._answer(request, len(batch)) for request in batch]
+        try:
+            return replies + [self._answer(request, len(batch)) for request in batch]
+        except BaseException:
+            self._waiting.extendleft(reversed(batch))  # nobody was told: they can be cancelled
+            raise
 
     def cancel(self, request: Request) -> None:
         """Give a waiting request up; idempotent."""

@@ -33,7 +33,7 @@ _WHERE = {
     "trace": ("Trace",),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
-_WHOLE = {"choose": "choose", "selection": "tree.selection"}  # modules
+_WHOLE = {"choose": "choose", "sandbox": "sandbox", "selection": "tree.selection"}  # modules
 _RENAMED = {"rules": "selection", "ValueFunction": "Value"}
 #: Written out, since type checkers do not compute it; a test compares it with what loads.
 __all__ = [
@@ -42,12 +42,12 @@ __all__ = [
     "Proposal", "Reply", "RequestFailed", "Score", "Scored", "Search", "Solution", "TextProblem",
     "TextStep", "Trace", "Tree", "Uniform", "Usage", "Value", "ask", "check_backend",
     "check_method", "check_policy", "check_problem", "check_value", "choose", "parallel", "run",
-    "selection", "solve", "solve_many",
+    "sandbox", "selection", "solve", "solve_many",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from search import choose
+    from search import choose, sandbox
     from search.checks import check_method, check_policy, check_value
     from search.guide import Guide, Known, Uniform
     from search.methods.session import Search

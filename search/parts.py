@@ -298,8 +298,8 @@ def _loop(name: str) -> str:
 
 @coroutine
 def _requests_only(made: Any, name: str) -> Generator[list[Request], list[Reply], Any]:
-    """Drive a coroutine as `await` does. Raises ValueError where it awaits anything else than
-    requests.
+    """Drive a coroutine as `await` does; an error of its own says whose it is. Raises ValueError
+    where it awaits anything else than requests.
     """
     asks: Asks[Any] = made if hasattr(made, "send") else made.__await__()
     replies: list[Reply] | None = None
@@ -311,6 +311,11 @@ def _requests_only(made: Any, name: str) -> Generator[list[Request], list[Reply]
             replies = yield orders
     except StopIteration as stop:
         return stop.value
+    except Exception as error:
+        ours = isinstance(error, (Mistake, RequestFailed))
+        if not ours and not getattr(error, "__notes__", None):  # a function has said more already
+            error.add_note(f"raised by {name}")
+        raise
     finally:
         asks.close()
 

@@ -13,6 +13,7 @@ from search.chain import Chain, Texts, TextStep, chain_text, last_text, piece, r
 from search.final_answer import boxed, final_answer, spoken
 from search.patterns import Pattern
 from search.repetition import repeats, stutters
+from search.sandbox.functions import SandboxedFunction, Wish
 from search.scheduling.requests import Call
 from search.scheduling.scheduler import ask
 
@@ -92,12 +93,15 @@ class TextProblem:
                is looked for in the last step
     inline     False: `verify` runs in a worker process (it must then be importable: module and
                name), at most `seconds` long
+    sandbox    True for a `verify` that does what a model wrote: each call runs in a sandbox of its
+               own (`search.sandbox`), at most `seconds` long, never inline. `Limits`: other limits.
+               "none": without protection
 
     A chain is finished when its last step ended the text (`TextStep.finish == "end"`) or its answer
     is there: what `answer` finds, else a completed box or what `ends` finds. Weaker marks, such as
     "the answer is", end no chain: they are read of one that has ended. Of a step that was cut off,
-    only what is surely whole counts. Raises ValueError for an empty statement and for a pattern
-    that is none.
+    only what is surely whole counts. Raises ValueError for an empty statement, a pattern that is
+    none, a `verify` that cannot cross; `search.sandbox.SandboxMissing` where there is no sandbox.
     """
 
     players = 1
@@ -110,6 +114,7 @@ class TextProblem:
         inline: bool = True,
         seconds: float = 10.0,
         ends: str | None = None,
+        sandbox: Wish = False,
     ):
         if not isinstance(statement, str):
             raise ValueError(
@@ -124,6 +129,10 @@ class TextProblem:
         self.inline = inline
         self.seconds = seconds
         self._verify = verify
+        if sandbox is not False and verify is not None:
+            self._verify = SandboxedFunction(verify, "TextProblem.verify", seconds, sandbox)
+            self.inline = False
+            self.seconds = self._verify.longest
         self._pattern = Pattern(answer, groups=1) if isinstance(answer, str) else None
         self._function = answer if callable(answer) else None
         self._ends = None if ends is None else Pattern(ends)
@@ -347,17 +356,9 @@ def check_members(problem: Any) -> None:
 
 
 _MEMBERS = (
-    "players",
-    "inline",
-    "initial",
-    "actions",
-    "apply",
-    "is_terminal",
-    "verify",
-    "answer",
-    "prompt",
+    "players", "inline", "initial", "actions", "apply", "is_terminal", "verify", "answer", "prompt",
     "key",
-)
+)  # fmt: skip
 
 
 def check_start(problem: Problem) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.guide import Known
 from search.methods.presets import searching
+from search.scheduling.failures import described
 from search.scheduling.requests import RequestFailed
 
 if TYPE_CHECKING:
@@ -65,29 +66,26 @@ class Remarks:
             self._failed += 1
             self._last = solution.error
             if self._failed <= FIRST:
-                log.warning(
-                    "a search failed: %s: %s", type(solution.error).__name__, solution.error
-                )
+                log.warning("a search failed: %s", described(solution.error))
             return
-        lost = 0
         for name, crashed, calls, last in meter.failures.crashes():
-            lost += crashed
             self._crashed[name] += crashed
             self._calls[name] += calls
             self._crash[name] = last
-        if solution.tree is not None and not solution.answered:
-            # a step whose verifier failed is counted as such: it was understood
-            self._proposed += max(0, solution.tree.proposed - lost)
-            self._unusable += max(0, solution.tree.unusable - lost)
-            if solution.tree.example is not None:
-                self._example = solution.tree.example
+        tree = solution.tree
+        # a chain that was refuted has been understood, and so were its steps
+        refuted = tree is not None and 0.0 in tree.finished.values()
+        if tree is not None and not solution.answered and not refuted:
+            self._proposed += tree.proposed
+            self._unusable += tree.unusable
+            if tree.example is not None:
+                self._example = tree.example
 
     def log_all(self) -> None:
         """Log what there is to say of all of them."""
-        if self._failed > FIRST:
-            log.warning(
-                "%d of %d searches failed, the last: %s", self._failed, self._searches, self._last
-            )
+        if self._last is not None and self._failed > FIRST:
+            log.warning("%d of %d searches failed, the last: %s",
+                        self._failed, self._searches, described(self._last))  # fmt: skip
         for name, crashed in self._crashed.items():
             log.warning("%d of %d calls of %s failed, each of which cost its step, the last: %s",
                         crashed, self._calls[name], name, self._crash[name])  # fmt: skip

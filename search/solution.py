@@ -13,6 +13,7 @@ from search.choose import Chooser, Finish
 from search.guide import Guide
 from search.problem import Problem, chain_text
 from search.scheduling.budget import Meter
+from search.scheduling.failures import described, noted
 from search.scheduling.requests import RequestFailed, Usage
 from search.trace import Trace
 from search.tree.tree import Tree
@@ -122,20 +123,27 @@ class Solution:
     def _outcome(self) -> str:
         """The line of the answer; "" where an error takes its place."""
         if self.answer is None:
-            return "no answer" if self.error is None else ""
+            return self._without_answer() if self.error is None else ""
         verdict = _VERDICTS[self.verified]
         if self.votes is not None:
             verdict += f"; {self.votes[0]} of {self.votes[1]} chains"
         return f"answer: {self.answer} ({verdict})"
+
+    def _without_answer(self) -> str:
+        if self.verified is True:
+            return "verified, with no answer to name"
+        if self.text:
+            return "no answer: the chain above is the most promising one and has none"
+        return "no answer"
 
     def _failure(self) -> str:
         """The line of the error, "" without one."""
         if self.error is None:
             return ""
         if isinstance(self.error, (RequestFailed, ValueError)):
-            return f"error: {self.error}"
+            return f"error: {self.error}{noted(self.error)}"
         # the messages of others say little without the name of their class
-        return f"error: {type(self.error).__name__}: {self.error}"
+        return f"error: {described(self.error)}"
 
     def _cost(self) -> str:
         u = self.usage
@@ -174,7 +182,7 @@ def result_of(solution: Solution) -> dict[str, Any]:
         "text": solution.text,
         "stopped": solution.stopped,
         "usage": asdict(usage) | {"mean_rows": usage.mean_rows, "slot_use": usage.slot_use},
-        "error": None if error is None else f"{type(error).__name__}: {error}",
+        "error": None if error is None else described(error),
     }
 
 

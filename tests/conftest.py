@@ -4,10 +4,12 @@ Seeds belong to the tests themselves.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -30,6 +32,23 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 sys.path.append(_places[1])
 
 import pytest  # noqa: E402
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected stays to the end: the garbage collector, which would go
+    through all of it again and again, leaves it alone.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # libraries complain of what was never freed
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

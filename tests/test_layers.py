@@ -28,6 +28,7 @@ ROWS = (
         "search.repetition",
         "search.scheduling",
     ),
+    ("search.sandbox",),
     ("search.kernels", "search.problem", "search.kinds", "search.tree"),
     (
         "search.parts",
@@ -59,7 +60,7 @@ ROWS = (
     ),
     ("models.engine", "models.server"),
     ("guides.answers", "guides.engines", "guides.policies"),
-    ("guides.values", "guides.loading", "guides.data"),
+    ("guides.rewards", "guides.values", "guides.loading", "guides.data"),
     ("guides.training",),
     ("guides.iteration", "guides.builtin"),
     (

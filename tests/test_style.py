@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from style import PACKAGES, ROOT, Style, sources, style
 
-MOST = 13  #: parameters, all documented options of a method: `mcts` and `selfplay`
+MOST = 12  #: parameters, all documented options of a method: `mcts` and `selfplay`
 
 
 @pytest.mark.parametrize("package", PACKAGES)

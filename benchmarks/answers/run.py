@@ -22,7 +22,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from benchmarks.answers.math_pairs import writings
-from guides.answers.verdict import Verdict, check, examine
+from guides.answers.checker import Verdict, check, examine
 
 log = logging.getLogger(__name__)
 

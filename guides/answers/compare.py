@@ -8,49 +8,33 @@ rounded, and the form of an expression is not judged: (x + 1)^2 is x^2 + 2x + 1.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import chain
 from typing import TypeVar
 
-from guides.answers import equality, grammar, intervals, quantities
+from guides.answers import equality, grammar, intervals, lists, quantities
 from guides.answers.evaluate import calculation
-from guides.answers.grammar import Node
-from guides.answers.normalise import LONGEST, parts
-from guides.answers.proofs import installed, math_verify_equal, prove_equal
+from guides.answers.grammar import measured
+from guides.answers.names import assignments, named, of_several
+from guides.answers.normalise import LONGEST
+from guides.answers.proofs import prove_equal
+from guides.answers.relations import COMPARES, RELATES, Asked, has_letter, relation
+from guides.answers.styles import STYLES, AnswerStyle
+from guides.answers.words import same_words
 
-_NAMED = re.compile(
-    r"([a-zA-Z](?:_\w|_\{\w+\})?|[a-zA-Z]\([a-zA-Z]\)|\\[a-z]+) ?(?:=|\\in(?![a-z])) ?([^=<>]+)",
-    re.ASCII,
-)
-_CHOICE = re.compile(r"(\()?([A-Za-z])(?(1)\))")
-_CHOSEN = re.compile(
-    r"(?:\(([A-Z])\)|([A-Z])[).:] )(?!.*(?:n['’]t\b|\b(?:[A-Z]|(?i:or|and|not?|nor|none|neither|"
-    r"never|cannot|impossible|ruled|"
-    r"excluded|eliminated|except|wrong|incorrect|false))\b)).*"
-)
-_WORDS = re.compile(r"[A-Za-z]{2,}(?: [A-Za-z]{2,})*")
-_OPPOSITES = (("yes", "no"), ("true", "false"))
-_INFINITY = re.compile(r"[-+]?\\infty")
-_CONJUNCTION = re.compile(r",? (?:or|and) ")
-_EITHER_SIGN = re.compile(r" ?\\pm(?![a-zA-Z]) ?")
+_BASE = re.compile(r"\(?(\d{1,200}|[A-F\d]{1,200}(?=\)?_\{16\}))\)?_\{?(\d\d?)\}?", re.ASCII)
+_INFINITY = re.compile(r"([-+]?)\\infty")
+_REMARK = re.compile(r"(.+?) [(\[]([^()\[\]]+)[)\]]")
 _COMMAS = re.compile(r"[-\d.,]+", re.ASCII)  # 2,5 is a number to many
-_BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"), ("{", "}"))
-_FOR_MATH_VERIFY = re.compile(
-    r"(?:\\(?:le|ge|ne|in|cup|cap|infty|frac|sqrt|pi|pm|setminus|emptyset|"
-    r"varnothing|subset|sin|cos|tan|ln|log|alpha|beta|theta|"
-    r"mathbb\{[RZQNC]\})(?![a-zA-Z])|\\[\\{}]|(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])|[-+*/^=<>()\[\]{}|"
-    r",;.!&_ ]|\d)+",
+_REGION = re.compile(rf"{RELATES.pattern}|\\infty(?![a-zA-Z])|\breals?\b", re.IGNORECASE)
+_ABOUT = re.compile(r"\\(?:approx|simeq)(?![a-zA-Z])")
+_UNCLEAR = re.compile(
+    r"\d, ?\d{3}(?!\d)|\d and (?:\d+/\d|\\frac)"
+    r"|(?<![a-zA-Z])(?:hundred|thousand|[mbtr]+illion|dozen)s?(?![a-zA-Z])",
     re.ASCII,
 )
-_RELATES = re.compile(r"[=<>]|\\(?:le|ge|ne|in|cup|cap|setminus|pm|emptyset|mathbb)(?![a-zA-Z])")
-_MATRIX = re.compile(r"\\begin\{([pbv]?)matrix\}((?:(?!\\begin|\\end).)*)\\end\{\1matrix\}")
-_COMPARES = re.compile(r"[<>]|\\(?:le|ge|ne)(?![a-zA-Z])")
-_MEMBER = re.compile(r"^([a-zA-Z]) ?\\in(?![a-z]) ?", re.ASCII)
-_BARE = re.compile(r"\\(?:mathbb\{.\}|[a-zA-Z]+)")
-_LETTER = re.compile(r"[a-zA-Z]")
 _DEEPEST = 4  # lists in lists
 _MEMBERS = 40  # of a list or matrix that is read
 _PAIRS = 400  # of members of two sets, at most, those of sets in sets included
@@ -60,18 +44,26 @@ _TAIL = re.compile(
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What has to be asked of `mathpool`: whether `function(*args)` is True."""
+class Level:
+    """How deep in lists of lists two answers stand, and the style by which they are read."""
 
-    function: Callable[..., bool | None]
-    args: tuple
+    style: AnswerStyle
+    at: int = 0
+
+    @property
+    def inside(self) -> Level:
+        return Level(self.style, self.at + 1)
+
+    @property
+    def deepest(self) -> bool:
+        return self.at >= _DEEPEST
 
 
 T = TypeVar("T")
 Decision = bool | None | Asked
 
 
-def decide(answer: str, target: str) -> tuple[Decision, str]:
+def decide(answer: str, target: str, style: AnswerStyle) -> tuple[Decision, str]:
     """Whether a tidy answer is the tidy target, and by which way: "text", "numbers",
     "grammar", "pool" or "math-verify".
     """
@@ -79,180 +71,232 @@ def decide(answer: str, target: str) -> tuple[Decision, str]:
         return True, "text"
     if max(len(answer), len(target)) > LONGEST:
         return None, "text"
-    return _decide(answer, target, 0)
+    return _decide(answer, target, Level(style))
 
 
-def _decide(answer: str, target: str, depth: int) -> tuple[Decision, str]:
+def _decide(answer: str, target: str, at: Level) -> tuple[Decision, str]:
     if answer == target:
         return True, "text"
     a = quantities.quantity(answer)
     b = quantities.quantity(target)
     if a is not None and b is not None:
         return quantities.compare(a, b), "numbers"
-    if (equal := _by_words(answer, target)) is not NotImplemented:
-        return equal, "text"
-    for reader in (_by_cells, _by_regions):
-        if (equal := reader(answer, target, depth)) is not NotImplemented:
-            return equal, "grammar"
+    for reader in (_by_words, _by_base, _by_infinity, _by_remark, _by_cells, _by_regions):
+        if (equal := reader(answer, target, at)) is not NotImplemented:
+            return equal, "grammar" if reader is not _by_words else "text"
     name, value = named(answer)
     wanted, worth = named(target)
-    if (
-        name == wanted != ""
-        or (name and not _RELATES.search(target))
-        or (wanted and not _RELATES.search(answer))
+    if (value, worth) != (answer, target) and (
+        name == wanted
+        or not _relates(wanted, target)
+        or not (_relates(name, answer) or of_several(wanted))
     ):
-        return _decide(value, worth, depth)
+        decision, way = _decide(value, worth, at)
+        return (None if decision is False and _ABOUT.search(answer + target) else decision), way
+    if (equal := _by_assignments(answer, target, at)) is not NotImplemented:
+        return equal, "grammar"
     if name or wanted:
-        return _relation(answer, target)
-    if (equal := _by_parts(answer, target, depth)) is not NotImplemented:
+        return relation(answer, target)
+    if (equal := _by_parts(answer, target, at)) is not NotImplemented:
         return equal, "grammar"
     if _measures(a) or _measures(b):
         return None, "text"  # a quantity, and what is none: 2cm is not 2mc
-    return _by_grammar(answer, target, b)
+    return _by_grammar(answer, target, a, b)
+
+
+def _relates(name: str, text: str) -> bool:
+    """Whether a text says something of a name, or relates its parts."""
+    return bool(name) or RELATES.search(text) is not None
 
 
 def _measures(quantity: quantities.Quantity | None) -> bool:
-    """Whether a quantity has a unit that is no angle."""
-    return quantity is not None and quantity.unit is not None and quantity.unit[0] != "angle"
+    """Whether a quantity has a unit that is no angle and no letter."""
+    if quantity is None or quantity.unit is None:
+        return False
+    return quantity.unit[0] != "angle" and not quantity.letter
 
 
-def named(text: str) -> tuple[str, str]:
-    """("x", "5") of x = 5, ("x", "[1, 2]") of x in [1, 2]; ("", text) where no name stands
-    before the answer.
-    """
-    match = _NAMED.fullmatch(text)
-    if match is None or (
-        match[1].isalpha() and re.search(rf"(?<![a-zA-Z\\]){match[1]}(?![a-zA-Z])", match[2])
-    ):
-        return "", text
-    return match[1], match[2]
+def _by_words(answer: str, target: str, at: Level) -> bool | None:
+    return same_words(answer, target)
 
 
-def _by_words(answer: str, target: str) -> bool | None:
-    """Choices, yes and no, and equal words; NotImplemented where they are something else."""
-    choice = _CHOICE.fullmatch(target)
-    chosen = _CHOICE.fullmatch(answer) or _CHOSEN.fullmatch(answer)
-    if choice is not None and (choice[1] or choice[2].isupper()):
-        if chosen is None:
-            return None  # what the choice says, perhaps
-        mine = chosen[2] or chosen[1]
-        if choice[1] or chosen.group(0).startswith("("):
-            return mine.upper() == choice[2].upper()
-        if mine == choice[2]:
-            return True
-        return None if mine.islower() else False
-    if not _WORDS.fullmatch(answer) or not _WORDS.fullmatch(target):
+def _by_base(answer: str, target: str, at: Level) -> bool | None:
+    """Whole numbers of which one has a base at least: 101_2, and 5_{10}."""
+    mine = _BASE.fullmatch(answer)
+    other = _BASE.fullmatch(target)
+    if mine is None and other is None:
         return NotImplemented
-    mine = _bare(answer)
-    other = _bare(target)
-    if mine != other:
-        return False if any(mine in pair and other in pair for pair in _OPPOSITES) else None
-    one_in_capitals = answer.isupper() != target.isupper()
-    if one_in_capitals and len(mine) == 3 and list(mine) == sorted(set(mine)):
-        return None  # ABC may be a product, and abc another
-    return True if len(mine) > 2 or mine == "no" else None  # AB may not be ab
+    if mine is None or other is None:
+        alone, based = (answer, other) if mine is None else (target, mine)
+        assert based is not None
+        return _same_digits(alone, based[1]) if at.style.bases else None
+    try:
+        return int(mine[1], int(mine[2])) == int(other[1], int(other[2]))
+    except ValueError:  # no digits of their base
+        return None
 
 
-def _bare(words: str) -> str:
-    """In small letters and without an article."""
-    return re.sub(r"^(?:the|a|an) ", "", words.lower())
+def _same_digits(alone: str, digits: str) -> bool | None:
+    return alone.lower() == digits.lower() if alone.isalnum() else None
+
+
+def _by_infinity(answer: str, target: str, at: Level) -> bool | None:
+    """Infinity is no number, and not what is less than all."""
+    a = _INFINITY.fullmatch(answer)
+    b = _INFINITY.fullmatch(target)
+    if a is None and b is None:
+        return NotImplemented
+    if a is not None and b is not None:
+        return (a[1] == "-") is (b[1] == "-")
+    other = target if a is not None else answer
+    return False if quantities.quantity(other) or grammar.read(other) else None
+
+
+def _by_remark(answer: str, target: str, at: Level) -> bool | None:
+    """A number and a remark in brackets: 72 (48 + 24), 18 (eggs). It may be a product, too."""
+    match = _REMARK.fullmatch(answer)
+    number = match and quantities.quantity(match[1])
+    if not match or not number:
+        return NotImplemented
+    remark = match[2]
+    alone = _plainly(match[1], target, at)
+    if equality.surely(measured(match[1]), measured(remark)) or _plainly(remark, match[1], at):
+        return alone
+    words = quantities.unit_of(remark)
+    if words and words[0] == "word" and number.unit is None:
+        return alone
+    product = measured(answer)[0]
+    if product is None:
+        return None
+    other, _ = _by_grammar(answer, target, None, quantities.quantity(target))
+    if alone is False or (other is True and has_letter(remark)):
+        return None if isinstance(other, Asked) else other
+    return None
 
 
 # -- lists, tuples, sets, intervals
 
 
-def structure(text: str) -> tuple[str, list[str]] | None:
-    r"""The brackets around a list ("()", "[)", "\{\}", "" for none) and what stands between its
-    commas; None where it is no list.
-    """
-    for left, right in _BRACKETS:
-        if text.startswith(left) and text.endswith(right) and len(text) >= len(left + right):
-            inside = parts(text[len(left) : len(text) - len(right)], thousands=False)
-            if inside is None or (len(inside) == 1 and left != "\\{"):
-                continue
-            brackets = "\\{\\}" if left == "{" else left + right
-            return brackets, [] if inside == [""] else inside
-    if len(_EITHER_SIGN.findall(text)) == 1 and "," not in text:
-        return "\\{\\}", [_EITHER_SIGN.sub(sign, text) for sign in "+-"]
-    found = parts(_CONJUNCTION.sub(", ", text), thousands=True)
-    if found is None or len(found) == 1 or not all(found):
-        return None
-    return "", found
-
-
-def _by_parts(answer: str, target: str, depth: int) -> bool | None:
-    mine = structure(answer)
-    other = structure(target)
+def _by_assignments(answer: str, target: str, at: Level) -> bool | None:
+    """Names with values, by their names; or in their order, against values alone."""
+    mine = assignments(answer)
+    other = assignments(target)
     if mine is None and other is None:
         return NotImplemented
-    if depth >= _DEEPEST or mine is None or other is None:
-        return _list_against_one(answer, target, mine or other, mine is None, depth)
+    if at.deepest:
+        return None
+    if mine is not None and other is not None:
+        if set(mine) != set(other):
+            return None
+        return _each(list(mine.values()), list(map(other.__getitem__, mine)), at)
+    values = list((mine or other or {}).values())
+    listed = lists.structure(target if other is None else answer)
+    if listed is None or listed[0] not in ("", "()"):
+        return None
+    members = listed[1]
+    if mine is not None:
+        values, members = members, values
+    return _in_order(members, values, at, "")
+
+
+def _by_parts(answer: str, target: str, at: Level) -> bool | None:
+    mine = lists.structure(answer)
+    other = lists.structure(target)
+    if mine is None and other is None:
+        return NotImplemented
+    if mine is None:
+        mine = lists.set_of_one(answer, other)
+    if other is None:
+        other = lists.set_of_one(target, mine)
+    if at.deepest or mine is None or other is None:
+        return _list_against_one(answer, target, mine or other, mine is None, at)
     brackets, a = mine
     others, b = other
     sets = "\\{\\}" in (brackets, others)
     if len(a) > _MEMBERS or len(b) > _MEMBERS:
         return None
-    if _COMPARES.search(answer + target) and (" or " in answer) != (" or " in target):
+    if COMPARES.search(answer + target) and (" or " in answer) != (" or " in target):
         return None  # x > 1 and x < 3, perhaps
     if brackets == others and brackets and not sets:
         if len(a) != len(b):
             return False
-        return _all(_plainly(x, y, depth + 1) for x, y in zip(a, b, strict=True))
+        return _each(a, b, at)
     if answer.count(",") * target.count(",") > _PAIRS:
         return None
-    equal = _table(lambda x, y: _plainly(x, y, depth + 1), a, b)
-    if sets:
+    any_order = _either(answer, target) or at.style.ordered is False
+    if sets or (brackets == others == "" and any_order):
+        equal = _table(lambda x, y: _plainly(x, y, at.inside), a, b)
         both = {brackets, others} <= {"", "\\{\\}"}
         return _matched(equal, len(b)) if both else None
-    in_order: bool | None = False
-    if len(a) == len(b):
-        in_order = _all(equal[i][i] for i in range(len(a)))
     if brackets != others:
-        return None if in_order is not False else _matched(equal, len(b)) and None
-    # an enumeration: its order may count or not
-    if in_order is not False:
-        return in_order
-    if _matched(equal, len(b)) is not False or _unclear(answer, target):
+        return _in_order(a, b, at, answer + target) and None
+    return _in_order(a, b, at, answer + target)
+
+
+def _either(answer: str, target: str) -> bool:
+    """Whether one of two lists is joined by "or"."""
+    return lists.alternatives(answer) or lists.alternatives(target)
+
+
+def _in_order(a: Sequence[str], b: Sequence[str], at: Level, unclear: str) -> bool | None:
+    """Whether two enumerations are equal, member by member; None where they are in another order,
+    which may count or not, or where a comma may be part of a number.
+    """
+    equal = _table(lambda x, y: _plainly(x, y, at.inside), a, b)
+    if len(a) == len(b):
+        in_order = _each(a, b, at)
+        if in_order is not False or at.style.ordered:
+            return in_order
+    if _matched(equal, len(b)) is not False or _UNCLEAR.search(unclear):
         return None
     return False
 
 
-def _by_cells(answer: str, target: str, depth: int) -> bool | None:
-    """Matrices, cell by cell; NotImplemented where neither is one."""
-    mine = _MATRIX.fullmatch(answer)
-    other = _MATRIX.fullmatch(target)
-    if mine is None and other is None:
-        return NotImplemented
-    if depth >= _DEEPEST or mine is None or other is None:
+def _by_cells(answer: str, target: str, at: Level) -> bool | None:
+    """Matrices and vectors, cell by cell; NotImplemented where none is one, or only one."""
+    mine = lists.matrix(answer)
+    other = lists.matrix(target)
+    if mine is None or other is None:
+        return _by_components(answer, target, at) if mine or other else NotImplemented
+    if at.deepest or mine[0] != other[0]:  # a determinant is no matrix
         return None
-    if mine[1] != other[1] and "v" in (mine[1], other[1]):  # a determinant is no matrix
-        return None
-    a = _rows(mine[2])
-    b = _rows(other[2])
+    a = mine[1]
+    b = other[1]
     if list(map(len, a)) != list(map(len, b)):
         return False
-    cells = zip(itertools.chain.from_iterable(a), itertools.chain.from_iterable(b), strict=True)
-    if sum(map(len, a)) > _MEMBERS:
+    return _cells(list(chain.from_iterable(a)), list(chain.from_iterable(b)), at)
+
+
+def _by_components(answer: str, target: str, at: Level) -> bool | None:
+    """A row or column of a matrix beside a tuple; NotImplemented where they are something else."""
+    mine = lists.vector(answer)
+    other = lists.vector(target)
+    if mine is None or other is None:
+        return NotImplemented
+    if at.deepest or None not in (mine[0], other[0]):
         return None
-    return _all(_plainly(x.strip(), y.strip(), depth + 1) for x, y in cells)
+    if len(mine[1]) != len(other[1]):
+        return False
+    return _cells(mine[1], other[1], at)
 
 
-def _rows(matrix: str) -> list[list[str]]:
-    """The cells of each row."""
-    return [row.split("&") for row in matrix.strip().removesuffix("\\\\").split("\\\\")]
+def _cells(a: Sequence[str], b: Sequence[str], at: Level) -> bool | None:
+    if len(a) > _MEMBERS:
+        return None
+    return _each(list(map(str.strip, a)), list(map(str.strip, b)), at)
 
 
-def _by_regions(answer: str, target: str, depth: int) -> bool | None:
+def _by_regions(answer: str, target: str, at: Level) -> bool | None:
     """Intervals and inequalities where one is more than a pair; NotImplemented where they are
     none, or unions of other pieces.
     """
-    if not _RELATES.search(answer) and not _RELATES.search(target):
+    if not _REGION.search(answer) and not _REGION.search(target):
         return NotImplemented
     if (equation := intervals.same_equation(answer, target)) is not None:
         return equation
     mine = intervals.region(answer)
     other = intervals.region(target)
-    if mine is None or other is None or depth >= _DEEPEST:
+    if mine is None or other is None or at.deepest:
         return NotImplemented
     letter, a = mine
     other_letter, b = other
@@ -260,52 +304,52 @@ def _by_regions(answer: str, target: str, depth: int) -> bool | None:
         return None
     if (same := intervals.same_points(a, b)) is not None:
         return same
-    same = _matched(_table(lambda x, y: _same_interval(x, y, depth + 1), a, b), len(b))
+    same = _matched(_table(lambda x, y: _same_interval(x, y, at.inside), a, b), len(b))
     if same or len(a) == len(b) == 1:
         return same
     return NotImplemented
 
 
-def _same_interval(a: intervals.Interval, b: intervals.Interval, depth: int) -> bool | None:
-    ends = (_plainly(a.low, b.low, depth), _plainly(a.high, b.high, depth))
+def _same_interval(a: intervals.Interval, b: intervals.Interval, at: Level) -> bool | None:
+    ends = (_plainly(a.low, b.low, at), _plainly(a.high, b.high, at))
     return _all((a.with_low == b.with_low, a.with_high == b.with_high, *ends))
 
 
 def _list_against_one(
-    answer: str, target: str, found: tuple[str, list[str]] | None, mine_is_one: bool, depth: int
+    answer: str, target: str, found: tuple[str, list[str]] | None, mine_is_one: bool, at: Level
 ) -> bool | None:
     """One answer is no list of several, but what looks like a list may be a number in another
-    country's writing, or a set.
+    country's writing, a quantity in several units, one answer in several writings, or a set.
     """
     assert found is not None
     one, several = target, answer
     if mine_is_one:
         one, several = answer, target
     brackets, members = found
-    if depth >= _DEEPEST or len(members) > _MEMBERS:
+    if at.deepest or len(members) > _MEMBERS:
         return None
-    if _unclear(answer, target) or _COMMAS.fullmatch(several):
+    if _UNCLEAR.search(f"{answer} {target}") or _COMMAS.fullmatch(several):
         return None
     if brackets == "\\{\\}" and len(members) == 1:
         return None
+    if quantities.of_one_kind(members) and not lists.alternatives(several):
+        return None
     if quantities.quantity(one) is None and grammar.read(one) is None:
         return NotImplemented
-    return False if all(_plainly(part, one, depth + 1) is False for part in members) else None
+    equal = [_plainly(part, one, at.inside) for part in members]
+    if lists.alternatives(several) and not mine_is_one and _all(equal):
+        return True
+    return False if equal.count(False) == len(equal) else None
 
 
-def _unclear(answer: str, target: str) -> bool:
-    """Whether a comma, or an and, may be part of a number: 1, 234 or 2 and 1/2."""
-    return (
-        re.search(r"\d, ?\d{3}(?!\d)|\d and (?:\d+/\d|\\frac)", answer + " " + target, re.ASCII)
-        is not None
-    )
-
-
-def _plainly(a: str, b: str, depth: int) -> bool | None:
-    if _INFINITY.fullmatch(a) or _INFINITY.fullmatch(b):
-        return a.lstrip("+") == b.lstrip("+")
-    decision, _ = _decide(a, b, depth)
+def _plainly(a: str, b: str, at: Level) -> bool | None:
+    decision, _ = _decide(a, b, at)
     return None if isinstance(decision, Asked) else decision
+
+
+def _each(a: Sequence[str], b: Sequence[str], at: Level) -> bool | None:
+    """Whether each of `a` is the one of `b` in its place; there are as many."""
+    return _all(map(lambda x, y: _plainly(x, y, at.inside), a, b))
 
 
 def _all(verdicts: Iterable[bool | None]) -> bool | None:
@@ -341,12 +385,15 @@ def _matched(equal: Sequence[list[bool | None]], others: int) -> bool | None:
 
 
 def _by_grammar(
-    answer: str, target: str, number: quantities.Quantity | None
+    answer: str,
+    target: str,
+    mine: quantities.Quantity | None,
+    number: quantities.Quantity | None,
 ) -> tuple[Decision, str]:
     a, unit = measured(answer)
     b, other = measured(target)
     if a is None or b is None:
-        return _relation(answer, target)
+        return relation(answer, target)
     if unit and other and unit[:2] != other[:2]:
         return False, "grammar"
     if unit and other and unit[2] != other[2]:
@@ -356,6 +403,8 @@ def _by_grammar(
         equal = equality.compare(a, b)
     except equality.Unproven:
         return Asked(prove_equal, (a, b)), "pool"
+    if mine is None and number is not None and number.place is not None and equal is False:
+        equal = equality.near(a, number.value, number.place / 2)
     if equal and number is not None and calculation(a):
         equal = None  # 2 + 3 is not yet 5
     if equal is False and (bool(unit) != bool(other) or _unit_perhaps(answer, target)):
@@ -369,59 +418,6 @@ def _unit_perhaps(answer: str, target: str) -> bool:
     """
     a = _TAIL.sub("", answer)
     b = _TAIL.sub("", target)
-    return (a == answer) != (b == target) and _plainly(a, b, _DEEPEST) is not False
-
-
-@lru_cache(2048)
-def measured(text: str) -> tuple[Node | None, tuple | None]:
-    """The expression of a text, and the unit after it where there is one that we know, as in
-    2\\sqrt{3} cm.
-    """
-    node = grammar.read(text)
-    body, _, tail = text.rpartition(" ")
-    if body and (node is None or tail[1:2].isalpha()):
-        unit = quantities.unit_of(tail)
-        if unit and unit[0] not in ("%", "word"):
-            return grammar.read(body.strip()), unit
-    if node is None:
-        quantity = quantities.quantity(text)
-        if quantity is not None and quantity.unit is None:
-            return ("num", quantity.value), None
-    return node, None
-
-
-def _relation(answer: str, target: str) -> tuple[Decision, str]:
-    asked = for_math_verify(answer, target)
-    if asked is None:
-        return None, "text"
-    return (asked if installed() else None), "math-verify"
-
-
-def for_math_verify(answer: str, target: str) -> Asked | None:
-    """The question for math-verify; None where it is none for it: words and units, of which it
-    drops some, and what relates nothing.
-    """
-    texts = [answer, target]
-    if not all(len(text) <= 400 and _FOR_MATH_VERIFY.fullmatch(text) for text in texts):
-        return None
-    if not any(map(_RELATES.search, texts)):
-        return None
-    for text in texts:
-        # equations, of which it thinks too well, and 1 < 2
-        if "=" in text or (_COMPARES.search(text) and not _has_letter(text)):
-            return None
-    members = [_MEMBER.match(text) for text in texts]
-    if all(members) and len({member[1] for member in members if member}) > 1:
-        return None
-    regions = [_MEMBER.sub("", text) for text in texts]
-    if any(map(_has_letter, regions)):
-        # the letter that one of them names must be the one that the other is of
-        for member, other in zip(members, texts[::-1], strict=True):
-            if member and member[1] not in _BARE.sub("", other):
-                return None
-    return Asked(math_verify_equal, tuple(regions))
-
-
-def _has_letter(text: str) -> bool:
-    """Whether a letter stands in a text that is no name of a command."""
-    return _LETTER.search(_BARE.sub("", text)) is not None
+    return (a == answer) != (b == target) and _plainly(
+        a, b, Level(STYLES["strict"], _DEEPEST)
+    ) is not False

@@ -11,6 +11,7 @@ the function; else its true values show a difference, or a proof is needed that 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 from guides.answers.evaluate import Irrational, TooBig, Undefined, constant, exact
 from guides.answers.grammar import Node, letters, operands
@@ -142,3 +143,30 @@ def fingerprint(node: Node) -> tuple[str, ...] | None:
     except (ArithmeticError, ValueError):
         return None
     return tuple(ctx.nstr(ctx.mpc(value), 12) for value in values)
+
+
+def near(node: Node, number: Fraction, within: Fraction | float) -> bool:
+    """Whether an expression without letters is a real number that differs from `number` by at most
+    so much.
+    """
+    if letters(node):
+        return False
+    ctx = context(_DIGITS * 8)
+    try:
+        value = approximate(node, 0, ctx, True)
+    except (ArithmeticError, ValueError):
+        return False
+    gap = abs(value - ctx.mpf(number.numerator) / number.denominator)
+    return bool(gap <= ctx.mpf(Fraction(within).numerator) / Fraction(within).denominator)
+
+
+def surely(a: tuple[Node | None, tuple | None], b: tuple[Node | None, tuple | None]) -> bool:
+    """Whether two expressions, each with its unit or None, are known to be equal without a proof.
+    A unit that only one of them names is taken as understood.
+    """
+    if a[0] is None or b[0] is None or (a[1] and b[1] and a[1] != b[1]):
+        return False
+    try:
+        return compare(a[0], b[0]) is True
+    except Unproven:
+        return False

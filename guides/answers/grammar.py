@@ -13,6 +13,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from guides.answers.quantities import quantity
+from guides.answers.units import Unit, unit_of
+
 #: ("num", Fraction) ("var", name) ("pi",) ("e",) ("i",) ("add" | "mul" | "div" | "pow", a, b)
 #: ("neg" | "abs" | "fact", a) ("root", n, a) ("call", name, a) ("log", base or None, a)
 Node = tuple
@@ -64,6 +67,24 @@ def read(text: str) -> Node | None:
     if parser.at < len(parser.tokens) or _taller(node, TALLEST):
         return None
     return node
+
+
+@lru_cache(2048)
+def measured(text: str) -> tuple[Node | None, Unit | None]:
+    """The expression of a text, and the unit after it where there is one that we know, as in
+    2\\sqrt{3} cm.
+    """
+    node = read(text)
+    body, _, tail = text.rpartition(" ")
+    if body and (node is None or tail[1:2].isalpha()):
+        unit = unit_of(tail)
+        if unit and unit[0] not in ("%", "word"):
+            return read(body.strip()), unit
+    if node is None:
+        number = quantity(text)
+        if number is not None and number.unit is None:
+            return ("num", number.value), None
+    return node, None
 
 
 def _taller(node: Node, levels: int) -> bool:

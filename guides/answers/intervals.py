@@ -4,11 +4,13 @@ Equations as one side that is 0.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from guides.answers import equality, quantities
@@ -20,6 +22,10 @@ _COMPARISON = re.compile(r" ?(<|>|\\(?:le|ge|ne)(?![a-z])) ?")
 _LETTER = re.compile(r"[a-zA-Z]", re.ASCII)
 _MEMBER = re.compile(r"([a-zA-Z]) ?\\in(?![a-z]) ?(.+)", re.ASCII)
 _UNION = re.compile(r" ?\\cup(?![a-z]) ?")
+_OR = re.compile(r",? or ")
+_BUILT = re.compile(r"\\?\{([a-zA-Z])(?: ?\\in ?\\mathbb\{R\})? ?[|:] ?(.+?)\\?\}", re.ASCII)
+_ALL = re.compile(r"\\mathbb\{R\}|(?:the )?(?:set of )?(?:all )?real(?: number)?s", re.IGNORECASE)
+_WITHOUT = re.compile(r"\\mathbb\{R\} ?(?:\\setminus(?![a-z])|-) ?\\?\{(.+?)\\?\}")
 _MOST = 6  # intervals of a union
 
 
@@ -37,24 +43,53 @@ def region(text: str) -> tuple[str, tuple[Interval, ...]] | None:
     """(the letter, "" for none, the intervals) that a tidy text writes; None where it is no such
     thing.
     """
+    built = _BUILT.fullmatch(text)
+    if built is not None:
+        found = region(built[2])
+        return found if found is not None and found[0] == built[1] else None
     member = _MEMBER.fullmatch(text)
-    letter = ""
-    rest = text
     if member:
-        letter, rest = member.groups()
-    if rest == "\\mathbb{R}":
-        return letter, (Interval("-\\infty", "\\infty"),)
-    if (found := _inequality(rest)) is not None and not letter:
-        return found
-    intervals = []
-    for piece in _UNION.split(rest):
-        interval = _interval(piece)
-        if interval is None:
-            return None
-        intervals.append(interval)
-    if len(intervals) > _MOST:
+        intervals = _union(member[2])
+        return None if intervals is None else (member[1], intervals)
+    intervals = _union(text)
+    return _inequalities(text) if intervals is None else ("", intervals)
+
+
+def _union(text: str) -> tuple[Interval, ...] | None:
+    """The intervals of all numbers, of all but some, or of a union."""
+    if _ALL.fullmatch(text):
+        return (Interval("-\\infty", "\\infty"),)
+    if (without := _WITHOUT.fullmatch(text)) is not None:
+        return _gaps(parts(without[1], thousands=False) or [""])
+    intervals = list(map(_interval, _UNION.split(text)))
+    if len(intervals) > _MOST or None in intervals:
         return None
-    return letter, tuple(intervals)
+    return tuple(filter(None, intervals))
+
+
+def _gaps(points: list[str]) -> tuple[Interval, ...] | None:
+    """The intervals between points, in order where they are rational."""
+    worth = list(map(_end, points))
+    if not all(points) or len(points) >= _MOST or (None in worth and len(points) > 1):
+        return None
+    ordered = dict(sorted(zip(worth, points, strict=True)))
+    ends = ["-\\infty", *ordered.values(), "\\infty"]
+    return tuple(itertools.starmap(Interval, pairwise(ends)))
+
+
+def _inequalities(text: str) -> tuple[str, tuple[Interval, ...]] | None:
+    """Inequalities in one letter, of which one must hold."""
+    letters: set[str] = set()
+    intervals: list[Interval] = []
+    for piece in _OR.split(text):
+        found = _inequality(piece)
+        if found is None:
+            return None
+        letters.add(found[0])
+        intervals += found[1]
+    if len(letters) != 1 or len(intervals) > _MOST:
+        return None
+    return letters.pop(), tuple(intervals)
 
 
 def _interval(text: str) -> Interval | None:

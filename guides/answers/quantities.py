@@ -1,14 +1,17 @@
-"""Plain numbers and quantities, read exactly: 1,200; -0.5; 3/4; 2 1/2; 3 x 10^8; 12.5%; $18; 12
-cm. Nothing is rounded or evaluated.
+"""Plain numbers and quantities, read exactly: 1,200; -0.5; 3/4; 2 1/2; 3 x 10^8; 0.1666...; 12.5%;
+$1.2 million; 12 cm; 1 hour and 20 minutes. Nothing is rounded or evaluated.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
+
+from guides.answers.units import PERHAPS, Unit, ratios, unit_of
 
 _PLAIN = re.compile(r"([-+]?)(\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.(\d*))?", re.ASCII)
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+"
@@ -18,6 +21,8 @@ _QUANTITY = re.compile(
         |\\frac\ ?\{{(?P<c>\d{{1,9}})\}}\ ?\{{(?P<d>\d{{1,9}})\}}|\\frac\ ?(?P<e>\d)(?P<f>\d))
     |\\frac\ ?\{{(?P<n>{_DECIMAL})\}}\ ?\{{(?P<m>{_DECIMAL})\}}|\\frac\ ?(?P<s>\d)(?P<t>\d)
     |(?P<top>{_DECIMAL})\ ?/\ ?(?P<bottom>{_DECIMAL})
+    |(?P<start>\d{{0,30}}\.\d{{0,30}})(?:\\(?:overline|bar)\ ?\{{(?P<period>\d{{1,30}})\}}
+        |\\dot\ ?\{{?(?P<first>\d)\}}?(?:(?P<between>\d{{0,30}})\\dot\ ?\{{?(?P<last>\d)\}}?)?)
     |(?P<plain>{_DECIMAL})
         (?:\ ?[eE](?P<exp>[-+]?\d{{1,3}})(?!\d)
         |\ ?[*xX]\ ?10\ ?\^\ ?(?:\{{(?P<ten>[-+]?\d{{1,3}})\}}|(?P<power>[-+]?\d{{1,3}})(?!\d)))?
@@ -25,67 +30,39 @@ _QUANTITY = re.compile(
     re.ASCII | re.VERBOSE,
 )  # fmt: skip
 _LONGEST = 1_000  # characters of a quantity
-
-_TABLE = {  # dimension -> names and what one of them is
-    "length": "mm 1/1000, millimeter 1/1000, millimetre 1/1000, cm 1/100, centimeter 1/100, "
-    "centimetre 1/100, m 1, meter 1, metre 1,"
-    "km 1000, kilometer 1000, kilometre 1000, in 127/5000, inch 127/5000, inche 127/5000, ft "
-    "381/1250, foot 381/1250, feet 381/1250,"
-    "yd 1143/1250, yard 1143/1250, mi 1609344/1000, mile 1609344/1000",
-    "mass": "mg 1/1000, milligram 1/1000, g 1, gram 1, kg 1000, kilogram 1000, "
-    "oz 45359237/1600000, ounce 45359237/1600000,"
-    "lb 45359237/100000",
-    "time": "s 1, sec 1, second 1, min 60, minute 60, h 3600, hr 3600, hour 3600, day 86400, week "
-    "604800",
-    "volume": "ml 1/1000, milliliter 1/1000, millilitre 1/1000, l 1, liter 1, litre 1",
-    "$": "$ 1, us$ 1, usd 1, dollar 1, buck 1, cent 1/100, ¢ 1/100",
-    "€": "€ 1, euro 1, eur 1",
-    "£": "£ 1, gbp 1",
-    "¥": "¥ 1, yen 1",
-    "angle": "° 1, degree 1, deg 1",
-    "temperature": "°c 1, degree celsiu 1, degrees celsiu 1",
-    "heat": "°f 1, degree fahrenheit 1, degrees fahrenheit 1",
-    "year": "year 1, yr 1, month 1/12",
+SCALES = {  # words that multiply the number before them
+    "hundred": 100,
+    "thousand": 1_000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
 }
-
-
-def _units() -> dict[str, tuple[str, Fraction]]:
-    """Name -> dimension, and what one is."""
-    units = {}
-    for dimension, entries in _TABLE.items():
-        for entry in entries.split(","):
-            name, size = entry.strip().rsplit(" ", 1)
-            units[name] = (dimension, Fraction(size))
-    return units
-
-
-_UNITS = _units()
-# 20 degrees may be 20 °C, and a year 365 days
-_PERHAPS = ({"angle", "temperature"}, {"angle", "heat"}, {"time", "year"})
-_POWERED = re.compile(r"(square |sq\.? ?|cubic |cu\.? ?)?(.+?)(?:\^\{?([23])\}?)?")
-_CHANGES = re.compile(  # words that make another number of the one before them, or take it back
-    r"(?:hundred|thousand|[mbtr]+illion|dozen|score|half|halve|quarter|tenth|third|fourth|"
-    r"fifth|sixth|seventh|eighth|ninth|\w+th|squared?|cubed?|factorial|times|plus|minus|over|"
-    r"mod(?:ulo)?|per ?cent(?:age)?|percent|point|to|or|and|not|no|wrong|incorrect|isn|but|by|"
-    r"than|pi|root|power|log|base|pair|couple|gross|double|triple|if|unless|without|instead|"
-    r"never|maybe|probably|about|approximately|around|almost|nearly|roughly|between|least|"
-    r"most|equal|less|more|fewer|greater|divided|multiplied|sin|cos|tan|exp|sqrt|choose|false|"
-    r"guess|error|invalid|unknown|unsure|remainder|reject|rejected|except|negative|binary|hex|"
-    r"octal|lakh|crore|kilo|mega|giga|mil|bil|tril|m[il]n|bln|thou|doz|pct|(?:per|pro)?mille|"
-    r"hmm|wait|actually|sorry|grand|inverse|prime|recurring|repeating|bar|conjugate|infinity|"
-    r"twice|thrice|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
-    r"\w+teen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)s?",
-)
+_SCALE = re.compile(rf" ?({'|'.join(SCALES)})s?(?![a-zA-Z])")
+_JOINED = re.compile(r",? and |, | (?=\d|\$)")
+_PIECES = 4  # of a compound quantity
+_ROUNDED = 7  # significant digits of a target that may be a rounding
+_FINE = 12  # of an answer that is as good as exact beside it
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with its unit: `unit` is (dimension, power, what one is), ("%",), ("word",
-    words), or None where there is none.
+    """A number with its unit.
+
+    unit    as `guides.answers.units` has it; None: there is none
+    letter  whether the unit is one letter that hangs on the number, and may be a variable
+    scale   what a word such as million multiplied the number by, part of the value
+    place   what one is worth in the last place of a plain decimal of seven or more significant
+            digits, such as 0.0001, which may be a rounding; None for other numbers
+    exact   whether the number is no decimal of few digits, which may be a rounding
     """
 
     value: Fraction
-    unit: tuple | None = None
+    unit: Unit | None = None
+    letter: bool = False
+    scale: int = 1
+    place: Fraction | None = None
+    exact: bool = True
 
 
 def plain(text: str) -> tuple[bool, str, str] | None:
@@ -106,6 +83,12 @@ def plain(text: str) -> tuple[bool, str, str] | None:
     return sign == "-" and bool(whole or fraction), whole, fraction
 
 
+def may_be_rounded(answer: tuple[bool, str, str], target: tuple[bool, str, str]) -> bool:
+    """Whether of two readings of `plain` the second may be a rounding of the first."""
+    many = len(answer[1]) + len(answer[2]) >= _FINE
+    return many and bool(target[2]) and len(target[1]) + len(target[2]) >= _ROUNDED
+
+
 @lru_cache(4096)
 def quantity(text: str) -> Quantity | None:
     """The number and unit that a tidy `text` (`normalise.tidy`) writes; None: it is no such
@@ -113,16 +96,31 @@ def quantity(text: str) -> Quantity | None:
     """
     if len(text) > _LONGEST:
         return None
+    return _single(text) or _compound(text)
+
+
+def _single(text: str) -> Quantity | None:
     match = _QUANTITY.fullmatch(text)
     if match is None or (match["sign"] and match["sign2"]):
         return None
     value = _value(match)
-    unit = _unit(match["money"], match["unit"])
+    rest = match["unit"]
+    scale = 1
+    if (word := _SCALE.match(rest)) is not None:
+        scale = SCALES[word[1]]
+        rest = rest[word.end() :]
+    unit = _unit(match["money"], rest)
     if value is None or unit is False:
         return None
     if "-" in match["sign"] + match["sign2"]:
         value = -value
-    return Quantity(value, unit or None)
+    decimal = match["plain"] or ""
+    exact = "." not in decimal or _digits(decimal) >= _FINE
+    place = None
+    if "." in decimal and not (match["exp"] or match["ten"] or match["power"] or scale > 1):
+        place = _place(decimal)
+    letter = re.match(r"[a-zA-Z](?![a-zA-Z/])", rest) is not None
+    return Quantity(value * scale, unit or None, letter, scale, place, exact)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -143,6 +141,9 @@ def _value(match: re.Match[str]) -> Fraction | None:
     if top is not None:
         bottom = read("m", "t", "bottom")
         return top / bottom if bottom else None
+    if match["start"]:
+        period = match["period"] or match["first"] + (match["between"] or "")
+        return _repeating(match["start"], period + (match["last"] or ""))
     value = read("plain")
     exponent = match["exp"] or match["ten"] or match["power"]
     if value is None or not exponent:
@@ -150,62 +151,73 @@ def _value(match: re.Match[str]) -> Fraction | None:
     return value * Fraction(10) ** int(exponent)
 
 
-def _unit(money: str, text: str) -> tuple | None | Literal[False]:
+def _repeating(start: str, period: str) -> Fraction:
+    """What 0.1666... is worth: its start "0.1" and its period "6"."""
+    shift = 10 ** len(start.partition(".")[2])
+    return Fraction(start + "0") + Fraction(int(period), (10 ** len(period) - 1) * shift)
+
+
+def _place(decimal: str) -> Fraction | None:
+    """What one is worth in the last place of a decimal; None where it has few digits."""
+    after = decimal.partition(".")[2]
+    if not after or _digits(decimal) < _ROUNDED:
+        return None
+    return Fraction(1, 10 ** len(after))
+
+
+def _digits(decimal: str) -> int:
+    """The number of significant digits."""
+    return len(decimal.replace(".", "").replace(",", "").lstrip("0"))
+
+
+def _unit(money: str, text: str) -> Unit | None | Literal[False]:
     """The unit that stands around a number, None where there is none; False where it may be
     something else than a unit.
     """
+    unit = unit_of(text.strip())
     if not money:
-        unit = unit_of(text.strip())
-        one_letter = len(text.rstrip("0123456789^{}")) == 1
-        if text[:1].isalpha() and (one_letter or not unit or unit[0] == "word"):
-            return False  # 5m and 2abc are products, perhaps
+        hangs = text[:1].isalpha() and text.isascii()
+        if hangs and (not unit or unit[0] == "word"):
+            return False  # 2abc is a product, perhaps
         return unit
-    if text.strip() and unit_of(text.strip()) != unit_of(money.lower()):
+    if text.strip() and unit != unit_of(money.lower()):
         return False
     return unit_of(money.lower())
 
 
-@lru_cache(1024)
-def unit_of(text: str) -> tuple | None | Literal[False]:
-    """The unit that `text` names, None for "", False where it may be none. Raises nothing."""
-    if not text:
+def _compound(text: str) -> Quantity | None:
+    """A quantity in several units of one kind, each smaller than the one before it: 1 hour and 20
+    minutes. Its unit is the first.
+    """
+    texts = _JOINED.split(text)
+    if not 2 <= len(texts) <= _PIECES:
         return None
-    if text in ("%", "percent", "per cent"):
-        return ("%",)
-    match = _POWERED.fullmatch(text)
-    assert match is not None
-    prefix, name, power = match.groups()
-    unit = _named_unit(name)
-    if unit and not (prefix and power):
-        if prefix:
-            size = 2 if prefix[0] == "s" else 3
-        else:
-            size = int(power or 1)
-        if unit[0] == "volume" and size == 1:
-            return ("length", 3, unit[1] / 1000)
-        return (unit[0], size, unit[1] ** size)
-    words = text.split()
-    singular = [word.removesuffix("s") for word in words]
-    if len(words) > 5 or not re.fullmatch(r"[A-Za-z]{3,20}(?: (?:[A-Za-z]{2,20}|a))*", text):
-        return False
-    first = words[0]
-    if len(first) == 3 and list(first) == sorted(set(first)):  # abc, xyz: a product of letters
-        return False
-    if any(_CHANGES.fullmatch(word.lower()) for word in words + singular):
-        return False
-    return ("word", " ".join(singular).lower())
+    pieces = []
+    for part in texts:
+        piece = _single(part)
+        if piece is None or piece.unit is None or piece.unit[1:2] != (1,) or piece.letter:
+            return None
+        pieces.append(piece)
+    first = pieces[0]
+    assert first.unit is not None
+    value = Fraction(0)
+    for piece in pieces:
+        assert piece.unit is not None
+        if piece.unit[0] != first.unit[0] or piece.value < 0:
+            return None
+        value += piece.value * piece.unit[2] / first.unit[2]
+    for larger, smaller in pairwise(pieces):
+        assert larger.unit is not None and smaller.unit is not None
+        if smaller.value * smaller.unit[2] >= larger.unit[2]:  # 1 hour and 90 minutes
+            return None
+    return Quantity(value, first.unit)
 
 
-def _named_unit(name: str) -> tuple[str, Fraction] | None:
-    if name in ("M", "S", "H", "G", "KM", "MM", "MG"):  # M is no metre
-        return None
-    forms = [name, name.lower()]
-    if len(name) > 3:
-        forms.append(name.lower().removesuffix("s"))
-    for form in forms:
-        if form in _UNITS:
-            return _UNITS[form]
-    return None
+def of_one_kind(texts: list[str]) -> bool:
+    """Whether all texts are quantities of one dimension, which may be meant together."""
+    found = list(map(quantity, texts))
+    kinds = {one.unit[0] for one in found if one is not None and one.unit is not None}
+    return len(kinds) == 1 and None not in found
 
 
 def compare(answer: Quantity, target: Quantity) -> bool | None:
@@ -214,9 +226,24 @@ def compare(answer: Quantity, target: Quantity) -> bool | None:
     A unit that only one of them names is taken as understood: the target 12 takes 12 cm, and 18
     takes $18. Units that can be converted are. Units that are words must be the same; whether
     different ones agree cannot be known. 50% is 0.5, and it is 50 too where that is a
-    whole number beyond 1, because then the percent sign was left out; 0.5% against 0.5 cannot be
-    known.
+    number beyond 1, because then the percent sign was left out; 0.5% against 0.5 cannot be known.
+    Nor can 5 million against 5. A target that is a rounding of an exact answer to seven or more
+    digits is that answer; so is it of a decimal of twelve and more.
     """
+    equal = _compare(answer, target)
+    understood = answer.unit == target.unit or (
+        None in (answer.unit, target.unit) and ("%",) not in (answer.unit, target.unit)
+    )
+    if target.place is not None and answer.exact and understood:
+        equal = equal or abs(answer.value - target.value) * 2 <= target.place
+    if equal is False and answer.scale != target.scale and 1 in (answer.scale, target.scale):
+        bare = replace(answer, value=answer.value / answer.scale)
+        if _compare(bare, replace(target, value=target.value / target.scale)) is not False:
+            return None
+    return equal
+
+
+def _compare(answer: Quantity, target: Quantity) -> bool | None:
     a = answer.unit
     b = target.unit
     same = answer.value == target.value
@@ -226,9 +253,9 @@ def compare(answer: Quantity, target: Quantity) -> bool | None:
         return _percent(answer, target)
     if a is None or b is None:
         if same:
-            return True
+            return None if target.letter else True  # 2 for 2s, a multiple of s
         return _converted(answer.value, target.value, a or b)
-    if a[0] == "word" or b[0] == "word" or {a[0], b[0]} in _PERHAPS:
+    if a[0] == "word" or b[0] == "word" or {a[0], b[0]} in PERHAPS:
         return None
     if {a[0], b[0]} == {"temperature", "heat"}:
         celsius, fahrenheit = answer, target
@@ -248,20 +275,17 @@ def _percent(answer: Quantity, target: Quantity) -> bool | None:
         return True
     if percent.value != other.value:
         return False
-    return True if other.value.denominator == 1 and abs(other.value) > 1 else None
+    return True if abs(other.value) > 1 else None
 
 
-def _converted(value: Fraction, other: Fraction, unit: tuple | None) -> bool | None:
+def _converted(value: Fraction, other: Fraction, unit: Unit | None) -> bool | None:
     """None where one of two different numbers may be the other in another unit of the same kind,
     as 50 cents and 0.50; else False.
     """
     assert unit is not None
     if unit[0] == "word" or not other:
         return False
-    ratios = set()
-    for dimension, size in _UNITS.values():
-        if dimension == unit[0]:
-            ratios.add(unit[2] / size ** unit[1])
-    if value / other in ratios or (value and other / value in ratios):
+    known = ratios(unit)
+    if value / other in known or (value and other / value in known):
         return None
     return False

@@ -25,7 +25,6 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import os
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -34,6 +33,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+
+from search.files.atomic import atomic
 
 
 class Segment(NamedTuple):
@@ -89,15 +90,8 @@ def write_examples(
         "parents": column("parent", np.int16),
         "segments": np.array(sizes, np.uint16),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic(Path(path)) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 class ExampleFile(Dataset[Row]):

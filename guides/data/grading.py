@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from guides.answers.verdict import Verdict, check, check_many
+from guides.answers.checker import Verdict, check, check_many
 from guides.data.labels import Labels
 from search.files.problems_file import half_character, read_jobs
 from search.kinds import kind_of
@@ -101,12 +101,12 @@ def _is_target(value: Any) -> bool:
 
 
 def same(answer: str | None, target: str) -> bool:
-    """Whether an answer is surely the target: `verdict.check` says RIGHT. Nothing is evaluated."""
+    """Whether an answer is surely the target: `checker.check` says RIGHT. Nothing is evaluated."""
     return answer is not None and check(answer, target) is Verdict.RIGHT
 
 
 def outcome(answer: str | None, target: str) -> float:
-    """1.0 or 0.0: is an answer the target? nan where `verdict.check` cannot decide. No answer is
+    """1.0 or 0.0: is an answer the target? nan where `checker.check` cannot decide. No answer is
     0.0.
     """
     return _OUTCOMES[check(answer or "", target)]
@@ -202,7 +202,7 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
     it cannot be graded.
 
     The outcome is the node's reward where the problem verified itself, else whether its answer is
-    the `target`: 1.0, 0.0, or nan where `verdict.check` cannot decide. Without an answer it is 0.0.
+    the `target`: 1.0, 0.0, or nan where `checker.check` cannot decide. Without an answer it is 0.0.
 
     target  None: only rewards count
     answer  the regular expression that marked the answer of open text in the search; None: the

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from guides.data.grading import Graded, form_of
 from guides.data.labels import Labels
+from search.files.atomic import atomic
 from search.problem import Problem
 from search.scheduling.requests import RequestFailed, Score
 from search.scheduling.scheduler import ask, parallel
@@ -81,11 +81,8 @@ class Held(NamedTuple):
         arrays: dict[str, Any] = self._asdict()
         arrays["tokens"] = np.fromiter(itertools.chain.from_iterable(self.tokens), np.int64)
         arrays["lengths"] = np.array(list(map(len, self.tokens)), np.int64)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("wb") as file:
+        with atomic(path) as part, part.open("wb") as file:
             np.savez(file, **arrays)
-        os.replace(part, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Held:

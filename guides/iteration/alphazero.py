@@ -40,6 +40,7 @@ from guides.iteration.run_folder import (
 )
 from guides.policies.board import Examples, board_guide, examples
 from models.boardnet import BoardNet
+from search.files.atomic import atomic
 from search.guide import Guide
 from search.kinds import kind_of
 from search.methods.selfplay import BoardProblem, selfplay, think
@@ -190,8 +191,8 @@ class _Rounds:
     def _distil(self, number: int) -> None:
         folder = self._folder(number)
         made = examples(Trace.load(folder / "traces.parquet"))
-        np.savez_compressed(folder / "examples.part.npz", **made._asdict())
-        os.replace(folder / "examples.part.npz", folder / "examples.npz")
+        with atomic(folder / "examples.npz") as part, part.open("wb") as file:
+            np.savez_compressed(file, **made._asdict())
 
     def _train(self, number: int) -> None:
         folder = self._folder(number)

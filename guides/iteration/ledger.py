@@ -18,12 +18,12 @@ The columns of `rounds.csv`:
 from __future__ import annotations
 
 import csv
-import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from search.files.atomic import atomic
 
 COLUMNS = (
     "round", "problems", "solved", "examples", "solutions", "steps", "gate_before", "gate_after",
@@ -51,13 +51,10 @@ def write_ledger(out: Path, last: int) -> str:
     for row in rows:
         total += row["search_flops"] + row["gate_flops"] + row["training_flops"]
         row["total_flops"] = total
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    part = out / ".rounds.csv.part"
-    part.write_text(text.getvalue())
-    os.replace(part, out / "rounds.csv")
+    with atomic(out / "rounds.csv") as part, part.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
     lines: list[Iterable[str]] = [COLUMNS, ["---"] * len(COLUMNS)]
     for row in rows:
         lines.append(_shown(row[name]) for name in COLUMNS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from transformers import PreTrainedModel, get_scheduler
 from guides.data.examples import Row
 from guides.training.trainer import Order, _trust
 from models.engine.engine import Engine
+from search.files.atomic import atomic
 from search.scheduling.requests import RequestFailed, Score, Scored
 from search.scheduling.scheduler import ask, parallel, run
 
@@ -260,13 +260,11 @@ async def _scored(text: _Text) -> Scored:
 
 
 def _write(path: Path, arrays: dict[str, torch.Tensor]) -> None:
-    unfinished = path.with_suffix(".part")
     try:
-        save_file({name: array.contiguous() for name, array in arrays.items()}, unfinished)
-        os.replace(unfinished, path)
+        with atomic(path) as part:
+            save_file({name: array.contiguous() for name, array in arrays.items()}, part)
     # a full disk has a name of its own in each library
     except (OSError, RuntimeError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise OSError(
             f"cannot write {path} ({error}): make room and start again, what was read is kept"
         ) from error

@@ -56,7 +56,7 @@ from search.scheduling.requests import (
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 2048  # prompt tokens read in one pass at most
+CHUNK = 1024  # prompt tokens read in one pass at most: with more, a CPU reads a fifth more slowly
 
 
 class Engine:

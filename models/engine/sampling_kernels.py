@@ -29,6 +29,7 @@ from search.kernels.simd import (
 
 LOG2E = np.float32(1.4426950408889634)
 BLOCK = 64  #: tokens whose largest weight is kept
+ALL = np.int64(0xFFFF)  #: what `below` gives where it is so in all lanes
 
 
 def _row(flat, start, size, edge, n):
@@ -73,6 +74,8 @@ def race(logits, low, high, cold, edge, tokens, tops, norms, sampled):
             most = maximum(_row(flat, start, size, edge, n), most)
         largest = lane_max(most)
         token = 0
+        while token + 16 < size and below(load16(flat, start + token), spread(largest)) == ALL:
+            token += 16
         while token < size - 1 and get(flat, start + token) != largest:
             token += 1
         sum_ = zero

@@ -19,6 +19,7 @@ import typer
 from search import kinds
 from search.arguments import CHOOSERS
 from search.cli.bench import bench
+from search.cli.grade import grade
 from search.cli.label import export, label
 from search.cli.options import Model, check_use, search_arguments
 from search.cli.shared_options import (
@@ -49,6 +50,7 @@ app.add_typer(train, name="train")
 app.command()(label)
 app.command()(export)
 app.command()(bench)
+app.command()(grade)
 
 
 Choice = StrEnum("Choice", CHOOSERS)  # type: ignore[misc]

@@ -176,9 +176,11 @@ def exp2(context, x, less):
         for factor in reversed(_SERIES[:-1]):
             power = _call(builder, f"fma.{x.suffix}", x.value, [power, part, x.constant(factor)])
         number = builder.fsub(number, args[1])
-        whole = _call(builder, f"fptosi.sat.v{x.width}i32.{x.suffix}", ints, [number])
-        shift = builder.shl(whole, _filled(ints, 23))
-        scaled = builder.bitcast(builder.add(builder.bitcast(power, ints), shift), x.value)
+        # a conversion that is defined for all numbers would be done lane by lane: 1.5 * 2^23 more
+        # leaves a whole number in the last bits, from where it becomes the exponent of a factor
+        last = builder.bitcast(builder.fadd(number, x.constant(1.5 * 2**23)), ints)
+        exponent = builder.shl(builder.add(last, _filled(ints, 127)), _filled(ints, 23))
+        scaled = builder.fmul(power, builder.bitcast(exponent, x.value))
         small = builder.fcmp_ordered("<", number, x.constant(-120.0))
         return builder.select(small, x.constant(0.0), scaled)
 

@@ -36,7 +36,6 @@ async def mcts(
     lookahead: float = 0.5,
     rule: str = "puct",
     noise: float = 0.0,
-    concentration: float = 0.3,
     merge: float = 1.0,
 ) -> None:
     """Search by simulations: select a leaf by PUCT, propose its steps, judge it, back its value up.
@@ -61,25 +60,22 @@ async def mcts(
     rule           "puct" (c constant), "alphazero" (c grows with the visits), "normalised" (and Q
                    is scaled between siblings, MuZero) or "ucb1" (no priors): see
                    `search.tree.selection`
-    noise          share of Dirichlet noise in the root's priors;  concentration: of the noise
-                   (AlphaZero: 0.25, and 0.3 in chess)
+    noise          share of Dirichlet noise, `tree.selection.dirichlet`, in the root's priors
+                   (AlphaZero: 0.25)
     merge          share of common words from which on two steps of one node count as one
                    (`expand.similarity`); 1: only equal steps do
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}: choose one of {', '.join(RULES)}")
-    if not 0 <= noise <= 1 or concentration <= 0:
-        raise ValueError(
-            f"noise={noise} must lie in [0, 1] and concentration={concentration} above 0: "
-            "correct the options of mcts"
-        )
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise={noise} must lie in [0, 1]: correct the options of mcts")
     if lookahead > 1 or tau <= 0:
         raise ValueError(
             f"lookahead={lookahead} must lie in [0, 1] and tau={tau} above 0: correct the "
             "options of mcts"
         )
     chosen = RULES[rule](c_puct, fpu_reduction)
-    simulations = Simulations(search, branch, tau, lookahead, noise, concentration, merge)
+    simulations = Simulations(search, branch, tau, lookahead, noise, merge)
     search.tree.use(chosen, widen)  # compiles, if ever, before anything is asked
     await simulations.root()
     flight = Flight(

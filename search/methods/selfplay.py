@@ -24,7 +24,7 @@ from search.scheduling.requests import BudgetSpent, Cancelled, RequestFailed, Us
 from search.scheduling.scheduler import Asks
 from search.trace import Trace
 from search.tree.forest import Forest
-from search.tree.selection import puct
+from search.tree.selection import dirichlet, puct
 
 if TYPE_CHECKING:
     from search.tree.game_kernels import Game
@@ -72,8 +72,7 @@ async def selfplay(
     simulations: int = 64,
     at_once: int = 256,
     c_puct: float = 1.25,
-    alpha: float | None = None,
-    fraction: float = 0.25,
+    noise: float = 0.25,
     temperature: float = 1.0,
     warm: int = 8,
     opening: int = 0,
@@ -82,8 +81,7 @@ async def selfplay(
 
     simulations  of each move; what the move before it found below is kept beside them
     at_once      games that are played side by side; where one ends, the next begins
-    alpha        of the Dirichlet noise at the root, None: 10 / legal moves;  fraction: the noise's
-                 share in the priors, 0: none
+    noise        share of Dirichlet noise in the priors of the root, `tree.selection.dirichlet`
     temperature  of the first `warm` moves, drawn by visits ** (1 / temperature); then, and at 0,
                  the most visited is played, of equals the first
     opening      up to so many first moves of a game are drawn alike, each number as often; they
@@ -97,14 +95,12 @@ async def selfplay(
     """
     if (
         min(games, simulations, at_once) < 1
-        or not 0 <= fraction <= 1
+        or not 0 <= noise <= 1
         or min(temperature, warm, opening) < 0
-        or (alpha is not None and alpha <= 0)
     ):
         raise ValueError(
-            "self-play takes games, simulations and at_once from 1 on, alpha above 0, "
-            "fraction in [0, 1], temperature, warm and opening "
-            "from 0 on: correct what is not"
+            "self-play takes games, simulations and at_once from 1 on, noise in [0, 1], "
+            "temperature, warm and opening from 0 on: correct what is not"
         )
     if not hasattr(guide.policy, "judge"):
         raise ValueError(
@@ -114,9 +110,8 @@ async def selfplay(
     if problem.is_terminal(problem.initial()):
         raise ValueError("the game is over before its first move: there is nothing to play")
     options = {
-        "simulations": simulations, "c_puct": c_puct, "alpha": alpha, "fraction": fraction,
-        "temperature": temperature, "warm": warm,
-        "opening": opening,
+        "simulations": simulations, "c_puct": c_puct, "noise": noise,
+        "temperature": temperature, "warm": warm, "opening": opening,
     }  # fmt: skip
     spawned = enumerate(rng.spawn(games))
     waiting = (_Play(problem, number, child, opening) for number, child in spawned)
@@ -130,11 +125,9 @@ async def selfplay(
             if not seats:
                 break
             trees = np.array(list(seats))
-            if fraction:
+            if noise:
                 priors = forest.root_priors()
-                noisy = [
-                    _noisy(priors[tree], alpha, fraction, play.rng) for tree, play in seats.items()
-                ]
+                noisy = [_noisy(priors[tree], noise, play.rng) for tree, play in seats.items()]
                 forest.reprior(trees, noisy)
             await simulate(forest, problem, guide, simulations, trees, meter)
             temperatures = {
@@ -219,14 +212,11 @@ def _refuse_nan(
         )
 
 
-def _noisy(
-    priors: np.ndarray, alpha: float | None, fraction: float, rng: np.random.Generator
-) -> np.ndarray:
+def _noisy(priors: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Priors [moves] mixed with Dirichlet noise over the legal ones; these stay above 0."""
     legal = np.flatnonzero(priors)
     mixed = priors.astype(np.float64)
-    noise = rng.dirichlet(np.full(len(legal), alpha or 10 / len(legal)))
-    mixed[legal] += fraction * (noise - mixed[legal])
+    mixed[legal] += share * (dirichlet(rng, len(legal)) - mixed[legal])
     mixed[legal] = np.maximum(mixed[legal], 1e-6)
     return mixed / mixed.sum()
 

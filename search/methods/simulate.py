@@ -12,6 +12,7 @@ import numpy as np
 from search.methods.expand import RETRIES, Growth, round_of, state_values, write
 from search.methods.session import Search
 from search.scheduling.scheduler import Asks
+from search.tree.selection import dirichlet
 
 BARREN = 8  #: samples in a row that bring no new step before a node counts as having no more
 
@@ -19,7 +20,7 @@ BARREN = 8  #: samples in a row that bring no new step before a node counts as h
 class Simulations:
     """A search under way, by rounds of simulations. branch, tau, lookahead, merge: as in `mcts`.
 
-    noise, concentration  Dirichlet noise in the root's priors
+    noise     share of Dirichlet noise in the root's priors
     failures  of each leaf, in a row;  barren: samples at each node, in a row, that brought no new
               step
     """
@@ -31,7 +32,6 @@ class Simulations:
         tau: float,
         lookahead: float = 0.0,
         noise: float = 0.0,
-        concentration: float = 0.3,
         merge: float = 1.0,
     ):
         self.problem = search.problem
@@ -43,7 +43,6 @@ class Simulations:
         self.tau = tau
         self.lookahead = lookahead
         self.noise = noise
-        self.concentration = concentration
         self.merge = merge
         self.failures: Counter[int] = Counter()
         self.barren: Counter[int] = Counter()
@@ -167,7 +166,7 @@ class Simulations:
         if node == 0 and self.noise and edges:
             block = tree.block(0)
             priors = np.array([tree.at(edge, "prior") for edge in block])
-            drawn = self.rng.dirichlet(np.full(len(block), self.concentration))
+            drawn = dirichlet(self.rng, len(block))
             tree.set_priors(0, (1 - self.noise) * priors / priors.sum() + self.noise * drawn)
         for edge in edges if self.problem.players == 1 else ():
             child = tree.child(edge)

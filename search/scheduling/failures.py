@@ -24,9 +24,9 @@ class Failures:
     A request to a model that failed is made good by a later one that asks the same (the same text
     to go on from, the same tokens to read) and is answered. A function of the user's (`Call`) that
     crashes, hangs or needs too much memory may do so because of the step that it was given: that
-    costs the step. Only where it never came back is the function itself, or its process, what
-    failed. A text beyond the model's context ends its chain; where nothing else came, that is a
-    failure too.
+    costs the step. Where most of its calls did not come back, the function itself, or its process,
+    is what failed. A text beyond the model's context ends its chain; where nothing else came, that
+    is a failure too.
     """
 
     def __init__(self) -> None:
@@ -72,8 +72,10 @@ class Failures:
         answered  whether the search found an answer
         """
         for name, crashes in self._crashed.items():
-            if crashes == self._calls[name]:
-                return _summary(f"all {crashes} calls of {name} failed", self._crash[name])
+            calls = self._calls[name]
+            if crashes * 2 > calls:
+                share = f"all {calls}" if crashes == calls else f"{crashes} of {calls}"
+                return _summary(f"{share} calls of {name} failed", self._crash[name])
         if self._lost:
             count = self._lost.total()
             assert self._last is not None
@@ -105,3 +107,14 @@ def _question(request: Request) -> Hashable:
     if isinstance(request, Forward):
         return ("forward", request.to, request.planes.tobytes())
     return request
+
+
+def described(error: Exception) -> str:
+    """An error in one line: its class, its message, and which part of the user's raised it."""
+    return f"{type(error).__name__}: {error}{noted(error)}"
+
+
+def noted(error: Exception) -> str:
+    """What was noted with an error, in brackets, without tracebacks; "" for nothing."""
+    notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
+    return f" ({'; '.join(notes)})" if notes else ""

@@ -319,7 +319,7 @@ def run(asks: Asks[T], backends: Mapping[str, Backend], patience: float | None =
         finally:
             for backend in held:
                 backend.wake = None
-                del _drivers[id(backend)]
+                _drivers.pop(id(backend), None)  # it is away where this process was forked
                 backend.lock.release()
 
 

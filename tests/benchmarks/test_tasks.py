@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from benchmarks.tasks import (
     TASKS,
     UNSEEN,
     identity,
+    main,
     state_right,
     steps_right,
     target_of,
@@ -83,25 +84,14 @@ def test_the_checker_knows_dead_ends_and_mistakes() -> None:
 
 
 @pytest.mark.thorough
-def test_a_file_can_be_read_as_jobs_with_targets(tmp_path: Path) -> None:
+def test_a_file_can_be_read_as_jobs_with_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "gate.jsonl"
-    with file.open("w") as out:
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.tasks",
-                "gate",
-                "--count",
-                "200",
-                "--seed",
-                "12",
-                "--stories",
-                "1",
-            ],
-            stdout=out,
-            check=True,
-        )
+    arguments = ["gate", "--count", "200", "--seed", "12", "--stories", "1"]
+    monkeypatch.setattr(sys, "argv", ["tasks", *arguments])
+    with file.open("w") as out, contextlib.redirect_stdout(out):
+        main()
     jobs, targets = read_jobs(file), read_targets(file)
     assert len(jobs) == 200 == len(file.read_text().splitlines())
     measured = {identity(problem) for task in TASKS.values() for problem in task()}

@@ -547,6 +547,7 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(
     seen: list[int] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(learn, "prepare", lambda *a, **k: seen.append(1))
+        patched.setattr(learn, "run_training", train.main)
         train_guide(traces, targets, base, tmp_path / "new", options, settings=SETTINGS)
     assert not seen, "the examples were there"
     for name in ("model.safetensors", "value_head.safetensors"):

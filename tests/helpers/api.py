@@ -109,7 +109,9 @@ def _methods(item: type) -> Iterator[tuple[str, Any]]:
 
 
 def _public_of_module(module: types.ModuleType) -> list[str]:
-    """Functions and classes that a public module defines and documents."""
+    """Functions and classes that a public module names as its own, or defines and documents."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
     return [
         name
         for name, value in vars(module).items()

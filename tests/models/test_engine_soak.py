@@ -23,7 +23,10 @@ POOL, SLOTS = 600, 24
 
 
 def planted():
-    """A small model that fails on texts with the token BAD, which it says now and then itself."""
+    """An engine of a small model that fails on texts with the token BAD, which it says now and
+    then itself. Planted when the engine has chosen its forward: the model's own numbers would
+    speak against any but the slow one.
+    """
     made = tiny.model(
         num_hidden_layers=1,
         hidden_size=16,
@@ -31,9 +34,11 @@ def planted():
         num_attention_heads=2,
         num_key_value_heads=1,
     )
+    backend = Engine(made, tiny.tokenizer(), tiny.head(16), slots=SLOTS, pool_tokens=POOL)
+    assert backend.path == "lean"
     with torch.no_grad():
         made.model.embed_tokens.weight[BAD] = float("nan")
-    return made
+    return backend
 
 
 def resident():
@@ -145,10 +150,7 @@ def settled():
 
 def run(count, warm_up, traced, grown):
     """traced, grown: bytes that Python's objects and the process may grow after the warm-up."""
-    backend, stream = (
-        Engine(planted(), tiny.tokenizer(), tiny.head(16), slots=SLOTS, pool_tokens=POOL),
-        Stream(0),
-    )
+    backend, stream = planted(), Stream(0)
     tracemalloc.start()
     try:
         soak(backend, stream, warm_up)

@@ -130,6 +130,28 @@ def test_failures_results_and_errors():
         backend.poll(0)
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_what_an_error_left_unanswered_can_be_cancelled(error):
+    """Its run takes the replies of all that it asked for before it ends."""
+
+    def answer(request):
+        if request.seed == 1:
+            raise error
+        return "a"
+
+    backend = Scripted(answer, slots=3)
+    requests = [ask("a", seed=i) for i in range(5)]
+    for request in requests:
+        backend.submit(request)
+    with pytest.raises(error):
+        backend.poll(0)
+    for request in requests:
+        backend.cancel(request)
+    replies = backend.poll(0)
+    assert [reply.request for reply in replies] == requests
+    assert {type(reply.error) for reply in replies} == {Cancelled}
+
+
 def test_cancelled_once_and_closed():
     backend = Scripted(echo)
     request = ask("a")

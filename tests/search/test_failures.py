@@ -119,7 +119,7 @@ def test_the_ledger_is_a_count_of_texts_asked_in_vain(events):
     assert verdict is None or str(verdict).startswith(f"{count} request")
 
 
-def test_a_function_fails_where_it_never_came_back():
+def test_a_function_fails_where_most_of_its_calls_never_came_back():
     ledger = Failures()
     crash = RequestFailed("is_right got no answer: its process ended with SIGSEGV")
     for error in (crash, crash):
@@ -128,8 +128,10 @@ def test_a_function_fails_where_it_never_came_back():
         "all 2 calls of isnan failed, the last: is_right got no answer"
     )
     ledger.settle(Reply(Call(math.isnan), error=ValueError("an answer of the function")))
+    assert str(ledger.verdict(answered=True)).startswith("2 of 3 calls of isnan failed")
+    ledger.settle(Reply(Call(math.isnan), 0.0))
     assert ledger.verdict(answered=True) is None
-    assert ledger.crashes() == [("isnan", 2, 3, crash)]
+    assert ledger.crashes() == [("isnan", 2, 4, crash)]
 
 
 def test_a_text_beyond_the_context_is_a_failure_where_nothing_else_came():
@@ -288,11 +290,11 @@ def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(
     )
     problem = search.TextProblem("Question 1", verify=worker_jobs.crash_or_refute, inline=False)
     solution = search.solve(problem, guide, "sample", "tokens=100", seed=1)
-    assert solution.error is None and solution.verified is False
+    assert solution.stopped == "error" and solution.verified is False
     assert solution.tree.unusable * 2 > solution.tree.proposed, "most crashed"
     # others may come: kernels are compiled, where no test before this one did it
     (remark,) = (record.message for record in caplog.records if record.name == "search.remarks")
-    assert "of TextProblem.verify failed, each of which cost its step" in remark
+    assert "5 of 6 calls of TextProblem.verify failed" in remark
 
 
 def test_an_error_of_a_users_function_is_named_by_its_type():
@@ -337,6 +339,24 @@ def test_steps_that_were_cut_off_are_told_of_where_they_explain_something(caplog
     guide = scripted_guide(lambda request: generated("Let me think"))
     search.solve("Use 4, 7, 8 and 8 to make 24.", guide, "sample", "tokens=500")
     assert "does not know this kind of problem" in caplog.text and "'Let me think'" in caplog.text
+
+
+def test_where_a_chain_was_refuted_its_steps_were_understood(caplog):
+    """Once all good steps of a small puzzle are drawn, what is drawn next is none."""
+    texts = ["The answer is 9", "Hm.", "Hm.", "Hm."]
+    for refuted in (True, False):
+        caplog.clear()
+        ended = "end" if refuted else "length"
+        guide = scripted_guide(
+            lambda request: generated(
+                texts[request.seed % 4], "length" if request.seed % 4 else ended
+            ),
+            value=False,
+        )
+        problem = search.TextProblem("Question 1", verify=lambda text: 0.0)
+        solution = search.solve(problem, guide, "sample", "tokens=300")
+        assert not solution.answered and solution.tree.unusable * 2 > solution.tree.proposed
+        assert ("not understood" in caplog.text) is not refuted
 
 
 # -- files of problems

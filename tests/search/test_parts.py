@@ -325,6 +325,21 @@ def test_an_error_within_a_function_says_with_what_it_was_called():
     assert any("divides was called with" in note for note in raised.value.__notes__)
 
 
+def test_an_error_within_a_part_names_it_wherever_a_solution_is_shown(caplog):
+    class Broken(search.Value):
+        async def evaluate(self, problem, states, known, rng):
+            return {}["missing"]
+
+    with pytest.raises(KeyError) as raised:
+        solve(value=Broken())
+    assert raised.value.__notes__ == ["raised by Broken.evaluate"]
+    guide = search.Guide(steps, Broken())
+    (solution,) = search.solve_many([Sums()], guide, "mcts", "simulations=9")
+    said = "KeyError: 'missing' (raised by Broken.evaluate)"
+    assert str(solution).splitlines()[0] == f"error: {said}"
+    assert solution.to_json()["error"] == said and said in caplog.text
+
+
 def test_a_function_of_text_on_states_that_are_none_says_so():
     with pytest.raises(
         ValueError,

@@ -4,6 +4,8 @@ whatever arrives when.
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -334,3 +336,39 @@ def test_a_backend_that_breaks_is_let_go():
     with pytest.raises(MemoryError):
         run(one(0), {"policy": backend})
     assert not backend.lock.locked()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_search_in_a_process_that_was_forked_while_another_searched_is_refused():
+    """Its lock is held by a thread that is not there: it would wait for ever."""
+    begun, over = threading.Event(), threading.Event()
+
+    def slow(req):
+        begun.set()
+        assert over.wait(60)
+        return echo(req)
+
+    backends = names(slow)
+    thread = threading.Thread(target=run, args=(one(1), backends))
+    thread.start()
+    assert begun.wait(60)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        try:
+            run(one(2), backends)
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        run(one(3), names())  # on an engine of its own it may search
+        os.write(write, b" and went on")
+        os._exit(0)
+    os.close(write)
+    over.set()
+    thread.join()
+    status = os.waitpid(pid, 0)[1]
+    said = os.read(read, 1000).decode()
+    os.close(read)
+    assert status == 0 and said.startswith("this process was forked while another")
+    assert said.endswith("while no thread searches and went on")
+    assert run(one(4), backends) == (4, 6)

@@ -143,7 +143,7 @@ def test_one_request_a_simulation():
 
 def test_temperature_and_noise():
     guide, problem = board_guide(random_net()), Hex(3)
-    cold, _ = play(guide, games=4, temperature=0.0, fraction=0.0)
+    cold, _ = play(guide, games=4, temperature=0.0, noise=0.0)
     assert (
         len({tuple(trace.steps[edge].text for edge in trace.node_edge[1:]) for trace in cold}) == 1
     )
@@ -155,11 +155,11 @@ def test_temperature_and_noise():
         ).all()
     priors, _ = run(guide.policy.judge(problem, np.zeros((1, 10), np.uint8)), guide.backends)
     assert np.array_equal(cold[0].edge_prior[:9], priors[0])
-    noisy, _ = play(guide, games=40, fraction=0.25, alpha=0.5, simulations=1)
+    noisy, _ = play(guide, games=40, noise=0.25, simulations=1)
     roots = np.array([trace.edge_prior[:9] for trace in noisy])
     assert (roots >= 0.75 * priors[0] - 1e-5).all() and not np.allclose(roots[0], roots[1])
     assert np.allclose(roots.mean(0), 0.75 * priors[0] + 0.25 / 9, atol=0.04)
-    late, _ = play(guide, games=30, warm=2, simulations=20, fraction=0.0)
+    late, _ = play(guide, games=30, warm=2, simulations=20, noise=0.0)
     starts = {tuple(trace.steps[edge].text for edge in trace.node_edge[1:3]) for trace in late}
     games = {tuple(trace.steps[edge].text for edge in trace.node_edge[1:]) for trace in late}
     assert 1 < len(starts) == len(games), "what follows the warm moves is decided by them"
@@ -223,8 +223,7 @@ def test_what_cannot_be_played_is_refused():
     for wrong in (
         {"games": 0},
         {"simulations": 0},
-        {"fraction": 1.5},
-        {"alpha": 0.0},
+        {"noise": 1.5},
         {"temperature": -1.0},
         {"opening": -1},
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,22 @@ def test_a_vote_of_chains_is_told_everywhere(tmp_path):
     results.close()
     line = json.loads((tmp_path / "out.jsonl").read_text())
     assert line.pop("id") == "a" and line == {name: whole[name] for name in line}
+
+
+def test_a_chain_without_an_answer_is_not_shown_as_a_solution():
+    guide = scripted_guide(lambda request: generated("Let me think."), value=False)
+    solution = search.solve("How many?", guide, "mcts", "tokens=100", rollout=0)
+    assert solution.text and solution.answer is None
+    assert "no answer: the chain above is the most promising one and has none" in str(solution)
+    assert "no answer" in str(replace(solution, text="")).splitlines()
+
+
+def test_a_verified_chain_without_an_answer_is_none_the_less_verified():
+    problem = search.TextProblem("Say yes.", verify=lambda text: 1.0)
+    guide = scripted_guide(lambda request: generated("Yes.", "end"), value=False)
+    solution = search.solve(problem, guide, "sample", "tokens=100")
+    assert solution.verified is True and solution.answer is None
+    assert "verified, with no answer to name" in str(solution).splitlines()
 
 
 def test_no_vote_is_told_where_none_was_held():

@@ -20,8 +20,15 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from guides.answers import compare, equality, quantities
+from guides.answers.grammar import measured
+from guides.answers.lists import structure
+from guides.answers.names import named
 from guides.answers.normalise import LONGEST, tidy
-from search.final_answer import final_answers
+from guides.answers.relations import Asked
+from guides.answers.styles import STYLES, AnswerStyle, style_of
+from guides.answers.units import unit_of
+from guides.answers.words import bare
+from search.final_answer import final_answers, spoken
 
 
 class Verdict(enum.Enum):
@@ -36,7 +43,15 @@ class Verdict(enum.Enum):
 
 _VERDICTS = {True: Verdict.RIGHT, False: Verdict.WRONG, None: Verdict.UNDECIDED}
 #: where none of these stands, no answer is marked
-_MARKS = ("\\", "#", ":", "nswer", "NSWER", "<think")
+_MARKS = ("\\", "#", ":", "nswer", "NSWER", "<", "[T", "答案", "\u25c1")
+_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+# a unit right behind the box of a number, unless it may be part of another one
+_BEHIND = re.compile(
+    r"\s*\}(?:\\[)\]]|\$|\s|\\,)*"
+    r"(?:\\(?:text|mathrm)\{\s*([a-zA-Z]{1,12})|(?!in\b)([a-zA-Z]{2,12})|(°)|\\?(%))"
+    r"(?![a-zA-Z]|\}?\s*(?:per\b|/|\^|[²³]|an?\b|each\b|squared|cubed))"
+)
+_BOXES = re.compile(r"\\(?:boxed|fbox)|</answer>|\[/ANSWER\]", re.IGNORECASE)
 _BULLET = re.compile(r"- +[\d.]", re.ASCII)
 
 
@@ -47,42 +62,57 @@ def extract(text: str) -> str | None:
     Not for sure are a box or a `<think>` that is not closed, an empty mark, and two boxes with
     different contents.
     """
-    return _marked(text) or None
+    return _marked(text, STYLES["strict"]) or None
 
 
-def check(text: str, target: str, *, seconds: float = 5.0) -> Verdict:
+def check(
+    text: str, target: str, *, seconds: float = 5.0, style: str | AnswerStyle = "strict"
+) -> Verdict:
     """Whether `text`, an answer or a whole solution, gives the `target`.
 
     seconds  the most that a process computes for it; more is UNDECIDED. Starting the first process
              does not count
+    style    how several boxes, the order of enumerations, missing bases and a text without a mark
+             are read: "strict", "math", "gsm8k" or an `AnswerStyle`
 
     A text that marks no answer is the answer itself if it is short; a long one is UNDECIDED,
     whatever numbers stand in it. An empty one is WRONG. The target may be a solution with a marked
-    answer too. Raises ValueError for an empty target.
+    answer too. Raises ValueError for an empty target and for a style that is none.
     """
-    decision, _ = _decide(text, target)
-    if isinstance(decision, compare.Asked):
+    decision, _ = _decide(text, target, style_of(style))
+    if isinstance(decision, Asked):
         return _ask([decision], seconds)[0]
     return _VERDICTS[decision]
 
 
-def check_many(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> list[Verdict]:
+def check_many(
+    pairs: Iterable[tuple[str, str]],
+    *,
+    seconds: float = 5.0,
+    style: str | AnswerStyle = "strict",
+) -> list[Verdict]:
     """`check` of (text, target) pairs, in order. What must be proved is proved by all processes
     at once; equal pairs are checked once.
     """
-    return [verdict for verdict, _ in examine(pairs, seconds=seconds)]
+    return [verdict for verdict, _ in examine(pairs, seconds=seconds, style=style)]
 
 
-def examine(pairs: Iterable[tuple[str, str]], *, seconds: float = 5.0) -> list[tuple[Verdict, str]]:
+def examine(
+    pairs: Iterable[tuple[str, str]],
+    *,
+    seconds: float = 5.0,
+    style: str | AnswerStyle = "strict",
+) -> list[tuple[Verdict, str]]:
     """As `check_many`, with the way by which it was decided: "text", "numbers", "grammar", "pool"
     (sympy) or "math-verify".
     """
     pairs = list(pairs)
+    chosen = style_of(style)
     found: dict[tuple[str, str], tuple[Verdict, str]] = {}
-    asked: dict[tuple[str, str], tuple[compare.Asked, str]] = {}
+    asked: dict[tuple[str, str], tuple[Asked, str]] = {}
     for pair in dict.fromkeys(pairs):
-        decision, way = _decide(*pair)
-        if isinstance(decision, compare.Asked):
+        decision, way = _decide(*pair, chosen)
+        if isinstance(decision, Asked):
             asked[pair] = decision, way
         else:
             found[pair] = _VERDICTS[decision], way
@@ -128,14 +158,16 @@ def _lacks_unit(text: str) -> bool:
     return quantity is None or quantity.unit is None
 
 
-def _decide(text: str, target: str) -> tuple[compare.Decision, str]:
+def _decide(text: str, target: str, style: AnswerStyle) -> tuple[compare.Decision, str]:
     equal = _equal_numbers(text, target)
     if equal is not None:
         return equal, "numbers"
     right = _target(target)
-    answer = _marked(text)
+    answer = _marked(text, style)
     if answer is None:
-        answer = text.strip()
+        answer = (spoken(text) or "").strip()
+        if style.last_number and (numbers := _NUMBER.findall(answer)):
+            answer = numbers[-1]
         if not answer:
             return False, "text"
     if not answer:
@@ -148,23 +180,44 @@ def _decide(text: str, target: str) -> tuple[compare.Decision, str]:
     # "- 5" may be the first of a list
     if max(len(answer), len(right)) > LONGEST or _BULLET.match(answer):
         return None, "text"
-    return compare.decide(_tidied(answer), _tidied(right))
+    return compare.decide(_tidied(answer), _tidied(right), style)
+
+
+def _unit_behind(text: str, answer: str) -> str:
+    """The unit, or a word such as million, that stands behind the last box with a number in it, ""
+    for none.
+    """
+    if quantities.plain(answer) is None:
+        return ""
+    behind = text.rpartition("boxed{")[2]
+    match = _BEHIND.match(behind, len(answer)) if behind.startswith(answer) else None
+    if match is None:
+        return ""
+    word = str(match[match.lastindex or 0])
+    unit = unit_of(word)
+    if word not in quantities.SCALES and (not unit or unit[0] == "word"):
+        return ""
+    return f" {word}"
 
 
 def _equal_numbers(answer: str, target: str) -> bool | None:
-    """Whether two plain decimals are equal; None where they are not both such."""
+    """Whether two plain decimals are equal; None where they are not both such, or where the target
+    may be a rounding of the answer.
+    """
     mine = quantities.plain(answer)
     if mine is None:
         return None
     other = quantities.plain(target)
     if other is None:
         return None
+    if mine != other and quantities.may_be_rounded(mine, other):
+        return None
     return mine == other
 
 
 @lru_cache(1024)
 def _target(target: str) -> str:
-    right = (_marked(target) or target).strip()
+    right = (_marked(target, STYLES["strict"]) or target).strip()
     if not right:
         raise ValueError("the target is empty: give the right answer as text")
     return right
@@ -175,7 +228,7 @@ def _tidied(text: str) -> str:
     return tidy(text)
 
 
-def _marked(text: str) -> str | None:
+def _marked(text: str, style: AnswerStyle) -> str | None:
     """The answer that a text marks; "" where it marks one that cannot be read; None where it
     marks none.
     """
@@ -186,17 +239,32 @@ def _marked(text: str) -> str | None:
         return ""
     if not found:
         return None
-    if "\\boxed" in text or "\\fbox" in text:
+    if style.boxes == "first" and _several(text):
+        return found[0]
+    if style.boxes == "all" and _several(text):
         last = found[-1]
         if len(last) <= LONGEST:
             last = _tidied(last)
         for other in set(found[:-1]) - {found[-1]}:
-            if len(other) > LONGEST or compare.decide(_tidied(other), last)[0] is not True:
+            if len(other) > LONGEST or not _equal(_tidied(other), last):
                 return ""
-    return found[-1]
+    return found[-1] + _unit_behind(text, found[-1])
 
 
-def _ask(asked: Sequence[compare.Asked], seconds: float) -> list[Verdict]:
+def _several(text: str) -> bool:
+    """Whether answers are marked by boxes or tags, which must agree."""
+    return _BOXES.search(spoken(text) or "") is not None
+
+
+def _equal(one: str, other: str) -> bool:
+    """Whether two tidy answers are surely equal, without a proof; one may be a rounding."""
+    strict = STYLES["strict"]
+    if compare.decide(one, other, strict)[0] is True:
+        return True
+    return compare.decide(other, one, strict)[0] is True
+
+
+def _ask(asked: Sequence[Asked], seconds: float) -> list[Verdict]:
     if not asked:
         return []
     from guides.answers.proofs import pool, results
@@ -206,8 +274,8 @@ def _ask(asked: Sequence[compare.Asked], seconds: float) -> list[Verdict]:
 
 
 def _same(text: str, first: str, seconds: float) -> bool:
-    decision, _ = compare.decide(text, first)
-    if isinstance(decision, compare.Asked):
+    decision, _ = compare.decide(text, first, STYLES["strict"])
+    if isinstance(decision, Asked):
         return _ask([decision], seconds)[0] is Verdict.RIGHT
     return decision is True
 
@@ -216,14 +284,14 @@ def _bucket(text: str, depth: int = 0) -> object:
     """What equal answers share: their values to 12 digits, else their text."""
     if len(text) > LONGEST:
         return text
-    _, value = compare.named(text)
+    _, value = named(text)
     if (quantity := quantities.quantity(value)) is not None:
         return equality.fingerprint(("num", quantity.value))
-    if depth < 3 and (found := compare.structure(value)) is not None:
+    if depth < 3 and (found := structure(value)) is not None:
         brackets, members = found
         inside = [_bucket(member, depth + 1) for member in members]
         if brackets == "\\{\\}":
             inside.sort(key=repr)
         return (brackets, *inside)
-    node, _ = compare.measured(value)
-    return (node and equality.fingerprint(node)) or value.casefold().removeprefix("the ")
+    node, _ = measured(value)
+    return (node and equality.fingerprint(node)) or bare(value)
