@@ -152,6 +152,13 @@ def test_tests_may_import_the_program() -> None:
     assert judged("def add(a, b): return a + b", tests).passed
 
 
+def test_tests_that_ask_nothing_hold_for_no_program() -> None:
+    for tests in ("def check(candidate): assert candidate(1, 2) == 3", "# later", "assert True"):
+        outcome = judged("def add(a, b): return a + b", tests)
+        assert outcome.ended == "failed" and "asked nothing of the program" in outcome.reason
+    assert judged("def add(a, b): return a + b", f"{tests}\nadd").passed
+
+
 def test_the_end_of_a_loop_is_no_verdict() -> None:
     tests = "assert all(map(lambda n: add(n, n) == 2 * n, range(9)))"
     assert judged("def add(a, b): raise StopIteration", tests).ended == "failed"
@@ -447,6 +454,23 @@ def test_a_kernel_that_makes_no_namespaces_is_named() -> None:
 def test_a_sandbox_that_is_none_is_refused(wish: Any) -> None:
     with pytest.raises(ValueError, match=r"give True, search.sandbox.Limits\(...\), or"):
         run("print(1)", sandbox=wish)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tests": ""}, "which every program passes"),
+        ({"tests": "assert f( == 1"}, "the tests are no Python: .*line 1"),
+        ({"tests": 5}, "which every program passes"),
+        ({"code": None}, "the program is None: give its code as text"),
+        ({"seconds": 0}, "seconds=0 is no limit"),
+        ({"seconds": float("nan")}, "seconds=nan is no limit"),
+        ({"seconds": float("inf")}, "seconds=inf is no limit"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_the_door(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run(**{"code": "", **options})
 
 
 @pytest.mark.parametrize(

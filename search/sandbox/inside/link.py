@@ -148,6 +148,7 @@ class Link:
     def __init__(self, read: int, write: int, trusts: bool):
         self._read = os.fdopen(read, "rb")
         self._write = os.fdopen(write, "wb")
+        self.asked = 0  #: how often the other end was asked for something
         self._trusts = trusts
         self._lent: dict[int, Any] = {}
         self._remotes: dict[int, Remote] = {}
@@ -174,6 +175,7 @@ class Link:
         """Have the other end do something; meanwhile it may call what it was lent. Raises what
         that raised, and Gone.
         """
+        self.asked += 1
         asked = {"do": operation, "args": self.dumps(args), "named": self.dumps(named)}
         self.send(asked)
         while "do" in (said := self.receive()):
