@@ -46,7 +46,7 @@ class Flight:
         flight = self.flight
         self._count_finished()
         while not solved(self.search.problem, tree):
-            while self._more() and (lane := flight.new()) is not None:
+            while self._more() and (lane := flight.new(last=self._by_steps())) is not None:
                 if not self._select(lane):
                     break
             child = await flight.next()
@@ -83,9 +83,7 @@ class Flight:
         tree = self.tree
         passed: list[int] = []
         chosen = -1
-        first = tree.block(0)
-        patient = not first or self._judges(first[0])
-        for _ in range(1 if patient else self.flight.width):
+        for _ in range(1 if self._by_steps() else self.flight.width):
             picked = tree.select(1, self.rule, widen=self.widen)
             if not len(picked):
                 break
@@ -206,6 +204,11 @@ class Flight:
         return not isinstance(self.search.guide.value, Known) or not math.isnan(
             self.tree.at(edge, "value")
         )
+
+    def _by_steps(self) -> bool:
+        """Whether simulations may end after a step, because steps are judged."""
+        first = self.tree.block(0)
+        return not first or self._judges(first[0])
 
     def _count_finished(self) -> None:
         tree = self.tree
