@@ -17,7 +17,7 @@ from typing import TypeVar
 from guides.answers import equality, grammar, intervals, lists, quantities
 from guides.answers.evaluate import calculation
 from guides.answers.grammar import measured
-from guides.answers.names import assignments, named, of_several
+from guides.answers.names import assignments, named, of_several, out_of_order
 from guides.answers.normalise import LONGEST
 from guides.answers.proofs import prove_equal
 from guides.answers.relations import COMPARES, RELATES, Asked, has_letter, relation
@@ -88,7 +88,7 @@ def _decide(answer: str, target: str, at: Level) -> tuple[Decision, str]:
     wanted, worth = named(target)
     if (value, worth) != (answer, target) and (
         name == wanted
-        or not _relates(wanted, target)
+        or not (_relates(wanted, target) or out_of_order(name))
         or not (_relates(name, answer) or of_several(wanted))
     ):
         decision, way = _decide(value, worth, at)
@@ -193,10 +193,10 @@ def _by_assignments(answer: str, target: str, at: Level) -> bool | None:
     listed = lists.structure(target if other is None else answer)
     if listed is None or listed[0] not in ("", "()"):
         return None
-    members = listed[1]
-    if mine is not None:
-        values, members = members, values
-    return _in_order(members, values, at, "")
+    if mine is None:
+        return _in_order(listed[1], values, at, "")
+    same = _in_order(values, listed[1], at, "")
+    return None if out_of_order(mine) else same
 
 
 def _by_parts(answer: str, target: str, at: Level) -> bool | None:

@@ -5,6 +5,7 @@ x = 7/2 = 3.5, 2\sqrt{3} \approx 3.46.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 
 from guides.answers import equality
@@ -63,6 +64,16 @@ def is_name(text: str) -> bool:
 def of_several(name: str) -> bool:
     """Whether a name is made of several letters: x + y = 5 may be a line, too."""
     return _TOGETHER.fullmatch(name) is not None
+
+
+def out_of_order(names: str | Iterable[str]) -> bool:
+    """Whether several names, or those of a tuple, are not in the order of the alphabet: whether
+    bare values beside them are meant in their order cannot be known.
+    """
+    several = list(names)
+    if isinstance(names, str):
+        several = re.findall("[a-zA-Z]", names) if names.startswith("(") else []
+    return several != sorted(several)
 
 
 def _equal(sides: list[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from search.sandbox.bubblewrap import installation, modules_in_use
 from search.sandbox.process import STARTUP
 from search.sandbox.programs import plain, read_reply
-from search.sandbox.start import Wish, inside, limits_of, require
+from search.sandbox.start import Wish, check_seconds, inside, limits_of, require
 from search.scheduling.requests import RequestFailed
 
 
@@ -26,10 +26,15 @@ class SandboxedFunction:
     where there can be no sandbox.
     """
 
-    def __init__(self, function: Callable[[str], Any], name: str, seconds: float, sandbox: Wish):
+    def __init__(
+        self, function: Callable[[str], Any] | None, name: str, seconds: float, sandbox: Wish
+    ):
+        if function is None:
+            raise ValueError(f"there is no {name} to run in a sandbox: give one, or no sandbox")
+        check_seconds(seconds)
         require(sandbox)
         self.longest = seconds + STARTUP  #: of a call, in seconds
-        self._name = name
+        self.__qualname__ = self._name = name
         self._seconds = seconds
         self._sandbox = sandbox
         self._function = _pickled(function, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from search.sandbox.bubblewrap import packages
 from search.sandbox.process import Ended
-from search.sandbox.start import Wish, inside, limits_of
+from search.sandbox.start import Wish, check_seconds, inside, limits_of
 
 _ENDS = ("passed", "failed", "error", "memory")  # what the inside may say
 _LIMITS = {
@@ -58,8 +59,9 @@ def run(
 
     tests    code of yours that runs after the program, in another process of the sandbox, and calls
              what it defines by name (also as `program.NAME`, where Python has that name, too). It
-             passes by coming to its end: a failed `assert` and any other exception fail it. None:
-             the program is run as a script, and passes by its exit code
+             passes by coming to its end, having asked the program for something: a failed `assert`
+             and any other exception fail it. None: the program is run as a script, and passes by
+             its exit code
     stdin    what the program reads
     seconds  it may take, once it has begun
     sandbox  True, `Limits` of your own, or "none": without protection
@@ -67,8 +69,13 @@ def run(
     The program cannot read the tests, nor reply for them. Numbers, text, containers and numpy's
     arrays cross between the two as copies; objects of the program's own classes stay with it and
     are called from there, and equal no value. Raises SandboxMissing where there can be no sandbox,
-    ValueError for what is no sandbox.
+    ValueError for tests that are empty or no Python, and for what is no sandbox.
     """
+    if not isinstance(code, str):
+        raise ValueError(f"the program is {code!r}: give its code as text")
+    if tests is not None:
+        _check_tests(tests)
+    check_seconds(seconds)
     order = {
         "kind": "program",
         "code": code,
@@ -101,6 +108,18 @@ def run_many(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(workers or cores or 1) as pool:
         return list(pool.map(lambda pair: run(*pair, seconds=seconds, sandbox=sandbox), pairs))
+
+
+def _check_tests(tests: str) -> None:
+    if not isinstance(tests, str) or not tests.strip():
+        raise ValueError(
+            f"the tests are {tests!r}, which every program passes: give code that calls the "
+            "program, or None to run it as a script"
+        )
+    try:
+        ast.parse(tests)
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"the tests are no Python: {error}") from None
 
 
 def _outcome(ended: Ended, seconds: float, sandbox: Wish) -> Outcome:

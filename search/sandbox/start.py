@@ -51,6 +51,15 @@ def limits_of(sandbox: Wish) -> Limits:
     )
 
 
+def check_seconds(seconds: float) -> None:
+    """Raises ValueError for what is no limit of time."""
+    if isinstance(seconds, bool) or not 0 < seconds <= 1e6:
+        raise ValueError(
+            f"seconds={seconds!r} is no limit: give the seconds that a program may take, above 0 "
+            "and at most a million"
+        )
+
+
 def missing() -> str | None:
     """What a sandbox lacks here, as a sentence; None where one can be had, which was tried."""
     global _tried

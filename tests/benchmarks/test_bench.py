@@ -405,6 +405,7 @@ def checkpoints(folder, slope_train=20.0, slope_test=10.0, count=400):
     return folder / "checkpoints.csv"
 
 
+@pytest.mark.thorough
 def test_the_two_axes_find_planted_slopes(tmp_path):
     told = plot.axes(
         plot.read_checkpoints(checkpoints(tmp_path), "mcts"), tmp_path / "axes.png"

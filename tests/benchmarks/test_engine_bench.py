@@ -124,6 +124,7 @@ def test_gather_and_engine_say_what_full_passes_say(spread):
     assert sum(reply.usage.prefilled for reply in ours.replies) == 0
 
 
+@pytest.mark.thorough
 def test_the_adapters_of_the_yardsticks(monkeypatch):
     monkeypatch.setattr(expansion, "READY", 2)
     model, ids, noise = workloads.small_model(), workloads.prompts(3, 6), gumbel(4, 6)
@@ -151,6 +152,7 @@ def test_the_adapters_of_the_yardsticks(monkeypatch):
     )
 
 
+@pytest.mark.thorough
 def test_every_way_of_decoding_gives_the_same_tokens():
     rows = engine.speeds([3], prompt=6, new=4, rounds=1)
     assert [(row["batch"], row["way"]) for row in rows] == [
@@ -246,6 +248,7 @@ def test_beams_of_many_widths_on_a_tiny_model():
     assert len(gpu.beam_lines(rows)) == 3
 
 
+@pytest.mark.thorough
 def test_the_command(tmp_path, monkeypatch):
     run, out = CliRunner(), tmp_path / "rows.json"
     helped = run.invoke(engine.app, ["--help"])

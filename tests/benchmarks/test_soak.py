@@ -39,6 +39,7 @@ def examined(engine, count=200, seed=0, alone=30):
     return soak.examined(engine, tiny.model(), count, seed, alone)
 
 
+@pytest.mark.thorough
 def test_random_requests_are_answered_right():
     found = examined(engine_of())
     assert not found.bad, found
@@ -236,6 +237,7 @@ def test_where_trees_part():
     assert apart == slots.Difference("edge_log_prob", 1, 1, 0.5)
 
 
+@pytest.mark.thorough
 def test_trees_for_any_number_of_slots(tmp_path, capsys, monkeypatch):
     tiny.model(max_position_embeddings=1024).save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")

@@ -46,6 +46,7 @@ def test_the_tasks_of_chains_are_of_their_split_and_have_answers() -> None:
     assert target_of(puzzle) is None and steps_right(puzzle, []) is None
 
 
+@pytest.mark.thorough
 def test_files_of_training_and_gate_do_not_meet_each_other_or_a_task() -> None:
     trained = list(islice(training(1), 300))
     held = list(islice(training(1, "validation", 1), 300))

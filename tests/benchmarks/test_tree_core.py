@@ -169,6 +169,7 @@ def test_all_searches_visit_what_the_slow_twin_visits(moves, k, c):
         assert told.get("nodes") == (sum(walked for _, walked in twin) if k == 1 else None)
 
 
+@pytest.mark.thorough
 def test_runs_reuse_memory_and_threads_change_nothing(monkeypatch):
     monkeypatch.setattr(hashgame.HashTree, "most", 100)
     found = []

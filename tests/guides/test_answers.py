@@ -54,7 +54,8 @@ def test_what_is_said(
 
 def test_no_false_accepts_either_way(said: dict[tuple[str, str], tuple[Verdict, str]]) -> None:
     """What is not RIGHT is not RIGHT with answer and target exchanged, but for sums that one
-    side has worked out, and for targets that are roundings to seven digits and more.
+    side has worked out, for targets that are roundings to seven digits and more, and for names
+    whose order the target gives.
     """
     pairs = [
         (target, text)
@@ -63,7 +64,8 @@ def test_no_false_accepts_either_way(said: dict[tuple[str, str], tuple[Verdict, 
     ]
     told = [pair for pair, verdict in zip(pairs, check_many(pairs), strict=True) if verdict is R]
     rounded = {("1/3", "0.333333333333"), ("π", "3.14159265358979")}
-    assert set(told) <= {("5", "2+3"), ("6", "2*3"), ("-5", "- 5")} | rounded
+    named = {("2, 3", "y=2, x=3"), ("(2,3)", "(y,x)=(2,3)")}
+    assert set(told) <= {("5", "2+3"), ("6", "2*3"), ("-5", "- 5")} | rounded | named
 
 
 @pytest.mark.parametrize(

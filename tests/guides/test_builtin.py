@@ -116,6 +116,7 @@ def test_more_words_come_last_and_the_longest_counts() -> None:
             train.build_tokenizer(["make"], 99, [" Ann", twice])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", [countdown_data, chains_data])
 def test_what_was_learnt_before_is_read_as_before(module: Any) -> None:
     few = train.build_tokenizer(**train.read_recipe()["tokenizer"])
@@ -537,6 +538,7 @@ def test_shipped_model_solves_short_chains() -> None:
     assert sum(s.answer == chains_key.target(p) for p, s in pairs) >= 6
 
 
+@pytest.mark.thorough
 @needs_weights
 def test_shipped_model_solves_short_stories() -> None:
     """Greedily, without a search: word problems of two and three operations that it never saw."""

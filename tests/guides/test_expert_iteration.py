@@ -258,6 +258,7 @@ def in_a_child(out: Path, base: Path, log: Path, lives: int) -> int:
 # -- kills, full disks, Ctrl-C
 
 
+@pytest.mark.thorough
 def test_kills_lose_and_repeat_nothing(fake, tmp_path):
     base = checkpoint(tmp_path / "base", 0.4)
     whole, out, log = tmp_path / "whole", tmp_path / "out", tmp_path / "log"
@@ -286,6 +287,7 @@ def test_kills_lose_and_repeat_nothing(fake, tmp_path):
     assert (out / "rounds.csv").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("place", ["trace", "result", "examples", "gate"])
 def test_a_full_disk_stops_the_round_and_room_lets_it_go_on(fake, tmp_path, monkeypatch, place):
     jobs, targets = sums(20)

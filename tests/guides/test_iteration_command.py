@@ -428,6 +428,7 @@ def test_a_killed_command_goes_on(folder, undisturbed):
         assert all(np.allclose(ours[key], truth[key], atol=1e-5) for key in truth)
 
 
+@pytest.mark.thorough
 def test_an_unloaded_engine_is_freed(folder):
     guide = guides.load(folder / "base")
     engine = weakref.ref(next(iter(guide.backends.values())))

@@ -132,6 +132,7 @@ def test_labels_at_every_token_of_a_step_are_read(base: Path, tmp_path: Path) ->
     )
 
 
+@pytest.mark.thorough
 def test_the_head_learns_what_a_logistic_regression_learns(base: Path, tmp_path: Path) -> None:
     """Labels that a line through the hidden states tells apart are told apart, and weights of
     labels count as they should.
@@ -206,6 +207,7 @@ def test_lora_is_merged_into_an_ordinary_checkpoint(base: Path, tmp_path: Path) 
     assert probability > 100 * start and value > 0.7
 
 
+@pytest.mark.thorough
 def test_full_fine_tuning_with_either_optimizer(base: Path, tmp_path: Path) -> None:
     start, _ = belief(base)
     for name in ("adamw", "muon"):
@@ -290,6 +292,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     )
 
 
+@pytest.mark.thorough
 def test_a_full_disk_stops_and_the_run_goes_on_when_there_is_room(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +329,7 @@ def test_a_full_disk_stops_and_the_run_goes_on_when_there_is_room(
     )
 
 
+@pytest.mark.thorough
 def test_a_full_disk_at_the_end_keeps_the_training(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ CHECKER = f"{__name__}:no_mistake"
 # -- the planted task
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("at_once")
 def test_a_verifier_learns_the_planted_steps_and_its_report_says_so(
     base: Path, folder: Path, tmp_path: Path
@@ -222,6 +223,7 @@ def test_a_verifier_learns_the_planted_steps_and_its_report_says_so(
     assert report["problems"] == len(held) > 3
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("at_once")
 def test_a_run_that_was_killed_while_it_was_judged_goes_on(
     base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -247,6 +249,7 @@ def test_a_run_that_was_killed_while_it_was_judged_goes_on(
         train_guide.train_guide(folder, {}, base, out, options, **{**arguments, "held_out": 0.2})
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("at_once")
 def test_a_soft_label_is_learnt_as_it_is(
     base: Path, folder: Path, traces: list[Trace], tmp_path: Path

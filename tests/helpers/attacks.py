@@ -17,9 +17,6 @@ import subprocess
 import sys
 import time
 
-#: seconds of a process that a test looks for among all processes
-SLEEP = "98765.4321"
-
 
 def _any(*attempts) -> float:
     """1.0 where one of `attempts` comes back without an error and with something true."""
@@ -90,13 +87,13 @@ def signal_parent(text: str) -> float:
 def outlive(text: str) -> float:
     """Leaves a process in a session of its own, with nothing open."""
     devnull = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    subprocess.Popen(["/bin/sleep", SLEEP], start_new_session=True, **devnull)
+    subprocess.Popen(["/bin/sleep", json.loads(text)["sleep"]], start_new_session=True, **devnull)
     return 0.0
 
 
 def linger(text: str) -> float:
-    """Waits for a process of its own that does not end."""
-    subprocess.run(["/bin/sleep", SLEEP], check=True)
+    """Waits for a process of its own that does not end. The text ends with its seconds."""
+    subprocess.run(["/bin/sleep", text.split()[-1]], check=True)
     return 1.0
 
 
@@ -323,7 +320,7 @@ def deaf(text: str) -> float:
     os.closerange(0, 256)
     if os.fork() == 0:
         os.setsid()
-        os.execv("/bin/sleep", ["sleep", SLEEP])
+        os.execv("/bin/sleep", ["/bin/sleep", json.loads(text)["sleep"]])
     os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(600)
     return 1.0

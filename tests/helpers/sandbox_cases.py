@@ -19,6 +19,9 @@ import pytest
 
 from search.sandbox import missing
 
+#: seconds of the processes that the tests of this process look for among all
+SLEEP = f"98765.{os.getpid()}"
+
 
 def need_a_sandbox() -> None:
     """Where there can be none, CI fails and says what is missing; elsewhere the test is skipped."""
@@ -58,6 +61,7 @@ class Surroundings:
                 "abstract": self._abstract,
                 "victim": self._victim.pid,
                 "pid": os.getpid(),
+                "sleep": SLEEP,
             }
         )
 
@@ -92,9 +96,9 @@ class Surroundings:
 
 
 def left_over(seconds: float = 10.0) -> bool:
-    """Whether the process that `attacks` leaves is still there after a while."""
+    """Whether a process that sleeps for `SLEEP` seconds is still there after a while."""
     deadline = time.monotonic() + seconds
-    while any(attacks.SLEEP.encode() in line for line in _command_lines()):
+    while _sleeps():
         if time.monotonic() > deadline:
             return True
         time.sleep(0.05)
@@ -102,18 +106,18 @@ def left_over(seconds: float = 10.0) -> bool:
 
 
 def appears(seconds: float = 60.0) -> bool:
-    """Whether that process begins within a while."""
+    """Whether such a process begins within a while."""
     deadline = time.monotonic() + seconds
-    while not any(attacks.SLEEP.encode() in line for line in _sleepers()):
+    while not _sleeps():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
 
 
-def _sleepers() -> Iterator[bytes]:
-    """Command lines of sleep, not of what will start it."""
-    return (line for line in _command_lines() if line.startswith(b"/bin/sleep"))
+def _sleeps() -> bool:
+    wanted = b"\0".join([b"/bin/sleep", SLEEP.encode()])
+    return any(line.startswith(wanted) for line in _command_lines())
 
 
 def _command_lines() -> Iterator[bytes]:

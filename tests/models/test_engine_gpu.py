@@ -170,6 +170,7 @@ def test_what_it_says_of_texts_is_what_the_model_says():
     backend._store.tree.check([])
 
 
+@pytest.mark.thorough
 def test_a_request_that_has_ended_can_still_be_given_up():
     backend = engine(tiny.model(**SMALL))
     stop = tuple(tiny.tokenizer().decode([token]) for token in range(256))
@@ -194,6 +195,7 @@ def test_buckets_are_few_and_near():
     )
 
 
+@pytest.mark.thorough
 def test_what_a_recorded_pass_reads_lives_as_long_as_the_recording(monkeypatch):
     """A GPU replays kernels on the memory of the tensors that they were recorded with, whether
     those are still there or not.

@@ -294,6 +294,7 @@ def test_a_long_prompt_takes_several_passes_which_may_be_left_in_the_middle():
     assert backend.counts.read < 4_500 + 100
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("polls", [0, 3])
 def test_after_a_pass_that_was_interrupted_nothing_half_read_is_taken_for_read(polls, monkeypatch):
     """Ctrl-C, or any error of the model, in the middle of a prompt (polls=0) or of a step; then

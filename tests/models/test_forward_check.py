@@ -60,6 +60,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_forward_is_refused(fault, dtype, monkeypatch, caplog):

@@ -116,6 +116,7 @@ def test_bfloat16_gives_a_text_the_same_numbers_in_any_company(tmp_path):
             )
 
 
+@pytest.mark.thorough
 def test_the_number_of_threads_changes_no_bit(tmp_path):
     """Products as wide and as deep as those of a real model, which are shared out between
     threads.
@@ -235,6 +236,7 @@ def test_shards_are_read(tmp_path):
     np.testing.assert_allclose(scored(model), wanted(made), atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_a_native_checkpoint_needs_no_transformers(tmp_path):
     path, _ = saved(tmp_path, "llama")
     code = (

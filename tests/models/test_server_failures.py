@@ -108,6 +108,7 @@ def test_retry_after_is_waited_for(serve, monkeypatch):
     assert "429" in error(backend, ask()) and not any(pauses), "nobody waits for a day"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", [("slow", 1.0), *DRIPS])
 def test_a_slow_answer_times_out(serve, fault):
     server, backend = serve(
@@ -157,6 +158,7 @@ def test_a_kept_connection_that_was_closed_costs_nothing(serve):
     assert len(server.bodies) == 5
 
 
+@pytest.mark.thorough
 def test_a_thousand_requests_on_a_few_connections(serve):
     server, backend = serve({"connections": 4})
     before, requests = server.connections, [ask(seed=i, max_tokens=4) for i in range(1000)]
@@ -365,6 +367,7 @@ def test_a_key_that_is_none_is_not_repeated(monkeypatch):
     assert KEY not in str(caught.value)
 
 
+@pytest.mark.thorough
 def test_the_key_is_written_nowhere(monkeypatch, tmp_path, caplog, capsys):
     """Searches by a server that repeats the key in its errors; then everything that was written
     is looked through.

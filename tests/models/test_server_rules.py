@@ -120,6 +120,7 @@ def _answers_errors(error):
 # -- deadlines
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", [*DRIPS, "hold"])
 def test_who_drips_at_the_door_is_named_within_the_deadline(fault):
     with FakeServer(fault=lambda number, body: fault) as server:

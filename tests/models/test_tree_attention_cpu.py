@@ -125,6 +125,7 @@ def test_it_is_the_definition(seed, shape, options):
     )
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(SHAPES), st.sampled_from([0.0, 4.0]))
 def test_what_is_shared_changes_no_bit(seed, shape, cap):

@@ -355,6 +355,7 @@ def test_a_verbose_run_logs_how_far_it_is(monkeypatch, fast_bar, caplog):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["mcts", "gumbel", "beam", "sample"])
 def test_watching_changes_no_tree(monkeypatch, fast_bar, method):
     monkeypatch.setattr(sys, "stderr", Terminal())

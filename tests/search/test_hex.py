@@ -232,6 +232,7 @@ def fused_moves(n: int, states, simulations: int) -> list[int]:
     return forest.root_visits().argmax(axis=1).tolist()
 
 
+@pytest.mark.thorough
 def test_rollouts_play_every_won_3x3_position_perfectly():
     states = [state for state in hex_solver.positions(3) if hex_solver.winning_moves(3, state)]
     assert len(states) == 3401

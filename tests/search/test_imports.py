@@ -75,6 +75,7 @@ def run(way: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 WAYS = ["script", "prompt", "pytest", "importlib"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", BESIDE)
 def test_import_copse_finds_ours_whatever_lies_beside(tmp_path, kind, way):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import textwrap
 from typing import Any
@@ -150,6 +152,13 @@ def test_tests_may_import_the_program() -> None:
     assert judged("def add(a, b): return a + b", tests).passed
 
 
+def test_tests_that_ask_nothing_hold_for_no_program() -> None:
+    for tests in ("def check(candidate): assert candidate(1, 2) == 3", "# later", "assert True"):
+        outcome = judged("def add(a, b): return a + b", tests)
+        assert outcome.ended == "failed" and "asked nothing of the program" in outcome.reason
+    assert judged("def add(a, b): return a + b", f"{tests}\nadd").passed
+
+
 def test_the_end_of_a_loop_is_no_verdict() -> None:
     tests = "assert all(map(lambda n: add(n, n) == 2 * n, range(9)))"
     assert judged("def add(a, b): raise StopIteration", tests).ended == "failed"
@@ -173,7 +182,10 @@ VALUES = [
     "None", "True", "3", "-(2 ** 9000)", "1.5", "float('inf')", "2 + 3j", "'text \\ud800 \\u20ac'",
     "b'ab'", "[1, [2, (3,)]]", "{'a': {1, 2}, (1, 2): frozenset({3})}",
     "__import__('datetime').date(2026, 11, 30)", "__import__('decimal').Decimal('1.10')",
-    "__import__('fractions').Fraction(1, 3)", "int", "[]", "()", "{}", "set()",
+    "__import__('fractions').Fraction(1, 3)", "__import__('datetime').timedelta(1, 2)",
+    "__import__('collections').deque([1, 2], 3)", "__import__('collections').Counter('aab')",
+    "__import__('collections').OrderedDict(b=1, a=2)", "range(3, 9, 2)",
+    "__import__('collections').defaultdict(list, a=[1])", "int", "[]", "()", "{}", "set()",
 ]  # fmt: skip
 
 
@@ -225,10 +237,18 @@ def test_objects_functions_and_exceptions_work_across() -> None:
             for i in range(n): yield i
         def apply(f, xs): return [f(x) for x in xs]
         def sort(xs): xs.sort()
+        def turn(queue): queue.rotate(1)
+        def forget(things): things.clear()
+        class Node:
+            def __init__(self, value): self.value, self.next = value, None
+        def last(node):
+            while node.next: node = node.next
+            return node
         def counts(text): return Counter(text)
         def compose(f, g): return lambda x: g(f(x))
     """
     tests = """
+        from collections import deque
         p = Pair(1, 2)
         p.a = 3
         assert p.a == 3 and p.total() == 5 and p.total(more=1) == 6 and len(p) == 2 and p[1] == 2
@@ -249,6 +269,12 @@ def test_objects_functions_and_exceptions_work_across() -> None:
         assert apply(lambda x: x + 1, [1, 2]) == [2, 3] and apply(len, ['ab']) == [2]
         xs = [3, 1, 2]
         sort(xs)
+        queue, table, bag = deque([1, 2, 3]), {1: 2}, {1}
+        turn(queue), forget(table), forget(bag)
+        assert queue == deque([3, 1, 2]) and table == {} and bag == set()
+        node = Node(1)
+        node.next = Node(2)
+        assert node.next.value == 2 and node.next.next is None and last(node) == node.next
         assert xs == [1, 2, 3] and counts('aab') == {'a': 2, 'b': 1}
         assert compose(lambda x: x + 1, str)(1) == '2'
     """
@@ -344,6 +370,18 @@ def test_a_search_verifies_in_sandboxes() -> None:
     assert solution.verified and solution.answer == "yes" and solution.error is None
 
 
+def test_a_search_whose_problem_cannot_cross_verifies_in_sandboxes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only its verifier must."""
+    guide = scripted_guide(lambda request: generated("It is yes."), value=False)
+    problem = search.TextProblem(
+        "yes or no?", verify=attacks.honest, answer=lambda text: "yes", sandbox=True
+    )
+    solution = search.solve(problem, guide, "sample", "tokens=30")
+    assert solution.verified and "runs in this process" not in caplog.text
+
+
 def test_a_verifier_that_attacks_is_what_failed() -> None:
     guide = scripted_guide(lambda request: generated("The answer is 4"), value=False)
     problem = search.TextProblem("?", verify=attacks.kill_all, sandbox=True)
@@ -356,6 +394,8 @@ def test_a_verifier_that_attacks_is_what_failed() -> None:
 def test_what_cannot_cross_is_refused_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="cannot cross to its sandbox .*at the top level"):
         search.TextProblem("?", verify=lambda text: True, sandbox=True)
+    with pytest.raises(ValueError, match="no TextProblem.verify to run in a sandbox"):
+        search.TextProblem("?", sandbox=True)
     monkeypatch.setattr(attacks.honest, "__module__", "__main__")
     with pytest.raises(ValueError, match="script or notebook, which a sandbox cannot import"):
         search.TextProblem("?", verify=attacks.honest, sandbox=True)
@@ -400,10 +440,37 @@ def test_a_system_that_lets_nobody_make_namespaces_is_named(
     assert "parts of Linux, and this is darwin" in str(missing())
 
 
+def test_a_kernel_that_makes_no_namespaces_is_named() -> None:
+    """Not by a fake: within bubblewrap that was told to allow no more."""
+    if os.geteuid() != 0:
+        pytest.skip("an ordinary user may be allowed none at all")
+    words = ["bwrap", "--dev-bind", "/", "/", "--unshare-user", "--uid", "1000", "--disable-userns"]
+    code = "import search; print(search.sandbox.missing())"
+    done = subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True)
+    assert "lets nobody like you make namespaces" in done.stdout
+
+
 @pytest.mark.parametrize("wish", [1, False, "yes", None])
 def test_a_sandbox_that_is_none_is_refused(wish: Any) -> None:
     with pytest.raises(ValueError, match=r"give True, search.sandbox.Limits\(...\), or"):
         run("print(1)", sandbox=wish)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tests": ""}, "which every program passes"),
+        ({"tests": "assert f( == 1"}, "the tests are no Python: .*line 1"),
+        ({"tests": 5}, "which every program passes"),
+        ({"code": None}, "the program is None: give its code as text"),
+        ({"seconds": 0}, "seconds=0 is no limit"),
+        ({"seconds": float("nan")}, "seconds=nan is no limit"),
+        ({"seconds": float("inf")}, "seconds=inf is no limit"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_the_door(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run(**{"code": "", **options})
 
 
 @pytest.mark.parametrize(

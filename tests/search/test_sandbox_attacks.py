@@ -15,11 +15,11 @@ from typing import Any
 import attacks
 import ordinary_user
 import pytest
-from fakes import generated, scripted_guide
-from sandbox_cases import Surroundings, appears, left_over, need_a_sandbox
+from sandbox_cases import SLEEP, Surroundings, appears, left_over, need_a_sandbox
 
 import search
 from search.sandbox import Limits
+from search.sandbox.functions import SandboxedFunction
 from search.scheduling.requests import Call, RequestFailed
 from search.scheduling.scheduler import ask, run
 from search.scheduling.workers import Workers
@@ -114,7 +114,7 @@ def test_memory_counts_for_all_processes_together() -> None:
 def test_all_ends_when_its_parent_is_killed() -> None:
     """By nothing that the parent does: it has no time for that."""
     need_a_sandbox()
-    code = f"import subprocess\nsubprocess.run(['/bin/sleep', '{attacks.SLEEP}'])"
+    code = f"import subprocess\nsubprocess.run(['/bin/sleep', '{SLEEP}'])"
     parent = subprocess.Popen(
         [sys.executable, "-c", f"import search\nsearch.sandbox.run({code!r}, seconds=600)"]
     )
@@ -126,13 +126,15 @@ def test_all_ends_when_its_parent_is_killed() -> None:
     assert not left_over()
 
 
-def test_a_search_that_is_over_leaves_no_sandbox() -> None:
+def test_a_call_that_is_given_up_leaves_no_sandbox() -> None:
     need_a_sandbox()
-    problem = search.TextProblem("?", verify=attacks.linger, sandbox=True, seconds=600.0)
-    guide = scripted_guide(lambda request: generated("The answer is 4"), value=False)
-    solution = search.solve(problem, guide, "sample", "tokens=40,seconds=3")
-    assert not solution.verified
-    assert not left_over()
+    linger = SandboxedFunction(attacks.linger, "linger", 600.0, True)
+    call = Call(linger, (SLEEP,), linger.longest)
+    with Workers(1) as workers:
+        workers.submit(call)
+        assert appears()
+        workers.cancel(call)
+        assert not left_over()
 
 
 USER = 12345  #: an ordinary one, whom nobody knows
@@ -198,7 +200,7 @@ def test_a_pickled_exception_is_code(outside: Surroundings) -> None:
 
 
 def test_a_process_that_outlives_is_found(outside: Surroundings) -> None:
-    one = subprocess.Popen(["/bin/sleep", attacks.SLEEP])
+    one = subprocess.Popen(["/bin/sleep", SLEEP])
     try:
         assert appears() and left_over(0.0)
     finally:

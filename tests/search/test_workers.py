@@ -298,6 +298,7 @@ def test_eight_threads_each_with_their_own() -> None:
     assert results == {t: [(t + i) ** 2 for i in range(10)] for t in range(8)}
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 @pytest.mark.parametrize("end", ["close", "cancel", "seconds"])
 def test_no_process_outlives_its_call_or_the_workers(tmp_path: Path, end: str) -> None:

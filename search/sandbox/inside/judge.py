@@ -127,6 +127,8 @@ def _judge(tests: str, link: Link, pid: int) -> dict[str, str]:
         if 0 < line <= len(lines):
             where = f" in line {line} of the tests: {lines[line - 1].strip()}"
         return _failed(f"{type(error).__name__}{f': {error}' if str(error) else ''}{where}")
+    if not link.asked:  # such as functions that nobody calls: they would hold for every program
+        return _failed("the tests asked nothing of the program: let them call what it defines")
     return {"ended": "passed", "reason": ""}
 
 

@@ -41,10 +41,12 @@ _BETWEEN = (
     "eq", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "matmul",
     "and_", "or_", "xor",
 )  # fmt: skip
-#: classes of the standard library whose objects are values, made by what `__reduce__` tells
+#: classes of the standard library whose objects are values, made again by `_arguments`
 _VALUES = {
     ("datetime", "date"), ("datetime", "datetime"), ("datetime", "time"),
     ("datetime", "timedelta"), ("decimal", "Decimal"), ("fractions", "Fraction"),
+    ("collections", "deque"), ("collections", "OrderedDict"), ("collections", "Counter"),
+    ("collections", "defaultdict"), ("builtins", "range"),
 }  # fmt: skip
 _BASES: tuple[Any, ...] = (int, float, str, list, tuple, dict, set, frozenset)
 _TYPES = ("bool", "int", "float", "str", "complex", "bytes", "bytearray", *_SEQUENCES, "dict")
@@ -52,12 +54,14 @@ _OPERATIONS |= {name: getattr(operator, name) for name in _BETWEEN}
 
 
 class Gone(BaseException):
-    """The other process has ended (`ended`), or says what is no message."""
+    """There is nobody to talk to: the other process has ended, or says what is no message."""
 
     ended = False
 
 
 class Ended(Gone):
+    """The other process has ended."""
+
     ended = True
 
 
@@ -144,6 +148,7 @@ class Link:
     def __init__(self, read: int, write: int, trusts: bool):
         self._read = os.fdopen(read, "rb")
         self._write = os.fdopen(write, "wb")
+        self.asked = 0  #: how often the other end was asked for something
         self._trusts = trusts
         self._lent: dict[int, Any] = {}
         self._remotes: dict[int, Remote] = {}
@@ -170,6 +175,7 @@ class Link:
         """Have the other end do something; meanwhile it may call what it was lent. Raises what
         that raised, and Gone.
         """
+        self.asked += 1
         asked = {"do": operation, "args": self.dumps(args), "named": self.dumps(named)}
         self.send(asked)
         while "do" in (said := self.receive()):
@@ -225,7 +231,7 @@ class Link:
             reply = {"value": self.dumps(_OPERATIONS[operation](*args, **named))}
         except Exception as error:
             reply = {"raised": self._error(error), "with": self.dumps(error.args)}
-        if any(isinstance(one, _MUTABLE) for one in args):
+        if any(map(_changes, args)):
             reply["args"] = self.dumps(args)
         return reply
 
@@ -247,7 +253,7 @@ class Link:
         if kind in (bytes, bytearray):
             return [kind.__name__, value.hex()]
         if (kind.__module__, kind.__name__) in _VALUES:
-            return ["value", kind.__module__, kind.__name__, self.dumps(value.__reduce__()[1])]
+            return ["value", kind.__module__, kind.__name__, self.dumps(_arguments(value))]
         if kind is Remote and value._link is self:
             return ["yours", value._number]
         if isinstance(value, type) and issubclass(value, Exception):
@@ -350,7 +356,21 @@ class Link:
         return self._errors.setdefault(f"{name} {base}", type(name, (known,), {}))
 
 
-_MUTABLE = (list, dict, set, bytearray)
+def _arguments(value: Any) -> tuple[Any, ...]:
+    """With what the class of a value makes it again."""
+    name = type(value).__name__
+    if name == "deque":
+        return list(value), value.maxlen
+    if name == "defaultdict":
+        return value.default_factory, dict(value)
+    if name in ("OrderedDict", "Counter"):
+        return (dict(value),)
+    return value.__reduce__()[1]
+
+
+def _changes(value: Any) -> bool:
+    """Whether a value may be changed in place."""
+    return hasattr(type(value), "clear")
 
 
 def _module(name: str) -> types.ModuleType:
@@ -401,10 +421,10 @@ def _builtin_base(kind: type) -> str:
 
 def _update(mine: Any, after: Any) -> None:
     """What the program has changed in place is changed here, too."""
-    if type(mine) is not type(after) or mine == after:
+    if type(mine) is not type(after) or not _changes(mine) or mine == after:
         return
-    if isinstance(mine, (list, bytearray)):
-        mine[:] = after
-    elif isinstance(mine, (dict, set)):
-        mine.clear()
+    mine.clear()
+    if hasattr(mine, "extend"):
+        mine.extend(after)
+    else:
         mine.update(after)
