@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from search.cli.terminal import say
 from search.imports import import_ours
 
 
@@ -68,6 +69,6 @@ def grade(
     rows = grading.read_outputs(file, text, target, problem)
     report = grading.grade_outputs(rows, style.value)
     for line in report.lines():
-        typer.echo(line)
+        say(line)
     if out is not None:
         grading.write_graded(rows, report, out)

@@ -432,7 +432,7 @@ def test_one_failed_search_is_a_line_like_the_others(capsys, tmp_path, monkeypat
     rows = {row["id"]: row for row in results(tmp_path / "o")}
     assert (
         code == 1
-        and rows["a"]["error"] == "RuntimeError: lost"
+        and rows["a"]["error"].startswith("RuntimeError: lost (raised by the method ")
         and rows["a"]["stopped"] == "error"
         and rows["b"]["verified"] is True
     )
