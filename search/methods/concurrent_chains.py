@@ -101,7 +101,10 @@ class InFlight:
         if len(self.alive) >= self.width or self._waiting:
             return None
         lane = Lane(self._begun, first=not self.alive and not self._settled)
-        fits = self._rest() + self._expected <= self._tokens + self._granted
+        expected = self._expected
+        if not self.alive and self._ended:
+            expected = self._used / self._ended  # no other one would go without
+        fits = self._rest() + expected <= self._tokens + self._granted
         if self._left(lane) < 1 or (not fits and (self.alive or (self._ended and not last))):
             self.meter.short_of = "tokens"
             return None
