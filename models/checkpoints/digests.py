@@ -39,7 +39,10 @@ def check_digests(folder: Path, found: Mapping[str, str] | None = None) -> None:
         digest, name = match.groups()
         file = folder / name
         if not file.exists():
-            raise ValueError(f"{folder} has no {name}, which was written there: copy it again")
+            raise ValueError(
+                f"{folder} has no {name}, which was written there: copy it again, or remove {SUMS} "
+                "if you changed the weights yourself"
+            )
         if digest != ((found or {}).get(name) or digest_of(file)):
             raise ValueError(
                 f"{file} is not what was written (its SHA-256 is another than {SUMS} says): copy "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_tree_solves_more_than_sampling_within_200_tokens(tmp_path: Path) -> N
     drawn = random.Random(0).sample(sorted(puzzles), 200)
     task = plan.Task("game24", {name: puzzles[name] for name in drawn}, {})
     out = tmp_path / "results.csv"
-    swept(out, task, (sample, tree), "tokens=200", seeds=1, guide=guides.load)
+    swept(out, task, (sample, tree), "tokens=200", seeds=1, guide=partial(guides.load, "builtin"))
     found = report.by_method(rows.read(out))["game24"]
     share = {}
     for limit in (40, 200):
