@@ -4,6 +4,7 @@ name, in little memory.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,12 @@ from search.parquet_footer import Column, columns
 from search.problem import TextStep
 from search.problems.countdown import Countdown
 from search.scheduling.requests import Usage
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog):
+    """Warnings are heard, whatever a test before has done to loggers."""
+    caplog.set_level(logging.WARNING, "search.trace")
 
 
 @pytest.fixture(scope="module")
