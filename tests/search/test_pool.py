@@ -244,6 +244,28 @@ def test_whoever_pays_for_one_and_a_half_chains_gets_an_answer(method, first, li
     assert answered > 8
 
 
+def test_a_small_budget_is_spent():
+    """Chains are shorter than was guessed: a second one begins where it is likely to fit, and a
+    tree whose steps are judged goes on step by step.
+    """
+    length = (30 + 1) * 3 + len("so \\boxed{0}") + 1
+    budget = int(2.3 * length)
+    for seed in range(6):
+        guide = guide_of(Ticking(writer(3, 30)))
+        solution = search.solve(QUESTION, guide, "sample", f"tokens={budget}", seed=seed)
+        used = solution.usage.generated
+        assert budget - used < used / solution.usage.simulations, (
+            seed,
+            "one more would have fitted",
+        )
+        judged = Guide(guide.policy, lambda text: 0.5)
+        for leaves in (1, 4):
+            solution = search.solve(
+                QUESTION, judged, "mcts", f"tokens={budget}", seed=seed, leaves=leaves
+            )
+            assert budget - 16 <= solution.usage.generated <= budget, (seed, leaves)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("lines, mean", [(3, 30), (8, 40), (12, 30)])
 def test_a_beam_narrows_to_what_its_budget_can_finish(lines, mean):
