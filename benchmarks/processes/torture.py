@@ -145,8 +145,6 @@ def main(
     def scene(folder: Path, rng: np.random.Generator) -> Scene:
         return Scene(folder, rng, problems, kills, damages)
 
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(logging.ERROR)
     records = tortured(seed, rounds, scene, only or list(Kind))
     typer.echo(table(lines(records)))
     if out is not None:
@@ -157,4 +155,6 @@ def main(
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     typer.run(main)

@@ -4,7 +4,6 @@ name, in little memory.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -20,12 +19,6 @@ from search.parquet_footer import Column, columns
 from search.problem import TextStep
 from search.problems.countdown import Countdown
 from search.scheduling.requests import Usage
-
-
-@pytest.fixture(autouse=True)
-def heard(caplog):
-    """Warnings are heard, whatever a test before has done to loggers."""
-    caplog.set_level(logging.WARNING, "search.trace")
 
 
 @pytest.fixture(scope="module")
