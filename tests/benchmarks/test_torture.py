@@ -23,8 +23,18 @@ def scene(folder: Path, rng: np.random.Generator) -> Scene:
     return Scene(folder, rng, count=8, kills=1, damages=8)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["kill", "disk", "damage"])
+thorough = pytest.mark.thorough
+slow = pytest.mark.slow  # half a minute each, and other tests do the same to one command
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("kill", marks=slow),
+        pytest.param("disk", marks=thorough),
+        pytest.param("damage", marks=thorough),
+    ],
+)
 def test_one_round_holds(kind: str) -> None:
     records = torture.tortured(1, 1, scene, [torture.Kind(kind)])
     failed = {one.ordeal: one.first for one in records if one.held < one.tried}
@@ -32,8 +42,14 @@ def test_one_round_holds(kind: str) -> None:
     assert all(one.tried or one.ordeal in ("no room", "no inodes") for one in records)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("harm", ["dies", "drips", "nan"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param("dies", marks=slow),
+        pytest.param("drips", marks=slow),
+        pytest.param("nan", marks=thorough),
+    ],
+)
 def test_an_outage_loses_nothing(tmp_path: Path, harm: str) -> None:
     trials = list(outages.outage_of(harm)(scene(tmp_path, np.random.default_rng(1))))
     assert len(trials) == 2
