@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from search.final_answer import Reading, spoken
@@ -18,12 +18,15 @@ class TextStep:
              more steps), "end" (end of text or turn), "length" (cut off: it goes on with the next)
     thought  whether it ends among the thoughts of a model, which are no answer. The policy knows:
              its prompt may have opened them
+    log_probs  of each token under the distribution that it was sampled from, with its temperature
+             and truncation; (): unknown. Steps that differ in them alone are equal
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     finish: str = "stop"
     thought: bool = False
+    log_probs: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
 
 class Chain(tuple[TextStep, ...]):

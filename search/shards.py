@@ -26,10 +26,11 @@ ARRAYS = {  # list columns of numbers, in numpy's terms
     "edge_value": "float32", "edge_log_prob": "float64",
 }  # fmt: skip
 TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage", "judge", "error")
-STEPS = ("step_text", "step_finish", "step_tokens", "step_thought")  #: list columns, too
+#: list columns, too
+STEPS = ("step_text", "step_finish", "step_tokens", "step_thought", "step_log_probs")
 COLUMNS = ("schema", "digest", "seed", "independent", *TEXTS, *ARRAYS, *STEPS)
 #: columns that shards from before they were kept do not have
-LATER = ("digest", "independent", "judge", "error", "step_thought")
+LATER = ("digest", "independent", "judge", "error", "step_thought", "step_log_probs")
 
 #: A file may hold so many bytes, or so many times its own size where that is more: numbers that
 #: repeat are packed into next to nothing.
@@ -88,13 +89,14 @@ def _schema(pa: Any) -> Any:
         ("step_finish", pa.list_(pa.string())),
         ("step_tokens", pa.list_(pa.list_(pa.int32()))),
         ("step_thought", pa.list_(pa.bool_())),
+        ("step_log_probs", pa.list_(pa.list_(pa.float32()))),
     ]
     return pa.schema(fields)
 
 
 def _check_size(path: Path) -> None:
     """Raises ValueError where the columns are larger than a file of this size may hold."""
-    weights = {"step_text": _STEP, "step_tokens": _TOKEN}
+    weights = {"step_text": _STEP, "step_tokens": _TOKEN, "step_log_probs": _TOKEN}
     size = path.stat().st_size
     total = 0
     for column in columns(path):
@@ -125,12 +127,12 @@ def _rows(table: Any, names: set[str]) -> Iterator[dict[str, Any]]:
 
 
 def _digest(row: Mapping[str, Any]) -> str:
-    """SHA-256 of what a row holds. The checksums of Parquet leave out what says how a page is to be
-    read.
+    """SHA-256 of what a row holds, without columns that its shard does not have. The checksums of
+    Parquet leave out what says how a page is to be read.
     """
     digest = hashlib.sha256()
     for name in COLUMNS:
-        if name == "digest":
+        if name == "digest" or (name == "step_log_probs" and row[name] is None):
             continue
         digest.update(name.encode())
         if name in ARRAYS:

@@ -230,6 +230,9 @@ class Trace:
             _require(step.finish in FINISHES, f"a step ends with {step.finish!r}")
             _require(min(step.tokens, default=0) >= 0, "a token is below 0")
             _require(isinstance(step.text, str), "a step has no text")
+            known = len(step.log_probs)
+            _require(known in (0, len(step.tokens)), f"a step has {known} log-probs")
+            _require(max(step.log_probs, default=0) <= 0, "a token's log-prob is above 0")
         for name in ("id", "kind", "method", "version", "judge", "error"):
             _require(isinstance(getattr(self, name), str), f"its {name} is no text")
         _require("/" not in self.id, "its id is a path")
@@ -329,6 +332,8 @@ def _row(trace: Trace) -> dict[str, Any]:
     row["usage"] = json.dumps(asdict(trace.usage))
     for name in shards.STEPS:
         row[name] = [getattr(step, name.removeprefix("step_")) for step in trace.steps]
+    # as they come back from the file, so that the digest is of what is read
+    row["step_log_probs"] = [np.float32(known).tolist() for known in row["step_log_probs"]]
     return {
         "schema": shards.SCHEMA, "seed": trace.seed, "independent": trace.independent, **row
     }  # fmt: skip
@@ -347,8 +352,13 @@ def _read(shard: Path) -> list[Trace]:
 def _trace(row: dict[str, Any]) -> Trace:
     """A trace from a row of `search.shards`."""
     # none in shards from before they were kept
-    thoughts = row["step_thought"] or [False] * len(row["step_text"])
-    steps = zip(row["step_text"], row["step_tokens"], row["step_finish"], thoughts, strict=True)
+    count = len(row["step_text"])
+    thoughts = row["step_thought"] or [False] * count
+    log_probs = row["step_log_probs"] or [()] * count
+    columns = (row["step_text"], row["step_tokens"], row["step_finish"], thoughts, log_probs)
+    steps = []
+    for text, tokens, finish, thought, known in zip(*columns, strict=True):
+        steps.append(TextStep(text, tuple(tokens), finish, thought, tuple(known)))
     independent = row["independent"]
     if independent is None:
         independent = row["method"] == _SAMPLER
@@ -362,7 +372,7 @@ def _trace(row: dict[str, Any]) -> Trace:
         arguments=json.loads(row["arguments"]),
         options=json.loads(row["options"]),
         usage=Usage(**json.loads(row["usage"])),
-        steps=tuple(TextStep(text, tuple(tokens), *rest) for text, tokens, *rest in steps),
+        steps=tuple(steps),
         judge=row["judge"] or "",
         error=row["error"] or "",
         independent=independent,

@@ -70,8 +70,11 @@ def distill(
         edge = int(trace.node_edge[node])
         label = _label(k[node], n[node], place[int(trace.node_parent[node])])
         place[node] = len(segments)
+        step = trace.steps[edge]
         segments.append(
-            Segment(trace.steps[edge].tokens, float(weights[edge]), *label, every_token)
+            Segment(
+                step.tokens, float(weights[edge]), *label, every_token, log_probs=step.log_probs
+            )
         )
     if len(segments) == 1:  # the prompt alone
         return []
@@ -180,7 +183,10 @@ def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
         for i in part:
             segment = example[i]._replace(parent=place[example[i].parent])
             if i in seen:
-                segment = segment._replace(weight=0.0, value=math.nan, outcomes=0.0)
+                segment = segment._replace(
+                    weight=0.0, value=math.nan, outcomes=0.0, samples=0.0, positive=0.0,
+                    negative=0.0,
+                )  # fmt: skip
             moved.append(segment)
         examples.append(moved)
         seen.update(part)

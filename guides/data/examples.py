@@ -1,5 +1,5 @@
-"""Training examples on disk: trees of token segments, each with an imitation weight and a value
-label.
+"""Training examples on disk: trees of token segments, each with an imitation weight, a value label
+and advantages.
 
 A segment continues the one that is its parent, so branches share what they have in common: the
 prompt is read once, however many answers follow it. A row is read in one pass, where each token
@@ -18,6 +18,13 @@ A file is an uncompressed `.npz`, written under another name and renamed when co
     parents   int16 [segments]             index, within the example, of an earlier segment; -1: it
               begins the text
     segments  uint16 [examples]            segments of each example
+    samples   float32 [segments]           samples that the policy gradient counts a segment as, at
+              least 0; 0: it takes no part. This and what follows is missing in older files: no
+              part
+    positive  float32 [segments]           sum of those samples' advantages above 0
+    negative  float32 [segments]           sum of those below 0
+    log_probs float32 [tokens]             of each token when it was sampled, nan: unknown; a file
+              without any has none
 """
 
 from __future__ import annotations
@@ -43,6 +50,10 @@ class Segment(NamedTuple):
 
     spread  the label stands at every token (Cobbe et al. 2021, "Training Verifiers to Solve Math
             Word Problems"), not only at the last
+    samples, positive, negative
+            as many samples of the policy went through the segment, with advantages of that sum
+            above and below 0: two sums, because a bound on the ratio treats them differently
+    log_probs  of its tokens under the distribution that they were sampled from; (): unknown
     """
 
     tokens: Sequence[int]
@@ -51,10 +62,16 @@ class Segment(NamedTuple):
     parent: int
     outcomes: float = math.inf
     spread: bool = False
+    samples: float = 0.0
+    positive: float = 0.0
+    negative: float = 0.0
+    log_probs: Sequence[float] = ()
 
 
 Row = dict[str, np.ndarray]
 _ARRAYS = ("tokens", "lengths", "weights", "values", "counts", "parents", "segments")
+#: arrays that older files do not have, a number a segment
+_LATER = {"spread": bool, "samples": np.float32, "positive": np.float32, "negative": np.float32}
 
 
 def write_examples(
@@ -90,8 +107,26 @@ def write_examples(
         "parents": column("parent", np.int16),
         "segments": np.array(sizes, np.uint16),
     }
+    for name in ("samples", "positive", "negative"):
+        arrays[name] = column(name, np.float32)
+    if any(len(segment.log_probs) for segment in flat):
+        arrays["log_probs"] = _log_probs(flat)
     with atomic(Path(path)) as part, part.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def _log_probs(segments: Sequence[Segment]) -> np.ndarray:
+    """float32 [tokens] of all segments; nan: unknown."""
+    parts = []
+    for segment in segments:
+        known = segment.log_probs or [math.nan] * len(segment.tokens)
+        if len(known) != len(segment.tokens):
+            raise ValueError(
+                f"a segment of {len(segment.tokens)} tokens has {len(known)} log-probs: give one "
+                "a token, or none"
+            )
+        parts.append(np.array(known, np.float32))
+    return np.concatenate(parts)
 
 
 class ExampleFile(Dataset[Row]):
@@ -104,15 +139,21 @@ class ExampleFile(Dataset[Row]):
     previous   int64 [n], index of the token before it in its text; -1: none
     positions  int64 [n], tokens before it in its text
     visible    bool [n, n], [i, j]: token i attends to token j
+    samples    float32 [n], at least 0
+    positive   float32 [n], at least 0
+    negative   float32 [n], at most 0
+    log_probs  float32 [n], at most 0; nan: unknown
     """
 
     def __init__(self, path: str | Path):
         try:
             with np.load(path) as file:
                 arrays = {name: file[name] for name in _ARRAYS}
-                self.spread = np.zeros(len(arrays["lengths"]), bool)
-                if "spread" in file:
-                    self.spread = file["spread"]
+                for name, kind in _LATER.items():
+                    blank = np.zeros(len(arrays["lengths"]), kind)
+                    arrays[name] = file[name] if name in file else blank
+                unknown = np.full(len(arrays["tokens"]), np.nan, np.float32)
+                arrays["log_probs"] = file["log_probs"] if "log_probs" in file else unknown
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(
                 f"{path} holds no training examples ({error}): write it again with write_examples"
@@ -121,6 +162,11 @@ class ExampleFile(Dataset[Row]):
         self.weights = arrays["weights"]
         self.values = arrays["values"]
         self.counts = arrays["counts"]
+        self.spread = arrays["spread"]
+        self.samples = arrays["samples"]
+        self.positive = arrays["positive"]
+        self.negative = arrays["negative"]
+        self.log_probs = arrays["log_probs"]
         self.lengths = arrays["lengths"].astype(np.int64)
         self.parents = arrays["parents"].astype(np.int64)
         self.segments = np.concatenate([[0], np.cumsum(arrays["segments"], dtype=np.int64)])
@@ -147,14 +193,19 @@ class ExampleFile(Dataset[Row]):
         previous[firsts] = np.where(parents >= 0, (firsts + lengths)[parents] - 1, -1)
         labelled = np.repeat(self.spread[part], lengths)
         labelled[firsts + lengths - 1] = True
+        text = slice(self.starts[part.start], self.starts[part.stop])
         return {
-            "tokens": self.tokens[self.starts[part.start] : self.starts[part.stop]],
+            "tokens": self.tokens[text],
             "weights": np.repeat(self.weights[part], lengths),
             "values": np.where(labelled, np.repeat(self.values[part], lengths), np.float32(np.nan)),
             "counts": np.where(labelled, np.repeat(self.counts[part], lengths), np.float32(0)),
             "previous": previous,
             "positions": np.arange(n) + (depths - firsts)[owner],
             "visible": above[owner][:, owner] & np.tri(n, dtype=bool),
+            "samples": np.repeat(self.samples[part], lengths),
+            "positive": np.repeat(self.positive[part], lengths),
+            "negative": np.repeat(self.negative[part], lengths),
+            "log_probs": self.log_probs[text],
         }
 
 
@@ -205,12 +256,12 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
     """Rows padded on the right to the longest, as tensors [rows, longest] ("visible": [rows,
     longest, longest]).
 
-    Padding has token 0, weight 0, value nan, count 0, and is invisible.
+    Padding has token 0, weight 0, value and log-prob nan, all else 0, and is invisible.
     """
     longest = max(len(row["tokens"]) for row in rows)
     batch = {}
     for name, first in rows[0].items():
-        blank = np.nan if name == "values" else 0
+        blank = np.nan if name in ("values", "log_probs") else 0
         padded = np.full((len(rows), *[longest] * first.ndim), blank, first.dtype)
         for i, row in enumerate(rows):
             place: tuple[Any, ...] = (i, *map(slice, row[name].shape))

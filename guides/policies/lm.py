@@ -287,7 +287,11 @@ class LM:
             finish = "last"
         before = state[-1].thought if state else self._prompts.thinking
         thought = thinking(cut_text(state) + result.text, before)
-        return TextStep(result.text, result.tokens, finish, thought)
+        known: tuple[float, ...] = ()
+        # a server may not tell, and rounding may lift a certain token a little above 0
+        if np.isfinite(result.sampled_log_probs).all():
+            known = tuple(np.minimum(result.sampled_log_probs, 0).tolist())
+        return TextStep(result.text, result.tokens, finish, thought, known)
 
     def _encode_prompt(self, statement: str) -> tuple[int, ...]:
         tokens = self._prompts(statement)
