@@ -34,6 +34,7 @@ from iteration_cases import (
 
 from guides.data.grading import key_of
 from guides.iteration import expert_iteration as loop
+from guides.iteration import rounds
 from guides.iteration.expert_iteration import Plan, expert_iteration
 from search.files.problems_file import Results
 from search.scheduling.budget import Budget
@@ -203,7 +204,7 @@ def test_the_checker_of_the_plan_labels_the_traces(fake, tmp_path, monkeypatch):
 def test_how_the_model_is_asked_is_written_into_the_guides(fake, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        loop, "load", lambda path, **options: asked.append(options) or fake_load(path)
+        rounds, "load", lambda path, **options: asked.append(options) or fake_load(path)
     )
     jobs, targets = sums(12)
     base = checkpoint(tmp_path / "base", 0.5)
@@ -313,7 +314,7 @@ def test_a_full_disk_stops_the_round_and_room_lets_it_go_on(fake, tmp_path, monk
         elif place == "examples":
             patch.setattr(loop, "prepare", after(0, fake_prepare))
         else:
-            patch.setattr(loop, "interval", after(0, loop.interval))
+            patch.setattr(rounds, "interval", after(0, rounds.interval))
         with pytest.raises(OSError, match="No space"):
             expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options=CHAINS))
     if place == "trace":

@@ -16,6 +16,7 @@ from fakes import generated, scripted_guide
 
 from guides.data.grading import grade, key_of
 from guides.iteration import expert_iteration as loop
+from guides.iteration import rounds
 from search.files.problems_file import Job
 from search.problem import TextProblem
 from search.trace import Trace
@@ -130,8 +131,8 @@ def without_heavy_parts(monkeypatch):
     def plant(gain: float) -> None:
         monkeypatch.setattr(loop, "run_training", fake_training(gain))
 
-    monkeypatch.setattr(loop, "load", fake_load)
-    monkeypatch.setattr(loop, "unload", lambda path: None)
+    monkeypatch.setattr(rounds, "load", fake_load)
+    monkeypatch.setattr(rounds, "unload", lambda path: None)
     monkeypatch.setattr(loop, "prepare", fake_prepare)
     plant(0.3)
     return plant
