@@ -151,9 +151,9 @@ class ExampleFile(Dataset[Row]):
                 arrays = {name: file[name] for name in _ARRAYS}
                 for name, kind in _LATER.items():
                     blank = np.zeros(len(arrays["lengths"]), kind)
-                    arrays[name] = file[name] if name in file else blank
+                    arrays[name] = file.get(name, blank)
                 unknown = np.full(len(arrays["tokens"]), np.nan, np.float32)
-                arrays["log_probs"] = file["log_probs"] if "log_probs" in file else unknown
+                arrays["log_probs"] = file.get("log_probs", unknown)
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(
                 f"{path} holds no training examples ({error}): write it again with write_examples"
