@@ -9,7 +9,7 @@ ends its turn has the end token among the tokens of its last step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -58,8 +58,25 @@ def distill(
         weights = _visit_shares(trace)
     else:
         weights = _chain_shares(trace, outcomes, policy == "all", keep, rng)
+    return segments_of(trace, prompt, Labels(k, n), {"weight": weights}, every_token)
+
+
+def segments_of(
+    trace: Trace,
+    prompt: Sequence[int],
+    labels: Labels,
+    columns: Mapping[str, np.ndarray],
+    every_token: bool = False,
+) -> list[Segment]:
+    """A trace as segments: the prompt, then the steps that have a label or an entry in `columns`
+    that is not 0, or lead to one that has; [] where there is none.
+
+    columns  fields of `Segment`, float64 [edges] each: of the segment of each edge
+    """
+    k, n = labels
     kept = n > 0
-    kept[1:] |= weights[trace.node_edge[1:]] > 0
+    for column in columns.values():
+        kept[1:] |= column[trace.node_edge[1:]] != 0
     for node in range(len(kept) - 1, 0, -1):  # a child stands behind its parent
         kept[trace.node_parent[node]] |= kept[node]
     place = {0: 0}  # node -> the segment that ends there
@@ -71,11 +88,9 @@ def distill(
         label = _label(k[node], n[node], place[int(trace.node_parent[node])])
         place[node] = len(segments)
         step = trace.steps[edge]
-        segments.append(
-            Segment(
-                step.tokens, float(weights[edge]), *label, every_token, log_probs=step.log_probs
-            )
-        )
+        segment = Segment(step.tokens, 0.0, *label, every_token, log_probs=step.log_probs)
+        own = {name: float(column[edge]) for name, column in columns.items()}
+        segments.append(segment._replace(**own))
     if len(segments) == 1:  # the prompt alone
         return []
     return segments
@@ -110,19 +125,26 @@ def counts(trace: Trace, outcomes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     graded = ~np.isnan(outcomes)
     n = graded.astype(np.float64)
     if trace.independent:
-        visits = trace.edge_visits[trace.node_edge[1:]]
-        reached = np.array([trace.usage.simulations, *visits], np.float64)
-        went_on = np.bincount(trace.edge_node, trace.edge_visits, len(n))
         counted = graded
         if not (trace.node_finished & ~graded).any():
             counted = graded | ~trace.node_finished
-        n = np.where(counted, np.maximum(reached - went_on, 0.0), 0.0)
+        n = np.where(counted, ended(trace), 0.0)
     k = np.where(graded, outcomes, 0.0) * n
     for node in range(len(n) - 1, 0, -1):  # a child stands behind its parent
         parent = trace.node_parent[node]
         k[parent] += k[node]
         n[parent] += n[node]
     return k, n
+
+
+def ended(trace: Trace) -> np.ndarray:
+    """float64 [nodes], at least 0: how many chains of a trace of independent samples ended at each
+    node, finished or not.
+    """
+    visits = trace.edge_visits[trace.node_edge[1:]]
+    reached = np.array([trace.usage.simulations, *visits], np.float64)
+    went_on = np.bincount(trace.edge_node, trace.edge_visits, len(reached))
+    return np.maximum(reached - went_on, 0.0)
 
 
 def _chain_shares(

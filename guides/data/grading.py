@@ -213,21 +213,30 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
     return Replay(trace, answer).grade(target)
 
 
+def function_of(path: str, what: str, takes: str) -> Callable[..., Any]:
+    """The function that "module:function" names.
+
+    Raises ValueError where there is none, in words that say `what` it should be and what it
+    `takes`.
+    """
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"cannot load the {what} {path!r} ({error}): write it as module:function of an "
+            "importable module"
+        ) from None
+    if not callable(function):
+        raise ValueError(f"the {what} {path!r} is no function: name one of {takes}")
+    return function  # type: ignore[no-any-return]
+
+
 def checker_of(path: str | None) -> Checker | None:
     """The checker that "module:function" names. Raises ValueError where there is none."""
     if path is None:
         return None
-    module, _, name = path.partition(":")
-    try:
-        checker = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"cannot load the checker {path!r} ({error}): write it as module:function of an "
-            "importable module"
-        ) from None
-    if not callable(checker):
-        raise ValueError(f"the checker {path!r} is no function: name one of a problem and a state")
-    return checker
+    return function_of(path, "checker", "a problem and a state")
 
 
 def checked(trace: Trace, checker: Checker) -> np.ndarray:

@@ -24,7 +24,8 @@ from torch import nn
 from transformers import PreTrainedModel, get_scheduler
 
 from guides.data.examples import Row
-from guides.training.trainer import Order, _trust
+from guides.training.losses import trust
+from guides.training.trainer import Order
 from models.engine.engine import Engine
 from search.files.atomic import atomic
 from search.scheduling.requests import RequestFailed, Score, Scored
@@ -118,7 +119,7 @@ def train_head(
 
 def _loss(head: ValueHead, features: Features, rows: Sequence[int]) -> torch.Tensor:
     """The mean cross-entropy of the labels of `rows`, weighed by how far each is trusted
-    (`guides.training.trainer`).
+    (`guides.training.losses`).
     """
     starts = features.starts
     labels = [np.arange(starts[row], starts[row + 1]) for row in rows]
@@ -127,7 +128,7 @@ def _loss(head: ValueHead, features: Features, rows: Sequence[int]) -> torch.Ten
     doubt = nn.functional.binary_cross_entropy_with_logits(
         odds, features.values[chosen], reduction="none"
     )
-    weights = _trust(features.counts[chosen])
+    weights = trust(features.counts[chosen])
     return doubt @ weights / torch.where(weights.sum() > 0, weights.sum(), 1.0)
 
 

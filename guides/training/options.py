@@ -5,12 +5,95 @@ installed with Copse.
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from typing import Any
 
 TUNES = ("full", "lora", "head")
 OPTIMIZERS = ("muon", "adamw")
 PRECISIONS = ("auto", "bfloat16", "float32")
+#: trust regions of the policy gradient, and how far below and above the ratio of 1 (of "mask": the
+#: difference of 0) each reaches by default
+REGIONS = {
+    "clip": (0.2, 0.28),
+    "mask": (0.2, 0.2),
+    "weight": (1.0, 4.0),
+    "sequence": (3e-4, 4e-4),
+    "none": (0.0, 0.0),
+}
+ESTIMATORS = ("k1", "k3")
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """The loss of tokens that have advantages (`guides.training.losses`).
+
+    region       the trust region, with r the ratio of a token's probability to that when it was
+                 sampled:
+        "clip"      min(r A, clip(r) A), r between 1 - low and 1 + high (PPO; Schulman et al. 2017;
+                    with two bounds DAPO, Yu et al. 2025)
+        "mask"      r A, without the tokens whose probability is more than `high` above the
+                    sampled one for A > 0, or more than `low` below it for A < 0 (DPPO; Qi et al.
+                    2026)
+        "weight"    min(r, 1 + high) A log p, with a gradient through log p alone (CISPO; MiniMax
+                    2025); `low` is not used
+        "sequence"  as "clip", with the geometric mean of the ratios of the whole chain (GSPO; Zheng
+                    et al. 2025); for advantages that are sums over chains, of examples that are not
+                    split
+        "none"      r A
+    low, high    its bounds; None: those of `REGIONS`
+    kl           weight of the KL to a reference, each sample's token counted once
+    estimator    "k3" (Schulman 2020; GRPO) or "k1", times the ratio, so that its gradient is that
+                 of the KL
+    entropy      weight of the mean entropy, which is taken off the loss
+    constant     what the sums of gradient and KL are divided by (Dr. GRPO: chains times longest
+                 chain); None: by the samples' tokens, or chains where tokens weigh by chains
+                 (`guides.data.advantages.Credit`)
+    temperature  that the samples were drawn with; logits are divided by it
+
+    Raises ValueError for values that are none of these.
+    """
+
+    region: str = "clip"
+    low: float | None = None
+    high: float | None = None
+    kl: float = 0.0
+    estimator: str = "k3"
+    entropy: float = 0.0
+    constant: float | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        choices: dict[str, Any] = {"region": REGIONS, "estimator": ESTIMATORS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}; correct "
+                    "the options of the policy loss"
+                )
+        amounts = [self.kl, self.entropy, *self.bounds]
+        if not all(0 <= amount < math.inf for amount in amounts):
+            raise ValueError(
+                "kl, entropy, low and high are finite and at least 0; correct the options of the "
+                "policy loss"
+            )
+        dividers = [self.temperature]
+        if self.constant is not None:
+            dividers.append(self.constant)
+        if not all(0 < divider < math.inf for divider in dividers):
+            raise ValueError(
+                "temperature and constant are finite and above 0; correct the options of the "
+                "policy loss"
+            )
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """`low` and `high`, or the defaults of the region."""
+        low, high = REGIONS[self.region]
+        return (
+            low if self.low is None else self.low,
+            high if self.high is None else self.high,
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +113,7 @@ class Options:
     precision     "auto" (bfloat16 where the machine has it), "bfloat16" or "float32"; weights stay
                   float32 while they are trained
     compile       compile the model where a compiler is there
+    policy        the loss of tokens that have advantages
     """
 
     steps: int | None = None
@@ -47,6 +131,7 @@ class Options:
     compile: bool = True
     save_steps: int = 500
     seed: int = 0
+    policy: PolicyLoss = PolicyLoss()
 
     def __post_init__(self) -> None:
         counts = [self.batch, self.accumulation, self.save_steps]
@@ -93,6 +178,8 @@ def fine_tuning(**options: Any) -> Options:
     al. 2025, section 3.5).
     """
     tune = options.get("tune", "full")
+    if isinstance(options.get("policy"), dict):  # from a file
+        options["policy"] = PolicyLoss(**options["policy"])
     defaults: dict[str, Any] = {
         "lr": LEARNING_RATES.get(tune, 1e-5),
         "epochs": EPOCHS.get(tune, 2.0),

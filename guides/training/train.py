@@ -8,7 +8,7 @@ with "options" over those of `guides.training.options.fine_tuning`, "guide" what
 new checkpoint shall say beside what the old one says, "data" whatever its `training.json` shall
 keep of where the examples come from, and "held" chains to calibrate the value head on and to judge
 it by (`guides.training.value_report`); these three may be missing. The loss is that of
-`guides.training.trainer`.
+`guides.training.losses`.
 
 Checkpoints and resuming are the Trainer's; a checkpoint counts once the file `complete` stands in
 it, so one cut short by a kill is ignored and removed. Works with causal language models of the

@@ -1,22 +1,9 @@
-"""Our loss, our order of rows and our checkpoints, on `transformers.Trainer`;
-`guides.training.train` is the way in.
-
-    loss = sum(weight * token NLL) / tokens with a weight + value_weight * sum(c * value
-    cross-entropy) / sum(c)
-
-Both sums and counts are taken over the whole accumulated batch, so 4 accumulated batches of 8 give
-the gradient of one batch of 32.
-
-c = n / (n + DOUBT), with `guides.data.labels.DOUBT`, is how far a value label is trusted that is
-the mean of n outcomes, 1 where it is exact. The variance of such a label is p (1 - p) (1 / n + 1 /
-DOUBT): what n draws leave open, and what they all share (one policy, one search), which does not
-shrink with n. Its inverse grows like c: a label from 16 outcomes counts 4 times as much as one from
-a single outcome, an exact one 5 times.
+"""Our losses (`guides.training.losses`), our order of rows and our checkpoints, on
+`transformers.Trainer`; `guides.training.train` is the way in.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import shutil
@@ -34,7 +21,7 @@ from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 
-from guides.data.labels import DOUBT
+from guides.training.losses import counts, terms, total
 from guides.training.muon import MuonAdamW
 
 if TYPE_CHECKING:
@@ -93,17 +80,15 @@ class PolicyValueTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor]:
-        """The batches of one step, and float32 [2]: how many of their tokens have a weight, and
-        the sum of c over their labels.
-        """
+        """The batches of one step, and the `guides.training.losses.counts` of all of them."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counts = torch.zeros(2, device=device)
+        sums = torch.zeros(3, device=device)
         for batch in batches:
             # most loaders have put it there
             batch = {name: array.to(device) for name, array in batch.items()}
-            counts += torch.stack([self._imitated(batch).sum(), _trust(batch["counts"]).sum()])
+            sums += counts(batch, self.options)
             self.state.num_input_tokens_seen += int(batch["visible"].diagonal(dim1=1, dim2=2).sum())
-        return batches, torch.where(counts > 0, counts, 1.0)
+        return batches, sums
 
     def compute_loss(
         self,
@@ -112,31 +97,9 @@ class PolicyValueTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        tokens = inputs["tokens"]
-        values = inputs["values"]
         assert num_items_in_batch is not None and not return_outputs
-        imitated = self._imitated(inputs)
-        labelled = ~values.isnan()
-        with self._autocast():
-            hidden = self._decoder(
-                input_ids=tokens,
-                position_ids=inputs["positions"],
-                attention_mask=self._mask(inputs["visible"]),
-                use_cache=False,
-            ).last_hidden_state
-            rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
-            before = hidden[rows[imitated], inputs["previous"][imitated]]
-            logits = self.model.get_output_embeddings()(before)
-        nll = nn.functional.cross_entropy(logits.float(), tokens[imitated], reduction="none")
-        odds = self.model.value_head.logits(hidden[labelled])
-        doubt = nn.functional.binary_cross_entropy_with_logits(
-            odds, values[labelled], reduction="none"
-        )
-        doubt = doubt @ _trust(inputs["counts"][labelled])
-        return (
-            nll @ inputs["weights"][imitated] / num_items_in_batch[0]
-            + self.options.value_weight * doubt / num_items_in_batch[1]
-        )
+        found = terms(self.model, inputs, self.options, self._decoder)
+        return total(found, num_items_in_batch, self.options)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """2 x parameters x tokens forward, as much backward for activations and again for weights,
@@ -146,30 +109,6 @@ class PolicyValueTrainer(Trainer):
         """
         passes = {"full": 6, "lora": 4, "head": 2}[self.options.tune]
         return passes * sum(p.numel() for p in self.model.parameters()) * inputs["tokens"].numel()
-
-    def _imitated(self, batch: dict[str, Any]) -> torch.Tensor:
-        """bool [rows, tokens]: the tokens whose likelihood counts. A text's first token follows
-        nothing; a frozen trunk imitates none.
-        """
-        return (batch["weights"] > 0) & (batch["previous"] >= 0) & (self.options.tune != "head")
-
-    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are
-        computed in.
-
-        Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0
-        times infinity.
-        """
-        half = _half(self.options.precision, self.args.device)
-        dtype = torch.bfloat16 if half else torch.float32
-        visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
-        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return mask.masked_fill_(~visible, -1e9)[:, None]
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if not _half(self.options.precision, self.args.device):
-            return contextlib.nullcontext()
-        return torch.autocast(self.args.device.type, torch.bfloat16)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:
         return self.order
@@ -291,23 +230,8 @@ class Progress(TrainerCallback):
         self.bar.close()
 
 
-def _trust(counts: torch.Tensor) -> torch.Tensor:
-    """c of value labels: n / (n + DOUBT), float in [0, 1]; 0 without a label, 1 for an exact one
-    (n is inf).
-    """
-    return 1 / (1 + DOUBT / counts)
-
-
 def _can_compile(device: torch.device) -> bool:
     compiler = device.type == "cuda" or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         log.info("no C++ compiler: training without torch.compile, 1.4 times slower")
     return bool(compiler)
-
-
-def _half(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_avx512_bf16_supported()

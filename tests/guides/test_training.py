@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from training_cases import torch
 
 from guides.builtin import train as builtin
 from guides.data.examples import ExampleFile, collate, write_examples
-from guides.training import train
+from guides.training import losses, train
 from guides.training.options import Options
 from guides.training.trainer import Order, PolicyValueTrainer
 from models.checkpoints.checkpoint import save_model, version
@@ -151,10 +150,7 @@ def test_no_row_of_the_mask_hides_everything() -> None:
     """
     rows = [{"tokens": np.zeros(n, np.int64), "visible": np.tri(n, dtype=bool)} for n in (2, 5)]
     visible = collate(rows)["visible"]
-    of = types.SimpleNamespace(
-        options=Options(precision="float32"), args=types.SimpleNamespace(device=torch.device("cpu"))
-    )
-    mask = PolicyValueTrainer._mask(of, visible)  # type: ignore[arg-type]
+    mask = losses.mask(visible, torch.float32)
     assert mask.shape == (2, 1, 5, 5) and (mask == 0).any(-1).all()
     assert (mask[1, 0] == 0).equal(visible[1]) and (mask[0, 0, :2] == 0).equal(visible[0, :2]), (
         "what is no padding sees what it saw"

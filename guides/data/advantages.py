@@ -1,0 +1,548 @@
+"""Advantages of graded traces: pure functions, no model.
+
+Samples of one problem are a group, whether one trace holds them or several. `groups_of` lists the
+chains of each group, a method gives each step of each chain an advantage A, and `advantages` adds
+them up over the chains that share a step, because what they share stands once in an example:
+
+    samples = sum w,  positive = sum w max(A, 0),  negative = sum w min(A, 0)
+
+with w = 1 for each chain, or 1 / its number of tokens (`Credit.normalise`).
+
+So the gradient of a tree is that of its chains as separate rows. The methods of trees let a step
+that m chains share count once instead: the sums are divided by m.
+
+A method of one's own is a function of the groups. It returns, for each group, one entry a chain: a
+number, or float [steps] with one for each step; nan takes no part in the gradient.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from guides.data.distill import ended, segments_of
+from guides.data.examples import Segment
+from guides.data.grading import Graded, function_of
+from search.guide import multiplicity
+from search.trace import Trace
+
+DIVISORS = ("none", "group", "batch")
+UNFINISHED = ("penalise", "mask")
+SEARCHED = ("refuse", "weigh")
+NORMALISE = ("tokens", "sequences")
+VALUES = ("chains", "labels")
+FLOOR = 1e-4  #: added to a deviation before it divides, as TRL and nano-aha-moment do
+
+
+@dataclass(frozen=True)
+class Credit:
+    """How chains share the credit.
+
+    method      a name in `METHODS`, or "module:function" of groups
+    divisor     of "group": "none" (Dr. GRPO; Liu et al. 2025), the deviation of the "group" (GRPO;
+                Shao et al. 2024) or of the "batch" (Lite PPO; Liu et al. 2025)
+    once        a step that m chains share counts as one sample, not as m; None: as the method is
+                meant
+    unfinished  chains that were cut off: "penalise" (reward 0) or "mask" (no gradient)
+    searched    traces that a search drew, not independent samples: "refuse", or "weigh" by
+                inclusion probabilities (`search.guide.multiplicity`)
+    normalise   what counts alike: "tokens", or "sequences", whose tokens weigh 1 / their number
+                (GRPO). The sum of samples over all tokens is then the number of tokens or of chains
+    values      of "step" and "tree": the share of right "chains" below a node, or the "labels" of
+                the traces (roll-outs, a checker's)
+    discount    lambda of "critic", in [0, 1]
+    alpha       of "progress": weight of the prover's advantage (Setlur et al. 2024 take 0.2 to 0.5
+                where they search)
+
+    Raises ValueError for values that are none of these.
+    """
+
+    method: str = "group"
+    divisor: str = "group"
+    once: bool | None = None
+    unfinished: str = "penalise"
+    searched: str = "refuse"
+    normalise: str = "tokens"
+    values: str = "chains"
+    discount: float = 0.95
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        choices = {
+            "divisor": DIVISORS,
+            "unfinished": UNFINISHED,
+            "searched": SEARCHED,
+            "normalise": NORMALISE,
+            "values": VALUES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}; correct "
+                    "the options of the advantages"
+                )
+        if not 0 <= self.discount <= 1 or not 0 <= self.alpha < math.inf:
+            raise ValueError(
+                "discount is in [0, 1] and alpha at least 0; correct the options of the advantages"
+            )
+        method_of(self.method)
+
+
+class Chain(NamedTuple):
+    """A chain of a group, or several that are the same.
+
+    index   of its trace in the batch
+    edges   int64 [steps], at least one, from the root on
+    reward  of its end
+    times   how many samples it stands for, above 0
+    single  how many of these are one draw: 1, or `times` where that is the weight of one
+    tokens  in it
+    """
+
+    index: int
+    edges: np.ndarray
+    reward: float
+    times: float
+    single: float
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The chains of one problem.
+
+    key         of the problem (`guides.data.grading.key_of`)
+    graded      its traces by their index in the batch
+    chains      those that take part: finished ones with an outcome, and unfinished ones where these
+                are penalised. A chain of which no step was written takes no part
+    undecided   how many finished chains have no outcome
+    unfinished  how many chains were cut off
+    """
+
+    key: str
+    graded: Mapping[int, Graded]
+    chains: tuple[Chain, ...]
+    undecided: float
+    unfinished: float
+
+    @cached_property
+    def rewards(self) -> np.ndarray:
+        """float64 [chains]"""
+        return np.array([chain.reward for chain in self.chains])
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """float64 [chains]"""
+        return np.array([chain.times for chain in self.chains])
+
+    @property
+    def mean(self) -> float:
+        """The mean reward; nan without chains."""
+        return float(self.rewards @ self.times / self.times.sum()) if self.chains else math.nan
+
+    @property
+    def verdict(self) -> str:
+        """ "mixed", or why nothing can be learnt from the group by comparison: "empty", all chains
+        "right" (reward 1), all "wrong" (reward 0), or all "equal".
+        """
+        if not self.chains:
+            return "empty"
+        first = self.rewards[0]
+        if (self.rewards != first).any():
+            return "mixed"
+        return {0.0: "wrong", 1.0: "right"}.get(float(first), "equal")
+
+
+class Advantages(NamedTuple):
+    """Of the edges of one trace, float64 [edges] each: how many samples an edge counts as, and the
+    sums of their advantages above and below 0.
+    """
+
+    samples: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+
+
+#: for each group, one entry a chain: a number, or float [steps]
+Method = Callable[[Sequence[Group]], Sequence[Sequence[Any]]]
+
+
+def groups_of(batch: Sequence[Graded], credit: Credit) -> list[Group]:
+    """The chains of a batch of traces by their problems, in the order of the first trace of each.
+
+    Raises ValueError where a search drew a trace that `credit` refuses, or that does not tell how
+    likely its chains are.
+    """
+    members: dict[str, dict[int, Graded]] = {}
+    for index, one in enumerate(batch):
+        members.setdefault(one.replay.key, {})[index] = one
+    groups = []
+    for key, graded in members.items():
+        chains: list[Chain] = []
+        undecided = 0.0
+        unfinished = 0.0
+        for index, one in graded.items():
+            trace = one.trace
+            counts, single = _drawn(trace, credit)
+            open_ended = trace.node_finished & np.isnan(one.outcomes)
+            undecided += counts[open_ended].sum()
+            unfinished += counts[~trace.node_finished].sum()
+            part = trace.node_finished & ~open_ended
+            if credit.unfinished == "penalise":
+                part |= ~trace.node_finished
+            part[0] = False
+            rewards = np.where(trace.node_finished, one.outcomes, 0.0)
+            for node in np.flatnonzero(part & (counts > 0)):
+                edges = np.array(trace.path(int(node)))
+                tokens = sum(len(trace.steps[edge].tokens) for edge in edges)
+                times = float(counts[node])
+                own = Chain(index, edges, float(rewards[node]), times, single or times, tokens)
+                chains.append(own)
+        groups.append(Group(key, graded, tuple(chains), float(undecided), float(unfinished)))
+    return groups
+
+
+def _drawn(trace: Trace, credit: Credit) -> tuple[np.ndarray, float]:
+    """float64 [nodes]: how many samples the chains that ended at each node stand for; and how many
+    are one draw, 0: each chain is one.
+
+    What a search drew has a chain at each finished node. It counts by p / q, with its probability p
+    under the policy and q to be found (Horvitz and Thompson 1952), scaled so that the mean is 1.
+    """
+    if trace.independent:
+        return ended(trace), 1.0
+    if credit.searched == "refuse":
+        raise ValueError(
+            f"a search drew the trace {trace.id} ({trace.method}), so its chains are no samples of "
+            "the policy: sample them with method sample, or weigh them with searched=weigh"
+        )
+    ends = np.flatnonzero(trace.node_finished)
+    paths = map(trace.path, ends.tolist())
+    log_probs = np.array([trace.edge_log_prob[path].sum() for path in paths])
+    if np.isnan(log_probs).any():
+        raise ValueError(
+            f"the trace {trace.id} ({trace.method}) does not tell how likely its chains are, so "
+            "they cannot be weighed: sample them with method sample"
+        )
+    counts = np.zeros(len(trace.node_parent))
+    counts[ends] = multiplicity(log_probs) * len(ends)
+    return counts, 0.0
+
+
+def charged(groups: Sequence[Group], reference: Sequence[np.ndarray], weight: float) -> list[Group]:
+    """The groups with `weight` times the log-ratio of each chain to a reference taken off its
+    reward: the KL in the reward, by the estimator k1 (Ouyang et al. 2022; Schulman 2020).
+
+    reference  for each trace of the batch, float64 [edges]: log-prob of each step's tokens under
+               the reference
+    Raises ValueError where a trace does not hold the log-probs of its tokens.
+    """
+    moved = []
+    for group in groups:
+        ratios = {}
+        for index, one in group.graded.items():
+            ratios[index] = _log_probs(one.trace) - reference[index]
+        chains = []
+        for chain in group.chains:
+            ratio = float(ratios[chain.index][chain.edges].sum())
+            if math.isnan(ratio):
+                raise ValueError(
+                    f"the trace {group.graded[chain.index].trace.id} does not hold the log-probs "
+                    "of its tokens, so the KL cannot be in the reward: sample it anew, or give the "
+                    "KL in the loss"
+                )
+            chains.append(chain._replace(reward=chain.reward - weight * ratio))
+        moved.append(replace(group, chains=tuple(chains)))
+    return moved
+
+
+def _log_probs(trace: Trace) -> np.ndarray:
+    """float64 [edges]: log-prob of each step's tokens when it was sampled; nan: unknown."""
+    sums = []
+    for step in trace.steps:
+        known = len(step.log_probs) == len(step.tokens)
+        sums.append(math.fsum(step.log_probs) if known else math.nan)
+    return np.array(sums)
+
+
+def advantages(
+    batch: Sequence[Graded], groups: Sequence[Group], credit: Credit
+) -> list[Advantages]:
+    """Of each trace of the batch, whose `groups` these are. Edges that no chain takes, and traces
+    whose group is left out, have 0.
+
+    Raises ValueError for what a method of one's own returns and is no number a chain or a step, and
+    where "critic" finds no values.
+    """
+    method, once = method_of(credit.method)
+    once = once if credit.once is None else credit.once
+    found = [Advantages(*np.zeros((3, len(one.trace.steps)))) for one in batch]
+    through = [np.zeros(len(one.trace.steps)) for one in batch]
+    given = method(groups, credit)
+    if list(map(len, given)) != [len(group.chains) for group in groups]:
+        raise ValueError(
+            f"the advantages {credit.method!r} are not one entry for each chain of each group: "
+            "return a list a group"
+        )
+    chains = itertools.chain.from_iterable(group.chains for group in groups)
+    for chain, own in zip(chains, itertools.chain.from_iterable(given), strict=True):
+        of_steps = _of_steps(own, chain, credit)
+        part = ~np.isnan(of_steps)
+        edges = chain.edges[part]
+        weight = chain.times
+        if credit.normalise == "sequences":
+            weight /= chain.tokens
+        sums = found[chain.index]
+        sums.samples[edges] += weight
+        sums.positive[edges] += weight * np.maximum(of_steps[part], 0.0)
+        sums.negative[edges] += weight * np.minimum(of_steps[part], 0.0)
+        through[chain.index][edges] += chain.times
+    if not once:
+        return found
+    for index, one in enumerate(batch):
+        # a search draws a step once already, and its weight says how likely it is
+        if one.trace.independent:
+            for column in found[index]:
+                column /= np.maximum(through[index], 1.0)
+    return found
+
+
+def _of_steps(own: Any, chain: Chain, credit: Credit) -> np.ndarray:
+    """float64 [steps]: the advantage of each step of a chain."""
+    try:
+        of_steps = np.broadcast_to(np.asarray(own, np.float64), len(chain.edges))
+    except (TypeError, ValueError):
+        of_steps = np.array([math.inf])
+    if np.isinf(of_steps).any():
+        raise ValueError(
+            f"the advantages {credit.method!r} give {own!r} for a chain of {len(chain.edges)} "
+            "steps: give a finite number, or one for each step"
+        )
+    return of_steps
+
+
+def advantage_segments(
+    one: Graded,
+    found: Advantages,
+    prompt: Sequence[int],
+    *,
+    weights: np.ndarray | None = None,
+    every_token: bool = False,
+) -> list[Segment]:
+    """A trace as segments with its advantages, the sampler's log-probs and its value labels; []
+    where there is nothing to learn from it.
+
+    weights  float64 [edges]: how much each step is imitated beside; None: not at all
+    every_token  as in `guides.data.distill`
+    """
+    columns = found._asdict()
+    if weights is not None:
+        columns["weight"] = weights
+    return segments_of(one.trace, prompt, one.labels, columns, every_token)
+
+
+# -- methods
+
+
+def group(groups: Sequence[Group], credit: Credit) -> list[np.ndarray]:
+    """Reward minus the group's mean, divided as `Credit.divisor` says (GRPO; Shao et al. 2024,
+    section 4.1.2). Deviations are those of samples (n - 1).
+    """
+    rewards = np.concatenate([np.zeros(0), *(one.rewards for one in groups)])
+    times = np.concatenate([np.zeros(0), *(one.times for one in groups)])
+    of_batch = _deviation(rewards, times) + FLOOR
+    found = []
+    for one in groups:
+        scale = 1.0
+        if credit.divisor == "batch":
+            scale = of_batch
+        elif credit.divisor == "group":
+            scale = _deviation(one.rewards, one.times) + FLOOR
+        found.append((one.rewards - one.mean) / scale)
+    return found
+
+
+def _deviation(rewards: np.ndarray, times: np.ndarray) -> float:
+    """The standard deviation of samples; 0 where there is one, or none."""
+    total = times.sum()
+    if total <= 1:
+        return 0.0
+    mean = rewards @ times / total
+    return math.sqrt((rewards - mean) ** 2 @ times / (total - 1))
+
+
+def leave_one_out(groups: Sequence[Group], credit: Credit) -> list[np.ndarray]:
+    """Reward minus the mean of the other chains of the group (RLOO; Kool et al. 2019, Ahmadian et
+    al. 2024, equation 8): the mean gradient is that of the expected reward. A chain alone has 0.
+    """
+    return list(map(_against_others, groups))
+
+
+def _against_others(one: Group) -> np.ndarray:
+    """float64 [chains]"""
+    single = np.array([chain.single for chain in one.chains])
+    others = one.times.sum() - single
+    means = (one.rewards @ one.times - one.rewards * single) / np.where(others > 0, others, 1.0)
+    return np.where(others > 0, one.rewards - means, 0.0)
+
+
+def max_likelihood(groups: Sequence[Group], credit: Credit) -> list[np.ndarray]:
+    """Reward minus the group's mean, divided by the mean (MaxRL): of n samples the mean gradient is
+    that of -sum_k (1 - p)^k / k over k < n, which is log p to the order n - 1, with p the
+    probability of a right chain. A group without reward has 0.
+
+    The mean over right chains alone reaches the order n. What is subtracted from it here has mean
+    0, but for groups that are all wrong, in which it is left out.
+    """
+    found = []
+    for one in groups:
+        mean = one.mean if one.mean > 0 else math.inf
+        found.append((one.rewards - one.mean) / mean)
+    return found
+
+
+def tree(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
+    """(V - V(parent)) + (V - V(root)), divided by the root of the number of chains below (TreeRL;
+    Hou et al. 2025). Each chain as a row of its own, as there, is `once=False`.
+    """
+    found = []
+    for one in groups:
+        values = _values(one, credit.values)
+        _, below = _below(one)
+        found.append([])
+        for chain in one.chains:
+            after = values[chain.index][_nodes(one, chain)]
+            leaves = below[chain.index][_nodes(one, chain)][1:]
+            gain = np.diff(after) + after[1:] - after[0]
+            found[-1].append(gain / np.sqrt(leaves))
+    return found
+
+
+def step(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
+    """V - V(parent), V by Monte Carlo (VinePPO, Kazemnejad et al. 2024; SPO, Guo et al. 2025)."""
+    found = []
+    for one in groups:
+        values = _values(one, credit.values)
+        found.append([np.diff(values[chain.index][_nodes(one, chain)]) for chain in one.chains])
+    return found
+
+
+def critic(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
+    """Generalised advantage estimation over steps (Schulman et al. 2016, equation 16, gamma 1) with
+    the value head's values that the traces hold. The root, which has none, is worth the mean of
+    the first steps; the end of a chain its reward.
+    """
+    found = []
+    for one in groups:
+        ways = []
+        for chain in one.chains:
+            values = one.graded[chain.index].trace.edge_value[chain.edges].astype(np.float64)
+            values[-1] = chain.reward
+            if np.isnan(values).any():
+                raise ValueError(
+                    f"the trace {one.graded[chain.index].trace.id} has no values of its steps, "
+                    "from which critic takes differences: sample with a guide that has a value "
+                    "head, or choose other advantages"
+                )
+            ways.append(values)
+        firsts = np.array([values[0] for values in ways])
+        root = firsts @ one.times / max(one.times.sum(), 1e-9)
+        found.append([_estimated(root, values, credit.discount) for values in ways])
+    return found
+
+
+def _estimated(root: float, values: np.ndarray, discount: float) -> np.ndarray:
+    """float64 [steps]: sums of later temporal differences, discounted."""
+    sums = np.diff(values, prepend=root)
+    for place in range(len(sums) - 2, -1, -1):
+        sums[place] += discount * sums[place + 1]
+    return sums
+
+
+def progress(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
+    """The outcome's advantage (`leave_one_out`) plus `Credit.alpha` times that of a prover, V -
+    V(parent) with the labels as its values (PAV; Setlur et al. 2024, equation 5). A step without
+    labels before and behind it takes no part.
+    """
+    found = []
+    for one in groups:
+        values = _values(one, "labels")
+        found.append([])
+        for chain, outcome in zip(one.chains, _against_others(one), strict=True):
+            gain = np.diff(values[chain.index][_nodes(one, chain)])
+            found[-1].append(outcome + credit.alpha * gain)
+    return found
+
+
+def _nodes(one: Group, chain: Chain) -> np.ndarray:
+    """int64 [steps + 1]: the nodes of a chain, from the root on."""
+    return np.append(0, one.graded[chain.index].trace.edge_child[chain.edges])
+
+
+def _below(one: Group) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """By trace, float64 [nodes] each: the sum of the rewards of the chains through each node, and
+    the number of these chains.
+    """
+    sums = {}
+    counts = {}
+    for index, graded in one.graded.items():
+        sums[index] = np.zeros(len(graded.trace.node_parent))
+        counts[index] = np.zeros(len(graded.trace.node_parent))
+    for chain in one.chains:
+        nodes = _nodes(one, chain)
+        sums[chain.index][nodes] += chain.times * chain.reward
+        counts[chain.index][nodes] += chain.times
+    return sums, counts
+
+
+def _values(one: Group, source: str) -> dict[int, np.ndarray]:
+    """By trace, float64 [nodes]: what each node is worth; nan unknown. All traces begin at the
+    same root.
+    """
+    values = {}
+    if source == "labels":
+        for index, graded in one.graded.items():
+            values[index] = graded.labels.soft
+        known = [own[0] for own in values.values() if not math.isnan(own[0])]
+        root = sum(known) / len(known) if known else math.nan
+    else:
+        sums, counts = _below(one)
+        for index, own in sums.items():
+            values[index] = own / np.where(counts[index] > 0, counts[index], math.nan)
+        root = one.mean
+    for own in values.values():
+        own[0] = root
+    return values
+
+
+#: name -> the method, and whether a step that several chains share counts once
+METHODS: dict[str, tuple[Callable[..., Any], bool]] = {
+    "group": (group, False),
+    "leave_one_out": (leave_one_out, False),
+    "max_likelihood": (max_likelihood, False),
+    "tree": (tree, True),
+    "step": (step, True),
+    "critic": (critic, True),
+    "progress": (progress, True),
+}
+
+
+def method_of(name: str) -> tuple[Callable[..., Any], bool]:
+    """A method of the table, or "module:function", and whether a shared step counts once with it.
+    Raises ValueError where there is none.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ":" not in name:
+        raise ValueError(
+            f"unknown advantages {name!r}: choose one of {', '.join(METHODS)}, or write "
+            "module:function"
+        )
+    own: Method = function_of(name, "advantages", "groups of chains")
+    return (lambda groups, credit: own(groups)), False
