@@ -36,6 +36,7 @@ from transformers import Trainer, TrainerCallback
 
 from guides.data.labels import DOUBT
 from guides.training.muon import MuonAdamW
+from guides.training.tree_attention import tree_states
 
 if TYPE_CHECKING:
     from guides.training.options import Options
@@ -102,7 +103,7 @@ class PolicyValueTrainer(Trainer):
             # most loaders have put it there
             batch = {name: array.to(device) for name, array in batch.items()}
             counts += torch.stack([self._imitated(batch).sum(), _trust(batch["counts"]).sum()])
-            self.state.num_input_tokens_seen += int(batch["visible"].diagonal(dim1=1, dim2=2).sum())
+            self.state.num_input_tokens_seen += int((batch["ends"] > 0).sum())
         return batches, torch.where(counts > 0, counts, 1.0)
 
     def compute_loss(
@@ -118,12 +119,7 @@ class PolicyValueTrainer(Trainer):
         imitated = self._imitated(inputs)
         labelled = ~values.isnan()
         with self._autocast():
-            hidden = self._decoder(
-                input_ids=tokens,
-                position_ids=inputs["positions"],
-                attention_mask=self._mask(inputs["visible"]),
-                use_cache=False,
-            ).last_hidden_state
+            hidden = tree_states(self._decoder, tokens, inputs["ends"], inputs["positions"])
             rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
             before = hidden[rows[imitated], inputs["previous"][imitated]]
             logits = self.model.get_output_embeddings()(before)
@@ -152,19 +148,6 @@ class PolicyValueTrainer(Trainer):
         nothing; a frozen trunk imitates none.
         """
         return (batch["weights"] > 0) & (batch["previous"] >= 0) & (self.options.tune != "head")
-
-    def _mask(self, visible: torch.Tensor) -> torch.Tensor:
-        """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are
-        computed in.
-
-        Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0
-        times infinity.
-        """
-        half = _half(self.options.precision, self.args.device)
-        dtype = torch.bfloat16 if half else torch.float32
-        visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
-        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-        return mask.masked_fill_(~visible, -1e9)[:, None]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not _half(self.options.precision, self.args.device):
