@@ -3,7 +3,7 @@ and advantages.
 
 A segment continues the one that is its parent, so branches share what they have in common: the
 prompt is read once, however many answers follow it. A row is read in one pass, where each token
-attends to its own segment and to that segment's ancestors.
+attends to its own segment and to that segment's ancestors (`guides.training.tree_attention`).
 
 A file is an uncompressed `.npz`, written under another name and renamed when complete:
 
@@ -130,7 +130,8 @@ def _log_probs(segments: Sequence[Segment]) -> np.ndarray:
 
 
 class ExampleFile(Dataset[Row]):
-    """One file as a sequence of rows of n tokens:
+    """One file as a sequence of rows of n tokens. Their segments stand depth first, so that what
+    continues a token comes right behind it:
 
     tokens     int64 [n]
     weights    float32 [n], at least 0
@@ -138,7 +139,8 @@ class ExampleFile(Dataset[Row]):
     counts     float32 [n], outcomes behind the label; inf: exact; 0 without a label
     previous   int64 [n], index of the token before it in its text; -1: none
     positions  int64 [n], tokens before it in its text
-    visible    bool [n, n], [i, j]: token i attends to token j
+    ends       int64 [n], in [1, n], the first token behind it that does not continue it: token i
+               attends to token j where j <= i < ends[j]
     samples    float32 [n], at least 0
     positive   float32 [n], at least 0
     negative   float32 [n], at most 0
@@ -177,36 +179,60 @@ class ExampleFile(Dataset[Row]):
 
     def __getitem__(self, index: int) -> Row:
         part = slice(self.segments[index], self.segments[index + 1])
-        lengths = self.lengths[part]
-        parents = self.parents[part]
+        order = depth_first(self.parents[part])
+        place = np.argsort(order)
+        above = self.parents[part][order]
+        parents = np.where(above < 0, -1, place[above])
+        lengths = self.lengths[part][order]
         count = len(lengths)
         n = int(lengths.sum())
         firsts = np.cumsum(lengths) - lengths
+        lasts = firsts + lengths - 1
         depths = np.zeros(count, np.int64)
-        above = np.eye(count, dtype=bool)
         for i, parent in enumerate(parents):
             if parent >= 0:
                 depths[i] = depths[parent] + lengths[parent]
-                above[i] |= above[parent]
+        stops = lasts + 1
+        for i in range(count - 1, -1, -1):
+            if parents[i] >= 0:
+                stops[parents[i]] = max(stops[parents[i]], stops[i])
         owner = np.repeat(np.arange(count), lengths)
         previous = np.arange(n) - 1
-        previous[firsts] = np.where(parents >= 0, (firsts + lengths)[parents] - 1, -1)
-        labelled = np.repeat(self.spread[part], lengths)
-        labelled[firsts + lengths - 1] = True
-        text = slice(self.starts[part.start], self.starts[part.stop])
+        previous[firsts] = np.where(parents >= 0, lasts[parents], -1)
+        labelled = self.spread[part][order][owner]
+        labelled[lasts] = True
+        starts = self.starts[part][order]
+        text = np.arange(n) + (starts - firsts)[owner]
+
+        def spread(array: np.ndarray) -> np.ndarray:
+            return array[part][order][owner]
+
         return {
             "tokens": self.tokens[text],
-            "weights": np.repeat(self.weights[part], lengths),
-            "values": np.where(labelled, np.repeat(self.values[part], lengths), np.float32(np.nan)),
-            "counts": np.where(labelled, np.repeat(self.counts[part], lengths), np.float32(0)),
+            "weights": spread(self.weights),
+            "values": np.where(labelled, spread(self.values), np.float32(np.nan)),
+            "counts": np.where(labelled, spread(self.counts), np.float32(0)),
             "previous": previous,
             "positions": np.arange(n) + (depths - firsts)[owner],
-            "visible": above[owner][:, owner] & np.tri(n, dtype=bool),
-            "samples": np.repeat(self.samples[part], lengths),
-            "positive": np.repeat(self.positive[part], lengths),
-            "negative": np.repeat(self.negative[part], lengths),
+            "ends": stops[owner],
+            "samples": spread(self.samples),
+            "positive": spread(self.positive),
+            "negative": spread(self.negative),
             "log_probs": self.log_probs[text],
         }
+
+
+def depth_first(parents: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int64 [segments]: the segments, each followed by those below it. parents: as in a file."""
+    children: dict[int, list[int]] = {}
+    for i, parent in enumerate(parents):
+        children.setdefault(int(parent), []).append(i)
+    order = []
+    left = children.get(-1, [])[::-1]
+    while left:
+        order.append(left.pop())
+        left += children.get(order[-1], [])[::-1]
+    return np.array(order, np.int64)
 
 
 class Shards(Dataset[Row]):
@@ -253,18 +279,16 @@ class Shards(Dataset[Row]):
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows padded on the right to the longest, as tensors [rows, longest] ("visible": [rows,
-    longest, longest]).
+    """Rows padded on the right to the longest, as tensors [rows, longest].
 
-    Padding has token 0, weight 0, value and log-prob nan, all else 0, and is invisible.
+    Padding has token 0, weight 0, value and log-prob nan, all else 0; `ends` of 0 make it invisible.
     """
     longest = max(len(row["tokens"]) for row in rows)
     batch = {}
     for name, first in rows[0].items():
         blank = np.nan if name in ("values", "log_probs") else 0
-        padded = np.full((len(rows), *[longest] * first.ndim), blank, first.dtype)
+        padded = np.full((len(rows), longest), blank, first.dtype)
         for i, row in enumerate(rows):
-            place: tuple[Any, ...] = (i, *map(slice, row[name].shape))
-            padded[place] = row[name]
+            padded[i, : len(row[name])] = row[name]
         batch[name] = torch.from_numpy(padded)
     return batch

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 
 from guides.data.labels import DOUBT
+from guides.training.tree_attention import tree_states
 
 if TYPE_CHECKING:
     from guides.training.options import Options, PolicyLoss
@@ -174,16 +175,24 @@ def _gain_of_chains(
     geometric mean of theirs.
     """
     sampled = batch["samples"] > 0
-    above = batch["visible"].float()
-    log_ratios = torch.where(sampled, log_ratios, 0.0)
-    lengths = above @ sampled.float()[..., None]
-    sums = above @ log_ratios[..., None]
-    ratio = torch.exp((sums / lengths.clamp(min=1))[..., 0])
+    lengths = _sums_above(sampled.float(), batch["ends"])
+    sums = _sums_above(torch.where(sampled, log_ratios, 0.0), batch["ends"])
+    ratio = torch.exp(sums / lengths.clamp(min=1))
     # rounding is no chain
     last = _ending("samples", batch) > 1e-5 * batch["samples"]
     gains = ratio.clamp(max=1 + high) * _ending("positive", batch)
     gains = gains + ratio.clamp(min=1 - low) * _ending("negative", batch)
-    return torch.where(last & sampled, lengths[..., 0] * gains, 0.0)
+    return torch.where(last & sampled, lengths * gains, 0.0)
+
+
+def _sums_above(array: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """float [rows, tokens]: the sum of `array` over each token and those that it continues. Padding
+    must be 0.
+    """
+    # a token enters the sum where it stands and leaves it at its end
+    changes = nn.functional.pad(array, (0, 1)).double()
+    changes = changes.scatter_add(1, ends, -array.double())
+    return changes.cumsum(1)[:, :-1].to(array.dtype)
 
 
 def _ending(name: str, batch: Batch) -> torch.Tensor:
@@ -253,33 +262,15 @@ def _read(
     """
     tokens = batch["tokens"]
     decoder = decoder or model.get_decoder()
-    halved = half(options.precision, tokens.device)
     autocast: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if halved:
+    if half(options.precision, tokens.device):
         autocast = torch.autocast(tokens.device.type, torch.bfloat16)
     with autocast:
-        hidden = decoder(
-            input_ids=tokens,
-            position_ids=batch["positions"],
-            attention_mask=mask(batch["visible"], torch.bfloat16 if halved else torch.float32),
-            use_cache=False,
-        ).last_hidden_state
+        hidden = tree_states(decoder, tokens, batch["ends"], batch["positions"])
         rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
         before = hidden[rows[chosen], batch["previous"][chosen]]
         logits = model.get_output_embeddings()(before)
     return hidden, logits.float()
-
-
-def mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the attention scores: [rows, 1, tokens, tokens] of the type they are
-    computed in.
-
-    Padding sees itself: of a row that sees nothing, fused kernels compute the gradient as 0
-    times infinity.
-    """
-    visible = visible | torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
-    added = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return added.masked_fill_(~visible, -1e9)[:, None]
 
 
 def half(precision: str, device: torch.device) -> bool:

@@ -38,6 +38,7 @@ from guides.data.holdout import Held
 from guides.training.frozen_head import train_head
 from guides.training.options import Options, check_installed, fine_tuning
 from guides.training.trainer import Order, PolicyValueTrainer, Progress
+from guides.training.tree_attention import use_trees
 from models.checkpoints.checkpoint import load_model, version
 from models.checkpoints.digests import write_digests
 from models.checkpoints.foreign import read_by
@@ -80,9 +81,9 @@ def train(
     count = len(rows)  # type: ignore[arg-type]
     steps = options.updates(count)
     accelerated = torch.cuda.is_available()
-    if not accelerated:
-        # on a CPU the backward pass of fused attention took half the time of a step
-        model.set_attn_implementation("eager")
+    if accelerated:
+        model.cuda()
+    use_trees(model)
     disable_progress_bar()  # a checkpoint is written in a moment; progress is logged
     adapter = _adapt(model, options)
     model.value_head = head.requires_grad_(True)

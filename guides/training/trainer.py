@@ -87,7 +87,7 @@ class PolicyValueTrainer(Trainer):
             # most loaders have put it there
             batch = {name: array.to(device) for name, array in batch.items()}
             sums += counts(batch, self.options)
-            self.state.num_input_tokens_seen += int(batch["visible"].diagonal(dim1=1, dim2=2).sum())
+            self.state.num_input_tokens_seen += int((batch["ends"] > 0).sum())
         return batches, sums
 
     def compute_loss(
