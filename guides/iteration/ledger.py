@@ -68,12 +68,12 @@ def _row(folder: Path, number: int) -> dict[str, Any]:
     for name in ("before", "after", "low", "high"):
         row[f"gate_{name}"] = gate.get(name, "")
     row["accepted"] = int(gate["accepted"])
-    row["gate_tokens"], row["gate_flops"], _ = _spent(folder / "gate.jsonl")
+    row["gate_tokens"], row["gate_flops"], _ = spent(folder / "gate.jsonl")
     if number == 0:
         return row
     report = json.loads((folder / "examples.json").read_text())
     training = json.loads((folder / "checkpoint" / "training.json").read_text())
-    tokens, flops, problems = _spent(folder / "traces" / "results.jsonl")
+    tokens, flops, problems = spent(folder / "traces" / "results.jsonl")
     row["search_tokens"] = tokens
     row["search_flops"] = flops
     row["problems"] = problems
@@ -86,7 +86,7 @@ def _row(folder: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def _spent(path: Path) -> tuple[int, float, int]:
+def spent(path: Path) -> tuple[int, float, int]:
     """Generated tokens, FLOPs and the number of the searches in a file of results."""
     results = results_of(path)
     tokens = 0

@@ -52,6 +52,8 @@ from search.trace import Trace, TraceWriter
 
 log = logging.getLogger(__name__)
 
+INERT = ("engine", "track")  #: fields of a plan on which no result depends
+
 P = TypeVar("P", bound=SearchPlan)
 
 #: (problems searched so far, their traces) -> problems to search as well
@@ -110,6 +112,11 @@ class Rounds(Generic[P]):
         """The artefacts of a round in their order, and what makes each of a round's number."""
         raise NotImplementedError
 
+    @property
+    def gate_options(self) -> Mapping[str, Any]:
+        """Options of the method at the gate."""
+        return self.plan.options
+
     def ledger(self, last: int) -> str:
         """Write `rounds.csv` of the rounds 0 to `last`; the same as a Markdown table."""
         raise NotImplementedError
@@ -125,7 +132,8 @@ class Rounds(Generic[P]):
     def settings(self, base: str | Path) -> dict[str, Any]:
         """All that the run's results depend on, as JSON can say it."""
         plan = dict(vars(self.plan))
-        del plan["engine"]  # of which no result depends
+        for name in INERT:
+            plan.pop(name, None)
         settings = {
             "base": version(locate(base)),
             "jobs": self._digest(self.jobs),
@@ -200,7 +208,12 @@ class Rounds(Generic[P]):
         folder = self.folder(number)
         budget = self.plan.gate_budget or self.plan.budget
         rows = self.solve(
-            folder / "checkpoint", self.held, folder / "gate.jsonl", budget, self.plan.seed
+            folder / "checkpoint",
+            self.held,
+            folder / "gate.jsonl",
+            budget,
+            self.plan.seed,
+            options=self.gate_options,
         )
         after = outcomes(self.held, rows, self.targets)
         verdict: dict[str, Any] = {
@@ -229,9 +242,10 @@ class Rounds(Generic[P]):
         budget: Budget | None,
         seed: int,
         writer: TraceWriter | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """Search what has no line in the file of results yet, each problem with a seed of its
-        own; all its lines by id.
+        own; all its lines by id. options: of the method, None: the plan's.
         """
         plan = self.plan
         with contextlib.closing(Results(path)) as results:
@@ -248,7 +262,7 @@ class Rounds(Generic[P]):
                         seeds,
                         on_finish=finisher,
                         keep_trees=False,
-                        **plan.options,
+                        **(plan.options if options is None else options),
                     )
                 if len(finisher.written) < len(waiting):
                     raise KeyboardInterrupt

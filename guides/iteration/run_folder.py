@@ -78,8 +78,14 @@ def round_folder(out: Path, number: int) -> Path:
 
 
 def accepted_before(out: Path, number: int) -> Path:
-    """The checkpoint that was accepted last before round `number`."""
+    """The checkpoint that was accepted last before round `number`. A round without a gate accepts
+    nothing.
+    """
     number -= 1
-    while not json.loads((round_folder(out, number) / "gate.json").read_text())["accepted"]:
+    while not _accepted(round_folder(out, number) / "gate.json"):
         number -= 1
     return round_folder(out, number) / "checkpoint"
+
+
+def _accepted(gate: Path) -> bool:
+    return gate.exists() and bool(json.loads(gate.read_text())["accepted"])

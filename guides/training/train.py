@@ -85,7 +85,7 @@ def train(
         model.cuda()
     use_trees(model)
     disable_progress_bar()  # a checkpoint is written in a moment; progress is logged
-    adapter = _adapt(model, options)
+    adapter = adapt(model, options)
     model.value_head = head.requires_grad_(True)
     examples = steps * options.batch * options.accumulation
     workers = 0
@@ -140,7 +140,7 @@ def train(
     return done | {"flops": trainer.state.total_flos, "options": asdict(options)}
 
 
-def _adapt(model: PreTrainedModel, options: Options) -> Any:
+def adapt(model: PreTrainedModel, options: Options) -> Any:
     """Choose what of `model` is trained; the adapter to merge in the end, None without one.
     Raises ValueError where peft is missing.
     """
@@ -172,10 +172,10 @@ def last_checkpoint(out: str | Path) -> str | None:
 
 
 def export(
-    model: PreTrainedModel, head: ValueHead, tokenizer: Any, out: str | Path, **files: Any
+    model: PreTrainedModel, head: ValueHead | None, tokenizer: Any, out: str | Path, **files: Any
 ) -> None:
-    """Write a checkpoint into `out`: the model, value_head.safetensors, the tokenizer, and
-    `name`.json for each of `files`.
+    """Write a checkpoint into `out`: the model, value_head.safetensors where there is a head, the
+    tokenizer, and `name`.json for each of `files`.
 
     Every file is written beside and renamed, so a reader never sees half of one; the last of
     `files` is the last to appear. Raises OSError where they cannot be written.
@@ -188,7 +188,8 @@ def export(
         unfinished.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        save_head(unfinished, head)
+        if head is not None:
+            save_head(unfinished, head)
         write_digests(unfinished)
         written = sorted(unfinished.iterdir())
         for name, content in files.items():

@@ -51,30 +51,8 @@ class PolicyValueTrainer(Trainer):
             self._decoder = torch.compile(self._decoder)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Muon, or AdamW with decay for matrices only. A fresh linear head needs larger steps than
-        weights that are tuned: with AdamW, `0.1 / hidden` moves the log-odds by about 0.1 a step.
-        """
-        if self.optimizer is not None:
-            return self.optimizer
-        options = self.options
-        model = model or self.model
-        if options.optimizer == "muon":
-            self.optimizer = MuonAdamW(model, options.lr, options.weight_decay)
-            return self.optimizer
-        head = list(model.value_head.parameters())
-        matrices: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not name.startswith("value_head."):
-                (matrices if parameter.ndim > 1 else others).append(parameter)
-        groups: list[dict[str, Any]] = [
-            {"params": head, "lr": max(options.lr, 0.1 / head[0].numel()), "weight_decay": 0.0}
-        ]
-        if matrices:
-            groups.append({"params": matrices, "weight_decay": options.weight_decay})
-        if others:
-            groups.append({"params": others, "weight_decay": 0.0})
-        self.optimizer = torch.optim.AdamW(groups, lr=options.lr)
+        if self.optimizer is None:
+            self.optimizer = optimizer_of(model or self.model, self.options)
         return self.optimizer
 
     def get_batch_samples(
@@ -142,6 +120,29 @@ class PolicyValueTrainer(Trainer):
                 f"cannot write {folder} ({error}): make room and start again, the last complete "
                 "checkpoint is kept"
             ) from error
+
+
+def optimizer_of(model: nn.Module, options: Options) -> torch.optim.Optimizer:
+    """Muon, or AdamW with decay for matrices only, of a model with its `value_head`. A fresh linear
+    head needs larger steps than weights that are tuned: with AdamW, `0.1 / hidden` moves the
+    log-odds by about 0.1 a step.
+    """
+    if options.optimizer == "muon":
+        return MuonAdamW(model, options.lr, options.weight_decay)
+    head = list(model.value_head.parameters())  # type: ignore[union-attr, operator]
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not name.startswith("value_head."):
+            (matrices if parameter.ndim > 1 else others).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": head, "lr": max(options.lr, 0.1 / head[0].numel()), "weight_decay": 0.0}
+    ]
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": options.weight_decay})
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=options.lr)
 
 
 class Order(Sampler[int]):

@@ -1,0 +1,102 @@
+"""From the samples of a round of reinforcement learning to its training examples: rewards, groups,
+advantages, segments. No model, but where the reward is a verifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guides.data.advantages import Credit, Group, advantage_segments, advantages, groups_of
+from guides.data.distill import counts, split
+from guides.data.examples import Segment, write_examples
+from guides.data.grading import Graded, Replay
+from guides.data.labels import Labels
+from guides.data.trace_rewards import Sources, rewards_of
+from guides.data.trace_tokens import TraceReader
+from models.checkpoints.checkpoint import describe
+from search.trace import Trace
+
+LONGEST = 4096  #: tokens of an example
+
+
+@dataclass(frozen=True)
+class Creditor:
+    """How the traces of a checkpoint become examples.
+
+    checkpoint  folder of the model that sampled them
+    credit      `guides.data.advantages.Credit`
+    reward, sources  `guides.data.trace_rewards`
+    """
+
+    checkpoint: Path
+    credit: Credit
+    reward: str
+    sources: Sources
+
+    def groups(self, traces: Sequence[Trace]) -> tuple[list[Graded], list[Group], dict[str, int]]:
+        """Traces with their outcomes, the groups of their chains, and how many finished chains have
+        which verdict. Raises what `rewards_of` and `groups_of` raise.
+        """
+        settings = describe(self.checkpoint)
+        reader = TraceReader(self.checkpoint, settings)
+        replays = [Replay(trace, settings.get("answer")) for trace in traces]
+        rewards = rewards_of(replays, self.reward, self.sources)
+        graded = []
+        for replay, outcomes in zip(replays, rewards.outcomes, strict=True):
+            labels = Labels(*counts(replay.trace, outcomes))
+            prompt = reader.prompt(replay.problem)
+            graded.append(Graded(replay, outcomes, outcomes, labels, prompt))
+        return graded, groups_of(graded, self.credit), dict(rewards.verdicts)
+
+    def write(self, traces: Sequence[Trace], path: Path, seed: int) -> dict[str, Any]:
+        """Write the examples of all groups from which something can be learnt; what was counted:
+
+        chains, right, partial, wrong, undecided, error, unfinished   chains by what became of them
+        reward                  mean over the problems of the mean of their chains, nan: none
+        groups, dropped         problems; those whose chains are all right, all wrong or equal
+        tokens                  mean length of a chain
+        examples
+        """
+        graded, groups, verdicts = self.groups(traces)
+        useful = [group for group in groups if group.verdict == "mixed"]
+        keys = {group.key for group in useful}
+        chosen = [one for one in graded if one.replay.key in keys]
+        # indices of a group are those of the batch that is credited
+        useful = groups_of(chosen, self.credit)
+        examples: list[list[Segment]] = []
+        for one, found in zip(chosen, advantages(chosen, useful, self.credit), strict=True):
+            segments = advantage_segments(one, found, one.prompt)
+            if segments:
+                examples += split(segments, LONGEST)
+        write_examples(path, examples, seed=seed)
+        return verdicts | summary(groups) | {
+            "groups": len(groups),
+            "dropped": len(groups) - len(useful),
+            "examples": len(examples),
+        }  # fmt: skip
+
+
+def summary(groups: Sequence[Group]) -> dict[str, float]:
+    """Of the chains of groups: how many, their mean reward (the mean over the groups of their
+    means), their mean length in tokens, and how many were cut off. nan where there are none.
+    """
+    chains = [chain for group in groups for chain in group.chains]
+    times = np.array([chain.times for chain in chains])
+    lengths = np.array([chain.tokens for chain in chains])
+    rewards = [group.mean for group in groups if group.chains]
+    return {
+        "chains": float(times.sum()),
+        "reward": float(np.mean(rewards)) if rewards else float("nan"),
+        "tokens": float(times @ lengths / times.sum()) if chains else float("nan"),
+        "unfinished": float(sum(group.unfinished for group in groups)),
+    }
+
+
+def useful(groups: Sequence[Group]) -> int:
+    """How many groups have chains that differ in their reward."""
+    return sum(group.verdict == "mixed" for group in groups)
