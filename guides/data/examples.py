@@ -281,7 +281,8 @@ class Shards(Dataset[Row]):
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
     """Rows padded on the right to the longest, as tensors [rows, longest].
 
-    Padding has token 0, weight 0, value and log-prob nan, all else 0; `ends` of 0 make it invisible.
+    Padding has token 0, weight 0, value and log-prob nan, all else 0; as its `ends` are 0, nothing
+    attends to it.
     """
     longest = max(len(row["tokens"]) for row in rows)
     batch = {}

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "copse_trees"  #: of the attention, as transformers knows it
-SMALL = 192  #: tokens of a tree that is computed with a mask
+SMALL = 128  #: tokens of a tree that is computed with a mask
 ROUND = 16  #: block sizes are multiples of it, so that more of them are one batch
 FAR = 0.01  #: of the largest logit: a model that reads a tree otherwise than its texts differs more
 
@@ -68,16 +68,16 @@ def use_trees(model: PreTrainedModel) -> None:
     """
     text = model.config.get_text_config()
     window = getattr(text, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(text, "layer_types", None) or ["sliding_attention"])
-    if window is not None and slides and getattr(text, "use_sliding_window", True):
-        if window < text.max_position_embeddings:
-            raise ValueError(
-                f"{_kind(model)} attends to the last {window} tokens in some layers (a sliding "
-                "window), which training on trees does not know: choose a model without"
-            )
+    kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+    slides = "sliding_attention" in kinds and getattr(text, "use_sliding_window", True)
+    if slides and window is not None and window < text.max_position_embeddings:
+        raise ValueError(
+            f"{_kind(model)} attends to the last {window} tokens in some layers (a sliding "
+            "window), which training on trees does not know: choose a model without"
+        )
     was_training = model.training
     model.eval()
-    tokens = torch.arange(7, device=model.device)[None] % model.config.get_text_config().vocab_size
+    tokens = torch.arange(7, device=model.device)[None] % text.vocab_size
     # 0 1 2 is followed by 3 and 4, and by 5 and 6
     ends = torch.tensor([[7, 7, 7, 5, 5, 7, 7]], device=model.device)
     positions = torch.tensor([[0, 1, 2, 3, 4, 3, 4]], device=model.device)
@@ -97,8 +97,8 @@ def use_trees(model: PreTrainedModel) -> None:
         model.train(was_training)
     if not (packed - alone).abs().max() <= FAR * alone.abs().max():
         raise ValueError(
-            f"{_kind(model)} reads a tree otherwise than its texts one by one: choose a model whose "
-            "layers attend to all earlier tokens and whose logits are not scaled"
+            f"{_kind(model)} reads a tree otherwise than its texts one by one: choose a model "
+            "whose layers attend to all earlier tokens and whose logits are not scaled"
         )
 
 

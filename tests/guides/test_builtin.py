@@ -26,6 +26,7 @@ from guides.builtin import (  # noqa: E402
 )
 from guides.data.examples import ExampleFile, Shards, collate, write_examples  # noqa: E402
 from guides.training.options import Options  # noqa: E402
+from guides.training.tree_attention import added, visible  # noqa: E402
 from models.checkpoints.heads import ValueHead, load_head  # noqa: E402
 from search.problem import TextStep  # noqa: E402
 from search.problems import parse  # noqa: E402
@@ -447,7 +448,7 @@ def test_an_example_is_read_as_its_texts_one_by_one(tmp_path: Path) -> None:
     )
     model.set_attn_implementation("eager")
     batch = collate([ExampleFile(path)[i] for i in range(4)])
-    mask = torch.zeros(batch["visible"].shape).masked_fill(~batch["visible"], -1e9)[:, None]
+    mask = added(visible(batch["ends"]), torch.float32)
     together = model(
         input_ids=batch["tokens"], position_ids=batch["positions"], attention_mask=mask
     ).logits

@@ -23,9 +23,10 @@ from training_cases import torch
 
 from guides.builtin import train as builtin
 from guides.data.examples import ExampleFile, collate, write_examples
-from guides.training import losses, train
+from guides.training import train
 from guides.training.options import Options
 from guides.training.trainer import Order, PolicyValueTrainer
+from guides.training.tree_attention import use_trees
 from models.checkpoints.checkpoint import save_model, version
 
 transformers = pytest.importorskip("transformers")
@@ -72,7 +73,7 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
         {"hidden": 32, "layers": 2, "heads": 2, "inner": 64, "context": 64}, tok, 0
     )
     model.value_head = head
-    model.set_attn_implementation("eager")
+    use_trees(model)
     options = Options(
         steps=1, batch=batch, accumulation=accumulation, precision="float32", compile=False
     )
@@ -142,19 +143,6 @@ def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
     assert len(whole) > 10
     for name, expected in whole.items():
         torch.testing.assert_close(parts[name], expected, atol=1e-6, rtol=1e-3)
-
-
-def test_no_row_of_the_mask_hides_everything() -> None:
-    """Where a token sees nothing at all, fused attention on a GPU gives gradients that are no
-    numbers: padding sees itself.
-    """
-    rows = [{"tokens": np.zeros(n, np.int64), "visible": np.tri(n, dtype=bool)} for n in (2, 5)]
-    visible = collate(rows)["visible"]
-    mask = losses.mask(visible, torch.float32)
-    assert mask.shape == (2, 1, 5, 5) and (mask == 0).any(-1).all()
-    assert (mask[1, 0] == 0).equal(visible[1]) and (mask[0, 0, :2] == 0).equal(visible[0, :2]), (
-        "what is no padding sees what it saw"
-    )
 
 
 OPTIONS = {

@@ -18,6 +18,7 @@ import search
 from guides.data.examples import ExampleFile, Segment, collate, write_examples
 from guides.training.options import Options
 from guides.training.train import train
+from guides.training.tree_attention import added, visible
 from models import Engine
 from models.engine.kv_pool import Store
 from models.engine.sampling_gpu import draw_on
@@ -202,7 +203,8 @@ def test_training_there_is_training_here(tmp_path):
         train(model, head, rows, tmp_path / precision, options)
         model, head = model.cpu().eval(), head.cpu()
         batch = collate([rows[i] for i in range(16)])
-        mask = torch.zeros(batch["visible"].shape).masked_fill(~batch["visible"], -1e9)[:, None]
+        mask = added(visible(batch["ends"]), torch.float32)
+        model.set_attn_implementation("eager")
         with torch.no_grad():
             hidden = model.get_decoder()(
                 batch["tokens"], position_ids=batch["positions"], attention_mask=mask
