@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +147,14 @@ class Replay:
         """The answers of nodes; None: none."""
         return [self.problem.answer(self.states[node]) for node in nodes]
 
+    def chain(self, node: int) -> tuple[Hashable, ...]:
+        """What makes a chain another one than others of its problem: the keys of its steps."""
+        keys = []
+        for edge in self.trace.path(node):
+            state = self.states[int(self.trace.edge_node[edge])]
+            keys.append(self.problem.key(state, self.trace.steps[edge]))
+        return tuple(keys)
+
     def grade(self, target: str | None) -> np.ndarray:
         """`grade` of the trace."""
         trace = self.trace
@@ -215,19 +223,24 @@ def grade(trace: Trace, target: str | None, answer: str | None = None) -> np.nda
 
 def checker_of(path: str | None) -> Checker | None:
     """The checker that "module:function" names. Raises ValueError where there is none."""
-    if path is None:
-        return None
+    return None if path is None else function_of(path, "checker")
+
+
+def function_of(path: str, what: str) -> Callable[..., Any]:
+    """The function of a problem and a state, or its text, that "module:function" names. Raises
+    ValueError, which says `what` it should be, where there is none.
+    """
     module, _, name = path.partition(":")
     try:
-        checker = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"cannot load the checker {path!r} ({error}): write it as module:function of an "
+            f"cannot load the {what} {path!r} ({error}): write it as module:function of an "
             "importable module"
         ) from None
-    if not callable(checker):
-        raise ValueError(f"the checker {path!r} is no function: name one of a problem and a state")
-    return checker
+    if not callable(function):
+        raise ValueError(f"the {what} {path!r} is no function: name one of a problem and a state")
+    return function  # type: ignore[no-any-return]
 
 
 def checked(trace: Trace, checker: Checker) -> np.ndarray:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guides.data.distill import check
-from guides.data.grading import checker_of
+from guides.data.distillation import Distillation
 from guides.training.options import check_installed, fine_tuning
 from models.checkpoints.settings import SETTINGS, check_settings
 from search.arguments import configured
+from search.methods.presets import PRESETS
 from search.scheduling.budget import Budget
 
 
@@ -26,12 +26,20 @@ class Plan:
     engine           device, dtype, slots
     per_round        problems that a round searches, the next ones of the list each time; None: all
     policy, keep     what is imitated, and most solutions of a problem (`guides.data.distill`)
+    reward, verifier what a finished chain is worth (`guides.data.trace_rewards`)
+    thresholds       a chain is imitated from this reward on; a round trains once for each of
+                     several, which rise, from the last model on. (): right ones, or with the
+                     policy "best" whatever is above 0
+    hint             text with {problem} and {target}: how a problem that was not solved is asked
+                     again; None: it is not. Such a chain is imitated as if it had not been told
+    train_verifier   after the last round, train a verifier on the right and wrong chains of all
     checker          "module:function" that labels every state exactly (`guides.data.grading`),
                      None: labels are shares of right ends
-    window           rounds whose examples are trained on;  seed_examples: files of examples that
-                     are trained on in every round
+    window           rounds whose traces are learnt from, 0: all so far;  seed_examples: files of
+                     examples that are trained on in every round
     restart          train from the base instead of the accepted guide
     training         options of `guides.training.options.fine_tuning`
+    algorithm        name of the one whose fields these are (`guides.iteration.algorithms`)
     seed             with the problem's key makes the random numbers of a search; the same gives the
                      same run, but for what `seconds` of a budget cut off
     """
@@ -45,26 +53,61 @@ class Plan:
     per_round: int | None = None
     policy: str = "solutions"
     keep: int = 10
+    reward: str = "outcome"
+    verifier: str | Path | None = None
+    thresholds: Sequence[float] = ()
+    hint: str | None = None
+    train_verifier: bool = False
     checker: str | None = None
     window: int = 1
     seed_examples: Sequence[str | Path] = ()
     restart: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
+    algorithm: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
         configured(self.method, self.options)
         check_installed(fine_tuning(**self.training))
-        check(self.policy, self.keep)
-        checker_of(self.checker)
+        # all that says what is learnt from the traces
+        Distillation(
+            self.policy,
+            self.keep,
+            self.reward,
+            self.verifier,
+            self.thresholds,
+            checker=self.checker,
+        )
+        if len(self.thresholds) > 1 and self.policy in ("visits", "all", "none"):
+            raise ValueError(
+                f"the policy {self.policy!r} asks for no reward, so thresholds mean nothing: give "
+                "one at most, or imitate solutions"
+            )
+        if self.hint is not None and not all(
+            place in self.hint for place in ("{problem}", "{target}")
+        ):
+            raise ValueError(
+                f"the hint {self.hint!r} must say where problem and target go: write {{problem}} "
+                "and {target} in it"
+            )
         check_settings({"format": 1, **self.settings}, "how the model is asked")
-        if self.window < 1 or (self.per_round is not None and self.per_round < 1):
-            raise ValueError("per_round and window are whole numbers from 1 on: correct them")
+        if self.window < 0 or (self.per_round is not None and self.per_round < 1):
+            raise ValueError(
+                "per_round is a whole number from 1 on, window from 0 on: correct them"
+            )
         for path in self.seed_examples:
             if not Path(path).is_file():
                 raise ValueError(
                     f"there are no examples at {path}: give files that write_examples wrote"
                 )
+
+    @property
+    def gate_options(self) -> dict[str, Any]:
+        """The options of the searches at the gate, where one solution of a problem is enough."""
+        options = dict(self.options)
+        if self.method in PRESETS and PRESETS[self.method].search == "sample":
+            options.pop("solutions", None)
+        return options
 
     @property
     def settings(self) -> dict[str, Any]:
