@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -146,6 +147,16 @@ class Guide:
         if self.value.version in (Known.version, self.policy.version):
             return self.policy.version
         return _digest(f"{self.policy.version}|{self.value.version}")
+
+    @property
+    def language(self) -> dict[str, Any]:
+        """How the policy was told to ask its model (`Policy.language`), with the pattern of the
+        answer; kept in every trace.
+        """
+        told = getattr(self.policy, "language", {})
+        answer = {} if self.answer is None else {"answer": self.answer}
+        # a policy of others may call something else so
+        return {**(told if isinstance(told, dict) else {}), **answer}
 
     def check(self, problem: Problem) -> None:
         """Raises ValueError where this guide was not trained for the problem's kind."""

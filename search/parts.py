@@ -69,6 +69,8 @@ class Policy(Protocol):
     chain_tokens the most tokens that `complete` can take: step_tokens * max_steps
     version      content hash of what it was made from: the class, a digest of its source, and its
                  plain attributes
+    language     may be there: how it was told to ask its model, by the names of `guide.json`
+                 (delimiter, prompt, step_tokens, ...)
     """
 
     # read-only for a type checker, so that an attribute and a property may both take their place

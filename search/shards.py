@@ -25,12 +25,17 @@ ARRAYS = {  # list columns of numbers, in numpy's terms
     "edge_prior": "float32",
     "edge_value": "float32", "edge_log_prob": "float64",
 }  # fmt: skip
-TEXTS = ("id", "kind", "arguments", "method", "options", "version", "usage", "judge", "error")
+TEXTS = (
+    "id", "kind", "arguments", "method", "options", "version", "usage", "judge", "error",
+    "language",
+)  # fmt: skip
 #: list columns, too
 STEPS = ("step_text", "step_finish", "step_tokens", "step_thought", "step_log_probs")
 COLUMNS = ("schema", "digest", "seed", "independent", *TEXTS, *ARRAYS, *STEPS)
 #: columns that shards from before they were kept do not have
-LATER = ("digest", "independent", "judge", "error", "step_thought", "step_log_probs")
+LATER = ("digest", "independent", "judge", "error", "step_thought", "step_log_probs", "language")
+#: those among them that digests of shards without them leave out
+_NEWER = ("step_log_probs", "language")
 
 #: A file may hold so many bytes, or so many times its own size where that is more: numbers that
 #: repeat are packed into next to nothing.
@@ -132,7 +137,7 @@ def _digest(row: Mapping[str, Any]) -> str:
     """
     digest = hashlib.sha256()
     for name in COLUMNS:
-        if name == "digest" or (name == "step_log_probs" and row[name] is None):
+        if name == "digest" or (name in _NEWER and row[name] is None):
             continue
         digest.update(name.encode())
         if name in ARRAYS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from search import choose as choosers
@@ -239,6 +239,7 @@ def solution_of(
         tree, problem, _path(method), options, seed, guide.version, usage, guide.value.version,
         "" if error is None else str(error),
     )  # fmt: skip
+    trace = replace(trace, language=guide.language)
     return Solution(
         problem=problem,
         answer=None if chosen is None else chosen.answer,

@@ -13,7 +13,7 @@ import math
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ class Trace:
             "" in shards from before it was kept
     error   why the search failed, as a whole or in some of its requests; "" where it did not
     independent  whether the chains are independent samples of the policy (`Tree.independent`)
+    language  how the policy was told to ask its model (`search.Policy.language`), beside what the
+            model says of itself; {} in shards from before it was kept
     """
 
     id: str
@@ -78,6 +80,7 @@ class Trace:
     judge: str = ""
     error: str = ""
     independent: bool = False
+    language: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -238,6 +241,7 @@ class Trace:
         _require("/" not in self.id, "its id is a path")
         _require(isinstance(self.arguments, dict), "the arguments of its problem are no object")
         _require(isinstance(self.options, dict), "the options of its method are no object")
+        _require(isinstance(self.language, dict), "how its model was asked is no object")
         for amount in astuple(self.usage):
             number = type(amount) in (int, float) and 0 <= amount < math.inf
             _require(number, f"it has spent {amount!r}")
@@ -327,7 +331,7 @@ def _text_step(step: Any) -> TextStep:
 def _row(trace: Trace) -> dict[str, Any]:
     """A trace as `search.shards` takes it."""
     row = {name: getattr(trace, name) for name in (*shards.TEXTS, *ARRAYS)}
-    for name in ("arguments", "options"):
+    for name in ("arguments", "options", "language"):
         row[name] = json.dumps(row[name])
     row["usage"] = json.dumps(asdict(trace.usage))
     for name in shards.STEPS:
@@ -376,6 +380,7 @@ def _trace(row: dict[str, Any]) -> Trace:
         judge=row["judge"] or "",
         error=row["error"] or "",
         independent=independent,
+        language=json.loads(row["language"] or "{}"),
     )
 
 

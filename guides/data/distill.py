@@ -17,7 +17,7 @@ from guides.data.examples import Segment
 from guides.data.labels import Labels
 from search.trace import Trace
 
-POLICIES = ("solutions", "visits", "all", "none")
+POLICIES = ("solutions", "best", "visits", "all", "none")
 
 
 def distill(
@@ -42,6 +42,8 @@ def distill(
         "solutions"  up to `keep` different right chains (outcome 1), drawn by `rng`; the weight of
                      a step is the share of them that go through it, so every solved problem weighs
                      the same (ReST-EM, Singh et al. 2023, keeps 10 a problem)
+        "best"       up to `keep` different chains with the highest outcomes above 0, weighed in the
+                     same way; equal ones are drawn (best-of-N: WebGPT, Nakano et al. 2021)
         "visits"     the share of its node's visits that each step got, at nodes with two or more
                      (AlphaZero, Silver et al. 2017)
         "all"        as "solutions", of all finished chains: self-training without a filter, the
@@ -57,7 +59,7 @@ def distill(
     elif policy == "visits":
         weights = _visit_shares(trace)
     else:
-        weights = _chain_shares(trace, outcomes, policy == "all", keep, rng)
+        weights = _chain_shares(trace, outcomes, policy, keep, rng)
     return segments_of(trace, prompt, Labels(k, n), {"weight": weights}, every_token)
 
 
@@ -148,16 +150,47 @@ def ended(trace: Trace) -> np.ndarray:
 
 
 def _chain_shares(
-    trace: Trace, outcomes: np.ndarray, everything: bool, keep: int, rng: np.random.Generator
+    trace: Trace, outcomes: np.ndarray, policy: str, keep: int, rng: np.random.Generator
 ) -> np.ndarray:
     """float64 [edges], in [0, 1]: the share of the chains drawn that go through each edge."""
-    ends = np.flatnonzero(trace.node_finished if everything else outcomes == 1.0)
-    if len(ends) > keep:
-        ends = rng.choice(ends, keep, replace=False)
+    ends = np.flatnonzero(may_be_imitated(trace, outcomes, policy, least(policy)))
+    ends = ends[drawn(outcomes[ends], policy, keep, rng)]
     shares = np.zeros(len(trace.steps))
     for end in ends:
         shares[trace.path(int(end))] += 1 / len(ends)
     return shares
+
+
+def least(policy: str) -> float:
+    """The outcome from which on a chain is imitated, where no threshold is given: that of a right
+    one, and for "best" whatever is above 0.
+    """
+    return 0.0 if policy == "best" else 1.0
+
+
+def may_be_imitated(
+    trace: Trace, outcomes: np.ndarray, policy: str, threshold: float
+) -> np.ndarray:
+    """bool [nodes]: the ends of the chains among which those to imitate are drawn: outcomes from
+    the threshold on, in [0, 1]. For "best" never 0, for "all" whatever is finished.
+    """
+    if policy == "all":
+        return trace.node_finished
+    enough: np.ndarray = outcomes >= threshold
+    return enough & (outcomes > 0.0) if policy == "best" else enough
+
+
+def drawn(outcomes: np.ndarray, policy: str, keep: int, rng: np.random.Generator) -> np.ndarray:
+    """int64, the places of at most `keep` chains of a problem that are imitated, among those that
+    may be. outcomes: float64 [chains]
+    """
+    if policy == "best":
+        order = rng.permutation(len(outcomes))
+        best: np.ndarray = order[np.argsort(-outcomes[order], kind="stable")][:keep]
+        return best
+    if len(outcomes) > keep:
+        return rng.choice(len(outcomes), keep, replace=False)
+    return np.arange(len(outcomes))
 
 
 def _visit_shares(trace: Trace) -> np.ndarray:

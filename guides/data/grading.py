@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +146,14 @@ class Replay:
     def answers(self, nodes: Iterable[int]) -> list[str | None]:
         """The answers of nodes; None: none."""
         return [self.problem.answer(self.states[node]) for node in nodes]
+
+    def chain(self, node: int) -> tuple[Hashable, ...]:
+        """What makes a chain another one than others of its problem: the keys of its steps."""
+        keys = []
+        for edge in self.trace.path(node):
+            state = self.states[int(self.trace.edge_node[edge])]
+            keys.append(self.problem.key(state, self.trace.steps[edge]))
+        return tuple(keys)
 
     def grade(self, target: str | None) -> np.ndarray:
         """`grade` of the trace."""

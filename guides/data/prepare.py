@@ -10,76 +10,31 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from guides.data.distill import check, counts, distill, split
+from guides.data.distill import counts, may_be_imitated
+from guides.data.distillation import Distillation, distilled, imitated
 from guides.data.examples import Segment, write_examples
 from guides.data.grading import Checker, Graded, Replay, checker_of
 from guides.data.holdout import held_of, hold_out
 from guides.data.labels import Labels, hardened, read_labels
+from guides.data.trace_rewards import Rewards, Sources, rewards_of
 from guides.data.trace_tokens import TraceReader
 from guides.engines import locate
 from models.checkpoints.checkpoint import describe, resolve, version
+from models.checkpoints.settings import check_settings
 from search.trace import Trace
 
 log = logging.getLogger(__name__)
 
-LONGEST = 512  #: tokens of an example, whose pass takes memory with their square
 NAMED = 3  #: of many problems or steps, so many are named in a message
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """What is learnt from traces.
-
-    every_token, policy, keep   as in `guides.data.distill`; a problem that was searched several
-                                times weighs as much as one that was
-                                searched once
-    seed        of the solutions that are drawn, and of the order of the examples
-    off_policy  take traces of another guide with the same tokenizer, too (ReST-EM trains the base
-                again on samples of later guides)
-    checker     "module:function" of a problem and a state that labels every state exactly
-                (`guides.data.grading.Checker`)
-    labels      a label file (`guides.data.labels`), whose labels alone are learnt; not beside a
-                checker
-    hard        labels are 0 or 1: is any outcome at or below right?
-    held_share  share of the problems, in [0, 1), that is in no example (`guides.data.holdout`)
-
-    Raises ValueError for values that are none of these, two sources of labels, and a file that is
-    not there.
-    """
-
-    policy: str = "solutions"
-    keep: int = 10
-    seed: int = 0
-    off_policy: bool = False
-    checker: str | None = None
-    labels: str | Path | None = None
-    hard: bool = False
-    every_token: bool = False
-    held_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self.policy, self.keep)
-        checker_of(self.checker)
-        if self.checker is not None and self.labels is not None:
-            raise ValueError(
-                "labels come from a checker or from a file, not from both: leave one of them out"
-            )
-        if self.labels is not None and not Path(self.labels).is_file():
-            raise ValueError(
-                f"there is no label file {self.labels}: give the one that copse label wrote"
-            )
-        if not 0 <= self.held_share < 1:
-            raise ValueError(
-                f"held out is a share of the problems in [0, 1), not {self.held_share}: give 0.1, "
-                "or 0 for none"
-            )
+#: settings of a search without which its traces cannot be read
+READ_BY = ("delimiter", "prompt", "instruction", "system", "answer")
 
 
 def prepare(
@@ -90,6 +45,8 @@ def prepare(
     *,
     held_file: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    earlier: Sequence[str | Path] = (),
+    hinted: Sequence[str | Path] = (),
     **choices: Any,
 ) -> dict[str, Any]:
     """Grade and distil all traces of a folder into one file of examples; what was counted.
@@ -97,39 +54,108 @@ def prepare(
     targets     the target of each problem by its key (`guides.data.grading`); problems that verify
                 themselves need none
     base        the checkpoint that is to be trained: its tokenizer and prompt made the traces
+    out_file    of the first threshold; those of the others are `numbered` after it. There is none
+                of a threshold that leaves the chains of the one before, or no chain
     held_file   where the chains of the problems go that are held out
-    settings    prompt, delimiter and answer of the search where they were not those of the base's
-                guide.json
+    settings    prompt, delimiter and answer of the search; what is not given is as the traces say
+                they were made, else as the base's guide.json says
+    earlier     folders with traces of earlier rounds, by whatever guide: learnt from, not counted
+    hinted      folders with traces of searches whose prompts held the target: imitated as if they
+                had not, and never labelled
     choices     the fields of `Distillation`
 
     Returns {"traces", "problems", "graded", "solved" (problems each), "outcomes", "right" (finished
-    nodes), "solutions" (right ones at most `keep` a trace), "kinds", "held" (problems), "examples",
-    "tokens", "labels"}. Raises ValueError, before anything is written, for traces that nothing can
-    be learnt from.
+    nodes), "solutions" (right ones at most `keep` a trace), "rationalised" (problems that are
+    solved in `hinted` alone), "verdicts" (`guides.data.trace_rewards.Rewards`), "kinds", "language"
+    (settings that the traces say), "held" (problems), "examples", "tokens", "labels", "improve"
+    (threshold and imitated chains of each file)}. Raises ValueError, before anything is written,
+    for traces that nothing can be learnt from.
     """
     chosen = Distillation(**choices)
     folder = resolve(locate(base))
-    guide = describe(folder) | dict(settings or {})
     found = _read(traces, folder, chosen.off_policy)
+    language = language_of(found, settings or {})
+    guide = describe(folder) | language | dict(settings or {})
     reader = TraceReader(folder, guide)
-    for trace in found:
-        reader.check(trace)
-    replays = [Replay(trace, guide.get("answer")) for trace in found]
-    _warn_of_unused(targets, replays)
-    graded = hold_out(_graded(replays, targets, reader, chosen), chosen.held_share)
+    replays = _replays(found, reader, guide)
+    before = [_replays(Trace.load(place), reader, guide) for place in earlier]
+    _warn_of_unused(targets, [*replays, *itertools.chain.from_iterable(before)])
+    own, verdicts = _graded(replays, targets, reader, chosen)
+    graded = hold_out(own, chosen.held_share)
     kept, held = _parted(graded, chosen.held_share)
+    others = []
+    for part in before:  # of a round each, whose samples vote among themselves
+        others += _graded(part, targets, reader, chosen)[0]
+    told = []
+    for place in hinted:
+        told += _unlabelled(_replays(Trace.load(place), reader, guide), targets, reader, chosen)
+    others = [one for one in hold_out([*others, *told], chosen.held_share) if not one.held]
 
-    report = _count(kept, chosen.keep)
+    report = _count(kept, others, chosen)
+    report["rationalised"] = _rationalised(kept, told)
+    report |= {"verdicts": verdicts, "language": language}
     report["held"] = len({one.replay.key for one in held})
-    examples = _distilled(kept, chosen)
-    write_examples(out_file, examples, seed=chosen.seed)
+    kept += others
+    improve: list[dict[str, Any]] = []
+    before_this: list[list[int]] = []
+    for threshold in chosen.steps:
+        ends = imitated(kept, chosen, threshold)
+        if before_this and (ends == before_this or not any(ends)):
+            continue
+        before_this = ends
+        examples = distilled(kept, chosen, ends)
+        write_examples(numbered(out_file, len(improve) + 1), examples, seed=chosen.seed)
+        improve.append({"threshold": threshold, "chains": sum(map(len, ends))})
+        if len(improve) == 1:
+            report |= _sizes(examples)
+    report["improve"] = improve
     if held and held_file is not None:
         held_of(held).save(Path(held_file))
-    report |= {"examples": len(examples), "tokens": 0, "labels": 0}
-    for segment in itertools.chain.from_iterable(examples):
-        report["tokens"] += len(segment.tokens)
-        report["labels"] += segment.outcomes > 0
     return report
+
+
+def numbered(out_file: str | Path, number: int) -> Path:
+    """The file of examples of the threshold with this number, from 1 on."""
+    path = Path(out_file)
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def language_of(traces: Sequence[Trace], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How a search asked its model, as all traces say; what they do not agree on is left out.
+    Raises ValueError for what must be known to read them, where `settings` do not say it.
+    """
+    language = {}
+    for name in dict.fromkeys(itertools.chain.from_iterable(trace.language for trace in traces)):
+        values = [trace.language.get(name) for trace in traces]
+        if all(value == values[0] for value in values):
+            language[name] = values[0]
+        elif name in READ_BY and name not in settings:
+            first = next(value for value in values if value != values[0])
+            raise ValueError(
+                f"the traces were made with different settings ({name} {values[0]!r} and "
+                f"{first!r}): give traces of one search, or say {name} yourself"
+            )
+    check_settings({"format": 1, **language}, "what the traces say of their search")
+    return language
+
+
+def _sizes(examples: Sequence[Sequence[Segment]]) -> dict[str, int]:
+    sizes = {"examples": len(examples), "tokens": 0, "labels": 0}
+    for segment in itertools.chain.from_iterable(examples):
+        sizes["tokens"] += len(segment.tokens)
+        sizes["labels"] += segment.outcomes > 0
+    return sizes
+
+
+def _replays(
+    traces: Sequence[Trace], reader: TraceReader, guide: Mapping[str, Any]
+) -> list[Replay]:
+    """Traces with their problems. Raises ValueError for tokens that the checkpoint reads in
+    another way.
+    """
+    for trace in traces:
+        reader.check(trace)
+    return [Replay(trace, guide.get("answer")) for trace in traces]
 
 
 def _read(traces: str | Path, folder: Path, off_policy: bool) -> list[Trace]:
@@ -176,17 +202,17 @@ def _graded(
     targets: Mapping[str, str],
     reader: TraceReader,
     chosen: Distillation,
-) -> list[Graded]:
+) -> tuple[list[Graded], dict[str, int]]:
     """Traces with outcomes and labels of their nodes, the labels from the one source that there
-    is.
+    is; and how many finished nodes have each verdict.
     """
     checker = checker_of(chosen.checker)
     stored = None
     if chosen.labels is not None:
         stored = read_labels(chosen.labels, [replay.trace for replay in replays])
+    rewards = _rewards(replays, targets, chosen)
     graded = []
-    for replay in replays:
-        own = replay.grade(targets.get(replay.key))
+    for replay, own in zip(replays, rewards.outcomes, strict=True):
         if stored is not None:
             one = _with_stored(replay, own, stored.get(replay.trace.id))
         else:
@@ -194,7 +220,40 @@ def _graded(
         if chosen.hard:
             one = replace(one, labels=hardened(one.labels))
         graded.append(replace(one, prompt=reader.prompt(replay.problem)))
+    return graded, rewards.verdicts
+
+
+def _rewards(
+    replays: Sequence[Replay], targets: Mapping[str, str], chosen: Distillation
+) -> Rewards:
+    sources = Sources(targets, chosen.verifier, chosen.seed)
+    return rewards_of(replays, chosen.reward, sources)
+
+
+def _unlabelled(
+    replays: Sequence[Replay],
+    targets: Mapping[str, str],
+    reader: TraceReader,
+    chosen: Distillation,
+) -> list[Graded]:
+    """Traces of searches that were told the target: what they found is right or wrong as ever, but
+    how often says nothing of the problem, and the log-probs are not those without the hint.
+    """
+    graded = []
+    outcomes = _rewards(replays, targets, chosen).outcomes
+    for replay, own in zip(replays, outcomes, strict=True):
+        steps = tuple(replace(step, log_probs=()) for step in replay.trace.steps)
+        replay.trace = replace(replay.trace, steps=steps)
+        none = Labels(*np.zeros((2, len(own))))
+        graded.append(Graded(replay, own, own, none, reader.prompt(replay.problem)))
     return graded
+
+
+def _rationalised(kept: Sequence[Graded], told: Sequence[Graded]) -> int:
+    """Problems with a right chain among those that were told the target, and with none before."""
+    solved = {one.replay.key for one in kept if (one.outcomes == 1.0).any()}
+    now = {one.replay.key for one in told if (one.outcomes == 1.0).any()}
+    return len(now - solved)
 
 
 def _with_stored(replay: Replay, grades: np.ndarray, stored: Labels | None) -> Graded:
@@ -239,9 +298,11 @@ def _parted(graded: Sequence[Graded], share: float) -> tuple[list[Graded], list[
     return kept, held
 
 
-def _count(graded: Sequence[Graded], keep: int) -> dict[str, Any]:
-    """What `prepare` reports of the grades. Raises ValueError where there is none, or nothing is
-    right.
+def _count(
+    graded: Sequence[Graded], others: Sequence[Graded], chosen: Distillation
+) -> dict[str, Any]:
+    """What `prepare` reports of the grades. Raises ValueError where there is none, or nothing that
+    is right, or good enough, in these or in `others`.
     """
     problems: set[str] = set()
     with_grade: set[str] = set()
@@ -259,15 +320,16 @@ def _count(graded: Sequence[Graded], keep: int) -> dict[str, Any]:
             solved.add(one.replay.key)
         outcomes += found
         right += good
-        solutions += min(good, keep)
+        solutions += min(good, chosen.keep)
         finished += int(one.trace.node_finished.sum())
-    if not outcomes:
+    if not outcomes and not others:
         raise ValueError(
             f"no trace can be graded: {len(graded)} traces of {len(problems)} problems "
             f"with {finished} finished chains; give the "
             "targets of these problems, or let the search finish more chains"
         )
-    if not right:
+    lowest = chosen.steps[0] if chosen.policy != "none" else 1.0
+    if not any(_good(one, chosen, lowest).any() for one in [*graded, *others]):
         raise ValueError(
             f"all {outcomes} graded chains of {len(with_grade)} problems are wrong: there is "
             "nothing right to learn from; search easier "
@@ -285,46 +347,8 @@ def _count(graded: Sequence[Graded], keep: int) -> dict[str, Any]:
     }
 
 
-def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segment]]:
-    """The examples of all traces, cut to `LONGEST`. Raises ValueError where there is none."""
-    rngs = np.random.default_rng(chosen.seed).spawn(len(graded))
-    keys = []
-    whole = []
-    for one, rng in zip(graded, rngs, strict=True):
-        example = distill(
-            one.trace,
-            one.outcomes,
-            one.prompt,
-            policy=chosen.policy,
-            keep=chosen.keep,
-            rng=rng,
-            labels=one.labels,
-            every_token=chosen.every_token,
-        )
-        keys.append(one.replay.key)
-        whole.append(example)
-    examples: list[list[Segment]] = []
-    for example in _even(keys, whole):
-        if example:
-            examples += split(example, LONGEST)
-    if not examples:
-        raise ValueError(
-            f"no step of the {len(graded)} traces has a label, and nothing is imitated: label "
-            "them, or choose another --policy"
-        )
-    return examples
-
-
-def _even(keys: Sequence[str], examples: Iterable[list[Segment]]) -> list[list[Segment]]:
-    """The examples with their weights divided by how many of the same problem have some."""
-    pairs = list(zip(keys, examples, strict=True))
-    times = Counter[str]()
-    for key, example in pairs:
-        times[key] += any(segment.weight > 0 for segment in example)
-    even: list[list[Segment]] = []
-    for key, example in pairs:
-        even.append([])
-        for segment in example:
-            weight = segment.weight / max(1, times[key])
-            even[-1].append(segment._replace(weight=weight))
-    return even
+def _good(one: Graded, chosen: Distillation, threshold: float) -> np.ndarray:
+    """bool [nodes]: graded chains that are good enough to learn from."""
+    if chosen.policy == "best":
+        return may_be_imitated(one.trace, one.outcomes, "best", threshold)
+    return may_be_imitated(one.trace, one.outcomes, "solutions", threshold)

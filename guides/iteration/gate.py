@@ -8,6 +8,7 @@ problem by problem.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,12 @@ import numpy as np
 from guides.data.grading import form_of, key_of, same
 from guides.training.statistics import bootstrap
 from search.files.problems_file import Job
+
+log = logging.getLogger(__name__)
+
+#: problems of a gate below which its verdict is chance: of 30, the difference of two models has a
+#: standard error of up to 0.13
+FEWEST = 30
 
 
 def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job], list[Job]]:
@@ -41,7 +48,7 @@ def hold_out(jobs: Sequence[Job], targets: Mapping[str, str]) -> tuple[list[Job]
 
 def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, str]) -> None:
     """Raises ValueError where gate and training share problems, with their count, or where
-    one of the gate cannot be graded.
+    one of the gate cannot be graded. A gate of fewer than `FEWEST` problems is warned of.
     """
     trained = {form_of(job.problem) for job in jobs}
     both = [job.id for job in gate if form_of(job.problem) in trained]
@@ -55,6 +62,13 @@ def check_gate(jobs: Sequence[Job], gate: Sequence[Job], targets: Mapping[str, s
         raise ValueError(
             f"{len(unknown)} of {len(gate)} gate problems cannot be graded ({unknown[:3]}): give "
             "each a target"
+        )
+    if len(gate) < FEWEST:
+        log.warning(
+            "the gate has %d problems, which decide nothing: which model solves more of them is "
+            "chance; give at least %d, better some hundred",
+            len(gate),
+            FEWEST,
         )
 
 

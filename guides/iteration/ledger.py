@@ -4,10 +4,13 @@ The columns of `rounds.csv`:
 
 * round: 0 is the base
 * problems, solved: searched in this round; the share of them with a right solution
+* rationalised: problems that were solved with their targets as hints alone
+* right, partial, wrong, undecided, errors: finished chains with a reward of 1, between 0 and 1, of
+  0, with none, and of which it failed
 * examples, solutions: distilled from the traces; the right solutions that were kept
 * steps: of the optimiser
 * gate_before, gate_after: accuracy of the accepted and of the new guide on the gate problems, in
-  [0, 1]
+  [0, 1]; empty without a gate
 * gate_low, gate_high: 95 % interval of their difference, paired bootstrap over problems
 * accepted: 1 where the new guide was better
 * search_tokens, gate_tokens, training_tokens: generated, generated, read
@@ -26,8 +29,9 @@ from typing import Any
 from search.files.atomic import atomic
 
 COLUMNS = (
-    "round", "problems", "solved", "examples", "solutions", "steps", "gate_before", "gate_after",
-    "gate_low", "gate_high", "accepted",
+    "round", "problems", "solved", "rationalised", "right", "partial", "wrong", "undecided",
+    "errors", "examples", "solutions", "steps",
+    "gate_before", "gate_after", "gate_low", "gate_high", "accepted",
     "search_tokens", "gate_tokens", "training_tokens", "search_flops", "gate_flops",
     "training_flops", "total_flops",
 )  # fmt: skip
@@ -72,17 +76,27 @@ def _row(folder: Path, number: int) -> dict[str, Any]:
     if number == 0:
         return row
     report = json.loads((folder / "examples.json").read_text())
-    training = json.loads((folder / "checkpoint" / "training.json").read_text())
     tokens, flops, problems = spent(folder / "traces" / "results.jsonl")
-    row["search_tokens"] = tokens
-    row["search_flops"] = flops
     row["problems"] = problems
     row["solved"] = report["solved"] / problems
-    row["examples"] = report["examples"]
-    row["solutions"] = report["solutions"]
-    row["steps"] = training["steps"]
-    row["training_tokens"] = training["tokens"]
-    row["training_flops"] = training["flops"]
+    for name in ("rationalised", "examples", "solutions"):
+        row[name] = report[name]
+    verdicts = report["verdicts"]
+    for name in ("right", "partial", "wrong", "undecided"):
+        row[name] = verdicts[name]
+    row["errors"] = verdicts["error"]
+    told = folder / "hinted" / "results.jsonl"
+    if told.exists():
+        more = spent(told)
+        tokens += more[0]
+        flops += more[1]
+    row["search_tokens"] = tokens
+    row["search_flops"] = flops
+    for place in [*folder.glob("improved-*"), folder / "checkpoint"]:
+        training = json.loads((place / "training.json").read_text())
+        row["steps"] += training["steps"]
+        row["training_tokens"] += training["tokens"]
+        row["training_flops"] += training["flops"]
     return row
 
 

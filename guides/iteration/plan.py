@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guides.data.distill import check
-from guides.data.grading import checker_of
+from guides.data.distillation import Distillation
 from guides.training.options import check_installed, fine_tuning
 from models.checkpoints.settings import SETTINGS, check_settings
 from search.arguments import configured
+from search.methods.presets import PRESETS
 from search.scheduling.budget import Budget
 
 
@@ -52,34 +52,80 @@ class SearchPlan:
         """What of `language` a guide.json keeps; the rest is given to each search."""
         return {name: value for name, value in self.language.items() if name in SETTINGS}
 
+    @property
+    def at_gate(self) -> Mapping[str, Any]:
+        """Options of the method at the gate."""
+        return self.options
+
 
 @dataclass(frozen=True)
 class Plan(SearchPlan):
     """What every round of expert iteration does.
 
     policy, keep     what is imitated, and most solutions of a problem (`guides.data.distill`)
+    reward, verifier what a finished chain is worth (`guides.data.trace_rewards`)
+    thresholds       a chain is imitated from this reward on; a round trains once for each of
+                     several, which rise, from the last model on. (): right ones, or with the
+                     policy "best" whatever is above 0
+    hint             text with {problem} and {target}: how a problem that was not solved is asked
+                     again; None: it is not. Such a chain is imitated as if it had not been told
+    train_verifier   after the last round, train a verifier on the right and wrong chains of all
     checker          "module:function" that labels every state exactly (`guides.data.grading`),
                      None: labels are shares of right ends
-    window           rounds whose examples are trained on;  seed_examples: files of examples that
-                     are trained on in every round
+    window           rounds whose traces are learnt from, 0: all so far;  seed_examples: files of
+                     examples that are trained on in every round
     restart          train from the base instead of the accepted guide
+    algorithm        name of the one whose fields these are (`guides.iteration.algorithms`)
     """
 
     policy: str = "solutions"
     keep: int = 10
+    reward: str = "outcome"
+    verifier: str | Path | None = None
+    thresholds: Sequence[float] = ()
+    hint: str | None = None
+    train_verifier: bool = False
     checker: str | None = None
     window: int = 1
     seed_examples: Sequence[str | Path] = ()
     restart: bool = False
+    algorithm: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.policy, self.keep)
-        checker_of(self.checker)
-        if self.window < 1:
-            raise ValueError("window is a whole number from 1 on: correct it")
+        # all that says what is learnt from the traces
+        Distillation(
+            self.policy,
+            self.keep,
+            self.reward,
+            self.verifier,
+            self.thresholds,
+            checker=self.checker,
+        )
+        if len(self.thresholds) > 1 and self.policy in ("visits", "all", "none"):
+            raise ValueError(
+                f"the policy {self.policy!r} asks for no reward, so thresholds mean nothing: give "
+                "one at most, or imitate solutions"
+            )
+        if self.hint is not None and not all(
+            place in self.hint for place in ("{problem}", "{target}")
+        ):
+            raise ValueError(
+                f"the hint {self.hint!r} must say where problem and target go: write {{problem}} "
+                "and {target} in it"
+            )
+        if self.window < 0:
+            raise ValueError("window is a whole number from 0 on: correct it")
         for path in self.seed_examples:
             if not Path(path).is_file():
                 raise ValueError(
                     f"there are no examples at {path}: give files that write_examples wrote"
                 )
+
+    @property
+    def at_gate(self) -> dict[str, Any]:
+        """The options without the number of solutions, of which one is enough at the gate."""
+        options = dict(self.options)
+        if self.method in PRESETS and PRESETS[self.method].search == "sample":
+            options.pop("solutions", None)
+        return options

@@ -109,6 +109,12 @@ class RLPlan(SearchPlan):
             )
 
     @property
+    def at_gate(self) -> Mapping[str, Any]:
+        if self.gate_options is not None:
+            return self.gate_options
+        return {**self.options, "chains": 1, "wave": 1}
+
+    @property
     def learning(self) -> Options:
         """The options of the learner."""
         policy = PolicyLoss(**self.loss, temperature=self.temperature)
@@ -161,12 +167,6 @@ class _Run(Rounds[RLPlan]):
             "round.json": self._close,
         }
 
-    @property
-    def gate_options(self) -> Mapping[str, Any]:
-        if self.plan.gate_options is not None:
-            return self.plan.gate_options
-        return {**self.plan.options, "chains": 1, "wave": 1}
-
     def ledger(self, last: int) -> str:
         return write_rounds(self.out, last)
 
@@ -193,7 +193,7 @@ class _Run(Rounds[RLPlan]):
             return upcoming[len(searched) : len(searched) + max(0, missing)]
 
         start = time.monotonic()
-        self.search(number, self._previous(number), upcoming[:size], more)
+        self.search(number, self._previous(number), upcoming[:size], more=more)
         write_json(self.folder(number) / "sampling.json", {"seconds": time.monotonic() - start})
 
     def _credit(self, number: int) -> None:

@@ -71,20 +71,26 @@ def divided(
 ) -> tuple[list[Job], list[Job]]:
     """The problems to train on and those of the gate: a tenth is held out where there is no gate.
 
-    labelled  whether training needs a grade of its problems
+    labelled  whether training needs a grade of its problems. If not, and none has a label, there is
+              no gate
     Raises ValueError where that cannot be done, or a problem is of a kind that the base does not
     know.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} trains nothing: give at least 1")
-    if labelled and not any(gradable(job, targets) for job in jobs):
+    graded = any(gradable(job, targets) for job in jobs)
+    if labelled and not graded:
         raise ValueError(
             f"none of the {len(jobs)} problems can be graded: give them targets, or a kind "
             "that verifies itself"
         )
-    if gate is None:
+    if gate is None and graded:
         jobs, gate = hold_out(jobs, targets)
-    check_gate(jobs, gate, targets)
+    if gate is None:
+        gate = []
+        log.warning("no problem has a label, so there is no gate: every round is accepted")
+    else:
+        check_gate(jobs, gate, targets)
     kinds = describe(locate(base)).get("kinds")
     for job in [*jobs, *gate]:
         check_kind(kinds, job.problem)
@@ -112,14 +118,12 @@ class Rounds(Generic[P]):
         """The artefacts of a round in their order, and what makes each of a round's number."""
         raise NotImplementedError
 
-    @property
-    def gate_options(self) -> Mapping[str, Any]:
-        """Options of the method at the gate."""
-        return self.plan.options
-
     def ledger(self, last: int) -> str:
         """Write `rounds.csv` of the rounds 0 to `last`; the same as a Markdown table."""
         raise NotImplementedError
+
+    def finish(self, rounds: int) -> None:
+        """What is done after the last round."""
 
     def run(self, base: str | Path, rounds: int) -> Path:
         """Run or go on with `rounds` rounds; the folder of the best checkpoint."""
@@ -127,6 +131,7 @@ class Rounds(Generic[P]):
             self._start(base)
             for number in range(1, rounds + 1):
                 self._round(number, rounds)
+            self.finish(rounds)
         return self.out / "best"
 
     def settings(self, base: str | Path) -> dict[str, Any]:
@@ -171,35 +176,40 @@ class Rounds(Generic[P]):
     # -- parts of a round
 
     def search(
-        self, number: int, checkpoint: Path, jobs: Sequence[Job], more: More | None = None
+        self,
+        number: int,
+        checkpoint: Path,
+        jobs: Sequence[Job],
+        name: str = "traces",
+        seed: int | None = None,
+        more: More | None = None,
     ) -> None:
-        """traces/ of a round: one shard, in the order of the problems, and their result lines.
+        """The folder `name` of a round: the traces of searches in one shard, in the order of the
+        problems, and their result lines.
 
-        more  problems to search as well, from what was found so far; [] or None: none
+        seed  None: the plan's plus the number of the round
+        more  problems to search as well, from what was found so far; None: none
         """
         folder = self.folder(number)
-        part = folder / "traces.part"
+        part = folder / f"{name}.part"
         writer = TraceWriter(part)
+        seed = self.plan.seed + number if seed is None else seed
         everything = list(jobs)
-        waiting = jobs
-        while waiting:
+        while True:
             self.solve(
-                checkpoint,
-                everything,
-                part / "results.jsonl",
-                self.plan.budget,
-                self.plan.seed + number,
-                writer,
+                checkpoint, everything, part / "results.jsonl", self.plan.budget, seed, writer
             )
-            waiting = more(everything, Trace.load(part)) if more else []
-            everything = [*everything, *waiting]
+            fresh = more(everything, Trace.load(part)) if more else []
+            if not fresh:
+                break
+            everything += fresh
         place = {key_of(job.problem): i for i, job in enumerate(everything)}
         traces = {place[key_of(trace)]: trace for trace in Trace.load(part)}
         shard = Trace.save([traces[i] for i in sorted(traces)], part / "traces.parquet")
         for path in part.iterdir():
             if path not in (shard, part / "results.jsonl"):
                 path.unlink()
-        os.replace(part, folder / "traces")
+        os.replace(part, folder / name)
 
     def gate(self, number: int) -> None:
         """gate.json: outcomes of the round's guide, and from round 1 on whether it is better
@@ -213,8 +223,11 @@ class Rounds(Generic[P]):
             folder / "gate.jsonl",
             budget,
             self.plan.seed,
-            options=self.gate_options,
+            options=self.plan.at_gate,
         )
+        if not self.held:
+            write_json(folder / "gate.json", {"problems": 0, "accepted": True})
+            return
         after = outcomes(self.held, rows, self.targets)
         verdict: dict[str, Any] = {
             "problems": len(after),

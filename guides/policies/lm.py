@@ -111,6 +111,11 @@ class LM:
             temperature = 1.0 if settings.get("kinds") else TEMPERATURE
         self._sampling: dict[str, Any] = {"temperature": temperature, **truncation}
         check_sampling(**self._sampling)
+        told = {
+            "delimiter": delimiter, "prompt": prompt, "instruction": instruction, "system": system,
+            "step_tokens": step_tokens, "max_steps": max_steps,
+        }  # fmt: skip
+        self.language = {name: value for name, value in told.items() if value is not None}
         template, own_instruction, own_system = prompting(settings, prompt)
         if instruction is None:
             instruction = own_instruction

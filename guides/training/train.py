@@ -234,18 +234,18 @@ def main(config: str | Path) -> None:
         report = train(model, head, rows, out / "work", options, shuffle=True)
     report |= {"base": version(base), "ancestors": _ancestors(base)}
     guide = {"format": 1, **guide, **settings.get("guide", {}), "value_head": True}
-    model = model.to(dtype=kind)
     guide.pop("within", None)  # it was measured on the old head
     judged = {}
     if "held" in settings:
-        from guides.training.value_report import judge
+        from guides.training.value_report import judge, known_within
 
+        # as it was trained: rounded weights have other values
         verdict = judge(model, tokenizer, head, Held.load(settings["held"]))
         judged["report"] = verdict
-        if verdict["within"] is not None:
+        if known_within(verdict):
             guide["within"] = round(verdict["within"], 4)
     export(
-        model.cpu(),
+        model.to(dtype=kind).cpu(),
         head.cpu(),
         tokenizer,
         out,

@@ -45,8 +45,8 @@ def train_guide(
     held_out  share of the problems that is not trained on; on them the value head is calibrated and
               judged (`guides.training.value_report`), and the checkpoint gets `report.json` and, as
               "within" of its guide.json, the AUROC within a problem. 0: none
-    settings  of the search, as `prepare` takes them; they stand in the new guide.json, so the next
-              search needs no flags
+    settings  of the search, as `prepare` takes them, where the traces do not tell; they and what
+              the traces tell stand in the new guide.json, so the next search needs no flags
     choices   what is learnt from the traces: policy, keep, seed, off_policy, checker, labels, hard
               and every_token of `guides.data.prepare.Distillation`
 
@@ -121,10 +121,10 @@ def _train(
             settings=settings,
             **asdict(chosen),
         )
-        numbers = [f"{count} {name}" for name, count in counted.items() if name != "kinds"]
+        numbers = [f"{n} {name}" for name, n in counted.items() if isinstance(n, int)]
         log.info("examples: %s", ", ".join(numbers))
         folder = resolve(locate(base))
-        guide = dict(settings)
+        guide = {**counted["language"], **settings}
         kinds = describe(folder).get("kinds")
         if kinds:
             guide["kinds"] = sorted({*kinds, *counted["kinds"]})

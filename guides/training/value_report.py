@@ -21,6 +21,7 @@ from models.checkpoints.heads import ValueHead
 from search.scheduling.scheduler import run
 
 BINS = 15  #: of the expected calibration error (Guo et al. 2017), equally wide
+FEWEST = 20  #: problems from which on their mean AUROC is taken for that of the head
 THRESHOLD = 0.5  #: a step whose value is below it is called wrong (ProcessBench; Zheng et al. 2024)
 
 
@@ -202,12 +203,18 @@ def _choices(
     }
 
 
+def known_within(report: Mapping[str, Any]) -> bool:
+    """Whether the AUROC within a problem is of enough problems to be told of the head."""
+    return report["within"] is not None and report["within_problems"] >= FEWEST
+
+
 def table_of(report: Mapping[str, Any]) -> str:
     """The report as a few lines for people."""
+    doubt = "" if known_within(report) else f", which is known from {FEWEST} on"
     lines = [
         f"held out: {report['problems']} problems, {report['chains']} chains",
         f"AUROC within a problem {_shown(report['within'])} ({report['within_problems']} with "
-        f"right and wrong chains), over all {_shown(report['auroc'])}",
+        f"right and wrong chains{doubt}), over all {_shown(report['auroc'])}",
         f"Brier {_shown(report['brier'])}, calibration error {_shown(report['calibration_error'])}",
     ]
     line = report["calibration"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from search import kinds
-from search.cli.options import given, search_arguments
+from search.cli.options import given, search_arguments, unescape
 from search.cli.shared_options import ADVANCED, METHOD_HELP, Allowed, ModelOptions, shares_options
 from search.cli.terminal import say
 from search.imports import LAYERS, add_working_folder, import_ours
@@ -34,9 +34,21 @@ class Policy(StrEnum):
     """What is imitated: `guides.data.distill.POLICIES`."""
 
     solutions = "solutions"
+    best = "best"
     visits = "visits"
     all = "all"
     none = "none"
+
+
+class Algorithm(StrEnum):
+    """Names of `guides.iteration.algorithms.ALGORITHMS`."""
+
+    star = "star"
+    rest = "rest"
+    rest_em = "rest_em"
+    best_of_n = "best_of_n"
+    vstar = "vstar"
+    self_training = "self_training"
 
 
 class Optimizer(StrEnum):
@@ -50,8 +62,8 @@ class Optimizer(StrEnum):
 Imitated = Annotated[
     Policy,
     typer.Option(
-        help="Imitate right solutions, a tree search's visits, all that was finished, or none (a "
-        "verifier)."
+        help="Imitate right solutions, the chains of the best rewards, a tree search's visits, all "
+        "that was finished, or none (a verifier)."
     ),
 ]
 Kept = Annotated[int, typer.Option(min=1, help="Most solutions of a search that are imitated.")]
@@ -315,7 +327,7 @@ def train_iterate(
             help="Held-out problems that decide. Default: a tenth of --input, not trained on.",
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "sample",
+    method: Annotated[str | None, typer.Option(help=f"{METHOD_HELP} Default: sample.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -333,19 +345,76 @@ def train_iterate(
     per_round: Annotated[
         int | None, typer.Option(min=1, help="Problems that a round searches. Default: all.")
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Rounds whose examples are trained on.")] = 1,
+    algorithm: Annotated[
+        Algorithm | None,
+        typer.Option(
+            help="Set method, options and what follows as in the literature. What is given beside "
+            "it goes before.",
+        ),
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What a chain is worth: outcome (verifier or target), verifier (a learned one), "
+            "majority or confidence (no labels), format, random, or module:function of problem and "
+            "text. Default: outcome.",
+        ),
+    ] = None,
+    verifier: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The model that judges, of --reward verifier."),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Imitate chains from this reward on. Repeated, rising: a round trains once for "
+            "each. Default: 1; above 0 with --policy best.",
+        ),
+    ] = None,
+    hint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Ask what was not solved again, with {problem} and {target} in this text; learn "
+            "it without.",
+        ),
+    ] = None,
+    train_verifier: Annotated[
+        bool | None,
+        typer.Option(
+            "--train-verifier",
+            show_default=False,
+            help="Train a verifier on the chains of all rounds, right and wrong, in the end.",
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=0, help="Rounds whose traces are learnt from, 0: all. Default: 1."),
+    ] = None,
     examples: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Other examples for every round. Can be repeated."),
     ] = None,
     restart: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--restart", help="Train the first model anew each round, not the accepted one."
+            "--restart/--no-restart",
+            show_default=False,
+            help="Train the first model anew each round, not the accepted one.",
         ),
-    ] = False,
-    policy: Imitated = Policy.solutions,
-    keep: Kept = 10,
+    ] = None,
+    policy: Annotated[
+        Policy | None, typer.Option(help="What is imitated. Default: solutions.")
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Most solutions of a problem that are imitated, all alike. Default: 10."
+        ),
+    ] = None,
     checker: Checked = None,
     training: TrainingOptions,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
@@ -353,7 +422,8 @@ def train_iterate(
     model: ModelOptions,
 ) -> None:
     """Expert iteration: search, learn from what was right, keep the new model if it is better on
-    held-out problems, and again.
+    held-out problems, and again. --algorithm names its forms: STaR, ReST, ReST-EM, best-of-N,
+    V-STaR and self-training.
     """
     from search.files.problems_file import read_jobs
     from search.scheduling.budget import Budget
@@ -361,11 +431,15 @@ def train_iterate(
     log_progress()
     add_working_folder()
     kinds.allow(allow or [])
-    search = search_arguments(method, budget, None, seed, option or [])
+    algorithms = import_ours("guides.iteration.algorithms")
+    name = None if algorithm is None else algorithm.value
+    search = search_arguments(
+        method or algorithms.method_of(name), budget, None, seed, option or []
+    )
     limits = search["budget"]
     options = search.copy()
-    for name in ("method", "budget", "seed", "choose"):
-        del options[name]
+    for part in ("method", "budget", "seed", "choose"):
+        del options[part]
     first = model.model(guide).checked()
     jobs = read_jobs(input, first.answer, first.check)
     read_targets = import_ours("guides.data.grading").read_targets
@@ -374,24 +448,33 @@ def train_iterate(
     if gate is not None:
         gate_jobs = read_jobs(gate, first.answer, first.check)
         targets |= read_targets(gate)
-    iteration = import_ours("guides.iteration.expert_iteration")
-    plan = iteration.Plan(
-        method=method,
+    chosen = {
+        "method": method,
+        "per_round": per_round,
+        "policy": None if policy is None else policy.value,
+        "keep": keep,
+        "reward": reward,
+        "verifier": None if verifier is None else str(verifier.resolve()),
+        "thresholds": tuple(threshold) if threshold else None,
+        "hint": unescape(hint),
+        "train_verifier": train_verifier,
+        "window": window,
+        "restart": restart,
+    }
+    plan = algorithms.plan_of(
+        name,
         options=options,
         budget=limits,
         gate_budget=None if gate_budget is None else Budget.parse(gate_budget),
         language=model.kept,
         engine=model.engine,
-        per_round=per_round,
-        policy=policy.value,
-        keep=keep,
         checker=checker,
-        window=window,
         seed_examples=[str(path.resolve()) for path in examples or []],
-        restart=restart,
         training=training.chosen,
         seed=seed,
+        **given(chosen),
     )
+    iteration = import_ours("guides.iteration.expert_iteration")
     _done(
         iteration.expert_iteration(
             guide, jobs, targets, out, rounds=rounds, gate=gate_jobs, plan=plan

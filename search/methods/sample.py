@@ -32,18 +32,22 @@ async def sample(
     *,
     chains: int | None = None,
     wave: int = 8,
+    solutions: int | None = 1,
 ) -> None:
-    """Sample chains until one is verified, `chains` are there, or the budget ends.
+    """Sample chains until `solutions` are verified, `chains` are there, or the budget ends.
 
-    chains  how many; None: as many as the budget allows
-    wave    chains sampled side by side; a new one begins as one ends
+    chains     how many; None: as many as the budget allows
+    wave       chains sampled side by side; a new one begins as one ends
+    solutions  different ones that the problem verifies, after which a search ends; None: it goes on
+               as if the problem did not verify
 
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior
     there is its share of the samples.
     """
     search.tree.independent = True
     search.tree.visit(0, 0.5)
-    await _Samples(search, InFlight(search.meter, search.guide, wave, FIRST)).all(chains)
+    flight = InFlight(search.meter, search.guide, wave, FIRST)
+    await _Samples(search, flight, solutions).all(chains)
     _share_priors(search.tree)
 
 
@@ -66,7 +70,8 @@ class _Samples:
     arrivals chains that ended at a node before it was judged
     """
 
-    def __init__(self, search: Search, flight: InFlight):
+    def __init__(self, search: Search, flight: InFlight, solutions: int | None):
+        self.solutions = solutions
         self.problem = search.problem
         self.guide = search.guide
         self.meter = search.meter
@@ -80,7 +85,7 @@ class _Samples:
         self.arrivals: Counter[int] = Counter()
 
     async def all(self, chains: int | None) -> None:
-        """Sample until one is verified, `chains` have been, the budget ends or every request
+        """Sample until enough are verified, `chains` have been, the budget ends or every request
         fails.
         """
         self.left = math.inf if chains is None else chains
@@ -95,7 +100,7 @@ class _Samples:
             if child is None:
                 break
             self._take(child)
-            if solved(self.problem, self.tree):
+            if self._enough():
                 break
         await flight.close()
         for lane in list(flight.alive):  # cut off by the budget
@@ -105,6 +110,11 @@ class _Samples:
                 self._end(lane, finished=False)
         if self.error is not None and len(self.tree.nodes) == 1 and not self.meter.halted:
             raise self.error
+
+    def _enough(self) -> bool:
+        if self.solutions is None or not solved(self.problem, self.tree):
+            return False
+        return list(self.tree.finished.values()).count(1.0) >= self.solutions
 
     def _go_on(self, lane: Lane) -> None:
         policy = self.guide.policy

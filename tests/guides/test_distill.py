@@ -244,7 +244,7 @@ def test_only_sampled_tokens_are_trained() -> None:
     assert [segment.weight for segment in example] == [0, 1, 1], "the prompt is read, not imitated"
 
 
-@pytest.mark.parametrize("wrong", [{"policy": "best"}, {"keep": 0}])
+@pytest.mark.parametrize("wrong", [{"policy": "worst"}, {"keep": 0}])
 def test_unknown_ways_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"choose one of solutions|give at least 1"):
         distill(

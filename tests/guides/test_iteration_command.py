@@ -208,17 +208,25 @@ def test_two_runs_at_once_are_refused(fake, tmp_path, monkeypatch):
     "wrong",
     [
         {"per_round": 0},
-        {"window": 0},
+        {"window": -1},
         {"method": "magic"},
         {"options": {"chain": 4}},
         {"training": {"epochs": -1}},
         {"keep": 0},
         {"language": {"step_tokens": 0}},
         {"checker": "nothing:here"},
+        {"reward": "nothing:here"},
+        {"reward": "praise"},
+        {"reward": "verifier"},
+        {"verifier": "a/folder"},
+        {"thresholds": (0.5, 0.5)},
+        {"thresholds": (0.5, 1.5)},
+        {"thresholds": (0.5, 1.0), "policy": "visits"},
+        {"hint": "the answer is {target}"},
     ],
 )
 def test_impossible_plans_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"correct|use one of|knows|give at least 1|write it as"):
+    with pytest.raises(ValueError, match=r"correct|use one|knows|give|write|leave it out"):
         Plan(**wrong)
 
 

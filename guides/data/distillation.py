@@ -1,0 +1,176 @@
+"""What is learnt from graded traces, which of their chains are imitated, and the examples that are
+made of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from guides.data.distill import check, distill, drawn, least, may_be_imitated, split
+from guides.data.examples import Segment
+from guides.data.grading import Graded, checker_of
+from guides.data.trace_rewards import check_reward
+
+LONGEST = 512  #: tokens of an example, whose pass takes memory with their square
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What is learnt from traces.
+
+    every_token, policy, keep   as in `guides.data.distill`, `keep` of a problem: the solutions of
+                                one that was searched several times are drawn together, each
+                                different one once, and weigh alike
+    reward, verifier   who says what a finished chain is worth (`guides.data.trace_rewards`)
+    thresholds  a chain is imitated from this outcome on; of several, which rise, each makes
+                examples of its own, to be trained on one after the other (ReST; Gulcehre et al.
+                2023). (): `guides.data.distill.least`
+    seed        of the solutions that are drawn, and of the order of the examples
+    off_policy  take traces of another guide with the same tokenizer, too (ReST-EM trains the base
+                again on samples of later guides)
+    checker     "module:function" of a problem and a state that labels every state exactly
+                (`guides.data.grading.Checker`)
+    labels      a label file (`guides.data.labels`), whose labels alone are learnt; not beside a
+                checker
+    hard        labels are 0 or 1: is any outcome at or below right?
+    held_share  share of the problems, in [0, 1), that is in no example (`guides.data.holdout`)
+
+    Raises ValueError for values that are none of these, two sources of labels, and a file that is
+    not there.
+    """
+
+    policy: str = "solutions"
+    keep: int = 10
+    reward: str = "outcome"
+    verifier: str | Path | None = None
+    thresholds: Sequence[float] = ()
+    seed: int = 0
+    off_policy: bool = False
+    checker: str | None = None
+    labels: str | Path | None = None
+    hard: bool = False
+    every_token: bool = False
+    held_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.policy, self.keep)
+        check_reward(self.reward, self.verifier)
+        check_thresholds(self.thresholds)
+        checker_of(self.checker)
+        if self.checker is not None and self.labels is not None:
+            raise ValueError(
+                "labels come from a checker or from a file, not from both: leave one of them out"
+            )
+        if self.labels is not None and not Path(self.labels).is_file():
+            raise ValueError(
+                f"there is no label file {self.labels}: give the one that copse label wrote"
+            )
+        if not 0 <= self.held_share < 1:
+            raise ValueError(
+                f"held out is a share of the problems in [0, 1), not {self.held_share}: give 0.1, "
+                "or 0 for none"
+            )
+
+    @property
+    def steps(self) -> list[float]:
+        """The thresholds, at least one."""
+        return list(self.thresholds) or [least(self.policy)]
+
+
+def check_thresholds(thresholds: Sequence[float]) -> None:
+    """Raises ValueError for thresholds of rewards that do not rise within [0, 1]."""
+    rising = all(low < high for low, high in itertools.pairwise(thresholds))
+    if not rising or any(not 0.0 <= threshold <= 1.0 for threshold in thresholds):
+        shown = ", ".join(map(str, thresholds))
+        raise ValueError(f"thresholds are rewards in [0, 1] that rise, not {shown}: correct them")
+
+
+def imitated(graded: Sequence[Graded], chosen: Distillation, threshold: float) -> list[list[int]]:
+    """The ends of the chains of each trace that are imitated: of each problem at most `keep`
+    different ones, drawn from all of its traces together. Empty for policies that imitate no whole
+    chains.
+    """
+    ends: list[list[int]] = [[] for _ in graded]
+    if chosen.policy in ("visits", "none"):
+        return ends
+    problems: defaultdict[str, list[int]] = defaultdict(list)
+    for place, one in enumerate(graded):
+        problems[one.replay.key].append(place)
+    rngs = np.random.default_rng(chosen.seed).spawn(len(problems))
+    for places, rng in zip(problems.values(), rngs, strict=True):
+        chains: dict[Hashable, tuple[int, int]] = {}
+        for place in places:
+            one = graded[place]
+            good = may_be_imitated(one.trace, one.outcomes, chosen.policy, threshold)
+            for node in np.flatnonzero(good).tolist():
+                key = one.replay.chain(node) if len(places) > 1 else node
+                chains.setdefault(key, (place, node))
+        found = list(chains.values())
+        worth = np.array([graded[place].outcomes[node] for place, node in found])
+        for i in drawn(worth, chosen.policy, chosen.keep, rng).tolist():
+            place, node = found[i]
+            ends[place].append(node)
+    return ends
+
+
+def distilled(
+    graded: Sequence[Graded], chosen: Distillation, ends: Sequence[Sequence[int]]
+) -> list[list[Segment]]:
+    """The examples of all traces, cut to `LONGEST`. Raises ValueError where there is none.
+
+    ends  of the chains of each trace that are imitated
+    """
+    rng = np.random.default_rng(chosen.seed)
+    policy = "solutions" if chosen.policy in ("all", "best") else chosen.policy
+    whole = []
+    for one, own in zip(graded, ends, strict=True):
+        imitated = np.zeros(len(one.outcomes))
+        imitated[list(own)] = 1.0
+        example = distill(
+            one.trace,
+            imitated,
+            one.prompt,
+            policy=policy,
+            keep=max(1, len(own)),
+            rng=rng,
+            labels=one.labels,
+            every_token=chosen.every_token,
+        )
+        whole.append(example)
+    keys = [one.replay.key for one in graded]
+    examples: list[list[Segment]] = []
+    for example in _even(keys, whole, ends):
+        if example:
+            examples += split(example, LONGEST)
+    if not examples:
+        raise ValueError(
+            f"no step of the {len(graded)} traces has a label, and nothing is imitated: label "
+            "them, or choose another --policy"
+        )
+    return examples
+
+
+def _even(
+    keys: Sequence[str], examples: Sequence[list[Segment]], ends: Sequence[Sequence[int]]
+) -> list[list[Segment]]:
+    """The examples with their weights times the share that each has of what is imitated of its
+    problem: of its chains, or of its traces where those are not counted.
+    """
+    parts = []
+    totals = Counter[str]()
+    for key, example, own in zip(keys, examples, ends, strict=True):
+        parts.append(len(own) or any(segment.weight > 0 for segment in example))
+        totals[key] += parts[-1]
+    even: list[list[Segment]] = []
+    for key, example, part in zip(keys, examples, parts, strict=True):
+        even.append([])
+        for segment in example:
+            weight = segment.weight * part / max(1, totals[key])
+            even[-1].append(segment._replace(weight=weight))
+    return even
