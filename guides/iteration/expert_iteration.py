@@ -80,7 +80,7 @@ def expert_iteration(
 class _Run(Rounds[Plan]):
     @property
     def steps(self) -> dict[str, Callable[[int], None]]:
-        steps = {
+        steps: dict[str, Callable[[int], None]] = {
             "traces": self._search,
             "hinted": self._rationalise,
             "examples.npz": self._distil,

@@ -83,6 +83,7 @@ def train(
     accelerated = torch.cuda.is_available()
     if accelerated:
         model.cuda()
+    attention = model.config._attn_implementation
     use_trees(model)
     disable_progress_bar()  # a checkpoint is written in a moment; progress is logged
     adapter = adapt(model, options)
@@ -131,6 +132,7 @@ def train(
     del model.value_head
     if adapter is not None:
         adapter.merge_and_unload(progressbar=False)
+    model.set_attn_implementation(attention)
     model.config.use_cache = True  # the Trainer turned it off
     done = {
         "steps": trainer.state.global_step,
