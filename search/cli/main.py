@@ -18,6 +18,7 @@ import typer
 
 from search import kinds
 from search.arguments import CHOOSERS
+from search.cli import train_rl as _  # noqa: F401, adds its command to train
 from search.cli.bench import bench
 from search.cli.grade import grade
 from search.cli.label import export, label

@@ -73,27 +73,36 @@ def search_arguments(
     limits = None
     if budget is not None:
         limits = search.Budget.parse(budget)
-    chosen: dict[str, Any] = {}
-    for text in options:
-        name, equals, setting = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(
-                f"cannot read the option {text!r}: write name=value, for example branch=8"
-            )
-        if name in chosen:
-            raise ValueError(f"the option {name} is given twice: give it once")
+    chosen = named_values(options, "branch=8")
+    for name in chosen:
         if name in inspect.signature(search.solve_many).parameters:
             raise ValueError(
                 f"{name} is no option of a method: see copse solve --help for the flag of that name"
             )
-        try:
-            chosen[name] = json.loads(setting)
-        except ValueError:
-            chosen[name] = setting
     if ":" in method:
         add_working_folder()
     configured(method, chosen, choose)
     return {"method": method, "budget": limits, "seed": seed, "choose": choose, **chosen}
+
+
+def named_values(texts: Sequence[str], example: str) -> dict[str, Any]:
+    """Texts such as "branch=8" as values by their names; what stands behind = is JSON, else text.
+    Raises ValueError, which shows an `example`, for what cannot be read or is given twice.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(
+                f"cannot read the option {text!r}: write name=value, for example {example}"
+            )
+        if name in values:
+            raise ValueError(f"the option {name} is given twice: give it once")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
 
 
 @dataclass(frozen=True)

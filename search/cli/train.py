@@ -159,7 +159,7 @@ def train_builtin(
 ) -> None:
     """Train the built-in model by its recipe, from scratch or from a stage on."""
     log_progress()
-    _done(
+    done(
         import_ours("guides.builtin.train").train_builtin(
             size=size, out=out, seed=seed, stage=stage, base=base
         )
@@ -278,7 +278,7 @@ def train_guide(
             f"{folder} PROBLEM"
         )
     else:
-        _done(folder)
+        done(folder)
 
 
 @train.command("iterate")
@@ -475,7 +475,7 @@ def train_iterate(
         **given(chosen),
     )
     iteration = import_ours("guides.iteration.expert_iteration")
-    _done(
+    done(
         iteration.expert_iteration(
             guide, jobs, targets, out, rounds=rounds, gate=gate_jobs, plan=plan
         )
@@ -538,5 +538,5 @@ def train_hex(
     )
 
 
-def _done(folder: Path) -> None:
+def done(folder: Path) -> None:
     say(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
