@@ -97,7 +97,7 @@ class Credit:
 class Chain(NamedTuple):
     """A chain of a group, or several that are the same.
 
-    index   of its trace in the batch
+    trace   its trace, as an index into the batch
     edges   int64 [steps], at least one, from the root on
     reward  of its end
     times   how many samples it stands for, above 0
@@ -105,7 +105,7 @@ class Chain(NamedTuple):
     tokens  in it
     """
 
-    index: int
+    trace: int
     edges: np.ndarray
     reward: float
     times: float
@@ -250,10 +250,10 @@ def charged(groups: Sequence[Group], reference: Sequence[np.ndarray], weight: fl
             ratios[index] = _log_probs(one.trace) - reference[index]
         chains = []
         for chain in group.chains:
-            ratio = float(ratios[chain.index][chain.edges].sum())
+            ratio = float(ratios[chain.trace][chain.edges].sum())
             if math.isnan(ratio):
                 raise ValueError(
-                    f"the trace {group.graded[chain.index].trace.id} does not hold the log-probs "
+                    f"the trace {group.graded[chain.trace].trace.id} does not hold the log-probs "
                     "of its tokens, so the KL cannot be in the reward: sample it anew, or give the "
                     "KL in the loss"
                 )
@@ -298,11 +298,11 @@ def advantages(
         weight = chain.times
         if credit.normalise == "sequences":
             weight /= chain.tokens
-        sums = found[chain.index]
+        sums = found[chain.trace]
         sums.samples[edges] += weight
         sums.positive[edges] += weight * np.maximum(of_steps[part], 0.0)
         sums.negative[edges] += weight * np.minimum(of_steps[part], 0.0)
-        through[chain.index][edges] += chain.times
+        through[chain.trace][edges] += chain.times
     if not once:
         return found
     for index, one in enumerate(batch):
@@ -411,14 +411,14 @@ def tree(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
     """(V - V(parent)) + (V - V(root)), divided by the root of the number of chains below (TreeRL;
     Hou et al. 2025). Each chain as a row of its own, as there, is `once=False`.
     """
-    found = []
+    found: list[list[np.ndarray]] = []
     for one in groups:
         values = _values(one, credit.values)
         _, below = _below(one)
         found.append([])
         for chain in one.chains:
-            after = values[chain.index][_nodes(one, chain)]
-            leaves = below[chain.index][_nodes(one, chain)][1:]
+            after = values[chain.trace][_nodes(one, chain)]
+            leaves = below[chain.trace][_nodes(one, chain)][1:]
             gain = np.diff(after) + after[1:] - after[0]
             found[-1].append(gain / np.sqrt(leaves))
     return found
@@ -429,7 +429,7 @@ def step(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
     found = []
     for one in groups:
         values = _values(one, credit.values)
-        found.append([np.diff(values[chain.index][_nodes(one, chain)]) for chain in one.chains])
+        found.append([np.diff(values[chain.trace][_nodes(one, chain)]) for chain in one.chains])
     return found
 
 
@@ -442,11 +442,11 @@ def critic(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
     for one in groups:
         ways = []
         for chain in one.chains:
-            values = one.graded[chain.index].trace.edge_value[chain.edges].astype(np.float64)
+            values = one.graded[chain.trace].trace.edge_value[chain.edges].astype(np.float64)
             values[-1] = chain.reward
             if np.isnan(values).any():
                 raise ValueError(
-                    f"the trace {one.graded[chain.index].trace.id} has no values of its steps, "
+                    f"the trace {one.graded[chain.trace].trace.id} has no values of its steps, "
                     "from which critic takes differences: sample with a guide that has a value "
                     "head, or choose other advantages"
                 )
@@ -470,19 +470,19 @@ def progress(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
     V(parent) with the labels as its values (PAV; Setlur et al. 2024, equation 5). A step without
     labels before and behind it takes no part.
     """
-    found = []
+    found: list[list[np.ndarray]] = []
     for one in groups:
         values = _values(one, "labels")
         found.append([])
         for chain, outcome in zip(one.chains, _against_others(one), strict=True):
-            gain = np.diff(values[chain.index][_nodes(one, chain)])
+            gain = np.diff(values[chain.trace][_nodes(one, chain)])
             found[-1].append(outcome + credit.alpha * gain)
     return found
 
 
 def _nodes(one: Group, chain: Chain) -> np.ndarray:
     """int64 [steps + 1]: the nodes of a chain, from the root on."""
-    return np.append(0, one.graded[chain.index].trace.edge_child[chain.edges])
+    return np.append(0, one.graded[chain.trace].trace.edge_child[chain.edges])
 
 
 def _below(one: Group) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
@@ -496,8 +496,8 @@ def _below(one: Group) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
         counts[index] = np.zeros(len(graded.trace.node_parent))
     for chain in one.chains:
         nodes = _nodes(one, chain)
-        sums[chain.index][nodes] += chain.times * chain.reward
-        counts[chain.index][nodes] += chain.times
+        sums[chain.trace][nodes] += chain.times * chain.reward
+        counts[chain.trace][nodes] += chain.times
     return sums, counts
 
 

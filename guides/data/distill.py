@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def segments_of(
         place[node] = len(segments)
         step = trace.steps[edge]
         segment = Segment(step.tokens, 0.0, *label, every_token, log_probs=step.log_probs)
-        own = {name: float(column[edge]) for name, column in columns.items()}
+        own: dict[str, Any] = {name: float(column[edge]) for name, column in columns.items()}
         segments.append(segment._replace(**own))
     if len(segments) == 1:  # the prompt alone
         return []

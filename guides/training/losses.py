@@ -207,16 +207,18 @@ def _ending(name: str, batch: Batch) -> torch.Tensor:
 
 def divergence(log_probs: torch.Tensor, batch: Batch, loss: PolicyLoss) -> torch.Tensor:
     """float [rows, tokens]: the KL to the reference, estimated at each token (Schulman 2020,
-    "Approximating KL Divergence"). "k3" is r' - 1 - log r', with r' the ratio of the reference to
-    the policy; "k1" is -log r'.
+    "Approximating KL Divergence"), times the ratio to the sampler (DeepSeek-AI 2025,
+    "DeepSeek-V3.2"). "k3" is r' - 1 - log r', with r' the ratio of the reference to the policy;
+    "k1" is -log r'.
 
-    The gradient of k1 as it stands has the mean 0. It is multiplied by the ratio to the sampler,
-    which makes it that of the KL.
+    The mean gradient is that of the KL by the ratio alone: as they stand, that of k1 is 0, and that
+    of k3 the gradient of the KL the other way round.
     """
-    ratio = batch["reference"] - log_probs
+    ratio = torch.exp(log_probs - _before(log_probs, batch))
+    moved = batch["reference"] - log_probs
     if loss.estimator == "k1":
-        return -torch.exp(log_probs - _before(log_probs, batch)) * ratio
-    return torch.exp(ratio) - 1 - ratio
+        return -ratio * moved
+    return ratio * (torch.exp(moved) - 1 - moved)
 
 
 def entropies(logits: torch.Tensor) -> torch.Tensor:

@@ -43,8 +43,7 @@ class PolicyLoss:
         "none"      r A
     low, high    its bounds; None: those of `REGIONS`
     kl           weight of the KL to a reference, each sample's token counted once
-    estimator    "k3" (Schulman 2020; GRPO) or "k1", times the ratio, so that its gradient is that
-                 of the KL
+    estimator    of the KL: "k3" or "k1" (`guides.training.losses.divergence`)
     entropy      weight of the mean entropy, which is taken off the loss
     constant     what the sums of gradient and KL are divided by (Dr. GRPO: chains times longest
                  chain); None: by the samples' tokens, or chains where tokens weigh by chains

@@ -263,8 +263,8 @@ def mean_gradient(n: int, credit: Credit) -> np.ndarray:
     exact = {(0,): 0.0, (1,): 0.0, (): 0.0} | REWARDS
     _, steps = policy()
     for chain in CHAINS:
-        exact[chain[:1]] += REWARDS[chain] * float(steps[chain].exp())
-        exact[()] += REWARDS[chain] * float(chance(steps, chain))
+        exact[chain[:1]] += REWARDS[chain] * steps[chain].exp().item()
+        exact[()] += REWARDS[chain] * chance(steps, chain).item()
     for drawn in itertools.product(CHAINS, repeat=n):
         logits, steps = policy()
         one = merged([(chain, REWARDS[chain]) for chain in drawn])
@@ -273,7 +273,7 @@ def mean_gradient(n: int, credit: Credit) -> np.ndarray:
         one = rl_cases.graded(one.trace, one.outcomes.tolist(), labels)
         (found,) = found_of([one], credit)
         taken = signed(found)[rl_cases.prefixes(one)]
-        chances = math.prod(float(chance(steps, chain)) for chain in drawn)
+        chances = math.prod(chance(steps, chain).item() for chain in drawn)
         score = sum(float(own) * steps[name] for own, name in zip(taken, names[1:], strict=True))
         (gradient,) = torch.autograd.grad(score, logits)
         total += chances * gradient.numpy() / n
@@ -314,7 +314,7 @@ def test_a_search_that_found_every_chain_is_weighed_to_the_exact_gradient() -> N
     one = merged([(chain, REWARDS[chain]) for chain in CHAINS], sampled=False)
     names = names_of([(chain, 0.0) for chain in CHAINS])
     for node, name in enumerate(names[1:], 1):
-        one.trace.edge_log_prob[one.trace.node_edge[node]] = float(steps[name])
+        one.trace.edge_log_prob[one.trace.node_edge[node]] = steps[name].item()
     credit = Credit("group", divisor="none", searched="weigh")
     (found,) = found_of([one], credit)
     taken = signed(found)[rl_cases.prefixes(one)]

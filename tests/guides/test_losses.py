@@ -40,13 +40,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def made(seed: int = 0) -> Any:
-    model = tiny.model(seed=seed).float().train()
+def made() -> Any:
+    model = tiny.model().float().train()
     model.set_attn_implementation("eager")
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model.value_head = ValueHead(32)
     torch.nn.init.normal_(model.value_head.weight)
     return model
+
+
+def near() -> Any:
+    """A reference: another model near by."""
+    other = made()
+    torch.manual_seed(1)
+    for parameter in other.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return other
 
 
 def options(**choices: Any) -> Options:
@@ -63,7 +72,7 @@ def noisy(one: Graded, rng: np.random.Generator) -> Graded:
     """With random log-probs of all tokens but those of one step in ten, and a critic's values."""
     steps = []
     for step in one.trace.steps:
-        known = tuple(rng.uniform(-8, -3, len(step.tokens)).tolist())
+        known = tuple(rng.uniform(-6.5, -4.5, len(step.tokens)).tolist())
         steps.append(replace(step, log_probs=known if rng.random() < 0.9 else ()))
     trace = replace(one.trace, steps=tuple(steps))
     trace.edge_value[:] = rng.random(len(steps))
@@ -103,7 +112,7 @@ def separate(
     policy = own.policy
     for group, ways in zip(groups, method(groups, credit), strict=True):
         for chain, values in zip(group.chains, ways, strict=True):
-            trace = batch[chain.index].trace
+            trace = batch[chain.trace].trace
             tokens = list(PROMPT)
             before, weights, taken = [], [], []
             for edge, value in zip(
@@ -138,10 +147,9 @@ def separate(
             if policy.kl:
                 with torch.no_grad():
                     other, _ = read(reference)
-                ratio = other - log_prob
-                kl = ratio.exp() - 1 - ratio
-                if policy.estimator == "k1":
-                    kl = (log_prob - old).exp() * -ratio
+                away = other - log_prob
+                kl = -away if policy.estimator == "k1" else away.exp() - 1 - away
+                kl = (log_prob - old).exp() * kl
                 total = total + policy.kl * (kl * weight).sum()
             total = total - policy.entropy * (entropy * weight).sum()
             samples += float(weight.sum())
@@ -172,7 +180,7 @@ METHODS = ("group", "leave_one_out", "max_likelihood", "tree", "step", "critic",
 
 
 @pytest.mark.thorough
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rl_cases.groups(),
     LOSSES,
@@ -198,7 +206,7 @@ def test_gradients_of_trees_are_those_of_separate_rows(
         if segments := advantage_segments(blank, own, PROMPT):
             examples.append(segments)
     model = made()
-    reference = made(1)
+    reference = near()
     own = options()
     own = replace(own, policy=policy)
     rows = rows_of(tmp_path_factory.mktemp("rows"), examples)
@@ -231,7 +239,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(tmp_path, region: str) -> None:
     whole = rows_of(tmp_path, [TREE, LINE])
     parts = [rows_of(tmp_path, [TREE]), rows_of(tmp_path, [LINE])]
     for rows in (whole, *parts):
-        rows["reference"] = losses.log_probs(made(1), rows, own)
+        rows["reference"] = losses.log_probs(near(), rows, own)
     counts = losses.counts(whole, own)
     assert counts.tolist() == pytest.approx([3.0, 0.5 + 4 / 8 + 3 + 0.5, 11.0 + 2.0])
     expected = gradients(model, losses.total(losses.terms(model, whole, own), counts, own))
@@ -280,15 +288,13 @@ def test_log_probs_are_at_the_temperature_of_the_samples(tmp_path) -> None:
         own = options(temperature=temperature)
         logits = model(input_ids=torch.tensor([[*PROMPT, 20, 21]])).logits[0]
         logs = (logits / temperature).log_softmax(-1)
-        expected = torch.tensor([[0, 0, 0, logs[2, 20], logs[3, 21]]])
+        expected = torch.tensor([[0, 0, 0, logs[2, 20].item(), logs[3, 21].item()]])
         torch.testing.assert_close(losses.log_probs(model, rows, own), expected)
         torch.testing.assert_close(losses.terms(model, rows, own).log_probs, expected)
 
 
 def test_the_estimators_are_those_of_the_kl() -> None:
-    """By exact sums over the vocabulary: both have its mean, k1 has the mean of its gradient, and
-    k1 without the ratio would have none.
-    """
+    """By exact sums over the vocabulary: both have its mean, and the mean of its gradient."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_()
     reference = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(-1)
@@ -301,12 +307,8 @@ def test_the_estimators_are_those_of_the_kl() -> None:
         own = losses.divergence(log_probs, batch, PolicyLoss(estimator=estimator))
         mean = (own * chances.detach()).sum()
         torch.testing.assert_close(mean, kl)
-        if estimator == "k1":
-            (gradient,) = torch.autograd.grad(mean, logits, retain_graph=True)
-            torch.testing.assert_close(gradient, truth)
-    plain = ((log_probs - reference) * chances.detach()).sum()
-    (gradient,) = torch.autograd.grad(plain, logits, retain_graph=True)
-    assert gradient.abs().max() < 1e-12 < truth.abs().max()
+        (gradient,) = torch.autograd.grad(mean, logits, retain_graph=True)
+        torch.testing.assert_close(gradient, truth)
     expected = torch.distributions.Categorical(logits=logits[None]).entropy()
     torch.testing.assert_close(losses.entropies(logits[None]), expected)
 
@@ -347,24 +349,27 @@ def test_options_come_from_a_file() -> None:
 
 KINDS = {
     "grpo": ("sequences", {"region": "clip"}),
-    "dr_grpo": ("tokens", {"region": "clip", "constant": 4 * 6.0}),
-    "dapo": ("tokens", {"region": "clip"}),
-    "cispo": ("tokens", {"region": "weight"}),
+    "dr_grpo": ("tokens", {"region": "clip", "constant": 4 * 6.0, "entropy": 0.05}),
+    "dapo": ("tokens", {"region": "clip", "entropy": 0.05}),
+    "cispo": ("tokens", {"region": "weight", "entropy": 0.05}),
     "gspo": ("sequences", {"region": "sequence"}),
 }
+CASES = [(kind, beta) for kind in KINDS for beta in (0.0, 0.2) if not (kind == "gspo" and beta)]
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("beta", [0.0, 0.2])
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(("kind", "beta"), CASES)
 def test_losses_and_gradients_are_those_of_trl(tmp_path, kind: str, beta: float) -> None:
-    """One batch of four samples of different lengths, as rows there and as a tree here."""
+    """One batch of four samples of different lengths, as rows there and as a tree here. There, the
+    entropy is a mean over tokens even where the gradient is one over chains, and GSPO's KL is
+    weighed by the ratio of the chain.
+    """
     trl = pytest.importorskip("trl")
     datasets = pytest.importorskip("datasets")
     model = made()
     normalise, choices = KINDS[kind]
     low, high = 0.3, 0.5
-    own = options(low=low, high=high, kl=beta, entropy=0.05, **choices)
+    own = options(low=low, high=high, kl=beta, **choices)
     samples = [((0, 1), 1.0), ((0, 2, 1), 0.0), ((0, 1), 1.0), ((2,), 0.0)]
     rng = np.random.default_rng(3)
     one = merged(samples)
@@ -377,7 +382,7 @@ def test_losses_and_gradients_are_those_of_trl(tmp_path, kind: str, beta: float)
     groups = groups_of([one], credit)
     (found,) = advantages([one], groups, credit)
     rows = rows_of(tmp_path, [advantage_segments(one, found, PROMPT)])
-    reference = made(1)
+    reference = near()
     rows["reference"] = losses.log_probs(reference, rows, own)
     loss = losses.total(losses.terms(model, rows, own), losses.counts(rows, own), own)
     ours = gradients(model, loss)
@@ -411,7 +416,8 @@ def test_losses_and_gradients_are_those_of_trl(tmp_path, kind: str, beta: float)
     name = "grpo" if kind == "gspo" else kind
     arguments = trl.GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, use_cpu=True,
-        report_to="none", loss_type=name, beta=beta, entropy_coef=0.05, bf16=False,
+        report_to="none", loss_type=name, beta=0.0, entropy_coef=choices.get("entropy", 0.0),
+        bf16=False,
         epsilon=low, epsilon_high=1 + high if kind == "cispo" else high,
         max_completion_length=6,
         importance_sampling_level="sequence" if kind == "gspo" else "token",
@@ -426,6 +432,7 @@ def test_losses_and_gradients_are_those_of_trl(tmp_path, kind: str, beta: float)
         processing_class=tiny.tokenizer(),
     )
     trainer.current_gradient_accumulation_steps = 1
+    trainer.beta = beta
     theirs = trainer._compute_loss(model, inputs)
     assert loss.item() == pytest.approx(theirs.item(), abs=1e-5)
     for parameter, gradient in gradients(model, theirs).items():
