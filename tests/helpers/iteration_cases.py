@@ -62,7 +62,7 @@ def fake_load(path, **language):
 
 
 def fake_prepare(
-    traces, targets, base, out_file, *, policy, keep, seed, earlier=(), hinted=(), **options
+    traces, targets, base, out_file, *, policy, seed, keep=10, earlier=(), hinted=(), **options
 ):
     """As the real one: right chains are counted, and all that matters of the traces goes into
     the file.
