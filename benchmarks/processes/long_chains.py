@@ -132,7 +132,7 @@ def measure(policy: str, answer: str, steps: int) -> Cost:
         save, _ = timed(lambda: search.Trace.save([solution.trace], path))
         load, traces = timed(lambda: search.Trace.load(path))
     console = Console(highlight=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    draw, _ = timed(lambda: console.print(view.draw(traces[0], depth=steps), soft_wrap=True))
+    draw, _ = timed(lambda: console.print(view.draw(traces[0]), soft_wrap=True))
     console.file.close()
     megabytes = (_peak() - before) / 1000
     return Cost(policy, answer, steps, seconds, save, load, draw, megabytes)

@@ -1,4 +1,6 @@
-"""TRL's own trainer with our reward function, on a tiny random model."""
+"""Our reward functions where they are used: in TRL's own trainer, on a tiny random model, and in
+actors of Ray.
+"""
 
 from __future__ import annotations
 
@@ -94,3 +96,26 @@ def test_grpo_trains_on_our_rewards(tmp_path: Path) -> None:
         assert mean == pytest.approx(sum(step) / EACH)
     moved = zip(before, trainer.model.parameters(), strict=True)
     assert any(not torch.equal(old, new.detach().cpu()) for old, new in moved)
+
+
+def test_actors_of_ray_say_the_same() -> None:
+    """Each counts for itself; one pair takes a proof, in a process below the actor's."""
+    ray = pytest.importorskip("ray", reason='pip install "copse-search[peers]"')
+    pairs = [(r"\boxed{\ln 8}", r"3\ln 2"), (r"\boxed{2}", "3"), (r"\boxed{2, 1}", "1, 2")]
+    wanted = [{"score": 1.0, "undecided": 0.0}, {"score": 0.0, "undecided": 0.0}]
+    wanted.append({"score": 0.0, "undecided": 1.0})
+
+    class Grader:  # in here, so that an actor gets it as it is and imports no test
+        def grade(self, pairs: list[tuple[str, str]]) -> tuple[list[Any], dict[str, int]]:
+            scores = [rewards.compute_score("data", *pair) for pair in pairs]
+            return scores, rewards.counts()
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    try:
+        remote = ray.remote(Grader)
+        actors = [remote.remote() for _ in range(2)]
+        found = ray.get([actor.grade.remote(pairs) for actor in actors], timeout=120)
+    finally:
+        ray.shutdown()
+    assert found == [(wanted, {"right": 1, "wrong": 1, "undecided": 1})] * 2
+    assert rewards.counts() == {"right": 0, "wrong": 0, "undecided": 0}
