@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from search.final_answer import Reading, spoken
+
+BLOCK = 64  #: steps that the chains which go on from one another share as one
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,96 @@ class TextStep:
     log_probs: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
 
-class Chain(tuple[TextStep, ...]):
+class _Block:
+    """`BLOCK` steps in a row, and their text."""
+
+    __slots__ = ("steps", "text")
+
+    def __init__(self, steps: tuple[TextStep, ...]):
+        self.steps = steps
+        self.text = "".join(map(piece, steps))
+
+
+class Chain(Sequence[TextStep]):
     """The state of a text problem: its steps, with what was read of their text so far. A plain
-    tuple of them is the same state.
+    tuple of them is the same state, equal and with the same hash.
+
+    A chain shares its steps with those that go on from it, so that n states of one chain of n steps
+    take memory in proportion to n.
+
+    reading  of its text
     """
 
-    reading: Reading | None = None
+    __slots__ = ("_blocks", "_rest", "reading")
+
+    def __init__(self, steps: Iterable[TextStep] = ()):
+        self._blocks: tuple[_Block, ...] = ()
+        self._rest: tuple[TextStep, ...] = ()  # fewer than a block
+        self.reading = Reading()
+        for step in steps:
+            self._add(step)
+
+    def then(self, step: TextStep) -> Chain:
+        """This chain with one more step."""
+        after = Chain()
+        after._blocks = self._blocks
+        after._rest = self._rest
+        after.reading = self.reading
+        after._add(step)
+        return after
+
+    def _add(self, step: TextStep) -> None:
+        self._rest = (*self._rest, step)
+        self.reading = self.reading.after(piece(step))
+        if len(self._rest) == BLOCK:
+            self._blocks = (*self._blocks, _Block(self._rest))
+            self._rest = ()
+
+    @property
+    def text(self) -> str:
+        """The pieces of all steps, one after another."""
+        return "".join([*[block.text for block in self._blocks], *map(piece, self._rest)])
+
+    def __len__(self) -> int:
+        return BLOCK * len(self._blocks) + len(self._rest)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return tuple(self)[place]
+        if -len(self._rest) <= place < 0:  # the last ones are looked at most
+            return self._rest[place]
+        number = range(len(self))[place]  # raises IndexError
+        block, place = divmod(number, BLOCK)
+        return (self._rest if block == len(self._blocks) else self._blocks[block].steps)[place]
+
+    def __iter__(self) -> Iterator[TextStep]:
+        for block in self._blocks:
+            yield from block.steps
+        yield from self._rest
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Chain) and self._blocks == other._blocks:  # they share them
+            return self._rest == other._rest
+        if not isinstance(other, (Chain, tuple)):
+            return NotImplemented
+        return len(self) == len(other) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __add__(self, steps: tuple[TextStep, ...]) -> tuple[TextStep, ...]:
+        return (*self, *steps)
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+    def __reduce__(self) -> tuple[type[Chain], tuple[tuple[TextStep, ...]]]:
+        return Chain, (tuple(self),)
+
+
+def chain_of(state: Sequence[TextStep]) -> Chain:
+    """A state as a chain; itself where it is one."""
+    return state if isinstance(state, Chain) else Chain(state)
 
 
 class Texts(Sequence[str]):
@@ -52,16 +138,6 @@ class Texts(Sequence[str]):
         return self._steps[place].text.strip()
 
 
-def reading_of(state: Sequence[TextStep]) -> Reading:
-    """What was read of a chain's text; read now for a plain tuple."""
-    found = getattr(state, "reading", None)
-    if found is None:
-        found = Reading()
-        for step in state:
-            found = found.after(piece(step))
-    return found
-
-
 def piece(step: TextStep) -> str:
     """What a step adds to the text of its chain: a step that was cut off runs on into the next."""
     return step.text if step.finish == "length" else f"{step.text}\n"
@@ -71,9 +147,8 @@ def chain_text(state: Sequence[TextStep]) -> str:
     """The chain of thought as text, a line (or more) a step; a step that was cut off runs on
     into the next.
     """
-    # the loop of `piece`, which is too slow to be called for each step of a long chain
-    ends = {"length": ""}
-    return "".join([step.text + ends.get(step.finish, "\n") for step in state]).rstrip("\n")
+    text = state.text if isinstance(state, Chain) else "".join(map(piece, state))
+    return text.rstrip("\n")
 
 
 def cut_text(state: Sequence[TextStep]) -> str:

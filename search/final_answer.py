@@ -112,11 +112,14 @@ class Reading:
 
     tail      its last characters, in which a mark may have begun
     thinking  whether it ends among thoughts;  box: whether a box begins behind the last of them
+    length    its characters;  start: of them, those up to the end of the last thoughts
     """
 
     tail: str = ""
     thinking: bool = False
     box: bool = False
+    length: int = 0
+    start: int = 0
 
     def after(self, piece: str) -> Reading:
         """Of the text with `piece` added. Takes no longer for a longer text."""
@@ -124,10 +127,12 @@ class Reading:
         tags = list(_TAGS.finditer(text))
         thinking = self.thinking
         box = self.box or _has_box(text)
+        start = self.start
         if tags:
             thinking = tags[-1][0] in THOUGHTS
             box = _has_box(text[tags[-1].end() :])
-        return Reading(text[-_LONGEST_MARK:], thinking, box)
+            start = self.length - len(self.tail) + tags[-1].end()
+        return Reading(text[-_LONGEST_MARK:], thinking, box, self.length + len(piece), start)
 
 
 def final_answers(text: str) -> list[str] | None:

@@ -9,8 +9,8 @@ import numbers
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
-from search.chain import Chain, Texts, TextStep, chain_text, last_text, piece, reading_of
-from search.final_answer import boxed, final_answer, spoken
+from search.chain import Chain, Texts, TextStep, chain_of, chain_text, last_text
+from search.final_answer import boxed, final_answer
 from search.patterns import Pattern
 from search.repetition import repeats, stutters
 from search.sandbox.functions import SandboxedFunction, Wish
@@ -155,16 +155,16 @@ class TextProblem:
     def __repr__(self) -> str:
         return f"TextProblem({self.statement!r})"
 
-    def initial(self) -> tuple[TextStep, ...]:
+    def initial(self) -> Chain:
         return Chain()
 
-    def actions(self, state: tuple[TextStep, ...]) -> None:
+    def actions(self, state: Sequence[TextStep]) -> None:
         return None
 
-    def key(self, state: tuple[TextStep, ...], step: TextStep) -> Hashable:
+    def key(self, state: Sequence[TextStep], step: TextStep) -> Hashable:
         return step.text.strip()
 
-    def apply(self, state: tuple[TextStep, ...], step: TextStep) -> tuple[TextStep, ...]:
+    def apply(self, state: Sequence[TextStep], step: TextStep) -> Chain:
         """`state` with `step` added. Raises IllegalStep for an empty step, and for one that goes
         round in a circle (`search.repetition`).
         """
@@ -172,18 +172,18 @@ class TextProblem:
         within = step.finish == "length" or (bool(state) and state[-1].finish == "length")
         if not step.text.strip() and step.finish != "end" and not within:
             raise IllegalStep("an empty step leads nowhere")
-        after = Chain((*state, step))
+        after = chain_of(state).then(step)
         if step.finish != "end" and repeats(Texts(after)):
             raise IllegalStep(f"the chain repeats {step.text[:80]!r} again and again")
         if step.finish == "length" and stutters(step.text):
             raise IllegalStep(f"the step repeats {step.text[-80:]!r} again and again")
-        after.reading = reading_of(state).after(piece(step))
         return after
 
-    def is_terminal(self, state: tuple[TextStep, ...]) -> bool:
+    def is_terminal(self, state: Sequence[TextStep]) -> bool:
         if not state or state[-1].finish == "end":
             return bool(state)
-        reading = reading_of(state)
+        state = chain_of(state)
+        reading = state.reading
         if state[-1].thought or reading.thinking:
             return False
         cut = state[-1].finish == "length"
@@ -206,14 +206,14 @@ class TextProblem:
                 return True
         return False
 
-    def verify(self, state: tuple[TextStep, ...]) -> float | None:
+    def verify(self, state: Sequence[TextStep]) -> float | None:
         """The reward. Raises ValueError where the function gives what is none."""
         reward = self._verify(chain_text(state)) if self._verify else None
         if reward is None:
             return None
         return checked_reward(reward, "the function verify of a TextProblem")
 
-    def answer(self, state: tuple[TextStep, ...]) -> str | None:
+    def answer(self, state: Sequence[TextStep]) -> str | None:
         """The answer of a finished chain; None where there is none."""
         text = _behind_thoughts(state)
         if text is None:
@@ -224,7 +224,7 @@ class TextProblem:
             return _last_group(self._pattern, text)
         return final_answer(text)
 
-    def prompt(self, state: tuple[TextStep, ...]) -> str:
+    def prompt(self, state: Sequence[TextStep]) -> str:
         return self.statement
 
     def to_json(self) -> dict[str, Any]:
@@ -252,9 +252,10 @@ def checked_reward(reward: Any, what: str) -> float:
 
 def _behind_thoughts(state: Sequence[TextStep]) -> str | None:
     """The text of a chain behind the thoughts of the model; None while it thinks."""
-    if state and state[-1].thought:
+    chain = chain_of(state)
+    if chain.reading.thinking or (chain and chain[-1].thought):
         return None
-    return spoken(chain_text(state))
+    return chain_text(chain)[chain.reading.start :]
 
 
 def _last_group(pattern: Pattern, text: str) -> str | None:

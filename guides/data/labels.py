@@ -1,12 +1,13 @@
 """Label files: what the nodes of traces are worth, beside the traces and never in them. A line of
 JSON for each trace:
 
-    {"trace": ID, "k": [1, 0.5, ...], "n": [2, null, ...], "how": {...}}
+    {"trace": ID, "k": [1, 0.5, ...], "n": [2, null, ...], "how": {...}, "crc32": "..."}
 
 k, n  one number for each node of the trace, in its order: k of n outcomes at or below the node were
       right. n 0: no label; n null: k is exact, in [0, 1]. So a label keeps how sure it is: k / n is
       the soft label (a float from here to the loss), 1[k > 0] the hard one
 how   who labelled and what it cost, for people; never read for training
+crc32 checksum of the others (`search.files.jsonl`); lines of one's own need none
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from search.files.jsonl import Damaged, opened, sealed
 from search.trace import Trace
 
 #: outcomes from which on what they share weighs more than what they leave open, in training and
@@ -61,7 +63,7 @@ def line_of(trace: Trace, labels: Labels, how: Mapping[str, Any] | None = None) 
     """The line of a label file for `trace`, with its newline."""
     k = list(map(_plain, labels.k.tolist()))
     n = list(map(_plain, labels.n.tolist()))
-    return json.dumps({"trace": trace.id, "k": k, "n": n, "how": dict(how or {})}) + "\n"
+    return sealed({"trace": trace.id, "k": k, "n": n, "how": dict(how or {})})
 
 
 def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
@@ -87,12 +89,14 @@ def read_labels(path: str | Path, traces: Sequence[Trace]) -> dict[str, Labels]:
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = opened(json.loads(line))
             name = row["trace"]
             k = row["k"]
             n = row["n"]
             if not isinstance(name, str):
                 raise TypeError("the trace's id is no text")
+        except Damaged as error:
+            raise ValueError(f"{where} {error}") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f'{where} is no line of labels ({error!r}): write {{"trace": ID, "k": [...], '

@@ -16,7 +16,7 @@ from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import Prompts, prompting
 from guides.policies.sampled_tokens import SampledTokens
 from guides.policies.steps import blank_line, whole_step
-from search.chain import cut_text
+from search.chain import chain_of, cut_text
 from search.final_answer import thinking
 from search.guide import PRECISION, Proposal
 from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
@@ -261,9 +261,9 @@ class LM:
             return await ask(request)
 
         def ended(result: Generated) -> bool:
-            return isinstance(problem, TextProblem) and problem.is_terminal(
-                (*state, self._step(state, result))
-            )
+            if not isinstance(problem, TextProblem):
+                return False
+            return problem.is_terminal(chain_of(state).then(self._step(state, result)))
 
         return await whole_step(request, cut_text(state), self._decode, ended)
 

@@ -7,9 +7,11 @@ import logging
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from models.checkpoints.foreign import read_by
+from models.checkpoints.hub import hub_answers
 from models.server.capabilities import Capabilities, tokens_of
 from models.server.conversation import marked
 from models.server.handshake import learn
@@ -324,13 +326,16 @@ def _tokenizer(given: Any) -> Any:
         return given
     from transformers import AutoTokenizer
 
+    # transformers would ask a hub that is away again and again, for a minute and more
+    away = not Path(given).exists() and not hub_answers(str(given))
     try:
-        return read_by(AutoTokenizer, given, fetch=True)
+        return read_by(AutoTokenizer, given, fetch=not away)
     # what the hub's client, transformers and tokenizers raise has no common name
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"
+        if away:
+            reason = "it is no folder, the hub cannot be reached now, and its cache has none"
         raise ValueError(
-            f"there is no tokenizer under {str(given)!r} ({type(error).__name__}: {reason}): "
-            "give tokenizer=, a folder or hub "
-            "id of the model that is served"
+            f"there is no tokenizer under {str(given)!r} ({reason}): give tokenizer=, a folder or "
+            "hub id of the model that is served"
         ) from None

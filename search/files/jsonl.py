@@ -1,5 +1,9 @@
 """A file of JSON lines that grows by one as each piece of work ends, so that a killed run can go
 on.
+
+Each line ends with a checksum of its values, "crc32", so that a bit that flips in one is seen. It
+does not depend on how the line is written, blanks and the order of names included. A line without
+one (of an older file) is read as it is.
 """
 
 from __future__ import annotations
@@ -7,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -16,14 +21,16 @@ from search.files.atomic import append, lock
 
 log = logging.getLogger(__name__)
 
+SUM = "crc32"  #: the name of a line's checksum
+
 
 class Lines:
     """The file at `path`: each line is on its way to the disk when `append` returns, and no other
     run may write to it.
 
     path   is added to if it is there; a last line that was cut off is removed
-    existing  called with every line that is there, as JSON; raises LookupError, TypeError,
-           ValueError or AttributeError for one of another kind
+    existing  called with every line that is there, as JSON without its checksum; raises
+           LookupError, TypeError, ValueError or AttributeError for one of another kind
     first  the name that each object begins with;  what: a line, in words;  flag: where another path
            is given
     Raises ValueError where the file holds something else or cannot be written.
@@ -49,7 +56,7 @@ class Lines:
             ) from None
 
     def append(self, text: str) -> None:
-        """Add a line, its newline included. Raises OSError (a full disk) and leaves no part of
+        """Add a line as `sealed` makes it. Raises OSError (a full disk) and leaves no part of
         it.
         """
         append(self._file, text.encode())
@@ -62,7 +69,9 @@ class Lines:
         *lines, rest = data.split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
-                existing(strict(line))
+                existing(opened(strict(line)))
+            except Damaged as error:
+                raise ValueError(f"{self.path}, line {number} {error}") from None
             except Mixed as error:
                 raise ValueError(f"{self.path}, line {number} {error}: {self._remedy}") from None
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -74,6 +83,33 @@ class Lines:
                 raise ValueError(f"the last line of {self.path} is no {self._what}: {self._remedy}")
             log.info("removed the last line of %s, which was cut off", self.path)
             os.truncate(self.path, len(data) - len(rest))
+
+
+def sealed(row: Mapping[str, Any]) -> str:
+    """The line of a JSON object, its checksum and newline included. Raises ValueError for NaN and
+    infinity.
+    """
+    return json.dumps({**row, SUM: _sum(row)}, allow_nan=False) + "\n"
+
+
+def opened(row: Any) -> Any:
+    """What was `sealed`, without its checksum; where there is none, `row` as it is. Raises Damaged
+    where the values are others than those that were written.
+    """
+    if not isinstance(row, dict) or SUM not in row:
+        return row
+    values = {name: value for name, value in row.items() if name != SUM}
+    if row[SUM] != _sum(values):
+        raise Damaged(
+            f"is not as it was written, by its {SUM}: delete the line to have it made again, or "
+            f"only its {SUM} if you have changed the line yourself"
+        )
+    return values
+
+
+def _sum(values: Mapping[str, Any]) -> str:
+    """CRC-32 of the values, in one notation: eight hexadecimal digits."""
+    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
 
 
 def strict(line: bytes) -> Any:
@@ -92,6 +128,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
+
+
+class Damaged(ValueError):
+    """A line has other values than were written; says so in words that follow "line 3"."""
 
 
 class Mixed(ValueError):

@@ -2,7 +2,8 @@
 killed run can go on.
 
 A result line is of one search; where a problem has several, the last one counts. A search that
-failed has a line too, but is not done: the next run asks again.
+failed has a line too, but is not done: the next run asks again. A line ends with a checksum of its
+values (`search.files.jsonl`).
 
 A problem is a line of JSON with `problem` (text), an `id` (else the number of the line) and, for
 other problems than text, a `kind`: "module:Class", or the short name of a module in
@@ -22,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search.files.jsonl import Lines
+from search.files.jsonl import Lines, opened, sealed
 from search.kinds import build
 from search.problem import Problem
 from search.problems import MODULES, parse
@@ -219,13 +220,13 @@ class Results:
         line.
         """
         row = {"id": name, **result_of(solution)}
-        text = json.dumps(plain(row), allow_nan=False) + "\n"
+        text = sealed(plain(row))
         if self._lines is None:
             sys.stdout.write(text)
             sys.stdout.flush()
         else:
             self._lines.append(text)
-        self._read(json.loads(text))
+        self._read(opened(json.loads(text)))
 
     def close(self) -> None:
         if self._lines is not None:

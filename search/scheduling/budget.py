@@ -158,6 +158,7 @@ class Meter:
         # "tokens" or "calls": too few are left for what the method would do next
         self.short_of: str | None = None
         self.failures = Failures()
+        self._of_search = self.failures  # also in the grants of this meter
         self.tree: Any = None  # what the method grows, for progress reports; None: none is shown
 
     @property
@@ -184,13 +185,15 @@ class Meter:
 
     @property
     def halted(self) -> str | None:
-        """ "interrupted", "time_limit" (of all searches together) or "seconds" where nothing
-        more may be sent, else None.
+        """ "interrupted", "time_limit" (of all searches together), "error" (most calls of one of
+        the user's functions failed) or "seconds" where nothing more may be sent, else None.
         """
         if self.interrupt is not None and self.interrupt.is_set():
             return "interrupted"
         if self._clock.ended:
             return "time_limit"
+        if self._of_search.broken:
+            return "error"
         return "seconds" if self._seconds_left <= 0 else None
 
     @property
@@ -215,8 +218,8 @@ class Meter:
 
     @property
     def stopped(self) -> str | None:
-        """Why the search must end: "interrupted", "time_limit", "seconds", "tokens", "calls",
-        "simulations"; None: it may go on.
+        """Why the search must end: "interrupted", "time_limit", "error", "seconds", "tokens",
+        "calls", "simulations"; None: it may go on.
         """
         left = {
             "tokens": self.tokens_left,

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 
 from search.scheduling.requests import (
     Call,
+    Cancelled,
     Forward,
     Generate,
     Reply,
@@ -17,6 +18,8 @@ from search.scheduling.requests import (
     failure,
 )
 
+FEWEST = 8  #: calls of a function before its failures end a search
+
 
 class Failures:
     """What went wrong among the requests of one search.
@@ -25,8 +28,9 @@ class Failures:
     to go on from, the same tokens to read) and is answered. A function of the user's (`Call`) that
     crashes, hangs or needs too much memory may do so because of the step that it was given: that
     costs the step. Where most of its calls did not come back, the function itself, or its process,
-    is what failed. A text beyond the model's context ends its chain; where nothing else came, that
-    is a failure too.
+    is what failed; of `FEWEST` calls or more that is `broken`, and ends the search at once. A call
+    that was cancelled counts as none. A text beyond the model's context ends its chain; where
+    nothing else came, that is a failure too.
     """
 
     def __init__(self) -> None:
@@ -37,6 +41,14 @@ class Failures:
         self._calls: Counter[str] = Counter()  # of each function
         self._crashed: Counter[str] = Counter()
         self._crash: dict[str, RequestFailed] = {}  # the last of each function
+        self._broken: RequestFailed | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether at some moment more than half of a function's calls had failed, of `FEWEST` at
+        least.
+        """
+        return self._broken is not None
 
     def admit(self, request: Request) -> None:
         """Take note of what is sent."""
@@ -48,7 +60,8 @@ class Failures:
         error = failure(reply.error)
         again = self._again.pop(reply.request, None)
         if isinstance(reply.request, Call):
-            self._settle_call(reply.request, error)
+            if error is not None or not isinstance(reply.error, Cancelled):
+                self._settle_call(reply.request, error)
         elif isinstance(error, TooLong):
             self._too_long = error
         elif error is not None:
@@ -64,6 +77,17 @@ class Failures:
         if error is not None:
             self._crashed[name] += 1
             self._crash[name] = error
+        if self._calls[name] >= FEWEST and self._broken is None:
+            self._broken = self._mostly_failed(name)
+
+    def _mostly_failed(self, name: str) -> RequestFailed | None:
+        """That more than half of a function's calls failed; None where they did not."""
+        crashes = self._crashed[name]
+        calls = self._calls[name]
+        if crashes * 2 <= calls:
+            return None
+        share = f"all {calls}" if crashes == calls else f"{crashes} of {calls}"
+        return _summary(f"{share} calls of {name} failed", self._crash[name])
 
     def verdict(self, answered: bool) -> RequestFailed | None:
         """Why the result of this search is not what it would have been; None where nothing failed
@@ -71,11 +95,12 @@ class Failures:
 
         answered  whether the search found an answer
         """
-        for name, crashes in self._crashed.items():
-            calls = self._calls[name]
-            if crashes * 2 > calls:
-                share = f"all {calls}" if crashes == calls else f"{crashes} of {calls}"
-                return _summary(f"{share} calls of {name} failed", self._crash[name])
+        if self._broken is not None:
+            return self._broken
+        for name in self._crashed:
+            failed = self._mostly_failed(name)
+            if failed is not None:
+                return failed
         if self._lost:
             count = self._lost.total()
             assert self._last is not None

@@ -184,10 +184,11 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
     """Drive `asks` within `meter`: what is beyond it is answered `BudgetSpent`, what arrives is
     counted.
 
-    At the deadline or interrupt of a search's meter all that is outstanding is cancelled, and
-    nothing more is sent.
+    At the deadline or interrupt of a search's meter, or where most calls of a function failed, all
+    that is outstanding is cancelled, and nothing more is sent.
     """
     sent: dict[Request, Request] = {}  # what was sent -> what was asked
+    broken = False
     alarm = meter.alarm()
     orders: list[Request] = [] if alarm is None else [alarm]
     try:
@@ -223,6 +224,9 @@ async def metered(asks: Asks[T], meter: Meter) -> T:
                     elif reply.request in sent:
                         asked = sent.pop(reply.request)
                         answers.append(Reply(asked, reply.result, reply.error, reply.usage))
+                if meter.halted == "error" and not broken:
+                    broken = True
+                    orders += _cancelling(sent)
             requests = asks.send(answers)
     except StopIteration as stop:
         if alarm is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from guides import rewards
+from guides.answers.checker import Verdict, check
 from guides.rewards import AnswerReward, compute_score, correct, trl_reward, undecided
 
 TEXTS = [r"so \boxed{1/2}", "The answer is 3.", r"\boxed{2, 1}"]
@@ -109,6 +110,40 @@ def test_threads_count_together() -> None:
     for thread in threads:
         thread.join()
     assert rewards.counts() == {"right": 8, "wrong": 8, "undecided": 8}
+
+
+#: with proofs, which run in processes of their own
+PAIRS = [
+    (r"\boxed{\ln 8}", r"3\ln 2"), (r"\boxed{\ln 8}", r"2\ln 2"),
+    (r"\boxed{(x+1)^2}", "x^2+2x+1"), (r"\boxed{(x+1)^2}", "x^2+x+1"),
+    (r"\boxed{\frac{1}{3}}", "1/3"), (r"\boxed{0.33}", "1/3"), (r"\boxed{2, 1}", "1, 2"),
+]  # fmt: skip
+
+
+def verdicts(pairs: list[tuple[str, str]]) -> list[Verdict]:
+    return [check(*pair) for pair in pairs]
+
+
+def test_eight_threads_and_two_forks_at_once_say_the_same() -> None:
+    """Processes are forked while the threads check, as loaders of data are."""
+    wanted = verdicts(PAIRS)
+    assert set(wanted) == set(Verdict)
+    found: list[list[Verdict]] = []
+    begun = threading.Barrier(9)
+
+    def work() -> None:
+        begun.wait()
+        found.append(verdicts(PAIRS * 3))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found += pool.map_async(verdicts, [PAIRS * 3] * 2, chunksize=1).get(timeout=60)
+    for thread in threads:
+        thread.join()
+    assert found == [wanted * 3] * 10
 
 
 def graded(pair: tuple[str, str]) -> tuple[dict[str, float], dict[str, int]]:

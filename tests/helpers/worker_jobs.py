@@ -58,6 +58,12 @@ def crash(text: str) -> float:
     os._exit(7)
 
 
+def hang(text: str) -> float:
+    """A verifier that never ends."""
+    while True:
+        pass
+
+
 def crash_or_refute(text: str) -> float:
     """A verifier that refutes a nine, and does not come back from anything else."""
     return 0.0 if text.endswith("9") else crash(text)

@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.processes.interleave import ONE_THREAD, ROOT
 from search import Trace
+from search.files.jsonl import SUM
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}  # no model of a server is looked for on the hub
 PATIENCE = 300.0  #: seconds after which a run counts as one that does not end
@@ -149,13 +150,14 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """id -> what an undisturbed run says as well: the result without times and shared passes. Of a
-    problem with several lines the last one counts.
+    """id -> what an undisturbed run says as well: the result without times, shared passes and the
+    checksum of both. Of a problem with several lines the last one counts.
     """
     found = {}
     for line in whole_lines(folder / "o"):
         row = json.loads(line)
         row["usage"] = row["usage"]["generated"]
+        del row[SUM]
         found[row["id"]] = row
     return found
 
