@@ -4,6 +4,7 @@ advantages, segments. No model, but where the reward is a verifier.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +57,9 @@ class Creditor:
     def write(self, traces: Sequence[Trace], path: Path, seed: int) -> dict[str, Any]:
         """Write the examples of all groups from which something can be learnt; what was counted:
 
-        chains, right, partial, wrong, undecided, error, unfinished   chains by what became of them
-        reward                  mean over the problems of the mean of their chains, nan: none
-        groups, dropped         problems; those whose chains are all right, all wrong or equal
-        tokens                  mean length of a chain
+        all of `summary`
+        error            finished chains of which the reward failed
+        groups, dropped  problems; those whose chains are all right, all wrong or equal
         examples
         """
         graded, groups, verdicts = self.groups(traces)
@@ -74,7 +74,8 @@ class Creditor:
             if segments:
                 examples += split(segments, LONGEST)
         write_examples(path, examples, seed=seed)
-        return verdicts | summary(groups) | {
+        return summary(groups) | {
+            "error": verdicts["error"],
             "groups": len(groups),
             "dropped": len(groups) - len(useful),
             "examples": len(examples),
@@ -82,18 +83,31 @@ class Creditor:
 
 
 def summary(groups: Sequence[Group]) -> dict[str, float]:
-    """Of the chains of groups: how many, their mean reward (the mean over the groups of their
-    means), their mean length in tokens, and how many were cut off. nan where there are none.
+    """What became of the samples of groups, nan where there are none:
+
+    chains                 that take part in the gradient
+    right, partial, wrong  of them, by reward 1, between, 0; cut off ones are wrong where they are
+                           penalised
+    undecided, unfinished  samples without an outcome; cut off
+    reward                 mean over the groups of their mean rewards
+    tokens                 mean length of a chain
     """
     chains = [chain for group in groups for chain in group.chains]
-    times = np.array([chain.times for chain in chains])
+    times = np.array([chain.times for chain in chains], np.float64)
+    rewards = np.array([chain.reward for chain in chains])
     lengths = np.array([chain.tokens for chain in chains])
-    rewards = [group.mean for group in groups if group.chains]
+    means = [group.mean for group in groups if group.chains]
+    right = float(times[rewards == 1.0].sum())
+    wrong = float(times[rewards == 0.0].sum())
     return {
         "chains": float(times.sum()),
-        "reward": float(np.mean(rewards)) if rewards else float("nan"),
-        "tokens": float(times @ lengths / times.sum()) if chains else float("nan"),
+        "right": right,
+        "partial": float(times.sum()) - right - wrong,
+        "wrong": wrong,
+        "undecided": float(sum(group.undecided for group in groups)),
         "unfinished": float(sum(group.unfinished for group in groups)),
+        "reward": float(np.mean(means)) if means else math.nan,
+        "tokens": float(times @ lengths / times.sum()) if chains else math.nan,
     }
 
 

@@ -16,6 +16,7 @@ Of the checkpoints only the first, the best and the last two are kept, because a
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -88,6 +89,11 @@ class RLPlan(SearchPlan):
     def __post_init__(self) -> None:
         object.__setattr__(self, "language", {"temperature": 1.0, **self.language})
         super().__post_init__()
+        if self.temperature <= 0:
+            raise ValueError(
+                "at temperature 0 all samples are the same, and nothing is learnt from comparing "
+                "them: give a temperature above 0, such as 1"
+            )
         Credit(**self.credit)
         check_reward(self.reward, self.verifier)
         check_tracker(self.track)
@@ -102,11 +108,6 @@ class RLPlan(SearchPlan):
                     f"{name} cuts off a part of the distribution, and the trainer sees it whole: "
                     f"leave {name} out"
                 )
-        if self.temperature <= 0:
-            raise ValueError(
-                "at temperature 0 all samples are the same, and nothing is learnt from comparing "
-                "them: give a temperature above 0, such as 1"
-            )
 
     @property
     def at_gate(self) -> Mapping[str, Any]:
@@ -189,8 +190,13 @@ class _Run(Rounds[RLPlan]):
 
         def more(searched: Sequence[Job], traces: Sequence[Trace]) -> Sequence[Job]:
             _, groups, _ = creditor.groups(traces)
-            missing = size - useful(groups)
-            return upcoming[len(searched) : len(searched) + max(0, missing)]
+            found = useful(groups)
+            if found >= size:
+                return []
+            # as many as bring what is missing, if the next ones are like these
+            rate = max(found, 1) / len(searched)
+            count = math.ceil((size - found) / rate)
+            return upcoming[len(searched) : len(searched) + count]
 
         start = time.monotonic()
         self.search(number, self._previous(number), upcoming[:size], more=more)

@@ -199,17 +199,22 @@ class Rounds(Generic[P]):
             self.solve(
                 checkpoint, everything, part / "results.jsonl", self.plan.budget, seed, writer
             )
-            fresh = more(everything, Trace.load(part)) if more else []
+            traces = self._traces(part, everything)
+            fresh = more(everything, traces) if more else []
             if not fresh:
                 break
             everything += fresh
-        place = {key_of(job.problem): i for i, job in enumerate(everything)}
-        traces = {place[key_of(trace)]: trace for trace in Trace.load(part)}
-        shard = Trace.save([traces[i] for i in sorted(traces)], part / "traces.parquet")
+        shard = Trace.save(traces, part / "traces.parquet")
         for path in part.iterdir():
             if path not in (shard, part / "results.jsonl"):
                 path.unlink()
         os.replace(part, folder / name)
+
+    def _traces(self, part: Path, jobs: Sequence[Job]) -> list[Trace]:
+        """The traces of these problems in their order; a run that was killed may have left more."""
+        found = {key_of(trace): trace for trace in Trace.load(part)}
+        keys = [key_of(job.problem) for job in jobs]
+        return [found[key] for key in keys if key in found]
 
     def gate(self, number: int) -> None:
         """gate.json: outcomes of the round's guide, and from round 1 on whether it is better

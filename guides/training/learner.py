@@ -243,16 +243,16 @@ class _Seen:
         self.tokens += int((batch["ends"] > 0).sum())
         sampled = (batch["samples"] > 0) & (batch["previous"] >= 0)
         known = sampled & ~batch["log_probs"].isnan()
-        logs = (terms.log_probs - batch["log_probs"])[known]
+        logs = (terms.log_probs - batch["log_probs"])[known].double()
         low, high = options.policy.bounds
         if first:
             self.samples += float(batch["samples"][sampled].sum())
-            self.entropy += float(terms.entropy)
-            self.kl += float(terms.kl)
+            self.entropy += float(terms.entropy.detach())
+            self.kl += float(terms.kl.detach())
             if len(logs):
                 self.gap = float(np.fmax(self.gap, float(logs.abs().max())))
                 self.known += len(logs)
-                self.divergence += float((logs.exp() - 1 - logs).sum())
+                self.divergence += float((logs.expm1() - logs).sum())
             return
         self.ratios += len(logs)
         ratio = logs.exp()

@@ -1,5 +1,4 @@
-"""Expert iteration: its folder under SIGKILL, its gate, what it refuses; and the whole loop on a
-tiny model by the command.
+"""Expert iteration: its folder under SIGKILL, its gate, what it refuses.
 
 Most tests play with a guide whose skill, the chance of a right answer, is written in its
 checkpoint, and with a training that plants a better or a worse one, so that what must happen is
@@ -19,9 +18,6 @@ from pathlib import Path
 import pytest
 from iteration_cases import (
     CHAINS,
-    RIGHT,
-    VOWELS,
-    WORDS,
     checkpoint,
     content,
     fake_load,
@@ -162,14 +158,14 @@ def test_a_restart_trains_the_base_and_a_window_reads_the_last_rounds(fake, tmp_
     )
     out = tmp_path / "out"
     expert_iteration(base, jobs, targets | held_targets, out, rounds=3, gate=held, plan=plan)
-    for number, rounds in ((1, [1]), (2, [1, 2]), (3, [2, 3])):
+    for number, window in ((1, [1]), (2, [1, 2]), (3, [2, 3])):
         config = json.loads((out / f"round-0{number}" / "training.json").read_text())
         read = [Path(path).parent.name for path in config["examples"]]
         assert read == [f"round-0{number}", tmp_path.name]
         learnt = json.loads((out / f"round-0{number}" / "examples.npz").read_text())[-1]
         seeds_of_traces = [seed for _, seed, _, _ in learnt]
         expected = set()
-        for earlier in rounds:
+        for earlier in window:
             for trace in Trace.load(out / f"round-0{earlier}/traces"):
                 expected.add(trace.seed)
         assert sorted(seeds_of_traces) == sorted(expected)
@@ -363,38 +359,3 @@ def test_ctrl_c_keeps_what_is_finished(fake, tmp_path, monkeypatch):
         plan=Plan(options={"chains": 40, "wave": 4}, budget=Budget(tokens=4000)),
     )
     assert (out / "round-01/gate.json").exists()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A tiny Qwen2 that answers with any vowel; files of questions whose answer is always the
-    same one.
-    """
-    import tiny
-    import torch
-
-    torch.set_num_threads(1)
-    place, tokenizer = tmp_path_factory.mktemp("iterate"), tiny.tokenizer()
-    model = tiny.model("qwen2", vocab=258, spread=0.05, max_position_embeddings=256)
-    questions = [f"A letter of {word}?" for word in WORDS]
-    texts = torch.tensor(
-        [
-            [*tokenizer.encode(question + " "), *tokenizer.encode(vowel), 256]
-            for question in questions
-            for vowel in VOWELS
-        ]
-    )
-    optimizer, start = torch.optim.AdamW(model.parameters(), lr=5e-3), texts.shape[1] - 2
-    for _ in range(60):
-        logits = model(input_ids=texts).logits[:, start - 1 : -1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), texts[:, start:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(place / "base")
-    tokenizer.save_pretrained(place / "base")
-    for name, part in (("p.jsonl", questions[:12]), ("g.jsonl", questions[12:])):
-        (place / name).write_text(
-            "".join(json.dumps({"problem": question, "target": RIGHT}) + "\n" for question in part)
-        )
-    return place

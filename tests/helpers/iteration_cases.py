@@ -134,6 +134,40 @@ VOWELS, RIGHT = "aeiou", "e"
 WORDS = list(map("".join, itertools.product("bdlmr", "ou", "st")))
 
 
+def vowel_folder(place: Path) -> Path:
+    """In `place`: base, a tiny Qwen2 that answers with any vowel; p.jsonl and g.jsonl, questions
+    whose answer is always the same one.
+    """
+    import tiny
+    import torch
+
+    torch.set_num_threads(1)
+    tokenizer = tiny.tokenizer()
+    model = tiny.model("qwen2", vocab=258, spread=0.05, max_position_embeddings=256)
+    questions = [f"A letter of {word}?" for word in WORDS]
+    texts = torch.tensor(
+        [
+            [*tokenizer.encode(question + " "), *tokenizer.encode(vowel), 256]
+            for question in questions
+            for vowel in VOWELS
+        ]
+    )
+    optimizer, start = torch.optim.AdamW(model.parameters(), lr=5e-3), texts.shape[1] - 2
+    for _ in range(60):
+        logits = model(input_ids=texts).logits[:, start - 1 : -1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), texts[:, start:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(place / "base")
+    tokenizer.save_pretrained(place / "base")
+    for name, part in (("p.jsonl", questions[:12]), ("g.jsonl", questions[12:])):
+        (place / name).write_text(
+            "".join(json.dumps({"problem": question, "target": RIGHT}) + "\n" for question in part)
+        )
+    return place
+
+
 def without_heavy_parts(monkeypatch):
     """All heavy parts replaced; returns how to plant another gain."""
 
