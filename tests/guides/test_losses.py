@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from rl_cases import merged
 from training_cases import torch
 
-from guides.data.advantages import Credit, advantage_segments, advantages, groups_of, method_of
+from guides.data.advantages import Credit, advantage_segments, advantages, method_of
 from guides.data.distill import split
 from guides.data.examples import ExampleFile, Segment, collate, write_examples
 from guides.data.grading import Graded
+from guides.data.groups import groups_of
 from guides.training import losses
 from guides.training.options import REGIONS, Options, PolicyLoss, fine_tuning
 from models.checkpoints.heads import ValueHead
@@ -180,7 +181,7 @@ METHODS = ("group", "leave_one_out", "max_likelihood", "tree", "step", "critic",
 
 
 @pytest.mark.thorough
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rl_cases.groups(),
     LOSSES,

@@ -1,0 +1,184 @@
+"""Groups: the chains of graded traces, problem by problem, for what compares them
+(`guides.data.advantages`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from guides.data.distill import ended
+from guides.data.grading import Graded
+from search.guide import multiplicity
+from search.trace import Trace
+
+if TYPE_CHECKING:
+    from guides.data.advantages import Credit
+
+
+class Chain(NamedTuple):
+    """A chain of a group, or several that are the same.
+
+    trace   its trace, as an index into the batch
+    edges   int64 [steps], at least one, from the root on
+    reward  of its end
+    times   how many samples it stands for, above 0
+    single  how many of these are one draw: 1, or `times` where that is the weight of one
+    tokens  in it
+    """
+
+    trace: int
+    edges: np.ndarray
+    reward: float
+    times: float
+    single: float
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The chains of one problem.
+
+    key         of the problem (`guides.data.grading.key_of`)
+    graded      its traces by their index in the batch
+    chains      those that take part: finished ones with an outcome, and unfinished ones where these
+                are penalised. A chain of which no step was written takes no part
+    undecided   how many finished chains have no outcome
+    unfinished  how many chains were cut off
+    """
+
+    key: str
+    graded: Mapping[int, Graded]
+    chains: tuple[Chain, ...]
+    undecided: float
+    unfinished: float
+
+    @cached_property
+    def rewards(self) -> np.ndarray:
+        """float64 [chains]"""
+        return np.array([chain.reward for chain in self.chains])
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """float64 [chains]"""
+        return np.array([chain.times for chain in self.chains])
+
+    @property
+    def mean(self) -> float:
+        """The mean reward; nan without chains."""
+        return float(self.rewards @ self.times / self.times.sum()) if self.chains else math.nan
+
+    @property
+    def verdict(self) -> str:
+        """ "mixed", or why nothing can be learnt from the group by comparison: "empty", all chains
+        "right" (reward 1), all "wrong" (reward 0), or all "equal".
+        """
+        if not self.chains:
+            return "empty"
+        first = self.rewards[0]
+        if (self.rewards != first).any():
+            return "mixed"
+        return {0.0: "wrong", 1.0: "right"}.get(float(first), "equal")
+
+
+def groups_of(batch: Sequence[Graded], credit: Credit) -> list[Group]:
+    """The chains of a batch of traces by their problems, in the order of the first trace of each.
+
+    Raises ValueError where a search drew a trace that `credit` refuses, or that does not tell how
+    likely its chains are.
+    """
+    members: dict[str, dict[int, Graded]] = {}
+    for index, one in enumerate(batch):
+        members.setdefault(one.replay.key, {})[index] = one
+    groups = []
+    for key, graded in members.items():
+        chains: list[Chain] = []
+        undecided = 0.0
+        unfinished = 0.0
+        for index, one in graded.items():
+            trace = one.trace
+            counts, single = _drawn(trace, credit)
+            open_ended = trace.node_finished & np.isnan(one.outcomes)
+            undecided += counts[open_ended].sum()
+            unfinished += counts[~trace.node_finished].sum()
+            part = trace.node_finished & ~open_ended
+            if credit.unfinished == "penalise":
+                part |= ~trace.node_finished
+            part[0] = False
+            rewards = np.where(trace.node_finished, one.outcomes, 0.0)
+            for node in np.flatnonzero(part & (counts > 0)):
+                edges = np.array(trace.path(int(node)))
+                tokens = sum(len(trace.steps[edge].tokens) for edge in edges)
+                times = float(counts[node])
+                own = Chain(index, edges, float(rewards[node]), times, single or times, tokens)
+                chains.append(own)
+        groups.append(Group(key, graded, tuple(chains), float(undecided), float(unfinished)))
+    return groups
+
+
+def _drawn(trace: Trace, credit: Credit) -> tuple[np.ndarray, float]:
+    """float64 [nodes]: how many samples the chains that ended at each node stand for; and how many
+    are one draw, 0: each chain is one.
+
+    What a search drew has a chain at each finished node. It counts by p / q, with its probability p
+    under the policy and q to be found (Horvitz and Thompson 1952), scaled so that the mean is 1.
+    """
+    if trace.independent:
+        return ended(trace), 1.0
+    if credit.searched == "refuse":
+        raise ValueError(
+            f"a search drew the trace {trace.id} ({trace.method}), so its chains are no samples of "
+            "the policy: sample them with method sample, or weigh them with searched=weigh"
+        )
+    ends = np.flatnonzero(trace.node_finished)
+    paths = map(trace.path, ends.tolist())
+    log_probs = np.array([trace.edge_log_prob[path].sum() for path in paths])
+    if np.isnan(log_probs).any():
+        raise ValueError(
+            f"the trace {trace.id} ({trace.method}) does not tell how likely its chains are, so "
+            "they cannot be weighed: sample them with method sample"
+        )
+    counts = np.zeros(len(trace.node_parent))
+    counts[ends] = multiplicity(log_probs) * len(ends)
+    return counts, 0.0
+
+
+def charged(groups: Sequence[Group], reference: Sequence[np.ndarray], weight: float) -> list[Group]:
+    """The groups with `weight` times the log-ratio of each chain to a reference taken off its
+    reward: the KL in the reward, by the estimator k1 (Ouyang et al. 2022; Schulman 2020).
+
+    reference  for each trace of the batch, float64 [edges]: log-prob of each step's tokens under
+               the reference
+    Raises ValueError where a trace does not hold the log-probs of its tokens.
+    """
+    moved = []
+    for group in groups:
+        ratios = {}
+        for index, one in group.graded.items():
+            ratios[index] = _log_probs(one.trace) - reference[index]
+        chains = []
+        for chain in group.chains:
+            ratio = float(ratios[chain.trace][chain.edges].sum())
+            if math.isnan(ratio):
+                raise ValueError(
+                    f"the trace {group.graded[chain.trace].trace.id} does not hold the log-probs "
+                    "of its tokens, so the KL cannot be in the reward: sample it anew, or give the "
+                    "KL in the loss"
+                )
+            chains.append(chain._replace(reward=chain.reward - weight * ratio))
+        moved.append(replace(group, chains=tuple(chains)))
+    return moved
+
+
+def _log_probs(trace: Trace) -> np.ndarray:
+    """float64 [edges]: log-prob of each step's tokens when it was sampled; nan: unknown."""
+    sums = []
+    for step in trace.steps:
+        known = len(step.log_probs) == len(step.tokens)
+        sums.append(math.fsum(step.log_probs) if known else math.nan)
+    return np.array(sums)
