@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,13 +33,14 @@ class TextStep:
 
 
 class _Block:
-    """`BLOCK` steps in a row, and their text."""
+    """`BLOCK` steps in a row, their text and their tokens."""
 
-    __slots__ = ("steps", "text")
+    __slots__ = ("steps", "text", "tokens")
 
     def __init__(self, steps: tuple[TextStep, ...]):
         self.steps = steps
         self.text = "".join(map(piece, steps))
+        self.tokens = tuple(itertools.chain.from_iterable(step.tokens for step in steps))
 
 
 class Chain(Sequence[TextStep]):
@@ -81,6 +83,14 @@ class Chain(Sequence[TextStep]):
         """The pieces of all steps, one after another."""
         return "".join([*[block.text for block in self._blocks], *map(piece, self._rest)])
 
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The sampled tokens of all steps, one after another."""
+        tokens: list[int] = []
+        for part in (*self._blocks, *self._rest):
+            tokens += part.tokens
+        return tuple(tokens)
+
     def __len__(self) -> int:
         return BLOCK * len(self._blocks) + len(self._rest)
 
@@ -94,9 +104,7 @@ class Chain(Sequence[TextStep]):
         return (self._rest if block == len(self._blocks) else self._blocks[block].steps)[place]
 
     def __iter__(self) -> Iterator[TextStep]:
-        for block in self._blocks:
-            yield from block.steps
-        yield from self._rest
+        return itertools.chain(*[block.steps for block in self._blocks], self._rest)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Chain) and self._blocks == other._blocks:  # they share them
@@ -149,6 +157,13 @@ def chain_text(state: Sequence[TextStep]) -> str:
     """
     text = state.text if isinstance(state, Chain) else "".join(map(piece, state))
     return text.rstrip("\n")
+
+
+def chain_tokens(state: Sequence[TextStep]) -> tuple[int, ...]:
+    """The sampled tokens of a chain, those of all steps one after another."""
+    if isinstance(state, Chain):
+        return state.tokens
+    return tuple(itertools.chain.from_iterable(step.tokens for step in state))
 
 
 def cut_text(state: Sequence[TextStep]) -> str:

@@ -14,9 +14,8 @@ import numpy as np
 
 from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import Prompts, prompting
-from guides.policies.sampled_tokens import SampledTokens
 from guides.policies.steps import blank_line, whole_step
-from search.chain import chain_of, cut_text
+from search.chain import chain_of, chain_tokens, cut_text
 from search.final_answer import thinking
 from search.guide import PRECISION, Proposal
 from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
@@ -126,7 +125,6 @@ class LM:
         self._blocks = blank_line(self.delimiter)
         self._values = values
         self._prompt = lru_cache(maxsize=4096)(self._encode_prompt)
-        self._sampled = SampledTokens()
 
     @property
     def greedy(self) -> bool:
@@ -241,7 +239,7 @@ class LM:
         """What the model reads: the prompt and the sampled tokens of all steps, never encoded
         again.
         """
-        return self._prompt(problem.prompt(state)) + self._sampled(state)
+        return self._prompt(problem.prompt(state)) + chain_tokens(state)
 
     async def _sample(
         self, problem: Problem, state: State, seed: int, avoid: Sequence[Avoided] = ()
@@ -271,8 +269,7 @@ class LM:
         """Whether a chain takes no more steps: it has them all, or fills the context."""
         if len(state) >= self.max_steps:
             return True
-        prompt = self._prompt(problem.prompt(state))
-        return len(prompt) + len(self._sampled(state)) >= self._context
+        return len(self.tokens(problem, state)) >= self._context
 
     @property
     def _context(self) -> int:

@@ -4,6 +4,9 @@ is found.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,36 @@ def test_an_outage_loses_nothing(tmp_path: Path, harm: str) -> None:
     trials = list(outages.outage_of(harm)(scene(tmp_path, np.random.default_rng(1))))
     assert len(trials) == 2
     assert [one for trial in trials for one in trial.faults] == []
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from benchmarks.processes.ordeals.disks import _disk
+with _disk(Path(sys.argv[1]), "size=64k") as disk:
+    print("" if disk is None else disk._holder.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_no_disk_stays_mounted_when_torture_is_killed(tmp_path: Path) -> None:
+    """It is mounted for a process that ends with it, and nobody else ever sees it."""
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / "disk")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        holder = process.stdout.readline().strip()
+        there = holder and Path(f"/proc/{holder}/mounts").read_text()
+        here = Path("/proc/mounts").read_text()
+        process.kill()
+    if not holder:
+        pytest.skip("no disk can be mounted here: that takes root")
+    assert str(tmp_path) in there and str(tmp_path) not in here
+    until = time.monotonic() + 60
+    while Path(f"/proc/{holder}/ns/mnt").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{holder}/ns/mnt").exists()
+    assert list((tmp_path / "disk").iterdir()) == []
 
 
 def written(path: Path, *answers: str) -> Path:

@@ -12,10 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guides.policies import sampled_tokens
-from guides.policies.sampled_tokens import SampledTokens
 from search import final_answer
-from search.chain import BLOCK, Chain, chain_of, chain_text, last_text
+from search.chain import BLOCK, Chain, chain_of, chain_text, chain_tokens, last_text
 from search.final_answer import THOUGHTS, Reading, boxed, spoken, thinking
 from search.problem import IllegalStep, TextProblem, TextStep
 
@@ -83,6 +81,8 @@ def test_a_chain_is_a_sequence_like_a_tuple(count, branch, data):
     assert chain == Chain(steps) and chain == chain_of(plain) and chain_of(chain) is chain
     assert tuple(other) == (*plain[:branch], TextStep("elsewhere")) and other != chain
     assert chain_text(chain) == chain_text(plain) and chain_text(other) == chain_text(tuple(other))
+    assert chain_tokens(chain) == chain_tokens(plain) == tuple(range(count))
+    assert chain_tokens(other) == tuple(range(min(branch, count)))
     place = data.draw(st.integers(-count - 2, count + 2))
     if -count <= place < count:
         assert chain[place] is plain[place]
@@ -135,18 +135,3 @@ def test_every_step_reads_what_is_new_alone(monkeypatch):
         state = problem.apply(state, TextStep(f"step {number} of many"))
         assert not problem.is_terminal(state)
     assert sum(seen) < 3 * len(chain_text(state))
-
-
-def test_tokens_are_those_of_all_steps(monkeypatch):
-    monkeypatch.setattr(sampled_tokens, "SHORT", 3)
-    monkeypatch.setattr(sampled_tokens, "ROOM", 60)
-    sampled = SampledTokens()
-    shared = TextStep("s", (7, 7))  # the last step of two chains
-    chains = [(), ()]
-    for number in range(12):
-        for which in (0, 1):
-            step = shared if number == 5 else TextStep("x", (number, which))
-            chains[which] = (*chains[which], step)
-            expected = tuple(token for step in chains[which] for token in step.tokens)
-            assert sampled(chains[which]) == expected == sampled(chains[which])
-    assert sampled._kept == sum(len(tokens) for _, tokens in sampled._known.values()) <= 60
