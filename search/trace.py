@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search import shards
+from search.files.atomic import atomic
 from search.kinds import build, kind_of
 from search.problem import Problem, TextStep
 from search.scheduling.requests import Usage
@@ -253,15 +253,9 @@ class Trace:
         """Write one shard: into a temporary file beside `path`, renamed when complete. Raises
         OSError (a full disk) and leaves nothing.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        try:
+        with atomic(Path(path)) as part:
             shards.write([_row(trace) for trace in traces], part)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        return path
+        return Path(path)
 
     @staticmethod
     def load(path: str | Path) -> list[Trace]:

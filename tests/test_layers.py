@@ -22,6 +22,7 @@ ROWS = (
         "search.imports",
         "search.child",
         "search.final_answer",
+        "search.files.atomic",
         "search.chain",
         "search.patterns",
         "search.plain_text",

@@ -14,20 +14,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from guides.builtin.chains_key import true_values
+from guides.builtin.example_trees import (
+    AFTER,
+    DISTRACTORS,
+    OPERATIONS,
+    PREMATURE,
+    Segment,
+    computing_order,
+    example_tree,
+    sizes,
+)
 from search.problems.chains import LETTERS, OPERATORS, Chains, Definition, compute, draw
 
 MODULUS = 11
-#: definitions to compute: how often
-OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}
-EARLY = 0.3  #: until this share of the training only up to `EASY` operations are drawn
-EASY = 3
-DISTRACTORS = 3  #: up to this many, evenly
-BRANCHES = 4  #: wrong lines in an example
-AFTER = 2  #: lines behind a wrong one, up to this many, evenly
-#: share of the branches that go on to an answer which give one at once, before all is computed
-PREMATURE = 0.25
-
-Segment = tuple[str, float, float, int]
 
 
 def examples(
@@ -56,10 +55,9 @@ def examples(
     value   1.0 or 0.0: are all lines up to here right
     """
     rng = random.Random(f"{seed} {shard}")
-    sizes = {int(k): p for k, p in operations.items() if progress >= EARLY or int(k) <= EASY}
     made = 0
     while made < count:
-        size = rng.choices(list(sizes), list(sizes.values()))[0]
+        (size,) = rng.choices(*sizes(operations, progress))
         problem = draw(rng, size, rng.randint(0, DISTRACTORS), MODULUS)
         if problem is not None and problem.split() == "train":
             yield _tree(problem, rng, ends)
@@ -80,20 +78,7 @@ def solution(problem: Chains) -> list[str]:
 
 def _order(problem: Chains, plan: list[str]) -> list[str]:
     """The planned variables in the order in which they are computed."""
-    left = list(plan)
-    known = set(problem.given)
-    order = []
-
-    def computable(name: str) -> bool:
-        a, _, b = problem.defined[name]
-        return a in known and b in known
-
-    while left:
-        name = next(filter(computable, reversed(left)))
-        left.remove(name)
-        known.add(name)
-        order.append(name)
-    return order
+    return computing_order(plan, problem.given, lambda name: problem.defined[name][::2])
 
 
 def _plan(problem: Chains, name: str) -> str:
@@ -112,17 +97,13 @@ def _value(definition: Definition, name: str, known: dict[str, int], problem: Ch
 
 
 def _tree(problem: Chains, rng: random.Random, ends: float) -> list[Segment]:
-    """The solution, and `BRANCHES` branches that leave it by a wrong line."""
     plan = problem.needed()
-    order = _order(problem, plan)
-    segments: list[Segment] = [(problem.prompt(problem.initial()) + "\n", 0.0, 1.0, -1)]
-    segments += [(text + "\n", 1.0, 1.0, i) for i, text in enumerate(solution(problem))]
-    for _ in range(BRANCHES):
-        at = rng.randrange(2 * len(plan))
-        whole = bool(ends) and rng.random() < ends
-        for i, text in enumerate(_branch(problem, plan, order, at, whole, rng)):
-            segments.append((text + "\n", 0.0, 0.0, len(segments) - 1 if i else at))
-    return segments
+    computed = _order(problem, plan)
+
+    def branch(at: int, whole: bool) -> Iterator[str]:
+        return _branch(problem, plan, computed, at, whole, rng)
+
+    return example_tree(problem.prompt(problem.initial()), solution(problem), branch, ends, rng)
 
 
 def _branch(

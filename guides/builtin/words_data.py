@@ -12,22 +12,21 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
+from guides.builtin.example_trees import (
+    AFTER,
+    DISTRACTORS,
+    OPERATIONS,
+    PREMATURE,
+    Segment,
+    computing_order,
+    example_tree,
+    sizes,
+)
 from guides.builtin.words_key import true_counts
 from search.problems.words import AMOUNTS, LIMIT, PAIRS, draw, split_of
 from search.problems.words_story import NAMES, PHRASES, Definition, Line, Story, tell
 
-#: definitions to compute: how often
-OPERATIONS: Mapping[int | str, float] = {1: 0.05, 2: 0.15, 3: 0.2, 4: 0.25, 5: 0.2, 6: 0.15}
-EARLY = 0.3  #: until this share of the training only up to `EASY` operations are drawn
-EASY = 3
-DISTRACTORS = 3  #: up to this many, evenly
-BRANCHES = 4  #: wrong lines in an example
-AFTER = 2  #: lines behind a wrong one, up to this many, evenly
-#: share of the branches that go on to an answer which give one at once, before all is counted
-PREMATURE = 0.25
 NEAR = 10  #: a made-up number differs by up to this much
-
-Segment = tuple[str, float, float, int]
 
 
 def examples(
@@ -55,10 +54,9 @@ def examples(
     value   1.0 or 0.0: are all lines up to here right
     """
     rng = random.Random(f"words {seed} {shard}")
-    sizes = {int(k): p for k, p in operations.items() if progress >= EARLY or int(k) <= EASY}
     made = 0
     while made < count:
-        size = rng.choices(list(sizes), list(sizes.values()))[0]
+        (size,) = rng.choices(*sizes(operations, progress))
         distractors = rng.randint(0, DISTRACTORS)
         story = None
         while story is None:
@@ -83,19 +81,7 @@ def solution(story: Story) -> list[str]:
 
 def _order(story: Story, plan: list[str]) -> list[str]:
     """The noted names in the order in which their counts are computed."""
-    left = list(plan)
-    known = set(story.given)
-    order = []
-
-    def computable(name: str) -> bool:
-        return known.issuperset(story.defined[name].operands)
-
-    while left:
-        name = next(filter(computable, reversed(left)))
-        left.remove(name)
-        known.add(name)
-        order.append(name)
-    return order
+    return computing_order(plan, story.given, lambda name: story.defined[name].operands)
 
 
 def _count(
@@ -115,17 +101,13 @@ def _count(
 
 
 def _tree(story: Story, rng: random.Random, ends: float) -> list[Segment]:
-    """The story told, its solution, and `BRANCHES` branches that leave that by a wrong line."""
     plan = story.needed()
-    order = _order(story, plan)
-    segments: list[Segment] = [(tell(story, rng) + "\n", 0.0, 1.0, -1)]
-    segments += [(text + "\n", 1.0, 1.0, i) for i, text in enumerate(solution(story))]
-    for _ in range(BRANCHES):
-        at = rng.randrange(2 * len(plan) + 1)
-        whole = bool(ends) and rng.random() < ends
-        for i, text in enumerate(_branch(story, plan, order, at, whole, rng)):
-            segments.append((text + "\n", 0.0, 0.0, len(segments) - 1 if i else at))
-    return segments
+    counted = _order(story, plan)
+
+    def branch(at: int, whole: bool) -> Iterator[str]:
+        return _branch(story, plan, counted, at, whole, rng)
+
+    return example_tree(tell(story, rng), solution(story), branch, ends, rng)
 
 
 def _branch(

@@ -11,13 +11,13 @@ import time
 from dataclasses import replace
 
 import pytest
-from answer_cases import TABLE, R, U, W
+from answer_cases import R, U, W
 from fakes import generated, scripted_guide
 
 import search
 from guides.answers import checker as answers
 from guides.answers import proofs
-from guides.answers.checker import Verdict, check, check_many, classes, examine
+from guides.answers.checker import Verdict, check, check_many, classes
 from search.choose import Finish, majority, merge_equal
 
 
@@ -26,12 +26,6 @@ def warm() -> None:
     """Starting the processes and importing sympy is no part of a check."""
     for future in [proofs.pool().submit(time.sleep, (0.01,), 5.0) for _ in range(2)]:
         future.result()
-
-
-@pytest.fixture(scope="module")
-def said() -> dict[tuple[str, str], tuple[Verdict, str]]:
-    pairs = [(text, target) for text, target, _ in TABLE]
-    return dict(zip(pairs, examine(pairs, seconds=20.0), strict=True))
 
 
 # -- the pool

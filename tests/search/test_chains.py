@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import search
 from benchmarks.tasks import steps_right, target_of
-from guides.builtin import chains_data, chains_key
+from guides.builtin import chains_data, chains_key, example_trees
 from guides.builtin.chains_key import mistakes, target
 from search.kinds import build
 from search.problem import IllegalStep, TextStep, check_problem
@@ -215,7 +215,7 @@ def test_training_labels_are_what_the_checker_says(ends: float) -> None:
         longest = max(longest, len(problem.needed()))
     assert longest == max(chains_data.OPERATIONS) and min(labels.values()) > 400
     easy = [parse(segments[0][0]) for segments in chains_data.examples(3, 0, 100, 0.0)]
-    assert max(len(p.needed()) for p in easy if isinstance(p, Chains)) == chains_data.EASY
+    assert max(len(p.needed()) for p in easy if isinstance(p, Chains)) == example_trees.EASY
 
 
 def test_wrong_branches_go_on_to_answers() -> None:

@@ -20,7 +20,7 @@ from story_cases import PROBLEM, by_equations, state
 import search
 from benchmarks.answers import gsm8k
 from benchmarks.tasks import STORIES, TASKS, identity, steps_right, target_of, training
-from guides.builtin import words_data, words_key
+from guides.builtin import example_trees, words_data, words_key
 from guides.builtin.words_key import mistakes, target
 from guides.data.grading import key_of, read_targets
 from search.files.problems_file import read_jobs
@@ -70,7 +70,7 @@ def test_training_labels_are_what_the_checker_says(ends: float) -> None:
     easy = [parse(segments[0][0]) for segments in words_data.examples(3, 0, 100, 0.0)]
     assert (
         max(len(p.story.needed()) for p in easy if isinstance(p, Words) and p.story)
-        == words_data.EASY
+        == example_trees.EASY
     )
 
 
