@@ -4,7 +4,6 @@ made of them.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -85,8 +84,8 @@ class Distillation:
 
 def check_thresholds(thresholds: Sequence[float]) -> None:
     """Raises ValueError for thresholds of rewards that do not rise within [0, 1]."""
-    rising = all(low < high for low, high in itertools.pairwise(thresholds))
-    if not rising or any(not 0.0 <= threshold <= 1.0 for threshold in thresholds):
+    rising = sorted(set(thresholds)) == list(thresholds)
+    if thresholds and not (rising and thresholds[0] >= 0.0 and thresholds[-1] <= 1.0):
         shown = ", ".join(map(str, thresholds))
         raise ValueError(f"thresholds are rewards in [0, 1] that rise, not {shown}: correct them")
 

@@ -83,13 +83,13 @@ def prepare(
     own, verdicts = _graded(replays, targets, reader, chosen)
     graded = hold_out(own, chosen.held_share)
     kept, held = _parted(graded, chosen.held_share)
-    others = []
+    others: list[Graded] = []
     for part in before:  # of a round each, whose samples vote among themselves
         others += _graded(part, targets, reader, chosen)[0]
     told = []
     for place in hinted:
         told += _unlabelled(_replays(Trace.load(place), reader, guide), targets, reader, chosen)
-    others = [one for one in hold_out([*others, *told], chosen.held_share) if not one.held]
+    others = _free(hold_out([*others, *told], chosen.held_share))
 
     report = _count(kept, others, chosen)
     report["rationalised"] = _rationalised(kept, told)
@@ -124,17 +124,19 @@ def language_of(traces: Sequence[Trace], settings: Mapping[str, Any]) -> dict[st
     """How a search asked its model, as all traces say; what they do not agree on is left out.
     Raises ValueError for what must be known to read them, where `settings` do not say it.
     """
-    language = {}
-    for name in dict.fromkeys(itertools.chain.from_iterable(trace.language for trace in traces)):
-        values = [trace.language.get(name) for trace in traces]
-        if all(value == values[0] for value in values):
-            language[name] = values[0]
-        elif name in READ_BY and name not in settings:
-            first = next(value for value in values if value != values[0])
-            raise ValueError(
-                f"the traces were made with different settings ({name} {values[0]!r} and "
-                f"{first!r}): give traces of one search, or say {name} yourself"
-            )
+    language = dict(traces[0].language)
+    for trace in traces:
+        for name in {**language, **trace.language}:
+            first = traces[0].language.get(name)
+            other = trace.language.get(name)
+            if first == other:
+                continue
+            if name in READ_BY and name not in settings:
+                raise ValueError(
+                    f"the traces were made with different settings ({name} {first!r} and "
+                    f"{other!r}): give traces of one search, or say {name} yourself"
+                )
+            language.pop(name, None)
     check_settings({"format": 1, **language}, "what the traces say of their search")
     return language
 
@@ -251,9 +253,12 @@ def _unlabelled(
 
 def _rationalised(kept: Sequence[Graded], told: Sequence[Graded]) -> int:
     """Problems with a right chain among those that were told the target, and with none before."""
-    solved = {one.replay.key for one in kept if (one.outcomes == 1.0).any()}
-    now = {one.replay.key for one in told if (one.outcomes == 1.0).any()}
-    return len(now - solved)
+    return len(_solved(told) - _solved(kept))
+
+
+def _solved(graded: Sequence[Graded]) -> set[str]:
+    """The keys of the problems that have a right chain."""
+    return {one.replay.key for one in graded if (one.outcomes == 1.0).any()}
 
 
 def _with_stored(replay: Replay, grades: np.ndarray, stored: Labels | None) -> Graded:
@@ -277,6 +282,15 @@ def _with_counted(replay: Replay, grades: np.ndarray, checker: Checker | None) -
     k, n = counts(replay.trace, outcomes)
     labels = Labels(np.where(checked, exact, k), np.where(checked, np.inf, n))
     return Graded(replay, grades, outcomes, labels)
+
+
+def _free(graded: Sequence[Graded]) -> list[Graded]:
+    """Those whose problems are not held out."""
+    kept = []
+    for one in graded:
+        if not one.held:
+            kept.append(one)
+    return kept
 
 
 def _parted(graded: Sequence[Graded], share: float) -> tuple[list[Graded], list[Graded]]:

@@ -160,11 +160,13 @@ def _confidence(replays: Sequence[Replay], sources: Sources) -> Found:
     for replay, own in zip(replays, outcomes, strict=True):
         trace = replay.trace
         for node in np.flatnonzero(trace.node_finished):
-            steps = [trace.steps[edge] for edge in trace.path(int(node))]
-            tokens = sum(len(step.tokens) for step in steps)
-            if tokens and all(len(step.log_probs) == len(step.tokens) for step in steps):
-                total = math.fsum(math.fsum(step.log_probs) for step in steps)
-                own[node] = math.exp(min(0.0, total / tokens))
+            tokens = 0
+            log_probs: list[float] = []
+            for edge in trace.path(int(node)):
+                tokens += len(trace.steps[edge].tokens)
+                log_probs += trace.steps[edge].log_probs
+            if tokens and len(log_probs) == tokens:
+                own[node] = math.exp(math.fsum(log_probs) / tokens)
     return Found(outcomes)
 
 
@@ -214,13 +216,14 @@ def _finishes(replay: Replay, outcomes: np.ndarray) -> list[Finish]:
 def _winner(found: Sequence[Finish], weights: Sequence[float]) -> str | None:
     """The answer with the most votes; None where two have as many, or only one sample voted."""
     votes: defaultdict[str, float] = defaultdict(float)
+    samples = 0
     for finish, weight in zip(found, weights, strict=True):
         votes[finish.answer] += weight
-    most = max(votes.values())
-    best = [answer for answer, weight in votes.items() if weight >= most * (1 - _TIE)]
-    if len(best) > 1 or sum(max(1, finish.visits) for finish in found) < 2:
+        samples += max(1, finish.visits)
+    (winner, most), *others = sorted(votes.items(), key=lambda vote: -vote[1])
+    if samples < 2 or (others and others[0][1] >= most * (1 - _TIE)):
         return None
-    return best[0]
+    return winner
 
 
 def _verifier(replays: Sequence[Replay], sources: Sources) -> Found:

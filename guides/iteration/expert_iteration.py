@@ -135,14 +135,14 @@ class _Run(Rounds[Plan]):
         for path in folder.glob("examples*.npz"):  # by a kill
             path.unlink()
         window = self._window(number)
-        told = [self.folder(i) / "hinted" for i in window if plan.hint is not None]
+        told = self._folders(window, "hinted") if plan.hint is not None else []
         try:
             report = prepare(
                 folder / "traces",
                 self._targets(window),
                 self.accepted(number),
                 part,
-                earlier=[self.folder(i) / "traces" for i in window[:-1]],
+                earlier=self._folders(window[:-1], "traces"),
                 hinted=told,
                 policy=plan.policy,
                 keep=plan.keep,
@@ -211,7 +211,7 @@ class _Run(Rounds[Plan]):
             counted = prepare(
                 folder / "traces", self._targets(range(1, number + 1)), base, examples,
                 held_file=held,
-                earlier=[self.folder(i) / "traces" for i in range(1, number)],
+                earlier=self._folders(range(1, number), "traces"),
                 policy="none", every_token=True, off_policy=True,
                 reward=self.plan.reward, verifier=self.plan.verifier, checker=self.plan.checker,
                 seed=self.plan.seed, held_share=HELD,
@@ -236,6 +236,10 @@ class _Run(Rounds[Plan]):
         """The rounds whose traces a round learns from, itself the last."""
         first = number - self.plan.window + 1 if self.plan.window else 1
         return list(range(max(1, first), number + 1))
+
+    def _folders(self, rounds: Sequence[int], name: str) -> list[Path]:
+        """The folders of that name of some rounds."""
+        return [self.folder(i) / name for i in rounds]
 
     def _targets(self, rounds: Sequence[int]) -> dict[str, str]:
         """The targets of the problems of some rounds."""

@@ -158,14 +158,14 @@ def test_a_restart_trains_the_base_and_a_window_reads_the_last_rounds(fake, tmp_
     )
     out = tmp_path / "out"
     expert_iteration(base, jobs, targets | held_targets, out, rounds=3, gate=held, plan=plan)
-    for number, window in ((1, [1]), (2, [1, 2]), (3, [2, 3])):
+    for number, learnt_from in ((1, [1]), (2, [1, 2]), (3, [2, 3])):
         config = json.loads((out / f"round-0{number}" / "training.json").read_text())
         read = [Path(path).parent.name for path in config["examples"]]
         assert read == [f"round-0{number}", tmp_path.name]
         learnt = json.loads((out / f"round-0{number}" / "examples.npz").read_text())[-1]
         seeds_of_traces = [seed for _, seed, _, _ in learnt]
         expected = set()
-        for earlier in window:
+        for earlier in learnt_from:
             for trace in Trace.load(out / f"round-0{earlier}/traces"):
                 expected.add(trace.seed)
         assert sorted(seeds_of_traces) == sorted(expected)

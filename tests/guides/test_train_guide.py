@@ -168,10 +168,10 @@ def test_the_whole_loop_by_the_commands(
         20,
     ]
     command += ["--held-out", 0]
-    assert main.main([*map(str, command), *FLAGS]) == 0
+    assert main.main(list(map(str, command))) == 0
     assert f"copse solve --guide {out}" in capsys.readouterr().out
     assert describe(out) == {"format": 1, "value_head": True, **SETTINGS}, (
-        "the next search needs no flags"
+        "neither the training nor the next search needs the flags of the search"
     )
     better = search(out, file, tmp_path / "again")
     assert share(Trace.load(traces)) < 0.5 and share(better) > 0.8, (
@@ -297,6 +297,43 @@ def refused(
         )
     assert not (folder / "e.npz").exists()
     return str(caught.value)
+
+
+def test_traces_say_how_their_model_was_asked(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
+    targets = read_targets(file)
+    found = Trace.load(traces)
+    assert all(trace.language == SETTINGS for trace in found)
+    report = prepare(traces, targets, base, tmp_path / "told.npz")
+    assert report["language"] == SETTINGS
+    prepare(traces, targets, base, tmp_path / "given.npz", settings=SETTINGS)
+    assert (tmp_path / "told.npz").read_bytes() == (tmp_path / "given.npz").read_bytes()
+    older = changed(traces, tmp_path, lambda trace: replace(trace, language={}))
+    assert (
+        prepare(older, targets, base, tmp_path / "older.npz", settings=SETTINGS)["language"] == {}
+    )
+
+
+def test_traces_of_different_searches_are_refused_where_flags_do_not_decide(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
+    targets = read_targets(file)
+    first = Trace.load(traces)[0].id
+
+    def other(trace: Trace, **settings: Any) -> Trace:
+        if trace.id != first:
+            return trace
+        return replace(trace, language={**trace.language, **settings})
+
+    mixed = changed(traces, tmp_path, lambda trace: other(trace, delimiter="u", max_steps=9))
+    with pytest.raises(ValueError, match="different settings .delimiter .*or say delimiter"):
+        prepare(mixed, targets, base, tmp_path / "e.npz")
+    report = prepare(mixed, targets, base, tmp_path / "e.npz", settings=SETTINGS)
+    assert "delimiter" not in report["language"] and "max_steps" not in report["language"]
+    broken = changed(traces, tmp_path, lambda trace: replace(trace, language={"colour": "red"}))
+    with pytest.raises(ValueError, match="what the traces say of their search: unknown setting"):
+        prepare(broken, targets, base, tmp_path / "f.npz")
 
 
 def test_what_nobody_can_learn_from_is_refused(

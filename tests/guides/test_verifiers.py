@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from safetensors.torch import load_file
 from verifier_cases import torch
 
 import guides.data.holdout
@@ -22,7 +23,8 @@ from guides.data.grading import Graded, Replay
 from guides.data.holdout import Held, held_of, hold_out, place_of
 from guides.data.labels import Labels, hardened, line_of, read_labels
 from guides.data.prepare import prepare
-from guides.training import train, train_guide
+from guides.training import train, train_guide, value_report
+from guides.training.value_report import FEWEST
 from models.checkpoints.checkpoint import describe, load_model, save_model, version
 from search.problem import TextStep
 from search.scheduling.requests import Usage
@@ -206,6 +208,49 @@ CHECKER = f"{__name__}:no_mistake"
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("at_once")
+def test_a_head_is_judged_in_the_type_that_it_was_trained_in(
+    base: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a checkpoint in bfloat16 whose weights are float32 while they are trained; few problems
+    do not tell how well the head tells chains apart.
+    """
+    from transformers import AutoModelForCausalLM
+
+    half = tmp_path / "half"
+    shutil.copytree(base, half)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+    model.save_pretrained(half)
+    (half / "digests.json").unlink(missing_ok=True)
+    seen = []
+    judge = value_report.judge
+
+    def judged(model: Any, tokenizer: Any, head: Any, held: Any) -> dict[str, Any]:
+        report = judge(model, tokenizer, head, held)
+        seen.append(model.dtype)
+        return report | {"within": 0.9, "within_problems": problems}
+
+    monkeypatch.setattr(value_report, "judge", judged)
+    options = TRAINING | {"epochs": 1}
+    for problems, known in ((FEWEST - 1, None), (FEWEST, 0.9)):
+        out = train_guide.train_guide(
+            folder,
+            {},
+            half,
+            tmp_path / f"new{problems}",
+            options,
+            policy="none",
+            checker=CHECKER,
+            held_out=0.3,
+            off_policy=True,
+        )
+        assert describe(out).get("within") == known
+        weights = load_file(out / "model.safetensors")
+        assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    assert seen == [torch.float32, torch.float32]
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("at_once")
 def test_a_verifier_learns_the_planted_steps_and_its_report_says_so(
     base: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -216,7 +261,10 @@ def test_a_verifier_learns_the_planted_steps_and_its_report_says_so(
     assert report["within"] > 0.95 and report["auroc"] > 0.95 and report["steps"]["f1"] > 0.9, (
         report
     )
-    assert describe(out)["within"] == pytest.approx(report["within"], abs=1e-4)
+    few = report["within_problems"] < FEWEST
+    assert ("within" in describe(out)) is not few
+    if not few:
+        assert describe(out)["within"] == pytest.approx(report["within"], abs=1e-4)
     best, majority = ([row[name] for row in report["best_of"]] for name in ("best", "majority"))
     assert best[-1] > 0.95 > best[0] and best == sorted(best) and best[-1] > majority[-1]
     held = held_out(Trace.load(folder), 0.3)
