@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from guides.data.advantages import Credit, Group, advantage_segments, advantages, groups_of
+from guides.data.advantages import advantage_segments, advantages
 from guides.data.distill import counts, split
 from guides.data.examples import Segment, write_examples
 from guides.data.grading import Graded, Replay
+from guides.data.groups import Credit, Group, groups_of
 from guides.data.labels import Labels
 from guides.data.trace_rewards import Sources, rewards_of
 from guides.data.trace_tokens import TraceReader

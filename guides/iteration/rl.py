@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset
 
-from guides.data.advantages import Credit
 from guides.data.credit_examples import Creditor, useful
 from guides.data.examples import ExampleFile
+from guides.data.groups import Credit
 from guides.data.trace_rewards import Sources, check_reward, needs_targets
 from guides.iteration.plan import SearchPlan
 from guides.iteration.rl_numbers import numbers_of, write_rounds
