@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.output import row, table, write_csv
 from guides.training.tree_attention import added, tree_states, use_trees, visible
 from models.checkpoints.heads import ValueHead
+
+log = logging.getLogger(__name__)
 
 #: hidden, inner, layers, heads, heads of keys, tokens in the vocabulary
 SHAPES = {
@@ -178,6 +181,7 @@ def measure(
             run()
             seconds = (time.perf_counter() - start) * times
             model.zero_grad()
+            log.info("%s %s, %s: %.2f s", shape, layout, way, seconds)
             work = of_rows if way.startswith("rows") else of_tree
             timings.append(
                 Timing(shape, leaves, leaf, prompt, way, repetition, round(seconds, 3), work)
@@ -221,6 +225,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="rows of a batch")
     parser.add_argument("--out", type=Path, help="folder for trees.csv")
     given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     sizes = list(map(int, given.sizes.split(",")))
     timings: list[Timing] = []
@@ -230,7 +235,7 @@ def main() -> None:
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         write_csv(given.out / "trees.csv", timings)
-    print(report(timings))
+    log.info("\n%s", report(timings))
 
 
 if __name__ == "__main__":

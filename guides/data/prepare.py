@@ -22,6 +22,7 @@ from guides.data.examples import Segment, write_examples
 from guides.data.grading import Checker, Graded, Replay, checker_of
 from guides.data.holdout import held_of, hold_out
 from guides.data.labels import Labels, hardened, read_labels
+from guides.data.preferences import Pairing, pairs_of
 from guides.data.trace_tokens import TraceReader
 from guides.engines import locate
 from models.checkpoints.checkpoint import describe, resolve, version
@@ -49,6 +50,8 @@ class Distillation:
                 checker
     hard        labels are 0 or 1: is any outcome at or below right?
     held_share  share of the problems, in [0, 1), that is in no example (`guides.data.holdout`)
+    pairs       preferences are learnt, too: a `guides.data.preferences.Pairing`, or its fields; of
+                chains at most `keep` a trace
 
     Raises ValueError for values that are none of these, two sources of labels, and a file that is
     not there.
@@ -63,8 +66,11 @@ class Distillation:
     hard: bool = False
     every_token: bool = False
     held_share: float = 0.0
+    pairs: Pairing | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.pairs, dict):  # from a file
+            object.__setattr__(self, "pairs", Pairing(**self.pairs))
         check(self.policy, self.keep)
         checker_of(self.checker)
         if self.checker is not None and self.labels is not None:
@@ -104,7 +110,7 @@ def prepare(
 
     Returns {"traces", "problems", "graded", "solved" (problems each), "outcomes", "right" (finished
     nodes), "solutions" (right ones at most `keep` a trace), "kinds", "held" (problems), "examples",
-    "tokens", "labels"}. Raises ValueError, before anything is written, for traces that nothing can
+    "tokens", "labels", "pairs"}. Raises ValueError, before anything is written, for traces that nothing can
     be learnt from.
     """
     chosen = Distillation(**choices)
@@ -125,10 +131,11 @@ def prepare(
     write_examples(out_file, examples, seed=chosen.seed)
     if held and held_file is not None:
         held_of(held).save(Path(held_file))
-    report |= {"examples": len(examples), "tokens": 0, "labels": 0}
+    report |= {"examples": len(examples), "tokens": 0, "labels": 0, "pairs": 0}
     for segment in itertools.chain.from_iterable(examples):
         report["tokens"] += len(segment.tokens)
         report["labels"] += segment.outcomes > 0
+        report["pairs"] += len(segment.over)
     return report
 
 
@@ -291,6 +298,11 @@ def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segm
     keys = []
     whole = []
     for one, rng in zip(graded, rngs, strict=True):
+        pairs: list[tuple[int, int]] = []
+        if chosen.pairs is not None:
+            pairs = pairs_of(
+                one.trace, one.outcomes, one.labels, chosen.pairs, keep=chosen.keep, rng=rng
+            )
         example = distill(
             one.trace,
             one.outcomes,
@@ -300,6 +312,7 @@ def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segm
             rng=rng,
             labels=one.labels,
             every_token=chosen.every_token,
+            pairs=pairs,
         )
         keys.append(one.replay.key)
         whole.append(example)
@@ -311,6 +324,11 @@ def _distilled(graded: Sequence[Graded], chosen: Distillation) -> list[list[Segm
         raise ValueError(
             f"no step of the {len(graded)} traces has a label, and nothing is imitated: label "
             "them, or choose another --policy"
+        )
+    if chosen.pairs is not None and not any(one.over for one in itertools.chain(*examples)):
+        raise ValueError(
+            f"no two {chosen.pairs.kind} of the {len(graded)} traces differ in what they are "
+            "worth: search more, or ask for fewer visits and a smaller margin"
         )
     return examples
 

@@ -46,7 +46,66 @@ class Optimizer(StrEnum):
     muon = "muon"
 
 
-# flags that both commands have
+class Pairs(StrEnum):
+    """`guides.data.preferences.KINDS`."""
+
+    steps = "steps"
+    chains = "chains"
+
+
+class Preference(StrEnum):
+    """`guides.training.options.PREFERENCES`."""
+
+    dpo = "dpo"
+    ipo = "ipo"
+
+
+# flags that several commands have
+Traces = Annotated[
+    Path,
+    typer.Option(
+        "--from",
+        metavar="DIR",
+        show_default=False,
+        help="Traces that copse solve --traces wrote.",
+    ),
+]
+Base = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR",
+        show_default=False,
+        help="The model that made them, which is trained further.",
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        metavar="DIR",
+        show_default=False,
+        help="Folder of the new model. A run that was killed goes on.",
+    ),
+]
+Targets = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help='The problems with a "target" in each line; those that verify themselves need none.',
+    ),
+]
+HeldOut = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE",
+        help="Of the problems, on which the values are calibrated and judged instead. 0: none.",
+    ),
+]
+OffPolicy = Annotated[
+    bool,
+    typer.Option(
+        "--off-policy", help="Take traces that another model with the same tokenizer made."
+    ),
+]
 Imitated = Annotated[
     Policy,
     typer.Option(
@@ -162,39 +221,10 @@ def train_builtin(
 )
 def train_guide(
     *,
-    traces: Annotated[
-        Path,
-        typer.Option(
-            "--from",
-            metavar="DIR",
-            show_default=False,
-            help="Traces that copse solve --traces wrote.",
-        ),
-    ],
-    base: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="The model that made them, which is trained further.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="Folder of the new model. A run that was killed goes on.",
-        ),
-    ],
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help='The problems with a "target" in each line; those that verify themselves need '
-            "none.",
-        ),
-    ] = None,
+    traces: Traces,
+    base: Base,
+    out: Out,
+    targets: Targets = None,
     policy: Imitated = Policy.solutions,
     keep: Kept = 10,
     checker: Checked = None,
@@ -216,20 +246,9 @@ def train_guide(
             help="Label each token of a step, not only its last: an outcome verifier.",
         ),
     ] = False,
-    held_out: Annotated[
-        float,
-        typer.Option(
-            metavar="SHARE",
-            help="Of the problems, on which the values are calibrated and judged instead. 0: none.",
-        ),
-    ] = 0.1,
+    held_out: HeldOut = 0.1,
     training: TrainingOptions,
-    off_policy: Annotated[
-        bool,
-        typer.Option(
-            "--off-policy", help="Take traces that another model with the same tokenizer made."
-        ),
-    ] = False,
+    off_policy: OffPolicy = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
     allow: Allowed = None,
     options: ModelOptions,
@@ -267,6 +286,84 @@ def train_guide(
         )
     else:
         _done(folder)
+
+
+@train.command("preferences")
+@shares_options(
+    ASKED,
+    without=(*ADVANCED, "temperature", "top_p", "device", "dtype", "slots"),
+    delimiter=STEP_END,
+)
+def train_preferences(
+    *,
+    traces: Traces,
+    base: Base,
+    out: Out,
+    targets: Targets = None,
+    pairs: Annotated[
+        Pairs,
+        typer.Option(
+            help="The best and the worst step of each node by Q, or right and wrong chains."
+        ),
+    ] = Pairs.steps,
+    visits: Annotated[
+        int, typer.Option(min=1, help="Least visits of a step that is in a pair.")
+    ] = 2,
+    mix: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="A step counts MIX * Q + (1 - MIX) * the value that the guide gave."
+        ),
+    ] = 1.0,
+    margin: Annotated[
+        float, typer.Option(min=0, help="By which the better step of a pair is more.")
+    ] = 0.0,
+    keep: Annotated[int, typer.Option(min=1, help="Most pairs of chains of a search.")] = 10,
+    loss: Annotated[Preference, typer.Option(help="Of a pair.")] = Preference.dpo,
+    beta: Annotated[float, typer.Option(help="How much the model is held to the reference.")] = 0.1,
+    per_token: Annotated[
+        bool,
+        typer.Option("--per-token", help="Divide log-probs by the number of tokens."),
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="A model with the same tokenizer. Default: --base as it is."
+        ),
+    ] = None,
+    held_out: HeldOut = 0.1,
+    training: TrainingOptions,
+    off_policy: OffPolicy = False,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same model.")] = 0,
+    allow: Allowed = None,
+    options: ModelOptions,
+) -> None:
+    """Train a model to prefer what its own searches found better (DPO, IPO)."""
+    log_progress()
+    add_working_folder()
+    kinds.allow(allow or [])
+    answers = {}
+    if targets is not None:
+        answers = import_ours("guides.data.grading").read_targets(targets)
+    preference = {"kind": loss.value, "beta": beta, "per_token": per_token}
+    pairing = import_ours("guides.data.preferences").Pairing(pairs.value, visits, mix, margin)
+    _done(
+        import_ours("guides.training.train_guide").train_guide(
+            traces,
+            answers,
+            base,
+            out,
+            training.chosen | {"preference": preference},
+            policy="none",
+            keep=keep,
+            pairs=pairing,
+            reference=reference,
+            held_out=held_out,
+            seed=seed,
+            off_policy=off_policy,
+            settings=options.kept,
+        )
+    )
 
 
 @train.command("iterate")
