@@ -1,5 +1,5 @@
-"""Forward and backward of one tree of texts, beside the same texts as rows of their own: seconds,
-and how near their ratio comes to that of the FLOPs.
+"""Forward and backward of one tree of texts, beside the same texts as rows of their own: seconds of
+one thread, and how near their ratio comes to that of the FLOPs.
 
     python -m benchmarks.learning.trees --out DIR
 
@@ -43,7 +43,7 @@ FITS = 8 << 30  #: bytes that the attention scores of "mask" may take
 
 @dataclass(frozen=True)
 class Timing:
-    """seconds: of the whole layout; flops: forward and backward, of visible pairs alone."""
+    """seconds: of the processor, for the whole layout; flops: forward and backward, of visible pairs alone."""
 
     model: str
     leaves: int
@@ -177,9 +177,9 @@ def measure(
     for repetition in range(repetitions):
         for way, (run, times) in ways(model, layout, sizes).items():
             gc.collect()
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            seconds = (time.perf_counter() - start) * times
+            seconds = (time.process_time() - start) * times
             model.zero_grad()
             log.info("%s %s, %s: %.2f s", shape, layout, way, seconds)
             work = of_rows if way.startswith("rows") else of_tree

@@ -110,8 +110,8 @@ def prepare(
 
     Returns {"traces", "problems", "graded", "solved" (problems each), "outcomes", "right" (finished
     nodes), "solutions" (right ones at most `keep` a trace), "kinds", "held" (problems), "examples",
-    "tokens", "labels", "pairs"}. Raises ValueError, before anything is written, for traces that nothing can
-    be learnt from.
+    "tokens", "labels", "pairs"}. Raises ValueError, before anything is written, for traces that
+    nothing can be learnt from.
     """
     chosen = Distillation(**choices)
     folder = resolve(locate(base))
