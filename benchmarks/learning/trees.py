@@ -1,5 +1,5 @@
-"""Forward and backward of one tree of texts, beside the same texts as rows of their own: seconds,
-and how near their ratio comes to that of the FLOPs.
+"""Forward and backward of one tree of texts, beside the same texts as rows of their own: seconds of
+one thread, and how near their ratio comes to that of the FLOPs.
 
     python -m benchmarks.learning.trees --out DIR
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ from benchmarks.output import row, table, write_csv
 from guides.training.tree_attention import added, tree_states, use_trees, visible
 from models.checkpoints.heads import ValueHead
 
+log = logging.getLogger(__name__)
+
 #: hidden, inner, layers, heads, heads of keys, tokens in the vocabulary
 SHAPES = {
     "builtin": (192, 512, 6, 3, 3, 1216),
@@ -40,7 +43,9 @@ FITS = 8 << 30  #: bytes that the attention scores of "mask" may take
 
 @dataclass(frozen=True)
 class Timing:
-    """seconds: of the whole layout; flops: forward and backward, of visible pairs alone."""
+    """seconds: of the CPU, for the whole layout; flops: forward and backward, of visible pairs
+    alone.
+    """
 
     model: str
     leaves: int
@@ -174,10 +179,11 @@ def measure(
     for repetition in range(repetitions):
         for way, (run, times) in ways(model, layout, sizes).items():
             gc.collect()
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            seconds = (time.perf_counter() - start) * times
+            seconds = (time.process_time() - start) * times
             model.zero_grad()
+            log.info("%s %s, %s: %.2f s", shape, layout, way, seconds)
             work = of_rows if way.startswith("rows") else of_tree
             timings.append(
                 Timing(shape, leaves, leaf, prompt, way, repetition, round(seconds, 3), work)
@@ -221,6 +227,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="rows of a batch")
     parser.add_argument("--out", type=Path, help="folder for trees.csv")
     given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     sizes = list(map(int, given.sizes.split(",")))
     timings: list[Timing] = []
@@ -230,7 +237,7 @@ def main() -> None:
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         write_csv(given.out / "trees.csv", timings)
-    print(report(timings))
+    log.info("\n%s", report(timings))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def distill(
     rng: np.random.Generator,
     labels: Labels | None = None,
     every_token: bool = False,
+    pairs: Sequence[tuple[int, int]] = (),
 ) -> list[Segment]:
     """One example of one trace; [] where there is nothing to learn from it.
 
@@ -39,6 +40,7 @@ def distill(
     labels    of the nodes, k of n; None: `counts`
     every_token  a step's label stands at each of its tokens, not only at its end; the prompt's at
                  its end
+    pairs     nodes and others that they are preferred to (`guides.data.preferences`)
     policy    what is imitated, the weights:
         "solutions"  up to `keep` different right chains (outcome 1), drawn by `rng`; the weight of
                      a step is the share of them that go through it, so every solved problem weighs
@@ -51,7 +53,7 @@ def distill(
                      control of the first
         "none"       nothing: only the value labels are learnt
 
-    What is neither imitated nor labelled, nor followed by what is, is left out.
+    What is neither imitated, labelled nor in a pair, nor followed by what is, is left out.
     """
     check(policy, keep)
     k, n = labels or counts(trace, outcomes)
@@ -61,7 +63,7 @@ def distill(
         weights = _visit_shares(trace)
     else:
         weights = _chain_shares(trace, outcomes, policy, keep, rng)
-    return segments_of(trace, prompt, Labels(k, n), {"weight": weights}, every_token)
+    return segments_of(trace, prompt, Labels(k, n), {"weight": weights}, every_token, pairs)
 
 
 def segments_of(
@@ -70,16 +72,19 @@ def segments_of(
     labels: Labels,
     columns: Mapping[str, np.ndarray],
     every_token: bool = False,
+    pairs: Sequence[tuple[int, int]] = (),
 ) -> list[Segment]:
     """A trace as segments: the prompt, then the steps that have a label or an entry in `columns`
     that is not 0, or lead to one that has; [] where there is none.
 
     columns  fields of `Segment`, float64 [edges] each: of the segment of each edge
+    pairs    nodes and others that they are preferred to (`guides.data.preferences`), which are kept
     """
     k, n = labels
     kept = n > 0
     for column in columns.values():
         kept[1:] |= column[trace.node_edge[1:]] != 0
+    kept[[node for pair in pairs for node in pair]] = True
     for node in range(len(kept) - 1, 0, -1):  # a child stands behind its parent
         kept[trace.node_parent[node]] |= kept[node]
     place = {0: 0}  # node -> the segment that ends there
@@ -96,6 +101,9 @@ def segments_of(
         segments.append(segment._replace(**own))
     if len(segments) == 1:  # the prompt alone
         return []
+    for better, worse in pairs:
+        segment = segments[place[better]]
+        segments[place[better]] = segment._replace(over=(*segment.over, place[worse]))
     return segments
 
 
@@ -205,39 +213,39 @@ def _visit_shares(trace: Trace) -> np.ndarray:
 
 def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
     """Parts of an example with at most `longest` tokens each, so that a batch fits into memory; a
-    longer single chain stays whole.
+    longer single chain, or pair of them, stays whole.
 
     A part is a few chains from the prompt on. What several parts share stands in each, but has its
-    weight and label in the first only: trained together, they are the example.
+    weight, label and pairs in the first only that can have them: trained together, they are the
+    example.
     """
     if sum(len(segment.tokens) for segment in example) <= longest:
         return [list(example)]
-    paths = [[0]]
-    parents: set[int] = set()
-    for i, segment in enumerate(example[1:], 1):
-        paths.append([*paths[segment.parent], i])
-        parents.add(segment.parent)
     parts: list[set[int]] = []
     size = 0
-    # chains that share much stand side by side
-    for path in sorted(paths[i] for i in range(len(example)) if i not in parents):
-        fresh = set(path)
-        if parts:
-            fresh -= parts[-1]
+    for unit in _units(example):
+        if any(unit <= part for part in parts):
+            continue
+        fresh = unit - parts[-1] if parts else unit
         if parts and size + _length(example, fresh) <= longest:
             parts[-1] |= fresh
         else:
-            fresh = set(path)
+            fresh = set(unit)
             parts.append(fresh)
             size = 0
         size += _length(example, fresh)
     seen: set[int] = set()  # segments that stand in an earlier part
+    paired: set[tuple[int, int]] = set()
     examples = []
     for part in map(sorted, parts):
         place = {-1: -1} | {i: at for at, i in enumerate(part)}
         moved = []
         for i in part:
-            segment = example[i]._replace(parent=place[example[i].parent])
+            pairs = {(i, other) for other in example[i].over if other in place} - paired
+            paired |= pairs
+            segment = example[i]._replace(
+                parent=place[example[i].parent], over=sorted(place[other] for _, other in pairs)
+            )
             if i in seen:
                 segment = segment._replace(
                     weight=0.0, value=math.nan, outcomes=0.0, samples=0.0, positive=0.0,
@@ -247,6 +255,22 @@ def split(example: Sequence[Segment], longest: int) -> list[list[Segment]]:
         examples.append(moved)
         seen.update(part)
     return examples
+
+
+def _units(example: Sequence[Segment]) -> list[set[int]]:
+    """What stays together, as segments: chains from the prompt on, and two where they are a pair.
+    Those that share much stand side by side.
+    """
+    paths = [[0]]
+    parents: set[int] = set()
+    for i, segment in enumerate(example[1:], 1):
+        paths.append([*paths[segment.parent], i])
+        parents.add(segment.parent)
+    units = [(path, set(path)) for i, path in enumerate(paths) if i not in parents]
+    for i, segment in enumerate(example):
+        units += [(paths[i], {*paths[i], *paths[other]}) for other in segment.over]
+    # a pair stands before the chains that it begins
+    return [unit for _, unit in sorted(units, key=lambda one: (one[0], -len(one[1])))]
 
 
 def _length(example: Sequence[Segment], places: set[int]) -> int:

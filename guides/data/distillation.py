@@ -4,6 +4,7 @@ made of them.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from guides.data.distill import check, distill, drawn, least, may_be_imitated, split
 from guides.data.examples import Segment
 from guides.data.grading import Graded, checker_of
+from guides.data.preferences import Pairing, pairs_of
 from guides.data.trace_rewards import check_reward
 
 LONGEST = 512  #: tokens of an example, whose pass takes memory with their square
@@ -39,6 +41,8 @@ class Distillation:
                 checker
     hard        labels are 0 or 1: is any outcome at or below right?
     held_share  share of the problems, in [0, 1), that is in no example (`guides.data.holdout`)
+    pairs       preferences are learnt, too: a `guides.data.preferences.Pairing`, or its fields; of
+                chains at most `keep` a trace
 
     Raises ValueError for values that are none of these, two sources of labels, and a file that is
     not there.
@@ -56,8 +60,11 @@ class Distillation:
     hard: bool = False
     every_token: bool = False
     held_share: float = 0.0
+    pairs: Pairing | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.pairs, dict):  # from a file
+            object.__setattr__(self, "pairs", Pairing(**self.pairs))
         check(self.policy, self.keep)
         check_reward(self.reward, self.verifier)
         check_thresholds(self.thresholds)
@@ -131,6 +138,11 @@ def distilled(
     for one, own in zip(graded, ends, strict=True):
         imitated = np.zeros(len(one.outcomes))
         imitated[list(own)] = 1.0
+        pairs: list[tuple[int, int]] = []
+        if chosen.pairs is not None:
+            pairs = pairs_of(
+                one.trace, one.outcomes, one.labels, chosen.pairs, keep=chosen.keep, rng=rng
+            )
         example = distill(
             one.trace,
             imitated,
@@ -140,6 +152,7 @@ def distilled(
             rng=rng,
             labels=one.labels,
             every_token=chosen.every_token,
+            pairs=pairs,
         )
         whole.append(example)
     keys = [one.replay.key for one in graded]
@@ -151,6 +164,11 @@ def distilled(
         raise ValueError(
             f"no step of the {len(graded)} traces has a label, and nothing is imitated: label "
             "them, or choose another --policy"
+        )
+    if chosen.pairs is not None and not any(one.over for one in itertools.chain(*examples)):
+        raise ValueError(
+            f"no two {chosen.pairs.kind} of the {len(graded)} traces differ in what they are "
+            "worth: search more, or ask for fewer visits and a smaller margin"
         )
     return examples
 

@@ -1,5 +1,5 @@
 """Training examples on disk: trees of token segments, each with an imitation weight, a value label
-and advantages.
+and advantages, and pairs of which one is preferred.
 
 A segment continues the one that is its parent, so branches share what they have in common: the
 prompt is read once, however many answers follow it. A row is read in one pass, where each token
@@ -25,6 +25,9 @@ A file is an uncompressed `.npz`, written under another name and renamed when co
     negative  float32 [segments]           sum of those below 0
     log_probs float32 [tokens]             of each token when it was sampled, nan: unknown; a file
               without any has none
+    pairs     int16 [pairs, 2]             indices, within the example, of a segment and of one that
+              it is preferred to; a file without any has neither this nor
+    paired    uint32 [examples]            pairs of each example
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ class Segment(NamedTuple):
             as many samples of the policy went through the segment, with advantages of that sum
             above and below 0: two sums, because a bound on the ratio treats them differently
     log_probs  of its tokens under the distribution that they were sampled from; (): unknown
+    over       segments of the example that it is preferred to, as the end of its text to the end of
+               theirs; neither continues the other
     """
 
     tokens: Sequence[int]
@@ -66,6 +71,7 @@ class Segment(NamedTuple):
     positive: float = 0.0
     negative: float = 0.0
     log_probs: Sequence[float] = ()
+    over: Sequence[int] = ()
 
 
 Row = dict[str, np.ndarray]
@@ -111,8 +117,25 @@ def write_examples(
         arrays[name] = column(name, np.float32)
     if any(len(segment.log_probs) for segment in flat):
         arrays["log_probs"] = _log_probs(flat)
+    if any(len(segment.over) for segment in flat):
+        pairs = _pairs(flat, sizes)
+        arrays["pairs"] = np.concatenate(pairs)
+        arrays["paired"] = np.array(list(map(len, pairs)), np.uint32)
     with atomic(Path(path)) as part, part.open("wb") as file:
         np.savez(file, **arrays)
+
+
+def _pairs(segments: Sequence[Segment], sizes: Sequence[int]) -> list[np.ndarray]:
+    """int16 [pairs, 2] of each example."""
+    found = []
+    start = 0
+    for size in sizes:
+        own: list[tuple[int, int]] = []
+        for i, segment in enumerate(segments[start : start + size]):
+            own += [(i, other) for other in segment.over]
+        found.append(np.array(own, np.int16).reshape(-1, 2))
+        start += size
+    return found
 
 
 def _log_probs(segments: Sequence[Segment]) -> np.ndarray:
@@ -145,6 +168,7 @@ class ExampleFile(Dataset[Row]):
     positive   float32 [n], at least 0
     negative   float32 [n], at most 0
     log_probs  float32 [n], at most 0; nan: unknown
+    pairs      int64 [pairs, 2], the last token of a text and of one that it is preferred to
     """
 
     def __init__(self, path: str | Path):
@@ -156,6 +180,8 @@ class ExampleFile(Dataset[Row]):
                     arrays[name] = file.get(name, blank)
                 unknown = np.full(len(arrays["tokens"]), np.nan, np.float32)
                 arrays["log_probs"] = file.get("log_probs", unknown)
+                pairs = file.get("pairs", np.zeros((0, 2), np.int16))
+                paired = file.get("paired", np.zeros(len(arrays["segments"]), np.uint32))
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ValueError(
                 f"{path} holds no training examples ({error}): write it again with write_examples"
@@ -169,6 +195,8 @@ class ExampleFile(Dataset[Row]):
         self.positive = arrays["positive"]
         self.negative = arrays["negative"]
         self.log_probs = arrays["log_probs"]
+        self.pairs = pairs.astype(np.int64)
+        self.paired = np.concatenate([[0], np.cumsum(paired, dtype=np.int64)])
         self.lengths = arrays["lengths"].astype(np.int64)
         self.parents = arrays["parents"].astype(np.int64)
         self.segments = np.concatenate([[0], np.cumsum(arrays["segments"], dtype=np.int64)])
@@ -219,6 +247,7 @@ class ExampleFile(Dataset[Row]):
             "positive": spread(self.positive),
             "negative": spread(self.negative),
             "log_probs": self.log_probs[text],
+            "pairs": lasts[place[self.pairs[self.paired[index] : self.paired[index + 1]]]],
         }
 
 
@@ -279,7 +308,8 @@ class Shards(Dataset[Row]):
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rows padded on the right to the longest, as tensors [rows, longest].
+    """Rows padded on the right to the longest, as tensors [rows, longest]; "pairs": int64 [pairs,
+    3], the row and the two tokens of each.
 
     Padding has token 0, weight 0, value and log-prob nan, all else 0; as its `ends` are 0, nothing
     attends to it.
@@ -287,9 +317,13 @@ def collate(rows: Sequence[Row]) -> dict[str, Any]:
     longest = max(len(row["tokens"]) for row in rows)
     batch = {}
     for name, first in rows[0].items():
+        if name == "pairs":
+            continue
         blank = np.nan if name in ("values", "log_probs") else 0
         padded = np.full((len(rows), longest), blank, first.dtype)
         for i, row in enumerate(rows):
             padded[i, : len(row[name])] = row[name]
         batch[name] = torch.from_numpy(padded)
+    pairs = [np.insert(row["pairs"], 0, i, axis=1) for i, row in enumerate(rows)]
+    batch["pairs"] = torch.from_numpy(np.concatenate(pairs))
     return batch

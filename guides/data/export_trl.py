@@ -1,8 +1,11 @@
-"""Labels as training data of other programs: the columns of TRL's process reward models.
+"""Labels and preferences as training data of other programs, in TRL's columns.
 
-A row is a finished chain: `prompt` (text), `completions` (the texts of its steps), `labels` (one a
-step). TRL makes `int(label)` of each, so that 0.9 would become 0: labels are true booleans, and
-floats only where they are asked for, for trainers that take them.
+For its process reward models a row is a finished chain: `prompt` (text), `completions` (the texts
+of its steps), `labels` (one a step). TRL makes `int(label)` of each, so that 0.9 would become 0:
+labels are true booleans, and floats only where they are asked for, for trainers that take them.
+
+For its preferences a row is a pair: `prompt` (text, with the steps that both have in common),
+`chosen` and `rejected` (text).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 
 from guides.data.labellers import above
 from guides.data.labels import Labels
+from guides.data.preferences import Pairing, pairs_of
 from search.files.atomic import atomic
 from search.trace import Trace
 
@@ -82,8 +86,65 @@ def export_prm(
         raise ValueError(
             f"no finished chain of {len(traces)} traces has a label at its first step: {hint}"
         )
+    columns = {"prompt": "string", "completions": "list<string>"}
+    columns["labels"] = "list<double>" if soft else "list<bool>"
     with atomic(out) as part:
-        _write(rows, part, out.suffix, soft)
+        _write(rows, part, out.suffix, columns)
+    return len(rows)
+
+
+def preference_rows(trace: Trace, pairs: Sequence[tuple[int, int]]) -> Iterator[dict[str, str]]:
+    """A row for each pair of nodes of a trace, the better one first."""
+    problem = trace.problem()
+    prompt = problem.prompt(problem.initial())
+    for pair in pairs:
+        better, worse = map(trace.path, pair)
+        common = 0
+        while better[common] == worse[common]:
+            common += 1
+        yield {
+            "prompt": prompt + _text(trace, better[:common]),
+            "chosen": _text(trace, better[common:]),
+            "rejected": _text(trace, worse[common:]),
+        }
+
+
+def _text(trace: Trace, edges: Sequence[int]) -> str:
+    return "".join(trace.steps[edge].text for edge in edges)
+
+
+def export_preferences(
+    traces: Sequence[Trace],
+    labels: Mapping[str, Labels],
+    out: str | Path,
+    pairing: Pairing,
+    *,
+    keep: int = 10,
+    seed: int = 0,
+) -> int:
+    """Write the pairs of all labelled traces to a .jsonl or .parquet file, renamed into place when
+    complete; how many they are.
+
+    labels  trace id -> labels; a finished chain is right where its label is 1, wrong where it is 0
+    keep, seed  as in `guides.data.preferences.pairs_of`
+    Raises ValueError for another kind of file and where there is no pair.
+    """
+    out = Path(out)
+    check_suffix(out)
+    rows: list[dict[str, str]] = []
+    for trace, rng in zip(traces, np.random.default_rng(seed).spawn(len(traces)), strict=True):
+        if trace.id in labels:
+            own = labels[trace.id]
+            pairs = pairs_of(trace, own.soft, own, pairing, keep=keep, rng=rng)
+            rows += preference_rows(trace, pairs)
+    if not rows:
+        raise ValueError(
+            f"no two {pairing.kind} of {len(traces)} traces differ in what they are worth: label "
+            "more nodes, or search more"
+        )
+    columns = dict.fromkeys(("prompt", "chosen", "rejected"), "string")
+    with atomic(out) as part:
+        _write(rows, part, out.suffix, columns)
     return len(rows)
 
 
@@ -96,18 +157,20 @@ def check_suffix(out: Path) -> None:
         )
 
 
-def _write(rows: Sequence[dict[str, Any]], path: Path, suffix: str, soft: bool) -> None:
+def _write(
+    rows: Sequence[Mapping[str, Any]], path: Path, suffix: str, columns: Mapping[str, str]
+) -> None:
+    """columns: their types in a .parquet file, by name."""
     if suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return
     pa = importlib.import_module("pyarrow")
     parquet = importlib.import_module("pyarrow.parquet")
-    kind = pa.float64() if soft else pa.bool_()
-    schema = pa.schema(
-        [
-            ("prompt", pa.string()),
-            ("completions", pa.list_(pa.string())),
-            ("labels", pa.list_(kind)),
-        ]
-    )
+    kinds = {
+        "string": pa.string(),
+        "list<string>": pa.list_(pa.string()),
+        "list<double>": pa.list_(pa.float64()),
+        "list<bool>": pa.list_(pa.bool_()),
+    }
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
     parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")

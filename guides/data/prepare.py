@@ -67,9 +67,9 @@ def prepare(
     Returns {"traces", "problems", "graded", "solved" (problems each), "outcomes", "right" (finished
     nodes), "solutions" (right ones at most `keep` a trace), "rationalised" (problems that are
     solved in `hinted` alone), "verdicts" (`guides.data.trace_rewards.Rewards`), "kinds", "language"
-    (settings that the traces say), "held" (problems), "examples", "tokens", "labels", "improve"
-    (threshold and imitated chains of each file)}. Raises ValueError, before anything is written,
-    for traces that nothing can be learnt from.
+    (settings that the traces say), "held" (problems), "examples", "tokens", "labels", "pairs",
+    "improve" (threshold and imitated chains of each file)}. Raises ValueError, before anything is
+    written, for traces that nothing can be learnt from.
     """
     chosen = Distillation(**choices)
     folder = resolve(locate(base))
@@ -142,10 +142,11 @@ def language_of(traces: Sequence[Trace], settings: Mapping[str, Any]) -> dict[st
 
 
 def _sizes(examples: Sequence[Sequence[Segment]]) -> dict[str, int]:
-    sizes = {"examples": len(examples), "tokens": 0, "labels": 0}
+    sizes = {"examples": len(examples), "tokens": 0, "labels": 0, "pairs": 0}
     for segment in itertools.chain.from_iterable(examples):
         sizes["tokens"] += len(segment.tokens)
         sizes["labels"] += segment.outcomes > 0
+        sizes["pairs"] += len(segment.over)
     return sizes
 
 

@@ -4,6 +4,7 @@
     loss = sum(weight * token NLL) / tokens with a weight
          + value_weight * sum(c * value cross-entropy) / sum(c)
          + (policy gradient + kl * KL) / samples - entropy * sum(samples * entropy) / samples
+         + sum(loss of a pair) / pairs (`guides.training.preferences`)
 
 Only what a batch holds counts: without weights no imitation, without samples no policy gradient.
 Sums and counts are taken over the whole accumulated batch, so 4 accumulated batches of 8 give the
@@ -31,6 +32,7 @@ import torch
 from torch import nn
 
 from guides.data.labels import DOUBT
+from guides.training.preferences import paired, preference_loss
 from guides.training.tree_attention import tree_states
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Terms(NamedTuple):
                where it has a weight
     log_probs  float32 [rows, tokens], without gradient, at the temperature of the samples: of the
                tokens that samples count; 0 elsewhere
+    preference of the pairs
     """
 
     imitation: torch.Tensor
@@ -56,23 +59,26 @@ class Terms(NamedTuple):
     kl: torch.Tensor
     entropy: torch.Tensor
     log_probs: torch.Tensor
+    preference: torch.Tensor
 
 
 def counts(batch: Batch, options: Options) -> torch.Tensor:
-    """float32 [3], what the sums of a batch are divided by: tokens with a weight, the sum of c over
-    labels, the sum of samples over tokens.
+    """float32 [4], what the sums of a batch are divided by: tokens with a weight, the sum of c over
+    labels, the sum of samples over tokens, pairs.
     """
     _, imitated, sampled = _places(batch, options)
-    samples = batch["samples"] * sampled
-    return torch.stack([imitated.sum(), trust(batch["counts"]).sum(), samples.sum()])
+    samples = (batch["samples"] * sampled).sum()
+    pairs = samples.new_tensor(len(batch["pairs"]))
+    return torch.stack([imitated.sum(), trust(batch["counts"]).sum(), samples, pairs])
 
 
 def total(terms: Terms, counts: torch.Tensor, options: Options) -> torch.Tensor:
     """The loss, a scalar, from the terms of a batch and the `counts` of the whole accumulated
     batch, each of which is above 0 or of nothing.
     """
-    imitated, trusted, samples = torch.where(counts > 0, counts, 1.0)
+    imitated, trusted, samples, pairs = torch.where(counts > 0, counts, 1.0)
     loss = terms.imitation / imitated + options.value_weight * terms.value / trusted
+    loss = loss + terms.preference / pairs
     if not counts[2]:
         return loss
     own = options.policy
@@ -88,7 +94,7 @@ def terms(
     """The terms of a batch, in one pass.
 
     model    a causal language model of transformers that carries a `ValueHead` as `value_head`
-    batch    as `collate` makes it, on the model's device. With `options.policy.kl` it has
+    batch    as `collate` makes it, on the model's device. With `options.policy.kl` or pairs it has
              "reference", too: float32 [rows, tokens], `log_probs` under the reference
     decoder  the model's, compiled; None: as it is
 
@@ -99,10 +105,11 @@ def terms(
     values = batch["values"]
     chosen, _, sampled = _places(batch, options)
     any_sampled = bool(sampled.any())
-    if any_sampled and own.kl and "reference" not in batch:
+    any_paired = len(batch["pairs"]) > 0
+    if ((any_sampled and own.kl) or any_paired) and "reference" not in batch:
         raise ValueError(
-            "the KL has a weight, but the batch has no log-probs of a reference: give kl=0, or a "
-            "reference"
+            "the KL has a weight, or there are pairs, but the batch has no log-probs of a "
+            "reference: give kl=0 and no pairs, or a reference"
         )
     hidden, logits = _read(model, batch, chosen, options, decoder)
     nll = nn.functional.cross_entropy(logits, tokens[chosen], reduction="none")
@@ -113,20 +120,25 @@ def terms(
     value = doubt @ trust(batch["counts"][labelled])
     nothing = torch.zeros((), device=tokens.device)
     grid = torch.zeros(tokens.shape, device=tokens.device)
-    if not any_sampled:
-        return Terms(imitation, value, nothing, nothing, nothing, grid)
+    if not any_sampled and not any_paired:
+        return Terms(imitation, value, nothing, nothing, nothing, grid, nothing)
 
     logits = logits / own.temperature
     grid[chosen] = -nn.functional.cross_entropy(logits, tokens[chosen], reduction="none")
+    preference = nothing
+    if any_paired:
+        preference = preference_loss(grid, batch, options.preference)
     grid = grid * sampled
+    if not any_sampled:
+        return Terms(imitation, value, nothing, nothing, nothing, grid.detach(), preference)
+
     kl = nothing
     if own.kl:
         kl = (batch["samples"] * divergence(grid, batch, own))[sampled].sum()
     with torch.set_grad_enabled(bool(own.entropy) and torch.is_grad_enabled()):
         entropy = entropies(logits) @ (batch["samples"] * sampled)[chosen]
-    return Terms(
-        imitation, value, -gain(grid, batch, own)[sampled].sum(), kl, entropy, grid.detach()
-    )
+    policy = -gain(grid, batch, own)[sampled].sum()
+    return Terms(imitation, value, policy, kl, entropy, grid.detach(), preference)
 
 
 @torch.no_grad()
@@ -134,13 +146,14 @@ def log_probs(
     model: nn.Module, batch: Batch, options: Options, decoder: Callable[..., Any] | None = None
 ) -> torch.Tensor:
     """float32 [rows, tokens]: log-probs at the temperature of the samples of the tokens that these
-    count, 0 elsewhere. What a reference says of a batch.
+    or pairs count, 0 elsewhere. What a reference says of a batch.
     """
     _, _, sampled = _places(batch, options)
-    _, logits = _read(model, batch, sampled, options, decoder)
+    counted = sampled | paired(batch)
+    _, logits = _read(model, batch, counted, options, decoder)
     logits = logits / options.policy.temperature
     grid = torch.zeros(batch["tokens"].shape, device=logits.device)
-    grid[sampled] = -nn.functional.cross_entropy(logits, batch["tokens"][sampled], reduction="none")
+    grid[counted] = -nn.functional.cross_entropy(logits, batch["tokens"][counted], reduction="none")
     return grid
 
 
@@ -244,12 +257,13 @@ def trust(counts: torch.Tensor) -> torch.Tensor:
 
 def _places(batch: Batch, options: Options) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """bool [rows, tokens] each: tokens whose likelihood counts, those that are imitated, and those
-    that samples count. A text's first token follows nothing; a frozen trunk imitates none.
+    that samples count; the first are these, and those of pairs. A text's first token follows
+    nothing; a frozen trunk imitates none.
     """
     follows = (batch["previous"] >= 0) & (options.tune != "head")
     imitated = (batch["weights"] > 0) & follows
     sampled = (batch["samples"] > 0) & follows
-    return imitated | sampled, imitated, sampled
+    return imitated | sampled | paired(batch), imitated, sampled
 
 
 def _read(

@@ -22,6 +22,7 @@ REGIONS = {
     "none": (0.0, 0.0),
 }
 ESTIMATORS = ("k1", "k3")
+PREFERENCES = ("dpo", "ipo")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,31 @@ class PolicyLoss:
 
 
 @dataclass(frozen=True)
+class PreferenceLoss:
+    """The loss of pairs of texts (`guides.training.preferences`).
+
+    kind       "dpo" or "ipo"
+    beta       how much the policy is held to the reference, above 0
+    per_token  log-probs are divided by the number of tokens, so that length is no advantage
+
+    Raises ValueError for values that are none of these.
+    """
+
+    kind: str = "dpo"
+    beta: float = 0.1
+    per_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in PREFERENCES:
+            raise ValueError(
+                f"the loss of preferences is one of {', '.join(PREFERENCES)}, not {self.kind!r}: "
+                "choose one"
+            )
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"beta is finite and above 0, not {self.beta}: give 0.1")
+
+
+@dataclass(frozen=True)
 class Options:
     """How to train. A step is one update, from `batch * accumulation` examples.
 
@@ -113,6 +139,7 @@ class Options:
                   float32 while they are trained
     compile       compile the model where a compiler is there
     policy        the loss of tokens that have advantages
+    preference    the loss of pairs of texts
     """
 
     steps: int | None = None
@@ -131,6 +158,7 @@ class Options:
     save_steps: int = 500
     seed: int = 0
     policy: PolicyLoss = PolicyLoss()
+    preference: PreferenceLoss = PreferenceLoss()
 
     def __post_init__(self) -> None:
         counts = [self.batch, self.accumulation, self.save_steps]
@@ -179,6 +207,8 @@ def fine_tuning(**options: Any) -> Options:
     tune = options.get("tune", "full")
     if isinstance(options.get("policy"), dict):  # from a file
         options["policy"] = PolicyLoss(**options["policy"])
+    if isinstance(options.get("preference"), dict):
+        options["preference"] = PreferenceLoss(**options["preference"])
     defaults: dict[str, Any] = {
         "lr": LEARNING_RATES.get(tune, 1e-5),
         "epochs": EPOCHS.get(tune, 2.0),

@@ -2,12 +2,13 @@
 guides.training.train config.json, where the config holds
 
     {"model": DIR, "examples": [FILE, ...], "out": DIR, "options": {"epochs": 2, ...}, "guide":
-    {...}, "data": {...}, "held": FILE}
+    {...}, "data": {...}, "held": FILE, "reference": DIR}
 
 with "options" over those of `guides.training.options.fine_tuning`, "guide" what `guide.json` of the
 new checkpoint shall say beside what the old one says, "data" whatever its `training.json` shall
-keep of where the examples come from, and "held" chains to calibrate the value head on and to judge
-it by (`guides.training.value_report`); these three may be missing. The loss is that of
+keep of where the examples come from, "held" chains to calibrate the value head on and to judge it
+by (`guides.training.value_report`), and "reference" the model whose log-probs pairs are measured by
+(`guides.training.reference`; missing: "model"); these four may be missing. The loss is that of
 `guides.training.losses`.
 
 Checkpoints and resuming are the Trainer's; a checkpoint counts once the file `complete` stands in
@@ -37,6 +38,7 @@ from guides.data.examples import ExampleFile, collate
 from guides.data.holdout import Held
 from guides.training.frozen_head import train_head
 from guides.training.options import Options, check_installed, fine_tuning
+from guides.training.reference import load_reference, referenced
 from guides.training.trainer import Order, PolicyValueTrainer, Progress
 from guides.training.tree_attention import use_trees
 from models.checkpoints.checkpoint import load_model, version
@@ -48,6 +50,7 @@ from search.plain_text import Formatter
 log = logging.getLogger(__name__)
 
 REPORT = "training.json"  #: the last file of a checkpoint to appear
+REFERENCE = "reference.npy"  #: log-probs of the reference, beside the examples
 #: of a checkpoint whose value head was judged on problems that were held out
 JUDGED = "report.json"
 #: Hu et al. 2022; on all matrices, Dettmers et al. 2023
@@ -228,7 +231,13 @@ def main(config: str | Path) -> None:
     if head is None:
         head = ValueHead(model.config.get_text_config().hidden_size)
     head.train()
-    rows = ConcatDataset(list(map(ExampleFile, settings["examples"])))
+    files = list(map(ExampleFile, settings["examples"]))
+    rows: Dataset[Any] = ConcatDataset(files)
+    if any(len(file.pairs) for file in files):
+        reference = model
+        if "reference" in settings:
+            reference = load_reference(settings["reference"])
+        rows = referenced(reference, rows, out / "work" / REFERENCE, options)
     if options.tune == "head":
         device = "cuda" if torch.cuda.is_available() else "cpu"
         report = train_head(model.to(device, kind), tokenizer, head, rows, out / "work", options)

@@ -16,7 +16,8 @@ from typing import Any
 
 from guides.data.prepare import Distillation, prepare
 from guides.engines import locate
-from guides.training.options import Options, check_installed
+from guides.training.options import check_installed, fine_tuning
+from guides.training.reference import check_reference
 from guides.training.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
 from guides.training.value_report import table_of
 from models.checkpoints.checkpoint import check_settings, describe, resolve, version
@@ -36,6 +37,7 @@ def train_guide(
     *,
     held_out: float = 0.1,
     settings: Mapping[str, Any] | None = None,
+    reference: str | Path | None = None,
     **choices: Any,
 ) -> Path:
     """Train `base` on traces into the checkpoint `out`, which `guides.load` takes; returns `out`.
@@ -47,8 +49,9 @@ def train_guide(
               "within" of its guide.json, the AUROC within a problem. 0: none
     settings  of the search, as `prepare` takes them, where the traces do not tell; they and what
               the traces tell stand in the new guide.json, so the next search needs no flags
-    choices   what is learnt from the traces: policy, keep, seed, off_policy, checker, labels, hard
-              and every_token of `guides.data.prepare.Distillation`
+    reference a checkpoint, whose log-probs preferences are measured by; None: the base's
+    choices   what is learnt from the traces: policy, keep, seed, off_policy, checker, labels, hard,
+              every_token and pairs of `guides.data.distillation.Distillation`
 
     A run that was killed goes on when it is started again; one that is complete is left alone.
     Raises what `prepare` and `run_training` raise, and ValueError where `out` holds another run,
@@ -65,8 +68,20 @@ def train_guide(
         )
     chosen = Distillation(**choices, held_share=held_out)
     options = {"seed": chosen.seed, **(options or {})}
-    check_installed(Options(**options))
+    wanted = fine_tuning(**options)
+    check_installed(wanted)
+    if chosen.pairs is not None and wanted.tune == "head":
+        raise ValueError(
+            "preferences train what the model writes, not its value head: choose to tune full or "
+            "lora"
+        )
+    other = None
+    if reference is not None:
+        other = resolve(locate(reference))
+        check_reference(other, folder)
     run = _run_of(traces, targets, folder, chosen, settings, options)
+    if other is not None:
+        run["reference"] = version(other)
     if out.exists() and out.samefile(folder):
         raise ValueError(
             f"{out} is the checkpoint to start from: choose another folder for the new one"
@@ -80,7 +95,7 @@ def train_guide(
     with alone(work, f"another run is training into {out}: wait for its end"):
         # perhaps the other run has come to its end meanwhile
         if not _complete(out, run):
-            _train(work, traces, targets, base, chosen, settings, options, run)
+            _train(work, traces, targets, base, chosen, settings, options, run, other)
     if (out / JUDGED).exists():
         log.info("%s", table_of(json.loads((out / JUDGED).read_text())))
     return out
@@ -104,6 +119,7 @@ def _train(
     settings: Mapping[str, Any],
     options: Mapping[str, Any],
     run: Mapping[str, Any],
+    reference: Path | None,
 ) -> None:
     """Prepare the examples in `work`, where they are not there yet, and train on them."""
     config = work / "config.json"
@@ -136,6 +152,8 @@ def _train(
             "guide": guide,
             "data": {"run": run, "counted": counted},
         }
+        if reference is not None:
+            content["reference"] = str(reference)
         if counted["held"]:
             content["held"] = str(held.resolve())
         _write(config, json.dumps(content, indent=2))

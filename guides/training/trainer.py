@@ -60,7 +60,7 @@ class PolicyValueTrainer(Trainer):
     ) -> tuple[list[Any], torch.Tensor]:
         """The batches of one step, and the `guides.training.losses.counts` of all of them."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        sums = torch.zeros(3, device=device)
+        sums = torch.zeros(4, device=device)
         for batch in batches:
             # most loaders have put it there
             batch = {name: array.to(device) for name, array in batch.items()}

@@ -11,7 +11,7 @@ import typer
 from search import kinds
 from search.cli.shared_options import ADVANCED, Allowed, ModelOptions, shares_options
 from search.cli.terminal import say
-from search.cli.train import ASKED, STEP_END, Checked, log_progress
+from search.cli.train import ASKED, STEP_END, Checked, Pairs, log_progress
 from search.imports import add_working_folder, import_ours
 
 if TYPE_CHECKING:
@@ -126,16 +126,29 @@ def export(
         bool,
         typer.Option("--soft", help="Labels are shares of right roll-outs, not true and false."),
     ] = False,
+    pairs: Annotated[
+        Pairs | None,
+        typer.Option(
+            help="Pairs of steps (by Q) or of right and wrong chains instead of labelled chains."
+        ),
+    ] = None,
     allow: Allowed = None,
 ) -> None:
-    """Write labelled chains in the columns of TRL's process reward models: prompt, completions,
-    labels.
+    """Write labelled chains in the columns of TRL's process reward models (prompt, completions,
+    labels), or pairs of them in those of its preferences (prompt, chosen, rejected).
     """
+    if soft and pairs is not None:
+        raise ValueError("--soft is of labelled chains, not of pairs: leave one of them out")
     kinds.allow(allow or [])
     exporting = import_ours("guides.data.export_trl")
     exporting.check_suffix(out)
     searches = _loaded(traces)
     labelled = import_ours("guides.data.labels").read_labels(labels, searches)
+    if pairs is not None:
+        pairing = import_ours("guides.data.preferences").Pairing(pairs.value)
+        count = exporting.export_preferences(searches, labelled, out, pairing)
+        say(f"{count} pairs of {pairs.value} are in {out}")
+        return
     count = exporting.export_prm(searches, labelled, out, soft=soft)
     say(f"{count} chains are in {out}")
 

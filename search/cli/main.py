@@ -18,7 +18,6 @@ import typer
 
 from search import kinds
 from search.arguments import CHOOSERS
-from search.cli import train_rl as _  # noqa: F401, adds its command to train
 from search.cli.bench import bench
 from search.cli.grade import grade
 from search.cli.label import export, label
@@ -34,7 +33,8 @@ from search.cli.shared_options import (
 )
 from search.cli.solve_file import INTERRUPTED, NONE, OK, show_usage, solve_file
 from search.cli.terminal import complain, log_to_stderr, say
-from search.cli.train import log_progress, train
+from search.cli.train import train
+from search.cli.train_options import log_progress
 from search.imports import Shadowed
 
 if TYPE_CHECKING:

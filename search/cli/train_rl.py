@@ -10,11 +10,10 @@ import typer
 from search import kinds
 from search.cli.options import given, named_values, search_arguments
 from search.cli.shared_options import ADVANCED, METHOD_HELP, Allowed, ModelOptions, shares_options
-from search.cli.train import ASKED, STEP_END, TrainingOptions, done, log_progress, train
+from search.cli.train_options import ASKED, STEP_END, TrainingOptions, done, log_progress
 from search.imports import add_working_folder, import_ours
 
 
-@train.command("rl")
 @shares_options(
     ASKED,
     without=(*ADVANCED, "top_p"),

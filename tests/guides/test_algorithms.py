@@ -26,7 +26,7 @@ from guides.iteration.algorithms import ALGORITHMS, HINT, plan_of
 from guides.iteration.expert_iteration import Plan, expert_iteration
 from guides.iteration.gate import check_gate
 from guides.iteration.rationalise import hinted
-from search.cli.train import Algorithm
+from search.cli.train_options import Algorithm
 from search.problem import TextProblem
 from search.problems.countdown import Countdown
 from search.trace import Trace

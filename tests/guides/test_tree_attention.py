@@ -65,6 +65,7 @@ def loss_of(logits: torch.Tensor, values: torch.Tensor, tokens: torch.Tensor) ->
     return nll @ (1 + tokens % 5).float() + values @ (1 + tokens % 3).float()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=5, deadline=None)
 @given(examples=st.lists(trees(), min_size=1, max_size=3), small=st.sampled_from([1, 8, 128]))
@@ -120,7 +121,7 @@ def test_gradients_of_a_tree_are_those_of_its_texts(
     assert right.keys() <= gradients(packed).keys()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(tree=trees())
 def test_rows_stand_depth_first_and_ends_say_who_sees_whom(
     tmp_path_factory: pytest.TempPathFactory, tree: list[Segment]
@@ -152,7 +153,7 @@ def test_segments_are_followed_by_what_is_below_them() -> None:
     assert depth_first([-1, 0, 0, 1, -1, 2, 1]).tolist() == [0, 1, 3, 6, 2, 5, 4]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(tree=trees(), small=st.integers(1, 30), padding=st.integers(0, 3))
 def test_every_pair_is_in_exactly_one_block(
     tmp_path_factory: pytest.TempPathFactory, tree: list[Segment], small: int, padding: int
