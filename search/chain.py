@@ -50,15 +50,17 @@ class Chain(Sequence[TextStep]):
     A chain shares its steps with those that go on from it, so that n states of one chain of n steps
     take memory in proportion to n.
 
-    reading  of its text
+    reading      of its text
+    token_count  sampled tokens of all steps
     """
 
-    __slots__ = ("_blocks", "_rest", "reading")
+    __slots__ = ("_blocks", "_rest", "reading", "token_count")
 
     def __init__(self, steps: Iterable[TextStep] = ()):
         self._blocks: tuple[_Block, ...] = ()
         self._rest: tuple[TextStep, ...] = ()  # fewer than a block
         self.reading = Reading()
+        self.token_count = 0
         for step in steps:
             self._add(step)
 
@@ -68,12 +70,14 @@ class Chain(Sequence[TextStep]):
         after._blocks = self._blocks
         after._rest = self._rest
         after.reading = self.reading
+        after.token_count = self.token_count
         after._add(step)
         return after
 
     def _add(self, step: TextStep) -> None:
         self._rest = (*self._rest, step)
         self.reading = self.reading.after(piece(step))
+        self.token_count += len(step.tokens)
         if len(self._rest) == BLOCK:
             self._blocks = (*self._blocks, _Block(self._rest))
             self._rest = ()
@@ -99,11 +103,14 @@ class Chain(Sequence[TextStep]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return tuple(self)[place]
-        if -len(self._rest) <= place < 0:  # the last ones are looked at most
-            return self._rest[place]
-        number = range(len(self))[place]  # raises IndexError
-        block, place = divmod(number, BLOCK)
-        return (self._rest if block == len(self._blocks) else self._blocks[block].steps)[place]
+        first = BLOCK * len(self._blocks)  # of the rest
+        if place < 0:
+            place += first + len(self._rest)
+        if place >= first:
+            return self._rest[place - first]
+        if place < 0:
+            raise IndexError("the chain has no such step")
+        return self._blocks[place // BLOCK].steps[place % BLOCK]
 
     def __iter__(self) -> Iterator[TextStep]:
         return itertools.chain(*[block.steps for block in self._blocks], self._rest)
@@ -166,6 +173,13 @@ def chain_tokens(state: Sequence[TextStep]) -> tuple[int, ...]:
     if isinstance(state, Chain):
         return state.tokens
     return tuple(itertools.chain.from_iterable(step.tokens for step in state))
+
+
+def token_count(state: Sequence[TextStep]) -> int:
+    """How many they are."""
+    if isinstance(state, Chain):
+        return state.token_count
+    return sum(len(step.tokens) for step in state)
 
 
 def cut_text(state: Sequence[TextStep]) -> str:

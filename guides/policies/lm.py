@@ -15,7 +15,7 @@ import numpy as np
 from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import Prompts, prompting
 from guides.policies.steps import blank_line, whole_step
-from search.chain import chain_of, chain_tokens, cut_text
+from search.chain import chain_of, chain_tokens, cut_text, token_count
 from search.final_answer import thinking
 from search.guide import PRECISION, Proposal
 from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
@@ -269,7 +269,8 @@ class LM:
         """Whether a chain takes no more steps: it has them all, or fills the context."""
         if len(state) >= self.max_steps:
             return True
-        return len(self.tokens(problem, state)) >= self._context
+        prompt = self._prompt(problem.prompt(state))
+        return len(prompt) + token_count(state) >= self._context
 
     @property
     def _context(self) -> int:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search import final_answer
-from search.chain import BLOCK, Chain, chain_of, chain_text, chain_tokens, last_text
+from search.chain import BLOCK, Chain, chain_of, chain_text, chain_tokens, last_text, token_count
 from search.final_answer import THOUGHTS, Reading, boxed, spoken, thinking
 from search.problem import IllegalStep, TextProblem, TextStep
 
@@ -83,6 +83,7 @@ def test_a_chain_is_a_sequence_like_a_tuple(count, branch, data):
     assert chain_text(chain) == chain_text(plain) and chain_text(other) == chain_text(tuple(other))
     assert chain_tokens(chain) == chain_tokens(plain) == tuple(range(count))
     assert chain_tokens(other) == tuple(range(min(branch, count)))
+    assert token_count(chain) == token_count(plain) == count
     place = data.draw(st.integers(-count - 2, count + 2))
     if -count <= place < count:
         assert chain[place] is plain[place]
