@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from guides.data.advantages import advantage_segments, advantages
+from guides.data.advantages import Credit, advantage_segments, advantages
 from guides.data.distill import counts, split
 from guides.data.examples import Segment, write_examples
 from guides.data.grading import Graded, Replay
-from guides.data.groups import Credit, Group, groups_of
+from guides.data.groups import Group, groups_of
 from guides.data.labels import Labels
 from guides.data.trace_rewards import Sources, rewards_of
 from guides.data.trace_tokens import TraceReader
@@ -64,13 +64,15 @@ class Creditor:
         examples
         """
         graded, groups, verdicts = self.groups(traces)
-        useful = [group for group in groups if group.verdict == "mixed"]
-        keys = {group.key for group in useful}
+        keys = set()
+        for group in groups:
+            if group.verdict == "mixed":
+                keys.add(group.key)
         chosen = [one for one in graded if one.replay.key in keys]
         # indices of a group are those of the batch that is credited
-        useful = groups_of(chosen, self.credit)
+        kept = groups_of(chosen, self.credit)
         examples: list[list[Segment]] = []
-        for one, found in zip(chosen, advantages(chosen, useful, self.credit), strict=True):
+        for one, found in zip(chosen, advantages(chosen, kept, self.credit), strict=True):
             segments = advantage_segments(one, found, one.prompt)
             if segments:
                 examples += split(segments, LONGEST)
@@ -78,7 +80,7 @@ class Creditor:
         return summary(groups) | {
             "error": verdicts["error"],
             "groups": len(groups),
-            "dropped": len(groups) - len(useful),
+            "dropped": len(groups) - len(kept),
             "examples": len(examples),
         }  # fmt: skip
 
@@ -93,22 +95,23 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
     reward                 mean over the groups of their mean rewards
     tokens                 mean length of a chain
     """
-    chains = [chain for group in groups for chain in group.chains]
-    times = np.array([chain.times for chain in chains], np.float64)
-    rewards = np.array([chain.reward for chain in chains])
-    lengths = np.array([chain.tokens for chain in chains])
-    means = [group.mean for group in groups if group.chains]
-    right = float(times[rewards == 1.0].sum())
-    wrong = float(times[rewards == 0.0].sum())
-    return {
-        "chains": float(times.sum()),
-        "right": right,
-        "partial": float(times.sum()) - right - wrong,
-        "wrong": wrong,
-        "undecided": float(sum(group.undecided for group in groups)),
-        "unfinished": float(sum(group.unfinished for group in groups)),
+    counted = dict.fromkeys(("right", "partial", "wrong", "undecided", "unfinished"), 0.0)
+    means = []
+    tokens = 0.0
+    for group in groups:
+        counted["undecided"] += float(group.undecided)
+        counted["unfinished"] += float(group.unfinished)
+        if group.chains:
+            means.append(group.mean)
+        for chain in group.chains:
+            name = {1.0: "right", 0.0: "wrong"}.get(chain.reward, "partial")
+            counted[name] += chain.times
+            tokens += chain.times * chain.tokens
+    chains = counted["right"] + counted["partial"] + counted["wrong"]
+    return counted | {
+        "chains": chains,
         "reward": float(np.mean(means)) if means else math.nan,
-        "tokens": float(times @ lengths / times.sum()) if chains else math.nan,
+        "tokens": tokens / chains if chains else math.nan,
     }
 
 

@@ -67,13 +67,13 @@ def expert_iteration(
     call goes on with it.
     """
     plan = plan or Plan()
-    labelled = needs_targets(plan.reward)
-    problems, held = divided(base, jobs, gate, targets, rounds, labelled=labelled)
-    if plan.hint is not None and not any(key_of(job.problem) in targets for job in problems):
+    if plan.hint is not None and not any(key_of(job.problem) in targets for job in jobs):
         raise ValueError(
-            f"a hint tells the target, and none of the {len(problems)} problems has one: give them "
+            f"a hint tells the target, and none of the {len(jobs)} problems has one: give them "
             "targets, or an algorithm without a hint"
         )
+    labelled = needs_targets(plan.reward)
+    problems, held = divided(base, jobs, gate, targets, rounds, labelled=labelled)
     return _Run(Path(out), problems, held, targets, plan).run(base, rounds)
 
 

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset
 
+from guides.data.advantages import Credit
 from guides.data.credit_examples import Creditor, useful
 from guides.data.examples import ExampleFile
-from guides.data.groups import Credit
 from guides.data.trace_rewards import Sources, check_reward, needs_targets
 from guides.iteration.plan import SearchPlan
 from guides.iteration.rl_numbers import numbers_of, write_rounds
@@ -47,6 +47,8 @@ from search.trace import Trace
 TRAINING = {"warmup": 10, "precision": "float32", "batch": 16}
 #: truncated sampling cannot be replayed by the trainer
 TRUNCATION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+#: options of method sample: eight samples, all of them, even where some are verified
+GROUP = {"chains": 8, "wave": 8, "solutions": None}
 SAME = 5  #: rounds in succession without anything to learn from that end a run
 
 
@@ -72,7 +74,7 @@ class RLPlan(SearchPlan):
     Raises ValueError for values that are none of these, and for truncated sampling.
     """
 
-    options: Mapping[str, Any] = field(default_factory=lambda: {"chains": 8, "wave": 8})
+    options: Mapping[str, Any] = field(default_factory=lambda: dict(GROUP))
     budget: Budget | None = Budget(tokens=20_000)
     per_round: int | None = 32
     reward: str = "outcome"

@@ -31,6 +31,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from guides.iteration.ledger import spent
 from search.files.atomic import atomic
 
@@ -90,11 +92,11 @@ def write_rounds(out: Path, last: int) -> str:
     last rounds as a Markdown table.
     """
     rows = [numbers_of(out / "round-00", 0)]
-    rows += [_read(out / f"round-{number:02d}" / "round.json") for number in range(1, last + 1)]
+    for number in range(1, last + 1):
+        rows.append(_read(out / f"round-{number:02d}" / "round.json"))
     total = 0.0
     for row in rows:
-        parts = (row["search_flops"], row["gate_flops"], row["training_flops"])
-        total += sum(part for part in parts if not _missing(part))
+        total += float(np.nansum([row[f"{part}_flops"] for part in ("search", "gate", "training")]))
         row["total_flops"] = total
     with atomic(out / "rounds.csv") as part, part.open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -102,8 +104,9 @@ def write_rounds(out: Path, last: int) -> str:
         table.writerows(rows)
     with atomic(out / "rounds.html") as part:
         part.write_text(_page(out.resolve().name, rows))
-    lines = [SHOWN, ["---"] * len(SHOWN)]
-    lines += [[_shown(row[name]) for name in SHOWN] for row in rows[-LAST:]]
+    lines: list[Sequence[str]] = [SHOWN, ["---"] * len(SHOWN)]
+    for row in rows[-LAST:]:
+        lines.append([_shown(row[name]) for name in SHOWN])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -111,8 +114,10 @@ def _page(title: str, rows: Sequence[Mapping[str, float]]) -> str:
     """An HTML page of a run without anything from elsewhere: lines of `DRAWN` over the rounds, and
     all numbers of the last round. It loads itself again every five seconds.
     """
-    charts = "".join(_chart(name, [row[name] for row in rows]) for name in DRAWN)
-    cells = "".join(f"<tr><td>{name}<td>{_shown(rows[-1][name])}" for name in COLUMNS)
+    charts = "".join(_chart(name, rows) for name in DRAWN)
+    cells = ""
+    for name in COLUMNS:
+        cells += f"<tr><td>{name}<td>{_shown(rows[-1][name])}"
     return (
         '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
         f"<title>{html.escape(title)}</title>"
@@ -122,19 +127,23 @@ def _page(title: str, rows: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def _chart(name: str, values: Sequence[float]) -> str:
+def _chart(name: str, rows: Sequence[Mapping[str, float]]) -> str:
     """A line of one column over the rounds, as SVG; "" where it has no number."""
-    known = [(i, value) for i, value in enumerate(values) if not _missing(value)]
-    if not known:
+    values = np.array([row[name] for row in rows])
+    known = np.flatnonzero(~np.isnan(values))
+    if not len(known):
         return ""
-    low = min(value for _, value in known)
-    high = max(value for _, value in known)
-    across = _WIDTH / max(1, len(values) - 1)
+    low = float(np.nanmin(values))
+    high = float(np.nanmax(values))
+    across = _WIDTH / max(1, len(rows) - 1)
     up = _HEIGHT / max(high - low, 1e-12)
-    points = " ".join(f"{i * across:.1f},{_HEIGHT - (value - low) * up:.1f}" for i, value in known)
+    last = _shown(values[known[-1]])
+    points = ""
+    for place in known:
+        points += f"{place * across:.1f},{_HEIGHT - (values[place] - low) * up:.1f} "
     return (
-        f"<figure><figcaption>{name}: {_shown(known[-1][1])} (from {_shown(low)} to {_shown(high)})"
-        f'</figcaption><svg width="{_WIDTH}" height="{_HEIGHT}"><polyline fill="none" '
+        f"<figure><figcaption>{name}: {last} (from {_shown(low)} to {_shown(high)})</figcaption>"
+        f'<svg width="{_WIDTH}" height="{_HEIGHT}"><polyline fill="none" '
         f'stroke="#06c" points="{points}"/></svg></figure>'
     )
 
@@ -147,9 +156,5 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _missing(value: float) -> bool:
-    return math.isnan(value)
-
-
 def _shown(value: float) -> str:
-    return "" if _missing(value) else f"{value:.4g}"
+    return "" if math.isnan(value) else f"{value:.4g}"

@@ -213,8 +213,7 @@ class Rounds(Generic[P]):
     def _traces(self, part: Path, jobs: Sequence[Job]) -> list[Trace]:
         """The traces of these problems in their order; a run that was killed may have left more."""
         found = {key_of(trace): trace for trace in Trace.load(part)}
-        keys = [key_of(job.problem) for job in jobs]
-        return [found[key] for key in keys if key in found]
+        return list(filter(None, (found.get(key_of(job.problem)) for job in jobs)))
 
     def gate(self, number: int) -> None:
         """gate.json: outcomes of the round's guide, and from round 1 on whether it is better

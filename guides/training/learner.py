@@ -151,9 +151,7 @@ class Learner:
         """One update from some of the rows; the norm of its gradient."""
         device = self.model.device
         batches = list(_batches(rows, part, self.options.batch))
-        sums = torch.zeros(3)
-        for batch in batches:
-            sums += losses.counts(batch, self.options)
+        sums = torch.stack([losses.counts(batch, self.options) for batch in batches]).sum(0)
         self.steps += 1
         rate = min(1.0, self.steps / max(1, self.options.warmup))
         for group in self.optimizer.param_groups:

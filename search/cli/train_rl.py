@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -145,7 +145,9 @@ def train_rl(
     log_progress()
     add_working_folder()
     kinds.allow(allow or [])
-    options = {"chains": chains, "wave": chains} if method == "sample" else {}
+    options: dict[str, Any] = {}
+    if method == "sample":
+        options = {"chains": chains, "wave": chains, "solutions": None}
     chosen = search_arguments(method, budget, None, seed, option or [])
     limits = chosen["budget"]
     for part in ("method", "budget", "seed", "choose"):

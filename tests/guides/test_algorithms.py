@@ -252,6 +252,6 @@ def test_settings_tell_the_algorithm(fake, tmp_path):
 
 
 def test_the_gate_asks_for_one_solution():
-    assert plan_of("rest_em").gate_options == {"chains": 32}
-    assert Plan(method="mcts", options={"leaves": 2}).gate_options == {"leaves": 2}
+    assert plan_of("rest_em").at_gate == {"chains": 32}
+    assert Plan(method="mcts", options={"leaves": 2}).at_gate == {"leaves": 2}
     assert np.isclose(plan_of("rest").thresholds[0], 0.25)

@@ -25,6 +25,7 @@ from guides.data.grading import Graded
 from guides.data.groups import groups_of
 from guides.training import losses
 from guides.training.options import REGIONS, Options, PolicyLoss, fine_tuning
+from guides.training.tree_attention import use_trees
 from models.checkpoints.heads import ValueHead
 
 PROMPT = (1, 2, 3)
@@ -43,7 +44,7 @@ def one_thread() -> Iterator[None]:
 
 def made() -> Any:
     model = tiny.model().float().train()
-    model.set_attn_implementation("eager")
+    use_trees(model)
     torch.manual_seed(0)
     model.value_head = ValueHead(32)
     torch.nn.init.normal_(model.value_head.weight)
@@ -242,7 +243,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(tmp_path, region: str) -> None:
     for rows in (whole, *parts):
         rows["reference"] = losses.log_probs(near(), rows, own)
     counts = losses.counts(whole, own)
-    assert counts.tolist() == pytest.approx([3.0, 0.5 + 4 / 8 + 3 + 0.5, 11.0 + 2.0])
+    assert counts.tolist() == pytest.approx([3.0, 0.5 + 4 / 8 + 3 + 0.5, 11.0 + 2.0, 0.0])
     expected = gradients(model, losses.total(losses.terms(model, whole, own), counts, own))
     found = [losses.total(losses.terms(model, rows, own), counts, own) for rows in parts]
     for name, gradient in gradients(model, found[0] + found[1]).items():
@@ -284,10 +285,11 @@ def test_without_samples_the_policy_loss_is_not_there(tmp_path) -> None:
 
 def test_log_probs_are_at_the_temperature_of_the_samples(tmp_path) -> None:
     model = made()
+    plain = tiny.model()
     rows = rows_of(tmp_path, [LINE])
     for temperature in (1.0, 0.6):
         own = options(temperature=temperature)
-        logits = model(input_ids=torch.tensor([[*PROMPT, 20, 21]])).logits[0]
+        logits = plain(input_ids=torch.tensor([[*PROMPT, 20, 21]])).logits[0]
         logs = (logits / temperature).log_softmax(-1)
         expected = torch.tensor([[0, 0, 0, logs[2, 20].item(), logs[3, 21].item()]])
         torch.testing.assert_close(losses.log_probs(model, rows, own), expected)
