@@ -57,13 +57,13 @@ class Timing:
     flops: float
 
 
-def made(shape: str) -> Any:
-    """A model of a shape with random weights and a value head."""
-    hidden, inner, layers, heads, key_heads, vocabulary = SHAPES[shape]
+def made(shape: str, layers: int | None) -> Any:
+    """A model of a shape, or of its first `layers`, with random weights and a value head."""
+    hidden, inner, depth, heads, key_heads, vocabulary = SHAPES[shape]
     config = LlamaConfig(
         hidden_size=hidden,
         intermediate_size=inner,
-        num_hidden_layers=layers,
+        num_hidden_layers=layers or depth,
         num_attention_heads=heads,
         num_key_value_heads=key_heads,
         vocab_size=vocabulary,
@@ -163,11 +163,15 @@ def ways(model: Any, layout: Sequence[int], sizes: Sequence[int]) -> dict[str, t
 
 
 def measure(
-    shape: str, layout: Sequence[int], repetitions: int, sizes: Sequence[int]
+    shape: str,
+    layout: Sequence[int],
+    repetitions: int,
+    sizes: Sequence[int],
+    layers: int | None = None,
 ) -> list[Timing]:
     """Interleaved repetitions of all ways, after a pass that loads what is loaded once."""
     leaves, leaf, prompt = layout
-    model = made(shape)
+    model = made(shape, layers)
     use_trees(model)
     longest = prompt + leaf
     below = leaves * (leaf * prompt + leaf * (leaf + 1) // 2)
@@ -175,7 +179,8 @@ def measure(
     of_tree = flops(model, prompt + answered, prompt * (prompt + 1) // 2 + below, answered)
     of_rows = flops(model, leaves * longest, leaves * longest * (longest + 1) // 2, answered)
     timings = []
-    tree_pass(model, torch.zeros(1, prompt + answered, dtype=torch.int64), layout, masked=False)
+    tree_pass(model, torch.zeros(1, 32, dtype=torch.int64), (4, 4, 16), masked=False)
+    model.zero_grad()
     for repetition in range(repetitions):
         for way, (run, times) in ways(model, layout, sizes).items():
             gc.collect()
@@ -225,6 +230,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(SHAPES), help="shapes, by commas")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="rows of a batch")
+    parser.add_argument("--layers", type=int, help="of the models, where not all are wanted")
     parser.add_argument("--out", type=Path, help="folder for trees.csv")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -233,7 +239,7 @@ def main() -> None:
     timings: list[Timing] = []
     for shape in given.models.split(","):
         for layout in LAYOUTS:
-            timings += measure(shape, layout, given.repetitions, sizes)
+            timings += measure(shape, layout, given.repetitions, sizes, given.layers)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         write_csv(given.out / "trees.csv", timings)

@@ -315,15 +315,17 @@ def test_losses_and_gradients_are_those_of_trl(name: str, loss: PreferenceLoss) 
     theirs = log_probs.clone().requires_grad_()
 
     def outputs(of: torch.Tensor) -> SimpleNamespace:
+        blank = torch.zeros(10, 6)
+        own = (rows(of) * mask)[:, 1:]
         return SimpleNamespace(
-            log_probs=(rows(of) * mask)[:, 1:], loss=torch.zeros(()), num_correct_tokens=0,
-            entropy=torch.zeros(()), mean_token_accuracy=torch.zeros(()),
-            logits=torch.zeros(10, 7, 2),
-        )  # fmt: skip
+            log_probs=own, entropy=blank, mean_logits=blank, is_top1=blank.bool()
+        )
 
     anything = AnyTrainer(
-        model=SimpleNamespace(training=True),
-        accelerator=SimpleNamespace(device=torch.device("cpu"), gather_for_metrics=lambda x: x),
+        model=SimpleNamespace(training=False), _total_train_tokens=0,
+        accelerator=SimpleNamespace(
+            device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x
+        ),
         aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=True,
         f_divergence_type="reverse_kl", loss_types=[name], loss_weights=[1.0], beta=loss.beta,
         use_weighting=False, label_smoothing=0.0,

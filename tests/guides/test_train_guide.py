@@ -195,6 +195,24 @@ def test_the_whole_loop_by_the_commands(
     assert all(trace.version == version(out) for trace in better)
 
 
+@pytest.mark.thorough
+def test_what_came_out_right_is_preferred_by_the_command(
+    base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is imitated: right chains against wrong ones alone make the model mostly right."""
+    out = tmp_path / "guide"
+    command = ["train", "preferences", "--from", traces, "--targets", file, "--base", base]
+    command += ["--pairs", "chains", "--lr", 0.001, "--epochs", 20, "--held-out", 0, "--out", out]
+    assert main.main(list(map(str, command))) == 0
+    better = share(search(out, file, tmp_path / "again"))
+    assert share(Trace.load(traces)) < 0.5 and better > 0.7, better
+    report = json.loads((out / "training.json").read_text())
+    assert report["data"]["counted"]["pairs"] > len(PROBLEMS)
+    assert report["options"]["preference"] == {"kind": "dpo", "beta": 0.1, "per_token": False}
+    assert main.main([*map(str, command), "--tune", "head"]) == 2
+    assert "not its value head" in capsys.readouterr().err
+
+
 def head_value(folder: Path, trace: Trace, node: int) -> float:
     """The value that the checkpoint gives to the end of a chain."""
     from models.checkpoints.checkpoint import load_model
