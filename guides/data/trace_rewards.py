@@ -303,7 +303,7 @@ def _by_function(path: str) -> Reward:
 
 def _read(state: Any) -> Any:
     """The text of a chain, or a state that is none."""
-    if isinstance(state, tuple) and state and isinstance(state[0], TextStep):
+    if isinstance(state, Sequence) and len(state) and isinstance(state[0], TextStep):
         return chain_text(state)
     return state
 
