@@ -29,7 +29,7 @@ from guides.answers.checker import classes
 from guides.data.grading import Replay, function_of
 from guides.engines import EngineOptions, unload
 from guides.values.prm import PRM
-from search.chain import Chain, TextStep, chain_text
+from search.chain import TextStep, chain_text
 from search.choose import Finish, counts, merge_equal
 from search.problem import TextProblem, checked_reward
 from search.scheduling.scheduler import parallel, run
@@ -303,7 +303,7 @@ def _by_function(path: str) -> Reward:
 
 def _read(state: Any) -> Any:
     """The text of a chain, or a state that is none."""
-    if isinstance(state, (tuple, Chain)) and state and isinstance(state[0], TextStep):
+    if isinstance(state, Sequence) and len(state) and isinstance(state[0], TextStep):
         return chain_text(state)
     return state
 

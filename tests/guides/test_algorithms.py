@@ -27,6 +27,7 @@ from guides.iteration.expert_iteration import Plan, expert_iteration
 from guides.iteration.gate import check_gate
 from guides.iteration.rationalise import hinted
 from search.cli.train_options import Algorithm
+from search.files.problems_file import Job
 from search.problem import TextProblem
 from search.problems.countdown import Countdown
 from search.trace import Trace
@@ -70,11 +71,10 @@ def test_what_is_given_goes_before():
 
 
 def test_a_hint_without_targets_is_refused_before_anything(tmp_path):
-    jobs = [job for job, _ in zip(sums(5)[0], range(5), strict=True)]
-    for i, job in enumerate(jobs):
-        object.__setattr__(job, "problem", Countdown((1, 2, 3, 4 + i), 24))
-    with pytest.raises(ValueError, match="none of the 5 problems has one: give them targets"):
-        expert_iteration("nowhere", jobs, {}, tmp_path / "out", rounds=1, plan=plan_of("star"))
+    jobs = [Job(str(i), Countdown((1, 2, 3, 4 + i), 24)) for i in range(5)]
+    base = checkpoint(tmp_path / "base", 0.5)
+    with pytest.raises(ValueError, match=r"none of the \d problems has one: give them targets"):
+        expert_iteration(base, jobs, {}, tmp_path / "out", rounds=1, plan=plan_of("star"))
     assert not (tmp_path / "out").exists()
 
 
