@@ -91,8 +91,10 @@ class Chain(Sequence[TextStep]):
     def tokens(self) -> tuple[int, ...]:
         """The sampled tokens of all steps, one after another."""
         tokens: list[int] = []
-        for part in (*self._blocks, *self._rest):
-            tokens += part.tokens
+        for block in self._blocks:
+            tokens += block.tokens
+        for step in self._rest:
+            tokens += step.tokens
         return tuple(tokens)
 
     def __len__(self) -> int:
