@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import re
-import subprocess
 import sys
 
 import pytest
@@ -289,40 +288,6 @@ def test_help_names_the_default_budgets(capsys, monkeypatch):
     recipe = json.loads((ROOT / "models" / "builtin" / "recipe.json").read_text())
     assert recipe["guide"]["budget"] == {"tokens": 2000, "seconds": 120}
     assert run(capsys)[0] == 0 and run(capsys, "--version")[1].startswith("copse ")
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import search",
-        "from search.cli.main import main; main(['--help'])",
-        "from search.cli.main import main; main(['solve', '--help'])",
-    ],
-)
-def test_nothing_heavy_is_loaded(statement):
-    code = (
-        f"import sys; {statement}; print([m for m in ('torch', 'transformers', 'numba', "
-        "'pyarrow', 'sympy') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.thorough
-def test_a_folder_of_the_users_with_our_name_stands_beside_ours(tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "__init__.py").touch()
-    code = (
-        f"import sys; sys.path.append({str(ROOT)!r}); import search.cli.main; "
-        f"sys.exit(search.cli.main.main(['solve', {PUZZLE!r}]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0 and "(verified)" in done.stdout, done.stderr
 
 
 # -- traces
