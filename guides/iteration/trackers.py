@@ -17,7 +17,7 @@ def check_tracker(name: str | None) -> None:
     if name not in TRACKERS:
         raise ValueError(f"track is one of {', '.join(TRACKERS)}, not {name!r}: correct it")
     if importlib.util.find_spec(name) is None:
-        raise ValueError(f"{name} is not installed: pip install {name}, or leave track out")
+        raise ValueError(f"{name} is not installed: install that package, or leave track out")
 
 
 def track(name: str, out: Path, numbers: Numbers) -> None:
