@@ -29,6 +29,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from io import FileIO
 from itertools import filterfalse
 from operator import itemgetter
@@ -119,27 +120,32 @@ class Results:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = FileIO(path, "a")
-            lock(
-                self._file,
-                f"another run is writing to {path}: wait for its end, or choose another place",
-            )
-            data = path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            header = _line(COLUMNS)
-            if whole or not header.startswith(data):
-                rows = _parsed(path, whole or data)
-                os.truncate(path, len(whole))
-            else:  # nothing yet, or half of the header
-                os.truncate(path, 0)
-                rows = []
-                append(self._file, header)
+            with ExitStack() as stack:
+                self._file = stack.enter_context(FileIO(path, "a"))
+                lock(
+                    self._file,
+                    f"another run is writing to {path}: wait for its end, or choose another place",
+                )
+                rows = self._resume(path.read_bytes())
+                stack.pop_all()  # it stays open
         except OSError as error:
             raise ValueError(
                 f"cannot write results to {path} ({error.strerror}): choose another place"
             ) from None
         self.done = set(map(row_key, sound(rows)))
         self.guides = set(map(itemgetter("guide"), rows))
+
+    def _resume(self, data: bytes) -> list[dict[str, Any]]:
+        """Take up the rows of an earlier run."""
+        whole = data[: data.rfind(b"\n") + 1]
+        header = _line(COLUMNS)
+        if whole or not header.startswith(data):
+            rows = _parsed(self.path, whole or data)
+            os.truncate(self.path, len(whole))
+            return rows
+        os.truncate(self.path, 0)  # nothing yet, or half of the header
+        append(self._file, header)
+        return []
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Add rows in one piece. Raises OSError (a full disk) and leaves no part of them."""

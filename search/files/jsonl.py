@@ -13,6 +13,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,14 @@ class Lines:
         self._remedy = f"choose another {flag}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = FileIO(path, "a")
-            lock(
-                self._file,
-                f"another run is writing to {path}: wait for its end, or {self._remedy}",
-            )
-            self._resume(path.read_bytes(), existing, f'{{"{first}": '.encode())
+            with ExitStack() as stack:
+                self._file = stack.enter_context(FileIO(path, "a"))
+                lock(
+                    self._file,
+                    f"another run is writing to {path}: wait for its end, or {self._remedy}",
+                )
+                self._resume(path.read_bytes(), existing, f'{{"{first}": '.encode())
+                stack.pop_all()  # it stays open
         except OSError as error:
             raise ValueError(
                 f"cannot write the {what}s to {path} ({error.strerror}): {self._remedy}"

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.sweep import rows
+from search.files.atomic import lock
 from search.files.jsonl import SUM, Damaged, Lines, opened, sealed, strict
 from search.files.problems_file import Results
 from search.problem import TextProblem
@@ -94,12 +96,24 @@ def test_a_result_with_another_value_is_refused_in_a_sentence(tmp_path: Path) ->
 
 def test_lines_of_older_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "o"
-    rows: list[object] = []
+    found: list[object] = []
     path.write_text('{"id": "a"}\n{"id": "b"}\n')
-    lines = Lines(path, rows.append, first="id", what="line", flag="--output")
+    lines = Lines(path, found.append, first="id", what="line", flag="--output")
     lines.append(sealed({"id": "c"}))
     lines.close()
-    assert rows == [{"id": "a"}, {"id": "b"}]
-    rows.clear()
-    Lines(path, rows.append, first="id", what="line", flag="--output").close()
-    assert rows == [{"id": "a"}, {"id": "b"}, {"id": "c"}]
+    assert found == [{"id": "a"}, {"id": "b"}]
+    found.clear()
+    Lines(path, found.append, first="id", what="line", flag="--output").close()
+    assert found == [{"id": "a"}, {"id": "b"}, {"id": "c"}]
+
+
+def test_a_file_that_is_refused_is_let_go(tmp_path: Path) -> None:
+    """It is closed and its lock given back, whoever keeps the error."""
+    for opens in (Results, rows.Results):
+        path = tmp_path / opens.__module__
+        path.write_text("nonsense\n")
+        with pytest.raises(ValueError) as caught:
+            opens(path)
+        with path.open("a") as file:
+            lock(file, "it is still held")
+        assert caught.value is not None

@@ -201,6 +201,7 @@ def test_results_of_a_file(capsys, tmp_path):
         "stopped",
         "usage",
         "error",
+        "crc32",
     }
     assert (
         rows["a"]["verified"] is True
