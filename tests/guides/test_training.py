@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from safetensors.torch import load_file
 from training_cases import torch
 
@@ -381,12 +380,3 @@ def test_a_child_process_trains_on_a_checkpoint(tmp_path: Path) -> None:
         return model(input_ids=ids, labels=ids).loss.item()
 
     assert loss(tmp_path / "new") < 0.7 * loss(base)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: Any) -> Path:
-    return save_model(
-        tmp_path_factory.mktemp("tuned") / "base",
-        tiny.model("qwen2", tie_word_embeddings=True).bfloat16(),
-        tiny.tokenizer(),
-    )
