@@ -433,7 +433,6 @@ def test_a_killed_run_goes_on(whole, tmp_path, monkeypatch, stage, late):
         if number == 2:
             if late:
                 monkeypatch.setattr(alphazero.os, "replace", interrupt)
-                monkeypatch.setattr(search.trace.os, "replace", interrupt)
             else:
                 interrupt()
         done(self, number)
