@@ -102,12 +102,13 @@ def imitated(graded: Sequence[Graded], chosen: Distillation, threshold: float) -
     different ones, drawn from all of its traces together. Empty for policies that imitate no whole
     chains.
     """
-    ends: list[list[int]] = [[] for _ in graded]
-    if chosen.policy in ("visits", "none"):
-        return ends
+    ends: list[list[int]] = []
     problems: defaultdict[str, list[int]] = defaultdict(list)
     for place, one in enumerate(graded):
+        ends.append([])
         problems[one.replay.key].append(place)
+    if chosen.policy in ("visits", "none"):
+        return ends
     rngs = np.random.default_rng(chosen.seed).spawn(len(problems))
     for places, rng in zip(problems.values(), rngs, strict=True):
         chains: dict[Hashable, tuple[int, int]] = {}
@@ -118,7 +119,9 @@ def imitated(graded: Sequence[Graded], chosen: Distillation, threshold: float) -
                 key = one.replay.chain(node) if len(places) > 1 else node
                 chains.setdefault(key, (place, node))
         found = list(chains.values())
-        worth = np.array([graded[place].outcomes[node] for place, node in found])
+        worth = np.zeros(len(found))
+        for i, (place, node) in enumerate(found):
+            worth[i] = graded[place].outcomes[node]
         for i in drawn(worth, chosen.policy, chosen.keep, rng).tolist():
             place, node = found[i]
             ends[place].append(node)
@@ -135,7 +138,9 @@ def distilled(
     rng = np.random.default_rng(chosen.seed)
     policy = "solutions" if chosen.policy in ("all", "best") else chosen.policy
     whole = []
+    keys = []
     for one, own in zip(graded, ends, strict=True):
+        keys.append(one.replay.key)
         imitated = np.zeros(len(one.outcomes))
         imitated[list(own)] = 1.0
         pairs: list[tuple[int, int]] = []
@@ -155,7 +160,6 @@ def distilled(
             pairs=pairs,
         )
         whole.append(example)
-    keys = [one.replay.key for one in graded]
     examples: list[list[Segment]] = []
     for example in _even(keys, whole, ends):
         if example:

@@ -78,7 +78,9 @@ def prepare(
     guide = describe(folder) | language | dict(settings or {})
     reader = TraceReader(folder, guide)
     replays = _replays(found, reader, guide)
-    before = [_replays(Trace.load(place), reader, guide) for place in earlier]
+    before = []
+    for place in earlier:
+        before.append(_replays(Trace.load(place), reader, guide))
     _warn_of_unused(targets, [*replays, *itertools.chain.from_iterable(before)])
     own, verdicts = _graded(replays, targets, reader, chosen)
     graded = hold_out(own, chosen.held_share)

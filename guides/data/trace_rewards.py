@@ -134,7 +134,10 @@ def needs_targets(name: str) -> bool:
 
 
 def _outcome(replays: Sequence[Replay], sources: Sources) -> Found:
-    return Found([replay.grade(sources.targets.get(replay.key)) for replay in replays])
+    outcomes = []
+    for replay in replays:
+        outcomes.append(replay.grade(sources.targets.get(replay.key)))
+    return Found(outcomes)
 
 
 def _format(replays: Sequence[Replay], sources: Sources) -> Found:
@@ -255,7 +258,7 @@ async def _scores(judge: PRM, replay: Replay) -> np.ndarray:
     ends = np.flatnonzero(replay.trace.node_finished)
     if not len(ends):
         return own
-    states = [replay.states[node] for node in ends]
+    states = list(map(replay.states.__getitem__, ends))
     unknown = np.full(len(ends), np.nan, np.float32)
     try:
         values = await judge.evaluate(

@@ -98,6 +98,8 @@ def plan_of(algorithm: str | None = None, **chosen: Any) -> Plan:
     if other:
         options = {}
     fields = {**own, **chosen, "options": {**options, **chosen.get("options", {})}}
-    said = [f"{name}={fields[name]!r}" for name in [*own, "options"]]
-    log.info("%s sets %s", algorithm, ", ".join(said))
+    said = ""
+    for name in [*own, "options"]:
+        said += f", {name}={fields[name]!r}"
+    log.info("%s sets %s", algorithm, said[2:])
     return Plan(**fields, algorithm=algorithm)

@@ -107,9 +107,8 @@ class Plan(SearchPlan):
                 f"the policy {self.policy!r} asks for no reward, so thresholds mean nothing: give "
                 "one at most, or imitate solutions"
             )
-        if self.hint is not None and not all(
-            place in self.hint for place in ("{problem}", "{target}")
-        ):
+        whole = self.hint or "{problem}{target}"
+        if "{problem}" not in whole or "{target}" not in whole:
             raise ValueError(
                 f"the hint {self.hint!r} must say where problem and target go: write {{problem}} "
                 "and {target} in it"
