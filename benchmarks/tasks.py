@@ -3,10 +3,12 @@ only place that may know labels.
 
     python -m benchmarks.tasks training --count 12000 --seed 1 > training.jsonl
     python -m benchmarks.tasks gate --count 400 > gate.jsonl
+    python -m benchmarks.tasks test --only chains --size 7 --count 1000 > test.jsonl
 
 The first is for `copse train iterate`, of the split "train", two Countdown puzzles to a chain,
 because a puzzle costs a tenth of the tokens; the second is of "validation", as many of both.
-`--stories` adds word problems, so many to a chain. No problem in them is one of a task, no puzzle
+`--stories` adds word problems, so many to a chain. The third has problems of one kind and one size,
+of the split that it names. No problem in them is one of a task, no puzzle
 has the target 24, 36 or 50. The tasks "chains" and "words" are of the split "test".
 """
 
@@ -239,19 +241,34 @@ def training(
             yield from islice(story, stories_each)
 
 
+#: generators of the kinds whose problems have a number of operations
+MAKERS: dict[str, Callable[..., Iterator[Problem]]] = {
+    "chains": chains.generate,
+    "words": words.generate,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", choices=["training", "gate"])
+    parser.add_argument("file", choices=["training", "gate", "test"])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--stories", type=int, default=0, metavar="N", help="word problems to a chain"
     )
+    parser.add_argument(
+        "--only", choices=list(MAKERS), help="problems of this kind alone, of --size operations"
+    )
+    parser.add_argument("--size", type=int, default=OPERATIONS, metavar="N")
     args = parser.parse_args()
-    split, puzzles = ("train", 2) if args.file == "training" else ("validation", 1)
-    problems = training(args.seed, split, puzzles, args.stories)
+    split = {"training": "train", "gate": "validation"}.get(args.file, args.file)
+    if args.only:
+        problems = MAKERS[args.only](args.seed, sys.maxsize, args.size, 2, split=split)
+    else:
+        puzzles = 2 if args.file == "training" else 1
+        problems = training(args.seed, split, puzzles, args.stories)
     measured: set[str] = set()
     for task in TASKS.values():
         measured.update(map(identity, task()))

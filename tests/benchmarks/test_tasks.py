@@ -110,3 +110,19 @@ def test_a_file_can_be_read_as_jobs_with_targets(
         for line in file.read_text().splitlines()
         if '"countdown"' in line
     )
+
+
+def test_a_file_may_have_one_kind_and_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "test.jsonl"
+    arguments = ["test", "--only", "chains", "--size", "5", "--count", "20"]
+    monkeypatch.setattr(sys, "argv", ["tasks", *arguments])
+    with file.open("w") as out, contextlib.redirect_stdout(out):
+        main()
+    problems = [job.problem for job in read_jobs(file)]
+    assert len(problems) == 20 == len(read_targets(file))
+    for problem in problems:
+        assert isinstance(problem, Chains) and problem.split() == "test"
+        # five that are needed and two that are not; the others give a value
+        assert sum("=" in definition for definition in problem.definitions) == 7
