@@ -215,6 +215,8 @@ def test_gradients_of_trees_are_those_of_separate_rows(
     rows["reference"] = losses.log_probs(reference, rows, own)
     loss = losses.total(losses.terms(model, rows, own), losses.counts(rows, own), own)
     packed = gradients(model, loss)
+    model.set_attn_implementation("eager")
+    reference.set_attn_implementation("eager")
     truth = separate(model, batch, credit, own, reference)
     assert loss.item() == pytest.approx(truth.item(), abs=1e-5, rel=1e-5)
     for name, expected in gradients(model, truth).items():
@@ -389,6 +391,8 @@ def test_losses_and_gradients_are_those_of_trl(tmp_path, kind: str, beta: float)
     rows["reference"] = losses.log_probs(reference, rows, own)
     loss = losses.total(losses.terms(model, rows, own), losses.counts(rows, own), own)
     ours = gradients(model, loss)
+    model.set_attn_implementation("eager")  # rows as TRL has them are no trees
+    reference.set_attn_implementation("eager")
 
     texts, before, rewards = [], [], []
     for chain in groups[0].chains:
