@@ -66,6 +66,8 @@ def use_trees(model: PreTrainedModel) -> None:
     as one with sliding windows or a recurrence, and one whose logits are not its output embeddings
     times the last hidden states.
     """
+    if model.config._attn_implementation == NAME:
+        return
     text = model.config.get_text_config()
     window = getattr(text, "sliding_window", None)
     kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
@@ -110,6 +112,8 @@ def tree_states(decoder: nn.Module, tokens: Tensor, ends: Tensor, positions: Ten
     """The last hidden states, float [rows, tokens, hidden], of a model that `use_trees` was given.
     tokens, ends and positions: int64 [rows, tokens].
     """
+    if ends.device.type == "cpu" and decoder.config._attn_implementation != NAME:
+        raise RuntimeError("this model reads rows as texts: call use_trees(model) first")
     mask = ends[:, None, None]  # of four dimensions, which transformers hands on as it is
     if ends.device.type != "cpu":
         mask = added(visible(ends), torch.get_autocast_dtype(ends.device.type))

@@ -179,6 +179,9 @@ def train_preferences(
         float, typer.Option(min=0, help="By which the better step of a pair is more.")
     ] = 0.0,
     keep: Annotated[int, typer.Option(min=1, help="Most pairs of chains of a search.")] = 10,
+    policy: Annotated[
+        Policy, typer.Option(help="What is imitated beside: solutions hold the likelihood up.")
+    ] = Policy.none,
     loss: Annotated[Preference, typer.Option(help="Of a pair.")] = Preference.dpo,
     beta: Annotated[float, typer.Option(help="How much the model is held to the reference.")] = 0.1,
     per_token: Annotated[
@@ -214,7 +217,7 @@ def train_preferences(
             base,
             out,
             training.chosen | {"preference": preference},
-            policy="none",
+            policy=policy.value,
             keep=keep,
             pairs=pairing,
             reference=reference,

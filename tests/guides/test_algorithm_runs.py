@@ -101,7 +101,7 @@ def test_star_learns_from_hints_and_not_their_words(folder):
 
 def test_vstar_leaves_a_verifier_that_tells_right_from_wrong(folder):
     out = folder / "vstar"
-    assert main(arguments(folder, "vstar", "vstar", "--rounds", "2")) == 0
+    assert main(arguments(folder, "vstar", "vstar", "--rounds", "2", "--epochs", "40")) == 0
     assert float(ledger(out)[2]["gate_after"]) > float(ledger(out)[0]["gate_after"])
     counted = json.loads((out / "verifier/training.json").read_text())["data"]["counted"]
     assert counted["language"] == {"answer": "([aeiou])"} and counted["held"] >= 0

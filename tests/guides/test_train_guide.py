@@ -8,6 +8,7 @@ right.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ torch = pytest.importorskip("torch")
 
 import tiny  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from guides.data.examples import ExampleFile  # noqa: E402
 from guides.data.grading import grade, key_of, read_targets  # noqa: E402
@@ -199,18 +201,45 @@ def test_the_whole_loop_by_the_commands(
 def test_what_came_out_right_is_preferred_by_the_command(
     base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is imitated: right chains against wrong ones alone make the model mostly right."""
+    """Nothing is imitated: of the same problem, right chains become likelier than wrong ones. Both
+    may lose to what was in no pair.
+    """
     out = tmp_path / "guide"
     command = ["train", "preferences", "--from", traces, "--targets", file, "--base", base]
     command += ["--pairs", "chains", "--lr", 0.001, "--epochs", 20, "--held-out", 0, "--out", out]
     assert main.main(list(map(str, command))) == 0
-    better = share(search(out, file, tmp_path / "again"))
-    assert share(Trace.load(traces)) < 0.5 and better > 0.7, better
+    assert preferred(base, traces) < 0.7 < 0.95 < preferred(out, traces)
+    both = tmp_path / "both"
+    assert main.main([*map(str, command[:-1]), str(both), "--policy", "solutions"]) == 0
+    assert preferred(both, traces) > 0.9 and share(search(both, file, tmp_path / "again")) > 0.7
     report = json.loads((out / "training.json").read_text())
     assert report["data"]["counted"]["pairs"] > len(PROBLEMS)
     assert report["options"]["preference"] == {"kind": "dpo", "beta": 0.1, "per_token": False}
     assert main.main([*map(str, command), "--tune", "head"]) == 2
     assert "not its value head" in capsys.readouterr().err
+
+
+def preferred(folder: Path, traces: Path) -> float:
+    """Of all right and wrong chains of one problem, the share of pairs in which plain transformers
+    finds the right one likelier.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ahead = []
+    for trace in Trace.load(traces):
+        prompt = tokenizer.encode(trace.arguments["statement"] + ":")
+        found: dict[bool, list[float]] = {True: [], False: []}
+        for node in np.flatnonzero(trace.node_finished):
+            steps = [trace.steps[edge] for edge in trace.path(int(node))]
+            text = prompt + list(itertools.chain.from_iterable(step.tokens for step in steps))
+            with torch.no_grad():
+                logs = model(torch.tensor([text])).logits[0].log_softmax(-1)
+            places = range(len(prompt), len(text))
+            right = steps[-1].text.endswith(dict(PROBLEMS)[trace.arguments["statement"]])
+            found[right].append(sum(float(logs[place - 1, text[place]]) for place in places))
+        for better, worse in itertools.product(found[True], found[False]):
+            ahead.append(better > worse)
+    return float(np.mean(ahead))
 
 
 def head_value(folder: Path, trace: Trace, node: int) -> float:

@@ -26,6 +26,7 @@ from guides.data.prepare import prepare
 from guides.training import train, train_guide, value_report
 from guides.training.value_report import FEWEST
 from models.checkpoints.checkpoint import describe, load_model, save_model, version
+from models.checkpoints.digests import SUMS
 from search.problem import TextStep
 from search.scheduling.requests import Usage
 from search.trace import Trace
@@ -220,7 +221,7 @@ def test_a_head_is_judged_in_the_type_that_it_was_trained_in(
     shutil.copytree(base, half)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     model.save_pretrained(half)
-    (half / "digests.json").unlink(missing_ok=True)
+    (half / SUMS).unlink(missing_ok=True)
     seen = []
     judge = value_report.judge
 
