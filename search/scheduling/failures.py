@@ -18,7 +18,7 @@ from search.scheduling.requests import (
     failure,
 )
 
-FEWEST = 8  #: calls of a function before its failures end a search
+FEWEST = 8  #: failed calls of a function that may end a search
 
 
 class Failures:
@@ -45,8 +45,8 @@ class Failures:
 
     @property
     def broken(self) -> bool:
-        """Whether at some moment more than half of a function's calls had failed, of `FEWEST` at
-        least.
+        """Whether at some moment `FEWEST` calls of a function had failed, and nine times as many
+        as had not: a verifier that fails at every second call goes on to the search's end.
         """
         return self._broken is not None
 
@@ -77,7 +77,9 @@ class Failures:
         if error is not None:
             self._crashed[name] += 1
             self._crash[name] = error
-        if self._calls[name] >= FEWEST and self._broken is None:
+        crashed = self._crashed[name]
+        good = self._calls[name] - crashed
+        if crashed >= max(FEWEST, 9 * good) and self._broken is None:
             self._broken = self._mostly_failed(name)
 
     def _mostly_failed(self, name: str) -> RequestFailed | None:

@@ -29,7 +29,7 @@ def test_pairs_made_to_deceive_it_do_not() -> None:
     assert right >= 0.98 * equal > 1_000
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_many_pairs_made_to_deceive_it_do_not() -> None:
     assert refused(adversarial.attack(40_000, seed=6)) == []
 

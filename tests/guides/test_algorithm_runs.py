@@ -99,6 +99,7 @@ def test_star_learns_from_hints_and_not_their_words(folder):
     assert settings["algorithm"] == "star" and settings["hint"] == HINT
 
 
+@pytest.mark.slow
 def test_vstar_leaves_a_verifier_that_tells_right_from_wrong(folder):
     out = folder / "vstar"
     assert main(arguments(folder, "vstar", "vstar", "--rounds", "2", "--epochs", "40")) == 0
@@ -131,6 +132,7 @@ def test_self_training_needs_no_label(folder):
         assert trace.options["chains"] == 9 and trace.options["solutions"] is None
 
 
+@pytest.mark.slow
 def test_best_of_n_by_a_function_and_rest_with_rising_thresholds(folder):
     best = folder / "best"
     reward = ("--reward", f"{__name__}:late")

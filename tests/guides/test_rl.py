@@ -110,7 +110,7 @@ def test_the_command_learns_what_is_rewarded(folder, capsys):
 
 @pytest.mark.thorough
 def test_random_rewards_teach_nothing(folder, tmp_path):
-    learn(folder, tmp_path / "out", 8, reward="random", training={"lr": 1e-3, "warmup": 0})
+    learn(folder, tmp_path / "out", 6, reward="random", training={"lr": 1e-3, "warmup": 0})
     rows = table(tmp_path / "out")
     assert all(row["gate"] < 0.75 for row in rows if not math.isnan(row["gate"]))
     assert abs(np.mean([row["reward"] for row in rows[1:]]) - 0.5) < 0.12
@@ -191,7 +191,7 @@ def test_the_kl_to_the_first_model_is_counted_and_holds(folder, tmp_path):
 
 
 def table_of(folder: Path, out: Path, **plan) -> list[dict[str, float]]:
-    learn(folder, out, 8, **plan)
+    learn(folder, out, 5, **plan)
     return table(out)
 
 

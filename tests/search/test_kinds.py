@@ -49,7 +49,8 @@ def beside(tmp_path, monkeypatch):
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "riddles", raising=False)
+    for name in ("riddles", "antigravity", "multiprocessing.pool"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "riddles.py").write_text(OWN)
     yield tmp_path
     sys.modules.pop("riddles", None)
