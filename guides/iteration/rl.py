@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,25 @@ from guides.data.advantages import Credit
 from guides.data.credit_examples import Creditor, useful
 from guides.data.examples import ExampleFile
 from guides.data.trace_rewards import Sources, check_reward, needs_targets
+from guides.engines import locate
 from guides.iteration.plan import SearchPlan
 from guides.iteration.rl_numbers import numbers_of, write_rounds
 from guides.iteration.rounds import Rounds, divided
-from guides.iteration.run_folder import accepted_before, write_json
+from guides.iteration.run_folder import write_json
 from guides.iteration.trackers import check_tracker, track
 from guides.training.learner import Learner
 from guides.training.options import Options, PolicyLoss, fine_tuning
+from models.checkpoints.checkpoint import resolve, version
+from models.checkpoints.head_layouts import OWN, head_layout
 from search.files.problems_file import Job
 from search.scheduling.budget import Budget
 from search.trace import Trace
 
 #: of the learner, where the plan does not say: a constant learning rate after a few updates
-TRAINING = {"warmup": 10, "precision": "float32", "batch": 16}
+TRAINING = {"warmup": 10, "precision": "float32", "batch": 16, "value_weight": 0.0}
+VALUE_WEIGHT = 0.05  #: of a base that has a value head, so that the head follows the policy
+#: of the training's options: they count passes through examples, and a round has its updates
+NOT_OURS = ("epochs", "steps", "accumulation")
 #: truncated sampling cannot be replayed by the trainer
 TRUNCATION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 #: options of method sample: eight samples, all of them, even where some are verified
@@ -96,6 +102,11 @@ class RLPlan(SearchPlan):
                 "at temperature 0 all samples are the same, and nothing is learnt from comparing "
                 "them: give a temperature above 0, such as 1"
             )
+        for name in NOT_OURS:
+            if self.training.get(name, 1) != 1:
+                raise ValueError(
+                    f"a round is learnt from in `updates`, so {name} says nothing: leave it out"
+                )
         Credit(**self.credit)
         check_reward(self.reward, self.verifier)
         check_tracker(self.track)
@@ -150,6 +161,8 @@ def reinforce(
     kept, and the same call goes on with it.
     """
     plan = plan or RLPlan()
+    if head_layout(resolve(locate(base))) == OWN:
+        plan = replace(plan, training={"value_weight": VALUE_WEIGHT, **plan.training})
     labelled = needs_targets(plan.reward)
     jobs, gate = divided(base, jobs, gate, targets, rounds, labelled=labelled)
     return _Run(Path(out), jobs, gate, targets, plan).run(base, rounds)
@@ -173,9 +186,13 @@ class _Run(Rounds[RLPlan]):
     def ledger(self, last: int) -> str:
         return write_rounds(self.out, last)
 
-    def accepted(self, number: int) -> Path:
-        """The checkpoint that was best at the gates before round `number`."""
-        return accepted_before(self.out, number)
+    def finish(self, rounds: int) -> None:
+        """The gate of the last round, where it was none of the gate."""
+        folder = self.folder(rounds)
+        if not (folder / "gate.json").exists():
+            self.gate(rounds)
+            write_json(folder / "round.json", numbers_of(folder, rounds))
+            self.publish(rounds)
 
     def _previous(self, number: int) -> Path:
         """The checkpoint that the round before left."""
@@ -239,6 +256,7 @@ class _Run(Rounds[RLPlan]):
         learner.save_state(state)
         learner.save(checkpoint, **update._asdict(), seconds=seconds)
         os.replace(checkpoint, folder / "checkpoint")
+        learner.version = version(folder / "checkpoint")
         self._kept[:] = [(number, learner)]
 
     def _gate_if_due(self, number: int) -> None:

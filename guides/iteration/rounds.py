@@ -165,10 +165,11 @@ class Rounds(Generic[P]):
         self.publish(0)
 
     def _round(self, number: int, rounds: int) -> None:
-        """What is missing of one round."""
+        """What is missing of one round. Of one that is complete, parts may have been removed."""
         folder = self.folder(number)
+        complete = (folder / list(self.steps)[-1]).exists()
         for name, step in self.steps.items():
-            if not (folder / name).exists():
+            if not complete and not (folder / name).exists():
                 log.info("round %d of %d: %s", number, rounds, step.__name__.strip("_"))
                 step(number)
         self.publish(number)

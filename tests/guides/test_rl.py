@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from guides.data.grading import read_targets
-from guides.iteration import rl
+from guides.iteration import rl, rounds
 from guides.iteration.rl import RLPlan, reinforce
 from guides.iteration.rl_numbers import COLUMNS
 from guides.training.learner import Learner
@@ -46,13 +46,13 @@ def folder(tmp_path_factory):
     return vowel_folder(tmp_path_factory.mktemp("rl"))
 
 
-def learn(folder: Path, out: Path, rounds: int, base: str | Path = "base", **plan) -> Path:
+def learn(folder: Path, out: Path, count: int, base: str | Path = "base", **plan) -> Path:
     """A run on the folder's problems."""
     files = [folder / "p.jsonl", folder / "g.jsonl"]
     jobs, gate = map(read_jobs, files)
     targets = dict(read_targets(files[0])) | read_targets(files[1])
     plan = RLPlan(**{**SMALL, **plan})
-    return reinforce(folder / base, jobs, targets, out, rounds=rounds, gate=gate, plan=plan)
+    return reinforce(folder / base, jobs, targets, out, rounds=count, gate=gate, plan=plan)
 
 
 def table(out: Path) -> list[dict[str, float]]:
@@ -158,9 +158,11 @@ def test_a_run_that_was_killed_anywhere_goes_on_to_the_same_weights(
 
 
 @pytest.mark.thorough
-def test_old_checkpoints_and_optimisers_are_removed(folder, tmp_path):
+def test_old_checkpoints_and_optimisers_are_removed(folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     learn(folder, out, 5, gate_every=2)
+    gated = [row["round"] for row in table(out) if not math.isnan(row["gate"])]
+    assert gated == [0, 2, 4, 5], "the last one, too"
     found = {path.parent.name for path in out.glob("round-*/checkpoint")}
     best = max((row for row in table(out) if row["best"] == 1), key=lambda row: row["round"])[
         "round"
@@ -168,6 +170,13 @@ def test_old_checkpoints_and_optimisers_are_removed(folder, tmp_path):
     assert found == {"round-00", f"round-{int(best):02d}", "round-05"} | found & {"round-04"}
     assert [path.parent.name for path in out.glob("round-*/learner")] == ["round-05"]
     assert len(list(out.glob("round-*/traces/traces.parquet"))) == 5, "samples are kept"
+    before = {path: path.stat().st_mtime_ns for path in out.glob("round-*/*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "load", None)
+        learn(folder, out, 5, gate_every=2)
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("round-*/*")}
+    learn(folder, out, 6, gate_every=2)
+    assert table(out)[5]["gate"] == table(out)[5]["gate"] and len(table(out)) == 7
 
 
 @pytest.mark.thorough
@@ -267,6 +276,8 @@ def test_rewards_that_are_none_are_one_sentence(folder, tmp_path):
         ({"reward": "outcom"}, "there is no reward 'outcom'"),
         ({"track": "excel"}, "track is one of tensorboard"),
         ({"training": {"lr": 2}}, "lr in"),
+        ({"training": {"epochs": 3}}, "epochs says nothing"),
+        ({"training": {"accumulation": 2}}, "accumulation says nothing"),
     ],
 )
 def test_what_a_plan_refuses(plan, sentence):
