@@ -43,6 +43,7 @@ from guides.training.options import Options, PolicyLoss, fine_tuning
 from models.checkpoints.checkpoint import resolve, version
 from models.checkpoints.head_layouts import OWN, head_layout
 from search.files.problems_file import Job
+from search.methods.presets import PRESETS
 from search.scheduling.budget import Budget
 from search.trace import Trace
 
@@ -72,8 +73,8 @@ class RLPlan(SearchPlan):
     refill       how many times `per_round` problems are searched at most, until `per_round` of them
                  are useful: neither all right nor all wrong
     gate_every   rounds from one gate to the next
-    gate_options of the search at the gate; None: one chain a problem, so that its accuracy is
-                 pass@1 (of method sample)
+    gate_options of the search at the gate; None: those of the rounds, but one chain a problem
+                 where chains are sampled, so that its accuracy is pass@1
     track        who else is told the numbers of each round (`guides.iteration.trackers`); None:
                  nobody
 
@@ -107,7 +108,13 @@ class RLPlan(SearchPlan):
                 raise ValueError(
                     f"a round is learnt from in `updates`, so {name} says nothing: leave it out"
                 )
-        Credit(**self.credit)
+        credit = Credit(**self.credit)
+        preset = PRESETS.get(self.method)
+        if preset is not None and preset.search != "sample" and credit.searched == "refuse":
+            raise ValueError(
+                f"what {self.method} finds are no samples of the policy: learn from method sample, "
+                "or weigh its chains with the credit searched=weigh"
+            )
         check_reward(self.reward, self.verifier)
         check_tracker(self.track)
         self.learning  # noqa: B018, what is wrong with the options is said here
@@ -126,7 +133,9 @@ class RLPlan(SearchPlan):
     def at_gate(self) -> Mapping[str, Any]:
         if self.gate_options is not None:
             return self.gate_options
-        return {**self.options, "chains": 1, "wave": 1}
+        if self.method in PRESETS and PRESETS[self.method].search == "sample":
+            return {**self.options, "chains": 1, "wave": 1}
+        return self.options
 
     @property
     def learning(self) -> Options:

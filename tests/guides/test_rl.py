@@ -330,3 +330,21 @@ def test_another_plan_does_not_go_on_with_a_run(folder, tmp_path):
     with pytest.raises(ValueError, match="holds a run with other credit"):
         learn(folder, out, 2, per_round=2, credit={"method": "leave_one_out"})
     shutil.rmtree(out)
+
+
+def test_the_gate_samples_one_chain_and_searches_as_the_rounds_do():
+    assert RLPlan().at_gate == {"chains": 1, "wave": 1, "solutions": None}
+    assert RLPlan(method="mcts", options={"leaves": 2}, credit={"searched": "weigh"}).at_gate == {
+        "leaves": 2
+    }
+    assert RLPlan(gate_options={"chains": 4}).at_gate == {"chains": 4}
+
+
+@pytest.mark.thorough
+def test_a_tree_search_is_learnt_from_by_its_weights_or_refused(folder, tmp_path):
+    """What a search drew is no sample of the policy."""
+    options = {"method": "mcts", "options": {"branch": 3}, "per_round": 3, "gate_every": 9}
+    with pytest.raises(ValueError, match="with the credit searched=weigh"):
+        RLPlan(**options)
+    learn(folder, tmp_path / "out", 2, **options, credit={"searched": "weigh", "method": "tree"})
+    assert table(tmp_path / "out")[1]["training_tokens"] > 0
