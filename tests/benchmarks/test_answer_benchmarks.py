@@ -21,12 +21,12 @@ def refused(tally: adversarial.Tally) -> list[Pair]:
 
 
 def test_pairs_made_to_deceive_it_do_not() -> None:
-    tally = adversarial.attack(3_800, seed=5)
+    tally = adversarial.attack(1_900, seed=5)
     assert refused(tally) == []
     assert len(adversarial.GENERATORS) >= 20
     equal = sum(count for (_, _, equal), count in tally.verdicts.items() if equal)
     right = sum(count for (_, said, _), count in tally.verdicts.items() if said is Verdict.RIGHT)
-    assert right >= 0.98 * equal > 1_000
+    assert right >= 0.98 * equal > 500
 
 
 @pytest.mark.slow

@@ -120,6 +120,7 @@ def test_vstar_leaves_a_verifier_that_tells_right_from_wrong(folder):
     assert np.mean(good) > np.mean(bad)
 
 
+@pytest.mark.slow
 def test_self_training_needs_no_label(folder):
     out = folder / "bare"
     more = ("--input", str(folder / "bare.jsonl"), "--option", "chains=9")

@@ -108,7 +108,7 @@ def test_the_command_learns_what_is_rewarded(folder, capsys):
     assert tokenizer.decode([likeliest]) == RIGHT
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_random_rewards_teach_nothing(folder, tmp_path):
     learn(folder, tmp_path / "out", 6, reward="random", training={"lr": 1e-3, "warmup": 0})
     rows = table(tmp_path / "out")
@@ -121,7 +121,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("first", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_run_that_was_killed_anywhere_goes_on_to_the_same_weights(
     folder, tmp_path, monkeypatch, first
 ):
@@ -179,7 +179,7 @@ def test_old_checkpoints_and_optimisers_are_removed(folder, tmp_path, monkeypatc
     assert table(out)[5]["gate"] == table(out)[5]["gate"] and len(table(out)) == 7
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_samples_of_earlier_rounds_are_learnt_from_too(folder, tmp_path):
     learn(folder, tmp_path / "fresh", 2)
     learn(folder, tmp_path / "stale", 2, stale=1)
@@ -190,7 +190,7 @@ def test_samples_of_earlier_rounds_are_learnt_from_too(folder, tmp_path):
     assert stale[2]["sampler_gap"] > 0.01 > fresh[2]["sampler_gap"], "of an older sampler"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_kl_to_the_first_model_is_counted_and_holds(folder, tmp_path):
     free = table_of(folder, tmp_path / "free", loss={"kl": 1e-6})
     held = table_of(folder, tmp_path / "held", loss={"kl": 20.0})
@@ -204,7 +204,7 @@ def table_of(folder: Path, out: Path, **plan) -> list[dict[str, float]]:
     return table(out)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_low_rank_additions_are_merged_into_each_rounds_model(folder, tmp_path):
     pytest.importorskip("peft")
     out = tmp_path / "out"
@@ -219,7 +219,7 @@ def test_low_rank_additions_are_merged_into_each_rounds_model(folder, tmp_path):
     assert all(row["sampler_gap"] <= 1e-4 for row in rows[1:])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_small_steps_are_not_lost_in_bfloat16(folder, tmp_path):
     """The weights that are trained stay float32 from round to round, also through a restart."""
     base = tmp_path / "half"
@@ -340,7 +340,7 @@ def test_the_gate_samples_one_chain_and_searches_as_the_rounds_do():
     assert RLPlan(gate_options={"chains": 4}).at_gate == {"chains": 4}
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_tree_search_is_learnt_from_by_its_weights_or_refused(folder, tmp_path):
     """What a search drew is no sample of the policy."""
     options = {"method": "mcts", "options": {"branch": 3}, "per_round": 3, "gate_every": 9}

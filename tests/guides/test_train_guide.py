@@ -197,7 +197,7 @@ def test_the_whole_loop_by_the_commands(
     assert all(trace.version == version(out) for trace in better)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_what_came_out_right_is_preferred_by_the_command(
     base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,8 +85,8 @@ def test_greedy_text_is_that_of_transformers(name):
     [
         ("llama biased", torch.bfloat16),
         ("qwen3", torch.float32),
-        ("mistral window", torch.bfloat16),
-        ("phi", torch.float32),
+        pytest.param("mistral window", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("phi", torch.float32, marks=pytest.mark.slow),
     ],
 )
 def test_hidden_states_are_those_of_the_model(name, dtype):
