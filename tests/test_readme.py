@@ -232,7 +232,7 @@ def type_check(folder: Path, strict: bool) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_examples_of_parts_pass_a_type_checker(tmp_path: Path) -> None:
     examples = blocks("python", TEXT["README.md"]) + blocks(
         "python", section(OWN_PARTS, "Parts of your own")

@@ -276,7 +276,7 @@ def searches(lines):
     }
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     problems(tmp_path, COUNT)
     rng, results, finished = random.Random(1), tmp_path / "o" / "results.csv", []

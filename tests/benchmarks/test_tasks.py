@@ -84,7 +84,7 @@ def test_the_checker_knows_dead_ends_and_mistakes() -> None:
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_file_can_be_read_as_jobs_with_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,8 +34,7 @@ slow = pytest.mark.slow  # half a minute each, and other tests do the same to on
     "kinds",
     [
         pytest.param(["kill"], marks=slow),
-        pytest.param(["disk"], marks=thorough),
-        pytest.param(["damage"], marks=slow),
+        pytest.param(["disk", "damage"], marks=slow),  # with one undisturbed run for both
     ],
 )
 def test_one_round_holds(kinds: list[str]) -> None:

@@ -358,7 +358,7 @@ def test_flags_that_say_nothing_are_refused():
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_growth_split_and_compare_write_tables_and_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(core, "RIVALS", {"mctx-muzero": None})
     monkeypatch.setattr(core, "installed", lambda module, python: False)

@@ -75,6 +75,7 @@ def arguments(folder: Path, out: str, algorithm: str, *more: str) -> list[str]:
     return [*command, *more]
 
 
+@pytest.mark.slow
 def test_star_learns_from_hints_and_not_their_words(folder):
     out = folder / "star"
     assert main(arguments(folder, "star", "star")) == 0

@@ -255,7 +255,7 @@ def test_examples_are_legal_and_labelled_right() -> None:
                 )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_no_example_has_a_held_out_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read from the first and the last shard of every stage, which have the shares of both kinds
     that the recipe says.

@@ -570,7 +570,7 @@ def config(base: Path, folder: Path, **more: Any) -> Path:
     return folder / "config.json"
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_child_s_error_is_ours(
     base: Path, file: Path, traces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -592,7 +592,7 @@ def test_the_child_s_error_is_ours(
             run_training(config(base, tmp_path))
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_killed_training_takes_its_child_along_and_goes_on(
     base: Path, file: Path, traces: Path, tmp_path: Path
 ) -> None:

@@ -177,7 +177,7 @@ def stamps(folder: Path, pattern: str) -> dict[str, int]:
     }
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,7 +315,7 @@ def test_impossible_options_are_refused(wrong: dict[str, Any]) -> None:
         Options(**wrong)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_child_process_trains_on_a_checkpoint(tmp_path: Path) -> None:
     """python -m guides.training.train config.json: from a checkpoint and files of examples to a
     better checkpoint.

@@ -79,14 +79,14 @@ def test_greedy_text_is_that_of_transformers(name):
         assert reply.error is None and reply.result.tokens == generated(backend.model, text, 4)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, dtype",
     [
         ("llama biased", torch.bfloat16),
         ("qwen3", torch.float32),
-        pytest.param("mistral window", torch.bfloat16, marks=pytest.mark.slow),
-        pytest.param("phi", torch.float32, marks=pytest.mark.slow),
+        ("mistral window", torch.bfloat16),
+        ("phi", torch.float32),
     ],
 )
 def test_hidden_states_are_those_of_the_model(name, dtype):

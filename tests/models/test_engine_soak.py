@@ -167,7 +167,7 @@ def run(count, warm_up, traced, grown):
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_two_thousand_requests_leave_nothing_behind():
     run(2_000, 600, 1 << 18, 16 << 20)
 

@@ -419,7 +419,7 @@ def test_a_node_of_many_edges():
     )
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_a_game_of_functions_that_no_module_holds_is_compiled_anew_each_time():
     """From the cache a later process could not load what calls them."""
     text = """

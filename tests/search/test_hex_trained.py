@@ -65,7 +65,7 @@ def against_all(guide: Guide, size: int, role: int, simulations: int) -> tuple[i
     return lost, won
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_3x3_is_learnt_in_seconds(tmp_path):
     """Its own play never leads to a position in which a modest search throws a win away."""
     guide = guides.load_board(
