@@ -59,7 +59,7 @@ def numbers_of(folder: Path, number: int) -> dict[str, float]:
     row["round"] = number
     gate = _read(folder / "gate.json")
     if gate:
-        row["gate"] = gate["after"]
+        row["gate"] = gate.get("after", math.nan)  # without labels there is no gate
         row["gate_low"] = gate.get("low", math.nan)
         row["gate_high"] = gate.get("high", math.nan)
         row["best"] = int(gate["accepted"])

@@ -348,3 +348,16 @@ def test_a_tree_search_is_learnt_from_by_its_weights_or_refused(folder, tmp_path
         RLPlan(**options)
     learn(folder, tmp_path / "out", 2, **options, credit={"searched": "weigh", "method": "tree"})
     assert table(tmp_path / "out")[1]["training_tokens"] > 0
+
+
+def test_without_any_label_the_last_round_is_the_best(folder, tmp_path):
+    """The majority teaches, and no problem has a target."""
+    rows = map(json.loads, (folder / "p.jsonl").read_text().splitlines())
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({"problem": row["problem"]}) + "\n" for row in rows))
+    plan = RLPlan(**{**SMALL, "reward": "majority", "gate_every": 1, "per_round": 3})
+    best = reinforce(folder / "base", read_jobs(bare), {}, tmp_path / "out", rounds=2, plan=plan)
+    assert same(best, tmp_path / "out" / "round-02" / "checkpoint")
+    rows = table(tmp_path / "out")
+    assert len(rows) == 3 and all(math.isnan(row["gate"]) for row in rows)
+    assert rows[1]["right"] > 0
