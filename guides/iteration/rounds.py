@@ -23,6 +23,7 @@ import json
 import logging
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def divided(
 
 
 @dataclass(frozen=True)
-class Rounds(Generic[P]):
+class Rounds(ABC, Generic[P]):
     """A run in the folder `out`.
 
     jobs, held  problems to train on, and of the gate
@@ -114,13 +115,13 @@ class Rounds(Generic[P]):
     plan: P
 
     @property
+    @abstractmethod
     def steps(self) -> dict[str, Callable[[int], None]]:
         """The artefacts of a round in their order, and what makes each of a round's number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ledger(self, last: int) -> str:
         """Write `rounds.csv` of the rounds 0 to `last`; the same as a Markdown table."""
-        raise NotImplementedError
 
     def finish(self, rounds: int) -> None:
         """What is done after the last round."""

@@ -14,11 +14,14 @@ from search.cli.train_options import (
     ASKED,
     STEP_END,
     Algorithm,
+    Beginning,
     Checked,
     Policy,
+    Problems,
     TrainingOptions,
     done,
     log_progress,
+    problems_of,
 )
 from search.imports import add_working_folder, import_ours
 
@@ -32,23 +35,8 @@ from search.imports import add_working_folder, import_ours
 )
 def train_iterate(
     *,
-    guide: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="The model to begin with: a folder, a hub id, or builtin.",
-        ),
-    ],
-    input: Annotated[
-        Path,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            show_default=False,
-            help='A JSON object a line: problem, "target", perhaps id and kind.',
-        ),
-    ],
+    guide: Beginning,
+    input: Problems,
     rounds: Annotated[
         int,
         typer.Option(
@@ -166,7 +154,6 @@ def train_iterate(
     held-out problems, and again. --algorithm names its forms: STaR, ReST, ReST-EM, best-of-N,
     V-STaR and self-training.
     """
-    from search.files.problems_file import read_jobs
     from search.scheduling.budget import Budget
 
     log_progress()
@@ -181,14 +168,7 @@ def train_iterate(
     options = search.copy()
     for part in ("method", "budget", "seed", "choose"):
         del options[part]
-    first = model.model(guide).checked()
-    jobs = read_jobs(input, first.answer, first.check)
-    read_targets = import_ours("guides.data.grading").read_targets
-    targets = dict(read_targets(input))
-    gate_jobs = None
-    if gate is not None:
-        gate_jobs = read_jobs(gate, first.answer, first.check)
-        targets |= read_targets(gate)
+    jobs, gate_jobs, targets = problems_of(model.model(guide).checked(), input, gate)
     chosen = {
         "method": method,
         "per_round": per_round,

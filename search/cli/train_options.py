@@ -6,13 +6,16 @@ import logging
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli.options import given
+from search.cli.options import Model, given
 from search.cli.terminal import say
-from search.imports import LAYERS
+from search.imports import LAYERS, import_ours
+
+if TYPE_CHECKING:
+    from search.files.problems_file import Job
 
 ASKED = "How the model is asked, as in the search"  #: panel of the help for options of the model
 STEP_END = r"What ends a step; \n is a line's end."
@@ -114,6 +117,23 @@ OffPolicy = Annotated[
         "--off-policy", help="Take traces that another model with the same tokenizer made."
     ),
 ]
+Beginning = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR",
+        show_default=False,
+        help="The model to begin with: a folder, a hub id, or builtin.",
+    ),
+]
+Problems = Annotated[
+    Path,
+    typer.Option(
+        "--input",
+        metavar="FILE",
+        show_default=False,
+        help='A JSON object a line: problem, "target", perhaps id and kind.',
+    ),
+]
 Imitated = Annotated[
     Policy,
     typer.Option(
@@ -186,3 +206,19 @@ def log_progress() -> None:
 
 def done(folder: Path) -> None:
     say(f"the model is in {folder}; solve with it: copse solve --guide {folder} PROBLEM")
+
+
+def problems_of(
+    model: Model, file: Path, gate: Path | None
+) -> tuple[list[Job], list[Job] | None, dict[str, str]]:
+    """The problems to train on, those of the gate (None: there is no file), and the targets of
+    both. Raises ValueError for a line that cannot be read.
+    """
+    from search.files.problems_file import read_jobs
+
+    read_targets = import_ours("guides.data.grading").read_targets
+    jobs = read_jobs(file, model.answer, model.check)
+    targets = dict(read_targets(file))
+    if gate is None:
+        return jobs, None, targets
+    return jobs, read_jobs(gate, model.answer, model.check), targets | read_targets(gate)

@@ -10,7 +10,16 @@ import typer
 from search import kinds
 from search.cli.options import given, named_values, search_arguments
 from search.cli.shared_options import ADVANCED, METHOD_HELP, Allowed, ModelOptions, shares_options
-from search.cli.train_options import ASKED, STEP_END, TrainingOptions, done, log_progress
+from search.cli.train_options import (
+    ASKED,
+    STEP_END,
+    Beginning,
+    Problems,
+    TrainingOptions,
+    done,
+    log_progress,
+    problems_of,
+)
 from search.imports import add_working_folder, import_ours
 
 
@@ -24,23 +33,8 @@ from search.imports import add_working_folder, import_ours
 )
 def train_rl(
     *,
-    guide: Annotated[
-        str,
-        typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="The model to begin with: a folder, a hub id, or builtin.",
-        ),
-    ],
-    input: Annotated[
-        Path,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            show_default=False,
-            help='A JSON object a line: problem, "target", perhaps id and kind.',
-        ),
-    ],
+    guide: Beginning,
+    input: Problems,
     rounds: Annotated[
         int,
         typer.Option(min=1, show_default=False, help="How often to sample and learn; may grow."),
@@ -140,7 +134,6 @@ def train_rl(
     """Reinforcement learning: sample, grade, learn from what was better than its group, and again
     from the new model.
     """
-    from search.files.problems_file import read_jobs
 
     log_progress()
     add_working_folder()
@@ -152,14 +145,7 @@ def train_rl(
     limits = chosen["budget"]
     for part in ("method", "budget", "seed", "choose"):
         del chosen[part]
-    first = model.model(guide).checked()
-    jobs = read_jobs(input, first.answer, first.check)
-    read_targets = import_ours("guides.data.grading").read_targets
-    targets = dict(read_targets(input))
-    gate_jobs = None
-    if gate is not None:
-        gate_jobs = read_jobs(gate, first.answer, first.check)
-        targets |= read_targets(gate)
+    jobs, gate_jobs, targets = problems_of(model.model(guide).checked(), input, gate)
     learning = import_ours("guides.iteration.rl")
     plan = learning.RLPlan(
         method=method,
