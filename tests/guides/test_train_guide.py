@@ -1,14 +1,7 @@
-"""From traces to a trained guide, on a model and problems that are not ours, by the commands and by
-what they call.
-
-The model is a tiny Qwen2 that was taught a form and nothing else: a line `u` or `v`, then `a`, `b`
-or `c`, and the end. The problems ask for one of the three letters, so a third of its chains is
-right.
-"""
+"""From traces to a trained guide, on the model and the problems of `letters`, step by step."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -25,12 +18,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import letters  # noqa: E402
 import tiny  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from guides.data.examples import ExampleFile  # noqa: E402
-from guides.data.grading import grade, key_of, read_targets  # noqa: E402
+from guides.data.grading import key_of, read_targets  # noqa: E402
 from guides.data.trace_tokens import TraceReader  # noqa: E402
 from guides.training import train  # noqa: E402
 from guides.training import train_guide as learn  # noqa: E402
@@ -40,219 +33,24 @@ from search.cli import main  # noqa: E402
 from search.problem import TextProblem, TextStep  # noqa: E402
 from search.trace import Trace  # noqa: E402
 
-LETTERS = "abc"
-PROBLEMS = [(f"{i} {LETTERS[i % 3]}", LETTERS[i % 3]) for i in range(18)]
-SETTINGS = {
-    "prompt": "{problem}:",
-    "delimiter": "\n",
-    "step_tokens": 4,
-    "max_steps": 3,
-    "answer": "([abc])$",
-}
-FLAGS = [
-    "--prompt",
-    "{problem}:",
-    "--delimiter",
-    r"\n",
-    "--step-tokens",
-    "4",
-    "--max-steps",
-    "3",
-    "--answer",
-    "([abc])$",
-]
 TRAINING = {"lr": 0.003, "epochs": 20, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Knows the form of an answer; has no settings and no value head."""
-    tok, model = tiny.tokenizer(), tiny.model("qwen2", spread=0.05, hidden_size=48)
-    optimizer, rng = torch.optim.AdamW(model.parameters(), lr=3e-3), np.random.default_rng(0)
-    for _ in range(150):
-        texts = [
-            f"{int(rng.integers(100)):2d} "
-            f"{rng.choice(list(LETTERS))}:{rng.choice(['u', 'v'])}\n{rng.choice(list(LETTERS))}"
-            for _ in range(32)
-        ]
-        ids = torch.tensor([[*tok.encode(text), tok.eos_token_id] for text in texts])
-        labels = torch.where(torch.arange(ids.shape[1]) < 5, -100, ids)
-        loss = model(input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return save_model(tmp_path_factory.mktemp("foreign") / "base", model.eval(), tok)
+    return letters.taught(tmp_path_factory.mktemp("foreign") / "base")
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("problems") / "p.jsonl"
-    path.write_text(
-        "".join(json.dumps({"problem": text, "target": target}) + "\n" for text, target in PROBLEMS)
-    )
-    return path
-
-
-def search(guide: Path, file: Path, traces: Path, *flags: str) -> list[Trace]:
-    """Searches at temperature 1: below, a trained model has no wrong chains left for its value
-    head to be tried on.
-    """
-    output = traces.with_suffix(".jsonl")
-    command = [
-        "solve",
-        "--guide",
-        guide,
-        "--input",
-        file,
-        "--output",
-        output,
-        "--traces",
-        traces,
-        "--method",
-        "sample",
-    ]
-    assert main.main(
-        [
-            *map(str, command),
-            "--option",
-            "chains=16",
-            "--budget",
-            "tokens=2000",
-            "--temperature",
-            "1",
-            *flags,
-        ]
-    ) in (0, 1)
-    return Trace.load(traces)
+    return letters.write_problems(tmp_path_factory.mktemp("problems") / "p.jsonl")
 
 
 @pytest.fixture(scope="module")
 def traces(base: Path, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched") / "traces"
-    search(base, file, folder, *FLAGS)
+    letters.search(base, file, folder, *letters.FLAGS)
     return folder
-
-
-def share(traces: list[Trace]) -> float:
-    """Right chains of all that were finished."""
-    right = total = 0
-    for trace in traces:
-        target = dict(PROBLEMS)[trace.arguments["statement"]]
-        for node in np.flatnonzero(trace.node_finished):
-            visits = int(trace.edge_visits[trace.node_edge[node]])
-            total += visits
-            right += visits * trace.steps[trace.node_edge[node]].text.endswith(target)
-    return right / total
-
-
-@pytest.mark.thorough
-def test_the_whole_loop_by_the_commands(
-    base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """After training on its own right chains the model is mostly right, and its fresh value head
-    tells right from wrong.
-    """
-    out = tmp_path / "guide"
-    command = [
-        "train",
-        "guide",
-        "--from",
-        traces,
-        "--targets",
-        file,
-        "--base",
-        base,
-        "--out",
-        out,
-        "--lr",
-        0.003,
-        "--epochs",
-        20,
-    ]
-    command += ["--held-out", 0]
-    assert main.main(list(map(str, command))) == 0
-    assert f"copse solve --guide {out}" in capsys.readouterr().out
-    assert describe(out) == {"format": 1, "value_head": True, **SETTINGS}, (
-        "neither the training nor the next search needs the flags of the search"
-    )
-    better = search(out, file, tmp_path / "again")
-    assert share(Trace.load(traces)) < 0.5 and share(better) > 0.8, (
-        share(Trace.load(traces)),
-        share(better),
-    )
-    judged: dict[float, list[float]] = {0.0: [], 1.0: []}
-    for trace in better:
-        outcomes = grade(trace, dict(PROBLEMS)[trace.arguments["statement"]], SETTINGS["answer"])
-        for node in np.flatnonzero(trace.node_finished):
-            judged[float(outcomes[node])].append(head_value(out, trace, int(node)))
-    assert np.mean(judged[1.0]) > np.mean(judged[0.0]) + 0.3, {
-        k: np.mean(v) for k, v in judged.items()
-    }
-    report = json.loads((out / "training.json").read_text())
-    assert (
-        report["base"] == version(base)
-        and report["data"]["counted"]["problems"] == len(PROBLEMS)
-        and not (out / "work").exists()
-    )
-    assert all(trace.version == version(out) for trace in better)
-
-
-@pytest.mark.slow
-def test_what_came_out_right_is_preferred_by_the_command(
-    base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing is imitated: of the same problem, right chains become likelier than wrong ones. Both
-    may lose to what was in no pair.
-    """
-    out = tmp_path / "guide"
-    command = ["train", "preferences", "--from", traces, "--targets", file, "--base", base]
-    command += ["--pairs", "chains", "--lr", 0.001, "--epochs", 20, "--held-out", 0, "--out", out]
-    assert main.main(list(map(str, command))) == 0
-    assert preferred(base, traces) < 0.7 < 0.95 < preferred(out, traces)
-    both = tmp_path / "both"
-    assert main.main([*map(str, command[:-1]), str(both), "--policy", "solutions"]) == 0
-    assert preferred(both, traces) > 0.9 and share(search(both, file, tmp_path / "again")) > 0.7
-    report = json.loads((out / "training.json").read_text())
-    assert report["data"]["counted"]["pairs"] > len(PROBLEMS)
-    assert report["options"]["preference"] == {"kind": "dpo", "beta": 0.1, "per_token": False}
-    assert main.main([*map(str, command), "--tune", "head"]) == 2
-    assert "not its value head" in capsys.readouterr().err
-
-
-def preferred(folder: Path, traces: Path) -> float:
-    """Of all right and wrong chains of one problem, the share of pairs in which plain transformers
-    finds the right one likelier.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ahead = []
-    for trace in Trace.load(traces):
-        prompt = tokenizer.encode(trace.arguments["statement"] + ":")
-        found: dict[bool, list[float]] = {True: [], False: []}
-        for node in np.flatnonzero(trace.node_finished):
-            steps = [trace.steps[edge] for edge in trace.path(int(node))]
-            text = prompt + list(itertools.chain.from_iterable(step.tokens for step in steps))
-            with torch.no_grad():
-                logs = model(torch.tensor([text])).logits[0].log_softmax(-1)
-            places = range(len(prompt), len(text))
-            right = steps[-1].text.endswith(dict(PROBLEMS)[trace.arguments["statement"]])
-            found[right].append(sum(float(logs[place - 1, text[place]]) for place in places))
-        for better, worse in itertools.product(found[True], found[False]):
-            ahead.append(better > worse)
-    return float(np.mean(ahead))
-
-
-def head_value(folder: Path, trace: Trace, node: int) -> float:
-    """The value that the checkpoint gives to the end of a chain."""
-    from models.checkpoints.checkpoint import load_model
-
-    model, tok, head, _ = load_model(folder)
-    text = f"{trace.arguments['statement']}:"
-    ids = [
-        *tok.encode(text),
-        *(token for edge in trace.path(node) for token in trace.steps[edge].tokens),
-    ]
-    return float(head(model.model(torch.tensor([ids])).last_hidden_state[0, -1:])[0])
 
 
 def nothing_is_right(problem: Any, state: Any) -> float:
@@ -263,11 +61,11 @@ def test_prepare_counts_and_every_solved_problem_weighs_the_same(
     base: Path, file: Path, traces: Path, tmp_path: Path
 ) -> None:
     targets = read_targets(file)
-    report = prepare(traces, targets, base, tmp_path / "e.npz", keep=2, settings=SETTINGS)
+    report = prepare(traces, targets, base, tmp_path / "e.npz", keep=2, settings=letters.SETTINGS)
     found = Trace.load(traces)
     right = [
         sum(
-            t.steps[t.node_edge[n]].text.endswith(dict(PROBLEMS)[t.arguments["statement"]])
+            t.steps[t.node_edge[n]].text.endswith(dict(letters.PROBLEMS)[t.arguments["statement"]])
             for n in np.flatnonzero(t.node_finished)
         )
         for t in found
@@ -293,7 +91,9 @@ def test_prepare_counts_and_every_solved_problem_weighs_the_same(
     shutil.copytree(traces, tmp_path / "twice")
     again = [replace(trace, id=f"{i}") for i, trace in enumerate(found)]
     Trace.save(again, tmp_path / "twice" / "again.parquet")
-    both = prepare(tmp_path / "twice", targets, base, tmp_path / "f.npz", keep=2, settings=SETTINGS)
+    both = prepare(
+        tmp_path / "twice", targets, base, tmp_path / "f.npz", keep=2, settings=letters.SETTINGS
+    )
     assert both["problems"] == 18 and both["traces"] == 36
     total = [float(ExampleFile(tmp_path / name).weights.sum()) for name in ("e.npz", "f.npz")]
     assert total[1] == pytest.approx(total[0], rel=0.05), (
@@ -306,10 +106,10 @@ def test_prepare_counts_and_every_solved_problem_weighs_the_same(
             base,
             tmp_path / "h.npz",
             keep=2,
-            settings=SETTINGS,
+            settings=letters.SETTINGS,
             checker=f"{__name__}:nothing_is_right",
         )
-    prepare(traces, targets, base, tmp_path / "g.npz", keep=2, settings=SETTINGS)
+    prepare(traces, targets, base, tmp_path / "g.npz", keep=2, settings=letters.SETTINGS)
     assert (tmp_path / "g.npz").read_bytes() == (tmp_path / "e.npz").read_bytes(), (
         "the same seed gives the same examples"
     )
@@ -340,7 +140,12 @@ def refused(
     """What `prepare` says; it must have written nothing."""
     with pytest.raises(ValueError) as caught:
         prepare(
-            traces, targets, base, folder / "e.npz", settings=SETTINGS | (settings or {}), **options
+            traces,
+            targets,
+            base,
+            folder / "e.npz",
+            settings=letters.SETTINGS | (settings or {}),
+            **options,
         )
     assert not (folder / "e.npz").exists()
     return str(caught.value)
@@ -351,14 +156,15 @@ def test_traces_say_how_their_model_was_asked(
 ) -> None:
     targets = read_targets(file)
     found = Trace.load(traces)
-    assert all(trace.language == SETTINGS for trace in found)
+    assert all(trace.language == letters.SETTINGS for trace in found)
     report = prepare(traces, targets, base, tmp_path / "told.npz")
-    assert report["language"] == SETTINGS
-    prepare(traces, targets, base, tmp_path / "given.npz", settings=SETTINGS)
+    assert report["language"] == letters.SETTINGS
+    prepare(traces, targets, base, tmp_path / "given.npz", settings=letters.SETTINGS)
     assert (tmp_path / "told.npz").read_bytes() == (tmp_path / "given.npz").read_bytes()
     older = changed(traces, tmp_path, lambda trace: replace(trace, language={}))
     assert (
-        prepare(older, targets, base, tmp_path / "older.npz", settings=SETTINGS)["language"] == {}
+        prepare(older, targets, base, tmp_path / "older.npz", settings=letters.SETTINGS)["language"]
+        == {}
     )
 
 
@@ -376,7 +182,7 @@ def test_traces_of_different_searches_are_refused_where_flags_do_not_decide(
     mixed = changed(traces, tmp_path, lambda trace: other(trace, delimiter="u", max_steps=9))
     with pytest.raises(ValueError, match="different settings .delimiter .*or say delimiter"):
         prepare(mixed, targets, base, tmp_path / "e.npz")
-    report = prepare(mixed, targets, base, tmp_path / "e.npz", settings=SETTINGS)
+    report = prepare(mixed, targets, base, tmp_path / "e.npz", settings=letters.SETTINGS)
     assert "delimiter" not in report["language"] and "max_steps" not in report["language"]
     broken = changed(traces, tmp_path, lambda trace: replace(trace, language={"colour": "red"}))
     with pytest.raises(ValueError, match="what the traces say of their search: unknown setting"):
@@ -414,9 +220,9 @@ def test_what_nobody_can_learn_from_is_refused(
         and "--off-policy" in said
     )
     assert (
-        prepare(older, targets, base, tmp_path / "off.npz", settings=SETTINGS, off_policy=True)[
-            "traces"
-        ]
+        prepare(
+            older, targets, base, tmp_path / "off.npz", settings=letters.SETTINGS, off_policy=True
+        )["traces"]
         == 18
     )
     said = refused(traces, {}, base, tmp_path)
@@ -431,7 +237,7 @@ def test_targets_without_a_trace_are_counted_and_named(
     base: Path, file: Path, traces: Path, tmp_path: Path, caplog: Any
 ) -> None:
     targets = read_targets(file) | {key_of(TextProblem(f"never {i}")): "a" for i in range(7)}
-    prepare(traces, targets, base, tmp_path / "e.npz", settings=SETTINGS)
+    prepare(traces, targets, base, tmp_path / "e.npz", settings=letters.SETTINGS)
     assert "7 of 25 targets are of problems that have no trace" in caplog.text
     assert "never 0" in caplog.text and "never 2" in caplog.text and "never 3" not in caplog.text
 
@@ -447,7 +253,9 @@ def test_kinds_grow_only_where_the_base_has_some(
     base: Path, file: Path, traces: Path, tmp_path: Path
 ) -> None:
     narrow = shutil.copytree(base, tmp_path / "narrow")
-    (narrow / "guide.json").write_text(json.dumps({"format": 1, "kinds": ["my:Kind"], **SETTINGS}))
+    (narrow / "guide.json").write_text(
+        json.dumps({"format": 1, "kinds": ["my:Kind"], **letters.SETTINGS})
+    )
     out = train_guide(
         traces,
         read_targets(file),
@@ -461,7 +269,7 @@ def test_kinds_grow_only_where_the_base_has_some(
         "format": 1,
         "kinds": ["my:Kind", "search.problem:TextProblem"],
         "value_head": True,
-        **SETTINGS,
+        **letters.SETTINGS,
     }
 
 
@@ -470,13 +278,15 @@ def test_a_finished_run_is_left_alone_and_another_refused(
     base: Path, file: Path, traces: Path, tmp_path: Path
 ) -> None:
     targets = read_targets(file)
-    out = train_guide(traces, targets, base, tmp_path / "new", {"steps": 1}, settings=SETTINGS)
+    out = train_guide(
+        traces, targets, base, tmp_path / "new", {"steps": 1}, settings=letters.SETTINGS
+    )
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert train_guide(traces, targets, base, out, {"steps": 1}, settings=SETTINGS) == out
+    assert train_guide(traces, targets, base, out, {"steps": 1}, settings=letters.SETTINGS) == out
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     for other in ({"steps": 2}, {"steps": 1, "tune": "head"}):
         with pytest.raises(ValueError, match="other traces, targets or options"):
-            train_guide(traces, targets, base, out, other, settings=SETTINGS)
+            train_guide(traces, targets, base, out, other, settings=letters.SETTINGS)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
     for wrong, said in (
@@ -484,7 +294,7 @@ def test_a_finished_run_is_left_alone_and_another_refused(
         (tmp_path / "full", "holds something else"),
     ):
         with pytest.raises(ValueError, match=said):
-            train_guide(traces, targets, base, wrong, {"steps": 1}, settings=SETTINGS)
+            train_guide(traces, targets, base, wrong, {"steps": 1}, settings=letters.SETTINGS)
 
 
 def test_a_verifier_is_named_as_one(
@@ -576,7 +386,7 @@ def test_the_child_s_error_is_ours(
 ) -> None:
     with pytest.raises(ValueError, match="e.npz holds no training examples"):
         run_training(config(base, tmp_path))
-    prepare(traces, read_targets(file), base, tmp_path / "e.npz", settings=SETTINGS)
+    prepare(traces, read_targets(file), base, tmp_path / "e.npz", settings=letters.SETTINGS)
     with pytest.raises(OSError, match="Not a directory"):
         run_training(config(base, tmp_path, out="/dev/full/new"))
     for program, said in (
@@ -599,7 +409,9 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(
     targets, options = read_targets(file), {**TRAINING, "steps": 60, "save_steps": 4}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(learn, "run_training", train.main)
-        whole = train_guide(traces, targets, base, tmp_path / "whole", options, settings=SETTINGS)
+        whole = train_guide(
+            traces, targets, base, tmp_path / "whole", options, settings=letters.SETTINGS
+        )
     program = (
         "from guides.training.train_guide import *; from guides.data.grading import *; from "
         "pathlib import Path; "
@@ -607,7 +419,7 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(
     program += f"train_guide(Path({str(traces)!r}), "
     program += (
         f"read_targets({str(file)!r}), {str(base)!r}, {str(tmp_path / 'new')!r}, {options!r}, "
-        f"settings={SETTINGS!r})"
+        f"settings={letters.SETTINGS!r})"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program], env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -632,7 +444,7 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(learn, "prepare", lambda *a, **k: seen.append(1))
         patched.setattr(learn, "run_training", train.main)
-        train_guide(traces, targets, base, tmp_path / "new", options, settings=SETTINGS)
+        train_guide(traces, targets, base, tmp_path / "new", options, settings=letters.SETTINGS)
     assert not seen, "the examples were there"
     for name in ("model.safetensors", "value_head.safetensors"):
         assert (tmp_path / "new" / name).read_bytes() == (whole / name).read_bytes(), name
