@@ -1,0 +1,320 @@
+"""The arms of `benchmarks.learning.compare`: ways to learn, by name and options.
+
+* `rl`: as `copse train rl`. Options: credit (the method of the advantages), kl, region, reward,
+  verifier, chains, per_round, updates, lr
+* `star`, `rest`, `rest_em`, `best_of_n`, `vstar`, `self_training`: as `copse train iterate`.
+  Options: chains, per_round, keep, window, policy, reward, lr, epochs, batch
+* controls of an arm before them that is one of these. Options: of (that arm with its options, _ for
+  a space; by default rest_em), lr. Each trains the start with the options of the arm's last round,
+  on as many tokens:
+  `unfiltered` on the samples of that round, right and wrong; `expert` on the generator's solutions
+  of the problems that it solved; `paths` on the generator's solutions of problems that no arm has
+  seen; `dpo` on pairs of right and wrong chains of the round, `step_dpo` on pairs of its steps
+
+All but controls take problems (how many of the file there are) and flops (in place of those of all
+arms). The controls `expert` and `paths` are for chains and word problems alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoTokenizer
+
+from benchmarks.sweep.plan import read_method
+from guides.builtin import chains_data, words_data
+from guides.builtin.train import encode
+from guides.data.examples import ExampleFile, Segment, write_examples
+from guides.data.grading import grade, key_of
+from guides.data.prepare import prepare
+from guides.engines import locate
+from guides.iteration.algorithms import ALGORITHMS, plan_of
+from guides.iteration.expert_iteration import expert_iteration
+from guides.iteration.rl import RLPlan, reinforce
+from guides.iteration.run_folder import write_json
+from guides.training.train_guide import run_training
+from models.checkpoints.checkpoint import describe, resolve
+from search.files.problems_file import Job
+from search.problem import Problem
+from search.problems import chains, words
+from search.problems.chains import Chains
+from search.problems.words import Words
+from search.scheduling.budget import Budget
+from search.trace import Trace
+
+BUDGET = Budget(tokens=20_000)  #: of the samples of a problem
+#: of the learner; a small model wants a larger learning rate than `fine_tuning` has
+RL_TRAINING = {"lr": 2e-4, "value_weight": 0.05}
+IMITATION = {"lr": 3e-4, "epochs": 2.0, "batch": 16, "value_weight": 0.05, "precision": "float32"}
+ROUNDS = 1000  #: more than any run gets to
+PATHS_SEED = 1_000_003  #: of problems that no file of `benchmarks.tasks` has
+
+
+class Spent(NamedTuple):
+    """What a training cost: tokens generated (gates included), tokens read in training, FLOPs of
+    all, seconds, rounds.
+    """
+
+    generated: float
+    read: float
+    flops: float
+    seconds: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """What all arms have in common: the start, problems to train on and of the gate with their
+    targets by key, the slots of the engine, and the FLOPs of each arm.
+    """
+
+    start: str
+    jobs: Sequence[Job]
+    gate: Sequence[Job]
+    targets: Mapping[str, str]
+    slots: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm as `text` says it: its name and its options."""
+
+    text: str
+    name: str
+    options: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        return self.text.replace(" ", "_").replace("/", "-")
+
+    def train(self, data: Data, seed: int, out: Path, root: Path) -> tuple[Path, Spent]:
+        """The last checkpoint, from the folder `out` where it was trained already; root: of all
+        arms.
+        """
+        options = dict(self.options)
+        if self.name in CONTROLS:
+            followed = root / str(options.pop("of", "rest_em")) / out.name
+            return _control(self.name, data, seed, followed, out, options)
+        limit = float(options.pop("flops", data.flops))
+        count = int(options.pop("problems", len(data.jobs)))
+        data = replace(data, jobs=data.jobs[:count])
+        run = _reinforced if self.name == "rl" else _iterated(self.name)
+        spent = Spent(0, 0, 0.0, 0.0, 0)
+        for rounds in range(1, ROUNDS):
+            run(data, seed, out / "run", rounds, dict(options))
+            last = spent.flops
+            spent = _spent(out / "run", rounds)
+            if spent.flops + (spent.flops - last) / 2 > limit:
+                break
+        return out / "run" / f"round-{spent.rounds:02d}" / "checkpoint", spent
+
+
+def read_arms(text: str) -> list[Arm]:
+    """Arms between commas. Raises ValueError for what is none, before any work."""
+    arms = []
+    for part in text.split(","):
+        name, options = read_method(part.strip())
+        if name not in ("rl", *CONTROLS, *ALGORITHMS):
+            known = ", ".join(("rl", *ALGORITHMS, *CONTROLS))
+            raise ValueError(f"there is no arm {name!r}: choose among {known}")
+        allowed = {"of", "lr"} if name in CONTROLS else {"flops", "problems", *_allowed(name)}
+        for option in options:
+            if option not in allowed:
+                raise ValueError(
+                    f"the arm {name} has no option {option!r}: it has {', '.join(sorted(allowed))}"
+                )
+        arms.append(Arm(part.strip(), name, options))
+    return arms
+
+
+def _allowed(name: str) -> set[str]:
+    if name == "rl":
+        return {"credit", "kl", "region", *_RL, "chains", "lr", "solutions"}
+    return {*_ITERATE, *IMITATION, "chains"}
+
+
+_RL = ("reward", "verifier", "per_round", "updates", "refill", "stale")
+_ITERATE = ("per_round", "keep", "window", "policy", "reward", "verifier")
+
+
+def _reinforced(data: Data, seed: int, out: Path, rounds: int, options: dict[str, Any]) -> None:
+    chains = int(options.pop("chains", 16))
+    loss = {name: options.pop(name) for name in ("kl", "region") if name in options}
+    credit = {"method": options.pop("credit")} if "credit" in options else {}
+    training = {**RL_TRAINING, **{name: options.pop(name) for name in ("lr",) if name in options}}
+    plan = RLPlan(
+        options={"chains": chains, "wave": chains, "solutions": None},
+        budget=BUDGET,
+        engine={"slots": data.slots},
+        training=training,
+        loss=loss,
+        credit=credit,
+        seed=seed,
+        **{"per_round": 32, "refill": 2, "updates": 4, "gate_every": ROUNDS, **options},
+    )
+    reinforce(data.start, data.jobs, data.targets, out, rounds=rounds, gate=data.gate, plan=plan)
+
+
+def _iterated(name: str) -> Callable[[Data, int, Path, int, dict[str, Any]], None]:
+    def run(data: Data, seed: int, out: Path, rounds: int, options: dict[str, Any]) -> None:
+        method = {}
+        if "chains" in options:
+            chains = int(options.pop("chains"))
+            method = {"chains": chains, "wave": chains}
+        training = {**IMITATION}
+        for key in IMITATION:
+            if key in options:
+                training[key] = options.pop(key)
+        more: dict[str, Any] = {"hint": None} if name == "star" else {}
+        plan = plan_of(
+            name,
+            options=method,
+            budget=BUDGET,
+            engine={"slots": data.slots},
+            language={"temperature": 1.0},
+            training=training,
+            seed=seed,
+            **{**more, **options},
+        )
+        expert_iteration(
+            data.start, data.jobs, data.targets, out, rounds=rounds, gate=data.gate, plan=plan
+        )
+
+    return run
+
+
+def _spent(run: Path, rounds: int) -> Spent:
+    """What a run of so many rounds cost, from its table."""
+    with (run / "rounds.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(float(row["round"])) <= rounds]
+    sums = dict.fromkeys(("search_tokens", "gate_tokens", "training_tokens"), 0.0)
+    for row in rows:
+        for name in sums:
+            sums[name] += float(row[name] if row[name] not in ("", "nan") else 0)
+    generated = sums["search_tokens"] + sums["gate_tokens"]
+    return Spent(generated, sums["training_tokens"], float(rows[-1]["total_flops"]), 0.0, rounds)
+
+
+# -- controls
+
+
+def _control(
+    name: str, data: Data, seed: int, followed: Path, out: Path, chosen: Mapping[str, Any]
+) -> tuple[Path, Spent]:
+    """The start, trained as the last round of the run that is followed, on other examples."""
+    last = max((followed / "run").glob("round-*/checkpoint"), default=None)
+    if last is None or not (followed / "seconds.json").exists():
+        raise ValueError(f"{followed} holds no run to follow: put its arm before {name}")
+    told = json.loads(last.with_name("training.json").read_text())
+    own = _tokens(Path(told["examples"][0]))
+    examples = (out / "examples.npz").resolve()
+    generated = 0.0
+    if not examples.exists():
+        CONTROLS[name](data, last.parent, own, seed, examples)
+    if name == "unfiltered":
+        generated = _spent(followed / "run", int(last.parent.name[-2:])).generated
+    options = {**told["options"], **chosen}
+    epochs = float(options["epochs"]) * own / _tokens(examples)
+    model = out / "model"
+    if not model.exists():
+        config = out / "model.json"
+        content = {
+            "model": str(resolve(locate(data.start)).resolve()),
+            "examples": [str(examples)],
+            "out": str(model.resolve()),
+            "options": {**options, "epochs": epochs},
+        }
+        write_json(config, content)
+        run_training(config)
+    report = json.loads((model / "training.json").read_text())
+    return model, Spent(generated, report["tokens"], report["flops"], 0.0, 1)
+
+
+def _tokens(path: Path) -> int:
+    return sum(len(row["tokens"]) for row in ExampleFile(path))
+
+
+def _unfiltered(data: Data, last: Path, tokens: int, seed: int, out: Path) -> None:
+    """All samples of the round."""
+    del tokens
+    prepare(last / "traces", data.targets, data.start, out, policy="all", seed=seed)
+
+
+def _pairs(kind: str) -> Callable[[Data, Path, int, int, Path], None]:
+    def write(data: Data, last: Path, tokens: int, seed: int, out: Path) -> None:
+        """Pairs of the round's samples."""
+        del tokens
+        prepare(
+            last / "traces",
+            data.targets,
+            data.start,
+            out,
+            policy="none",
+            pairs={"kind": kind},
+            seed=seed,
+        )
+
+    return write
+
+
+def _expert(data: Data, last: Path, tokens: int, seed: int, out: Path) -> None:
+    """The generator's solution of each problem of the round that was solved."""
+    answer = describe(resolve(locate(data.start))).get("answer")
+    solved = []
+    for trace in Trace.load(last / "traces"):
+        right = grade(trace, data.targets.get(key_of(trace)), answer) == 1.0
+        if right.any():
+            solved.append(trace.problem())
+    _write(data, solved, tokens, seed, out)
+
+
+def _paths(data: Data, last: Path, tokens: int, seed: int, out: Path) -> None:
+    """The generator's solutions of new problems of the same size."""
+    del last
+    problem = data.jobs[0].problem
+    make = chains.generate if isinstance(problem, Chains) else words.generate
+    seen = {key_of(job.problem) for job in (*data.jobs, *data.gate)}
+    fresh = make(PATHS_SEED + seed, sys.maxsize, len(problem.needed()), 2, split="train")
+    _write(data, (one for one in fresh if key_of(one) not in seen), tokens, seed, out)
+
+
+def _write(
+    data: Data, problems: Sequence[Problem] | Iterator[Problem], tokens: int, seed: int, out: Path
+) -> None:
+    """Examples of the generator's solutions, up to as many tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve(locate(data.start)))
+    examples: list[list[Segment]] = []
+    count = 0
+    for problem in problems:
+        [example] = encode(tokenizer, iter([_solution(problem)]))
+        count += sum(len(segment.tokens) for segment in example)
+        if count > tokens:
+            break
+        examples.append(example)
+    write_examples(out, examples, seed=seed)
+
+
+def _solution(problem: Problem) -> list[tuple[str, float, float, int]]:
+    """The generator's solution as segments: text, weight, value, parent."""
+    data = words_data if isinstance(problem, Words) else chains_data
+    lines = data.solution(problem)
+    found = [(problem.prompt(problem.initial()) + "\n", 0.0, 1.0, -1)]
+    for place, line in enumerate(lines):
+        found.append((line + "\n", 1.0, 1.0, place))
+    return found
+
+
+CONTROLS: Mapping[str, Callable[[Data, Path, int, int, Path], None]] = {
+    "unfiltered": _unfiltered,
+    "expert": _expert,
+    "paths": _paths,
+    "dpo": _pairs("chains"),
+    "step_dpo": _pairs("steps"),
+}
