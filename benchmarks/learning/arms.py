@@ -177,6 +177,7 @@ def _iterated(name: str) -> Callable[[Data, int, Path, int, dict[str, Any]], Non
             name,
             options=method,
             budget=BUDGET,
+            gate_budget=Budget(simulations=1),  # one chain, as the gate of rl
             engine={"slots": data.slots},
             language={"temperature": 1.0},
             training=training,

@@ -45,7 +45,7 @@ def test_what_accepted_rounds_read_is_counted(tmp_path):
         controls.accepted(tmp_path / "nothing")
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_fresh_paths_are_as_long_as_asked_and_of_all_kinds():
     tokenizer = build_tokenizer(
         **read_recipe()["tokenizer"], more=read_recipe()["stages"][-1]["words"]

@@ -44,6 +44,7 @@ def test_steps_count_only_where_the_answer_is_right():
     )
 
 
+@pytest.mark.slow
 def test_estimates_of_k_agree_with_fresh_samples_of_k():
     stored, k = samples.sample(QUESTIONS, ask(), 200), 4
     of = samples.Columns.of

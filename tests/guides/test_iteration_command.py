@@ -330,7 +330,7 @@ def undisturbed(folder):
 # -- the whole loop, by the command, on a model that is not ours
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_command_makes_a_better_guide(folder, undisturbed, capsys):
     rows = ledger(undisturbed)
     assert rows[1]["accepted"] == "1" and float(rows[1]["gate_low"]) > 0

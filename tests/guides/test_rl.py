@@ -70,7 +70,7 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_the_command_learns_what_is_rewarded(folder, capsys):
     out = folder / "by-command"
     words = ["--guide", "base", "--input", "p.jsonl", "--gate", "g.jsonl", "--out", "by-command"]
@@ -157,7 +157,7 @@ def test_a_run_that_was_killed_anywhere_goes_on_to_the_same_weights(
             assert ours[name] == theirs[name] or math.isnan(ours[name])
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_old_checkpoints_and_optimisers_are_removed(folder, tmp_path, monkeypatch):
     out = tmp_path / "out"
     learn(folder, out, 5, gate_every=2)

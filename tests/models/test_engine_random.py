@@ -200,7 +200,7 @@ GIVEN = given(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
-@settings(SETTINGS, max_examples=25)
+@settings(SETTINGS, max_examples=15)
 @GIVEN
 def test_random_trees_of_requests_are_answered_as_by_the_model_once_each(
     name, events, slots, pool, overlaps
@@ -234,7 +234,7 @@ def trees(draw):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
-@settings(SETTINGS, max_examples=12)
+@settings(SETTINGS, max_examples=8)
 @given(levels=trees(), slots=st.integers(1, 20), seeds=st.integers(1, 2))
 def test_while_the_pool_suffices_nothing_is_read_twice(name, levels, slots, seeds):
     """Steps that end by a stop string, each below another's end or beside others that begin

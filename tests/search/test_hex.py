@@ -245,7 +245,7 @@ def test_rollouts_play_every_won_3x3_position_perfectly():
     assert not lost
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_rollouts_play_won_4x4_positions_perfectly():
     rng, states, problem = np.random.default_rng(1), [], Hex(4)
     while len(states) < 100:

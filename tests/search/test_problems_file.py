@@ -501,7 +501,7 @@ def wait_for_lines(path, count):
         time.sleep(0.005)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     written(tmp_path / "p", *({"id": f"n{i}", "problem": f"Say {i}"} for i in range(COUNT)))
     rng, output, finished = random.Random(0), tmp_path / "o", []

@@ -367,7 +367,7 @@ def test_think_searches_each_position_in_its_own_tree():
 # -- training
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_training_fits_what_the_traces_say():
     traces, _ = play(board_guide(random_net()), games=30, simulations=30)
     data, net = examples(traces), BoardNet((2, 3, 3), 9, width=32)
