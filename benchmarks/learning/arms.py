@@ -51,7 +51,8 @@ from search.trace import Trace
 BUDGET = Budget(tokens=20_000)  #: of the samples of a problem
 #: of the learner; a small model wants a larger learning rate than `fine_tuning` has
 RL_TRAINING = {"lr": 2e-4, "value_weight": 0.05}
-IMITATION = {"lr": 3e-4, "epochs": 2.0, "batch": 16, "value_weight": 0.05, "precision": "float32"}
+#: without the value head, for which all samples would be read and not the right ones alone
+IMITATION = {"lr": 3e-4, "epochs": 2.0, "batch": 16, "value_weight": 0.0, "precision": "float32"}
 ROUNDS = 1000  #: more than any run gets to
 PATHS_SEED = 1_000_003  #: of problems that no file of `benchmarks.tasks` has
 

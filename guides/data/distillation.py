@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from guides.data.distill import check, distill, drawn, least, may_be_imitated, split
-from guides.data.examples import Segment
+from guides.data.examples import Segment, written
 from guides.data.grading import Graded, checker_of
 from guides.data.preferences import Pairing, pairs_of
 from guides.data.trace_rewards import check_reward
@@ -43,6 +43,8 @@ class Distillation:
     held_share  share of the problems, in [0, 1), that is in no example (`guides.data.holdout`)
     pairs       preferences are learnt, too: a `guides.data.preferences.Pairing`, or its fields; of
                 chains at most `keep` a trace
+    judged      what is there for the value head alone is in the examples, too; a training that
+                gives it no weight need not read it
 
     Raises ValueError for values that are none of these, two sources of labels, and a file that is
     not there.
@@ -61,6 +63,7 @@ class Distillation:
     every_token: bool = False
     held_share: float = 0.0
     pairs: Pairing | None = None
+    judged: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.pairs, dict):  # from a file
@@ -162,6 +165,8 @@ def distilled(
         whole.append(example)
     examples: list[list[Segment]] = []
     for example in _even(keys, whole, ends):
+        if not chosen.judged:
+            example = written(example)
         if example:
             examples += split(example, LONGEST)
     if not examples:

@@ -125,6 +125,28 @@ def write_examples(
         np.savez(file, **arrays)
 
 
+def written(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments of an example without those that are there for their value labels alone: what is
+    imitated, compared or has advantages, and what comes before it.
+    """
+    kept = np.zeros(len(segments), bool)
+    for segment in segments:
+        kept[list(segment.over)] = True
+    for i in range(len(segments) - 1, -1, -1):
+        segment = segments[i]
+        kept[i] |= segment.weight > 0 or segment.samples > 0 or bool(segment.over)
+        if kept[i] and segment.parent >= 0:
+            kept[segment.parent] = True
+    place = np.cumsum(kept) - 1
+    found = []
+    for segment, stays in zip(segments, kept, strict=True):
+        if stays:
+            parent = int(place[segment.parent]) if segment.parent >= 0 else -1
+            over = tuple(int(place[other]) for other in segment.over)
+            found.append(segment._replace(parent=parent, over=over))
+    return found
+
+
 def _pairs(segments: Sequence[Segment], sizes: Sequence[int]) -> list[np.ndarray]:
     """int16 [pairs, 2] of each example."""
     found = []

@@ -30,6 +30,7 @@ from guides.iteration.plan import Plan
 from guides.iteration.rationalise import hinted
 from guides.iteration.rounds import Rounds, divided
 from guides.iteration.run_folder import copy_checkpoint, write_json
+from guides.training.options import fine_tuning
 from guides.training.train_guide import run_training
 from models.checkpoints.checkpoint import describe, version
 from search.files.problems_file import Job
@@ -150,6 +151,7 @@ class _Run(Rounds[Plan]):
                 verifier=plan.verifier,
                 thresholds=plan.thresholds,
                 checker=plan.checker,
+                judged=fine_tuning(**plan.training).value_weight > 0,
                 seed=plan.seed + number,
             )
         except ValueError as error:

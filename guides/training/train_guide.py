@@ -66,9 +66,10 @@ def train_guide(
             f"{base} is a reward model ({architecture(folder)}), which judges and does not "
             "write: give the model that made the traces"
         )
-    chosen = Distillation(**choices, held_share=held_out)
-    options = {"seed": chosen.seed, **(options or {})}
+    options = {"seed": choices.get("seed", Distillation.seed), **(options or {})}
     wanted = fine_tuning(**options)
+    judged = wanted.value_weight > 0
+    chosen = Distillation(**choices, held_share=held_out, judged=judged)
     check_installed(wanted)
     if chosen.pairs is not None and wanted.tune == "head":
         raise ValueError(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_trace_rewards import sampled
 
 from guides.data.distill import POLICIES, drawn, may_be_imitated
 from guides.data.distillation import Distillation, distilled, imitated
+from guides.data.examples import Segment, written
 from guides.data.grading import Graded, Replay
 from guides.data.labels import Labels
 
@@ -90,3 +94,51 @@ def test_thresholds_leave_less_and_less():
 @pytest.mark.parametrize("policy", ["visits", "none"])
 def test_policies_without_whole_chains_imitate_none(policy):
     assert imitated([graded(["1"], [1])], Distillation(policy=policy), 1.0) == [[]]
+
+
+@given(st.lists(st.tuples(st.integers(-1, 30), st.sampled_from([0.0, 0.0, 1.0])), max_size=12))
+def test_what_is_only_judged_can_be_left_out(drawn_segments):
+    """Every text that ends in something imitated is there as before, and no other is."""
+    segments = []
+    for i, (parent, weight) in enumerate(drawn_segments):
+        segments.append(Segment((i,), weight, 1.0, min(parent, i - 1)))
+
+    def texts(example):
+        found = {}
+        for segment in example:
+            before = () if segment.parent < 0 else found[segment.parent][0]
+            found[len(found)] = ((*before, *segment.tokens), segment.weight)
+        return sorted(found.values())
+
+    kept = written(segments)
+    imitated_texts = [one for one in texts(segments) if one[1]]
+    needed = [
+        one
+        for one in texts(segments)
+        if any(text[: len(one[0])] == one[0] for text, _ in imitated_texts)
+    ]
+    assert texts(kept) == needed
+
+
+def test_pairs_keep_both_their_texts():
+    segments = [
+        Segment((1,), 0.0, 1.0, -1),
+        Segment((2,), 0.0, 0.0, 0),
+        Segment((3,), 0.0, 0.0, 0),
+        Segment((4,), 0.0, 1.0, 0, over=(2,)),
+    ]
+    kept = written(segments)
+    assert [one.tokens for one in kept] == [(1,), (3,), (4,)]
+    assert kept[2].over == (1,) and kept[2].parent == 0
+
+
+def test_without_a_value_head_wrong_chains_are_not_read():
+    traces = [graded(["1", "2", "3"], [1, 0, 0])]
+    labels = Labels(np.array([0.3, 1.0, 0, 0]), np.ones(4))
+    labelled = [replace(one, labels=labels) for one in traces]
+    ends = imitated(labelled, Distillation(), 1.0)
+    both = distilled(labelled, Distillation(), ends)
+    alone = distilled(labelled, Distillation(judged=False), ends)
+    assert sum(map(len, alone)) < sum(map(len, both))
+    for found in (both, alone):
+        assert sum(segment.weight for example in found for segment in example) > 0
