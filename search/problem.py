@@ -7,6 +7,7 @@ import copy
 import inspect
 import numbers
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 from search.chain import Chain, Texts, TextStep, chain_of, chain_text, last_text
@@ -162,7 +163,17 @@ class TextProblem:
         return None
 
     def key(self, state: Sequence[TextStep], step: TextStep) -> Hashable:
-        return step.text.strip()
+        """The text of the step; of one that ended the chain where the same text with its delimiter
+        does not, and of one that was cut off, how it ended as well.
+        """
+        if step.finish == "length":
+            return (step.text, "length")
+        text = step.text.strip()
+        if step.finish == "end":
+            open_ended = chain_of(state).then(replace(step, finish="stop"))
+            if not self.is_terminal(open_ended):
+                return (text, "end")
+        return text
 
     def apply(self, state: Sequence[TextStep], step: TextStep) -> Chain:
         """`state` with `step` added. Raises IllegalStep for an empty step, and for one that goes

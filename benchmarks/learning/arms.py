@@ -48,6 +48,8 @@ from search.problems.words import Words
 from search.scheduling.budget import Budget
 from search.trace import Trace
 
+#: options that are fields of both kinds of plans
+IN_PLANS = ("per_round", "reward", "verifier")
 BUDGET = Budget(tokens=20_000)  #: of the samples of a problem
 #: of the learner; a small model wants a larger learning rate than `fine_tuning` has
 RL_TRAINING = {"lr": 2e-4, "value_weight": 0.05}
@@ -125,31 +127,36 @@ def read_arms(text: str) -> list[Arm]:
         if name not in ("rl", *CONTROLS, *ALGORITHMS):
             known = ", ".join(("rl", *ALGORITHMS, *CONTROLS))
             raise ValueError(f"there is no arm {name!r}: choose among {known}")
-        allowed = {"of", "lr"} if name in CONTROLS else {"flops", "problems", *_allowed(name)}
+        allowed = _allowed(name)
         for option in options:
             if option not in allowed:
                 raise ValueError(
-                    f"the arm {name} has no option {option!r}: it has {', '.join(sorted(allowed))}"
+                    f"the arm {name} has no option {option!r}: it has {', '.join(allowed)}"
                 )
         arms.append(Arm(part.strip(), name, options))
     return arms
 
 
-def _allowed(name: str) -> set[str]:
+def _allowed(name: str) -> tuple[str, ...]:
+    """The options of an arm."""
+    if name in CONTROLS:
+        return ("of", "lr")
+    both = ("problems", "flops", "chains", "lr", *IN_PLANS)
     if name == "rl":
-        return {"credit", "kl", "region", *_RL, "chains", "lr", "solutions"}
-    return {*_ITERATE, *IMITATION, "chains"}
+        return (*both, "credit", "kl", "region", "updates", "refill", "stale")
+    return (*both, "keep", "window", "policy", "epochs", "batch")
 
 
-_RL = ("reward", "verifier", "per_round", "updates", "refill", "stale")
-_ITERATE = ("per_round", "keep", "window", "policy", "reward", "verifier")
+def _taken(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The options of these names, taken out of the others."""
+    return {name: options.pop(name) for name in names if name in options}
 
 
 def _reinforced(data: Data, seed: int, out: Path, rounds: int, options: dict[str, Any]) -> None:
     chains = int(options.pop("chains", 16))
-    loss = {name: options.pop(name) for name in ("kl", "region") if name in options}
-    credit = {"method": options.pop("credit")} if "credit" in options else {}
-    training = {**RL_TRAINING, **{name: options.pop(name) for name in ("lr",) if name in options}}
+    loss = _taken(options, "kl", "region")
+    training = {**RL_TRAINING, **_taken(options, "lr")}
+    credit = {"method": options.pop("credit", "group")}
     plan = RLPlan(
         options={"chains": chains, "wave": chains, "solutions": None},
         budget=BUDGET,
@@ -169,10 +176,7 @@ def _iterated(name: str) -> Callable[[Data, int, Path, int, dict[str, Any]], Non
         if "chains" in options:
             chains = int(options.pop("chains"))
             method = {"chains": chains, "wave": chains}
-        training = {**IMITATION}
-        for key in IMITATION:
-            if key in options:
-                training[key] = options.pop(key)
+        training = {**IMITATION, **_taken(options, "lr", "epochs", "batch")}
         more: dict[str, Any] = {"hint": None} if name == "star" else {}
         plan = plan_of(
             name,
@@ -246,7 +250,7 @@ def _tokens(path: Path) -> int:
 def _unfiltered(data: Data, last: Path, tokens: int, seed: int, out: Path) -> None:
     """All samples of the round."""
     del tokens
-    prepare(last / "traces", data.targets, data.start, out, policy="all", seed=seed)
+    prepare(last / "traces", data.targets, data.start, out, policy="all", judged=False, seed=seed)
 
 
 def _pairs(kind: str) -> Callable[[Data, Path, int, int, Path], None]:
@@ -260,6 +264,7 @@ def _pairs(kind: str) -> Callable[[Data, Path, int, int, Path], None]:
             out,
             policy="none",
             pairs={"kind": kind},
+            judged=False,
             seed=seed,
         )
 

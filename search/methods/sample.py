@@ -170,10 +170,15 @@ class _Samples:
         return node
 
     def _follow(self, node: int, child: Child) -> int:
-        """The node behind a step from `node`, which is added where it is not there."""
+        """The node behind a step from `node`, which is added where it is not there. Samples are
+        kept as they were drawn: the same text in other tokens is another step.
+        """
         tree = self.tree
+        tokens = getattr(child.proposal.step, "tokens", None)
         for edge in tree.block(node):
-            if self.problem.key(tree.states[node], tree.steps[edge]) == child.key:
+            step = tree.steps[edge]
+            same = self.problem.key(tree.states[node], step) == child.key
+            if same and getattr(step, "tokens", None) == tokens:
                 return tree.open(node, edge)
         count = len(tree.block(node)) + 1
         uniform = np.full(count, 1.0 / count)

@@ -5,6 +5,7 @@ steps, rewards and values that are none.
 from __future__ import annotations
 
 import math
+import random
 from fractions import Fraction
 
 import numpy as np
@@ -20,11 +21,11 @@ from guides.policies.lm import LM
 from models import Engine, Scripted
 from models.checkpoints.checkpoint import save_model
 from models.engine.sequences import check_request
-from models.scripted import scripted
+from models.scripted import END, scripted
 from search.guide import Guide
 from search.problem import TextProblem, TextStep
 from search.scheduling.budget import Budget
-from search.scheduling.requests import Generate
+from search.scheduling.requests import Generate, Generated
 from search.trace import Trace
 
 METHODS = {"sample": {"chains": 1}, "beam": {"width": 1, "branch": 1}, "mcts": {"leaves": 1}}
@@ -123,6 +124,50 @@ def test_a_guide_ends_chains_as_it_asked():
         search.solve(own, marked, "sample", chains=1).answer == "5"
         and own.asked("(a)", None) is own
     )
+
+
+@pytest.mark.parametrize("method", ["sample", "beam", "mcts"])
+def test_a_text_that_ends_and_one_that_goes_on_are_two_steps(method):
+    """They say the same up to there: whichever came first, each keeps its own answer."""
+    written = ["The answer is 7.", "The answer is 7.\n\nNo, wait.\n\nThe answer is 8."]
+
+    def answer(request):
+        prompt = "".join(map(chr, request.prompt)).rpartition("<a>")[2]
+        text = written[random.Random(request.seed).randrange(2)] if not prompt else written[1]
+        return scripted(request, text[len(prompt) :])
+
+    policy = LM(Loaded(Scripted(answer), Chat(), {}, "chat", False))
+    options = {"sample": {"chains": 16}, "beam": {"width": 4, "branch": 4}, "mcts": {"leaves": 4}}
+    guide = Guide(policy, budget=Budget(tokens=3000))
+    problem = TextProblem("How many?")
+    solution = search.solve(problem, guide, method, seed=3, **options[method])
+    tree = solution.tree
+    answers = {problem.answer(tree.states[node]) for node in tree.finished}
+    assert {tree.steps[edge].finish for edge in tree.block(0)} == {"end", "stop"}
+    assert answers == {"7", "8"} or method == "beam", "whose width may be full of ended chains"
+    assert not any(len(tree.block(node)) for node in tree.finished)
+    for node in tree.finished:
+        ended = problem.answer(tree.states[node]) == "7"
+        assert len(tree.chain(node)) == (1 if ended else 3)
+    if method == "sample":
+        assert sum(tree.visits(node) for node in tree.finished) == 16
+
+
+def test_samples_keep_the_tokens_that_were_drawn():
+    """One text in two spellings, of which each has its own log-probs."""
+    one = TextStep("23", (23,), log_probs=(-1.0,))
+    two = TextStep("23", (2, 3), log_probs=(-1.0, -2.0))
+
+    def answer(request):
+        tokens = (50, 51, END) if request.seed % 2 else (5051, END)
+        logs = np.full(len(tokens), -0.5, np.float32)
+        return Generated(tokens, "23", logs, logs.copy(), float("nan"), "end")
+
+    assert TextProblem("?").key((), one) == TextProblem("?").key((), two)
+    policy = LM(Loaded(Scripted(answer), Chat(), {}, "chat", False))
+    guide = Guide(policy, budget=Budget(tokens=3000))
+    tree = search.solve("How many?", guide, "sample", seed=1, chains=12).tree
+    assert {len(tree.chain(node)[-1].tokens) for node in tree.finished} == {2, 3}
 
 
 THOUGHTS = ["<think>\n", "[THINK]", "<reasoning>\n", "<thought>", "<|channel|>analysis<|message|>"]
