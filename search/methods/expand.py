@@ -230,7 +230,9 @@ def write(
     places = {problem.key(tree.states[node], step): place for place, step in enumerate(steps)}
     samples = tree.samples.setdefault(node, [])
     fresh: list[Child] = []
-    texts = [getattr(step, "text", "") for step in steps]
+    texts = []  # of those that do not end a chain
+    for edge, step in zip(tree.block(node), steps, strict=True):
+        texts.append("" if tree.child(edge) in tree.finished else getattr(step, "text", ""))
     for child in growth.children:
         if child.key not in places:
             place = _alike(child, texts, merge) if merge < 1 else None
@@ -238,7 +240,7 @@ def write(
                 place = len(samples)
                 samples.append({})
                 fresh.append(child)
-                texts.append(getattr(child.proposal.step, "text", ""))
+                texts.append("" if child.finished else getattr(child.proposal.step, "text", ""))
             places[child.key] = place
         samples[places[child.key]].update(_samples(child, growth.proposed))
     priors = _priors(samples, tau)

@@ -274,6 +274,19 @@ def test_steps_that_say_the_same_in_other_words_can_be_merged():
         assert [tree.at(edge, "prior") for edge in tree.block(0)] == pytest.approx(priors, abs=1e-4)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_step_that_goes_on_is_not_merged_with_one_that_ends_the_chain(together):
+    children = []
+    for text, finish in (("So it is 42.", "end"), ("so it is 42", "stop")):
+        step = TextStep(text, finish=finish)
+        proposal = Proposal(step, -20.0, 1 / 2, drawn=(Avoided(tuple(map(ord, text)), (-20.0,)),))
+        children.append(Child(proposal, (text, finish), (step,), finish == "end", None))
+    tree = Tree(())
+    for part in [children] if together else [children[:1], children[1:]]:
+        write(tree, OPEN, 0, Growth(part, proposed=len(part)), merge=0.5)
+    assert [tree.steps[edge].finish for edge in tree.block(0)] == ["end", "stop"]
+
+
 def test_illegal_steps_are_counted_dead_ends_not_exceptions(caplog):
     guide = scripted_guide(random_player(illegal=1.0))
     for name in METHODS:
