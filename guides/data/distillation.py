@@ -169,15 +169,15 @@ def distilled(
             example = written(example)
         if example:
             examples += split(example, LONGEST)
-    if not examples:
-        raise ValueError(
-            f"no step of the {len(graded)} traces has a label, and nothing is imitated: label "
-            "them, or choose another --policy"
-        )
     if chosen.pairs is not None and not any(one.over for one in itertools.chain(*examples)):
         raise ValueError(
             f"no two {chosen.pairs.kind} of the {len(graded)} traces differ in what they are "
             "worth: search more, or ask for fewer visits and a smaller margin"
+        )
+    if not examples:
+        raise ValueError(
+            f"no step of the {len(graded)} traces has a label, and nothing is imitated: label "
+            "them, or choose another --policy"
         )
     return examples
 

@@ -24,7 +24,7 @@ from guides.training.options import Options
 from guides.training.train import adapt, export
 from guides.training.trainer import optimizer_of
 from guides.training.tree_attention import use_trees
-from models.checkpoints.checkpoint import load_model, own_dtype, resolve, version
+from models.checkpoints.checkpoint import load_model, resolve, version
 from models.checkpoints.heads import ValueHead
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,6 @@ class Learner:
         self.options = options
         folder = resolve(folder)
         model, self.tokenizer, head, self.settings = load_model(folder, dtype="float32")
-        self.dtype = getattr(torch, own_dtype(folder))
         self._has_head = head is not None or options.value_weight > 0
         if head is None:
             head = ValueHead(model.config.get_text_config().hidden_size)
@@ -176,8 +175,9 @@ class Learner:
         return norm
 
     def _plain(self) -> tuple[Any, Any]:
-        """Copies of the model, with what was added to its weights in them and in its own float
-        type, and of its head; both on the CPU.
+        """Copies of the model, with what was added to its weights in them, and of its head; both on
+        the CPU. In float32 whatever the base was: a few steps with a small learning rate are less
+        than bfloat16 tells apart, and the next samples would be those of the old model.
         """
         self.optimizer.zero_grad()
         whole = copy.deepcopy(self._adapter or self.model).cpu()
@@ -185,7 +185,7 @@ class Learner:
         head = model.value_head.requires_grad_(False)
         del model.value_head
         model.config.use_cache = True
-        return model.to(self.dtype), head
+        return model, head
 
     def _flops(self, seen: _Seen) -> float:
         """As `PolicyValueTrainer.floating_point_ops`, and 2 x parameters x tokens of a

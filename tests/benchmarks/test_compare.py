@@ -100,7 +100,7 @@ def test_a_comparison_goes_on_where_it_was_killed(
 
     files = {}
     for kind, count in (("training", 40), ("gate", 30), ("test", 4)):
-        command = ["tasks", kind, "--only", "chains", "--size", "5", "--count", str(count)]
+        command = ["tasks", kind, "--only", "chains", "--size", "8", "--count", str(count)]
         monkeypatch.setattr("sys.argv", command)
         tasks.main()
         files[kind] = tmp_path / f"{kind}.jsonl"
