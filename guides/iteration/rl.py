@@ -16,6 +16,7 @@ Of the checkpoints only the first, the best and the last two are kept, because a
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -47,6 +48,8 @@ from search.methods.presets import PRESETS
 from search.scheduling.budget import Budget
 from search.trace import Trace
 
+log = logging.getLogger(__name__)
+
 #: of the learner, where the plan does not say: a constant learning rate after a few updates
 TRAINING = {"warmup": 10, "precision": "float32", "batch": 16, "value_weight": 0.0}
 VALUE_WEIGHT = 0.05  #: of a base that has a value head, so that the head follows the policy
@@ -56,6 +59,9 @@ NOT_OURS = ("epochs", "steps", "accumulation")
 TRUNCATION = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 #: options of method sample: eight samples, all of them, even where some are verified
 GROUP = {"chains": 8, "wave": 8, "solutions": None}
+#: KL of trainer and sampler, nats a token, from which on a run says so: rounding to bfloat16 makes
+#: a thousandth
+APART = 0.01
 SAME = 5  #: rounds in succession without anything to learn from that end a run
 
 
@@ -258,6 +264,14 @@ class _Run(Rounds[RLPlan]):
                 ConcatDataset(files), self.plan.updates, self.plan.seed + number
             )
         seconds = time.monotonic() - start
+        if update.sampler_kl > APART and not self.plan.stale:
+            log.warning(
+                "round %d: trainer and sampler are %.2g nats a token apart on the same tokens, and "
+                "%.2g at most: what is learnt is not what was sampled. Sample with --dtype float32",
+                number,
+                update.sampler_kl,
+                update.sampler_gap,
+            )
         state = folder / "learner"
         checkpoint = folder / "checkpoint.part"
         for left in (state, checkpoint):  # by a kill

@@ -116,6 +116,23 @@ def test_random_rewards_teach_nothing(folder, tmp_path):
     assert abs(np.mean([row["reward"] for row in rows[1:]]) - 0.5) < 0.12
 
 
+@pytest.mark.thorough
+def test_samples_of_another_model_are_noticed(folder, tmp_path, monkeypatch, caplog):
+    learn(folder, tmp_path / "same", 1)
+    assert "nats a token apart" not in caplog.text
+    update = Learner.update
+
+    def moved(self, *given):
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return update(self, *given)
+
+    monkeypatch.setattr(Learner, "update", moved)
+    learn(folder, tmp_path / "other", 1)
+    assert "nats a token apart" in caplog.text
+
+
 class Killed(BaseException):
     """Nothing catches it, as nothing catches SIGKILL."""
 
