@@ -204,9 +204,10 @@ def run_training(config: str | Path) -> None:
             raise
     if code == INTERRUPTED:
         raise KeyboardInterrupt
-    if code == MISUSE:
+    # a library that cannot be loaded ends a process with such a code as well, and without a word
+    if code == MISUSE and message:
         raise ValueError(message)
-    if code == FULL:
+    if code == FULL and message:
         raise OSError(message)
     if code:
         how = "failed: see what it wrote above"

@@ -106,10 +106,10 @@ def test_a_comparison_goes_on_where_it_was_killed(
         files[kind] = tmp_path / f"{kind}.jsonl"
         files[kind].write_text(capsys.readouterr().out)
     out = tmp_path / "out"
-    arms = ",".join(["rl per_round=8 chains=4", "rest_em per_round=16 chains=4", *CONTROLS])
-    arms = arms.replace(",unfiltered", ",unfiltered of=rest_em_per_round=16_chains=4")
+    arms = ",".join(["rl per_round=8 chains=4", "rest_em per_round=16 chains=8", *CONTROLS])
+    arms = arms.replace(",unfiltered", ",unfiltered of=rest_em_per_round=16_chains=8")
     for name in list(CONTROLS)[1:]:
-        arms = arms.replace(f",{name}", f",{name} of=rest_em_per_round=16_chains=4")
+        arms = arms.replace(f",{name}", f",{name} of=rest_em_per_round=16_chains=8")
     command = ["compare", "--input", files["training"], "--gate", files["gate"]]
     command += ["--test", files["test"], "--arms", arms, "--seeds", "0", "--flops", "1e10"]
     command += ["--samples", "2", "--slots", "32", "--out", out]
@@ -122,7 +122,7 @@ def test_a_comparison_goes_on_where_it_was_killed(
     compare.main()
     assert times == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert next(out.glob("*.csv")).read_text().count("\n") == table.count("\n")
-    folder = "of=rest_em_per_round=16_chains=4"
+    folder = "of=rest_em_per_round=16_chains=8"
     solutions = ExampleFile(out / f"expert_{folder}" / "seed-0" / "examples.npz")
     assert len(solutions) > 0
 

@@ -392,6 +392,7 @@ def test_the_child_s_error_is_ours(
     for program, said in (
         ("import os; os.kill(os.getpid(), 9)", "killed by signal 9"),
         ("1/0", "failed"),
+        ("import os; os._exit(2)", "failed: see what it wrote above"),
     ):
         (tmp_path / "python").write_text(
             f"#!/bin/sh\nexec {sys.executable} -c '{program}' 2>/dev/null\n"
