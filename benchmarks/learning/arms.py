@@ -229,7 +229,7 @@ def _control(
     options = {**told["options"], **chosen}
     epochs = float(options["epochs"]) * own / _tokens(examples)
     model = out / "model"
-    if not model.exists():
+    if not (model / "training.json").exists():
         config = out / "model.json"
         content = {
             "model": str(resolve(locate(data.start)).resolve()),
