@@ -18,7 +18,8 @@ from guides.data.grading import Graded, checker_of
 from guides.data.preferences import Pairing, pairs_of
 from guides.data.trace_rewards import check_reward
 
-LONGEST = 512  #: tokens of an example, whose pass takes memory with their square
+#: tokens of an example: an update learns from a number of examples, which should be about as large
+LONGEST = 512
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from guides.data.examples import collate
 from guides.training import losses
 from guides.training.options import Options
+from guides.training.passes import most_tokens, passes
 from guides.training.train import adapt, export
 from guides.training.trainer import optimizer_of
 from guides.training.tree_attention import use_trees
@@ -89,6 +90,7 @@ class Learner:
         self._adapter = adapt(model, options)
         model.value_head = head.requires_grad_(self._has_head).to(model.device)
         self.model = model.train()
+        self._most = most_tokens(model)
         self.optimizer = optimizer_of(model, options)
         self.steps = 0
         if state is not None and (state / OPTIMIZER).exists():
@@ -149,7 +151,7 @@ class Learner:
     def _step(self, rows: Any, part: np.ndarray, seen: _Seen, *, first: bool) -> float:
         """One update from some of the rows; the norm of its gradient."""
         device = self.model.device
-        batches = list(_batches(rows, part, self.options.batch))
+        batches = list(_batches(rows, part, self.options.batch, self._most))
         sums = torch.stack([losses.counts(batch, self.options) for batch in batches]).sum(0)
         self.steps += 1
         rate = min(1.0, self.steps / max(1, self.options.warmup))
@@ -271,8 +273,12 @@ class _Seen:
         )
 
 
-def _batches(rows: Any, part: np.ndarray, size: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Rows in batches of `size`, those of similar length together."""
+def _batches(
+    rows: Any, part: np.ndarray, size: int, most: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Rows in batches of at most `size`, those of similar length together, and as many tokens as a
+    pass may have.
+    """
     chosen = sorted((rows[int(i)] for i in part), key=lambda row: len(row["tokens"]))
     for start in range(0, len(chosen), size):
-        yield collate(chosen[start : start + size])
+        yield from passes(collate(chosen[start : start + size]), most)

@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback
 
 from guides.training.losses import counts, terms, total
 from guides.training.muon import MuonAdamW
+from guides.training.passes import most_tokens, passes
 
 if TYPE_CHECKING:
     from guides.training.options import Options
@@ -46,6 +47,7 @@ class PolicyValueTrainer(Trainer):
         # `compute_loss` divides by counts of the whole accumulated batch
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True
+        self._most = most_tokens(self.model)
         self._decoder = self.model.get_decoder()
         if options.compile and _can_compile(self.args.device):
             self._decoder = torch.compile(self._decoder)
@@ -67,6 +69,18 @@ class PolicyValueTrainer(Trainer):
             sums += counts(batch, self.options)
             self.state.num_input_tokens_seen += int((batch["ends"] > 0).sum())
         return batches, sums
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Forward and backward of a batch, in as many passes as memory wants; its loss."""
+        loss = torch.zeros((), device=self.args.device)
+        for part in passes(inputs, self._most):
+            loss += super().training_step(model, part, num_items_in_batch)
+        return loss
 
     def compute_loss(
         self,

@@ -20,23 +20,6 @@ from search.cli import main  # noqa: E402
 from search.trace import Trace  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return letters.taught(tmp_path_factory.mktemp("foreign") / "base")
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return letters.write_problems(tmp_path_factory.mktemp("problems") / "p.jsonl")
-
-
-@pytest.fixture(scope="module")
-def traces(base: Path, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("searched") / "traces"
-    letters.search(base, file, folder, *letters.FLAGS)
-    return folder
-
-
 @pytest.mark.thorough
 def test_the_whole_loop_by_the_commands(
     base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

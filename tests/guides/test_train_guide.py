@@ -36,23 +36,6 @@ from search.trace import Trace  # noqa: E402
 TRAINING = {"lr": 0.003, "epochs": 20, "precision": "float32"}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return letters.taught(tmp_path_factory.mktemp("foreign") / "base")
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return letters.write_problems(tmp_path_factory.mktemp("problems") / "p.jsonl")
-
-
-@pytest.fixture(scope="module")
-def traces(base: Path, file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("searched") / "traces"
-    letters.search(base, file, folder, *letters.FLAGS)
-    return folder
-
-
 def nothing_is_right(problem: Any, state: Any) -> float:
     return 0.0
 
