@@ -20,6 +20,7 @@ def refused(tally: adversarial.Tally) -> list[Pair]:
     return tally.false_accepts + tally.false_rejects + tally.slow
 
 
+@pytest.mark.thorough
 def test_pairs_made_to_deceive_it_do_not() -> None:
     tally = adversarial.attack(1_900, seed=5)
     assert refused(tally) == []

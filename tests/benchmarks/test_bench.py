@@ -171,6 +171,7 @@ def test_targets_that_are_missing_or_none_are_refused(tmp_path, capsys, loaded, 
     assert code == 2 and "target" in err and not loaded
 
 
+@pytest.mark.thorough
 def test_results_of_other_problems_or_settings_are_not_mixed(tmp_path, capsys, loaded):
     flags = ["--out", tmp_path / "o", "--methods", "self_consistency", "--budgets", "tokens=60"]
     assert bench(capsys, "--input", problems(tmp_path), *flags)[0] == 0
@@ -370,6 +371,7 @@ def test_a_line_read_off_one_budget_is_the_share_solved(tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_a_line_of_separate_budgets_has_a_point_each(tmp_path):
     swept(tmp_path / "r.csv", methods=["self_consistency"], budgets="tokens=60,120,240")
     found = rows.read(tmp_path / "r.csv")
@@ -453,6 +455,7 @@ def test_checkpoints_that_cannot_be_placed_are_refused(tmp_path, lines, word):
         plot.read_checkpoints(path, "mcts")
 
 
+@pytest.mark.thorough
 def test_bands_are_the_bootstrap_of_each_point():
     values = np.random.default_rng(0).random((500, 3)) < [0.2, 0.5, 0.9]
     found = statistics.bands(values, resamples=4000)

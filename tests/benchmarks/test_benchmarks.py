@@ -41,6 +41,7 @@ def brute_force(numbers, target):
 # -- tasks
 
 
+@pytest.mark.thorough
 def test_the_game_of_24_has_its_known_size():
     assert len(tasks.game24()) == 1362 and len(tasks.game24(whole=True)) == 1346
     solvable = set(tasks.game24())
@@ -69,6 +70,7 @@ def test_an_unknown_rank_file_is_an_error(tmp_path):
         tasks.ranked(tmp_path / "none.csv", 1, 2)
 
 
+@pytest.mark.thorough
 def test_hard_puzzles_have_few_solutions_and_unseen_targets():
     problems = tasks.countdown_hard()
     assert len(set(problems)) == 150 and {p.target for p in problems} == {36, 50}
@@ -215,6 +217,7 @@ def test_a_budget_that_was_not_given_is_not_told_by_searches_without_an_answer(t
     assert line.startswith("| b | 4 | - | 75.0 [")
 
 
+@pytest.mark.thorough
 def test_a_paired_comparison_finds_a_planted_difference(tmp_path):
     """ "a" solves 150 within 100 tokens, "b" the first 100 of them, the next 50 at 300."""
     cells = [

@@ -131,6 +131,7 @@ def test_the_command_refuses_what_it_cannot_do(arguments, said, tmp_path, monkey
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_a_run_has_two_axes_and_rejected_rounds_count(tmp_path, monkeypatch):
     run = planted(tmp_path / "run")
     first = tmp_path / "first"

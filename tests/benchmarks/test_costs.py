@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 
+import pytest
 import tiny
 
 import search
@@ -41,6 +42,7 @@ def swept(path, task=TASK):
     return costs(path)
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_killed_and_goes_on_costs_the_same(tmp_path):
     whole = swept(tmp_path / "whole.csv")
     assert len(whole) == 10

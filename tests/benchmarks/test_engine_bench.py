@@ -181,6 +181,7 @@ def test_the_rows_of_expansions():
     assert sizes["two levels"] < sizes["nothing shared"]
 
 
+@pytest.mark.thorough
 def test_what_is_outside_the_forward_is_part_of_the_whole():
     row = overhead.churned(workloads.small_model(), slots=4, count=32, rounds=1)
     assert 0 < row["outside"] < row["all"] and 0 < row["slot_use"] <= 1 and 1 <= row["rows"] <= 4

@@ -70,6 +70,7 @@ def test_below_the_first_rung_nothing_is_known_and_beyond_the_last_it_stays():
     assert mean(guided.at(ladder, 100)) == 0.5, "of two that cost the same the later one"
 
 
+@pytest.mark.thorough
 def test_planted_advantages_and_their_change():
     """A search that is 40 points better at few tokens and as good at many."""
     base = np.arange(200) % 10
@@ -125,6 +126,7 @@ def two_models(seen=None):
 SEARCHES = ("beam width={root} branch={root}", "mcts")
 
 
+@pytest.mark.thorough
 def test_what_the_verifier_read_is_counted(tmp_path):
     """Tokens of best-of-N are what its chains took, plus the prompts of each step, plus every
     chain that the verifier read.
@@ -179,6 +181,7 @@ def test_what_the_verifier_read_is_counted(tmp_path):
         )
 
 
+@pytest.mark.thorough
 def test_a_second_start_searches_nothing_and_tells_the_same(tmp_path, monkeypatch):
     out, sizes = tmp_path / "g.csv", [2, 4]
     first = guided.tables(
@@ -215,6 +218,7 @@ def test_ctrl_c_leaves_no_tables(tmp_path, monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.thorough
 def test_a_search_costs_the_same_whatever_ran_before_it(tmp_path):
     """Chains of the same seed are in the cache already: without emptying it the second search
     would read and compute nothing.

@@ -15,6 +15,7 @@ from benchmarks.verifiers import samples
 from search.solver import seed_of
 
 
+@pytest.mark.thorough
 def test_every_chain_is_a_sample_and_no_verifier_ends_the_search():
     found = samples.sample(SELF, load(), 40)
     assert set(found) == set(PUZZLES) and all(len(own) == 40 for own in found.values())

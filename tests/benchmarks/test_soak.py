@@ -94,16 +94,19 @@ class Hoarder(Engine):
         self._reserved += 1
 
 
+@pytest.mark.thorough
 def test_what_other_rows_say_is_noticed():
     found = examined(engine_of(Muddled))
     assert found.wrong and found.company and found.bad
 
 
+@pytest.mark.thorough
 def test_log_probs_that_depend_on_company_are_noticed():
     found = examined(engine_of(Sociable))
     assert found.company and not found.wrong
 
 
+@pytest.mark.thorough
 def test_a_second_reply_is_noticed():
     assert "a reply to nothing, or a second one" in examined(engine_of(Deaf), alone=0).faults
 
@@ -117,6 +120,7 @@ def test_lost_slots_are_noticed(cheat, says):
         examined(engine_of(cheat))
 
 
+@pytest.mark.thorough
 def test_another_model_is_noticed_and_a_near_tie_is_not():
     engine = engine_of()
     other = soak.examined(engine, tiny.model(seed=1), 60, 0, 5)
@@ -175,6 +179,7 @@ def test_results_are_the_same_to_the_last_bit_only():
         assert soak.others_of(one, dataclasses.replace(one, **change)) == list(change)
 
 
+@pytest.mark.thorough
 def test_the_command_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     tiny.model().save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")

@@ -103,6 +103,7 @@ def test_what_cannot_be_estimated_is_refused(wrong):
         wrong()
 
 
+@pytest.mark.thorough
 def test_the_interval_is_that_of_the_normal_law_for_many_problems():
     values = np.random.default_rng(3).random(2000) < 0.3
     found = stats.bootstrap(values)
@@ -130,6 +131,7 @@ def test_seeds_are_averaged_or_drawn_anew():
     assert two.high - two.low == pytest.approx(2 * spread, rel=0.1)
 
 
+@pytest.mark.thorough
 def test_intervals_cover_the_truth_as_often_as_they_say():
     rng, hits = np.random.default_rng(5), 0
     for _ in range(300):
@@ -150,6 +152,7 @@ def test_the_area_is_the_integral_of_the_step_function():
     assert stats.area(np.array([math.sqrt(100 * 2000)]), 100, 2000)[0] == pytest.approx(0.5)
 
 
+@pytest.mark.thorough
 def test_the_slope_is_that_of_least_squares_and_finds_a_planted_one():
     rng, compute = np.random.default_rng(2), [1e9, 1e10, 3e11, 1e12]
     chance = 0.1 + 0.2 * (np.log10(compute) - 9)

@@ -49,6 +49,7 @@ def test_a_cut_off_sweep_goes_on_without_repeating(tmp_path, monkeypatch):
     assert swept(out, SELF, methods, "tokens=60,120", guide=load) and not searched
 
 
+@pytest.mark.thorough
 def test_every_problem_has_random_numbers_of_its_own_and_methods_share_them(tmp_path, monkeypatch):
     seeds = []
     solve_many = search.solve_many
@@ -73,6 +74,7 @@ def test_half_a_header_is_begun_again(tmp_path, left):
     assert rows.read(out) == []
 
 
+@pytest.mark.thorough
 def test_one_search_serves_all_choosers(tmp_path, monkeypatch):
     calls = []
     solve_many = search.solve_many
@@ -126,6 +128,7 @@ def test_answers_that_are_equal_vote_together(tmp_path):
     assert row["correct"] == "1"
 
 
+@pytest.mark.thorough
 def test_a_method_that_came_later_joins_without_repeating_rows(tmp_path):
     out = tmp_path / "r.csv"
     swept(out, methods=["self_consistency"], budgets="tokens=200")
@@ -134,6 +137,7 @@ def test_a_method_that_came_later_joins_without_repeating_rows(tmp_path):
     assert out.read_bytes().startswith(before) and len(rows.read(out)) == 2 * 16
 
 
+@pytest.mark.thorough
 def test_greedy_has_one_seed_and_one_chain(tmp_path):
     swept(tmp_path / "r.csv", methods=["greedy", "self_consistency"], budgets="tokens=200", seeds=3)
     greedy = [row for row in rows.read(tmp_path / "r.csv") if row["method"] == "greedy"]

@@ -30,6 +30,7 @@ from search.problems.countdown import Countdown
 from search.problems.words import Words
 
 
+@pytest.mark.thorough
 def test_the_tasks_of_chains_are_of_their_split_and_have_answers() -> None:
     for name, split in (("chains", "test"), ("chains-validation", "validation")):
         problems = TASKS[name]()
@@ -112,6 +113,7 @@ def test_a_file_can_be_read_as_jobs_with_targets(
     )
 
 
+@pytest.mark.thorough
 def test_a_file_may_have_one_kind_and_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_mixer_is_the_finaliser_of_murmur_hash_3():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("moves", [1, 2, 4, 7, 16, 63, 64])
 def test_numpy_and_compiled_functions_say_what_plain_python_says(moves):
     positions = np.array(POSITIONS, np.uint32)
@@ -86,6 +87,7 @@ def test_numpy_and_compiled_functions_say_what_plain_python_says(moves):
         assert hashtree.positions(after).tolist() == below
 
 
+@pytest.mark.thorough
 def test_roots_are_those_of_tree_and_seed():
     rows, priors, values = np.empty((5, 4), np.uint8), np.empty((5, 3), np.float32), np.empty(5)
     hashgame.planted(2, 9, rows, priors, values)
@@ -243,6 +245,7 @@ def engines(monkeypatch):
         engine.__exit__()
 
 
+@pytest.mark.thorough
 def test_engines_take_turns_and_their_failures_are_told(engines):
     core_ = min(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else None
     pair = [

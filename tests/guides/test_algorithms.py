@@ -140,6 +140,7 @@ def test_all_solved_leaves_nothing_to_ask_again(fake, tmp_path):
 # -- without labels
 
 
+@pytest.mark.thorough
 def test_without_labels_there_is_no_gate_and_every_round_is_accepted(fake, tmp_path, caplog):
     fake(-0.1)
     jobs, targets = sums(20)
@@ -210,6 +211,7 @@ def test_improve_steps_train_one_after_the_other(fake, tmp_path, monkeypatch):
     assert ledger(out)[1]["steps"] == "15" and float(ledger(out)[1]["training_flops"]) == 3e6
 
 
+@pytest.mark.thorough
 def test_the_verifier_reads_the_chains_of_all_rounds(fake, tmp_path, monkeypatch):
     jobs, targets = sums(20)
     calls = []

@@ -31,6 +31,7 @@ def warm() -> None:
 # -- the pool
 
 
+@pytest.mark.thorough
 def test_a_check_ends_within_its_limit() -> None:
     """A call that never ends is killed; the next one has a process again."""
     for function, args in ((time.sleep, (60,)), (bytearray, (proofs.MEMORY,))):
@@ -38,6 +39,7 @@ def test_a_check_ends_within_its_limit() -> None:
     assert check(r"\ln 8", r"3\ln 2") is R
 
 
+@pytest.mark.thorough
 def test_killed_processes_are_replaced() -> None:
     pids = proofs.results([proofs.pool().submit(os.getpid, (), 5.0) for _ in range(4)])
     for pid in set(pids):
@@ -45,6 +47,7 @@ def test_killed_processes_are_replaced() -> None:
     assert check_many([(r"\ln 8", r"3\ln 2"), (r"(1,2)\cup\{3\}", r"\{3\}\cup(1,2)")]) == [R, R]
 
 
+@pytest.mark.thorough
 def test_a_process_that_dies_of_a_call_leaves_it_undecided() -> None:
     assert proofs.results([proofs.pool().submit(os._exit, (3,), 5.0)]) == [None]
 

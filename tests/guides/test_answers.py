@@ -136,6 +136,7 @@ def written(number: Fraction) -> list[str]:
 rationals = st.fractions(-(10**6), 10**6, max_denominator=10**4)
 
 
+@pytest.mark.thorough
 @given(rationals)
 def test_a_number_is_right_however_it_is_written(number: Fraction) -> None:
     for form in written(number):
@@ -203,6 +204,7 @@ def test_random_expressions_against_complex_numbers() -> None:
     assert verdicts[R] > 10 and verdicts[U] < sum(verdicts.values()) / 10
 
 
+@pytest.mark.thorough
 @given(st.text(max_size=40), st.sampled_from(["5", r"\frac{1}{2}", "x<3", "(1,2)", "B", "12 cm"]))
 def test_no_text_breaks_it(text: str, target: str) -> None:
     assert check(text, target) in Verdict
@@ -254,6 +256,7 @@ def test_no_latex_breaks_the_reading(marks: list[str]) -> None:
     assert classes(["".join(marks), "5"])[0] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "target", "verdict"),
     [

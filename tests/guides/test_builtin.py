@@ -403,6 +403,7 @@ def test_files_of_a_stage_can_be_made_ahead_by_several_processes(
     )
 
 
+@pytest.mark.thorough
 def test_a_large_batch_has_blocks_of_several_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def nodes_of(trace: Trace, example: list[Segment]) -> list[int]:
     return [0 if i == 0 else segment.tokens[0] - 100 for i, segment in enumerate(example)]
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(trees(), st.sampled_from(POLICIES), st.integers(1, 4))
 def test_labels_and_weights_are_those_of_all_chains(
@@ -134,6 +135,7 @@ def test_labels_and_weights_are_those_of_all_chains(
             )
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(trees(), st.integers(1, 4), st.integers(0, 9))
 def test_every_solved_problem_weighs_one(
@@ -256,6 +258,7 @@ def test_unknown_ways_are_refused(wrong: dict[str, Any]) -> None:
         )
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(trees(), st.sampled_from(POLICIES), st.integers(1, 30))
 def test_the_parts_of_an_example_are_the_example(

@@ -46,6 +46,7 @@ def fake(monkeypatch):
 # -- rounds
 
 
+@pytest.mark.thorough
 def test_better_guides_are_accepted_and_searched_with(fake, tmp_path):
     jobs, targets = sums(20)
     held, held_targets = sums(40, start=100)
@@ -96,6 +97,7 @@ def test_better_guides_are_accepted_and_searched_with(fake, tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_a_worse_guide_is_rejected_and_the_accepted_one_searches_again(fake, tmp_path):
     fake(-0.4)
     jobs, targets = sums(20)
@@ -142,6 +144,7 @@ def test_equal_is_not_better(fake, tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_a_restart_trains_the_base_and_a_window_reads_the_last_rounds(fake, tmp_path):
     jobs, targets = sums(20)
     held, held_targets = sums(40, start=100)
@@ -326,6 +329,7 @@ def test_a_full_disk_stops_the_round_and_room_lets_it_go_on(fake, tmp_path, monk
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.thorough
 def test_ctrl_c_keeps_what_is_finished(fake, tmp_path, monkeypatch):
     jobs, targets = sums(20)
     base, out = checkpoint(tmp_path / "base", 0.4), tmp_path / "out"

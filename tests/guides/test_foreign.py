@@ -78,6 +78,7 @@ def learned_model(tmp_path_factory):
     return save(tmp_path_factory.mktemp("learned"), model.eval())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["sample", "beam", "mcts"])
 def test_steps_end_at_a_blank_line_and_the_answer_stands_in_a_box(learned_model, method, caplog):
     guide = guides.load(learned_model)
@@ -119,6 +120,7 @@ def test_random_weights_end_in_no_answer_and_a_warning(random_model, method, cap
     assert "cut off or not understood" in caplog.text and "--delimiter" in caplog.text
 
 
+@pytest.mark.thorough
 def test_the_same_commands(learned_model, tmp_path):
     runner = CliRunner()
     arguments = [

@@ -50,6 +50,7 @@ def ran(folder) -> bool:
     return any(folder.rglob("*.ran")) or any((Path.home() / ".cache").rglob("theirs.ran"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
 def test_a_known_type_is_read_by_the_code_that_is_installed(folder, read):
     named(folder, "config.json", auto_map={"AutoConfig": "theirs.C", "AutoModel": "theirs.M"})
@@ -73,6 +74,7 @@ def test_an_unknown_type_is_refused_in_a_sentence(folder, read):
     assert not ran(folder)
 
 
+@pytest.mark.thorough
 def test_nothing_else_reads_the_folders_of_others():
     """Only `models.checkpoints.foreign` has transformers read a folder."""
     # these read data alone

@@ -45,6 +45,7 @@ def folders(tmp_path_factory):
 PROBLEM = search.TextProblem("say something")
 
 
+@pytest.mark.thorough
 def test_values_of_the_pass_are_the_values_read_anew(folders):
     """The head's value that comes with a step is the one a Score of the whole text gives."""
     guide = guides.load(folders["a"])
@@ -132,6 +133,7 @@ def test_without_a_head_nobody_judges_steps_and_that_is_said(folders):
         guides.PRM(folders["bare"])
 
 
+@pytest.mark.thorough
 def test_eight_threads_on_one_engine(folders):
     guide = guides.load(folders["a"])
     alone = [search.solve(PROBLEM, guide, budget="tokens=80", seed=i).tree.steps for i in range(8)]
@@ -148,6 +150,7 @@ def test_eight_threads_on_one_engine(folders):
     assert [results[i] for i in range(8)] == alone
 
 
+@pytest.mark.thorough
 def test_same_seed_same_tree_among_neighbours(folders):
     problems = [search.TextProblem(f"say {i}") for i in range(12)]
     alone = [

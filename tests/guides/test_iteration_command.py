@@ -232,6 +232,7 @@ def test_impossible_plans_are_refused(wrong):
 # -- the command
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [

@@ -48,6 +48,7 @@ def many(count: int = 12) -> list[Trace]:
 # -- files
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("by", ["rollouts", "omega"])
 def test_the_same_labels_beside_any_neighbours(by: str, tmp_path: Path) -> None:
     traces, plan = many(), Labelling(by, count=4, seed=3)

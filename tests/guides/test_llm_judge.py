@@ -212,6 +212,7 @@ def test_same_generator_same_values_whatever_the_order_of_replies():
 # -- budgets
 
 
+@pytest.mark.thorough
 def test_no_budget_is_exceeded_with_critiques():
     """Critiques are tokens of the search: over 100 searches none is exceeded by one token or
     call.
@@ -393,6 +394,7 @@ def test_a_chain_cannot_end_the_judges_turn(chat):
     assert attack in chat.tokenizer.decode(tokens), "it is quoted to the letter"
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(parts=st.lists(st.sampled_from(PARTS), max_size=12))
 def test_no_text_makes_special_tokens(parts):

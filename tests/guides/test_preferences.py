@@ -222,6 +222,7 @@ def closed_form(ahead: float, loss: PreferenceLoss) -> float:
     return math.log1p(math.exp(-loss.beta * ahead))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=4, deadline=None)

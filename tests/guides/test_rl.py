@@ -260,6 +260,7 @@ def test_small_steps_are_not_lost_in_bfloat16(folder, tmp_path):
     assert all(torch.equal(checkpoint[name], trained[name]) for name in trained)
 
 
+@pytest.mark.thorough
 def test_nothing_to_learn_from_five_times_ends_the_run(folder, tmp_path):
     with pytest.raises(ValueError, match="in 5 rounds the samples of no problem differed") as error:
         learn(folder, tmp_path / "out", 9, reward="test_rl:nothing", per_round=2, refill=1)
@@ -276,6 +277,7 @@ def not_a_number(problem, text):
     return math.nan
 
 
+@pytest.mark.thorough
 def test_rewards_that_are_none_are_one_sentence(folder, tmp_path):
     with pytest.raises(ValueError, match=re.escape("not_a_number")):
         learn(folder, tmp_path / "out", 1, reward="test_rl:not_a_number")
@@ -330,6 +332,7 @@ def test_a_reference_with_another_vocabulary_is_refused(folder, tmp_path):
         Learner(folder / "base", options, reference=tmp_path / "other")
 
 
+@pytest.mark.thorough
 def test_a_tracker_is_told_each_round(folder, tmp_path, monkeypatch):
     told = []
     fake = SimpleNamespace(
@@ -344,6 +347,7 @@ def test_a_tracker_is_told_each_round(folder, tmp_path, monkeypatch):
     assert steps == [1, 2] and told[0]["name"] == "out"
 
 
+@pytest.mark.thorough
 def test_another_plan_does_not_go_on_with_a_run(folder, tmp_path):
     out = tmp_path / "out"
     learn(folder, out, 1, per_round=2)
@@ -370,6 +374,7 @@ def test_a_tree_search_is_learnt_from_by_its_weights_or_refused(folder, tmp_path
     assert table(tmp_path / "out")[1]["training_tokens"] > 0
 
 
+@pytest.mark.thorough
 def test_without_any_label_the_last_round_is_the_best(folder, tmp_path):
     """The majority teaches, and no problem has a target."""
     rows = map(json.loads, (folder / "p.jsonl").read_text().splitlines())

@@ -25,6 +25,7 @@ from search.scheduling.requests import RequestFailed
 # -- roll-outs
 
 
+@pytest.mark.thorough
 def test_labels_are_unbiased() -> None:
     """k / n of each node is the binomial share of its closed-form value."""
     trace, p, count = walks("ggg", "gb", length=4), 0.7, 1000
@@ -52,6 +53,7 @@ def test_nodes_are_rolled_out_from_random_numbers_of_their_own() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_hard_labels_are_right_as_often_as_m_roll_outs_hit() -> None:
     """1 - (1 - V) ** M, over many labels of one node."""
     trace, p, policy = walks("g", length=3), 0.5, walker(0.5)
@@ -127,6 +129,7 @@ def test_a_chain_that_never_ends_is_a_failure_not_unknown() -> None:
 # -- bisection
 
 
+@pytest.mark.thorough
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_bisection_finds_a_planted_error(data: st.DataObject) -> None:

@@ -188,6 +188,7 @@ def test_without_replacement_within_a_block():
         assert log_prob == pytest.approx(math.log(lines[f"{text}\n\n"]), abs=1e-4)
 
 
+@pytest.mark.thorough
 def test_text_of_the_engine_is_that_of_all_tokens_together():
     """Characters that `step_tokens` cuts, from a model that writes random bytes: the text of a
     chain is what its tokens decode to.

@@ -40,6 +40,7 @@ def nothing_is_right(problem: Any, state: Any) -> float:
     return 0.0
 
 
+@pytest.mark.thorough
 def test_prepare_counts_and_every_solved_problem_weighs_the_same(
     base: Path, file: Path, traces: Path, tmp_path: Path
 ) -> None:
@@ -434,6 +435,7 @@ def test_a_killed_training_takes_its_child_along_and_goes_on(
         assert (tmp_path / "new" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("merges", [(), (("a", "b"), ("u", "Ċ"))])
 def test_traces_are_read_as_the_engine_wrote_them(
     merges: tuple[tuple[str, str], ...], tmp_path: Path

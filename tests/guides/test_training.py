@@ -98,6 +98,7 @@ def gradient(tmp_path: Path, batch: int, accumulation: int) -> tuple[float, dict
     return trainer.state.log_history[0]["loss"], caught
 
 
+@pytest.mark.thorough
 def test_the_loss_is_the_formula(tmp_path: Path) -> None:
     """Recomputed text by text with the plain model: sum(weight x NLL) / imitated tokens + 0.5 x
     sum(c x cross-entropy) / sum(c), c = n / (n + 4) for a label from n outcomes and 1 for an exact
@@ -135,6 +136,7 @@ def test_the_loss_is_the_formula(tmp_path: Path) -> None:
     assert loss == pytest.approx(nll / tokens + 0.5 * doubt / sum(trusts), rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_accumulation_gives_the_same_loss_and_gradient(tmp_path: Path) -> None:
     loss, whole = gradient(tmp_path, 32, 1)
     parts_loss, parts = gradient(tmp_path, 8, 4)

@@ -192,6 +192,7 @@ def test_what_was_read_is_not_read_again(
     assert all(torch.equal(truth[name], again[name]) for name in truth)
 
 
+@pytest.mark.thorough
 def test_lora_is_merged_into_an_ordinary_checkpoint(base: Path, tmp_path: Path) -> None:
     new = tuned(base, tmp_path, tune="lora")
     before, after = (load_file(folder / "model.safetensors") for folder in (base, new))

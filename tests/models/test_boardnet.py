@@ -181,6 +181,7 @@ def test_a_malformed_folder_is_refused_in_words(tmp_path, spoil):
 # -- as a guide
 
 
+@pytest.mark.thorough
 def test_the_guide_is_examined():
     guide = board_guide(random_net())
     check_policy(guide.policy, Hex(3))

@@ -73,6 +73,7 @@ def test_a_template_reaches_no_file_and_no_python():
             render(template, TURNS)
 
 
+@pytest.mark.thorough
 def test_a_prompt_with_an_endless_template_is_a_sentence(monkeypatch):
     monkeypatch.setattr(chat_template, "LIMITS", (1, 1 << 28))
     chat_template._process.end()

@@ -89,6 +89,7 @@ def test_log_probs_and_value_are_those_of_a_full_forward(kind):
     assert "stop" in kinds
 
 
+@pytest.mark.thorough
 def test_children_of_a_finished_step_read_nothing_and_siblings_read_once():
     backend = engine(head=tiny.head())
     prompt = prompts(1)[0]
@@ -204,6 +205,7 @@ def test_cancelling_one_of_many_looks_at_no_other():
     assert sum(reply.error is None for reply in tiny.drain(backend, 10)) == 10
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [*KINDS, "cohere"])
 @pytest.mark.parametrize("given", [1, 15, 19])
 def test_a_text_goes_up_to_the_context_and_no_further(kind, given):
@@ -217,6 +219,7 @@ def test_a_text_goes_up_to_the_context_and_no_further(kind, given):
     check_pool(backend)
 
 
+@pytest.mark.thorough
 def test_a_tiny_pool_evicts_and_draws_the_same():
     requests = [
         Generate(p, max_tokens=15, seed=i, stop=("q",)) for i, p in enumerate(prompts(60, own=10))
@@ -345,6 +348,7 @@ def test_usage_counts_passes_rows_and_work():
     assert one.passes == 4 and one.rows == 4 and one.slots == 4 * 64 or one.passes == one.rows
 
 
+@pytest.mark.thorough
 def test_what_is_not_known_is_read_anew_and_right(caplog):
     model = architecture("Cohere")
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=20)

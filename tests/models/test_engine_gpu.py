@@ -232,6 +232,7 @@ def test_what_a_recorded_pass_reads_lives_as_long_as_the_recording(monkeypatch):
     assert all(each() is None for each in seen)
 
 
+@pytest.mark.thorough
 def test_the_weights_are_there_once_and_can_still_be_trained():
     model = families.model("qwen2", num_hidden_layers=1)
     before = {name: weights.detach().clone() for name, weights in model.named_parameters()}

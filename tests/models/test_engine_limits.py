@@ -40,6 +40,7 @@ ARCHITECTURES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_other_architectures(name):
     made = architecture(name)
@@ -49,6 +50,7 @@ def test_other_architectures(name):
         assert reply.result.tokens == expected(made, reply.request.prompt, 8)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, options",
     [
@@ -66,6 +68,7 @@ def test_sliding_windows_and_soft_caps(name, options, dtype):
         assert reply.result.tokens == expected(made, reply.request.prompt, 16)
 
 
+@pytest.mark.thorough
 def test_bfloat16_is_near():
     model, exact = tiny.model().to(torch.bfloat16), tiny.model()
     backend = Engine(model, tiny.tokenizer(), tiny.head(), slots=4)
@@ -330,6 +333,7 @@ def avoided(result):
     return Avoided(result.tokens, tuple(result.log_probs.tolist()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [

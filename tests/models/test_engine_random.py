@@ -268,6 +268,7 @@ def test_while_the_pool_suffices_nothing_is_read_twice(name, levels, slots, seed
     assert backend.counts.read == backend.counts.stored == len(known)
 
 
+@pytest.mark.thorough
 def test_a_long_prompt_takes_several_passes_which_may_be_left_in_the_middle():
     made = tiny.model(max_position_embeddings=8192)
     head = tiny.head().requires_grad_(False)

@@ -176,6 +176,7 @@ def test_a_pool_too_small_for_two_texts_forgets_reads_again_and_changes_nothing(
     assert backend.counts.peak <= 85
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_those_of_the_model(name):
     made = model(name)

@@ -43,6 +43,7 @@ def watched(engine):
     return contexts
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["mcts", "beam", "sample"])
 def test_a_search_costs_what_passed_through_policy_and_judge(method):
     # forgets, and reads again

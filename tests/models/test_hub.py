@@ -73,6 +73,7 @@ def test_a_hub_that_says_no_is_there() -> None:
     assert asked == [b"GET /api/models/no-such/name-of-a-model HTTP/1.1"]
 
 
+@pytest.mark.thorough
 def test_a_hub_that_hangs_up_and_one_that_must_not_be_asked_are_away() -> None:
     with hub(b"") as (endpoint, asked):
         assert said(ASKED, endpoint) == "False"

@@ -51,6 +51,7 @@ def wanted(made, text=TEXT):
     return table[np.arange(len(text) - 1), text[1:]]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*NATIVE, "llama3"])
 def test_native_models_are_those_of_transformers(name, tmp_path):
     family, options = (
@@ -89,6 +90,7 @@ def test_weights_of_any_float_type_are_converted(stored, dtype, tmp_path):
     np.testing.assert_allclose(scored(model), wanted(made), atol=near)
 
 
+@pytest.mark.thorough
 def test_bfloat16_gives_a_text_the_same_numbers_in_any_company(tmp_path):
     path, _ = saved(tmp_path, "qwen3")
     model, *_ = load_model(path, dtype="bfloat16", trainable=False)

@@ -45,6 +45,7 @@ def read(folder):
     return said
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*NUMBERS, *OTHERS])
 def test_an_odd_value_is_taken_or_named(saved, tmp_path, name):
     for number, value in enumerate(ODD):

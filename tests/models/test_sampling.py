@@ -41,6 +41,7 @@ def softmax(x):
     return e / e.sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

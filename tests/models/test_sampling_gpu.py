@@ -53,6 +53,7 @@ def weights_of(logits, temperature, top_k, top_p, min_p, keep):
     return out, kept
 
 
+@pytest.mark.thorough
 @settings(max_examples=10, deadline=None)
 @given(
     st.integers(0, 2**32),
@@ -208,6 +209,7 @@ def test_numbers_that_are_not_finite_and_tokens_that_are_all_given_are_told(dtyp
         assert found.left[3:].tolist() == [False, True, True] and found.tokens[4] > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("top_k", [0, 2])
 def test_temperatures_beyond_what_float32_can_invert(top_k):
     rows = np.tile(np.array([0, 1, 3, 3, -np.inf], np.float32), (12, 1))

@@ -341,6 +341,7 @@ def test_whole_answers_are_sampled_and_nothing_else(tmp_path):
                 guides.connect(server.url, MODEL, tokenizer=tmp_path, **options)
 
 
+@pytest.mark.thorough
 def test_a_judge_over_a_chat(serve):
     """By log-probs where they are told, by votes where they are not; with critiques where turns
     are continued.
@@ -394,6 +395,7 @@ def test_the_command_over_a_chat(capsys, tmp_path):
 # -- without a tokenizer
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("log_probs", [True, False])
 def test_a_hosted_model_whose_tokenizer_nobody_has(serve, caplog, log_probs):
     """Steps, log-probs and counts are the server's; nothing is cut or counted by the stand-in."""

@@ -120,6 +120,7 @@ def test_a_slow_answer_times_out(serve, fault):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fault", "says"),
     [

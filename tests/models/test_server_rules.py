@@ -44,6 +44,7 @@ def failed(backend, request):
 # -- statuses
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "status", [408, 425, 429, 500, 501, 502, 503, 504, 507, *range(520, 530), 599]
 )

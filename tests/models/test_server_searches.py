@@ -119,6 +119,7 @@ def test_searches_are_those_of_the_scripted_backend(serve, method, name):
     )
 
 
+@pytest.mark.thorough
 def test_many_searches_side_by_side(serve):
     _, backend = serve({"connections": 16}, say=walker)
     backend.ordered = True
@@ -339,6 +340,7 @@ def test_a_local_judge(capsys, flags):
         assert code == 0 and json.loads(out)["usage"]["flops"] > 0
 
 
+@pytest.mark.thorough
 def test_bench_by_a_server(capsys, flags, tmp_path):
     problems = tmp_path / "p.jsonl"
     problems.write_text(

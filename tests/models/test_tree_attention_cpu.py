@@ -205,6 +205,7 @@ def test_products_of_one_row_and_of_many_are_the_same_to_the_last_bit(
             assert torch.equal(product.add(x[:count], to[:count].clone()), added[:count])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_an_engine_gives_a_text_the_same_numbers_in_any_company(kind):
     rng = np.random.default_rng(0)

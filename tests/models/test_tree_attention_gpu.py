@@ -135,6 +135,7 @@ def test_it_is_the_definition(seed, shape, dtype, options, least, processors):
     np.testing.assert_allclose(found, tree.defined(*options), atol=HALF[dtype], rtol=0)
 
 
+@pytest.mark.thorough
 def test_long_texts_are_split_and_short_ones_leave_splits_empty():
     tree = Tree(3, (4, 2, 24), longest=200)
     with (
@@ -164,6 +165,7 @@ def test_the_number_of_splits_suits_rows_and_device():
         assert splits(1, store, longest=100) == 1 and splits(1, store, longest=300) == 4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("what", [float("nan"), float("inf")])
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_number_that_is_not_finite_reaches_no_token_before_it_and_all_behind(what, side):

@@ -64,6 +64,7 @@ def test_a_chain_is_the_tuple_of_its_steps(steps):
             assert copied == state and copied.reading == state.reading
 
 
+@pytest.mark.thorough
 @given(st.integers(0, 3 * BLOCK), st.integers(0, 3 * BLOCK), st.data())
 def test_a_chain_is_a_sequence_like_a_tuple(count, branch, data):
     """Also where others go on from one of its parts."""
@@ -95,6 +96,7 @@ def test_a_chain_is_a_sequence_like_a_tuple(count, branch, data):
     assert list(parts[len(parts) // 2]) == steps[: len(parts) // 2]
 
 
+@pytest.mark.thorough
 def test_states_of_a_chain_share_their_steps():
     """As tuples of their steps, 4,000 states would take 64 MB."""
     problem = TextProblem("?")

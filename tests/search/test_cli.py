@@ -65,6 +65,7 @@ def test_json_is_one_strict_object(capsys):
     assert code == 1 and solution["answer"] is None and solution["usage"]["generated"] <= 1
 
 
+@pytest.mark.thorough
 def test_the_tree_marks_the_path_of_the_solution(capsys):
     code, out, _ = run(capsys, "solve", PUZZLE, "--tree", "--budget", "tokens=5000", "--width", 2)
     text, tree = out.split("start  ")
@@ -165,6 +166,7 @@ def test_usage_and_the_size_of_the_pool(capsys, monkeypatch):
     assert run(capsys, "solve", PUZZLE, "--pool-tokens", "0")[0] == 2
 
 
+@pytest.mark.thorough
 def test_a_judge_of_its_own(capsys, monkeypatch):
     whole, made = scripted_guide(), []
     monkeypatch.setattr(guides, "check_judge", lambda *given: made.append(given), raising=False)
@@ -293,6 +295,7 @@ def test_help_names_the_default_budgets(capsys, monkeypatch):
 # -- traces
 
 
+@pytest.mark.thorough
 def test_traces_are_stored_and_viewed(capsys, tmp_path):
     for seed in (1, 2):
         assert (

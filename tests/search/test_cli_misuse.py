@@ -304,6 +304,7 @@ async def slow(search):
 # -- interruption, in processes
 
 
+@pytest.mark.thorough
 def test_ctrl_c_gives_back_what_there_is(tmp_path):
     (tmp_path / "own.py").write_text(SLOW)
     args = copse("solve", PUZZLE, "--method", "own:slow", "--traces", tmp_path / "t", "--verbose")

@@ -91,6 +91,7 @@ def slow(request):
     return generated(f"on {request.seed % 10_000}", limit=request.max_tokens)
 
 
+@pytest.mark.thorough
 def test_searches_side_by_side_have_what_they_would_have_alone(monkeypatch):
     """Every request takes its time, whoever asks: eight searches then take eight times as long,
     and none has less.
@@ -308,6 +309,7 @@ def delayed(function=None):
     return guide
 
 
+@pytest.mark.thorough
 def test_one_search_shows_what_it_has_spent_and_its_best_answer(monkeypatch, fast_bar):
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     problem = search.TextProblem("Question 1", answer=r"on (\d+)")
@@ -322,6 +324,7 @@ def test_one_search_shows_what_it_has_spent_and_its_best_answer(monkeypatch, fas
     assert shown.count("\n") == 0, "one bar, which is gone in the end"
 
 
+@pytest.mark.thorough
 def test_many_searches_show_one_bar(monkeypatch, fast_bar):
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     found = search.solve_many(
@@ -332,6 +335,7 @@ def test_many_searches_show_one_bar(monkeypatch, fast_bar):
     assert len(found) == 8
 
 
+@pytest.mark.thorough
 def test_nothing_is_shown_where_nobody_looks_or_when_all_is_done_at_once(
     monkeypatch, fast_bar, caplog
 ):

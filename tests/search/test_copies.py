@@ -33,6 +33,7 @@ def rows(tree: Tree) -> list[list[object]]:
     return [edges, steps, [repr(state) for state in tree.states], sorted(tree.finished.items())]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("keep_trees", [True, False])
 @pytest.mark.parametrize("method", SEARCHES)

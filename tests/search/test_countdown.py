@@ -206,6 +206,7 @@ def written(value: Fraction) -> str:
     return str(value) if value >= 0 and value.denominator == 1 else f"({value})"
 
 
+@pytest.mark.thorough
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_every_random_legal_path_verifies(numbers: list[int], rng: random.Random) -> None:

@@ -189,6 +189,7 @@ def test_what_was_found_before_is_kept(method, after, tmp_path):
     assert view.origin(trace).endswith(f"failed: {trace.error}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["mcts", "sample"])
 def test_what_a_repetition_makes_good_is_no_failure(method):
     """One request in a row fails, of a search that asks at the same places again and again."""
@@ -263,6 +264,7 @@ def test_chains_that_reach_the_end_of_the_context_are_no_failure_beside_an_answe
     assert solution.answer is not None and solution.error is None
 
 
+@pytest.mark.thorough
 def test_a_verifier_that_always_crashes_is_what_failed(caplog):
     problem = search.TextProblem("Question 1", verify=worker_jobs.crash, inline=False)
     solution = search.solve(problem, scripted_guide(guesser), "sample", "tokens=60")
@@ -280,6 +282,7 @@ def test_a_verifier_that_always_crashes_is_what_failed(caplog):
     )
 
 
+@pytest.mark.thorough
 def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(caplog):
     """It was understood, and no prompt would mend it."""
     guide = scripted_guide(
@@ -434,6 +437,7 @@ def test_failed_lines_are_searched_again(tmp_path, capsys, served):
     assert len(Trace.load(tmp_path / "t")) == 6, "a search that was done again replaces its trace"
 
 
+@pytest.mark.thorough
 def test_a_bench_shows_failures_apart_and_does_them_again(tmp_path, capsys, served):
     command = ["bench", "--input", problems(tmp_path, 8), "--out", tmp_path / "o", "--guide", "any"]
     command += ["--methods", "self_consistency,mcts leaves=2", "--budgets", "tokens=60"]

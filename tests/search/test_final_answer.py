@@ -47,6 +47,7 @@ def test_a_box_without_braces_ends_no_chain() -> None:
     assert boxed(r"\boxed{5}") and not boxed(r"\boxed 5") and not boxed(r"\boxed{}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "part",
     [

@@ -80,6 +80,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_what_is_no_tree_is_refused(capsys, whole, tmp_path, caplog, fault):
     assert stored(fault(whole), tmp_path) is None
@@ -89,6 +90,7 @@ def test_what_is_no_tree_is_refused(capsys, whole, tmp_path, caplog, fault):
     assert code == 2 and out == "" and "Traceback" not in err
 
 
+@pytest.mark.thorough
 def test_no_bit_of_a_shard_can_flip_unseen(tmp_path):
     """What is read is what was written, or nothing."""
     solved = search.solve(

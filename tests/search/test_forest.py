@@ -211,6 +211,7 @@ def test_advancing_keeps_what_was_known_below(seed, moves, players):
     )
 
 
+@pytest.mark.thorough
 def test_a_compacted_forest_goes_on_as_if_nothing_had_happened():
     one, other = (hashtree.fused(4, 9, 150, selection.puct()) for _ in range(2))
     for forest in (one, other):
@@ -305,6 +306,7 @@ def test_nan_priors_values_and_sums_are_refused_by_name_and_the_leaf_stays_owed(
         forest.absorb(leaves, good[:, :2], [0.5, 0.5])
 
 
+@pytest.mark.thorough
 def test_an_evaluator_that_gives_nonsense_is_named_and_what_was_done_stays():
     @numba.njit
     def evaluate(row, priors):
@@ -356,6 +358,7 @@ def _lost_by(worth):
     return outcome
 
 
+@pytest.mark.thorough
 def test_corners():
     dead = search.Forest(1, 4)
     # a root that is finished: every simulation is its own value again
@@ -451,6 +454,7 @@ def evaluate(row, priors):
         assert stats.cache_path is None or not sum(stats.cache_hits.values())
 
 
+@pytest.mark.thorough
 def test_two_players_see_the_same_game_from_their_own_side():
     """A pile of n: who moves at a multiple of four loses. The root's mean tells it for who moves
     there.
@@ -488,6 +492,7 @@ def _fair(row, priors):
     return 0.5
 
 
+@pytest.mark.thorough
 def test_a_roots_own_value_is_told_for_who_moves_there():
     for players, mean in ((1, 0.9), (2, 0.1)):
         game = _nim()._replace(evaluate=_glad, players=players)

@@ -138,6 +138,7 @@ def test_a_start_against_the_rules_is_refused(start):
         Hex(3, start)
 
 
+@pytest.mark.thorough
 def test_random_games_win_as_often_as_chance_has_it():
     """Over many positions the mean of `evaluate` is that of the exact shares of won fillings.
     Priors are uniform, the row is as before.
@@ -201,6 +202,7 @@ def test_a_network_sees_its_own_side_top_to_bottom(n, seed):
 # -- searches against the truth
 
 
+@pytest.mark.thorough
 def test_the_solver_itself():
     """Known: the first player wins on every board (Nash). And it agrees with minimax by the
     shipped rules on late positions.
@@ -265,6 +267,7 @@ def test_rollouts_play_won_4x4_positions_perfectly():
     assert not lost
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", [(), (0,), (0, 6), (0, 3, 2)])
 def test_solve_finds_a_winning_move(start):
     problem = Hex(3, start)

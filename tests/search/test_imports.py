@@ -111,6 +111,7 @@ for name in ("search", "models", "guides", "benchmarks"):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["modules", "packages"])
 def test_a_name_of_the_users_that_is_asked_of_ours(tmp_path, kind, way):
@@ -145,6 +146,7 @@ for name in ("copse", "models", "guides", "benchmarks"):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["search.py", "search/__init__.py"])
 def test_a_search_of_the_users_that_is_imported_before(tmp_path, kind, way):
@@ -199,6 +201,7 @@ def test_solve_names_the_users_models_where_they_are_loaded(tmp_path):
     ) in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", BESIDE)
 def test_the_command_as_a_module(tmp_path, kind):
     for file in BESIDE[kind]:
@@ -209,6 +212,7 @@ def test_the_command_as_a_module(tmp_path, kind):
     assert wrong.returncode == 2 and wrong.stderr.startswith("copse: "), wrong.stderr
 
 
+@pytest.mark.thorough
 def test_modules_of_the_users_benchmarks_run(tmp_path):
     put(tmp_path, "benchmarks/speed.py", "print('fast')")
     assert python("-m", "benchmarks.speed", cwd=tmp_path).stdout == "fast\n"

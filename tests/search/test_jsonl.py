@@ -26,6 +26,7 @@ VALUES = st.recursive(
 ROWS = st.dictionaries(st.text().filter(lambda name: name != SUM), VALUES, max_size=5)
 
 
+@pytest.mark.thorough
 @given(ROWS)
 def test_what_is_sealed_comes_back(row: dict) -> None:
     line = sealed(row)

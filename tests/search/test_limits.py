@@ -104,6 +104,7 @@ def test_without_a_deadline_it_waits():
     assert found[0].verified
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_another_thread_searches_is_told_in_a_sentence():

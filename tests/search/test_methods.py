@@ -35,6 +35,7 @@ OPEN = search.TextProblem("What is 6 times 7?")
 SEEDS = {"gumbel": 3}  #: with which a random player finds a solution
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", METHODS)
 def test_finds_and_stops_at_the_first_verified_solution(name):
     options = (
@@ -56,6 +57,7 @@ def test_finds_and_stops_at_the_first_verified_solution(name):
     assert solution.answer == PUZZLE.answer(solution.steps)
 
 
+@pytest.mark.thorough
 def test_side_by_side_are_as_many_searches_as_keep_the_backend_busy():
     """With more of them none ends before nearly all have, so that whoever is killed has nothing."""
     begun, ended = [], []
@@ -315,6 +317,7 @@ def test_a_search_with_nothing_left_to_explore_ends():
     assert solution.verified is False and solution.candidates[0][1] == 1.0
 
 
+@pytest.mark.thorough
 def test_failed_requests_are_retried_and_never_fatal_below_the_root():
     def function(request, rate):
         if random.Random(request.seed).random() < rate:
@@ -435,6 +438,7 @@ def test_rollouts_estimate_the_probability_of_success():
     assert value == pytest.approx(0.75 * 0.8 + 0.25 * 0.25, abs=0.02)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sticks", [5, 6, 7, 9, 10])
 def test_two_players_find_the_winning_move(sticks):
     policy = Uniform()

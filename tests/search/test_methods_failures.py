@@ -313,6 +313,7 @@ def test_two_ways_to_write_one_step_are_both_avoided():
     )
 
 
+@pytest.mark.thorough
 def test_a_policy_that_cannot_avoid_needs_no_such_argument():
     inner = scripted_guide(random_player(illegal=0), value=False).policy
 

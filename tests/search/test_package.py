@@ -53,6 +53,7 @@ def python(
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_importing_helping_and_bad_input_load_nothing_heavy() -> None:
     """One after the other in one process: what any of them loads is there at the end."""
     code = f"""
@@ -110,6 +111,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / built.splitlines()[-1]
 
 
+@pytest.mark.thorough
 def test_the_wheel_is_complete(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     modules = {
@@ -205,6 +207,7 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
+@pytest.mark.thorough
 def test_the_installed_wheel_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     assert f"from {installed / 'search'}" in python(
         SEARCHES, cwd=tmp_path, PYTHONPATH=str(installed)
@@ -245,6 +248,7 @@ def test_an_installation_and_a_home_that_cannot_be_written(installed: Path, tmp_
             folder.chmod(0o755)
 
 
+@pytest.mark.thorough
 def test_every_module_that_compiles_leaves_the_installation_as_it_was(
     installed: Path, tmp_path: Path
 ) -> None:
@@ -270,6 +274,7 @@ def test_every_module_that_compiles_leaves_the_installation_as_it_was(
     assert set(installed.rglob("*")) == before
 
 
+@pytest.mark.thorough
 def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(tmp_path: Path) -> None:
     """Numba's variable, read once by Numba, is asked in a process of its own."""
     code = """

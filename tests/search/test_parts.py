@@ -90,6 +90,7 @@ GOOD_VALUES = {
 # -- what may be given as a value function
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "method"),
     [

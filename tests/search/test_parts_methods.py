@@ -231,6 +231,7 @@ class Greedy:
 # -- methods
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method",
     [
@@ -345,6 +346,7 @@ BROKEN_METHODS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 @pytest.mark.parametrize("name", BROKEN_METHODS)
 def test_a_broken_method_is_told(name):

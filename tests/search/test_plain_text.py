@@ -29,6 +29,7 @@ def steers(text: str) -> list[str]:
     return [hex(ord(c)) for c in text if unicodedata.category(c) in kinds and c not in "\n\t"]
 
 
+@pytest.mark.thorough
 def test_every_character_is_shown_or_replaced():
     everything = "".join(map(chr, range(0x110000)))
     shown = harmless(everything)

@@ -185,6 +185,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method, options", METHODS)
 def test_the_same_seed_gives_the_same_tree_and_no_budget_is_exceeded(method, options):
     def solved(budget, **backend):
@@ -221,6 +222,7 @@ def tokens_to(tree, node):
     return sum(len(step.tokens) for step in tree.chain(node)) + max(steps, default=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method, first", [("sample", 1 / 2), ("mcts", 2 / 3)])
 @pytest.mark.parametrize("lines, mean", [(3, 30), (8, 40), (1, 200)])
 def test_whoever_pays_for_one_and_a_half_chains_gets_an_answer(method, first, lines, mean):
@@ -332,6 +334,7 @@ def test_a_tree_finishes_its_share_of_the_chains_that_sampling_does(rollout, sha
         assert len(searched.tree.finished) >= int(share * len(sampled.tree.finished))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method, options, least",
     [("sample", {}, 6.4), ("mcts", {}, 6.0), ("beam", {"width": 4, "branch": 4}, 8.0)],

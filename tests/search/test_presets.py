@@ -86,6 +86,7 @@ def test_a_policy_without_settings_cannot_be_greedy():
         search.solve(PUZZLE, listing, "greedy", "simulations=4")
 
 
+@pytest.mark.thorough
 def test_rejection_samples_one_chain_after_another():
     """Beside chains that run side by side it spends no token on chains that began before the
     solution was known.
