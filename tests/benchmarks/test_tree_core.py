@@ -152,9 +152,14 @@ def by_the_slow_twin(tree, moves, simulations, k, c, seed):
     return [child.visits for child in top.children], walked
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("moves", "k", "c"), [(2, 1, 1.25), (4, 8, 0.5), (16, 16, 3.0), (5, 1, 0.1)]
+    ("moves", "k", "c"),
+    [
+        pytest.param(2, 1, 1.25, marks=pytest.mark.thorough),
+        pytest.param(4, 8, 0.5, marks=pytest.mark.slow),
+        pytest.param(16, 16, 3.0, marks=pytest.mark.thorough),
+        pytest.param(5, 1, 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_all_searches_visit_what_the_slow_twin_visits(moves, k, c):
     twin = [by_the_slow_twin(tree, moves, 90, k, c, 4) for tree in range(3)]

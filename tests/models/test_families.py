@@ -20,6 +20,9 @@ from models.engine.sampling import draw
 from search.scheduling.requests import Generate, Score
 
 NAMES = list(FAMILIES)
+#: every second family in CI, the others where the slow tests are run
+HALF = [pytest.param(name, marks=pytest.mark.thorough) for name in NAMES[::2]]
+HALF += [pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1::2]]
 NEAR, STOPS = 1e-5, tuple("ABCDEFGHIJKLMN")
 model = functools.cache(families.model)
 
@@ -159,8 +162,7 @@ def test_alone_and_among_others_tokens_are_those_of_the_model(name):
     assert max(len(r.request.prompt) + len(r.result.tokens) for r in replies) > 3 * WINDOW
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HALF)
 def test_a_pool_too_small_for_two_texts_forgets_reads_again_and_changes_nothing(name):
     made, requests = model(name), list(greedy_and_drawn(5))
     backend = Engine(made, tiny.tokenizer(), slots=3, pool_tokens=85)
