@@ -241,6 +241,7 @@ def test_nan_is_null(tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_a_restart_does_only_what_is_missing(capsys, tmp_path, scripted):
     path, output = (
         written(tmp_path / "p", *({"id": i, "problem": PUZZLE} for i in range(4))),
@@ -284,6 +285,7 @@ def test_every_line_has_random_numbers_of_its_own_whichever_others_are_there(cap
     assert trees[lonely.seed] == [(step.text, step.tokens) for step in lonely.steps[1:] if step]
 
 
+@pytest.mark.thorough
 def test_the_exit_code_counts_earlier_results(capsys, tmp_path):
     path, output = written(tmp_path / "p", {"id": "a", "problem": IMPOSSIBLE}), tmp_path / "o"
     assert run(capsys, "--input", path, "--output", output)[0] == 1
@@ -292,6 +294,7 @@ def test_the_exit_code_counts_earlier_results(capsys, tmp_path):
     assert [row["id"] for row in results(output)] == ["a", "b"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "content",
     [
@@ -333,6 +336,7 @@ def test_one_run_at_a_time_writes(capsys, tmp_path, scripted):
     assert run(capsys, "--input", path, "--output", output, "--budget", "tokens=20000")[0] == 0
 
 
+@pytest.mark.thorough
 def test_a_line_is_done_when_its_trace_is(capsys, tmp_path, monkeypatch):
     """The disk has no room for the second trace but for its line; the next run does the rest."""
     path = written(tmp_path / "p", *({"id": name, "problem": PUZZLE} for name in "abc"))
@@ -354,6 +358,7 @@ def test_a_line_is_done_when_its_trace_is(capsys, tmp_path, monkeypatch):
     assert len(results(tmp_path / "o")) == len(Trace.load(tmp_path / "t")) == 3
 
 
+@pytest.mark.thorough
 def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
     """The disk takes 100 bytes of the second line; the next run does the rest."""
     from search.files import jsonl as lines
@@ -380,6 +385,7 @@ def test_a_full_disk_leaves_no_half_line(capsys, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.thorough
 def test_the_trace_is_on_disk_before_the_result(capsys, tmp_path, monkeypatch):
     path = written(tmp_path / "p", *({"id": i, "problem": PUZZLE} for i in range(3)))
     write = Results.write
@@ -531,6 +537,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_repeated(tmp_path):
     assert traced == sorted(f"Say {i}" for i in range(COUNT)), "each trace once"
 
 
+@pytest.mark.thorough
 def test_ctrl_c_keeps_what_is_finished(tmp_path):
     written(tmp_path / "p", *({"id": i, "problem": f"Say {i}"} for i in range(COUNT)))
     process = start(tmp_path)

@@ -75,6 +75,7 @@ MORE: dict[Any, float | str] = {
 HANGS = (attacks.spin, attacks.deaf)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attack", [*TWELVE, *MORE], ids=lambda attack: attack.__name__)
 def test_an_attack_is_contained(attack: Any, outside: Surroundings) -> None:
     need_a_sandbox()

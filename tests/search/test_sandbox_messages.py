@@ -25,12 +25,14 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.thorough
 @given(PLAIN)
 def test_what_is_packed_is_unpacked(thing: object) -> None:
     again = messages.unpack(messages.pack(thing))
     assert repr(again) == repr(thing)  # nan, -0.0 and True stay what they are
 
 
+@pytest.mark.thorough
 @given(PLAIN, st.binary(max_size=8), st.data())
 def test_other_bytes_are_a_value_or_refused(
     thing: object, noise: bytes, data: st.DataObject

@@ -237,6 +237,7 @@ def test_keyboard_interrupt_leaves_the_backend_clean():
     assert run(one(5), {"policy": backend}) == (5, 6)
 
 
+@pytest.mark.thorough
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(1, 12))
 def test_no_meter_is_exceeded_and_grants_do_not_depend_on_arrival(seed, tokens, calls):

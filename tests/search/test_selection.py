@@ -100,6 +100,7 @@ def test_a_rule_says_whether_it_needs_notes():
         search.Forest(2, 3, rule=silent).use(own)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "options"), EVERY, ids=lambda value: str(value))
 def test_every_rule_solves_a_puzzle_and_the_same_seed_gives_the_same_tree(method, options):
     one, other = (

@@ -108,6 +108,7 @@ def test_traces_are_games_that_replay(opening, tmp_path):
     assert lengths == {0} if opening == 0 else 1 < len(lengths) <= opening + 1
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_games_however_many_are_played_at_once():
     guide = board_guide(random_net())
     first, _ = play(guide, games=9, opening=2)
@@ -165,6 +166,7 @@ def test_temperature_and_noise():
     assert 1 < len(starts) == len(games), "what follows the warm moves is decided by them"
 
 
+@pytest.mark.thorough
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 900), st.integers(1, 80), st.integers(1, 6), st.integers(1, 6))
 def test_budgets_are_kept_and_only_finished_games_come_back(simulations, calls, games, at_once):
@@ -396,6 +398,7 @@ def whole(tmp_path_factory):
     return out
 
 
+@pytest.mark.thorough
 def test_rounds(whole):
     for number in (1, 2):
         folder = whole / f"round-0{number}"
@@ -421,6 +424,7 @@ def test_rounds(whole):
     guides.load_board(whole / "best").check(Hex(2))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["_play", "_distil", "_train", "_gate"])
 @pytest.mark.parametrize("late", [False, True])
 def test_a_killed_run_goes_on(whole, tmp_path, monkeypatch, stage, late):

@@ -94,6 +94,7 @@ def test_chains_of_a_vote_are_counted_as_they_were_sampled():
     assert choose.votes(tree[:1], tree[0], None) is None
 
 
+@pytest.mark.thorough
 def test_json_of_a_verified_solution_has_its_steps_and_how_it_was_found():
     solution = search.solve(PUZZLE, scripted_guide(), "mcts", "tokens=20000", seed=3, leaves=2)
     whole = read(solution)

@@ -114,6 +114,7 @@ def test_shares_are_shares(p):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [3, 8, 20])
 def test_shares_estimate_what_the_policy_answers(n):
     """Chains drawn without replacement, from a policy that is known: the mean of an answer's
@@ -141,6 +142,7 @@ def test_shares_estimate_what_the_policy_answers(n):
     )
 
 
+@pytest.mark.thorough
 def test_a_tree_tells_how_likely_its_chains_are():
     """Different chains, so their probabilities sum to no more than 1; independent samples have
     none, and their visits count them.
@@ -247,6 +249,7 @@ def test_a_finished_state_without_an_answer_gets_no_vote():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method, options", [("sample", {"chains": 2}), ("beam", {}), ("mcts", {"widen": 0.0})]
 )
@@ -307,6 +310,7 @@ def test_own_method_and_own_value_function():
     assert solution.trace.version != "fake" and solution.answer is not None
 
 
+@pytest.mark.thorough
 def test_eight_threads_share_one_engine():
     guide, results = scripted_guide(), {}
     alone = [search.solve(PUZZLE, guide, budget="tokens=400", seed=i) for i in range(8)]

@@ -36,6 +36,7 @@ def _grow_twin(
     tree.set_unseen(node, twin[node].unseen)
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32),

@@ -40,6 +40,7 @@ sizes = st.tuples(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None)
 @given(sizes)
 def test_generated_stories_are_what_was_asked_for(size: tuple[int, int, int, int, bool]) -> None:
@@ -123,6 +124,7 @@ def test_the_form_keeps_all_that_is_computed() -> None:
     assert len({story.canonical() for story in stories}) == len(stories)
 
 
+@pytest.mark.thorough
 def test_splits_do_not_meet_and_have_their_shares() -> None:
     counts = dict.fromkeys(("train", "validation", "test"), 0)
     for problem in generate(5, 2000, 3, 1):

@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 GSM8K = Path(os.environ.get("COPSE_DATA") or ROOT.parent / "shared" / "data") / "gsm8k_test.jsonl"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ends", [0.0, 1.0])
 def test_training_labels_are_what_the_checker_says(ends: float) -> None:
     examples = list(words_data.examples(3, 0, 150, 0.9, ends=ends))
@@ -95,6 +96,7 @@ def test_wrong_branches_go_on_to_answers() -> None:
     assert branches == 800 and 600 < ended <= 800 and 40 < early < 160 and lucky > 10
 
 
+@pytest.mark.thorough
 def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:
     made = [
         Words(segments[0][0])
@@ -207,6 +209,7 @@ def test_the_tasks_are_of_their_split_and_have_answers() -> None:
         )
 
 
+@pytest.mark.thorough
 def test_files_for_training_hold_stories_if_asked() -> None:
     made = list(islice(training(3, "validation", 1, 2), 240))
     stories = [problem for problem in made if isinstance(problem, Words)]

@@ -98,6 +98,7 @@ def test_one_run_drives_them(workers: Workers) -> None:
     assert any("illegal" in note for note in error.__notes__), "the worker's traceback comes along"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("function", [jobs.sleep, jobs.spin])
 def test_a_call_beyond_its_seconds_is_ended(workers: Workers, function: Any) -> None:
     args = (600,) if function is jobs.sleep else ()
@@ -113,6 +114,7 @@ def test_starting_does_not_count_as_the_calls_own_time(workers: Workers) -> None
     assert answer(workers, Call(jobs.square, (3,), seconds=0.05))[0].result == 9
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -280,6 +282,7 @@ def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
     assert done.stdout == "done", done.stderr
 
 
+@pytest.mark.thorough
 def test_eight_threads_each_with_their_own() -> None:
     results: dict[int, list[int]] = {}
 
