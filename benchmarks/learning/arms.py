@@ -198,14 +198,23 @@ def _iterated(name: str) -> Callable[[Data, int, Path, int, dict[str, Any]], Non
 
 def _spent(run: Path, rounds: int) -> Spent:
     """What a run of so many rounds cost, from its table."""
+    last = _rows(run, rounds)[-1]
+    generated = _sum(run, rounds, "search_tokens", "gate_tokens")
+    read = _sum(run, rounds, "training_tokens")
+    return Spent(generated, read, float(last["total_flops"]), 0.0, rounds)
+
+
+def _rows(run: Path, rounds: int) -> list[dict[str, str]]:
     with (run / "rounds.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(float(row["round"])) <= rounds]
-    sums = dict.fromkeys(("search_tokens", "gate_tokens", "training_tokens"), 0.0)
-    for row in rows:
-        for name in sums:
-            sums[name] += float(row[name] if row[name] not in ("", "nan") else 0)
-    generated = sums["search_tokens"] + sums["gate_tokens"]
-    return Spent(generated, sums["training_tokens"], float(rows[-1]["total_flops"]), 0.0, rounds)
+        return [row for row in csv.DictReader(file) if int(float(row["round"])) <= rounds]
+
+
+def _sum(run: Path, rounds: int, *columns: str) -> float:
+    total = 0.0
+    for row in _rows(run, rounds):
+        for column in columns:
+            total += float(row[column] if row[column] not in ("", "nan") else 0)
+    return total
 
 
 # -- controls
@@ -222,10 +231,13 @@ def _control(
     own = _tokens(Path(told["examples"][0]))
     examples = (out / "examples.npz").resolve()
     generated = 0.0
+    flops = 0.0
     if not examples.exists():
         CONTROLS[name](data, last.parent, own, seed, examples)
-    if name == "unfiltered":
-        generated = _spent(followed / "run", int(last.parent.name[-2:])).generated
+    if name != "paths":  # the others need the samples
+        rounds = int(last.parent.name[-2:])
+        generated = _spent(followed / "run", rounds).generated
+        flops = _sum(followed / "run", rounds, "search_flops", "gate_flops")
     options = {**told["options"], **chosen}
     epochs = float(options["epochs"]) * own / _tokens(examples)
     model = out / "model"
@@ -240,7 +252,7 @@ def _control(
         write_json(config, content)
         run_training(config)
     report = json.loads((model / "training.json").read_text())
-    return model, Spent(generated, report["tokens"], report["flops"], 0.0, 1)
+    return model, Spent(generated, report["tokens"], flops + report["flops"], 0.0, 1)
 
 
 def _tokens(path: Path) -> int:

@@ -15,9 +15,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.learning import compare
+from benchmarks.learning import arms, compare
 from benchmarks.learning.arms import CONTROLS, Spent, read_arms
 from benchmarks.learning.easy_stories import stories
+from benchmarks.output import write_csv
 from guides.data.examples import ExampleFile
 
 
@@ -89,6 +90,37 @@ def test_held_stories_share_no_name_and_no_pair_of_numbers() -> None:
 
     (ours, trained), (theirs, tested) = pairs(False), pairs(True)
     assert not ours & theirs and not trained & tested
+
+
+def test_a_control_pays_for_the_samples_that_it_is_made_of(tmp_path, monkeypatch):
+    """All but the generator's chains of other problems, which need none."""
+    run = tmp_path / "rest_em" / "seed-0" / "run"
+    last = run / "round-01"
+    (last / "checkpoint").mkdir(parents=True)
+    told = {"examples": ["e.npz"], "options": {"epochs": 1.0}}
+    (last / "training.json").write_text(json.dumps(told))
+    (run.parent / "seconds.json").write_text("{}")
+    costs = {"search_tokens": 30, "gate_tokens": 4, "search_flops": 200, "gate_flops": 10}
+    rows = [{"round": 0, **costs, "training_tokens": "", "total_flops": 210}]
+    rows.append({"round": 1, **costs, "training_tokens": 9, "total_flops": 520})
+    write_csv(run / "rounds.csv", rows)
+
+    def trained(config):
+        out = config.parent / "model"
+        out.mkdir()
+        (out / "training.json").write_text(json.dumps({"tokens": 5, "flops": 70.0}))
+
+    monkeypatch.setattr(arms, "run_training", trained)
+    monkeypatch.setattr(arms, "_tokens", lambda path: 10)
+    made = dict.fromkeys(arms.CONTROLS, lambda *given: given[-1].touch())
+    monkeypatch.setattr(arms, "CONTROLS", made)
+    data = arms.Data("builtin", [], [], {}, 4, 1e9)
+    for name in made:
+        out = tmp_path / name / "seed-0"
+        out.mkdir(parents=True)
+        _, spent = arms.Arm(name, name, {}).train(data, 0, out, tmp_path)
+        assert spent.read == 5
+        assert (spent.generated, spent.flops) == ((0, 70) if name == "paths" else (68, 490))
 
 
 @pytest.mark.slow
