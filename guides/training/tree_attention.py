@@ -268,10 +268,8 @@ def _attend_backward(
     found = [torch.zeros(len(queries) + 1, *queries.shape[1:], dtype=exact) for _ in range(3)]
     for batch in plan.batches:
         rows = [_padded(array, batch) for array in (grads, queries, keys, values, outs)]
+        # padding reads token 0 and sees itself; what comes of it is written behind the last token
         logs = _padded(sums, batch)
-        # what padding attends to has no gradient
-        blank = (batch.write == len(queries)).view(len(logs), 1, -1)
-        logs = logs.masked_fill(blank, torch.inf)
         mask = batch.mask.to(q.dtype)
         parts = _flash_backward(*rows, logs, 0.0, False, attn_mask=mask, scale=scale)
         for whole, part in zip(found, parts, strict=True):
