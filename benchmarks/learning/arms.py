@@ -9,7 +9,8 @@
   on as many tokens:
   `unfiltered` on the samples of that round, right and wrong; `expert` on the generator's solutions
   of the problems that it solved; `paths` on the generator's solutions of problems that no arm has
-  seen; `dpo` on pairs of right and wrong chains of the round, `step_dpo` on pairs of its steps
+  seen; `dpo` on pairs of right and wrong chains of the round, `step_dpo` on pairs of its steps, both
+  with lr=1e-5 where nothing else is said
 
 All but controls take problems (how many of the file there are) and flops (in place of those of all
 arms). The controls `expert` and `paths` are for chains and word problems alone.
@@ -55,6 +56,8 @@ BUDGET = Budget(tokens=20_000)  #: of the samples of a problem
 RL_TRAINING = {"lr": 2e-4, "value_weight": 0.05}
 #: without the value head, for which all samples would be read and not the right ones alone
 IMITATION = {"lr": 3e-4, "epochs": 2.0, "batch": 16, "value_weight": 0.0, "precision": "float32"}
+#: of pairs: with the learning rate of imitation the model unlearns to write chains
+PREFERENCES = {"lr": 1e-5}
 ROUNDS = 1000  #: more than any run gets to
 PATHS_SEED = 1_000_003  #: of problems that no file of `benchmarks.tasks` has
 
@@ -238,7 +241,7 @@ def _control(
         rounds = int(last.parent.name[-2:])
         generated = _spent(followed / "run", rounds).generated
         flops = _sum(followed / "run", rounds, "search_flops", "gate_flops")
-    options = {**told["options"], **chosen}
+    options = {**told["options"], **(PREFERENCES if name in PAIRED else {}), **chosen}
     epochs = float(options["epochs"]) * own / _tokens(examples)
     model = out / "model"
     if not (model / "training.json").exists():
@@ -330,6 +333,7 @@ def _solution(problem: Problem) -> list[tuple[str, float, float, int]]:
     return found
 
 
+PAIRED = ("dpo", "step_dpo")
 CONTROLS: Mapping[str, Callable[[Data, Path, int, int, Path], None]] = {
     "unfiltered": _unfiltered,
     "expert": _expert,

@@ -97,7 +97,7 @@ def test_a_control_pays_for_the_samples_that_it_is_made_of(tmp_path, monkeypatch
     run = tmp_path / "rest_em" / "seed-0" / "run"
     last = run / "round-01"
     (last / "checkpoint").mkdir(parents=True)
-    told = {"examples": ["e.npz"], "options": {"epochs": 1.0}}
+    told = {"examples": ["e.npz"], "options": {"epochs": 1.0, "lr": 3e-4}}
     (last / "training.json").write_text(json.dumps(told))
     (run.parent / "seconds.json").write_text("{}")
     costs = {"search_tokens": 30, "gate_tokens": 4, "search_flops": 200, "gate_flops": 10}
@@ -120,6 +120,8 @@ def test_a_control_pays_for_the_samples_that_it_is_made_of(tmp_path, monkeypatch
         out.mkdir(parents=True)
         _, spent = arms.Arm(name, name, {}).train(data, 0, out, tmp_path)
         assert spent.read == 5
+        options = json.loads((out / "model.json").read_text())["options"]
+        assert options["lr"] == (1e-5 if "dpo" in name else 3e-4)
         assert (spent.generated, spent.flops) == ((0, 70) if name == "paths" else (68, 490))
 
 
