@@ -9,8 +9,8 @@
   on as many tokens:
   `unfiltered` on the samples of that round, right and wrong; `expert` on the generator's solutions
   of the problems that it solved; `paths` on the generator's solutions of problems that no arm has
-  seen; `dpo` on pairs of right and wrong chains of the round, `step_dpo` on pairs of its steps, both
-  with lr=1e-5 where nothing else is said
+  seen; `dpo` on pairs of right and wrong chains of the round, `step_dpo` on pairs of its steps,
+  both with lr=1e-5 where nothing else is said
 
 All but controls take problems (how many of the file there are) and flops (in place of those of all
 arms). The controls `expert` and `paths` are for chains and word problems alone.
