@@ -104,6 +104,7 @@ async def walk(search):
     await sample(search, chains=2)
 
 
+@pytest.mark.thorough
 def test_problems_that_verify_themselves_need_no_target(tmp_path, capsys, loaded, monkeypatch):
     monkeypatch.setattr(
         guides,

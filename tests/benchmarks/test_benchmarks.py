@@ -253,6 +253,7 @@ def test_methods_with_nothing_in_common_are_reported_but_not_compared(tmp_path):
     assert "| c | +50.0" in report.against_first(both) and "| b |" not in report.against_first(both)
 
 
+@pytest.mark.thorough
 def test_seeds_are_averaged_within_a_problem_and_paired(tmp_path):
     cells = [
         solved(f"p{i}", run, 90, int(seed or run == "a"), seed)

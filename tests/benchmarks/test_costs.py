@@ -56,6 +56,7 @@ def test_a_run_that_was_killed_and_goes_on_costs_the_same(tmp_path):
     assert alone == whole
 
 
+@pytest.mark.thorough
 def test_searches_that_share_cost_less_but_give_the_same_trees():
     """The twin: without `isolate` the first reads the beginning for all."""
     problems = list(ASKED.values())

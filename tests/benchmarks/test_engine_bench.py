@@ -164,6 +164,7 @@ def test_every_way_of_decoding_gives_the_same_tokens():
     assert [row["slot_use"] for row in rows] == [None, None, 1.0]
 
 
+@pytest.mark.thorough
 def test_the_rows_of_expansions():
     rows = engine.expansions(trees=2, leaves=4, shared=20, own=10, kids=2, new=3, rounds=1)
     assert [row["way"] for row in rows] == ["generate", "gather", "copse"] * 4

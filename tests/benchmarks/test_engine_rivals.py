@@ -218,6 +218,7 @@ def test_a_server_gives_texts_in_their_order(tmp_path):
         LlamaServer(Engine("x", "llama.cpp", "model.gguf", program=str(program)), 4, 200)
 
 
+@pytest.mark.thorough
 def test_processor_time_is_that_of_children_too():
     work = "x = 0\nfor i in range(3_000_000): x += i"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}]); input()"
@@ -248,6 +249,7 @@ def greedy(model, text, new):
     return ids[len(text) :]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["copse", "generate"])
 def test_engines_of_the_child_continue_what_they_have_read(kind, checkpoint):
     engine = rival_child.ENGINES[kind](checkpoint, "float32", 8, 32)

@@ -197,6 +197,7 @@ def test_a_second_start_searches_nothing_and_tells_the_same(tmp_path, monkeypatc
     assert first.count("| mcts | tokens=") >= 3 and "| mcts - majority |" in first
 
 
+@pytest.mark.thorough
 def test_problems_that_verify_themselves_are_compared_with_their_samples(tmp_path):
     found = guided.measure(SELF, ["mcts leaves=1"], [1, 4], 1, tmp_path / "g.csv", load)
     assert (
@@ -330,6 +331,7 @@ def test_bad_input_is_refused_before_any_search(command, tmp_path, capsys, flags
     )
 
 
+@pytest.mark.thorough
 def test_a_verifier_has_an_engine_of_its_own_even_of_the_same_checkpoint(tmp_path):
     settings = {
         "format": 1,

@@ -32,6 +32,7 @@ def test_every_chain_is_a_sample_and_no_verifier_ends_the_search():
         assert sum(s.right for s in own) == rights
 
 
+@pytest.mark.thorough
 def test_steps_count_only_where_the_answer_is_right():
     task = plan.Task(
         "asked",

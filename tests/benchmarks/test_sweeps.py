@@ -26,6 +26,7 @@ def without_seconds(found):
     )
 
 
+@pytest.mark.thorough
 def test_a_cut_off_sweep_goes_on_without_repeating(tmp_path, monkeypatch):
     out, searched = tmp_path / "r.csv", []
     solve_many = search.solve_many

@@ -297,6 +297,7 @@ def test_steps_with_exact_values_climb_the_expected_reward() -> None:
     assert np.abs(once - truth).max() > 1e-3
 
 
+@pytest.mark.thorough
 def test_max_likelihood_climbs_the_log_likelihood_to_its_order() -> None:
     """log p = -sum (1 - p)^k / k; of n samples the first n - 1 terms."""
     errors = []

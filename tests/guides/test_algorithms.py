@@ -91,6 +91,7 @@ def test_a_hint_changes_what_is_read_first_and_nothing_else(problem):
     assert told.initial() == state and "Hint" not in problem.prompt(state)
 
 
+@pytest.mark.thorough
 def test_only_what_was_not_solved_is_asked_again(fake, tmp_path, monkeypatch):
     """The model that is told the answer says it: its traces are those of the problems without
     their hints, and the examples get them beside the others.
@@ -125,6 +126,7 @@ def test_only_what_was_not_solved_is_asked_again(fake, tmp_path, monkeypatch):
     assert int(ledger(out)[1]["search_tokens"]) == used
 
 
+@pytest.mark.thorough
 def test_all_solved_leaves_nothing_to_ask_again(fake, tmp_path):
     jobs, targets = sums(20)
     out = tmp_path / "out"
@@ -176,6 +178,7 @@ def test_a_small_gate_says_that_it_decides_nothing(caplog):
 # -- several thresholds, and the verifier of all rounds
 
 
+@pytest.mark.thorough
 def test_improve_steps_train_one_after_the_other(fake, tmp_path, monkeypatch):
     jobs, targets = sums(20)
 
@@ -241,6 +244,7 @@ def test_the_verifier_reads_the_chains_of_all_rounds(fake, tmp_path, monkeypatch
     assert (out / "verifier/model.safetensors").read_bytes() == after
 
 
+@pytest.mark.thorough
 def test_settings_tell_the_algorithm(fake, tmp_path):
     jobs, targets = sums(20)
     base = checkpoint(tmp_path / "base", 0.5)

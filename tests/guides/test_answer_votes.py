@@ -149,6 +149,7 @@ def test_a_number_joins_one_unit_alone() -> None:
     assert classes(["18", "18 dollars", "18 cm"]) in ([0, 0, 1], [0, 1, 0])
 
 
+@pytest.mark.thorough
 def test_a_thousand_answers_are_no_million_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
     decide = answers.compare.decide

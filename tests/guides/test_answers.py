@@ -143,6 +143,7 @@ def test_a_number_is_right_however_it_is_written(number: Fraction) -> None:
         assert check(form, str(number)) is R and check(str(number), form) is R, form
 
 
+@pytest.mark.thorough
 @given(rationals, rationals)
 def test_different_numbers_are_never_right(one: Fraction, other: Fraction) -> None:
     # 50% may be 50
@@ -157,6 +158,7 @@ def test_roots_against_squares(a: int, b: int, c: int, by: int) -> None:
     assert check(rf"({a}+{b}\sqrt{{{c}}})^2", square) is (W if by else R)
 
 
+@pytest.mark.thorough
 @given(st.lists(st.integers(-9, 9), min_size=2, max_size=5), st.integers(-9, 9))
 def test_products_against_polynomials(roots: list[int], other: int) -> None:
     coefficients = [1]
@@ -188,6 +190,7 @@ def grown(rng: random.Random, depth: int) -> tuple[str, Callable[[complex, compl
     ][kind - 3]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_random_expressions_against_complex_numbers() -> None:
     """Every pair of many: RIGHT and WRONG are what floating point shows at points of all signs."""
     rng = random.Random(7)

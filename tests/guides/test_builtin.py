@@ -57,6 +57,7 @@ def tokenizer() -> Any:
 GROWN, MORE = tokenizer(), train.read_recipe()["stages"][-1]["words"]
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(ASCII, st.sampled_from([9, 99, 999]))
 def test_any_ascii_text_survives(text: str, numbers: int) -> None:
@@ -66,6 +67,7 @@ def test_any_ascii_text_survives(text: str, numbers: int) -> None:
     assert tok.decode(ids, skip_special_tokens=True) == text, "no ASCII text holds a special token"
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(

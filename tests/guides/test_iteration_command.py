@@ -156,6 +156,7 @@ def test_a_round_that_solves_nothing_says_what_to_do(fake, tmp_path):
         expert_iteration(base, jobs, targets, tmp_path / "out", rounds=1, plan=Plan(options=CHAINS))
 
 
+@pytest.mark.thorough
 def test_another_run_in_the_folder_is_refused_and_more_rounds_are_not(fake, tmp_path):
     jobs, targets = sums(12)
     base, out = checkpoint(tmp_path / "base", 0.5), tmp_path / "out"

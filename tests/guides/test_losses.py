@@ -258,6 +258,7 @@ LINE = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("region", sorted(REGIONS))
 def test_parts_of_a_batch_add_up_to_the_whole(tmp_path, region: str) -> None:
     """Every kind of loss at once, in one batch and in two that are accumulated."""

@@ -52,6 +52,7 @@ def folders(tmp_path_factory):
 # -- steps that hold what separates steps
 
 
+@pytest.mark.thorough
 def test_lines_within_a_step(folders):
     """Skywork reads lines, and the last line of a step counts; TRL reads the step as it is and
     looks at the separator behind it.
@@ -82,6 +83,7 @@ def test_a_marker_in_a_step_costs_that_chain_its_value(folders, caplog):
 words = st.text(st.sampled_from("ab \n"), max_size=6).map(lambda text: f"x{text}x")
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(words, st.lists(words | st.just("x\u0001x"), min_size=1, max_size=5))
 def test_there_are_as_many_scores_as_steps_or_none(statement, steps):
@@ -145,6 +147,7 @@ def test_a_chain_beyond_the_context_has_no_value(folders, caplog):
 # -- the policy's own head
 
 
+@pytest.mark.thorough
 def test_the_policys_own_head_aggregates_its_steps(folders):
     last, least = guides.load(folders["copse"]), guides.load(folders["copse"], aggregate="min")
     model, head = (
@@ -346,6 +349,7 @@ def test_judges_do_not_write(folders):
 # -- formats of one's own
 
 
+@pytest.mark.thorough
 def test_a_format_of_ones_own(folders, tmp_path):
     """In a file, in guide.json, and in Python: the same values as the reference with another
     separator.
@@ -505,6 +509,7 @@ def test_a_value_that_tells_little_is_warned_of(folders, tmp_path, caplog):
 # -- the command
 
 
+@pytest.mark.thorough
 @every
 def test_the_command_searches_with_every_family(folders, name, tmp_path, capsys):
     args = [

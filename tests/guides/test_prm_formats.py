@@ -38,6 +38,7 @@ def folders(tmp_path_factory):
 # -- right scores
 
 
+@pytest.mark.thorough
 @every
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_values_are_those_of_the_card(folders, name, aggregate):

@@ -296,6 +296,7 @@ def test_a_chain_that_goes_round_ends(method):
     assert max(depths) == 5 and solution.tree.unusable >= 1
 
 
+@pytest.mark.thorough
 def test_a_trace_of_blocks_and_cut_characters_is_read_as_it_was_written(tmp_path):
     """`TraceReader` follows the tokens of every step: joined and cut ones are what the policy made
     of them, others are refused.

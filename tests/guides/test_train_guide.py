@@ -232,6 +232,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learn, "run_training", train.main)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("at_once")
 def test_kinds_grow_only_where_the_base_has_some(
     base: Path, file: Path, traces: Path, tmp_path: Path
@@ -257,6 +258,7 @@ def test_kinds_grow_only_where_the_base_has_some(
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("at_once")
 def test_a_finished_run_is_left_alone_and_another_refused(
     base: Path, file: Path, traces: Path, tmp_path: Path

@@ -271,6 +271,7 @@ def test_epochs_become_steps() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     base: Path, tmp_path: Path, caplog: Any
 ) -> None:

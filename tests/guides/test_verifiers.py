@@ -393,6 +393,7 @@ def test_what_is_held_out_is_in_no_example(
     assert held.right.tolist() == [a and b for a, b in zip(good, starts, strict=True)]
 
 
+@pytest.mark.thorough
 def test_wrong_sources_of_labels_are_refused(
     base: Path, folder: Path, traces: list[Trace], tmp_path: Path
 ) -> None:

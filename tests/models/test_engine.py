@@ -60,6 +60,7 @@ def test_greedy_tokens_are_those_of_generate(kind, pool):
     check_pool(backend)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_probs_and_value_are_those_of_a_full_forward(kind):
     head = tiny.head().requires_grad_(False)
@@ -278,6 +279,7 @@ def test_logits_that_are_not_numbers_fail_only_their_own_request():
     check_pool(backend)
 
 
+@pytest.mark.thorough
 def test_numbers_that_are_not_finite_reach_no_other_text_where_torch_attends():
     """Not through what is gathered beyond the end of a shorter text, nor from the end of a text
     to its beginning.
@@ -334,6 +336,7 @@ def test_score_reads_log_probs_and_values(kind, monkeypatch):
     assert replies[3].result.log_probs.shape == (1,) and replies[3].result.values.shape == (0,)
 
 
+@pytest.mark.thorough
 def test_usage_counts_passes_rows_and_work():
     backend = engine()
     backend.texts.ends = frozenset()

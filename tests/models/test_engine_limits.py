@@ -360,6 +360,7 @@ def test_draws_without_replacement_say_everything_once_and_then_report_the_end(o
     check_pool(backend)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [1, 12])
 def test_what_is_drawn_beside_the_avoided_has_exactly_the_conditional_distribution(count):
     backend, table = few()

@@ -120,6 +120,7 @@ def head_of(made):
     return tiny.head(made.config.hidden_size).requires_grad_(False)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", NAMES)
 def test_the_expected_forward_serves_the_family(name, caplog):
     backend = Engine(model(name), tiny.tokenizer())

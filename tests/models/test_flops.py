@@ -67,6 +67,7 @@ def test_a_search_costs_what_passed_through_policy_and_judge(method):
     )
 
 
+@pytest.mark.thorough
 def test_a_text_that_is_read_anew_in_every_pass_costs_every_reading():
     engine = Engine(tiny.model("cohere"), tiny.tokenizer(), tiny.head(), slots=20)
     engine.texts.ends = frozenset()

@@ -67,6 +67,7 @@ def said(script: str, endpoint: str, offline: str = "0") -> str:
     return ran.stdout.strip()
 
 
+@pytest.mark.thorough
 def test_a_hub_that_says_no_is_there() -> None:
     with hub(NONE) as (endpoint, asked):
         assert said(ASKED, endpoint) == "True"

@@ -155,6 +155,7 @@ def test_rows_without_numbers_are_told():
     assert got.finite.tolist() == [True, False, False, True] and got.tokens[3] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.8, "min_p": 0.05, "temperature": 1.5}],
@@ -223,6 +224,7 @@ def test_noise_is_exponential_and_uncorrelated():
     )
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 2**32),

@@ -100,6 +100,7 @@ def test_a_token_is_where_the_number_falls(seed, vocabulary, temperature, cut, a
     assert found.finite.all() and found.left.all()
 
 
+@pytest.mark.thorough
 def test_every_token_has_its_share_of_the_numbers(monkeypatch):
     """Just inside both ends of each token's interval, and nowhere else: with one token avoided
     and one half avoided.
@@ -179,6 +180,7 @@ def test_greedy_takes_the_lowest_of_equals_and_no_number():
     np.testing.assert_allclose(found.log_probs, theirs.log_probs, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_draw_depends_on_no_neighbour():
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((4, 50)).astype(np.float32)
@@ -198,6 +200,7 @@ def test_a_draw_depends_on_no_neighbour():
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_numbers_that_are_not_finite_and_tokens_that_are_all_given_are_told(dtype):
     logits = np.zeros((6, 40), np.float32)

@@ -71,6 +71,7 @@ def test_replies_are_those_of_an_engine(serve, name):
     np.testing.assert_array_equal(stopped.sampled_log_probs, stopped.log_probs)
 
 
+@pytest.mark.thorough
 def test_an_end_is_told_from_a_stop_string(serve):
     """Also where the end comes first, in the servers that tell the difference or leave the stop
     string in the text.
@@ -247,6 +248,7 @@ def test_usage_is_the_servers(serve):
     )
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
@@ -351,6 +353,7 @@ def test_a_server_that_takes_text_gets_the_text(serve):
     )
 
 
+@pytest.mark.thorough
 def test_the_door_asks_little():
     for name in DIALECTS:
         with FakeServer(**DIALECTS[name]) as server:

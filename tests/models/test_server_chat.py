@@ -61,6 +61,7 @@ def say(text="hello", begun="", stop=("\n",), max_tokens=64, **options):
 # -- turns as text
 
 
+@pytest.mark.thorough
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(

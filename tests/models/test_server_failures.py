@@ -38,6 +38,7 @@ def serve(monkeypatch):
 # -- failures
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", ["refuse", ("refuse", "0"), "error", "drop", "half"])
 def test_what_passes_is_asked_again(serve, fault):
     server, backend = serve(
@@ -215,6 +216,7 @@ def test_cancelling_ends_a_wait_and_a_queue(serve, monkeypatch):
     assert backend.poll(0) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(5))
 def test_cancelling_at_any_moment_answers_once(serve, seed):
     rng = random.Random(seed)
@@ -309,6 +311,7 @@ def test_an_address_that_is_none(url, says):
     assert "sk-12345" not in str(caught.value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fake", "model", "says"),
     [
@@ -338,6 +341,7 @@ def test_another_tokenizer_is_noticed(name):
         Server(server.url, MODEL, other)
 
 
+@pytest.mark.thorough
 def test_tokenizers_are_named_by_folder(tmp_path):
     TOKENIZER.save_pretrained(tmp_path / "there")
     with FakeServer(models=500) as server:

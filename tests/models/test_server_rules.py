@@ -194,6 +194,7 @@ def test_none_is_said_as_zero_where_minus_one_is_refused(serve, status):
         backend.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "gone",
     [
@@ -302,6 +303,7 @@ def test_a_log_prob_just_above_zero_is_rounding(serve):
     assert result(backend, ask(stop=())).log_probs[0] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "logprobs",
     [

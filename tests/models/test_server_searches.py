@@ -231,6 +231,7 @@ def test_log_probs_that_are_known_in_part(serve):
     )
 
 
+@pytest.mark.thorough
 def test_connect(tmp_path):
     TOKENIZER.save_pretrained(tmp_path)
     with FakeServer(walker) as server, FakeServer(walker, **DIALECTS["plain"]) as mute:
@@ -282,6 +283,7 @@ def flags(tmp_path):
 # -- the command
 
 
+@pytest.mark.thorough
 def test_solve_by_a_server(capsys, flags, tmp_path):
     with FakeServer(walker) as server:
         code, out, err = copse(

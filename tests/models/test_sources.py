@@ -105,6 +105,7 @@ def small(**options):
     )
 
 
+@pytest.mark.thorough
 def test_gguf_files_are_read(tmp_path, cache):
     made = small()
     path = written(tmp_path / "model.gguf", made)

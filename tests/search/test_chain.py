@@ -42,6 +42,7 @@ def test_what_is_kept_of_a_text_is_what_the_whole_text_says(pieces):
         assert behind == (None if reading.thinking else text[reading.start :])
 
 
+@pytest.mark.thorough
 @given(st.lists(STEPS, max_size=8))
 def test_a_chain_is_the_tuple_of_its_steps(steps):
     problem = TextProblem("?", ends=r"(?m)^#### ")

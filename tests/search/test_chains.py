@@ -110,6 +110,7 @@ def test_the_split_sees_through_names_order_and_distractors(seed: int, data: Any
     assert changed.canonical() != problem.canonical()
 
 
+@pytest.mark.thorough
 def test_splits_do_not_meet_and_have_their_shares() -> None:
     counts = dict.fromkeys(("train", "validation", "test"), 0)
     for problem in generate(5, 2000, 3, 1):
@@ -246,6 +247,7 @@ def test_wrong_branches_go_on_to_answers() -> None:
     assert branches == 800 and 600 < ended <= 800 and 40 < early < 200
 
 
+@pytest.mark.thorough
 def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:
     def sizes(operations: Any) -> list[int]:
         made = [
@@ -259,6 +261,7 @@ def test_training_problems_are_of_the_sizes_that_were_asked_for() -> None:
     assert sizes({"2": 0.01, "7": 0.99}) == long, "as JSON writes it"
 
 
+@pytest.mark.thorough
 def test_no_search_changes_when_the_hidden_checker_is_flipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

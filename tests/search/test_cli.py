@@ -27,6 +27,7 @@ def scripted(monkeypatch):
 # -- solving one problem
 
 
+@pytest.mark.thorough
 def test_solve_prints_chain_answer_and_cost(capsys, scripted):
     code, out, err = run(capsys, "solve", PUZZLE, "--budget", "tokens=5000")
     lines = out.splitlines()
@@ -149,6 +150,7 @@ def test_flags_reach_the_search_and_the_guide(capsys, scripted, monkeypatch):
     ]
 
 
+@pytest.mark.thorough
 def test_usage_and_the_size_of_the_pool(capsys, monkeypatch):
     monkeypatch.setattr(guides, "load", guides.loading.load)
     code, _, err = run(capsys, "solve", PUZZLE, "--usage", "--pool-tokens", "400")
@@ -330,6 +332,7 @@ def test_traces_are_stored_and_viewed(capsys, tmp_path):
     assert run(capsys, "view", tmp_path, "--problem", "make 99")[0] == 2
 
 
+@pytest.mark.thorough
 def test_a_damaged_shard_is_named_and_skipped(capsys, tmp_path):
     assert run(capsys, "solve", PUZZLE, "--traces", tmp_path, "--budget", "tokens=20000")[0] == 0
     whole = next(tmp_path.glob("*.parquet"))
@@ -340,6 +343,7 @@ def test_a_damaged_shard_is_named_and_skipped(capsys, tmp_path):
     assert run(capsys, "view", tmp_path)[0] == 2
 
 
+@pytest.mark.thorough
 def test_a_full_disk_ends_in_one_error_and_exit_1(capsys, tmp_path, monkeypatch):
     def full(traces, path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -167,6 +167,7 @@ def copse(capsys, *args):
     return code, out, err
 
 
+@pytest.mark.thorough
 def test_what_the_limit_of_a_file_left_is_not_done(tmp_path, capsys, scripted):
     path = written(tmp_path / "p", *({"id": i, "problem": f"Question {i}"} for i in range(3)))
     command = [

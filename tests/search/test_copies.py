@@ -51,6 +51,7 @@ def test_solutions_of_every_method(method, keep_trees, way):
             assert np.array_equal(copied.trace.edge_sum, solution.trace.edge_sum)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("keep_trees", [True, False])
 @pytest.mark.parametrize("method", SEARCHES)
 def test_as_a_dictionary(method, keep_trees):

@@ -215,6 +215,7 @@ def test_traces_keep_what_is_a_thought(tmp_path):
     assert read == solution.trace and read.steps[0].thought
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 def test_a_box_at_the_last_token_counts(method):
     """Of a step that is cut by its tokens, and by those of the budget."""
@@ -361,6 +362,7 @@ def test_ends_of_the_ranges_are_in_them():
         scripted_guide(**option)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method, options",
     [("sample", {"chains": n}) for n in (1, 8, 20)] + [("mcts", {}), ("beam", {}), ("gumbel", {})],

@@ -391,6 +391,7 @@ def copse(capsys, *args):
     return code, out, err
 
 
+@pytest.mark.thorough
 def test_failed_lines_are_searched_again(tmp_path, capsys, served):
     path, output = problems(tmp_path), tmp_path / "o"
     command = [

@@ -267,6 +267,7 @@ def test_no_memory_is_a_clear_error_and_leaves_the_tree_usable(monkeypatch):
         forest.simulate(1_000_000)
 
 
+@pytest.mark.thorough
 def test_root_noise_moves_the_search_and_priors_come_back_by_move():
     forest = hashtree.fused(2, 9, 40, selection.puct())
     priors = forest.root_priors()

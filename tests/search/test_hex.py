@@ -57,6 +57,7 @@ boards = st.integers(2, 11).flatmap(
 )
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None)
 @given(boards)
 def test_who_is_connected_is_what_a_graph_says(board):
@@ -75,6 +76,7 @@ def test_every_full_board_has_exactly_one_winner(n):
         assert winners == graph_winners(n, cells) and len(winners) == 1
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 11), st.integers(0, 2**32))
 def test_a_game_ends_with_the_move_that_connects(n, seed):

@@ -191,6 +191,7 @@ def test_solve_takes_its_own_models(tmp_path, file):
     assert done.returncode == 0 and "8" in done.stdout, done.stderr
 
 
+@pytest.mark.thorough
 def test_solve_names_the_users_models_where_they_are_loaded(tmp_path):
     put(tmp_path, "models.py")
     code = "import models, search\nsearch.solve('Use 4, 7, 8 and 8 to make 24.')"

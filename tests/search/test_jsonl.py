@@ -34,6 +34,7 @@ def test_what_is_sealed_comes_back(row: dict) -> None:
     assert opened(strict(line.encode())) == row
 
 
+@pytest.mark.thorough
 @given(ROWS, st.data())
 def test_no_flipped_bit_is_read_as_another_value(row: dict, data: st.DataObject) -> None:
     """It is no JSON, or not as it was written, or says the same in other letters, as 1E5 does."""

@@ -181,6 +181,7 @@ def counted(guide, each=None):
     return polls
 
 
+@pytest.mark.thorough
 def test_a_search_that_verifies_in_the_interrupted_round_is_not_taken_for_whole():
     """Ctrl-C comes at each of the last polls: what counts as verified is what the seed gives. It
     was kept with the cost of the chains that Ctrl-C cancelled, at four of these polls.

@@ -399,6 +399,7 @@ def test_a_beam_keeps_the_best_states_and_subtrees_do_not_compete():
     assert {order.index(many.tree.edge_to(n)) % 2 for n in expanded} == {0, 1}
 
 
+@pytest.mark.thorough
 def test_rollouts_estimate_the_probability_of_success():
     """Value of a state = share of completions that succeed: compared with the exact probability
     of a two-step game.

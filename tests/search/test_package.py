@@ -149,6 +149,7 @@ def test_the_wheel_has_nothing_else(wheel: Path) -> None:
     assert wheel.stat().st_size < 100e6
 
 
+@pytest.mark.thorough
 def test_every_hint_names_an_extra_of_this_distribution() -> None:
     """`copse` is the name of a stranger's package: whoever installs its extras gets that."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

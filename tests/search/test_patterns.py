@@ -48,6 +48,7 @@ def test_what_is_none_is_said_in_a_sentence(pattern):
         check_settings({"format": 1, "answer": pattern})
 
 
+@pytest.mark.thorough
 def test_a_pattern_that_would_take_for_ever_is_refused(monkeypatch):
     monkeypatch.setattr("search.patterns.SECONDS", 0.2)
     problem = TextProblem("?", answer=SLOW)

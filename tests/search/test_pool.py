@@ -246,6 +246,7 @@ def test_whoever_pays_for_one_and_a_half_chains_gets_an_answer(method, first, li
     assert answered > 8
 
 
+@pytest.mark.thorough
 def test_a_small_budget_is_spent():
     """Chains are shorter than was guessed: a second one begins where it is likely to fit, and a
     tree whose steps are judged goes on step by step.
@@ -322,6 +323,7 @@ def test_a_beam_that_the_budget_can_pay_for_is_not_narrowed():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rollout, share", [(1 / 3, 1 / 3), (1.0, 0.9)])
 def test_a_tree_finishes_its_share_of_the_chains_that_sampling_does(rollout, share):
     for budget in (400, 1000, 3000):

@@ -41,6 +41,7 @@ def guide():
     return scripted_guide(opinions)
 
 
+@pytest.mark.thorough
 def test_a_name_is_its_search_with_its_choice():
     vote = search.solve(QUESTION, guide(), "self_consistency", chains=40)
     liked = search.solve(QUESTION, guide(), "best_of_n", chains=40)

@@ -170,6 +170,7 @@ def test_a_kind_that_the_model_does_not_know(capsys, tmp_path, monkeypatch, scri
 # -- writing
 
 
+@pytest.mark.thorough
 def test_results_of_a_file(capsys, tmp_path):
     path = written(
         tmp_path / "p",
@@ -216,6 +217,7 @@ def test_results_of_a_file(capsys, tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_stdout_without_output(capsys, tmp_path):
     path = written(tmp_path / "p", {"problem": PUZZLE}, {"problem": PUZZLE})
     code, out, _ = run(capsys, "--input", path, "--budget", "tokens=20000", "--json")
@@ -262,6 +264,7 @@ def test_a_restart_does_only_what_is_missing(capsys, tmp_path, scripted):
     assert "4 of 4 problems answered, 4 had been searched before" in err
 
 
+@pytest.mark.thorough
 def test_every_line_has_random_numbers_of_its_own_whichever_others_are_there(capsys, tmp_path):
     """With those of one seed for all, similar problems would get similar chains."""
     lines = [{"id": name, "problem": PUZZLE} for name in "abc"]
@@ -327,6 +330,7 @@ def test_an_output_that_cannot_be_written(capsys, tmp_path, scripted):
         assert code == 2 and not scripted and err.count("\n") == 1, err
 
 
+@pytest.mark.thorough
 def test_one_run_at_a_time_writes(capsys, tmp_path, scripted):
     path, output = written(tmp_path / "p", {"problem": PUZZLE}), tmp_path / "o"
     other = Results(output)

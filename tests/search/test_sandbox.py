@@ -360,6 +360,7 @@ def test_a_verifier_in_its_sandbox_is_a_verifier() -> None:
         problem.verify((search.TextStep("list"),))
 
 
+@pytest.mark.thorough
 def test_a_search_verifies_in_sandboxes() -> None:
     guide = scripted_guide(
         lambda request: generated(f"The answer is {'yes' if request.seed % 3 == 0 else 'no'}"),

@@ -171,6 +171,7 @@ def _is_new(python: str) -> bool:
 # -- the attacks are attacks: they succeed where nothing contains them
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("attack", "harm"),
     [

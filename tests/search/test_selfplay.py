@@ -54,6 +54,7 @@ def scripted_board(function) -> Guide:
 # -- traces
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("opening", [0, 3])
 def test_traces_are_games_that_replay(opening, tmp_path):
     guide = board_guide(random_net())

@@ -113,6 +113,7 @@ def test_sizes_that_are_not_made_are_refused() -> None:
     assert any(draw(random.Random(seed), 3, 0, 20) is None for seed in range(50)), "a draw may fail"
 
 
+@pytest.mark.thorough
 def test_no_search_changes_when_the_hidden_checker_is_flipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -290,6 +291,7 @@ def converted(source: Path, out: Path) -> Path:
     return out
 
 
+@pytest.mark.thorough
 def test_gsm8k_becomes_a_file_of_problems_and_targets(tmp_path: Path) -> None:
     file = converted(
         written(tmp_path / "a.jsonl", ROW, {"question": PROBLEM.statement, "answer": "#### 16"}),

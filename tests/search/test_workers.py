@@ -69,15 +69,18 @@ def gone(pid: int, seconds: float = 10) -> bool:
     return False
 
 
+@pytest.mark.thorough
 def test_passes_the_examiner(workers: Workers) -> None:
     check_backend(workers, lambda i: Call(jobs.square, (i,)))
 
 
+@pytest.mark.thorough
 def test_many_calls(workers: Workers) -> None:
     replies = answer(workers, *(Call(jobs.square, (i,)) for i in range(300)))
     assert [reply.result for reply in replies] == [i * i for i in range(300)]
 
 
+@pytest.mark.thorough
 def test_a_method_crosses_with_its_object(workers: Workers) -> None:
     board = jobs.Board(3)
     good, bad = answer(workers, Call(board.apply, ((0,), 2)), Call(board.apply, ((0,), 3)))
@@ -85,6 +88,7 @@ def test_a_method_crosses_with_its_object(workers: Workers) -> None:
     assert type(bad.error) is IllegalStep and str(bad.error) == "3 is off the board"
 
 
+@pytest.mark.thorough
 def test_one_run_drives_them(workers: Workers) -> None:
     async def searching() -> Any:
         results = await parallel(ask(Call(jobs.square, (i,))) for i in range(20))
@@ -137,6 +141,7 @@ def test_failures_are_answers(workers: Workers, call: Call, message: str) -> Non
     ]
 
 
+@pytest.mark.thorough
 def test_a_worker_killed_while_idle_is_replaced() -> None:
     with Workers(1) as workers:
         first = answer(workers, Call(jobs.pid))[0].result
@@ -146,6 +151,7 @@ def test_a_worker_killed_while_idle_is_replaced() -> None:
         assert second != first
 
 
+@pytest.mark.thorough
 def test_a_killed_worker_fails_only_its_own_call() -> None:
     with Workers(2) as workers:
         pids = {reply.result for reply in answer(workers, *(Call(jobs.pid) for _ in range(50)))}
@@ -159,6 +165,7 @@ def test_a_killed_worker_fails_only_its_own_call() -> None:
         assert all(error is None or isinstance(error, RequestFailed) for error in errors)
 
 
+@pytest.mark.thorough
 def test_huge_arguments_and_results(workers: Workers) -> None:
     size = 30_000_000
     (reply,) = answer(workers, Call(jobs.huge, (size,)))
@@ -166,6 +173,7 @@ def test_huge_arguments_and_results(workers: Workers) -> None:
     assert answer(workers, Call(len, (reply.result,)))[0].result == size
 
 
+@pytest.mark.thorough
 def test_output_and_input_leave_the_pipes_alone(
     workers: Workers, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +194,7 @@ def test_memory_has_a_limit() -> None:
         assert answer(workers, Call(jobs.square, (2,)))[0].result == 4
 
 
+@pytest.mark.thorough
 def test_cancelling_what_runs_waits_or_is_done() -> None:
     with Workers(1) as workers:
         answer(workers, Call(jobs.pid))
