@@ -200,7 +200,7 @@ GIVEN = given(
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
-@settings(SETTINGS, max_examples=15)
+@settings(SETTINGS, max_examples=8)
 @GIVEN
 def test_random_trees_of_requests_are_answered_as_by_the_model_once_each(
     name, events, slots, pool, overlaps

@@ -17,6 +17,9 @@ from models.engine import forward, forward_check, llama_cpu
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 KINDS = ["llama", "llama tied", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "gpt2"]
+#: every second one in CI, the others where the slow tests are run
+HALF = [pytest.param(name, marks=pytest.mark.thorough) for name in KINDS[::2]]
+HALF += [pytest.param(name, marks=pytest.mark.slow) for name in KINDS[1::2]]
 REAL = [
     Path(os.environ.get("COPSE_TEST_MODELS") or "/nonexistent", name)
     for name in ("smollm2-135m", "qwen-coder-0.5b")
@@ -28,9 +31,8 @@ def path_of(made):
     return Engine(made, tiny.tokenizer(), slots=4, pool_tokens=200).path
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", HALF)
 def test_a_right_forward_passes_in_any_float_type(name, dtype):
     own = families.FAMILIES[name].path
     assert path_of(families.model(name).to(dtype)) == ("modules" if dtype == torch.float16 else own)

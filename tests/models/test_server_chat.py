@@ -300,8 +300,15 @@ def problem(target=21):
     )
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("method", ["mcts", "gumbel", "beam", "sample"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("mcts", marks=pytest.mark.thorough),
+        pytest.param("gumbel", marks=pytest.mark.slow),
+        pytest.param("beam", marks=pytest.mark.slow),
+        pytest.param("sample", marks=pytest.mark.thorough),
+    ],
+)
 @pytest.mark.parametrize("name", ["vllm", "prefix", "last"])
 def test_searches_by_continuing_turns(serve, method, name):
     server, backend = serve(**FAKES[name], say=walker)

@@ -113,7 +113,7 @@ class Tree:
 
 
 @pytest.mark.thorough
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(SHAPES),

@@ -294,8 +294,13 @@ def test_compiled_code_is_kept_for_the_user_and_never_beside_the_source(tmp_path
     assert found == f"{given}/copse"
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("given", ["NUMBA_CACHE_DIR", "XDG_CACHE_HOME"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param("NUMBA_CACHE_DIR", marks=pytest.mark.thorough),
+        pytest.param("XDG_CACHE_HOME", marks=pytest.mark.slow),
+    ],
+)
 def test_where_no_kernel_can_be_kept_it_is_compiled_in_memory_and_said_once(
     installed: Path, tmp_path: Path, given: str
 ) -> None:
@@ -369,8 +374,13 @@ def test_two_processes_compile_at_once(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").rglob("*.nbi"))
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", ["models", "guides"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("models", marks=pytest.mark.thorough),
+        pytest.param("guides", marks=pytest.mark.slow),
+    ],
+)
 def test_a_folder_of_the_users_with_our_name_stands_beside_ours(tmp_path: Path, name: str) -> None:
     """Ours is taken where we want it, in Python and by the command; once the user's own is loaded,
     a sentence says what to do.
