@@ -63,10 +63,8 @@ def voted(task: Task, solutions: Sequence[Solution]) -> dict[str, np.ndarray]:
     right: dict[str, list[float]] = defaultdict(list)
     for name, solution in zip(task.problems, solutions, strict=True):
         found = finishes(solution.tree, task.problems[name])
-        verdicts = {
-            answer: task.correct(name, answer, None)
-            for answer in {finish.answer for finish in found}
-        }
+        answers = {finish.answer for finish in found}
+        verdicts = {answer: task.correct(name, answer, None) for answer in answers}
         for way, weigh in WAYS.items():
             answer = winner(found, weigh)
             right[way].append(100.0 * (answer is not None and verdicts[answer]))
