@@ -16,6 +16,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a CSV file")
     args = parser.parse_args()
     task = task_named(args.task)
-    names = list(task.problems)[: args.count]
-    task = Task(task.name, {name: task.problems[name] for name in names}, task.targets)
+    task = Task(task.name, dict(islice(task.problems.items(), args.count)), task.targets)
     guide = guides.load("builtin")
     rows = []
     for limit in read_budgets(args.budgets):
