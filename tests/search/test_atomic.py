@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from io import FileIO
 from pathlib import Path
@@ -22,6 +24,9 @@ def test_a_file_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None:
             part.write_text("half")
             raise error
         assert path.read_text() == "one" and os.listdir(path.parent) == ["file"]
+    with pytest.raises(FileNotFoundError), atomic(path):
+        pass  # nothing was written
+    assert path.read_text() == "one"
 
 
 def test_a_short_write_is_taken_back(tmp_path: Path) -> None:
@@ -44,3 +49,16 @@ def test_one_run_alone_has_a_file(tmp_path: Path) -> None:
             lock(other, "another run has it")
     with path.open("a") as free:
         lock(free, "busy")
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(fcntl, "flock", none)
+    with (tmp_path / "f").open("a") as file:
+        lock(file, "busy")
+    assert "No locks available" in caplog.text

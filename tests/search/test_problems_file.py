@@ -23,7 +23,6 @@ import guides
 import search
 from search import Trace
 from search.cli.main import main
-from search.files import atomic
 from search.files.problems_file import Results, plain, read_jobs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -571,35 +570,3 @@ def test_an_interrupt_that_escapes_is_told_like_any_other(capsys, tmp_path, monk
     assert code != 130 and "interrupted" not in err and len(results(tmp_path / "o")) == 2, (
         "nothing was left to interrupt"
     )
-
-
-# -- files that are whole
-
-
-def test_a_file_is_whole_or_as_it_was(tmp_path):
-    path = tmp_path / "new" / "file"
-    with atomic.atomic(path) as part:
-        part.write_text("one")
-        assert not path.exists()
-    with pytest.raises(KeyboardInterrupt), atomic.atomic(path) as part:
-        part.write_text("tw")
-        raise KeyboardInterrupt
-    assert [file.read_text() for file in path.parent.iterdir()] == ["one"]
-    with pytest.raises(FileNotFoundError), atomic.atomic(path):
-        pass  # nothing was written
-    assert path.read_text() == "one"
-
-
-def test_one_process_has_a_locked_file(tmp_path, caplog, monkeypatch):
-    caplog.set_level("INFO")
-    with (tmp_path / "f").open("a") as first, (tmp_path / "f").open("a") as second:
-        atomic.lock(first, "busy")
-        with pytest.raises(ValueError, match="^busy$"):
-            atomic.lock(second, "busy")
-
-        def none(*arguments):
-            raise OSError(errno.ENOLCK, "No locks available")
-
-        monkeypatch.setattr(atomic.fcntl, "flock", none)
-        atomic.lock(second, "busy")
-    assert "No locks available" in caplog.text
