@@ -27,7 +27,7 @@ class Pairing:
 
     kind    "steps": at each node the best and the worst of its steps by Q;  "chains": right and
             wrong finished chains
-    visits  of a step, at least: the Q of fewer is noise
+    visits  of a step, at least: the Q of fewer is noise. An exact label needs none
     mix     alpha of Agent Q (Putta et al. 2024, eq. 10): a step counts alpha * Q + (1 - alpha) *
             value, with the value that the guide gave it; a step without one is in no pair
     margin  by which the better step of a pair is more than the worse, in [0, 1)
@@ -66,30 +66,38 @@ def pairs_of(
     """
     if pairing.kind == "chains":
         return list(_chains(trace, outcomes, keep, rng))
-    return list(_steps(trace, worth(trace, labels, pairing.mix), pairing))
+    return list(_steps(trace, labels, pairing))
 
 
 def worth(trace: Trace, labels: Labels, mix: float) -> np.ndarray:
     """float64 [edges], in [0, 1]: mix * Q + (1 - mix) * value; nan: unknown. Q is the mean of the
-    values that the search backed up, of independent samples k / n of the labels.
+    values that the search backed up. Of independent samples it is k / n of the labels, and so it is
+    of a step whose label is exact.
     """
     visits = trace.edge_visits
     q = np.full(len(trace.steps), math.nan)
-    if trace.independent:
-        taken = trace.edge_child >= 0
-        q[taken] = labels.soft[trace.edge_child[taken]]
-    else:
+    if not trace.independent:
         np.divide(trace.edge_sum, visits, out=q, where=visits > 0)
+    labelled = exact(trace, labels)
+    if trace.independent:
+        labelled = trace.edge_child >= 0
+    q[labelled] = labels.soft[trace.edge_child[labelled]]
     if mix == 1:
         return q
     return mix * q + (1 - mix) * trace.edge_value.astype(np.float64)
 
 
-def _steps(trace: Trace, values: np.ndarray, pairing: Pairing) -> Iterator[tuple[int, int]]:
+def exact(trace: Trace, labels: Labels) -> np.ndarray:
+    """bool [edges]: does the step lead to a node whose label a checker gave?"""
+    known = np.append(np.isinf(labels.n), False)  # the last: of a step that was not taken, child -1
+    return known[trace.edge_child]
+
+
+def _steps(trace: Trace, labels: Labels, pairing: Pairing) -> Iterator[tuple[int, int]]:
     """The best and the worst step of each node that has two which count, and differ."""
-    taken = trace.edge_child >= 0
-    counted = taken & (trace.edge_visits >= pairing.visits) & ~np.isnan(values)
-    edges = np.flatnonzero(counted)
+    values = worth(trace, labels, pairing.mix)
+    seen = (trace.edge_visits >= pairing.visits) | exact(trace, labels)
+    edges = np.flatnonzero((trace.edge_child >= 0) & seen & ~np.isnan(values))
     for _, group in itertools.groupby(edges.tolist(), key=lambda edge: trace.edge_node[edge]):
         own = list(group)
         best = max(own, key=values.__getitem__)

@@ -1,9 +1,10 @@
 """The algorithms of guess and check by the names of the literature, as values of the fields of a
 `guides.iteration.plan.Plan`.
 
-All of them sample chains, keep some and imitate them: expectation maximisation, where the chains
+All but one sample chains, keep some and imitate them: expectation maximisation, where the chains
 that are kept stand for the posterior over chains of thought (Neal and Hinton 1998). They differ in
-what is kept, from which model a round trains, and what it is told.
+what is kept, from which model a round trains, and what it is told. `mcts_dpo` learns preferences
+instead.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         },
         "as rest_em on the right chains of all rounds, and a verifier from all rounds' right and "
         "wrong chains (Hosseini et al. 2024)",
+    ),
+    "mcts_dpo": Algorithm(
+        {"method": "mcts", "policy": "none", "pairs": "steps"},
+        "preferences: at each node of a tree the step of the highest Q before that of the lowest, "
+        "with the model that the round began with as the reference (Xie et al. 2024)",
     ),
     "self_training": Algorithm(
         {"options": {"chains": 16, "solutions": None}, "reward": "majority"},

@@ -151,6 +151,7 @@ class _Run(Rounds[Plan]):
                 verifier=plan.verifier,
                 thresholds=plan.thresholds,
                 checker=plan.checker,
+                pairs=plan.pairing,
                 judged=fine_tuning(**plan.training).value_weight > 0,
                 seed=plan.seed + number,
             )

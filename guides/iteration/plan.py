@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guides.data.distillation import Distillation
+from guides.data.preferences import Pairing
 from guides.training.options import check_installed, fine_tuning
 from models.checkpoints.settings import SETTINGS, check_settings
 from search.arguments import configured
@@ -67,6 +68,9 @@ class Plan(SearchPlan):
     thresholds       a chain is imitated from this reward on; a round trains once for each of
                      several, which rise, from the last model on. (): right ones, or with the
                      policy "best" whatever is above 0
+    pairs            preferences between "steps" or "chains" of the traces are learnt, too
+                     (`guides.data.preferences.Pairing`); the reference is the model that a round
+                     trains
     hint             text with {problem} and {target}: how a problem that was not solved is asked
                      again; None: it is not. Such a chain is imitated as if it had not been told
     train_verifier   after the last round, train a verifier on the right and wrong chains of all
@@ -83,6 +87,7 @@ class Plan(SearchPlan):
     reward: str = "outcome"
     verifier: str | Path | None = None
     thresholds: Sequence[float] = ()
+    pairs: str | None = None
     hint: str | None = None
     train_verifier: bool = False
     checker: str | None = None
@@ -101,6 +106,7 @@ class Plan(SearchPlan):
             self.verifier,
             self.thresholds,
             checker=self.checker,
+            pairs=self.pairing,
         )
         if len(self.thresholds) > 1 and self.policy in ("visits", "all", "none"):
             raise ValueError(
@@ -120,6 +126,11 @@ class Plan(SearchPlan):
                 raise ValueError(
                     f"there are no examples at {path}: give files that write_examples wrote"
                 )
+
+    @property
+    def pairing(self) -> Pairing | None:
+        """Which pairs are made of the traces."""
+        return None if self.pairs is None else Pairing(self.pairs)
 
     @property
     def at_gate(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from search.cli.train_options import (
     Algorithm,
     Beginning,
     Checked,
+    Pairs,
     Policy,
     Problems,
     TrainingOptions,
@@ -103,6 +104,13 @@ def train_iterate(
             "each. Default: 1; above 0 with --policy best.",
         ),
     ] = None,
+    pairs: Annotated[
+        Pairs | None,
+        typer.Option(
+            help="Learn preferences, too: the best and the worst step of each node by Q, or right "
+            "and wrong chains."
+        ),
+    ] = None,
     hint: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +160,7 @@ def train_iterate(
 ) -> None:
     """Expert iteration: search, learn from what was right, keep the new model if it is better on
     held-out problems, and again. --algorithm names its forms: STaR, ReST, ReST-EM, best-of-N,
-    V-STaR and self-training.
+    V-STaR, MCTS-DPO and self-training.
     """
     from search.scheduling.budget import Budget
 
@@ -177,6 +185,7 @@ def train_iterate(
         "reward": reward,
         "verifier": None if verifier is None else str(verifier.resolve()),
         "thresholds": tuple(threshold) if threshold else None,
+        "pairs": None if pairs is None else pairs.value,
         "hint": unescape(hint),
         "train_verifier": train_verifier,
         "window": window,

@@ -47,6 +47,7 @@ class Algorithm(StrEnum):
     rest_em = "rest_em"
     best_of_n = "best_of_n"
     vstar = "vstar"
+    mcts_dpo = "mcts_dpo"
     self_training = "self_training"
 
 

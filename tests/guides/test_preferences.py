@@ -86,6 +86,17 @@ def test_samples_are_compared_by_what_came_of_them() -> None:
     assert found(trace, labels) == [(1, 2), (5, 6)], "node 4 has no label"
 
 
+def test_exact_labels_go_before_what_a_search_thought() -> None:
+    """Even of a step that was visited once (node 3); Q remains where nothing is exact."""
+    trace = searched([4.0, 1.0, 0.0, 1.0, 1.2, 0.8])
+    exact = np.array([0.0, math.inf, 0.0, math.inf, 0.0, 0.0, 0.0])
+    labels = Labels(np.array([0.0, 0, 0, 1, 0, 0, 0]), exact)
+    assert found(trace, labels) == [(3, 1), (5, 6)]
+    assert found(trace) == [(1, 2), (5, 6)]
+    values = worth(trace, labels, 1.0)[trace.node_edge[1:]]
+    np.testing.assert_allclose(values, [0.0, 0.25, 1.0, 0.5, 0.6, 0.4])
+
+
 def test_right_chains_are_paired_with_wrong_ones() -> None:
     trace = searched([0.0] * 6)
     pairs = found(trace, kind="chains")
