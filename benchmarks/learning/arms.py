@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +65,8 @@ PATHS_SEED = 1_000_003  #: of problems that no file of `benchmarks.tasks` has
 
 class Spent(NamedTuple):
     """What a training cost: tokens generated (gates included), tokens read in training, FLOPs of
-    all, seconds, rounds.
+    all, seconds, rounds; and the mean reward of the samples of its first and its last round, by
+    whoever gives the reward, nan where none is told.
     """
 
     generated: float
@@ -72,6 +74,8 @@ class Spent(NamedTuple):
     flops: float
     seconds: float
     rounds: int
+    first_reward: float = math.nan
+    last_reward: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -201,10 +205,11 @@ def _iterated(name: str) -> Callable[[Data, int, Path, int, dict[str, Any]], Non
 
 def _spent(run: Path, rounds: int) -> Spent:
     """What a run of so many rounds cost, from its table."""
-    last = _rows(run, rounds)[-1]
+    rows = _rows(run, rounds)
     generated = _sum(run, rounds, "search_tokens", "gate_tokens")
     read = _sum(run, rounds, "training_tokens")
-    return Spent(generated, read, float(last["total_flops"]), 0.0, rounds)
+    rewards = [float(row.get("reward", math.nan)) for row in (rows[1], rows[-1])]
+    return Spent(generated, read, float(rows[-1]["total_flops"]), 0.0, rounds, *rewards)
 
 
 def _rows(run: Path, rounds: int) -> list[dict[str, str]]:

@@ -59,12 +59,15 @@ def passed(pool: np.ndarray, k: int) -> np.ndarray:
 
 
 def pool_of(
-    checkpoint: Path | str, task: Task, samples: int, folder: Path, slots: int
+    checkpoint: Path | str, task: Task, samples: int, temperature: float, folder: Path, slots: int
 ) -> np.ndarray:
     """Which of a checkpoint's samples of each test problem are right, from a file of `folder` that
     has a line a problem, or sampled into it. bool [problems, samples]
     """
-    path = folder / f"pool-{task.name}-{samples}.jsonl"
+    name = f"pool-{task.name}-{samples}"
+    if temperature != 1:
+        name += f"-temperature-{temperature}"
+    path = folder / f"{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     done = {}
     for line in lines:
@@ -74,7 +77,7 @@ def pool_of(
     for start in range(0, len(waiting), AT_ONCE):
         names = waiting[start : start + AT_ONCE]
         problems = {name: task.problems[name] for name in names}
-        guide = guides.load(checkpoint, slots=slots, temperature=1.0)
+        guide = guides.load(checkpoint, slots=slots, temperature=temperature)
         for name, found in sample(replace(task, problems=problems), guide, samples).items():
             done[name] = [one.right for one in found[:samples]]
             lines.append(json.dumps({"id": name, "right": done[name]}))
@@ -98,6 +101,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="of training")
     parser.add_argument("--flops", type=float, required=True, help="of each arm, in all")
     parser.add_argument("--samples", type=int, default=4, help="of each test problem")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of these; 0: greedy")
     parser.add_argument("--slots", type=int, default=128)
     parser.add_argument("--out", type=Path, default=Path("compared"))
     args = parser.parse_args()
@@ -112,15 +116,18 @@ def main() -> None:
         spent: dict[str, list[Spent]] = {}
         start = args.out / "start"
         start.mkdir(parents=True, exist_ok=True)
-        measured["start"] = [pool_of(args.guide, task, args.samples, start, args.slots)]
+
+        def pool(checkpoint: Path | str, folder: Path) -> np.ndarray:
+            return pool_of(checkpoint, task, args.samples, args.temperature, folder, args.slots)
+
+        measured["start"] = [pool(args.guide, start)]
         for arm in arms:
             for seed in seeds:
                 data = Data(args.guide, jobs, gate, targets, args.slots, args.flops)
                 folder = args.out / arm.folder / f"seed-{seed}"
                 log.info("%s, seed %d", arm.text, seed)
                 checkpoint, cost = _timed(arm, data, seed, folder, args.out)
-                pool = pool_of(checkpoint, task, args.samples, folder, args.slots)
-                measured.setdefault(arm.text, []).append(pool)
+                measured.setdefault(arm.text, []).append(pool(checkpoint, folder))
                 spent.setdefault(arm.text, []).append(cost)
                 said = report(measured, spent, args.out / f"{arms[0].folder}.csv")
                 log.info("\n%s", said)
@@ -167,8 +174,8 @@ def report(
             row[f"over {first}"] = _interval(single - reference, signed=True)
         costs = spent.get(name, [])
         for field in Spent._fields:
-            mean = np.mean([getattr(cost, field) for cost in costs]) if costs else 0.0
-            row[field] = f"{mean:.3g}"
+            values = [getattr(cost, field) for cost in costs]
+            row[field] = f"{np.mean(values):.3g}" if values else ""
         rows.append(row)
     write_csv(path, rows)
     lines = [row_of(rows[0])]
