@@ -30,13 +30,20 @@ def claimed(out: Path, settings: dict[str, Any]) -> Iterator[None]:
             file.truncate(0)
             file.write(json.dumps(settings, indent=2) + "\n")
             file.flush()
-        elif (before := json.loads(noted)) != settings:
-            other = [name for name in settings if before.get(name) != settings[name]]
-            raise ValueError(
-                f"{out} holds a run with other {', '.join(other)}: give the arguments of that "
-                "run, or choose another --out"
-            )
+        else:
+            other = _other(json.loads(noted), settings)
+            if other:
+                raise ValueError(
+                    f"{out} holds a run with other {', '.join(other)}: give the arguments of that "
+                    "run, or choose another --out"
+                )
         yield
+
+
+def _other(before: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """The names of settings that differ. What an older version did not know is as None."""
+    names = dict.fromkeys([*settings, *before])
+    return [name for name in names if before.get(name) != settings.get(name)]
 
 
 def copy_checkpoint(source: Path, place: Path, settings: Mapping[str, Any] | None = None) -> None:

@@ -257,6 +257,24 @@ def test_settings_tell_the_algorithm(fake, tmp_path):
         expert_iteration(base, jobs, targets, out, rounds=1, plan=plan_of("vstar", options=CHAINS))
 
 
+@pytest.mark.thorough
+def test_a_run_of_an_older_version_goes_on(fake, tmp_path):
+    """Its settings lack what that version did not know, which must then be None."""
+    jobs, targets = sums(20)
+    base = checkpoint(tmp_path / "base", 0.5)
+    out = tmp_path / "out"
+    expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options=CHAINS))
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings.pop("pairs") is None
+    (out / "settings.json").write_text(json.dumps(settings) + "\n")
+    before = content(out / "round-01")
+    expert_iteration(base, jobs, targets, out, rounds=1, plan=Plan(options=CHAINS))
+    assert content(out / "round-01") == before
+    with pytest.raises(ValueError, match="holds a run with other pairs: give"):
+        plan = Plan(options=CHAINS, pairs="steps")
+        expert_iteration(base, jobs, targets, out, rounds=1, plan=plan)
+
+
 def test_the_gate_asks_for_one_solution():
     assert plan_of("rest_em").at_gate == {"chains": 32}
     assert Plan(method="mcts", options={"leaves": 2}).at_gate == {"leaves": 2}
