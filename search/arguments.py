@@ -16,7 +16,7 @@ from search.guide import Guide, check_kind
 from search.imports import import_ours
 from search.methods.presets import PRESETS, SEARCHES, Preset, preset, searching
 from search.parts import is_ours, label, short
-from search.problem import Problem, TextProblem, check_members
+from search.problem import Problem, check_members
 from search.scheduling.budget import Budget
 
 if TYPE_CHECKING:
@@ -315,8 +315,10 @@ def problem_of(problem: Problem | str, guide: Guide | None) -> Problem:
 
         problem = parse(problem)
     check_members(problem)
-    if guide is not None and isinstance(problem, TextProblem):
-        return problem.asked(guide.answer, getattr(guide.policy, "ends", None))
+    asked = getattr(problem, "asked", None)
+    if guide is not None and asked is not None:
+        other: Problem = asked(guide.answer, getattr(guide.policy, "ends", None))
+        return other
     return problem
 
 

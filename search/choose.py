@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from search.guide import multiplicity
-from search.problem import Problem, TextProblem
+from search.problem import Problem
 from search.tree.tree import Tree
 
 
@@ -70,7 +70,7 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
             visits = tree.visits(node)
             log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
             found.append(Finish(node, answer, reward, value, visits, log_prob, tree.independent))
-    if classes is not None and isinstance(problem, TextProblem) and len(found) > 1:
+    if classes is not None and getattr(problem, "open_answers", False) and len(found) > 1:
         return merge_equal(found, classes)
     return found
 

@@ -167,7 +167,7 @@ def check_kind(kinds: Sequence[str] | None, problem: Problem) -> None:
     """Raises ValueError that names what a guide knows, where `problem` is of none of those
     `kinds`.
     """
-    kind = kind_of(problem)
+    kind = getattr(problem, "statement_kind", None) or kind_of(problem)
     if kinds is not None and kind not in kinds:
         trained = ", ".join(name.rsplit(":", 1)[1] for name in kinds)
         raise ValueError(

@@ -106,6 +106,7 @@ class TextProblem:
     """
 
     players = 1
+    open_answers = True  #: answers are free text: which are equal is for a checker to say
 
     def __init__(
         self,

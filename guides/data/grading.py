@@ -22,10 +22,9 @@ from guides.answers.checker import Verdict, check, check_many
 from guides.data.labels import Labels
 from search.files.problems_file import half_character, read_jobs
 from search.kinds import kind_of
-from search.problem import Problem, State, TextProblem
+from search.problem import Problem, State
 from search.trace import Trace
 
-_TEXT = f"{TextProblem.__module__}:{TextProblem.__qualname__}"
 _OUTCOMES = {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.UNDECIDED: math.nan}
 
 #: (problem, state) -> probability of success in [0, 1], exact; None: cannot tell
@@ -127,9 +126,12 @@ class Replay:
     @cached_property
     def problem(self) -> Problem:
         """Raises ValueError where the class of the problem is gone."""
-        if self.trace.kind == _TEXT:
-            return TextProblem(**self.trace.arguments, answer=self._answer)
-        return self.trace.problem()
+        problem = self.trace.problem()
+        asked = getattr(problem, "asked", None)
+        if asked is None:
+            return problem
+        marked: Problem = asked(self._answer, None)
+        return marked
 
     @cached_property
     def states(self) -> list[State]:

@@ -31,7 +31,7 @@ from guides.engines import EngineOptions, unload
 from guides.values.prm import PRM
 from search.chain import TextStep, chain_text
 from search.choose import Finish, counts, merge_equal
-from search.problem import TextProblem, checked_reward
+from search.problem import checked_reward
 from search.scheduling.scheduler import parallel, run
 from search.solver import seed_of
 
@@ -192,7 +192,7 @@ def _majority(replays: Sequence[Replay], sources: Sources) -> Found:
             weights += counts(own)
         if not found:
             continue
-        if isinstance(replays[places[0]].problem, TextProblem):
+        if getattr(replays[places[0]].problem, "open_answers", False):
             found = merge_equal(found, classes)
         winner = _winner(found, weights)
         for place, finish in zip(owners, found, strict=True):

@@ -18,7 +18,7 @@ from guides.policies.steps import blank_line, whole_step
 from search.chain import chain_of, chain_tokens, cut_text, token_count
 from search.final_answer import thinking
 from search.guide import PRECISION, Proposal
-from search.problem import IllegalStep, Problem, State, Step, TextProblem, TextStep, apply
+from search.problem import IllegalStep, Problem, State, Step, TextStep, apply
 from search.scheduling.requests import (
     Avoided,
     Backend,
@@ -259,7 +259,7 @@ class LM:
             return await ask(request)
 
         def ended(result: Generated) -> bool:
-            if not isinstance(problem, TextProblem):
+            if not getattr(problem, "open_answers", False):
                 return False
             return problem.is_terminal(chain_of(state).then(self._step(state, result)))
 

@@ -1,0 +1,334 @@
+"""Streams: chains of thought that may go back, check what they wrote and try again (Gandhi et al.
+2024, "Stream of Search"; Ye et al. 2024, "Physics of Language Models: Part 2.2").
+
+A stream is of another problem, whose lines it has, and of moves, which are lines of their own:
+
+    8-7=1
+    4+8=12
+    Back to 1.              (what was written behind line 1 is withdrawn)
+    4-1=3
+    Check: right.           (of the last line that stands)
+    8*3=24
+
+Only the lines that stand are the chain of the problem: what follows must be legal behind them, and
+reward and answer are theirs. A move that refers to what is not there is no legal step, so a stream
+that makes one is a dead end. What a check says has no influence on what stands; whether it is true
+is for reports (`guides.data.behaviour`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, reduce
+from typing import Any, NamedTuple
+
+from search.kinds import build, kind_of
+from search.problem import IllegalStep, Problem, State, TextStep, check_members
+from search.problems import parse
+
+BACK, CHECK, AGAIN = "back", "check", "again"
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How moves are written: each is a whole line. None: the stream has no such move.
+
+    back     withdraws what stands behind the line of the number {line}, of those that stand, from 1
+             on, 0: everything; without {line} the last line that stands
+    check    says the {verdict} of the last line that stands
+    again    withdraws everything and begins another attempt
+    right, wrong  the verdicts
+
+    Raises ValueError for what cannot be told from the others.
+    """
+
+    back: str | None = "Back to {line}."
+    check: str | None = "Check: {verdict}."
+    again: str | None = "Try again."
+    right: str = "right"
+    wrong: str = "wrong"
+
+    def __post_init__(self) -> None:
+        if self.check is not None and self.check.count("{verdict}") != 1:
+            raise ValueError(f"a check says a verdict: write {{verdict}} once, not {self.check!r}")
+        lines: list[str] = []
+        for kind in self.kinds:
+            lines += _lines(self, kind)
+        moves = list(map(self.read, lines))
+        if len(set(moves)) < len(moves) or any("\n" in line or not line for line in lines):
+            raise ValueError(
+                f"each move is one line, and no two are written alike: correct {lines}"
+            )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Those that the stream has."""
+        return tuple(kind for kind in (BACK, CHECK, AGAIN) if getattr(self, kind) is not None)
+
+    @cached_property
+    def _patterns(self) -> dict[str, re.Pattern[str]]:
+        verdict = f"(?P<verdict>{re.escape(self.right)}|{re.escape(self.wrong)})"
+        found = {}
+        for kind in self.kinds:
+            text = re.escape(getattr(self, kind).strip())
+            text = text.replace(re.escape("{line}"), "(?P<line>0|[1-9][0-9]{0,3})")
+            found[kind] = re.compile(text.replace(re.escape("{verdict}"), verdict))
+        return found
+
+    def read(self, text: str) -> Move | None:
+        """The move that a line is; None: it is none."""
+        for kind, pattern in self._patterns.items():
+            if match := pattern.fullmatch(text.strip()):
+                groups = match.groupdict()
+                line = groups.get("line")
+                verdict = groups.get("verdict")
+                return Move(
+                    kind,
+                    None if line is None else int(line),
+                    None if verdict is None else verdict == self.right,
+                )
+        return None
+
+    def go_back(self, line: int) -> str:
+        """The move back to a line."""
+        return (self.back or "").replace("{line}", str(line))
+
+    def say(self, right: bool) -> str:
+        """The check with that verdict."""
+        return (self.check or "").replace("{verdict}", self.right if right else self.wrong)
+
+
+def _lines(moves: Moves, kind: str) -> list[str]:
+    """The forms of a move."""
+    if kind == CHECK:
+        return [moves.say(True), moves.say(False)]
+    return [moves.go_back(1) if kind == BACK else str(moves.again)]
+
+
+class Move(NamedTuple):
+    """A line that is a move. line: the number that it names;  right: its verdict; None: none."""
+
+    kind: str
+    line: int | None = None
+    right: bool | None = None
+
+
+class Made(NamedTuple):
+    """A move in a stream.
+
+    place  of its line in the stream
+    about  place of the line that it checks, or goes back to; -1: the beginning
+    """
+
+    move: Move
+    place: int
+    about: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a stream says.
+
+    standing  place in the stream of each line that stands, and the problem's state behind it
+    made      its moves in their order
+    attempt   the number of the attempt, from 1 on
+    """
+
+    start: State
+    standing: tuple[tuple[int, State], ...] = ()
+    made: tuple[Made, ...] = ()
+    attempt: int = 1
+
+    @property
+    def state(self) -> State:
+        """The problem's state behind the lines that stand."""
+        return self.standing[-1][1] if self.standing else self.start
+
+    @property
+    def last(self) -> int:
+        """Place of the last line that stands, -1: none."""
+        return self.standing[-1][0] if self.standing else -1
+
+
+class Lines(tuple[TextStep, ...]):
+    """The lines of a stream: a state, equal to a plain tuple of them. It keeps its reading."""
+
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A problem whose chains of thought may hold moves.
+
+    problem   of one player, whose steps are `TextStep`s: a problem, text, or its JSON arguments
+              beside `kind`
+    kind      of JSON arguments, "module:Class"
+    moves     how they are written: a `Moves`, or its fields
+    attempts  how many there are at most; without `checked` exactly as many, and a stream ends with
+              the answer of the last
+    checked   a stream ends when it has checked its answer and found it right
+
+    An answer that stands is followed by a move alone. Raises ValueError for a problem of two
+    players, for fewer than one attempt, and for moves that are missing.
+    """
+
+    problem: Problem
+    kind: str | None = None
+    moves: Moves = field(default_factory=Moves)
+    attempts: int = 1
+    checked: bool = False
+
+    players = 1
+
+    def __post_init__(self) -> None:
+        problem: Any = self.problem
+        if isinstance(problem, str):
+            problem = parse(problem)
+        elif isinstance(problem, Mapping):
+            problem = build(self.kind or "", dict(problem))
+        check_members(problem)
+        moves = self.moves if isinstance(self.moves, Moves) else Moves(**self.moves)
+        for name, value in (("problem", problem), ("moves", moves), ("kind", kind_of(problem))):
+            object.__setattr__(self, name, value)
+        if problem.players != 1 or isinstance(problem, Stream):
+            raise ValueError(
+                f"a {type(problem).__name__} has no stream: give a problem of one player whose "
+                "steps are lines of text"
+            )
+        if self.attempts < 1:
+            raise ValueError(f"attempts={self.attempts} is impossible: give 1 or more")
+        if self.attempts > 1 and AGAIN not in moves.kinds:
+            raise ValueError("several attempts need the move `again`: say how it is written")
+        if self.checked and CHECK not in moves.kinds:
+            raise ValueError("a checked answer needs the move `check`: say how it is written")
+
+    # -- the rules
+
+    def initial(self) -> Lines:
+        lines = Lines()
+        lines.reading = Reading(self.problem.initial())
+        return lines
+
+    def actions(self, state: Sequence[TextStep]) -> None:
+        return None
+
+    def apply(self, state: Sequence[TextStep], step: TextStep) -> Lines:
+        """`state` with `step` added. Raises IllegalStep for a move to or about what does not
+        stand, for an attempt too many, for a line behind an answer, and for what the problem
+        refuses.
+        """
+        reading = self._after(self.read(state), step, len(state))
+        after = Lines((*state, step))
+        after.reading = reading
+        return after
+
+    def is_terminal(self, state: Sequence[TextStep]) -> bool:
+        reading = self.read(state)
+        if not reading.standing or not self.problem.is_terminal(reading.state):
+            return False
+        if not self.checked:
+            return reading.attempt == self.attempts
+        made = reading.made[-1] if reading.made else None
+        return made is not None and made.place == len(state) - 1 and made.move.right is True
+
+    def verify(self, state: Sequence[TextStep]) -> float | None:
+        return self.problem.verify(self.read(state).state)
+
+    def answer(self, state: Sequence[TextStep]) -> str | None:
+        return self.problem.answer(self.read(state).state)
+
+    def prompt(self, state: Sequence[TextStep]) -> str:
+        """The statement of the problem."""
+        return self.problem.prompt(self.problem.initial())
+
+    def key(self, state: Sequence[TextStep], step: TextStep) -> Hashable:
+        """Of a move its text, else what the problem says. Raises IllegalStep."""
+        self.apply(state, step)
+        if self.moves.read(step.text) is not None:
+            return ("move", step.text.strip())
+        return self.problem.key(self.read(state).state, step)
+
+    def read(self, state: Sequence[TextStep]) -> Reading:
+        """What a stream says. Raises IllegalStep where it is none."""
+        if isinstance(state, Lines):
+            return state.reading
+        return reduce(self.apply, state, self.initial()).reading
+
+    def standing(self, state: Sequence[TextStep]) -> list[bool]:
+        """Which lines of a stream stand, one a line; moves do not."""
+        places = {place for place, _ in self.read(state).standing}
+        return [place in places for place in range(len(state))]
+
+    def _after(self, before: Reading, step: TextStep, place: int) -> Reading:
+        """The reading with one more line, in that place of the stream. Raises IllegalStep."""
+        move = self.moves.read(step.text)
+        if move is not None:
+            if step.finish == "length":
+                raise IllegalStep(f"the move {step.text[:80]!r} was cut off; allow more tokens")
+            return self._moved(before, move, place)
+        if before.standing and self.problem.is_terminal(before.state):
+            raise IllegalStep(f"{step.text[:80]!r} follows an answer, which a move alone may")
+        state = self.problem.apply(before.state, step)
+        return replace(before, standing=(*before.standing, (place, state)))
+
+    def _moved(self, before: Reading, move: Move, place: int) -> Reading:
+        """The reading behind a move. Raises IllegalStep where it cannot be made."""
+        standing = before.standing
+        attempt = before.attempt
+        about = before.last
+        if move.kind == AGAIN:
+            attempt += 1
+            if attempt > self.attempts:
+                raise IllegalStep(f"attempt {attempt} is one too many, there are {self.attempts}")
+            standing = ()
+            about = -1
+        elif not standing:
+            raise IllegalStep(f"no line stands that the move {move.kind!r} could be about")
+        elif move.kind == BACK:
+            line = len(standing) - 1 if move.line is None else move.line
+            if line >= len(standing):
+                raise IllegalStep(f"there are {len(standing)} lines, and none to go back to {line}")
+            standing = standing[:line]
+            about = standing[-1][0] if standing else -1
+        made = (*before.made, Made(move, place, about))
+        return Reading(before.start, standing, made, attempt)
+
+    # -- what the problem is beside its rules
+
+    @property
+    def statement_kind(self) -> str:
+        """The kind that a model must know to solve it."""
+        return kind_of(self.problem)
+
+    @property
+    def open_answers(self) -> bool:
+        return bool(getattr(self.problem, "open_answers", False))
+
+    def asked(self, answer: str | None, ends: str | None) -> Stream:
+        """This stream for a model that was asked to mark its answer so (`TextProblem.asked`)."""
+        asked = getattr(self.problem, "asked", None)
+        return self if asked is None else replace(self, problem=asked(answer, ends))
+
+    @property
+    def inline(self) -> bool:
+        return self.problem.inline
+
+    @property
+    def seconds(self) -> float:
+        return float(getattr(self.problem, "seconds", 10.0))
+
+    @property
+    def verifies(self) -> bool:
+        return bool(getattr(self.problem, "verifies", True))
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments that make this problem again: Stream(**problem.to_json())."""
+        return {
+            "problem": self.problem.to_json(),  # type: ignore[attr-defined]
+            "kind": self.kind,
+            "moves": asdict(self.moves),
+            "attempts": self.attempts,
+            "checked": self.checked,
+        }
