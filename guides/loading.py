@@ -144,4 +144,5 @@ def _guide(
         tuple(kinds) if kinds else None,
         answer or settings.get("answer"),
         classes,
+        settings.get("stream"),
     )

@@ -17,6 +17,7 @@ from search.imports import import_ours
 from search.methods.presets import PRESETS, SEARCHES, Preset, preset, searching
 from search.parts import is_ours, label, short
 from search.problem import Problem, check_members
+from search.problems.stream import Stream
 from search.scheduling.budget import Budget
 
 if TYPE_CHECKING:
@@ -307,19 +308,23 @@ def _meant(option: str, allowed: Collection[str]) -> str:
 
 
 def problem_of(problem: Problem | str, guide: Guide | None) -> Problem:
-    """The problem of text, and open text as the guide's model was asked to mark its answer.
-    Raises ValueError for what is none.
+    """The problem of text, and open text as the guide's model was asked to mark its answer; as a
+    stream where that is what the guide writes. Raises ValueError for what is none.
     """
     if isinstance(problem, str):
         from search.problems import parse
 
         problem = parse(problem)
     check_members(problem)
-    asked = getattr(problem, "asked", None)
-    if guide is not None and asked is not None:
-        other: Problem = asked(guide.answer, getattr(guide.policy, "ends", None))
-        return other
-    return problem
+    if guide is None:
+        return problem
+    whole: Problem = problem
+    if guide.stream is not None and not isinstance(problem, Stream):
+        whole = Stream(problem, **guide.stream)
+    asked = getattr(whole, "asked", None)
+    if asked is not None:
+        whole = asked(guide.answer, getattr(guide.policy, "ends", None))
+    return whole
 
 
 def guide_of(guide: Guide | None, problems: Sequence[Problem]) -> Guide:

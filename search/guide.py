@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,8 @@ class Guide:
               `problem.final_answer`
     classes   tells which answers in free text are equal: the class of each, so that 1/2 and 0.5
               vote together; None: equal texts are
+    stream    moves, attempts and checked of the `search.problems.stream.Stream` that every problem
+              becomes, for a policy that was taught to go back, check and try again; None: none does
 
     Raises ValueError, in a sentence that says what to write, for what is no policy or no value
     function.
@@ -106,6 +108,7 @@ class Guide:
     kinds: tuple[str, ...] | None
     answer: str | None
     classes: Callable[[Sequence[str]], Sequence[int]] | None
+    stream: Mapping[str, Any] | None
     looked_at: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __init__(
@@ -116,6 +119,7 @@ class Guide:
         kinds: tuple[str, ...] | None = None,
         answer: str | None = None,
         classes: Callable[[Sequence[str]], Sequence[int]] | None = None,
+        stream: Mapping[str, Any] | None = None,
     ):
         given = {
             "policy": policy_of(policy),
@@ -124,6 +128,7 @@ class Guide:
             "kinds": kinds,
             "answer": answer,
             "classes": classes,
+            "stream": stream,
         }
         given["looked_at"] = False  # by `search.firstuse`
         for name, part in given.items():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,10 @@ from guides.data.distill import check, distill, drawn, least, may_be_imitated, s
 from guides.data.examples import Segment, written
 from guides.data.grading import Graded, checker_of
 from guides.data.preferences import Pairing, pairs_of
+from guides.data.streams import Streaming, segments_of, streams_of
 from guides.data.trace_rewards import check_reward
+
+Encode = Callable[[str], Sequence[int]]  #: the tokens of a line with its delimiter
 
 #: tokens of an example: an update learns from a number of examples, which should be about as large
 LONGEST = 512
@@ -44,6 +47,9 @@ class Distillation:
     held_share  share of the problems, in [0, 1), that is in no example (`guides.data.holdout`)
     pairs       preferences are learnt, too: a `guides.data.preferences.Pairing`, or its fields; of
                 chains at most `keep` a trace
+    streams     in place of the trees, streams of moves are learnt that are made of them: a
+                `guides.data.streams.Streaming`, or its fields; policy, keep and thresholds say
+                nothing then, and there are no pairs
     judged      what is there for the value head alone is in the examples, too; a training that
                 gives it no weight need not read it
 
@@ -64,11 +70,18 @@ class Distillation:
     every_token: bool = False
     held_share: float = 0.0
     pairs: Pairing | None = None
+    streams: Streaming | None = None
     judged: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.pairs, dict):  # from a file
             object.__setattr__(self, "pairs", Pairing(**self.pairs))
+        if isinstance(self.streams, dict):
+            object.__setattr__(self, "streams", Streaming(**self.streams))
+        if self.streams is not None and self.pairs is not None:
+            raise ValueError(
+                "streams are imitated, and pairs are compared: learn one after the other"
+            )
         check(self.policy, self.keep)
         check_reward(self.reward, self.verifier)
         check_thresholds(self.thresholds)
@@ -130,6 +143,30 @@ def imitated(graded: Sequence[Graded], chosen: Distillation, threshold: float) -
             place, node = found[i]
             ends[place].append(node)
     return ends
+
+
+def streamed(
+    graded: Sequence[Graded], chosen: Streaming, seed: int, encode: Encode
+) -> list[list[Segment]]:
+    """The streams of all traces as examples, those of a problem weighing as much as those of
+    another. Raises ValueError where there is none.
+    """
+    rng = np.random.default_rng(seed)
+    examples: list[list[Segment]] = []
+    keys: list[str] = []
+    for one in graded:
+        for lines in streams_of(one, chosen, rng):
+            example = segments_of(lines, one.prompt, encode)
+            if sum(len(segment.tokens) for segment in example) <= chosen.longest:
+                examples.append(example)
+                keys.append(one.replay.key)
+    if not examples:
+        raise ValueError(
+            f"none of the {len(graded)} traces gives a stream of the kind {chosen.kind!r}: it "
+            f"needs what was right in the search, wrong steps beside it, and at most "
+            f"{chosen.longest} tokens; search more, or choose another kind"
+        )
+    return _even(keys, examples, [[0]] * len(keys))
 
 
 def distilled(

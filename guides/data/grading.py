@@ -23,8 +23,10 @@ from guides.data.labels import Labels
 from search.files.problems_file import half_character, read_jobs
 from search.kinds import kind_of
 from search.problem import Problem, State
+from search.problems.stream import Stream
 from search.trace import Trace
 
+_STREAM = f"{Stream.__module__}:{Stream.__qualname__}"
 _OUTCOMES = {Verdict.RIGHT: 1.0, Verdict.WRONG: 0.0, Verdict.UNDECIDED: math.nan}
 
 #: (problem, state) -> probability of success in [0, 1], exact; None: cannot tell
@@ -33,11 +35,17 @@ Checker = Callable[[Problem, Any], float | None]
 
 def key_of(problem: Problem | Trace) -> str:
     """The name of a problem: its class path and its JSON arguments with sorted names; the same
-    for the problem and for its traces.
+    for the problem, for its traces and for its streams.
     """
     if isinstance(problem, Trace):
-        return _named(problem.kind, problem.arguments)
-    return _named(kind_of(problem), problem.to_json())  # type: ignore[attr-defined]
+        kind = problem.kind
+        arguments = problem.arguments
+    else:
+        kind = kind_of(problem)
+        arguments = problem.to_json()  # type: ignore[attr-defined]
+    if kind == _STREAM:
+        return _named(arguments["kind"], arguments["problem"])
+    return _named(kind, arguments)
 
 
 def _named(kind: str, arguments: dict[str, Any]) -> str:
@@ -48,6 +56,8 @@ def form_of(problem: Problem) -> str:
     """Equal for problems that are the same but for how they are written: by their `canonical()`
     where they have one, else `key_of`.
     """
+    if isinstance(problem, Stream):
+        problem = problem.problem
     canonical = getattr(problem, "canonical", None)
     if canonical is None:
         return key_of(problem)

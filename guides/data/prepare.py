@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from guides.data.distill import counts, may_be_imitated
-from guides.data.distillation import Distillation, distilled, imitated
+from guides.data.distillation import Distillation, distilled, imitated, streamed
 from guides.data.examples import Segment, write_examples
 from guides.data.grading import Checker, Graded, Replay, checker_of
 from guides.data.holdout import held_of, hold_out
@@ -105,7 +105,10 @@ def prepare(
         if before_this and (ends == before_this or not any(ends)):
             continue
         before_this = ends
-        examples = distilled(kept, chosen, ends)
+        if chosen.streams is not None:
+            examples = streamed(kept, chosen.streams, chosen.seed, reader.encode)
+        else:
+            examples = distilled(kept, chosen, ends)
         write_examples(numbered(out_file, len(improve) + 1), examples, seed=chosen.seed)
         improve.append({"threshold": threshold, "chains": sum(map(len, ends))})
         if len(improve) == 1:

@@ -39,6 +39,11 @@ class TraceReader:
         """The tokens that the policy read before the first step."""
         return self._prompts(problem.prompt(problem.initial()))
 
+    def encode(self, line: str) -> tuple[int, ...]:
+        """The tokens of a line that nobody sampled, with its delimiter."""
+        text = line + self._delimiter
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
     def check(self, trace: Trace) -> None:
         """Raises ValueError for a step whose tokens, followed one by one, do not end as a step
         and with its text.

@@ -25,6 +25,8 @@ SETTINGS = {
     "prm": "name of a format of process reward models, or an object that describes one "
     "(guides.values.prm_formats): how it reads a chain",
     "aggregate": "last, min, prod or mean: what the value of a chain is of the scores of its steps",
+    "stream": "object with moves, attempts, checked (search.problems.stream.Stream): how its "
+    "chains go back, check and try again; null: they do not",
     "within": "number in [0, 1]: how often its value tells a right chain from a wrong one of the "
     "same problem, measured at training",
 }
@@ -70,6 +72,8 @@ def _allowed(name: str, value: Any) -> bool:
         return isinstance(value, (str, dict)) and bool(value)
     if name == "aggregate":
         return value in AGGREGATES
+    if name == "stream":
+        return isinstance(value, dict) and set(value) <= {"moves", "attempts", "checked"}
     if name == "within":
         return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if name == "answer":

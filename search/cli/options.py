@@ -229,7 +229,14 @@ class Model:
 
         policy = guides.LM(self.guide, **self.engine, **self.language)
         value = self._judge()
-        guide = Guide(policy, value, kinds=self.kinds, answer=self.answer, classes=guides.classes)
+        guide = Guide(
+            policy,
+            value,
+            kinds=self.kinds,
+            answer=self.answer,
+            classes=guides.classes,
+            stream=self.settings.get("stream"),
+        )
         budget = self.settings.get("budget")
         return replace(guide, budget=Budget(**budget)) if budget else guide
 

@@ -179,6 +179,7 @@ class Stream:
     moves: Moves = field(default_factory=Moves)
     attempts: int = 1
     checked: bool = False
+    inline: bool = field(default=True, init=False, repr=False, compare=False)
 
     players = 1
 
@@ -190,8 +191,9 @@ class Stream:
             problem = build(self.kind or "", dict(problem))
         check_members(problem)
         moves = self.moves if isinstance(self.moves, Moves) else Moves(**self.moves)
-        for name, value in (("problem", problem), ("moves", moves), ("kind", kind_of(problem))):
-            object.__setattr__(self, name, value)
+        known = {"problem": problem, "moves": moves, "kind": kind_of(problem)}
+        for name, value in {**known, "inline": problem.inline}.items():
+            object.__setattr__(self, name, value)  # it is frozen
         if problem.players != 1 or isinstance(problem, Stream):
             raise ValueError(
                 f"a {type(problem).__name__} has no stream: give a problem of one player whose "
@@ -310,10 +312,6 @@ class Stream:
         """This stream for a model that was asked to mark its answer so (`TextProblem.asked`)."""
         asked = getattr(self.problem, "asked", None)
         return self if asked is None else replace(self, problem=asked(answer, ends))
-
-    @property
-    def inline(self) -> bool:
-        return self.problem.inline
 
     @property
     def seconds(self) -> float:
