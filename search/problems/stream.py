@@ -179,9 +179,9 @@ class Stream:
     moves: Moves = field(default_factory=Moves)
     attempts: int = 1
     checked: bool = False
-    inline: bool = field(default=True, init=False, repr=False, compare=False)
 
     players = 1
+    inline = True  # of the problem, see below
 
     def __post_init__(self) -> None:
         problem: Any = self.problem
