@@ -38,14 +38,17 @@ def key_of(problem: Problem | Trace) -> str:
     for the problem, for its traces and for its streams.
     """
     if isinstance(problem, Trace):
-        kind = problem.kind
-        arguments = problem.arguments
-    else:
-        kind = kind_of(problem)
-        arguments = problem.to_json()  # type: ignore[attr-defined]
-    if kind == _STREAM:
-        return _named(arguments["kind"], arguments["problem"])
-    return _named(kind, arguments)
+        return _named(*searched(problem))
+    if isinstance(problem, Stream):
+        problem = problem.problem
+    return _named(kind_of(problem), problem.to_json())  # type: ignore[attr-defined]
+
+
+def searched(trace: Trace) -> tuple[str, dict[str, Any]]:
+    """The kind and the arguments of the problem of a trace, of a stream that of which it is one."""
+    if trace.kind == _STREAM:
+        return trace.arguments["kind"], trace.arguments["problem"]
+    return trace.kind, trace.arguments
 
 
 def _named(kind: str, arguments: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from guides.data.distill import counts, may_be_imitated
 from guides.data.distillation import Distillation, distilled, imitated, streamed
 from guides.data.examples import Segment, write_examples
-from guides.data.grading import Checker, Graded, Replay, checker_of
+from guides.data.grading import Checker, Graded, Replay, checker_of, searched
 from guides.data.holdout import held_of, hold_out
 from guides.data.labels import Labels, hardened, read_labels
 from guides.data.trace_rewards import Rewards, Sources, rewards_of
@@ -68,6 +68,7 @@ def prepare(
     nodes), "solutions" (right ones at most `keep` a trace), "rationalised" (problems that are
     solved in `hinted` alone), "verdicts" (`guides.data.trace_rewards.Rewards`), "kinds", "language"
     (settings that the traces say), "held" (problems), "examples", "tokens", "labels", "pairs",
+    "lines" and "line_tokens" (of the longest stream and the longest line, where streams are made),
     "improve" (threshold and imitated chains of each file)}. Raises ValueError, before anything is
     written, for traces that nothing can be learnt from.
     """
@@ -107,6 +108,8 @@ def prepare(
         before_this = ends
         if chosen.streams is not None:
             examples = streamed(kept, chosen.streams, chosen.seed, reader.encode)
+            report["lines"] = max(map(len, examples)) - 1
+            report["line_tokens"] = _longest_line(examples)
         else:
             examples = distilled(kept, chosen, ends)
         write_examples(numbered(out_file, len(improve) + 1), examples, seed=chosen.seed)
@@ -144,6 +147,12 @@ def language_of(traces: Sequence[Trace], settings: Mapping[str, Any]) -> dict[st
             language.pop(name, None)
     check_settings({"format": 1, **language}, "what the traces say of their search")
     return language
+
+
+def _longest_line(examples: Sequence[Sequence[Segment]]) -> int:
+    """Tokens of the longest segment that is no prompt."""
+    lines = itertools.chain.from_iterable(example[1:] for example in examples)
+    return max(len(line.tokens) for line in lines)
 
 
 def _sizes(examples: Sequence[Sequence[Segment]]) -> dict[str, int]:
@@ -332,7 +341,7 @@ def _count(
     for one in graded:
         found = int((~np.isnan(one.outcomes)).sum())
         good = int((one.outcomes == 1.0).sum())
-        kinds.add(one.trace.kind)
+        kinds.add(searched(one.trace)[0])
         problems.add(one.replay.key)
         if found:
             with_grade.add(one.replay.key)

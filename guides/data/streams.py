@@ -11,8 +11,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,6 +95,18 @@ class Streaming:
                 f"streams of the kind {self.kind!r} need the move {', '.join(sorted(missing))}: "
                 "say how it is written"
             )
+
+    @property
+    def rules(self) -> dict[str, Any] | None:
+        """Of the `Stream` that a model writes which has learnt these; None: it judges instead."""
+        if self.kind == "critiques":
+            return None
+        attempts = 2 if self.kind == "pairs" else 1
+        return {
+            "moves": asdict(self.moves),
+            "attempts": attempts,
+            "checked": self.checks != "none" and self.kind != "pairs",
+        }
 
 
 class Line(NamedTuple):

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# of a model that says nothing of itself
+STEP_TOKENS = 256
+MAX_STEPS = 40
 #: of sampling from a model that says nothing of itself: at 1, small models leave the subject
 TEMPERATURE = 0.8
 NO_LIMIT = 1 << 30  #: tokens of a context whose size is unknown
@@ -103,9 +106,11 @@ class LM:
         settings = loaded.settings
         self.delimiter: str = delimiter or settings.get("delimiter") or "\n\n"
         self.step_tokens: int = _positive(
-            "step_tokens", step_tokens or settings.get("step_tokens") or 256
+            "step_tokens", step_tokens or settings.get("step_tokens") or STEP_TOKENS
         )
-        self.max_steps: int = _positive("max_steps", max_steps or settings.get("max_steps") or 40)
+        self.max_steps: int = _positive(
+            "max_steps", max_steps or settings.get("max_steps") or MAX_STEPS
+        )
         if temperature is None:
             temperature = 1.0 if settings.get("kinds") else TEMPERATURE
         self._sampling: dict[str, Any] = {"temperature": temperature, **truncation}

@@ -16,6 +16,7 @@ from typing import Any
 
 from guides.data.prepare import Distillation, prepare
 from guides.engines import locate
+from guides.policies.lm import MAX_STEPS, STEP_TOKENS
 from guides.training.options import check_installed, fine_tuning
 from guides.training.reference import check_reference
 from guides.training.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
@@ -26,6 +27,8 @@ from search.child import command
 from search.files.atomic import alone, atomic
 
 log = logging.getLogger(__name__)
+
+LONGER = 2  #: a stream of a search has as many times the lines of the longest that was learnt
 
 
 def train_guide(
@@ -51,7 +54,9 @@ def train_guide(
               the traces tell stand in the new guide.json, so the next search needs no flags
     reference a checkpoint, whose log-probs preferences are measured by; None: the base's
     choices   what is learnt from the traces: policy, keep, seed, off_policy, checker, labels, hard,
-              every_token and pairs of `guides.data.distillation.Distillation`
+              every_token, pairs and streams of `guides.data.distillation.Distillation`. A guide
+              that learnt streams writes them: its guide.json says `stream`, and allows for more
+              lines
 
     A run that was killed goes on when it is started again; one that is complete is left alone.
     Raises what `prepare` and `run_training` raise, and ValueError where `out` holds another run,
@@ -142,9 +147,19 @@ def _train(
         log.info("examples: %s", ", ".join(numbers))
         folder = resolve(locate(base))
         guide = {**counted["language"], **settings}
-        kinds = describe(folder).get("kinds")
-        if kinds:
-            guide["kinds"] = sorted({*kinds, *counted["kinds"]})
+        own = describe(folder)
+        if own.get("kinds"):
+            guide["kinds"] = sorted({*own["kinds"], *counted["kinds"]})
+        if chosen.streams is not None and chosen.streams.rules is not None:
+            guide["stream"] = chosen.streams.rules
+            before = {"max_steps": MAX_STEPS, "step_tokens": STEP_TOKENS, **own, **guide}
+            needed = {
+                "max_steps": LONGER * counted["lines"],
+                "step_tokens": counted["line_tokens"],
+            }
+            for name, least in needed.items():
+                if name not in settings:
+                    guide[name] = max(before[name], least)
         content: dict[str, Any] = {
             "model": str(folder),
             "examples": [str(examples.resolve())],

@@ -10,6 +10,7 @@ import typer
 from search import kinds
 from search.cli.shared_options import ADVANCED, Allowed, ModelOptions, shares_options
 from search.cli.terminal import say
+from search.cli.train_correct import train_correct
 from search.cli.train_iterate import train_iterate
 from search.cli.train_options import (
     ASKED,
@@ -229,6 +230,7 @@ def train_preferences(
     )
 
 
+train.command("correct")(train_correct)
 train.command("iterate")(train_iterate)
 train.command("rl")(train_rl)
 

@@ -1,0 +1,83 @@
+"""From traces to a model that writes streams, by the command, on the model of `letters`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import letters
+import pytest
+
+pytest.importorskip("torch")
+
+from guides.data.grading import key_of, read_targets
+from models.checkpoints.checkpoint import describe
+from search.cli import main
+from search.problems.countdown import Countdown
+from search.problems.stream import Stream
+
+AGAIN = "!"
+
+
+def correct(traces: Path, file: Path, base: Path, out: Path, *more: str) -> int:
+    command = ["train", "correct", "--from", traces, "--targets", file, "--base", base]
+    return main.main(list(map(str, [*command, "--out", out, "--held-out", 0, *more])))
+
+
+@pytest.mark.thorough
+def test_a_model_that_tries_again(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+    """Its chains have two attempts, the first read and the second imitated; the next search needs
+    no flag to read them so, and its traces are graded as those of the problem.
+    """
+    out = tmp_path / "corrected"
+    more = ["--kind", "pairs", "--again", AGAIN, "--lr", "0.003", "--epochs", "12"]
+    assert correct(traces, file, base, out, *more) == 0
+    told = describe(out)
+    assert told["stream"]["attempts"] == 2 and told["stream"]["moves"]["again"] == AGAIN
+    assert told["max_steps"] >= 2 * 5 and told["step_tokens"] >= 4
+    found = letters.search(out, file, tmp_path / "again", "--option", "wave=4")
+    targets = read_targets(file)
+    streams = 0
+    for trace in found:
+        problem = trace.problem()
+        assert isinstance(problem, Stream) and key_of(trace) in targets
+        asked = problem.asked("([abc])$", None)
+        for state, finished in zip(trace.states(asked), trace.node_finished, strict=True):
+            if finished:
+                assert AGAIN in [step.text for step in state]
+                assert asked.read(state).attempt == 2
+                streams += 1
+    assert streams > 10, "chains are streams that end"
+
+
+@pytest.mark.thorough
+def test_what_was_made_is_counted(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "corrected"
+    more = ["--kind", "pairs", "--again", AGAIN, "--steps", "1"]
+    assert correct(traces, file, base, out, *more) == 0
+    counted = json.loads((out / "training.json").read_text())["data"]["counted"]
+    assert counted["lines"] == 5 and 2 <= counted["line_tokens"] <= 4 and counted["examples"] > 0
+
+
+@pytest.mark.thorough
+def test_a_judge_of_lines_writes_no_streams(
+    base: Path, file: Path, traces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "judge"
+    assert correct(traces, file, base, out, "--kind", "critiques", "--steps", "1") == 0
+    assert "stream" not in describe(out)
+
+
+@pytest.mark.thorough
+def test_moves_that_cannot_be_told_are_refused_before_any_work(
+    base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "corrected"
+    code = correct(traces, file, base, out, "--kind", "walk", "--back", "Try again.")
+    assert code == 2 and "no two are written alike" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_stream_is_graded_as_its_problem() -> None:
+    problem = Countdown((4, 7, 8, 8), 24)
+    assert key_of(Stream(problem, attempts=2)) == key_of(problem)
