@@ -101,13 +101,15 @@ class Solution:
         )
 
     def __str__(self) -> str:
-        return "\n".join(filter(None, [self.text, self._outcome(), self._failure(), self._cost()]))
+        parts = [self._struck("~~", "~~"), self._outcome(), self._failure(), self._cost()]
+        return "\n".join(filter(None, parts))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the chain, the answer, the votes and the cost. All text is
         escaped: a model may write anything.
         """
-        parts = [f"<pre>{html.escape(self.text)}</pre>"] if self.text else []
+        text = self._struck("<s>", "</s>", html.escape)
+        parts = [f"<pre>{text}</pre>"] if text else []
         if outcome := self._outcome():
             parts.append(f"<p><b>{html.escape(outcome)}</b></p>")
         if len(self.candidates) > 1:
@@ -119,6 +121,17 @@ class Solution:
         for line in filter(None, [self._failure(), self._cost()]):
             parts.append(f"<p>{html.escape(line)}</p>")
         return "\n".join(parts)
+
+    def _struck(self, begin: str, end: str, written: Callable[[str], str] = str) -> str:
+        """The text, with what a stream withdrew between `begin` and `end`."""
+        find = getattr(self.problem, "withdrawn", None)
+        if find is None or not self.steps:
+            return written(self.text)
+        lines = []
+        for step, withdrawn in zip(self.steps, find(self.steps), strict=True):
+            line = written(step.text)
+            lines.append(f"{begin}{line}{end}" if withdrawn else line)
+        return "\n".join(lines)
 
     def _outcome(self) -> str:
         """The line of the answer; "" where an error takes its place."""

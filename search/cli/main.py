@@ -35,7 +35,7 @@ from search.cli.solve_file import INTERRUPTED, NONE, OK, show_usage, solve_file
 from search.cli.terminal import complain, log_to_stderr, say
 from search.cli.train import train
 from search.cli.train_options import log_progress
-from search.imports import Shadowed
+from search.imports import Shadowed, import_ours
 
 if TYPE_CHECKING:
     from search.solution import Solution
@@ -225,6 +225,12 @@ def view(
     index = views.pick(texts, problem)
     say(f"trace {index + 1} of {len(stored)}: {views.printable(texts[index])}")
     say(views.origin(stored[index]))
+    if stored[index].kind == "search.problems.stream:Stream":
+        grading = import_ours("guides.data.grading")
+        behaviour = import_ours("guides.data.behaviour")
+        told = behaviour.sentence(behaviour.of_replay(grading.Replay(stored[index])))
+        if told:
+            say(told)
     views.show(stored[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
 
 

@@ -297,6 +297,12 @@ class Stream:
         made = (*before.made, Made(move, place, about))
         return Reading(before.start, standing, made, attempt)
 
+    def withdrawn(self, state: Sequence[TextStep]) -> list[bool]:
+        """Which lines of a stream are lines of the problem that stand no more, one a line."""
+        moves = {made.place for made in self.read(state).made}
+        standing = self.standing(state)
+        return [not standing[place] and place not in moves for place in range(len(state))]
+
     # -- what the problem is beside its rules
 
     @property

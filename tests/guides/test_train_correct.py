@@ -25,7 +25,9 @@ def correct(traces: Path, file: Path, base: Path, out: Path, *more: str) -> int:
 
 
 @pytest.mark.thorough
-def test_a_model_that_tries_again(base: Path, file: Path, traces: Path, tmp_path: Path) -> None:
+def test_a_model_that_tries_again(
+    base: Path, file: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its chains have two attempts, the first read and the second imitated; the next search needs
     no flag to read them so, and its traces are graded as those of the problem.
     """
@@ -48,6 +50,9 @@ def test_a_model_that_tries_again(base: Path, file: Path, traces: Path, tmp_path
                 assert asked.read(state).attempt == 2
                 streams += 1
     assert streams > 10, "chains are streams that end"
+    capsys.readouterr()
+    assert main.main(["view", str(tmp_path / "again")]) == 0
+    assert "begins anew 1.0 times" in capsys.readouterr().out
 
 
 @pytest.mark.thorough

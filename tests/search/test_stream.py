@@ -194,6 +194,10 @@ def test_a_search_solves_a_stream() -> None:
 
     guide = search.Guide(policy)
     found = search.solve(Stream(GAME), guide=guide, method="sample", chains=1)
+    shown = str(found).splitlines()
+    assert shown[:4] == ["~~8+8=16~~", "Check: wrong.", "Back to 0.", "8-7=1"]
+    assert "<pre><s>8+8=16</s>\nCheck: wrong." in found._repr_html_()
+    assert found.text.splitlines()[0] == "8+8=16"
     assert found.verified and found.answer == GAME.answer(told(Stream(GAME), *lines[3:]))
     trace = found.trace
     assert trace is not None and trace.problem() == Stream(GAME)
