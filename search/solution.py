@@ -130,7 +130,9 @@ class Solution:
         lines = []
         for step, withdrawn in zip(self.steps, find(self.steps), strict=True):
             line = written(step.text)
-            lines.append(f"{begin}{line}{end}" if withdrawn else line)
+            if withdrawn:
+                line = f"{begin}{line}{end}"
+            lines.append(line)
         return "\n".join(lines)
 
     def _outcome(self) -> str:

@@ -208,8 +208,9 @@ def _spent(run: Path, rounds: int) -> Spent:
     rows = _rows(run, rounds)
     generated = _sum(run, rounds, "search_tokens", "gate_tokens")
     read = _sum(run, rounds, "training_tokens")
-    rewards = [float(row.get("reward", math.nan)) for row in (rows[1], rows[-1])]
-    return Spent(generated, read, float(rows[-1]["total_flops"]), 0.0, rounds, *rewards)
+    first = float(rows[1].get("reward", math.nan))
+    last = float(rows[-1].get("reward", math.nan))
+    return Spent(generated, read, float(rows[-1]["total_flops"]), 0.0, rounds, first, last)
 
 
 def _rows(run: Path, rounds: int) -> list[dict[str, str]]:

@@ -119,7 +119,8 @@ def _graded(stream: Stream, attempt: Sequence[TextStep], target: str | None) -> 
 
 def _changed(before: Sequence[TextStep], after: Sequence[TextStep]) -> float:
     """1 less the share of lines that both have (the ratio of difflib), in [0, 1]."""
-    first, second = ([step.text for step in attempt] for attempt in (before, after))
+    first = [step.text for step in before]
+    second = [step.text for step in after]
     return 1.0 - difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 

@@ -140,7 +140,9 @@ def segments_of(
     segments = [Segment(tuple(prompt), 0.0, math.nan, -1, 0.0)]
     for line in lines:
         k, n = line.label
-        value = math.nan if not n else k if math.isinf(n) else k / n
+        value = math.nan
+        if n:
+            value = k if math.isinf(n) else k / n
         tokens = line.tokens
         if not tokens or (line.end and len(segments) < len(lines)):
             tokens = tuple(encode(line.text))
@@ -179,6 +181,9 @@ class _Tree:
     def step(self, node: int) -> TextStep:
         step: TextStep = self.trace.steps[int(self.trace.node_edge[node])]
         return step
+
+    def text(self, node: int) -> str:
+        return self.step(node).text
 
     def line(self, node: int, weight: float = 1.0) -> Line:
         step = self.step(node)
@@ -323,9 +328,8 @@ def _pairs(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator
 
 def _similarity(tree: _Tree, right: Sequence[int], other: int) -> float:
     """Share of the lines that two chains have in common, in [0, 1] (the ratio of difflib)."""
-    texts = [tree.step(node).text for node in right]
-    others = [tree.step(node).text for node in tree.nodes(other)]
-    return difflib.SequenceMatcher(None, texts, others, autojunk=False).ratio()
+    first, second = (list(map(tree.text, chain)) for chain in (right, tree.nodes(other)))
+    return difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
 def _critiques(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator[list[Line]]:

@@ -28,7 +28,10 @@ from search.kinds import build, kind_of
 from search.problem import IllegalStep, Problem, State, TextStep, check_members
 from search.problems import parse
 
-BACK, CHECK, AGAIN = "back", "check", "again"
+# kinds of moves
+BACK = "back"
+CHECK = "check"
+AGAIN = "again"
 
 
 @dataclass(frozen=True)
