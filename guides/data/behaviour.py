@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,6 @@ def of_stream(
             true += agrees
             false += not agrees
     attempts.append(tuple(state[place] for place, _ in reading.standing))
-    graded = [_graded(stream, attempt, target) for attempt in (attempts[0], attempts[-1])]
     return Behaviour(
         lines=len(state),
         withdrawn=sum(stream.withdrawn(state)),
@@ -97,8 +97,8 @@ def of_stream(
         true=true,
         false=false,
         useless=useless,
-        first=graded[0],
-        last=graded[1],
+        first=_graded(stream, attempts[0], target),
+        last=_graded(stream, attempts[-1], target),
         changed=_changed(*attempts[-2:]) if len(attempts) > 1 else math.nan,
     )
 
@@ -119,8 +119,8 @@ def _graded(stream: Stream, attempt: Sequence[TextStep], target: str | None) -> 
 
 def _changed(before: Sequence[TextStep], after: Sequence[TextStep]) -> float:
     """1 less the share of lines that both have (the ratio of difflib), in [0, 1]."""
-    first = [step.text for step in before]
-    second = [step.text for step in after]
+    first = list(map(attrgetter("text"), before))
+    second = list(map(attrgetter("text"), after))
     return 1.0 - difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
@@ -174,7 +174,7 @@ def _bound(
 def sentence(found: Sequence[Behaviour]) -> str:
     """What chains do, in one line; "" where none does anything but go on."""
     whole = summary(found)
-    if not sum(whole.get(name, 0.0) for name in ("backs", "checks", "agains")):
+    if not found or not whole["backs"] + whole["checks"] + whole["agains"]:
         return ""
     line = (
         f"a chain goes back {whole['backs']:.1f} times, checks {whole['checks']:.1f} times and "

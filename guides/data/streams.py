@@ -9,6 +9,7 @@ of the problem with the same moves.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -176,7 +177,8 @@ class _Tree:
 
     def nodes(self, end: int) -> list[int]:
         """The nodes of the chain to `end`, without the root."""
-        return [int(self.trace.edge_child[edge]) for edge in self.trace.path(end)]
+        found: list[int] = self.trace.edge_child[self.trace.path(end)].tolist()
+        return found
 
     def step(self, node: int) -> TextStep:
         step: TextStep = self.trace.steps[int(self.trace.node_edge[node])]
@@ -309,7 +311,7 @@ def _ordered(tree: _Tree, order: str, walked: np.ndarray) -> list[int]:
             found.append(node)
             stack += reversed(tree.children[node])
         found = found[1:]
-    return [node for node in found if walked[node]]
+    return list(itertools.compress(found, walked[found]))
 
 
 def _pairs(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator[list[Line]]:
@@ -323,12 +325,13 @@ def _pairs(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator
         first = wrong[int(rng.choice(len(wrong), p=weights / weights.sum()))]
         lines = [tree.line(node, 0.0) for node in tree.nodes(first)]
         lines.append(Line(chosen.moves.again or ""))
-        yield lines + [tree.line(node) for node in right]
+        yield [*lines, *map(tree.line, right)]
 
 
 def _similarity(tree: _Tree, right: Sequence[int], other: int) -> float:
     """Share of the lines that two chains have in common, in [0, 1] (the ratio of difflib)."""
-    first, second = (list(map(tree.text, chain)) for chain in (right, tree.nodes(other)))
+    first = list(map(tree.text, right))
+    second = list(map(tree.text, tree.nodes(other)))
     return difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
