@@ -64,17 +64,29 @@ class Configured:
     function  the search;  options: of it, its defaults included
     choose    which answer is given, None: a verified one first, else the weighted vote
     policy    settings of the policy that the method wants, such as temperature=0
+    stream    fields of the stream that each problem becomes; none: it does not
     """
 
     function: Method
     options: Mapping[str, Any]
     choose: Chooser | None
     policy: Mapping[str, Any]
+    stream: Mapping[str, Any]
+
+    def problem(self, problem: Problem) -> Problem:
+        """`problem` as the method searches it; a stream keeps its own moves."""
+        if not self.stream:
+            return problem
+        if isinstance(problem, Stream):
+            return replace(problem, **self.stream)
+        return Stream(problem, **self.stream)
 
     def guide(self, guide: Guide) -> Guide:
-        """`guide` with the policy's settings. Raises ValueError where the policy has no
-        settings.
+        """`guide` with the policy's settings, and room for all attempts. Raises ValueError where
+        the policy has no settings.
         """
+        if self.stream and hasattr(guide.policy, "longer"):
+            guide = replace(guide, policy=guide.policy.longer(self.stream["attempts"]))
         if not self.policy:
             return guide
         if not hasattr(guide.policy, "sampled"):
@@ -102,6 +114,10 @@ def configured(
     else:
         named = preset(method)
         function = searching(named.search)
+    stream = dict(named.stream)
+    if stream:
+        options = dict(options)
+        stream["attempts"] = attempts_of(options.pop("attempts", stream["attempts"]))
     check_options(function, options)
     if named.choose is not None and choose is not None:
         raise ValueError(
@@ -110,7 +126,14 @@ def configured(
         )
     chosen = chooser_of(named.choose if choose is None else choose)
     whole = all_options(function, {**named.options, **options})
-    return Configured(function, whole, chosen, named.policy)
+    return Configured(function, whole, chosen, named.policy, stream)
+
+
+def attempts_of(number: Any) -> int:
+    """The number of attempts. Raises ValueError for what is none."""
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST:
+        raise ValueError(f"attempts={number!r} is impossible: give a whole number from 1 on")
+    return number
 
 
 def loaded(method: str) -> Method:

@@ -9,6 +9,7 @@ from typing import Any
 
 from search.final_answer import Reading, spoken
 
+GIVEN = "given"  #: how a step "ended" that the search put into the chain
 BLOCK = 64  #: steps that the chains which go on from one another share as one
 
 
@@ -18,7 +19,8 @@ class TextStep:
     it.
 
     finish   how it ended: "stop" (its delimiter), "last" (its delimiter, and the policy takes no
-             more steps), "end" (end of text or turn), "length" (cut off: it goes on with the next)
+             more steps), "end" (end of text or turn), "length" (cut off: it goes on with the next),
+             "given" (nobody sampled it: the search put it there, and no policy learns it)
     thought  whether it ends among the thoughts of a model, which are no answer. The policy knows:
              its prompt may have opened them
     log_probs  of each token under the distribution that it was sampled from, with its temperature

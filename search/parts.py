@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from search.problem import Mistake, Problem, State, Step, apply
+from search.chain import GIVEN
+from search.problem import Mistake, Problem, State, Step, TextStep, apply
 from search.scheduling.requests import Avoided, Backend, Reply, Request, RequestFailed
 from search.scheduling.scheduler import Asks
 
@@ -389,6 +390,19 @@ def _plain(number: Any) -> Any:
     return number
 
 
+def given(policy: Policy, problem: Problem, state: State) -> TextStep | None:
+    """The step that the search itself puts behind `state`, because the problem says that it is due
+    (`search.problems.stream.Stream.due`); None: the policy goes on.
+    """
+    due = getattr(problem, "due", None)
+    line = None if due is None else due(state)
+    if line is None:
+        return None
+    write = getattr(policy, "given", None)
+    step: TextStep = TextStep(line, finish=GIVEN) if write is None else write(state, line)
+    return step
+
+
 async def proposed(
     policy: Policy,
     problem: Problem,
@@ -400,6 +414,8 @@ async def proposed(
     """`policy.propose`, examined. Raises ValueError, naming the part, for anything else than a
     list of proposals.
     """
+    if (step := given(policy, problem, state)) is not None:
+        return [Proposal(step, 0.0, 1.0)]
     options: dict[str, Any] = {"avoid": avoid} if avoid else {}
     made = policy.propose(problem, state, n, rng, **options)
     if is_ours(policy):

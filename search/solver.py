@@ -176,7 +176,7 @@ def _solve(
     search = configured(method, options, choose)
     if isinstance(budget, str):
         budget = Budget.parse(budget)
-    ready = [problem_of(problem, guide) for problem in problems]
+    ready = [search.problem(problem_of(problem, guide)) for problem in problems]
     guide = search.guide(guide_of(guide, ready))
     spend = budget or guide.budget
     check_budget(spend, guide)

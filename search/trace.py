@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search import shards
+from search.chain import GIVEN
 from search.files.atomic import atomic
 from search.kinds import build, kind_of
 from search.problem import Problem, TextStep
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 #: The method whose chains are independent samples, for shards from before `independent` was kept
 _SAMPLER = "search.methods.sample:sample"
-FINISHES = ("stop", "last", "end", "length")  #: of a `TextStep`
+FINISHES = ("stop", "last", "end", "length", GIVEN)  #: of a `TextStep`
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import numpy as np
 
 from guides.data.examples import Segment
 from guides.data.labels import Labels
+from search.chain import GIVEN
 from search.trace import Trace
 
 POLICIES = ("solutions", "best", "visits", "all", "none")
@@ -98,7 +99,9 @@ def segments_of(
         step = trace.steps[edge]
         segment = Segment(step.tokens, 0.0, *label, every_token, log_probs=step.log_probs)
         own: dict[str, Any] = {name: float(column[edge]) for name, column in columns.items()}
-        segments.append(segment._replace(**own))
+        if step.finish != GIVEN:  # which no policy learns
+            segment = segment._replace(**own)
+        segments.append(segment)
     if len(segments) == 1:  # the prompt alone
         return []
     for better, worse in pairs:

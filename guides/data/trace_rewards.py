@@ -29,7 +29,7 @@ from guides.answers.checker import classes
 from guides.data.grading import Replay, function_of
 from guides.engines import EngineOptions, unload
 from guides.values.prm import PRM
-from search.chain import TextStep, chain_text
+from search.chain import GIVEN, TextStep, chain_text
 from search.choose import Finish, counts, merge_equal
 from search.problem import checked_reward
 from search.scheduling.scheduler import parallel, run
@@ -166,8 +166,10 @@ def _confidence(replays: Sequence[Replay], sources: Sources) -> Found:
             tokens = 0
             log_probs: list[float] = []
             for edge in trace.path(int(node)):
-                tokens += len(trace.steps[edge].tokens)
-                log_probs += trace.steps[edge].log_probs
+                step = trace.steps[edge]
+                if step.finish != GIVEN:
+                    tokens += len(step.tokens)
+                    log_probs += step.log_probs
             if tokens and len(log_probs) == tokens:
                 own[node] = math.exp(math.fsum(log_probs) / tokens)
     return Found(outcomes)

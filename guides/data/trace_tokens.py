@@ -13,6 +13,7 @@ from guides.policies.prompts import Prompts, prompting
 from guides.policies.steps import behind, blank_line, goes_on
 from models.checkpoints.foreign import read_by
 from models.detokenizer import BEFORE, Tail, Texts
+from search.chain import GIVEN
 from search.problem import Problem, TextStep
 from search.trace import Trace
 
@@ -59,6 +60,8 @@ class TraceReader:
             parent = int(trace.node_parent[node])
             before = contexts[parent]
             cut = cuts[parent]
+            if step.finish == GIVEN:
+                continue
             key = (before, cut, step.tokens, step.text, step.finish)
             # the next one may go on in the middle of a character
             unfinished = step.finish == "length"

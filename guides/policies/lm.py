@@ -15,9 +15,10 @@ import numpy as np
 from guides.engines import EngineOptions, Loaded, loaded_of
 from guides.policies.prompts import Prompts, prompting
 from guides.policies.steps import blank_line, whole_step
-from search.chain import chain_of, chain_tokens, cut_text, token_count
+from search.chain import GIVEN, chain_of, chain_tokens, cut_text, token_count
 from search.final_answer import thinking
 from search.guide import PRECISION, Proposal
+from search.parts import given
 from search.problem import IllegalStep, Problem, State, Step, TextStep, apply
 from search.scheduling.requests import (
     Avoided,
@@ -146,6 +147,12 @@ class LM:
         other._sampling = sampling
         return other
 
+    def longer(self, times: int) -> LM:
+        """This policy with chains of so many times the steps, on the same engine."""
+        other = copy.copy(self)
+        other.max_steps = self.max_steps * times
+        return other
+
     @property
     def chain_tokens(self) -> int:
         return self.step_tokens * self.max_steps
@@ -225,13 +232,15 @@ class LM:
         """
         steps: list[Step] = []
         while not problem.is_terminal(state) and not self._full(problem, state):
+            step = given(self, problem, state)
             try:
-                result = await self._sample(problem, state, _seeds(rng, 1)[0])
+                if step is None:
+                    step = self._step(state, await self._sample(problem, state, _seeds(rng, 1)[0]))
             except RequestFailed:
                 if not steps:
                     raise
                 break
-            steps.append(self._step(state, result))
+            steps.append(step)
             try:
                 state = await apply(problem, state, steps[-1])
             except RequestFailed:
@@ -239,6 +248,14 @@ class LM:
             if state is None:
                 break
         return steps
+
+    def given(self, state: State, line: str) -> TextStep:
+        """A line that the search puts behind `state`: for a chat model a user's turn, behind which
+        its own next turn begins.
+        """
+        before = chain_tokens(state[-1:]) if state else ()
+        tokens = self._prompts.turn(line, self.delimiter, before[-1:])
+        return TextStep(line, tokens, GIVEN)
 
     def tokens(self, problem: Problem, state: State) -> tuple[int, ...]:
         """What the model reads: the prompt and the sampled tokens of all steps, never encoded

@@ -88,6 +88,26 @@ class Prompts:
                 self.ends = _asked_for(text)
         self.thinking = opens_thought(self._pieces[-1])
 
+    def turn(self, text: str, delimiter: str, before: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Token ids of a line that is put behind what a model wrote: of a chat model the end of its
+        turn, a user's turn with `text`, and the beginning of its next turn; else `text` and the
+        delimiter.
+
+        before  the last token of what it wrote: the end of its turn is not said twice
+        """
+        if not self._chat:
+            return plain_tokens(self._tokenizer, text + delimiter)
+        turns = [("user", "?"), ("assistant", PLACE), ("user", f"{PLACE}{PLACE}")]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        whole = rendered(self._tokenizer, messages, add_generation_prompt=True)
+        behind = whole.partition(PLACE)[2]
+        closed, _, opened = behind.partition(PLACE + PLACE)
+        tokens = list(self._tokenizer.encode(closed, add_special_tokens=False))
+        if tokens[:1] == list(before):
+            del tokens[0]
+        tokens += plain_tokens(self._tokenizer, text)
+        return (*tokens, *self._tokenizer.encode(opened, add_special_tokens=False))
+
     def __call__(self, statement: str) -> tuple[int, ...]:
         """Token ids of the prompt."""
         if self._chat:

@@ -73,7 +73,7 @@ def _allowed(name: str, value: Any) -> bool:
     if name == "aggregate":
         return value in AGGREGATES
     if name == "stream":
-        return isinstance(value, dict) and set(value) <= {"moves", "attempts", "checked"}
+        return isinstance(value, dict) and set(value) <= {"moves", "attempts", "checked", "insist"}
     if name == "within":
         return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
     if name == "answer":

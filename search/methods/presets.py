@@ -25,6 +25,8 @@ class Preset:
     choose   name of a chooser of `search.choose`; None: a verified state first, else the weighted
              vote
     policy   settings of the policy, such as temperature=0
+    stream   the problem is searched as a `search.problems.stream.Stream` with these fields, and
+             `attempts` is an option
     source   what it is, and who described it
     """
 
@@ -32,6 +34,7 @@ class Preset:
     options: Mapping[str, Any] = field(default_factory=dict)
     choose: str | None = None
     policy: Mapping[str, Any] = field(default_factory=dict)
+    stream: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
 
 
@@ -58,6 +61,13 @@ PRESETS: Mapping[str, Preset] = {
         "sample",
         choose="weighted",
         source="vote of sampled chains, weighed by their values (Li et al. 2022)",
+    ),
+    "revise": Preset(
+        "sample",
+        {"chains": 1, "wave": 1},
+        stream={"attempts": 4, "insist": True},
+        source="attempts one after the other, each of which sees those before; the last answer "
+        "counts (sequential revisions; Snell et al. 2024)",
     ),
     "rejection": Preset(
         "sample",

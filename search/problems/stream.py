@@ -171,9 +171,12 @@ class Stream:
     moves     how they are written: a `Moves`, or its fields
     attempts  how many there are at most; without `checked` exactly as many, and a stream ends with
               the answer of the last
-    checked   a stream ends when it has checked its answer and found it right
+    checked   a stream does not end before it has checked its answer and found it right
+    insist    behind each answer but the last the search itself writes the move `again`, and no
+              model has to; or the check that ends the stream, where the problem verifies the answer
 
-    An answer that stands is followed by a move alone. Raises ValueError for a problem of two
+    A check that finds an answer right ends a stream in any case. An answer that stands is followed
+    by a move alone. Raises ValueError for a problem of two
     players, for fewer than one attempt, and for moves that are missing.
     """
 
@@ -182,6 +185,7 @@ class Stream:
     moves: Moves = field(default_factory=Moves)
     attempts: int = 1
     checked: bool = False
+    insist: bool = False
 
     players = 1
     inline = True  # of the problem, see below
@@ -204,7 +208,7 @@ class Stream:
             )
         if self.attempts < 1:
             raise ValueError(f"attempts={self.attempts} is impossible: give 1 or more")
-        if self.attempts > 1 and AGAIN not in moves.kinds:
+        if (self.attempts > 1 or self.insist) and AGAIN not in moves.kinds:
             raise ValueError("several attempts need the move `again`: say how it is written")
         if self.checked and CHECK not in moves.kinds:
             raise ValueError("a checked answer needs the move `check`: say how it is written")
@@ -233,10 +237,21 @@ class Stream:
         reading = self.read(state)
         if not reading.standing or not self.problem.is_terminal(reading.state):
             return False
-        if not self.checked:
-            return reading.attempt == self.attempts
         made = reading.made[-1] if reading.made else None
-        return made is not None and made.place == len(state) - 1 and made.move.right is True
+        if made is not None and made.place == len(state) - 1 and made.move.right is True:
+            return True
+        return not self.checked and reading.attempt == self.attempts
+
+    def due(self, state: Sequence[TextStep]) -> str | None:
+        """The line that the search has to write behind `state`; None: the model goes on."""
+        if not self.insist or self.is_terminal(state):
+            return None
+        reading = self.read(state)
+        if not reading.standing or not self.problem.is_terminal(reading.state):
+            return None
+        if self.inline and CHECK in self.moves.kinds and self.problem.verify(reading.state) == 1.0:
+            return self.moves.say(True)
+        return self.moves.again if reading.attempt < self.attempts else None
 
     def verify(self, state: Sequence[TextStep]) -> float | None:
         return self.problem.verify(self.read(state).state)
@@ -338,4 +353,5 @@ class Stream:
             "moves": asdict(self.moves),
             "attempts": self.attempts,
             "checked": self.checked,
+            "insist": self.insist,
         }
