@@ -395,12 +395,12 @@ def given(policy: Policy, problem: Problem, state: State) -> TextStep | None:
     (`search.problems.stream.Stream.due`); None: the policy goes on.
     """
     due = getattr(problem, "due", None)
-    line = None if due is None else due(state)
-    if line is None:
+    if due is None or (line := due(state)) is None:
         return None
-    write = getattr(policy, "given", None)
-    step: TextStep = TextStep(line, finish=GIVEN) if write is None else write(state, line)
-    return step
+    if hasattr(policy, "given"):
+        step: TextStep = policy.given(state, line)
+        return step
+    return TextStep(line, finish=GIVEN)
 
 
 async def proposed(

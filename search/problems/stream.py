@@ -251,7 +251,9 @@ class Stream:
             return None
         if self.inline and CHECK in self.moves.kinds and self.problem.verify(reading.state) == 1.0:
             return self.moves.say(True)
-        return self.moves.again if reading.attempt < self.attempts else None
+        if reading.attempt < self.attempts:
+            return self.moves.again
+        return None
 
     def verify(self, state: Sequence[TextStep]) -> float | None:
         return self.problem.verify(self.read(state).state)
