@@ -1,7 +1,7 @@
 """The arms of `benchmarks.learning.compare`: ways to learn, by name and options.
 
-* `rl`: as `copse train rl`. Options: credit (the method of the advantages), kl, region, reward,
-  verifier, chains, per_round, updates, lr
+* `rl`: as `copse train rl`. Options: credit (the method of the advantages), divisor, kl, region,
+  reward, verifier, chains, per_round, updates, lr
 * `star`, `rest`, `rest_em`, `best_of_n`, `vstar`, `self_training`: as `copse train iterate`.
   Options: chains, per_round, keep, window, policy, reward, lr, epochs, batch
 * controls of an arm before them that is one of these. Options: of (that arm with its options, _ for
@@ -150,7 +150,7 @@ def _allowed(name: str) -> tuple[str, ...]:
         return ("of", "lr")
     both = ("problems", "flops", "chains", "lr", *IN_PLANS)
     if name == "rl":
-        return (*both, "credit", "kl", "region", "updates", "refill", "stale")
+        return (*both, "credit", "divisor", "kl", "region", "updates", "refill", "stale")
     return (*both, "keep", "window", "policy", "epochs", "batch")
 
 
@@ -163,7 +163,7 @@ def _reinforced(data: Data, seed: int, out: Path, rounds: int, options: dict[str
     chains = int(options.pop("chains", 16))
     loss = _taken(options, "kl", "region")
     training = {**RL_TRAINING, **_taken(options, "lr")}
-    credit = {"method": options.pop("credit", "group")}
+    credit = {"method": options.pop("credit", "group"), **_taken(options, "divisor")}
     plan = RLPlan(
         options={"chains": chains, "wave": chains, "solutions": None},
         budget=BUDGET,
