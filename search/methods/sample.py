@@ -17,7 +17,7 @@ from search.guide import Guide
 from search.methods.concurrent_chains import InFlight, Lane
 from search.methods.expand import Child, at_once, child_of, mover, solved, state_value
 from search.methods.session import Search
-from search.parts import Proposal, completed
+from search.parts import Proposal, completed, given
 from search.problem import Problem, State, Step
 from search.scheduling.pool import Child as Ended
 from search.scheduling.requests import BudgetSpent, RequestFailed
@@ -53,14 +53,17 @@ async def sample(
 
 @dataclass
 class _Chain:
-    """A chain that is being sampled: its state, and the legal steps since it was last written
-    into the tree.
+    """A chain that is being sampled: its state, and the legal and the illegal steps since it was
+    last written into the tree.
+
+    dead  an illegal step has ended it
     """
 
     state: State
     rng: np.random.Generator
     children: list[Child] = field(default_factory=list)
-    illegal: Step | None = None
+    illegal: list[Step] = field(default_factory=list)
+    dead: bool = False
 
 
 class _Samples:
@@ -140,7 +143,7 @@ class _Samples:
             self._end(lane, finished=False, counts=bool(lane.node))
             return
         self.failures = 0
-        more = error is None and chain.illegal is None and child.grant.short
+        more = error is None and not chain.dead and child.grant.short
         before = lane.node
         lane.node = self._write(lane.node, chain)
         if lane.node in self.tree.finished:
@@ -153,20 +156,19 @@ class _Samples:
     def _write(self, node: int, chain: _Chain) -> int:
         """Add what came of a chain below `node`; the node it has reached."""
         tree = self.tree
-        unusable: list[Step] = []
+        unusable = chain.illegal
+        tree.proposed += len(unusable)
         for child in chain.children:
             step = child.proposal.step
             if not child.finished and getattr(step, "finish", "stop") == "length":
                 unusable.append(step)
             node = self._follow(node, child)
         tree.proposed += len(chain.children)
-        if chain.illegal is not None:
-            tree.proposed += 1
-            unusable.append(chain.illegal)
         if unusable:
             tree.unusable += len(unusable)
             tree.example = unusable[-1]
         chain.children = []
+        chain.illegal = []
         return node
 
     def _follow(self, node: int, child: Child) -> int:
@@ -232,19 +234,34 @@ class _Samples:
 
 
 async def _piece(problem: Problem, guide: Guide, chain: _Chain) -> RequestFailed | None:
-    """Sample on as far as the grant lasts; the error where not even one step came."""
-    try:
-        steps = await completed(guide.policy, problem, chain.state, chain.rng)
-    except RequestFailed as error:
-        return error
-    for step in steps:
-        child = await child_of(problem, chain.state, Proposal(step, math.nan, 1.0))
-        if child is None:
-            chain.illegal = step
-            break
-        chain.children.append(child)
-        chain.state = child.state
-    return None
+    """Sample on as far as the grant lasts; the error where not even one step came. Where a step is
+    illegal, and the problem has a line for that (`Stream.due`), the chain goes on behind it.
+    """
+    while True:
+        try:
+            steps = await completed(guide.policy, problem, chain.state, chain.rng)
+        except RequestFailed as error:
+            return error
+        chain.dead = False
+        for step in steps:
+            if not await _add(problem, chain, step):
+                chain.illegal.append(step)
+                chain.dead = True
+                break
+        line = given(guide.policy, problem, chain.state, stuck=True) if chain.dead else None
+        if line is None:
+            return None
+        await _add(problem, chain, line)
+
+
+async def _add(problem: Problem, chain: _Chain, step: Step) -> bool:
+    """Add a step to a chain; False where it is illegal."""
+    child = await child_of(problem, chain.state, Proposal(step, math.nan, 1.0))
+    if child is None:
+        return False
+    chain.children.append(child)
+    chain.state = child.state
+    return True
 
 
 def _share_priors(tree: Tree) -> None:

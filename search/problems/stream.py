@@ -172,8 +172,9 @@ class Stream:
     attempts  how many there are at most; without `checked` exactly as many, and a stream ends with
               the answer of the last
     checked   a stream does not end before it has checked its answer and found it right
-    insist    behind each answer but the last the search itself writes the move `again`, and no
-              model has to; or the check that ends the stream, where the problem verifies the answer
+    insist    behind each answer but the last, and where a line is illegal, the search itself writes
+              the move `again`, and no model has to; or the check that ends the stream, where the
+              problem verifies the answer
 
     A check that finds an answer right ends a stream in any case. An answer that stands is followed
     by a move alone. Raises ValueError for a problem of two
@@ -242,14 +243,19 @@ class Stream:
             return True
         return not self.checked and reading.attempt == self.attempts
 
-    def due(self, state: Sequence[TextStep]) -> str | None:
-        """The line that the search has to write behind `state`; None: the model goes on."""
+    def due(self, state: Sequence[TextStep], stuck: bool = False) -> str | None:
+        """The line that the search has to write behind `state`; None: the model goes on.
+
+        stuck  the line that the model wrote there is none that the rules allow
+        """
         if not self.insist or self.is_terminal(state):
             return None
         reading = self.read(state)
-        if not reading.standing or not self.problem.is_terminal(reading.state):
+        answered = bool(reading.standing) and self.problem.is_terminal(reading.state)
+        if not answered and not stuck:
             return None
-        if self.inline and CHECK in self.moves.kinds and self.problem.verify(reading.state) == 1.0:
+        checks = answered and self.inline and CHECK in self.moves.kinds
+        if checks and self.problem.verify(reading.state) == 1.0:
             return self.moves.say(True)
         if reading.attempt < self.attempts:
             return self.moves.again

@@ -62,6 +62,25 @@ def test_a_verified_answer_ends_the_attempts() -> None:
     assert again is not None and len(again.states()) == len(told) + 1
 
 
+def test_an_illegal_line_ends_an_attempt() -> None:
+    """Also the first one, and in the last attempt it ends the chain."""
+    lines = ["7-8=1", "8-7=1", "9-1=8", *SOLUTION]
+
+    class Writer(search.Policy):
+        async def propose(self, problem: Any, state: Any, n: int, rng: Any, avoid: Any = ()) -> Any:
+            # an illegal line leaves the move in its place
+            step = TextStep(lines[min(len(state), len(lines) - 1)])
+            return [search.Proposal(step, 0.0, 1.0)]
+
+    policy = Writer()
+    found = search.solve(GAME, search.Guide(policy), "revise", attempts=9)
+    told = [step.text for step in found.steps]
+    assert told == ["Try again.", "8-7=1", "Try again.", *SOLUTION, "Check: right."]
+    assert found.verified and found.tree is not None and found.tree.unusable == 2
+    alone = search.solve(GAME, search.Guide(policy), "revise", attempts=1)
+    assert alone.answer is None and not alone.steps
+
+
 def test_a_stream_keeps_its_own_moves() -> None:
     stream = Stream(TextProblem("How many?"), moves=Moves(again="Once more:"))
     found = search.solve(stream, search.Guide(counting), "revise", attempts=2)
