@@ -35,6 +35,7 @@ UNFINISHED = ("penalise", "mask")
 SEARCHED = ("refuse", "weigh")
 NORMALISE = ("tokens", "sequences")
 VALUES = ("chains", "labels")
+HELD = ("all", "first")
 FLOOR = 1e-4  #: added to a deviation before it divides, as TRL and nano-aha-moment do
 
 
@@ -57,6 +58,9 @@ class Credit:
     discount    lambda of "critic", in [0, 1]
     alpha       of "progress": weight of the prover's advantage (Setlur et al. 2024 take 0.2 to 0.5
                 where they search)
+    first       of "attempts": weight of the first attempt's own reward, at least 0
+    bonus       of "attempts": how much the last attempt gets for what it gains over the first
+    held        what the KL of the loss holds: "all" steps, or those of the "first" attempt
 
     Raises ValueError for values that are none of these.
     """
@@ -70,6 +74,9 @@ class Credit:
     values: str = "chains"
     discount: float = 0.95
     alpha: float = 0.5
+    first: float = 1.0
+    bonus: float = 10.0
+    held: str = "all"
 
     def __post_init__(self) -> None:
         choices = {
@@ -78,6 +85,7 @@ class Credit:
             "searched": SEARCHED,
             "normalise": NORMALISE,
             "values": VALUES,
+            "held": HELD,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -85,9 +93,11 @@ class Credit:
                     f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}; correct "
                     "the options of the advantages"
                 )
-        if not 0 <= self.discount <= 1 or not 0 <= self.alpha < math.inf:
+        weights = (self.alpha, self.first, self.bonus)
+        if not 0 <= self.discount <= 1 or not all(0 <= one < math.inf for one in weights):
             raise ValueError(
-                "discount is in [0, 1] and alpha at least 0; correct the options of the advantages"
+                "discount is in [0, 1] and alpha, first and bonus at least 0; correct the options "
+                "of the advantages"
             )
         method_of(self.method)
 
@@ -168,17 +178,21 @@ def advantage_segments(
     prompt: Sequence[int],
     *,
     weights: np.ndarray | None = None,
+    free: np.ndarray | None = None,
     every_token: bool = False,
 ) -> list[Segment]:
     """A trace as segments with its advantages, the sampler's log-probs and its value labels; []
     where there is nothing to learn from it.
 
     weights  float64 [edges]: how much each step is imitated beside; None: not at all
+    free     bool [edges]: steps that the KL of the loss does not hold; None: it holds all
     every_token  as in `guides.data.distill`
     """
     columns = found._asdict()
     if weights is not None:
         columns["weight"] = weights
+    if free is not None:
+        columns["free"] = free & (found.samples > 0)
     return segments_of(one.trace, prompt, one.labels, columns, every_token)
 
 
@@ -189,17 +203,50 @@ def group(groups: Sequence[Group], credit: Credit) -> list[np.ndarray]:
     """Reward minus the group's mean, divided as `Credit.divisor` says (GRPO; Shao et al. 2024,
     section 4.1.2). Deviations are those of samples (n - 1).
     """
-    rewards = np.concatenate([np.zeros(0), *(one.rewards for one in groups)])
-    times = np.concatenate([np.zeros(0), *(one.times for one in groups)])
-    of_batch = _deviation(rewards, times) + FLOOR
-    found = []
+    return _compared([one.rewards for one in groups], groups, credit)
+
+
+def attempts(groups: Sequence[Group], credit: Credit) -> list[list[np.ndarray]]:
+    """Each attempt against those of the other chains, as `group` does it: the first by
+    `Credit.first` times its own reward r1, the steps behind it by r + bonus * (r - r1), with the
+    last attempt's reward r (SCoRe; Kumar et al. 2024, section 4.2). A chain whose first attempt
+    nobody can tell, or that has one attempt, gets r alone.
+    """
+    firsts = []
+    lasts = []
     for one in groups:
+        first = np.array([chain.first for chain in one.chains])
+        gain = np.nan_to_num(one.rewards - first)
+        lasts.append(one.rewards + credit.bonus * gain)
+        firsts.append(np.where(np.isnan(first), one.rewards, first))
+    found: list[list[np.ndarray]] = []
+    ways = zip(groups, *(_compared(own, groups, credit) for own in (firsts, lasts)), strict=True)
+    for one, first, last in ways:
+        found.append([])
+        for chain, before, behind in zip(one.chains, first, last, strict=True):
+            own = np.full(len(chain.edges), behind)
+            if not math.isnan(chain.first):
+                own[: chain.turn] = credit.first * before
+            found[-1].append(own)
+    return found
+
+
+def _compared(
+    rewards: Sequence[np.ndarray], groups: Sequence[Group], credit: Credit
+) -> list[np.ndarray]:
+    """Of the chains of each group, their rewards less the mean, divided as `Credit` says."""
+    whole = np.concatenate([np.zeros(0), *rewards])
+    times = np.concatenate([np.zeros(0), *(one.times for one in groups)])
+    of_batch = _deviation(whole, times) + FLOOR
+    found = []
+    for own, one in zip(rewards, groups, strict=True):
         scale = 1.0
         if credit.divisor == "batch":
             scale = of_batch
         elif credit.divisor == "group":
-            scale = _deviation(one.rewards, one.times) + FLOOR
-        found.append((one.rewards - one.mean) / scale)
+            scale = _deviation(own, one.times) + FLOOR
+        mean = own @ one.times / one.times.sum() if len(own) else math.nan
+        found.append((own - mean) / scale)
     return found
 
 
@@ -365,6 +412,7 @@ METHODS: dict[str, tuple[Callable[..., Any], bool]] = {
     "step": (step, True),
     "critic": (critic, True),
     "progress": (progress, True),
+    "attempts": (attempts, False),
 }
 
 

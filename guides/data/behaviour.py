@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from guides.data.grading import Replay, outcome
+from guides.data.grading import Replay, answered
 from search.problem import State, TextStep
 from search.problems.stream import AGAIN, BACK, CHECK, Stream
 
@@ -38,7 +38,7 @@ class Behaviour:
     backs, checks, agains   moves of each kind
     true, false  checks whose verdict is what a checker says of the chain up to there, or is not
     useless    checks of what had been checked and had not changed
-    first, last  whether the first and the last attempt are right, 1.0 or 0.0
+    first, last  what the first and the last attempt are worth, in [0, 1]
     changed    share of the lines in which the last two attempts differ, in [0, 1]; 0: a copy
     """
 
@@ -72,11 +72,13 @@ def of_stream(
     true = false = useless = 0
     checked: set[tuple[int, ...]] = set()
     attempts: list[Sequence[TextStep]] = []
+    ends: list[State] = []
     for made in reading.made:
         counts[made.move.kind] += 1
         before = stream.read(state[: made.place])
         if made.move.kind == AGAIN:
             attempts.append(tuple(state[place] for place, _ in before.standing))
+            ends.append(before.state)
         if made.move.kind != CHECK:
             continue
         about = tuple(place for place, _ in before.standing)
@@ -88,6 +90,7 @@ def of_stream(
             true += agrees
             false += not agrees
     attempts.append(tuple(state[place] for place, _ in reading.standing))
+    ends.append(reading.state)
     return Behaviour(
         lines=len(state),
         withdrawn=sum(stream.withdrawn(state)),
@@ -97,24 +100,10 @@ def of_stream(
         true=true,
         false=false,
         useless=useless,
-        first=_graded(stream, attempts[0], target),
-        last=_graded(stream, attempts[-1], target),
+        first=answered(stream, ends[0], target),
+        last=answered(stream, ends[-1], target),
         changed=_changed(*attempts[-2:]) if len(attempts) > 1 else math.nan,
     )
-
-
-def _graded(stream: Stream, attempt: Sequence[TextStep], target: str | None) -> float:
-    """Whether an attempt is right, 1.0 or 0.0; nan: nobody can tell."""
-    problem = stream.problem
-    state = problem.initial()
-    for step in attempt:
-        state = problem.apply(state, step)
-    if not attempt or not problem.is_terminal(state):
-        return 0.0
-    reward = problem.verify(state)
-    if reward is not None:
-        return float(reward == 1.0)
-    return math.nan if target is None else outcome(problem.answer(state), target)
 
 
 def _changed(before: Sequence[TextStep], after: Sequence[TextStep]) -> float:

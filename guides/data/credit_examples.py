@@ -15,7 +15,7 @@ import numpy as np
 from guides.data.advantages import Credit, advantage_segments, advantages
 from guides.data.distill import counts, split
 from guides.data.examples import Segment, write_examples
-from guides.data.grading import Graded, Replay
+from guides.data.grading import Graded, Replay, attempts
 from guides.data.groups import Group, groups_of
 from guides.data.labels import Labels
 from guides.data.trace_rewards import Sources, rewards_of
@@ -52,7 +52,10 @@ class Creditor:
         for replay, outcomes in zip(replays, rewards.outcomes, strict=True):
             labels = Labels(*counts(replay.trace, outcomes))
             prompt = reader.prompt(replay.problem)
-            graded.append(Graded(replay, outcomes, outcomes, labels, prompt))
+            own = None
+            if self.credit.method == "attempts":
+                own = attempts(replay, self.sources.targets.get(replay.key))
+            graded.append(Graded(replay, outcomes, outcomes, labels, prompt, attempts=own))
         return graded, groups_of(graded, self.credit), dict(rewards.verdicts)
 
     def write(self, traces: Sequence[Trace], path: Path, seed: int) -> dict[str, Any]:
@@ -73,7 +76,8 @@ class Creditor:
         kept = groups_of(chosen, self.credit)
         examples: list[list[Segment]] = []
         for one, found in zip(chosen, advantages(chosen, kept, self.credit), strict=True):
-            segments = advantage_segments(one, found, one.prompt)
+            free = _later(one) if self.credit.held == "first" else None
+            segments = advantage_segments(one, found, one.prompt, free=free)
             if segments:
                 examples += split(segments, LONGEST)
         write_examples(path, examples, seed=seed)
@@ -85,6 +89,20 @@ class Creditor:
         }  # fmt: skip
 
 
+def _later(one: Graded) -> np.ndarray:
+    """bool [edges]: the steps of attempts behind the first, the moves to them included."""
+    trace = one.trace
+    later = np.zeros(len(trace.steps), bool)
+    if one.attempts is None:
+        return later
+    begins = ~np.isnan(one.attempts)
+    for node in range(1, len(trace.node_parent)):  # a child stands behind its parent
+        edge = int(trace.node_edge[node])
+        above = int(trace.node_edge[trace.node_parent[node]])
+        later[edge] = begins[edge] or (above >= 0 and later[above])
+    return later
+
+
 def summary(groups: Sequence[Group]) -> dict[str, float]:
     """What became of the samples of groups, nan where there are none:
 
@@ -93,16 +111,19 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
                            penalised
     undecided, unfinished  samples without an outcome; cut off
     reward                 mean over the groups of their mean rewards
+    first                  mean reward of the first attempts of chains that have several
     tokens                 mean length of a chain
     """
     counted = dict.fromkeys(("right", "partial", "wrong", "undecided", "unfinished"), 0.0)
     means = []
+    firsts = []
     tokens = 0.0
     for group in groups:
         counted["undecided"] += float(group.undecided)
         counted["unfinished"] += float(group.unfinished)
         if group.chains:
             means.append(group.mean)
+            firsts += [chain.first for chain in group.chains if not math.isnan(chain.first)]
         for chain in group.chains:
             name = {1.0: "right", 0.0: "wrong"}.get(chain.reward, "partial")
             counted[name] += chain.times
@@ -111,6 +132,7 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
     return counted | {
         "chains": chains,
         "reward": float(np.mean(means)) if means else math.nan,
+        "first": float(np.mean(firsts)) if firsts else math.nan,
         "tokens": tokens / chains if chains else math.nan,
     }
 

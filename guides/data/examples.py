@@ -23,6 +23,7 @@ A file is an uncompressed `.npz`, written under another name and renamed when co
               part
     positive  float32 [segments]           sum of those samples' advantages above 0
     negative  float32 [segments]           sum of those below 0
+    free      bool [segments]              the KL of the policy loss leaves its tokens free
     log_probs float32 [tokens]             of each token when it was sampled, nan: unknown; a file
               without any has none
     pairs     int16 [pairs, 2]             indices, within the example, of a segment and of one that
@@ -59,6 +60,7 @@ class Segment(NamedTuple):
     log_probs  of its tokens under the distribution that they were sampled from; (): unknown
     over       segments of the example that it is preferred to, as the end of its text to the end of
                theirs; neither continues the other
+    free       the KL of the policy loss does not hold it
     """
 
     tokens: Sequence[int]
@@ -72,12 +74,19 @@ class Segment(NamedTuple):
     negative: float = 0.0
     log_probs: Sequence[float] = ()
     over: Sequence[int] = ()
+    free: bool = False
 
 
 Row = dict[str, np.ndarray]
 _ARRAYS = ("tokens", "lengths", "weights", "values", "counts", "parents", "segments")
 #: arrays that older files do not have, a number a segment
-_LATER = {"spread": bool, "samples": np.float32, "positive": np.float32, "negative": np.float32}
+_LATER = {
+    "spread": bool,
+    "samples": np.float32,
+    "positive": np.float32,
+    "negative": np.float32,
+    "free": bool,
+}
 
 
 def write_examples(
@@ -110,6 +119,7 @@ def write_examples(
         "values": values,
         "counts": np.where(np.isnan(values), np.float32(0), column("outcomes", np.float32)),
         "spread": column("spread", bool),
+        "free": column("free", bool),
         "parents": column("parent", np.int16),
         "segments": np.array(sizes, np.uint16),
     }
@@ -189,6 +199,7 @@ class ExampleFile(Dataset[Row]):
     samples    float32 [n], at least 0
     positive   float32 [n], at least 0
     negative   float32 [n], at most 0
+    free       bool [n]
     log_probs  float32 [n], at most 0; nan: unknown
     pairs      int64 [pairs, 2], the last token of a text and of one that it is preferred to
     """
@@ -216,6 +227,7 @@ class ExampleFile(Dataset[Row]):
         self.samples = arrays["samples"]
         self.positive = arrays["positive"]
         self.negative = arrays["negative"]
+        self.free = arrays["free"]
         self.log_probs = arrays["log_probs"]
         self.pairs = pairs.astype(np.int64)
         self.paired = np.concatenate([[0], np.cumsum(paired, dtype=np.int64)])
@@ -268,6 +280,7 @@ class ExampleFile(Dataset[Row]):
             "samples": spread(self.samples),
             "positive": spread(self.positive),
             "negative": spread(self.negative),
+            "free": spread(self.free),
             "log_probs": self.log_probs[text],
             "pairs": lasts[place[self.pairs[self.paired[index] : self.paired[index + 1]]]],
         }

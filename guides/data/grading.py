@@ -23,7 +23,7 @@ from guides.data.labels import Labels
 from search.files.problems_file import half_character, read_jobs
 from search.kinds import kind_of
 from search.problem import Problem, State
-from search.problems.stream import Stream
+from search.problems.stream import AGAIN, Stream
 from search.trace import Trace
 
 _STREAM = f"{Stream.__module__}:{Stream.__qualname__}"
@@ -124,6 +124,36 @@ def outcome(answer: str | None, target: str) -> float:
     return _OUTCOMES[check(answer or "", target)]
 
 
+def answered(stream: Stream, state: State, target: str | None) -> float:
+    """What the answer is worth that stands in a state of the stream's problem, in [0, 1]: its
+    verifier's reward, else whether it is the target. 0.0 without an answer, nan where nobody can
+    tell.
+    """
+    problem = stream.problem
+    if not problem.is_terminal(state):
+        return 0.0
+    reward = problem.verify(state)
+    if reward is not None:
+        return float(reward)
+    return math.nan if target is None else outcome(problem.answer(state), target)
+
+
+def attempts(replay: Replay, target: str | None) -> np.ndarray:
+    """float64 [edges]: at each move that begins another attempt, what the one before it is worth;
+    nan elsewhere.
+    """
+    worth = np.full(len(replay.trace.steps), math.nan)
+    stream = replay.problem
+    if not isinstance(stream, Stream):
+        return worth
+    for edge, step in enumerate(replay.trace.steps):
+        move = stream.moves.read(step.text)
+        if move is not None and move.kind == AGAIN:
+            before = replay.states[int(replay.trace.edge_node[edge])]
+            worth[edge] = answered(stream, stream.read(before).state, target)
+    return worth
+
+
 class Replay:
     """A trace with its problem and the states of its nodes, each made again once, when it is first
     read.
@@ -206,6 +236,8 @@ class Graded:
     labels    of the nodes
     prompt    the tokens that the policy read before the first step
     held      is its problem held out?
+    attempts  float64 [edges], of the traces of streams: at the move that begins another attempt,
+              what the one before it is worth (`attempts`); None: not looked at
     """
 
     replay: Replay
@@ -214,6 +246,7 @@ class Graded:
     labels: Labels
     prompt: tuple[int, ...] = ()
     held: bool = False
+    attempts: np.ndarray | None = None
 
     @property
     def trace(self) -> Trace:

@@ -14,6 +14,7 @@ import numpy as np
 
 from guides.data.distill import ended
 from guides.data.grading import Graded
+from search.chain import GIVEN
 from search.guide import multiplicity
 from search.trace import Trace
 
@@ -29,7 +30,9 @@ class Chain(NamedTuple):
     reward  of its end
     times   how many samples it stands for, above 0
     single  how many of these are one draw: 1, or `times` where that is the weight of one
-    tokens  in it
+    tokens  that were sampled for it
+    turn    steps of its first attempt, where another follows; all of them elsewhere
+    first   what that attempt is worth, in [0, 1]; nan: there is no other, or nobody can tell
     """
 
     trace: int
@@ -38,6 +41,8 @@ class Chain(NamedTuple):
     times: float
     single: float
     tokens: int
+    turn: int = 0
+    first: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +118,33 @@ def groups_of(batch: Sequence[Graded], credit: Credit) -> list[Group]:
             rewards = np.where(trace.node_finished, one.outcomes, 0.0)
             for node in np.flatnonzero(part & (counts > 0)):
                 edges = np.array(trace.path(int(node)))
-                tokens = sum(len(trace.steps[edge].tokens) for edge in edges)
                 times = float(counts[node])
-                own = Chain(index, edges, float(rewards[node]), times, single or times, tokens)
-                chains.append(own)
+                reward = float(rewards[node])
+                tokens = _sampled(trace, edges)
+                attempt = _first_attempt(one, edges)
+                chains.append(Chain(index, edges, reward, times, single or times, tokens, *attempt))
         groups.append(Group(key, graded, tuple(chains), float(undecided), float(unfinished)))
     return groups
+
+
+def _sampled(trace: Trace, edges: np.ndarray) -> int:
+    """Tokens of a chain that were sampled."""
+    count = 0
+    for edge in edges:
+        step = trace.steps[edge]
+        if step.finish != GIVEN:
+            count += len(step.tokens)
+    return count
+
+
+def _first_attempt(one: Graded, edges: np.ndarray) -> tuple[int, float]:
+    """The steps of the first attempt of a chain, and what it is worth."""
+    if one.attempts is None:
+        return len(edges), math.nan
+    known = np.flatnonzero(~np.isnan(one.attempts[edges]))
+    if not len(known):
+        return len(edges), math.nan
+    return int(known[0]), float(one.attempts[edges[known[0]]])
 
 
 def _drawn(trace: Trace, credit: Credit) -> tuple[np.ndarray, float]:

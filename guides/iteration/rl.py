@@ -74,6 +74,7 @@ class RLPlan(SearchPlan):
     credit       options of `guides.data.advantages.Credit`
     loss         options of `guides.training.options.PolicyLoss`; the temperature is that of the
                  samples
+    reference    checkpoint that the KL is to; None: that which the run began with
     updates      of a round, each from its share of the samples; 1 is on policy
     stale        earlier rounds whose samples are learnt from as well
     refill       how many times `per_round` problems are searched at most, until `per_round` of them
@@ -94,6 +95,7 @@ class RLPlan(SearchPlan):
     verifier: str | None = None
     loss: Mapping[str, Any] = field(default_factory=dict)
     credit: Mapping[str, Any] = field(default_factory=dict)
+    reference: str | None = None
     updates: int = 1
     stale: int = 0
     refill: int = 3
@@ -316,7 +318,7 @@ class _Run(Rounds[RLPlan]):
             self._previous(number),
             self.plan.learning,
             state=self.folder(number - 1) / "learner",
-            reference=self.folder(0) / "checkpoint",
+            reference=self.plan.reference or self.folder(0) / "checkpoint",
         )
 
     def _position(self, number: int) -> int:

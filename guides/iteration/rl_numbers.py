@@ -8,6 +8,7 @@ The columns of `rounds.csv`, nan where a round has nothing to count:
   (reward 1), partial, wrong (0), undecided (no gradient), failed (error) or unfinished (cut off)
 * reward: mean over the problems of the mean of their samples, which is pass@1 where rewards are 0
   or 1
+* first: the same of the first attempts, where a stream has several
 * dropped: problems whose samples all have the same reward
 * length: mean tokens of a sample
 * entropy, kl: of the policy, in nats a token; to the reference
@@ -38,7 +39,7 @@ from search.files.atomic import atomic
 
 COUNTED = ("right", "partial", "wrong", "undecided", "error")
 COLUMNS = (
-    "round", "problems", "chains", *COUNTED, "unfinished", "reward", "dropped", "length",
+    "round", "problems", "chains", *COUNTED, "unfinished", "reward", "first", "dropped", "length",
     "entropy", "kl", "sampler_gap", "sampler_kl", "moved", "gradient",
     "gate", "gate_low", "gate_high", "best",
     "search_tokens", "gate_tokens", "training_tokens", "search_flops", "gate_flops",
@@ -72,6 +73,7 @@ def numbers_of(folder: Path, number: int) -> dict[str, float]:
     training = _read(folder / "checkpoint" / "training.json")
     for name in (*COUNTED, "chains", "unfinished", "reward", "dropped"):
         row[name] = credit[name]
+    row["first"] = credit.get("first", math.nan)  # older runs do not say
     row["length"] = credit["tokens"]
     for name in ("entropy", "kl", "sampler_gap", "sampler_kl", "moved", "gradient"):
         row[name] = training[name]

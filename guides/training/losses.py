@@ -46,8 +46,8 @@ class Terms(NamedTuple):
 
     imitation  weight * NLL;  value: c * cross-entropy
     policy     what the policy gradient is the gradient of, negated;  kl: samples * KL to the
-               reference, 0 where its weight is 0;  entropy: samples * entropy, with a gradient
-               where it has a weight
+               reference, of what is not free, 0 where its weight is 0;  entropy: samples *
+               entropy, with a gradient where it has a weight
     log_probs  float32 [rows, tokens], without gradient, at the temperature of the samples: of the
                tokens that samples count; 0 elsewhere
     preference of the pairs
@@ -134,7 +134,8 @@ def terms(
 
     kl = nothing
     if own.kl:
-        kl = (batch["samples"] * divergence(grid, batch, own))[sampled].sum()
+        held = batch["samples"] * ~batch["free"]
+        kl = (held * divergence(grid, batch, own))[sampled].sum()
     with torch.set_grad_enabled(bool(own.entropy) and torch.is_grad_enabled()):
         entropy = entropies(logits) @ (batch["samples"] * sampled)[chosen]
     policy = -gain(grid, batch, own)[sampled].sum()

@@ -32,6 +32,7 @@ from search.cli.train_options import (
     log_progress,
 )
 from search.cli.train_rl import train_rl
+from search.cli.train_score import train_score
 from search.imports import add_working_folder, import_ours
 
 train = typer.Typer(help="Train a model that guides searches.")
@@ -233,6 +234,7 @@ def train_preferences(
 train.command("correct")(train_correct)
 train.command("iterate")(train_iterate)
 train.command("rl")(train_rl)
+train.command("score")(train_score)
 
 
 @train.command("hex")

@@ -94,7 +94,7 @@ def train_rl(
         typer.Option(
             metavar="NAME",
             help="How chains share the credit: group (GRPO), leave_one_out, max_likelihood, tree, "
-            "step, critic, progress, or module:function of groups.",
+            "step, critic, progress, attempts, or module:function of groups.",
         ),
     ] = "group",
     credit: Annotated[

@@ -134,9 +134,9 @@ VOWELS, RIGHT = "aeiou", "e"
 WORDS = list(map("".join, itertools.product("bdlmr", "ou", "st")))
 
 
-def vowel_folder(place: Path) -> Path:
-    """In `place`: base, a tiny Qwen2 that answers with any vowel; p.jsonl and g.jsonl, questions
-    whose answer is always the same one.
+def vowel_folder(place: Path, again: str | None = None) -> Path:
+    """In `place`: base, a tiny Qwen2 that answers with any vowel, and behind the line `again` with
+    any other; p.jsonl and g.jsonl, questions whose answer is always the same one.
     """
     import tiny
     import torch
@@ -145,14 +145,15 @@ def vowel_folder(place: Path) -> Path:
     tokenizer = tiny.tokenizer()
     model = tiny.model("qwen2", vocab=258, spread=0.05, max_position_embeddings=256)
     questions = [f"A letter of {word}?" for word in WORDS]
-    texts = torch.tensor(
-        [
-            [*tokenizer.encode(question + " "), *tokenizer.encode(vowel), 256]
-            for question in questions
-            for vowel in VOWELS
-        ]
-    )
-    optimizer, start = torch.optim.AdamW(model.parameters(), lr=5e-3), texts.shape[1] - 2
+    rows = []
+    for number, (question, vowel) in enumerate(itertools.product(questions, VOWELS)):
+        rows.append([*tokenizer.encode(question + " "), *tokenizer.encode(vowel), 256])
+        if again is not None:
+            other = VOWELS[(number // 2) % len(VOWELS)]
+            rows[-1] += [*tokenizer.encode(f"{again}\n{other}"), 256]
+    texts = torch.tensor(rows)
+    start = len(tokenizer.encode(questions[0] + " "))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(60):
         logits = model(input_ids=texts).logits[:, start - 1 : -1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), texts[:, start:].flatten())
