@@ -164,9 +164,11 @@ class Run:
         named = Preset(word) if ":" in word else preset(word)
         given = {**named.options, **given}
         policy = {**named.policy, **policy}
-        _check_ablations(text, named.search, given, value, prior)
+        # a stream is no other choice among the chains of its search
+        method = word if named.stream else named.search
+        _check_ablations(text, method, given, value, prior)
         written = " ".join(text.split())
-        return cls(written, named.search, given, policy, named.choose, value, prior)
+        return cls(written, method, given, policy, named.choose, value, prior)
 
     @property
     def search(self) -> str:
@@ -217,7 +219,7 @@ def _check_ablations(
         raise ValueError(
             f"cannot use prior={prior!r} in the method {text!r}: the only one is uniform"
         )
-    if method == "sample" and (value == "shuffled" or prior is not None):
+    if method in ("sample", "revise") and (value == "shuffled" or prior is not None):
         raise ValueError(
             f"{text!r} would change nothing: chains are sampled without priors, and judged at "
             "their end only"

@@ -129,6 +129,16 @@ def test_ablations_take_away_what_they_say_and_nothing_else():
     assert all(p.prior == 0.2 and math.isnan(p.log_prob) for p in equal)
 
 
+def test_attempts_are_no_other_choice_among_samples():
+    """The search of `revise` is `sample`, of another problem."""
+    run = plan.Run.parse("revise attempts=3")
+    assert run.method == "revise" and run.options == {"chains": 1, "wave": 1, "attempts": 3}
+    alike = plan.Run.parse("sample chains=1 wave=1")
+    assert run.search != alike.search != plan.Run.parse("revise").search
+    with pytest.raises(ValueError, match="attempts=0 is impossible"):
+        plan.Run.parse("revise attempts=0")
+
+
 def test_an_ablated_search_has_no_trace_of_the_part():
     problem = TextProblem("Question 1")
     run = plan.Run.parse("mcts branch=4 value=0.25 prior=uniform")
