@@ -267,6 +267,8 @@ def _walks(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator
     walked = _walked(tree, chosen.rate, rng)
     if chosen.checks == "none":  # a stream without checks ends at its first answer
         walked &= tree.right | ~tree.trace.node_finished
+    if chosen.checks == "lines":  # nobody knows what a check would have to say
+        walked &= tree.one.labels.n > 0
     script = _Script(tree, chosen)
     path: list[int] = []  # the nodes whose lines stand
     for node in _ordered(tree, chosen.order, walked):

@@ -5,6 +5,7 @@ there, and what it holds is what the tree holds; small ones against what is writ
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product, starmap
 from typing import Any
 
@@ -76,6 +77,10 @@ def walk(order: str, checks: str) -> Streaming:
     return Streaming("walk", rate=0.9, order=order, checks=checks)
 
 
+def fresh() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 VARIANTS = [
     Streaming("retry", rate=0.5),
     Streaming("retry", rate=0.5, source="early", moves=LAST),
@@ -121,6 +126,20 @@ def test_checks_say_what_the_labels_say(trees: list[Graded]) -> None:
                 assert made.move.right == (state_right(one.replay.problem, before) == 1.0)
                 verdicts.add(made.move.right)
     assert verdicts == {True, False}
+
+
+def test_what_nobody_judged_is_in_no_walk_with_checks(trees: list[Graded]) -> None:
+    [one, *_] = [tree for tree in trees if streams_of(tree, walk("search", "lines"), fresh())]
+    known = one.labels.n.copy()
+    right = np.zeros(len(known), bool)
+    for end in np.flatnonzero(one.outcomes == 1.0).tolist():
+        path = one.replay.trace.path(end)
+        right[[0, *one.replay.trace.edge_child[path].tolist()]] = True
+    unknown = replace(one, labels=Labels(one.labels.k, np.where(right, known, 0.0)))
+    [lines] = streams_of(unknown, walk("search", "lines"), fresh())
+    assert {line.text for line in lines[1::2]} == {"Check: right."}
+    [more] = streams_of(unknown, walk("search", "none"), fresh())
+    assert len(more) > len(lines) / 2, "without checks they are walked"
 
 
 def test_a_pair_reads_a_wrong_chain_and_learns_a_right_one(trees: list[Graded]) -> None:
