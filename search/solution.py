@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from search import choose as choosers
+from search.chain import piece
 from search.choose import Chooser, Finish
 from search.guide import Guide
 from search.problem import Problem, chain_text
@@ -127,13 +128,13 @@ class Solution:
         find = getattr(self.problem, "withdrawn", None)
         if find is None or not self.steps:
             return written(self.text)
-        lines = []
+        text = ""
         for step, withdrawn in zip(self.steps, find(self.steps), strict=True):
             line = written(step.text)
             if withdrawn:
                 line = f"{begin}{line}{end}"
-            lines.append(line)
-        return "\n".join(lines)
+            text += line + piece(step).removeprefix(step.text)
+        return text.rstrip("\n")
 
     def _outcome(self) -> str:
         """The line of the answer; "" where an error takes its place."""

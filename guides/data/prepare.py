@@ -78,6 +78,8 @@ def prepare(
     language = language_of(found, settings or {})
     guide = describe(folder) | language | dict(settings or {})
     reader = TraceReader(folder, guide)
+    if chosen.streams is not None:
+        _check_plain(found)
     replays = _replays(found, reader, guide)
     before = []
     for place in earlier:
@@ -162,6 +164,17 @@ def _sizes(examples: Sequence[Sequence[Segment]]) -> dict[str, int]:
         sizes["labels"] += segment.outcomes > 0
         sizes["pairs"] += len(segment.over)
     return sizes
+
+
+def _check_plain(traces: Sequence[Trace]) -> None:
+    """Raises ValueError for a trace whose chains hold moves already."""
+    for trace in traces:
+        if (trace.kind, trace.arguments) != searched(trace):
+            raise ValueError(
+                f"the trace {trace.id} is of a stream, whose chains go back and try again already: "
+                "make streams of traces of a model that writes plain chains, or imitate these as "
+                "they are (copse train guide)"
+            )
 
 
 def _replays(

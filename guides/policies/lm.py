@@ -131,6 +131,7 @@ class LM:
         self._blocks = blank_line(self.delimiter)
         self._values = values
         self._prompt = lru_cache(maxsize=4096)(self._encode_prompt)
+        self._turn = lru_cache(maxsize=256)(self._prompts.turn)
 
     @property
     def greedy(self) -> bool:
@@ -254,8 +255,7 @@ class LM:
         its own next turn begins.
         """
         before = chain_tokens(state[-1:]) if state else ()
-        tokens = self._prompts.turn(line, self.delimiter, before[-1:])
-        return TextStep(line, tokens, GIVEN)
+        return TextStep(line, self._turn(line, self.delimiter, before[-1:]), GIVEN)
 
     def tokens(self, problem: Problem, state: State) -> tuple[int, ...]:
         """What the model reads: the prompt and the sampled tokens of all steps, never encoded

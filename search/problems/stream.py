@@ -177,8 +177,8 @@ class Stream:
               problem verifies the answer
 
     A check that finds an answer right ends a stream in any case. An answer that stands is followed
-    by a move alone. Raises ValueError for a problem of two
-    players, for fewer than one attempt, and for moves that are missing.
+    by a move alone. Raises ValueError for a problem of two players, for fewer than one attempt, and
+    for moves that are missing.
     """
 
     problem: Problem

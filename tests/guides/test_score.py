@@ -146,6 +146,7 @@ def test_the_stages_reward_what_they_are_meant_to(folder: Path, tmp_path: Path) 
     corrected(folder, out, (1, 1))
     told = describe(out / "second" / "best")["stream"]
     assert told["attempts"] == 2 and told["insist"] and told["moves"]["again"] == "!"
+    assert told["moves"]["check"] is None, "no verifier tells which first attempts are right"
     targets = read_targets(folder / "p.jsonl")
     for stage, own in (("first", 0.0), ("second", 1.0)):
         run = out / stage / "round-01"

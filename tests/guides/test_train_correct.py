@@ -50,7 +50,9 @@ def test_a_model_that_tries_again(
                 assert asked.read(state).attempt == 2
                 streams += 1
     assert streams > 10, "chains are streams that end"
-    capsys.readouterr()
+    more = ["--kind", "pairs", "--steps", "1"]
+    assert correct(tmp_path / "again", file, out, tmp_path / "twice", *more) == 2
+    assert "is of a stream" in capsys.readouterr().err
     assert main.main(["view", str(tmp_path / "again")]) == 0
     assert "begins anew 1.0 times" in capsys.readouterr().out
 
