@@ -58,6 +58,8 @@ def generated(
 def left_numbers(prompt: str) -> list[Fraction]:
     """What is left after the lines of a Countdown chain, in the tests' own reading."""
     statement, *lines = prompt.split("\n")
+    while "Try again." in lines:
+        lines = lines[lines.index("Try again.") + 1 :]
     left = [Fraction(n) for n in re.findall(r"\d+", statement)][:-1]
     for line in filter(None, lines):
         a, b, c = (Fraction(n) for n in re.fullmatch(r"(\d+)[-+*/](\d+)=(\d+)", line).groups())
