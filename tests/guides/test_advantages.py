@@ -30,7 +30,7 @@ from guides.data.labels import Labels
 from search.guide import multiplicity
 from search.problem import TextStep
 
-FLAT = ("group", "leave_one_out", "max_likelihood")
+FLAT = ("group", "leave_one_out", "max_likelihood", "attempts")
 
 
 def found_of(batch: Sequence[Graded], credit: Credit) -> list[rl_cases.Advantages]:
@@ -109,7 +109,7 @@ class Slow:
         rewards = [reward for _, reward in samples]
         node, parent = steps[:length], steps[: length - 1]
         method = self.credit.method
-        if method == "group":
+        if method in ("group", "attempts"):  # alike, where a chain has one attempt
             every = [reward for samples in self.problems for _, reward in samples]
             divisor = {
                 "none": 1.0,
