@@ -142,6 +142,33 @@ def test_what_nobody_judged_is_in_no_walk_with_checks(trees: list[Graded]) -> No
     assert len(more) > len(lines) / 2, "without checks they are walked"
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_wrong_lines_may_be_read_alone(trees: list[Graded], masked: bool) -> None:
+    """The wrong ones are those that do not stand in the end; moves are imitated always."""
+    chosen = Streaming("retry", rate=0.6, masked=masked)
+    withdrawn = 0
+    for one in trees:
+        for lines in streams_of(one, chosen, fresh()):
+            state, stream = played(one, lines, chosen)
+            for line, gone in zip(lines, stream.withdrawn(state), strict=True):
+                assert line.weight == (0.0 if gone and masked else 1.0)
+                withdrawn += gone
+    assert withdrawn > 5
+
+
+def test_a_step_that_sometimes_came_out_right_is_not_wrong(trees: list[Graded]) -> None:
+    """With counted labels: of the siblings of a right chain only those without any success."""
+    chosen = Streaming("retry", rate=0.9)
+    for one in trees:
+        known = one.labels.n > 0
+        half = Labels(np.where(known, 1.0, 0.0), np.where(known, 2.0, 0.0))
+        for lines in streams_of(replace(one, labels=half), chosen, fresh()):
+            assert not any(line.text.startswith("Back") for line in lines)
+        never = Labels(np.zeros(len(known)), np.where(known, 2.0, 0.0))
+        found = streams_of(replace(one, labels=never), chosen, fresh())
+        assert len(found) == len(streams_of(one, chosen, fresh()))
+
+
 def test_a_pair_reads_a_wrong_chain_and_learns_a_right_one(trees: list[Graded]) -> None:
     chosen = Streaming("pairs")
     made = 0
