@@ -147,8 +147,9 @@ def test_wrong_lines_may_be_read_alone(trees: list[Graded], masked: bool) -> Non
     """The wrong ones are those that do not stand in the end; moves are imitated always."""
     chosen = Streaming("retry", rate=0.6, masked=masked)
     withdrawn = 0
-    for one in trees:
-        for lines in streams_of(one, chosen, fresh()):
+    rng = fresh()
+    for one in trees * 5:
+        for lines in streams_of(one, chosen, rng):
             state, stream = played(one, lines, chosen)
             for line, gone in zip(lines, stream.withdrawn(state), strict=True):
                 assert line.weight == (0.0 if gone and masked else 1.0)
@@ -159,10 +160,11 @@ def test_wrong_lines_may_be_read_alone(trees: list[Graded], masked: bool) -> Non
 def test_a_step_that_sometimes_came_out_right_is_not_wrong(trees: list[Graded]) -> None:
     """With counted labels: of the siblings of a right chain only those without any success."""
     chosen = Streaming("retry", rate=0.9)
-    for one in trees:
+    rng = fresh()
+    for one in trees * 5:
         known = one.labels.n > 0
         half = Labels(np.where(known, 1.0, 0.0), np.where(known, 2.0, 0.0))
-        for lines in streams_of(replace(one, labels=half), chosen, fresh()):
+        for lines in streams_of(replace(one, labels=half), chosen, rng):
             assert not any(line.text.startswith("Back") for line in lines)
         never = Labels(np.zeros(len(known)), np.where(known, 2.0, 0.0))
         found = streams_of(replace(one, labels=never), chosen, fresh())
