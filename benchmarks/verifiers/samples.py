@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from benchmarks.sweep.plan import Task, task_named
 from benchmarks.tasks import TASKS
 from search.guide import Guide
 from search.problem import Problem
+from search.problems.stream import Stream
 from search.solution import Solution
 from search.solver import seed_of
 
@@ -64,15 +66,33 @@ def sample(
     """`chains` samples of every problem of the task, by name, each from random numbers of its
     own. Raises what a search raised.
     """
-    names = list(task.problems)
     found: dict[str, list[Sample]] = {}
 
-    def finish(index: int, solution: Solution) -> None:
+    def finish(name: str, solution: Solution) -> None:
+        found[name] = samples_of(task, name, solution)
+        found[name] += [Sample()] * (chains - len(found[name]))
+
+    searched(task, guide, chains, finish, seed, progress)
+    return found
+
+
+def searched(
+    task: Task,
+    guide: Guide,
+    chains: int,
+    finish: Callable[[str, Solution], None],
+    seed: int = 0,
+    progress: bool | None = None,
+) -> None:
+    """Sample `chains` chains of every problem of the task, each problem from random numbers of its
+    own; what `finish` is given, by name, holds its tree. Raises what a search raised.
+    """
+    names = list(task.problems)
+
+    def finished(index: int, solution: Solution) -> None:
         if solution.error is not None:
             raise solution.error
-        name = names[index]
-        found[name] = _samples(task, name, solution)
-        found[name] += [Sample()] * (chains - len(found[name]))
+        finish(names[index], solution)
 
     problems = list(map(unverified, task.problems.values()))
     budget = search.Budget(simulations=chains)
@@ -83,27 +103,32 @@ def sample(
         "sample",
         budget,
         seeds,
-        on_finish=finish,
+        on_finish=finished,
         progress=progress,
         keep_trees=False,
         chains=chains,
     )
-    return found
 
 
-def _samples(task: Task, name: str, solution: Solution) -> list[Sample]:
+def samples_of(task: Task, name: str, solution: Solution) -> list[Sample]:
+    """The finished chains of a search, as often as each was sampled; of a stream what stands."""
     tree = solution.tree
     problem = task.problems[name]
+    whole = solution.problem
     samples: list[Sample] = []
     assert tree is not None
     for node in tree.finished:
         state = tree.states[node]
+        chain = tree.chain(node)
+        if isinstance(whole, Stream) and not isinstance(problem, Stream):
+            chain = list(itertools.compress(chain, whole.standing(state)))
+            state = whole.read(state).state
         answer = problem.answer(state)
         reward = problem.verify(state)
         right = task.correct(name, answer, None if reward is None else reward == 1.0)
         steps = None
         if task.steps_right is not None:
-            steps = task.steps_right(problem, tree.chain(node))
+            steps = task.steps_right(problem, chain)
         if steps is not None:
             steps = right and steps
         value = tree.mean(node)

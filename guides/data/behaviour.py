@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from guides.data.grading import Replay, answered
 from search.problem import State, TextStep
 from search.problems.stream import AGAIN, BACK, CHECK, Stream
+from search.trace import Trace
 
 #: what in open text shows each behaviour (after Gandhi et al. 2025, "Cognitive Behaviors that
 #: Enable Self-Improving Reasoners", whose judge is a model)
@@ -130,14 +131,13 @@ def of_replay(
     checker: Callable[[Any, State], float | None] | None = None,
     target: str | None = None,
 ) -> list[Behaviour]:
-    """Of every chain of a trace that ended, as often as it was sampled.
+    """Of every chain of a trace, as often as it was sampled, also where it came to no end; of
+    traces whose chains are no independent samples those that did, once each.
 
     checker  of a problem and its state (`guides.data.grading.Checker`)
     """
-    trace = replay.trace
     found: list[Behaviour] = []
-    for node in np.flatnonzero(trace.node_finished).tolist():
-        times = int(trace.edge_visits[trace.node_edge[node]]) if trace.independent else 1
+    for node, times in _ends(replay.trace):
         state = replay.states[node]
         problem = replay.problem
         if isinstance(problem, Stream):
@@ -146,6 +146,20 @@ def of_replay(
             one = of_text("\n".join(step.text for step in state))
         found += [one] * times
     return found
+
+
+def _ends(trace: Trace) -> Iterator[tuple[int, int]]:
+    """The last node of each chain, and how many chains ended there."""
+    finished = trace.node_finished
+    if not trace.independent:
+        yield from ((node, 1) for node in np.flatnonzero(finished).tolist())
+        return
+    visits = trace.edge_visits.astype(np.int64)
+    ended = np.append(visits, 0)[trace.node_edge]  # the root has no edge
+    np.subtract.at(ended, trace.edge_node, visits)
+    for node in range(1, len(ended)):
+        if ended[node] > 0:
+            yield node, int(ended[node])
 
 
 def _bound(

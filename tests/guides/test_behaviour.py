@@ -113,6 +113,14 @@ def test_chains_of_a_trace_count_as_often_as_they_were_sampled() -> None:
     assert len(behaviours) == 3 and {one.backs for one in behaviours} == {1}
     assert {one.true for one in behaviours} == {1}
 
+    def lost(problem: Any, state: Any) -> list[TextStep]:  # comes to no end
+        return [TextStep(lines[len(state)])] if len(state) < 3 else []
+
+    ended = search.solve(Stream(GAME), guide=search.Guide(lost), method="sample", chains=3)
+    assert ended.trace is not None
+    behaviours = of_replay(Replay(ended.trace))
+    assert [(one.lines, one.backs, one.last) for one in behaviours] == [(3, 1, 0.0)] * 3
+
     def talker(problem: Any, state: Any) -> list[TextStep]:
         return [TextStep("Wait. Let me verify: \\boxed{3}", finish="end")]
 
