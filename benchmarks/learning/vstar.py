@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,9 @@ from benchmarks.output import row as row_of
 from benchmarks.output import table
 from benchmarks.sweep import statistics
 from benchmarks.sweep.plan import Task, task_of_file
-from benchmarks.verifiers.samples import Columns, sample
-from guides.data.grading import read_targets
+from benchmarks.verifiers.samples import Columns, Sample, searched
+from guides.data.grading import Replay, read_targets
+from guides.data.trace_rewards import Sources, rewards_of
 from guides.engines import unload
 from guides.iteration.algorithms import plan_of
 from guides.iteration.expert_iteration import HELD, expert_iteration
@@ -38,6 +38,8 @@ from guides.training.train_guide import train_guide
 from search.files.atomic import atomic
 from search.files.problems_file import Job, read_jobs
 from search.scheduling.budget import Budget
+from search.solution import Solution
+from search.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -88,20 +90,46 @@ def trained(
     return verifiers
 
 
+def sampled(task: Task, policy: Path, samples: int, slots: int, path: Path) -> list[Replay]:
+    """The samples of each problem, in their order, from the file `path` or sampled into it."""
+    if not path.exists():
+        found: dict[str, Trace] = {}
+
+        def finish(name: str, solution: Solution) -> None:
+            assert solution.trace is not None
+            found[name] = solution.trace
+
+        searched(task, guides.load(policy, slots=slots, temperature=1.0), samples, finish)
+        unload(policy)
+        Trace.save([found[name] for name in task.problems], path)
+    return list(map(Replay, Trace.load(path)))
+
+
 def scored(
-    task: Task, policy: Path, verifier: Path, samples: int, slots: int, path: Path
+    task: Task, replays: Sequence[Replay], samples: int, verifier: Path, path: Path
 ) -> list[Columns]:
     """The samples of each problem with the verifier's scores, from `path` or made into it."""
     if not path.exists():
-        writer = guides.load(policy, slots=slots, temperature=1.0)
-        judge = guides.PRM(verifier, slots=slots)
-        found = sample(task, replace(writer, value=judge), samples)
-        lines = [json.dumps(vars(Columns.of(found[name]))) for name in task.problems]
+        scores = rewards_of(replays, "verifier", Sources(verifier=verifier)).outcomes
+        lines = []
+        for name, replay, own in zip(task.problems, replays, scores, strict=True):
+            found = _finished(task, name, replay, own)
+            found += [Sample()] * (samples - len(found))
+            lines.append(json.dumps(vars(Columns.of(found))))
         with atomic(path) as part:
             part.write_text("\n".join(lines) + "\n")
-        for checkpoint in (policy, verifier):
-            unload(checkpoint)
     return [Columns(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _finished(task: Task, name: str, replay: Replay, scores: np.ndarray) -> list[Sample]:
+    """The finished chains of a trace, as often as each was sampled."""
+    trace = replay.trace
+    samples: list[Sample] = []
+    nodes = np.flatnonzero(trace.node_finished).tolist()
+    for node, answer in zip(nodes, replay.answers(nodes), strict=True):
+        one = Sample(answer, task.correct(name, answer, None), None, float(scores[node]))
+        samples += [one] * int(trace.edge_visits[trace.node_edge[node]])
+    return samples
 
 
 def chosen(problems: Sequence[Columns], size: int) -> np.ndarray:
@@ -167,9 +195,12 @@ def main() -> None:
             out = args.out / f"seed-{seed}"
             log.info("seed %d", seed)
             verifiers = trained(args.guide, jobs, gate, targets, seed, out, args)
+            drawn = f"{task.name}-{args.samples}"
+            pool = out / f"{drawn}.parquet"
+            replays = sampled(task, out / "run" / "best", args.samples, args.slots, pool)
             for name, verifier in verifiers.items():
-                path = out / f"{verifier.name}-{task.name}-{args.samples}.jsonl"
-                own = scored(task, out / "run" / "best", verifier, args.samples, args.slots, path)
+                path = out / f"{verifier.name}-{drawn}.jsonl"
+                own = scored(task, replays, args.samples, verifier, path)
                 found.setdefault(name, []).append(own)
             said = report(found)
             log.info("\n%s", said)
