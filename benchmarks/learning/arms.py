@@ -10,7 +10,8 @@
   `unfiltered` on the samples of that round, right and wrong; `expert` on the generator's solutions
   of the problems that it solved; `paths` on the generator's solutions of problems that no arm has
   seen; `dpo` on pairs of right and wrong chains of the round, `step_dpo` on pairs of its steps,
-  both with lr=1e-5 where nothing else is said
+  both with lr=1e-5 where nothing else is said; `streams` on streams that are made of the samples.
+  Its further options are checker and those of `guides.data.streams.Streaming`
 
 All but controls take problems (how many of the file there are) and flops (in place of those of all
 arms). The controls `expert` and `paths` are for chains and word problems alone.
@@ -23,7 +24,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,12 +36,13 @@ from guides.builtin.train import encode
 from guides.data.examples import ExampleFile, Segment, write_examples
 from guides.data.grading import grade, key_of
 from guides.data.prepare import prepare
+from guides.data.streams import Streaming
 from guides.engines import locate
 from guides.iteration.algorithms import ALGORITHMS, plan_of
 from guides.iteration.expert_iteration import expert_iteration
 from guides.iteration.rl import RLPlan, reinforce
 from guides.iteration.run_folder import write_json
-from guides.training.train_guide import run_training
+from guides.training.train_guide import run_training, train_guide
 from models.checkpoints.checkpoint import describe, resolve
 from search.files.problems_file import Job
 from search.problem import Problem
@@ -109,7 +111,7 @@ class Arm:
         arms.
         """
         options = dict(self.options)
-        if self.name in CONTROLS:
+        if self.name in (STREAMS, *CONTROLS):
             followed = root / str(options.pop("of", "rest_em")) / out.name
             return _control(self.name, data, seed, followed, out, options)
         limit = float(options.pop("flops", data.flops))
@@ -131,8 +133,8 @@ def read_arms(text: str) -> list[Arm]:
     arms = []
     for part in text.split(","):
         name, options = read_method(part.strip())
-        if name not in ("rl", *CONTROLS, *ALGORITHMS):
-            known = ", ".join(("rl", *ALGORITHMS, *CONTROLS))
+        if name not in ("rl", STREAMS, *CONTROLS, *ALGORITHMS):
+            known = ", ".join(("rl", *ALGORITHMS, *CONTROLS, STREAMS))
             raise ValueError(f"there is no arm {name!r}: choose among {known}")
         allowed = _allowed(name)
         for option in options:
@@ -148,6 +150,8 @@ def _allowed(name: str) -> tuple[str, ...]:
     """The options of an arm."""
     if name in CONTROLS:
         return ("of", "lr")
+    if name == STREAMS:
+        return ("of", "lr", "checker", *STREAMING)
     both = ("problems", "flops", "chains", "lr", *IN_PLANS)
     if name == "rl":
         return (*both, "credit", "divisor", "kl", "region", "updates", "refill", "stale")
@@ -241,22 +245,31 @@ def _control(
     examples = (out / "examples.npz").resolve()
     generated = 0.0
     flops = 0.0
-    if not examples.exists():
+    chosen = dict(chosen)
+    learnt = {**_taken(chosen, "checker"), "seed": seed}
+    if name == STREAMS:
+        learnt["streams"] = Streaming(**_taken(chosen, *STREAMING))
+    if not examples.exists() and name == STREAMS:
+        prepare(last.parent / "traces", data.targets, data.start, examples, **learnt)
+    elif not examples.exists():
         CONTROLS[name](data, last.parent, own, seed, examples)
     if name != "paths":  # the others need the samples
         rounds = int(last.parent.name[-2:])
         generated = _spent(followed / "run", rounds).generated
         flops = _sum(followed / "run", rounds, "search_flops", "gate_flops")
     options = {**told["options"], **(PREFERENCES if name in PAIRED else {}), **chosen}
-    epochs = float(options["epochs"]) * own / _tokens(examples)
+    options["epochs"] = float(options["epochs"]) * own / _tokens(examples)
     model = out / "model"
-    if not (model / "training.json").exists():
+    if name == STREAMS:
+        traces = last.parent / "traces"
+        train_guide(traces, data.targets, data.start, model, options, held_out=0, **learnt)
+    elif not (model / "training.json").exists():
         config = out / "model.json"
         content = {
             "model": str(resolve(locate(data.start)).resolve()),
             "examples": [str(examples)],
             "out": str(model.resolve()),
-            "options": {**options, "epochs": epochs},
+            "options": options,
         }
         write_json(config, content)
         run_training(config)
@@ -340,6 +353,9 @@ def _solution(problem: Problem) -> list[tuple[str, float, float, int]]:
 
 
 PAIRED = ("dpo", "step_dpo")
+STREAMS = "streams"
+#: options of the arm `streams`
+STREAMING = tuple(one.name for one in fields(Streaming) if one.name != "moves")
 CONTROLS: Mapping[str, Callable[[Data, Path, int, int, Path], None]] = {
     "unfiltered": _unfiltered,
     "expert": _expert,
