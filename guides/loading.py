@@ -53,6 +53,9 @@ def load(
             "aggregate out, or give another model"
         )
     last = (aggregate or loaded.settings.get("aggregate") or "last") == "last"
+    if loaded.settings.get("prm") is not None:  # a trained judge, which reads each chain apart
+        judge = PRM(loaded, aggregate=aggregate)
+        return _guide(LM(loaded, **policy), judge, loaded.settings, answer)
     # a step's own value is no value of the chain
     lm = LM(loaded, values=last and loaded.has_head, **policy)
     if loaded.has_head:

@@ -14,14 +14,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from guides.data.prepare import Distillation, prepare
+from guides.data.streams import Streaming
 from guides.engines import locate
 from guides.policies.lm import MAX_STEPS, STEP_TOKENS
 from guides.training.options import check_installed, fine_tuning
 from guides.training.reference import check_reference
 from guides.training.train import FULL, INTERRUPTED, JUDGED, MISUSE, REPORT
 from guides.training.value_report import table_of
+from guides.values.prm_formats import verdict_format
 from models.checkpoints.checkpoint import check_settings, describe, resolve, version
+from models.checkpoints.foreign import read_by
 from models.checkpoints.head_layouts import LAYOUTS, architecture, head_layout
 from search.child import command
 from search.files.atomic import alone, atomic
@@ -76,6 +81,8 @@ def train_guide(
     judged = wanted.value_weight > 0
     chosen = Distillation(**choices, held_share=held_out, judged=judged)
     check_installed(wanted)
+    if chosen.streams is not None:
+        _judging(chosen.streams, folder, {**describe(folder), **settings})
     if chosen.pairs is not None and wanted.tune == "head":
         raise ValueError(
             "preferences train what the model writes, not its value head: choose to tune full or "
@@ -150,6 +157,8 @@ def _train(
         own = describe(folder)
         if own.get("kinds"):
             guide["kinds"] = sorted({*own["kinds"], *counted["kinds"]})
+        if chosen.streams is not None:
+            guide |= _judging(chosen.streams, folder, {**own, **guide})
         if chosen.streams is not None and chosen.streams.rules is not None:
             guide["stream"] = chosen.streams.rules
             before = {"max_steps": MAX_STEPS, "step_tokens": STEP_TOKENS, **own, **guide}
@@ -174,6 +183,18 @@ def _train(
             content["held"] = str(held.resolve())
         _write(config, json.dumps(content, indent=2))
     run_training(config)
+
+
+def _judging(streams: Streaming, folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the guide.json of a model says that learns critiques: how it judges. Else nothing.
+    Raises ValueError for verdicts that its tokenizer does not tell apart.
+    """
+    if streams.rules is not None:
+        return {}
+    tokenizer = read_by(AutoTokenizer, folder)
+    ending = settings.get("delimiter") or "\n\n"
+    moves = streams.moves
+    return {"prm": verdict_format(moves.say(True), moves.say(False), tokenizer, ending)}
 
 
 def _run_of(

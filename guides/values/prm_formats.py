@@ -63,6 +63,8 @@ class Format:
                         without special tokens. So " +" is another
             token than "+" in byte-level vocabularies, and SentencePiece takes "+" for the one that
             begins a word
+    reply   parts only: what stands behind the score of each step but the last, as if the model had
+            found the step right
     opening whether the prompt alone has a score, at its end; else a chain without steps has no
     value
     aggregate  what the value of a chain is of its steps' scores: "last", "min", "prod" or "mean"
@@ -80,6 +82,7 @@ class Format:
     marker: str | None = None
     good: str | None = None
     bad: str | None = None
+    reply: str = ""
     opening: bool = False
     aggregate: str = "last"
     name: str = "custom"
@@ -122,7 +125,8 @@ class Format:
                 f"its step does not hold the marker {self.marker!r}: write it where the score "
                 "stands"
             )
-        for field, useful in {"system": chat, "cut": in_parts, "opening": in_parts}.items():
+        useful_in = {"system": chat, "cut": in_parts, "reply": in_parts, "opening": in_parts}
+        for field, useful in useful_in.items():
             if getattr(self, field) and not useful:
                 self._refuse(f"{field} is of no use in layout {self.layout!r}: leave it out")
 
@@ -141,6 +145,8 @@ class Format:
         """
         content = dataclasses.asdict(self)
         del content["name"], content["aggregate"]
+        if not content["reply"]:
+            del content["reply"]  # digests are older than this field
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{self.name}#{digest}"
 
@@ -248,6 +254,39 @@ def _fits(name: str, value: Any) -> bool:
     if name == "step" and isinstance(value, list):
         return all(isinstance(text, str) for text in value)
     return isinstance(value, str)
+
+
+def verdict_format(right: str, wrong: str, tokenizer: Any, ending: str) -> dict[str, Any]:
+    """The format, as JSON, of a model that has learnt to write a check behind each line of a
+    chain: the chance that it calls a line right, where it has called those before it right. Their
+    product is the chance that it calls all lines right (GenRM; Zhang et al. 2024, of each step).
+
+    right, wrong   the two checks, as lines without what ends them;  ending: what ends a line
+
+    Raises ValueError where the tokenizer does not tell both apart by one token.
+    """
+    first = tokenizer.encode(right + ending, add_special_tokens=False)
+    second = tokenizer.encode(wrong + ending, add_special_tokens=False)
+    at = 0
+    while first[at] == second[at]:
+        at += 1
+    parts = (first[:at], [first[at]], [second[at]], first[at:])
+    lead, good, bad, reply = texts = list(map(tokenizer.decode, parts))
+    again = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    if tuple(again) != parts or not lead:
+        raise ValueError(
+            f"the tokenizer does not write {right!r} and {wrong!r} alike up to a token that tells "
+            "which it is: give other verdicts"
+        )
+    return {
+        "layout": "parts",
+        "score": "tokens",
+        "step": ["{step}" + ending, lead],
+        "good": good,
+        "bad": bad,
+        "reply": reply,
+        "aggregate": "prod",
+    }
 
 
 def choose_format(

@@ -84,8 +84,10 @@ class Reader:
 
     def _parts(self, statement: str, steps: tuple[str, ...]) -> Reading:
         tokens = list(self._prompt(statement))
-        positions = []
+        positions: list[int] = []
         for step in steps:
+            if positions:
+                tokens += self._encode(self.format.reply)
             pieces = step.split(self.format.cut) if self.format.cut else [step]
             for piece in pieces:
                 for part in self.format.parts:
