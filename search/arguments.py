@@ -28,6 +28,8 @@ Method = Callable[..., Coroutine[Any, Any, None]]
 
 CHOOSERS = ("majority", "weighted", "best", "most_visited")  #: of `search.choose`
 
+#: numbers of streams that are options of the methods that make them, and their least values
+STREAM_OPTIONS = {"attempts": 1, "min_tokens": 0, "max_tokens": 0}
 MOST = 100_000  #: of an option of our methods that is a whole number
 OF_THE_MODEL = frozenset(
     ("temperature", "top_k", "top_p", "min_p", "delimiter", "step_tokens", "max_steps", "prompt")
@@ -78,7 +80,8 @@ class Configured:
         if not self.stream:
             return problem
         if isinstance(problem, Stream):
-            return replace(problem, **self.stream)
+            own = {name: value for name, value in self.stream.items() if name != "moves"}
+            return replace(problem, **own)
         return Stream(problem, **self.stream)
 
     def guide(self, guide: Guide) -> Guide:
@@ -115,9 +118,10 @@ def configured(
         named = preset(method)
         function = searching(named.search)
     stream = dict(named.stream)
-    if stream:
-        options = dict(options)
-        stream["attempts"] = attempts_of(options.pop("attempts", stream["attempts"]))
+    options = dict(options)
+    for name, least in STREAM_OPTIONS.items():
+        if name in stream:
+            stream[name] = whole_number(name, options.pop(name, stream[name]), least)
     check_options(function, options)
     if named.choose is not None and choose is not None:
         raise ValueError(
@@ -129,10 +133,10 @@ def configured(
     return Configured(function, whole, chosen, named.policy, stream)
 
 
-def attempts_of(number: Any) -> int:
-    """The number of attempts. Raises ValueError for what is none."""
-    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MOST:
-        raise ValueError(f"attempts={number!r} is impossible: give a whole number from 1 on")
+def whole_number(name: str, number: Any, least: int) -> int:
+    """The number that an option of that name is given. Raises ValueError for what is none."""
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= MOST:
+        raise ValueError(f"{name}={number!r} is impossible: give a whole number from {least} on")
     return number
 
 

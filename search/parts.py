@@ -400,7 +400,7 @@ def given(
     if due is None or (line := due(state, stuck=stuck)) is None:
         return None
     if hasattr(policy, "given"):
-        step: TextStep = policy.given(state, line)
+        step: TextStep = policy.given(problem, state, line)
         return step
     return TextStep(line, finish=GIVEN)
 

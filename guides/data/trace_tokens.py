@@ -61,6 +61,8 @@ class TraceReader:
             before = contexts[parent]
             cut = cuts[parent]
             if step.finish == GIVEN:
+                contexts.append(() if independent else (*before, *step.tokens)[-BEFORE:])
+                cuts.append("")
                 continue
             key = (before, cut, step.tokens, step.text, step.finish)
             # the next one may go on in the middle of a character

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 import numpy as np
 
 from guides.engines import EngineOptions, Loaded, loaded_of
-from guides.policies.prompts import Prompts, prompting
+from guides.policies.prompts import Prompts, plain_tokens, prompting
 from guides.policies.steps import blank_line, whole_step
 from search.chain import GIVEN, chain_of, chain_tokens, cut_text, token_count
 from search.final_answer import thinking
@@ -130,6 +130,7 @@ class LM:
         self.ends = self._prompts.ends
         self._blocks = blank_line(self.delimiter)
         self._values = values
+        self._ends = frozenset(getattr(loaded.tokenizer, "all_special_ids", ()))
         self._prompt = lru_cache(maxsize=4096)(self._encode_prompt)
         self._turn = lru_cache(maxsize=256)(self._prompts.turn)
 
@@ -206,7 +207,7 @@ class LM:
             raise failures[0]
         distinct: dict[Any, list[Generated]] = {}
         for result in results:
-            step = self._step(state, result)
+            step = self._step(problem, state, result)
             try:
                 key = problem.key(state, step)
             except IllegalStep:
@@ -216,7 +217,7 @@ class LM:
         for same in distinct.values():
             first = same[0]
             proposal = Proposal(
-                self._step(state, first),
+                self._step(problem, state, first),
                 float(first.log_probs.sum(dtype=np.float64)),
                 len(same) / len(results),
                 self._value(first),
@@ -236,7 +237,9 @@ class LM:
             step = given(self, problem, state)
             try:
                 if step is None:
-                    step = self._step(state, await self._sample(problem, state, _seeds(rng, 1)[0]))
+                    step = self._step(
+                        problem, state, await self._sample(problem, state, _seeds(rng, 1)[0])
+                    )
             except RequestFailed:
                 if not steps:
                     raise
@@ -250,10 +253,16 @@ class LM:
                 break
         return steps
 
-    def given(self, state: State, line: str) -> TextStep:
+    def given(self, problem: Problem, state: State, line: str) -> TextStep:
         """A line that the search puts behind `state`: for a chat model a user's turn, behind which
-        its own next turn begins.
+        its own next turn begins; where the problem has no turns, a line of the model's own.
         """
+        if not getattr(problem, "turns", True):
+            ended = not state or state[-1].finish in ("stop", "last", GIVEN)
+            text = f"{line}{self.delimiter}" if ended else f"{self.delimiter}{line}{self.delimiter}"
+            tokens = plain_tokens(self._loaded.tokenizer, text)
+            thought = state[-1].thought if state else self._prompts.thinking
+            return TextStep(line, tokens, GIVEN, thought)
         before = chain_tokens(state[-1:]) if state else ()
         return TextStep(line, self._turn(line, self.delimiter, before[-1:]), GIVEN)
 
@@ -283,7 +292,7 @@ class LM:
         def ended(result: Generated) -> bool:
             if not getattr(problem, "open_answers", False):
                 return False
-            return problem.is_terminal(chain_of(state).then(self._step(state, result)))
+            return problem.is_terminal(chain_of(state).then(self._step(problem, state, result)))
 
         return await whole_step(request, cut_text(state), self._decode, ended)
 
@@ -305,18 +314,24 @@ class LM:
         )
         return text
 
-    def _step(self, state: State, result: Generated) -> TextStep:
+    def _step(self, problem: Problem, state: State, result: Generated) -> TextStep:
         """What was sampled from `state`, as a step."""
         finish = result.finish
+        tokens = result.tokens
+        log_probs = result.sampled_log_probs
+        turns = getattr(problem, "turns", True)
+        if finish == "end" and not turns and tokens[-1:] and tokens[-1] in self._ends:
+            tokens = tokens[:-1]  # the turn may go on
+            log_probs = log_probs[: len(tokens)]
         if finish == "stop" and len(state) + 1 >= self.max_steps:
             finish = "last"
         before = state[-1].thought if state else self._prompts.thinking
         thought = thinking(cut_text(state) + result.text, before)
         known: tuple[float, ...] = ()
         # a server may not tell, and rounding may lift a certain token a little above 0
-        if np.isfinite(result.sampled_log_probs).all():
-            known = tuple(np.minimum(result.sampled_log_probs, 0).tolist())
-        return TextStep(result.text, result.tokens, finish, thought, known)
+        if np.isfinite(log_probs).all():
+            known = tuple(np.minimum(log_probs, 0).tolist())
+        return TextStep(result.text, tokens, finish, thought, known)
 
     def _encode_prompt(self, statement: str) -> tuple[int, ...]:
         tokens = self._prompts(statement)

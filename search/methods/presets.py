@@ -25,8 +25,8 @@ class Preset:
     choose   name of a chooser of `search.choose`; None: a verified state first, else the weighted
              vote
     policy   settings of the policy, such as temperature=0
-    stream   the problem is searched as a `search.problems.stream.Stream` with these fields, and
-             `attempts` is an option
+    stream   the problem is searched as a `search.problems.stream.Stream` with these fields, of
+             which the numbers are options
     source   what it is, and who described it
     """
 
@@ -68,6 +68,20 @@ PRESETS: Mapping[str, Preset] = {
         stream={"attempts": 4, "insist": True},
         source="attempts one after the other, each of which sees those before; the last answer "
         "counts (sequential revisions; Snell et al. 2024)",
+    ),
+    "budget_forcing": Preset(
+        "sample",
+        {"chains": 1, "wave": 1},
+        stream={
+            "attempts": 2,
+            "min_tokens": 0,
+            "max_tokens": 0,
+            "insist": True,
+            "turns": False,
+            "moves": {"back": None, "check": None, "again": "Wait"},
+        },
+        source="a chain that is told to wait behind its answer, and to answer where it has become "
+        "long (s1; Muennighoff et al. 2025)",
     ),
     "rejection": Preset(
         "sample",

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
+from search.chain import GIVEN, token_count
 from search.kinds import build, kind_of
 from search.problem import IllegalStep, Problem, State, TextStep, check_members
 from search.problems import parse
@@ -137,12 +138,14 @@ class Reading:
     standing  place in the stream of each line that stands, and the problem's state behind it
     made      its moves in their order
     attempt   the number of the attempt, from 1 on
+    asked     place in the stream of the line with which the search asked for the answer; -1: none
     """
 
     start: State
     standing: tuple[tuple[int, State], ...] = ()
     made: tuple[Made, ...] = ()
     attempt: int = 1
+    asked: int = -1
 
     @property
     def state(self) -> State:
@@ -175,10 +178,18 @@ class Stream:
     insist    behind each answer but the last, and where a line is illegal, the search itself writes
               the move `again`, and no model has to; or the check that ends the stream, where the
               problem verifies the answer
+    turns     what the search writes is a turn of its own to a chat model; else the model's own turn
+              goes on behind it, and what ended that turn is left out
+    min_tokens  an answer is the last, whatever attempts are left, from so many tokens on; 0: not
+    max_tokens  where the chain has so many tokens and no answer, the search writes `final`, and the
+              model's next line is its last; of several attempts no more begins. 0: no end
+    final     the line that asks for the answer
+
+    The last four, without turns, are budget forcing (s1; Muennighoff et al. 2025).
 
     A check that finds an answer right ends a stream in any case. An answer that stands is followed
-    by a move alone. Raises ValueError for a problem of two players, for fewer than one attempt, and
-    for moves that are missing.
+    by a move alone. Raises ValueError for a problem of two players, for fewer than one attempt,
+    numbers of tokens that are none, and moves that are missing.
     """
 
     problem: Problem
@@ -187,6 +198,10 @@ class Stream:
     attempts: int = 1
     checked: bool = False
     insist: bool = False
+    turns: bool = True
+    min_tokens: int = 0
+    max_tokens: int = 0
+    final: str = "The final answer, in a box, is:"
 
     players = 1
     inline = True  # of the problem, see below
@@ -209,6 +224,16 @@ class Stream:
             )
         if self.attempts < 1:
             raise ValueError(f"attempts={self.attempts} is impossible: give 1 or more")
+        if self.min_tokens < 0 or self.max_tokens < 0:
+            raise ValueError(
+                f"min_tokens={self.min_tokens} and max_tokens={self.max_tokens} are impossible: "
+                "give 0 or more"
+            )
+        if 0 < self.max_tokens < self.min_tokens:
+            raise ValueError(
+                f"no stream has at least {self.min_tokens} and at most {self.max_tokens} tokens: "
+                "give min_tokens below max_tokens"
+            )
         if (self.attempts > 1 or self.insist) and AGAIN not in moves.kinds:
             raise ValueError("several attempts need the move `again`: say how it is written")
         if self.checked and CHECK not in moves.kinds:
@@ -236,12 +261,14 @@ class Stream:
 
     def is_terminal(self, state: Sequence[TextStep]) -> bool:
         reading = self.read(state)
+        if reading.asked >= 0:
+            return reading.asked < len(state) - 1 and state[-1].finish != "length"
         if not reading.standing or not self.problem.is_terminal(reading.state):
             return False
         made = reading.made[-1] if reading.made else None
         if made is not None and made.place == len(state) - 1 and made.move.right is True:
             return True
-        return not self.checked and reading.attempt == self.attempts
+        return not self.checked and not self._goes_on(state, reading)
 
     def due(self, state: Sequence[TextStep], stuck: bool = False) -> str | None:
         """The line that the search has to write behind `state`; None: the model goes on.
@@ -253,13 +280,20 @@ class Stream:
         reading = self.read(state)
         answered = bool(reading.standing) and self.problem.is_terminal(reading.state)
         if not answered and not stuck:
-            return None
+            spent = 0 < self.max_tokens <= token_count(state)
+            return self.final if spent and reading.asked < 0 else None
         checks = answered and self.inline and CHECK in self.moves.kinds
         if checks and self.problem.verify(reading.state) == 1.0:
             return self.moves.say(True)
-        if reading.attempt < self.attempts:
+        if self._goes_on(state, reading):
             return self.moves.again
-        return None
+        return self.final if stuck and self.max_tokens and reading.asked < 0 else None
+
+    def _goes_on(self, state: Sequence[TextStep], reading: Reading) -> bool:
+        """Whether another attempt begins behind an answer."""
+        limits = list(filter(None, (self.min_tokens, self.max_tokens)))
+        enough = bool(limits) and token_count(state) >= min(limits)
+        return reading.attempt < self.attempts and not enough
 
     def verify(self, state: Sequence[TextStep]) -> float | None:
         return self.problem.verify(self.read(state).state)
@@ -299,7 +333,10 @@ class Stream:
         if before.standing and self.problem.is_terminal(before.state):
             raise IllegalStep(f"{step.text[:80]!r} follows an answer, which a move alone may")
         state = self.problem.apply(before.state, step)
-        return replace(before, standing=(*before.standing, (place, state)))
+        asked = before.asked
+        if step.finish == GIVEN and step.text == self.final:
+            asked = place
+        return replace(before, standing=(*before.standing, (place, state)), asked=asked)
 
     def _moved(self, before: Reading, move: Move, place: int) -> Reading:
         """The reading behind a move. Raises IllegalStep where it cannot be made."""
@@ -362,4 +399,8 @@ class Stream:
             "attempts": self.attempts,
             "checked": self.checked,
             "insist": self.insist,
+            "turns": self.turns,
+            "min_tokens": self.min_tokens,
+            "max_tokens": self.max_tokens,
+            "final": self.final,
         }

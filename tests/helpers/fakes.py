@@ -58,8 +58,9 @@ def generated(
 def left_numbers(prompt: str) -> list[Fraction]:
     """What is left after the lines of a Countdown chain, in the tests' own reading."""
     statement, *lines = prompt.split("\n")
-    while "Try again." in lines:
-        lines = lines[lines.index("Try again.") + 1 :]
+    for place, line in enumerate(lines):  # another attempt begins
+        if line in ("Try again.", "Wait"):
+            return left_numbers("\n".join([statement, *lines[place + 1 :]]))
     left = [Fraction(n) for n in re.findall(r"\d+", statement)][:-1]
     for line in filter(None, lines):
         a, b, c = (Fraction(n) for n in re.fullmatch(r"(\d+)[-+*/](\d+)=(\d+)", line).groups())
