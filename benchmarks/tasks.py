@@ -259,13 +259,23 @@ def main() -> None:
         "--stories", type=int, default=0, metavar="N", help="word problems to a chain"
     )
     parser.add_argument(
-        "--only", choices=list(MAKERS), help="problems of this kind alone, of --size operations"
+        "--only",
+        choices=["countdown", *MAKERS],
+        help="problems of this kind alone, of --size operations or numbers; tests of countdown "
+        "have targets that training never has",
     )
-    parser.add_argument("--size", type=int, default=OPERATIONS, metavar="N")
+    parser.add_argument("--size", type=int, metavar="N")
     args = parser.parse_args()
     split = {"training": "train", "gate": "validation"}.get(args.file, args.file)
-    if args.only:
-        problems = MAKERS[args.only](args.seed, sys.maxsize, args.size, 2, split=split)
+    if args.only == "countdown":
+        targets = set(range(1, 101)) - UNSEEN
+        if args.file == "test":  # all of these targets are unseen, whatever their split
+            targets = UNSEEN
+            split = None
+        problems = generate(args.seed, sys.maxsize, args.size or 4, targets=targets, split=split)
+    elif args.only:
+        size = args.size or OPERATIONS
+        problems = MAKERS[args.only](args.seed, sys.maxsize, size, 2, split=split)
     else:
         puzzles = 2 if args.file == "training" else 1
         problems = training(args.seed, split, puzzles, args.stories)

@@ -10,17 +10,16 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from guides.data.grading import Replay, answered
+from guides.data.grading import Replay, answered, ended
 from search.problem import State, TextStep
 from search.problems.stream import AGAIN, BACK, CHECK, Stream
-from search.trace import Trace
 
 #: what in open text shows each behaviour (after Gandhi et al. 2025, "Cognitive Behaviors that
 #: Enable Self-Improving Reasoners", whose judge is a model)
@@ -137,7 +136,9 @@ def of_replay(
     checker  of a problem and its state (`guides.data.grading.Checker`)
     """
     found: list[Behaviour] = []
-    for node, times in _ends(replay.trace):
+    for node, times in enumerate(ended(replay.trace).tolist()):
+        if not times:
+            continue
         state = replay.states[node]
         problem = replay.problem
         if isinstance(problem, Stream):
@@ -146,20 +147,6 @@ def of_replay(
             one = of_text("\n".join(step.text for step in state))
         found += [one] * times
     return found
-
-
-def _ends(trace: Trace) -> Iterator[tuple[int, int]]:
-    """The last node of each chain, and how many chains ended there."""
-    finished = trace.node_finished
-    if not trace.independent:
-        yield from ((node, 1) for node in np.flatnonzero(finished).tolist())
-        return
-    visits = trace.edge_visits.astype(np.int64)
-    ended = np.append(visits, 0)[trace.node_edge]  # the root has no edge
-    np.subtract.at(ended, trace.edge_node, visits)
-    for node in range(1, len(ended)):
-        if ended[node] > 0:
-            yield node, int(ended[node])
 
 
 def _bound(

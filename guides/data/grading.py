@@ -138,6 +138,19 @@ def answered(stream: Stream, state: State, target: str | None) -> float:
     return math.nan if target is None else outcome(problem.answer(state), target)
 
 
+def ended(trace: Trace) -> np.ndarray:
+    """int64 [nodes]: how many chains have their last step there, finished or not, but at the root;
+    of traces whose chains are no independent samples 1 where a chain is finished.
+    """
+    if not trace.independent:
+        return trace.node_finished.astype(np.int64)
+    visits = trace.edge_visits.astype(np.int64)
+    chains: np.ndarray = np.append(visits, 0)[trace.node_edge]  # the root has no edge
+    np.subtract.at(chains, trace.edge_node, visits)
+    chains[0] = 0
+    return chains
+
+
 def attempts(replay: Replay, target: str | None) -> np.ndarray:
     """float64 [edges]: at each move that begins another attempt, what the one before it is worth;
     nan elsewhere.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from guides.data.examples import Segment
-from guides.data.grading import Graded
+from guides.data.grading import Graded, ended
 from search.problem import IllegalStep, TextStep
 from search.problems.stream import AGAIN, BACK, CHECK, Moves
 from search.trace import Trace
@@ -38,9 +38,9 @@ class Streaming:
              "walk"      the tree as it is walked to its solution, with the moves back out of what
                          led nowhere (Gandhi et al. 2024, "Stream of Search"); without checks wrong
                          answers are left out, because a stream would end there
-             "pairs"     a wrong chain, the move "again", a right chain (Welleck et al. 2022,
-                         "Generating Sequences by Learning to Self-Correct"); the wrong one is read
-                         and not imitated
+             "pairs"     a wrong chain, or a sample that came to no end, the move "again", a right
+                         chain (Welleck et al. 2022, "Generating Sequences by Learning to
+                         Self-Correct"); the wrong one is read and not imitated
              "critiques" a chain, right or wrong, with a check behind each line; the checks alone
                          are imitated (Zhang et al. 2024, "Generative Verifiers")
     rate     in [0, 1): of "retry", the chance of a wrong line before each right one, and of another
@@ -317,8 +317,8 @@ def _ordered(tree: _Tree, order: str, walked: np.ndarray) -> list[int]:
 
 
 def _pairs(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator[list[Line]]:
-    outcomes = tree.one.outcomes
-    wrong = np.flatnonzero(tree.trace.node_finished & (outcomes == 0.0)).tolist()
+    broken = (ended(tree.trace) > 0) & ~tree.trace.node_finished
+    wrong = np.flatnonzero(broken | (tree.one.outcomes == 0.0)).tolist()
     if not wrong:
         return
     for end in rng.permutation(tree.ends).tolist():
