@@ -186,6 +186,36 @@ def test_a_pair_reads_a_wrong_chain_and_learns_a_right_one(trees: list[Graded]) 
     assert made >= 3
 
 
+def test_a_sample_that_came_to_no_end_is_a_wrong_chain() -> None:
+    """Of the samples of a problem one is right, two stop behind their first lines."""
+    ways = [["8-7=1", "4-1=3", "8*3=24"], ["8+8=16"], ["8-4=4"]]
+    begun: list[int] = []
+
+    def policy(problem: Any, state: Any) -> list[TextStep]:
+        if state:
+            way = next(one for one in ways if one[0] == state[0].text)
+        else:
+            way = ways[len(begun) % len(ways)]
+            begun.append(1)
+        return [TextStep(way[len(state)])] if len(state) < len(way) else []
+
+    found = search.solve(
+        Countdown((4, 7, 8, 8), 24), search.Guide(policy), "sample", chains=9, wave=1, solutions=9
+    )
+    assert found.trace is not None
+    replay = Replay(found.trace)
+    outcomes = replay.grade(None)
+    labels = Labels(*np.zeros((2, len(outcomes))))
+    one = Graded(replay, outcomes, outcomes, labels, (9,))
+    firsts = set()
+    for seed in range(20):
+        for lines in streams_of(one, Streaming("pairs"), np.random.default_rng(seed)):
+            first, again, *right = [line.text for line in lines]
+            assert again == "Try again." and right == ways[0]
+            firsts.add(first)
+    assert firsts == {"8+8=16", "8-4=4"}
+
+
 def test_pairs_may_be_alike() -> None:
     """With a large weight on similarity the wrong chain with the most lines of the right one is
     taken.
