@@ -20,6 +20,8 @@ from guides.data.streams import Streaming, segments_of, streams_of
 from guides.data.trace_rewards import check_reward
 
 Encode = Callable[[str], Sequence[int]]  #: the tokens of a line with its delimiter
+#: of a line that a search writes, behind the tokens before it
+Turn = Callable[[str, Sequence[int]], Sequence[int]]
 
 #: tokens of an example: an update learns from a number of examples, which should be about as large
 LONGEST = 512
@@ -146,7 +148,7 @@ def imitated(graded: Sequence[Graded], chosen: Distillation, threshold: float) -
 
 
 def streamed(
-    graded: Sequence[Graded], chosen: Streaming, seed: int, encode: Encode
+    graded: Sequence[Graded], chosen: Streaming, seed: int, encode: Encode, turn: Turn
 ) -> list[list[Segment]]:
     """The streams of all traces as examples, those of a problem weighing as much as those of
     another. Raises ValueError where there is none.
@@ -156,7 +158,7 @@ def streamed(
     keys: list[str] = []
     for one in graded:
         for lines in streams_of(one, chosen, rng):
-            example = segments_of(lines, one.prompt, encode)
+            example = segments_of(lines, one.prompt, encode, turn)
             if sum(len(segment.tokens) for segment in example) <= chosen.longest:
                 examples.append(example)
                 keys.append(one.replay.key)

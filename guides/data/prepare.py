@@ -109,7 +109,7 @@ def prepare(
             continue
         before_this = ends
         if chosen.streams is not None:
-            examples = streamed(kept, chosen.streams, chosen.seed, reader.encode)
+            examples = streamed(kept, chosen.streams, chosen.seed, reader.encode, reader.turn)
             report["lines"] = max(map(len, examples)) - 1
             report["line_tokens"] = _longest_line(examples)
         else:

@@ -39,8 +39,8 @@ class Streaming:
                          led nowhere (Gandhi et al. 2024, "Stream of Search"); without checks wrong
                          answers are left out, because a stream would end there
              "pairs"     a wrong chain, or a sample that came to no end, the move "again", a right
-                         chain (Welleck et al. 2022, "Generating Sequences by Learning to
-                         Self-Correct"); the wrong one is read and not imitated
+                         chain, which alone is imitated (Welleck et al. 2022, "Generating Sequences
+                         by Learning to Self-Correct"); in a search the move is then the search's
              "critiques" a chain, right or wrong, with a check behind each line; the checks alone
                          are imitated (Zhang et al. 2024, "Generative Verifiers")
     rate     in [0, 1): of "retry", the chance of a wrong line before each right one, and of another
@@ -102,11 +102,12 @@ class Streaming:
         """Of the `Stream` that a model writes which has learnt these; None: it judges instead."""
         if self.kind == "critiques":
             return None
-        attempts = 2 if self.kind == "pairs" else 1
+        pairs = self.kind == "pairs"
         return {
             "moves": asdict(self.moves),
-            "attempts": attempts,
-            "checked": self.checks != "none" and self.kind != "pairs",
+            "attempts": 2 if pairs else 1,
+            "checked": self.checks != "none" and not pairs,
+            "insist": pairs,
         }
 
 
@@ -115,7 +116,8 @@ class Line(NamedTuple):
 
     text    without delimiter;  tokens: as they were sampled, (): to be encoded
     weight  of imitating it;  label: of the value behind it, the sum of n outcomes, and n
-    end     the tokens end the text or turn, so that nothing may follow
+    end     the tokens end the text or turn, so that nothing of the model's may follow
+    given   the search writes it, to a chat model as a user's turn
     """
 
     text: str
@@ -123,6 +125,7 @@ class Line(NamedTuple):
     weight: float = 1.0
     label: tuple[float, float] = (math.nan, 0.0)
     end: bool = False
+    given: bool = False
 
 
 def streams_of(one: Graded, chosen: Streaming, rng: np.random.Generator) -> list[list[Line]]:
@@ -133,19 +136,27 @@ def streams_of(one: Graded, chosen: Streaming, rng: np.random.Generator) -> list
 
 
 def segments_of(
-    lines: Sequence[Line], prompt: Sequence[int], encode: Callable[[str], Sequence[int]]
+    lines: Sequence[Line],
+    prompt: Sequence[int],
+    encode: Callable[[str], Sequence[int]],
+    turn: Callable[[str, Sequence[int]], Sequence[int]],
 ) -> list[Segment]:
-    """A stream as an example: one chain of segments, the prompt first. encode: the tokens of a line
-    with its delimiter.
+    """A stream as an example: one chain of segments, the prompt first.
+
+    encode  the tokens of a line with its delimiter;  turn: of one that the search writes, behind
+            the tokens before it
     """
     segments = [Segment(tuple(prompt), 0.0, math.nan, -1, 0.0)]
-    for line in lines:
+    for place, line in enumerate(lines):
         k, n = line.label
         value = math.nan
         if n:
             value = k if math.isinf(n) else k / n
         tokens = line.tokens
-        if not tokens or (line.end and len(segments) < len(lines)):
+        followed = place + 1 < len(lines) and not lines[place + 1].given
+        if line.given:
+            tokens = tuple(turn(line.text, segments[-1].tokens))
+        elif not tokens or (line.end and followed):
             tokens = tuple(encode(line.text))
         segments.append(Segment(tokens, line.weight, value, len(segments) - 1, n))
     return segments
@@ -326,7 +337,7 @@ def _pairs(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator
         weights = np.exp([chosen.alike * _similarity(tree, right, other) for other in wrong])
         first = wrong[int(rng.choice(len(wrong), p=weights / weights.sum()))]
         lines = [tree.line(node, 0.0) for node in tree.nodes(first)]
-        lines.append(Line(chosen.moves.again or ""))
+        lines.append(Line(chosen.moves.again or "", weight=0.0, given=True))
         yield [*lines, *map(tree.line, right)]
 
 

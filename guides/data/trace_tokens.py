@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,6 +44,10 @@ class TraceReader:
         """The tokens of a line that nobody sampled, with its delimiter."""
         text = line + self._delimiter
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def turn(self, line: str, before: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of a line that a search put behind these (`guides.policies.lm.LM.given`)."""
+        return self._prompts.turn(line, self._delimiter, tuple(before[-1:]))
 
     def check(self, trace: Trace) -> None:
         """Raises ValueError for a step whose tokens, followed one by one, do not end as a step

@@ -5,6 +5,7 @@ there, and what it holds is what the tree holds; small ones against what is writ
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product, starmap
 from typing import Any
@@ -181,7 +182,9 @@ def test_a_pair_reads_a_wrong_chain_and_learns_a_right_one(trees: list[Graded]) 
             place = [line.text for line in lines].index("Try again.")
             first, _ = played(one, lines[:place], chosen, attempts=2)
             assert stream.verify(first) == 0.0
-            assert [line.weight for line in lines] == [0.0] * place + [1.0] * (len(lines) - place)
+            own = len(lines) - place - 1
+            assert [line.weight for line in lines] == [0.0] * (place + 1) + [1.0] * own
+            assert [line.given for line in lines].index(True) == place
             made += 1
     assert made >= 3
 
@@ -288,13 +291,23 @@ def test_lines_become_one_chain_of_segments() -> None:
         Line("Back."),
         Line("c", (5, 99), end=True),
     ]
-    found = segments_of(lines, (7, 8), lambda text: [ord(one) for one in text] + [10])
+
+    def encode(text: str) -> list[int]:
+        return [ord(one) for one in text] + [10]
+
+    def turn(text: str, before: Sequence[int]) -> list[int]:
+        return [*before[-1:], len(text)]
+
+    found = segments_of(lines, (7, 8), encode, turn)
     assert [segment.tokens for segment in found[:3]] == [(7, 8), (1, 2), (98, 10)]
     assert found[3].tokens == (66, 97, 99, 107, 46, 10) and found[4].tokens == (5, 99)
     assert [segment.parent for segment in found] == [-1, 0, 1, 2, 3]
     assert [segment.weight for segment in found] == [0.0, 0.0, 1.0, 1.0, 1.0]
     assert found[1].value == 0.0 and math.isinf(found[1].outcomes)
     assert found[2].value == 0.5 and math.isnan(found[3].value)
+    asked = [lines[1], Line("Try again.", weight=0.0, given=True), lines[3]]
+    found = segments_of(asked, (7, 8), encode, turn)
+    assert [segment.tokens for segment in found[1:]] == [(3, 99), (99, 10), (5, 99)]
 
 
 @pytest.mark.parametrize(
