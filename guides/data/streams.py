@@ -44,7 +44,9 @@ class Streaming:
              "critiques" a chain, right or wrong, with a check behind each line; the checks alone
                          are imitated (Zhang et al. 2024, "Generative Verifiers")
     rate     in [0, 1): of "retry", the chance of a wrong line before each right one, and of another
-             behind it; of "walk", the share of the subtrees without a solution that are walked
+             behind it; of "walk", the share of the subtrees without a solution that are walked; of
+             "pairs", the chance of another pair, of the right chain and itself, both imitated, so
+             that the model learns to leave what is right
     source   of the wrong lines of "retry": "tree", a step of the same node that led to nothing
              right; "early", a later line of the chain, copied too early
     order    of "walk": "depth" or "breadth" first, or as the "search" made the nodes
@@ -330,15 +332,17 @@ def _ordered(tree: _Tree, order: str, walked: np.ndarray) -> list[int]:
 def _pairs(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator[list[Line]]:
     broken = (ended(tree.trace) > 0) & ~tree.trace.node_finished
     wrong = np.flatnonzero(broken | (tree.one.outcomes == 0.0)).tolist()
-    if not wrong:
-        return
+    again = Line(chosen.moves.again or "", weight=0.0, given=True)
     for end in rng.permutation(tree.ends).tolist():
         right = tree.nodes(end)
+        if rng.random() < chosen.rate:
+            yield [*map(tree.line, right), again, *map(tree.line, right)]
+        if not wrong:
+            continue
         weights = np.exp([chosen.alike * _similarity(tree, right, other) for other in wrong])
         first = wrong[int(rng.choice(len(wrong), p=weights / weights.sum()))]
         lines = [tree.line(node, 0.0) for node in tree.nodes(first)]
-        lines.append(Line(chosen.moves.again or "", weight=0.0, given=True))
-        yield [*lines, *map(tree.line, right)]
+        yield [*lines, again, *map(tree.line, right)]
 
 
 def _similarity(tree: _Tree, right: Sequence[int], other: int) -> float:

@@ -81,7 +81,8 @@ def train_correct(
         float,
         typer.Option(
             help="Of retry, the chance of a wrong line before each right one; of walk, the share "
-            "of what led nowhere that is walked. In [0, 1)."
+            "of what led nowhere that is walked; of pairs, the chance of another one, of a right "
+            "chain and itself. In [0, 1)."
         ),
     ] = 0.3,
     source: Annotated[

@@ -173,7 +173,7 @@ def test_a_step_that_sometimes_came_out_right_is_not_wrong(trees: list[Graded]) 
 
 
 def test_a_pair_reads_a_wrong_chain_and_learns_a_right_one(trees: list[Graded]) -> None:
-    chosen = Streaming("pairs")
+    chosen = Streaming("pairs", rate=0.0)
     made = 0
     for one in trees:
         for lines in streams_of(one, chosen, np.random.default_rng(0)):
@@ -187,6 +187,24 @@ def test_a_pair_reads_a_wrong_chain_and_learns_a_right_one(trees: list[Graded]) 
             assert [line.given for line in lines].index(True) == place
             made += 1
     assert made >= 3
+
+
+def test_what_is_right_is_left_as_it_is(trees: list[Graded]) -> None:
+    """Pairs of a right chain with itself, at their rate, also where nothing is wrong."""
+    rng = fresh()
+    same = pairs = 0
+    for one in trees * 20:
+        for lines in streams_of(one, Streaming("pairs", rate=0.25), rng):
+            texts = [line.text for line in lines]
+            place = texts.index("Try again.")
+            pairs += 1
+            if texts[:place] == texts[place + 1 :]:
+                same += 1
+                assert [line.weight for line in lines] == [float(not line.given) for line in lines]
+    assert same / (pairs - same) == pytest.approx(0.25, rel=0.3)
+    whole = replace(trees[0], outcomes=np.where(trees[0].trace.node_finished, 1.0, math.nan))
+    found = streams_of(whole, Streaming("pairs", rate=0.9), rng)
+    assert found and all(lines[0].weight == 1.0 for lines in found)
 
 
 def test_a_sample_that_came_to_no_end_is_a_wrong_chain() -> None:
@@ -212,7 +230,7 @@ def test_a_sample_that_came_to_no_end_is_a_wrong_chain() -> None:
     one = Graded(replay, outcomes, outcomes, labels, (9,))
     firsts = set()
     for seed in range(20):
-        for lines in streams_of(one, Streaming("pairs"), np.random.default_rng(seed)):
+        for lines in streams_of(one, Streaming("pairs", rate=0.0), np.random.default_rng(seed)):
             first, again, *right = [line.text for line in lines]
             assert again == "Try again." and right == ways[0]
             firsts.add(first)
@@ -226,7 +244,7 @@ def test_pairs_may_be_alike() -> None:
     one = graded(Countdown((2, 3, 5, 7), 31), 0, simulations=400)
     shares = []
     for alike in (0.0, 50.0):
-        chosen = Streaming("pairs", alike=alike)
+        chosen = Streaming("pairs", rate=0.0, alike=alike)
         own = []
         for seed in range(20):
             for lines in streams_of(one, chosen, np.random.default_rng(seed)):
