@@ -100,7 +100,8 @@ def pools_of(
     done: dict[str, Pool] = {}
     for line in lines:
         row = json.loads(line)
-        done[row.pop("id")] = Pool(**row)
+        name = row.pop("id")
+        done[name] = Pool(**row)
     waiting = [name for name in task.problems if name not in done]
     for start in range(0, len(waiting), AT_ONCE):
         names = waiting[start : start + AT_ONCE]
