@@ -116,7 +116,10 @@ LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}
 # but for what these are made of
 TERMINAL = {"search.cli": {"typer", "rich"}, "search.view": {"rich"}}
 # where the built-in kinds may be named
-TELLS_ITS_OWN = ("search/problems/", "models/builtin/", "guides/builtin/", "benchmarks/tasks.py")
+TELLS_ITS_OWN = (
+    "search/problems/", "models/builtin/", "guides/builtin/", "benchmarks/tasks.py",
+    "benchmarks/learning/symbolic.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ a chain, and what it cost. Samples are kept in --out; a run that was killed goes
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +84,8 @@ def pooled(
         assert solution.trace is not None
         chains = of_replay(Replay(solution.trace), checker, task.targets.get(name))
     return Pool(
-        [one.answer for one in found],
-        [one.right for one in found],
+        list(map(attrgetter("answer"), found)),
+        list(map(attrgetter("right"), found)),
         list(map(asdict, chains)),
         solution.usage.generated,
         solution.usage.flops,
@@ -111,16 +113,22 @@ def pools_of(
             done[name] = pooled(part, name, samples, solution, checker)
 
         searched(part, guide, samples, finish)
-        lines += [json.dumps({"id": name, **asdict(done[name])}) for name in names]
+        for name in names:
+            lines.append(json.dumps({"id": name, **asdict(done[name])}))
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as file:
             file.write_text("\n".join(lines) + "\n")
-    return [done[name] for name in task.problems]
+    return list(map(done.__getitem__, task.problems))
 
 
 def right_of(pools: Sequence[Sequence[Pool]]) -> np.ndarray:
     """Share of right samples of each problem, in per cent. float64 [problems, seeds]"""
-    return np.array([[100 * np.mean(one.right) for one in seed] for seed in pools]).T
+    shares = [list(map(_share_right, seed)) for seed in pools]
+    return 100 * np.array(shares).T
+
+
+def _share_right(pool: Pool) -> float:
+    return float(np.mean(pool.right))
 
 
 def report(measured: Mapping[str, Sequence[Sequence[Pool]]], path: Path) -> str:
@@ -133,30 +141,35 @@ def report(measured: Mapping[str, Sequence[Sequence[Pool]]], path: Path) -> str:
     rows = []
     for name, seeds in measured.items():
         single = right_of(seeds)
-        pools = [pool for seed in seeds for pool in seed]
+        pools = list(itertools.chain.from_iterable(seeds))
         samples = len(pools[0].right)
         row = {"model": name, "seeds": len(seeds), "right": _interval(single), f"over {first}": ""}
         if name != first and single.shape == reference.shape:
             row[f"over {first}"] = _interval(single - reference, signed=True)
         if samples > 1:
-            row[f"pass@{samples}"] = f"{100 * np.mean([any(one.right) for one in pools]):.1f}"
-            votes = [_majority(one, place) for place, one in enumerate(pools)]
+            several = np.array(list(map(attrgetter("right"), pools)))
+            row[f"pass@{samples}"] = f"{100 * several.any(1).mean():.1f}"
+            votes = list(map(_majority, pools))
             row[f"majority@{samples}"] = f"{100 * np.mean(votes):.1f}"
         row["delta"] = _delta(seeds)
-        whole = summary(Behaviour(**chain) for pool in pools for chain in pool.chains)
+        chains = itertools.chain.from_iterable(map(attrgetter("chains"), pools))
+        whole = summary(Behaviour(**chain) for chain in chains)
         for key in SHARES:
             row[key] = _cell(100 * whole.get(key, math.nan))
         for key in NUMBERS:
             row[key] = _cell(whole.get(key, math.nan))
-        row["tokens"] = f"{np.mean([one.tokens for one in pools]) / samples:.1f}"
-        row["flops"] = f"{np.mean([one.flops for one in pools]) / samples:.3g}"
+        tokens, flops = np.mean(list(map(attrgetter("tokens", "flops"), pools)), 0) / samples
+        row["tokens"] = f"{tokens:.1f}"
+        row["flops"] = f"{flops:.3g}"
         rows.append(row)
     write_csv(path, rows)
-    return table([row_of(rows[0]), *(row_of(map(str, row.values())) for row in rows)])
+    lines = [row_of(rows[0])]
+    lines += [row_of(map(str, row.values())) for row in rows]
+    return table(lines)
 
 
-def _majority(pool: Pool, seed: int) -> float:
-    return statistics.majority_at_k(pool.answers, pool.right, len(pool.right), seed=seed)
+def _majority(pool: Pool) -> float:
+    return statistics.majority_at_k(pool.answers, pool.right, len(pool.right))
 
 
 def _delta(seeds: Sequence[Sequence[Pool]]) -> str:
@@ -164,9 +177,14 @@ def _delta(seeds: Sequence[Sequence[Pool]]) -> str:
     found = np.full((len(seeds[0]), len(seeds)), math.nan)
     for column, seed in enumerate(seeds):
         for place, pool in enumerate(seed):
-            gains = [one["last"] - one["first"] for one in pool.chains if one["agains"]]
-            if gains:
-                found[place, column] = 100 * np.mean(gains)
+            gains = 0.0
+            several = 0
+            for chain in pool.chains:
+                if chain["agains"]:
+                    gains += chain["last"] - chain["first"]
+                    several += 1
+            if several:
+                found[place, column] = 100 * gains / several
     whole = found[~np.isnan(found).any(1)]
     return _interval(whole, signed=True) if len(whole) else ""
 

@@ -16,10 +16,11 @@ import sys
 from collections import deque
 from fractions import Fraction
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoTokenizer
 
 import search
@@ -36,16 +37,17 @@ def lines(problem: Countdown, state: tuple[TextStep, ...]) -> list[str]:
     """The lines that take whole numbers to whole numbers from 0 on, the most promising first."""
     left = problem.left(state)
     found: dict[str, Fraction] = {}
-    for first, second in itertools.combinations(range(len(left)), 2):
-        b, a = left[first], left[second]  # they ascend
-        rest = [left[place] for place in range(len(left)) if place not in (first, second)]
+    for b, a in itertools.combinations(left, 2):  # they ascend
+        rest = list(left)
+        rest.remove(a)
+        rest.remove(b)
         results = {f"{a}+{b}": a + b, f"{a}-{b}": a - b, f"{a}*{b}": a * b}
         if b and (a / b).denominator == 1:
             results[f"{a}/{b}"] = a / b
         for line, result in results.items():
-            far = min(abs(number - problem.target) for number in (*rest, result))
+            far = min(map(abs, np.subtract([*rest, result], problem.target)))
             found.setdefault(f"{line}={result}", far)
-    return [line for line, _ in sorted(found.items(), key=itemgetter(1))]
+    return sorted(found, key=found.__getitem__)
 
 
 async def walked(session: Search, *, branch: int = 4, depth: bool = True) -> None:
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--traces", type=Path, required=True)
     args = parser.parse_args()
     try:
-        problems = [job.problem for job in read_jobs(args.input)]
+        problems = list(map(attrgetter("problem"), read_jobs(args.input)))
         folder = resolve(locate(args.guide))
         ending = describe(folder).get("delimiter") or "\n\n"
         encode = partial(AutoTokenizer.from_pretrained(folder).encode, add_special_tokens=False)

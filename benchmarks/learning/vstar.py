@@ -101,7 +101,7 @@ def sampled(task: Task, policy: Path, samples: int, slots: int, path: Path) -> l
 
         searched(task, guides.load(policy, slots=slots, temperature=1.0), samples, finish)
         unload(policy)
-        Trace.save([found[name] for name in task.problems], path)
+        Trace.save(list(map(found.__getitem__, task.problems)), path)
     return list(map(Replay, Trace.load(path)))
 
 
