@@ -27,15 +27,18 @@ ARRAYS = {  # list columns of numbers, in numpy's terms
 }  # fmt: skip
 TEXTS = (
     "id", "kind", "arguments", "method", "options", "version", "usage", "judge", "error",
-    "language",
+    "language", "refused",
 )  # fmt: skip
 #: list columns, too
 STEPS = ("step_text", "step_finish", "step_tokens", "step_thought", "step_log_probs")
 COLUMNS = ("schema", "digest", "seed", "independent", *TEXTS, *ARRAYS, *STEPS)
 #: columns that shards from before they were kept do not have
-LATER = ("digest", "independent", "judge", "error", "step_thought", "step_log_probs", "language")
+LATER = (
+    "digest", "independent", "judge", "error", "step_thought", "step_log_probs", "language",
+    "refused",
+)  # fmt: skip
 #: those among them that digests of shards without them leave out
-_NEWER = ("step_log_probs", "language")
+_NEWER = ("step_log_probs", "language", "refused")
 
 #: A file may hold so many bytes, or so many times its own size where that is more: numbers that
 #: repeat are packed into next to nothing.

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,14 @@ _SAMPLER = "search.methods.sample:sample"
 FINISHES = ("stop", "last", "end", "length", GIVEN)  #: of a `TextStep`
 
 
+class Refused(NamedTuple):
+    """An illegal step that was sampled behind a node, and how often."""
+
+    node: int
+    times: int
+    step: TextStep
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """A finished tree with where it came from.
@@ -54,6 +62,8 @@ class Trace:
             "" in shards from before it was kept
     error   why the search failed, as a whole or in some of its requests; "" where it did not
     independent  whether the chains are independent samples of the policy (`Tree.independent`)
+    refused   illegal steps of samples, which are no edges, in the order of their nodes; () in
+              shards from before they were kept
     language  how the policy was told to ask its model (`search.Policy.language`), beside what the
             model says of itself; {} in shards from before it was kept
     """
@@ -82,6 +92,7 @@ class Trace:
     error: str = ""
     independent: bool = False
     language: dict[str, Any] = field(default_factory=dict)
+    refused: tuple[Refused, ...] = ()
 
     @classmethod
     def of(
@@ -137,6 +148,7 @@ class Trace:
             judge=judge,
             error=error,
             independent=tree.independent,
+            refused=_refused(tree),
         )
 
     def path(self, node: int) -> list[int]:
@@ -231,18 +243,16 @@ class Trace:
             known = array[~np.isnan(array)]
             _require(((known >= 0) & (known <= 1)).all(), f"{name} is not in [0, 1]")
         for step in self.steps:
-            _require(step.finish in FINISHES, f"a step ends with {step.finish!r}")
-            _require(min(step.tokens, default=0) >= 0, "a token is below 0")
-            _require(isinstance(step.text, str), "a step has no text")
-            known = len(step.log_probs)
-            _require(known in (0, len(step.tokens)), f"a step has {known} log-probs")
-            _require(max(step.log_probs, default=0) <= 0, "a token's log-prob is above 0")
+            _check_step(step)
         for name in ("id", "kind", "method", "version", "judge", "error"):
             _require(isinstance(getattr(self, name), str), f"its {name} is no text")
         _require("/" not in self.id, "its id is a path")
         _require(isinstance(self.arguments, dict), "the arguments of its problem are no object")
         _require(isinstance(self.options, dict), "the options of its method are no object")
         _require(isinstance(self.language, dict), "how its model was asked is no object")
+        for one in self.refused:
+            _require(0 <= one.node < nodes and one.times > 0, "a refused step is nowhere")
+            _check_step(one.step)
         for amount in astuple(self.usage):
             number = type(amount) in (int, float) and 0 <= amount < math.inf
             _require(number, f"it has spent {amount!r}")
@@ -313,6 +323,23 @@ class TraceWriter:
             part.unlink(missing_ok=True)
 
 
+def _refused(tree: Tree) -> tuple[Refused, ...]:
+    found = []
+    for node, steps in sorted(tree.refused.items()):
+        for step, times in steps.items():
+            found.append(Refused(node, times, step))
+    return tuple(found)
+
+
+def _check_step(step: TextStep) -> None:
+    _require(step.finish in FINISHES, f"a step ends with {step.finish!r}")
+    _require(min(step.tokens, default=0) >= 0, "a token is below 0")
+    _require(isinstance(step.text, str), "a step has no text")
+    known = len(step.log_probs)
+    _require(known in (0, len(step.tokens)), f"a step has {known} log-probs")
+    _require(max(step.log_probs, default=0) <= 0, "a token's log-prob is above 0")
+
+
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     """The options that JSON can hold."""
     kinds = (int, float, str, bool, type(None))
@@ -325,10 +352,11 @@ def _text_step(step: Any) -> TextStep:
 
 def _row(trace: Trace) -> dict[str, Any]:
     """A trace as `search.shards` takes it."""
-    row = {name: getattr(trace, name) for name in (*shards.TEXTS, *ARRAYS)}
+    row: dict[str, Any] = {name: getattr(trace, name) for name in (*shards.TEXTS, *ARRAYS)}
     for name in ("arguments", "options", "language"):
         row[name] = json.dumps(row[name])
     row["usage"] = json.dumps(asdict(trace.usage))
+    row["refused"] = json.dumps([[one.node, one.times, asdict(one.step)] for one in trace.refused])
     for name in shards.STEPS:
         row[name] = [getattr(step, name.removeprefix("step_")) for step in trace.steps]
     # as they come back from the file, so that the digest is of what is read
@@ -376,7 +404,13 @@ def _trace(row: dict[str, Any]) -> Trace:
         error=row["error"] or "",
         independent=independent,
         language=json.loads(row["language"] or "{}"),
+        refused=tuple(itertools.starmap(_read_refused, json.loads(row["refused"] or "[]"))),
     )
+
+
+def _read_refused(node: int, times: int, step: dict[str, Any]) -> Refused:
+    lists = {name: tuple(step[name]) for name in ("tokens", "log_probs")}
+    return Refused(node, times, TextStep(**{**step, **lists}))
 
 
 def _require(holds: Any, what: str) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from guides.data.grading import Replay, answered, ended
+from guides.data.distill import ended
+from guides.data.grading import Replay, answered
 from search.problem import State, TextStep
 from search.problems.stream import AGAIN, BACK, CHECK, Stream
 
@@ -136,8 +137,10 @@ def of_replay(
     checker  of a problem and its state (`guides.data.grading.Checker`)
     """
     found: list[Behaviour] = []
-    for node, times in enumerate(ended(replay.trace).tolist()):
-        if not times:
+    trace = replay.trace
+    times_of = ended(trace) if trace.independent else trace.node_finished
+    for node, times in enumerate(times_of.astype(np.int64).tolist()):
+        if not times or not node:
             continue
         state = replay.states[node]
         problem = replay.problem

@@ -16,7 +16,7 @@ from guides.data.advantages import Credit, advantage_segments, advantages
 from guides.data.distill import counts, split
 from guides.data.examples import Segment, write_examples
 from guides.data.grading import Graded, Replay, attempts
-from guides.data.groups import Group, groups_of
+from guides.data.groups import Group, groups_of, with_refused
 from guides.data.labels import Labels
 from guides.data.trace_rewards import Sources, rewards_of
 from guides.data.trace_tokens import TraceReader
@@ -55,7 +55,8 @@ class Creditor:
             own = None
             if self.credit.method == "attempts":
                 own = attempts(replay, self.sources.targets.get(replay.key))
-            graded.append(Graded(replay, outcomes, outcomes, labels, prompt, attempts=own))
+            one = Graded(replay, outcomes, outcomes, labels, prompt, attempts=own)
+            graded.append(with_refused(one))
         return graded, groups_of(graded, self.credit), dict(rewards.verdicts)
 
     def write(self, traces: Sequence[Trace], path: Path, seed: int) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
     chains                 that take part in the gradient
     right, partial, wrong  of them, by reward 1, between, 0; cut off ones are wrong where they are
                            penalised
-    undecided, unfinished  samples without an outcome; cut off
+    undecided, unfinished  samples without an outcome; cut off, not those that an illegal step ended
     reward                 mean over the groups of their mean rewards
     first                  mean reward of the first attempts of chains that have several
     tokens                 mean length of a chain

@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,19 +138,6 @@ def answered(stream: Stream, state: State, target: str | None) -> float:
     return math.nan if target is None else outcome(problem.answer(state), target)
 
 
-def ended(trace: Trace) -> np.ndarray:
-    """int64 [nodes]: how many chains have their last step there, finished or not, but at the root;
-    of traces whose chains are no independent samples 1 where a chain is finished.
-    """
-    if not trace.independent:
-        return trace.node_finished.astype(np.int64)
-    visits = trace.edge_visits.astype(np.int64)
-    chains: np.ndarray = np.append(visits, 0)[trace.node_edge]  # the root has no edge
-    np.subtract.at(chains, trace.edge_node, visits)
-    chains[0] = 0
-    return chains
-
-
 def attempts(replay: Replay, target: str | None) -> np.ndarray:
     """float64 [edges]: at each move that begins another attempt, what the one before it is worth;
     nan elsewhere.
@@ -251,6 +238,8 @@ class Graded:
     held      is its problem held out?
     attempts  float64 [edges], of the traces of streams: at the move that begins another attempt,
               what the one before it is worth (`attempts`); None: not looked at
+    refused   where illegal steps are edges (`guides.data.groups.with_refused`): node -> theirs, and
+              how often each was sampled
     """
 
     replay: Replay
@@ -260,6 +249,7 @@ class Graded:
     prompt: tuple[int, ...] = ()
     held: bool = False
     attempts: np.ndarray | None = None
+    refused: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def trace(self) -> Trace:

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from guides.data.distill import ended
+from guides.data.distill import counts, ended
 from guides.data.grading import Graded
+from guides.data.labels import Labels
 from search.chain import GIVEN
 from search.guide import multiplicity
 from search.trace import Trace
@@ -107,24 +110,110 @@ def groups_of(batch: Sequence[Graded], credit: Credit) -> list[Group]:
         unfinished = 0.0
         for index, one in graded.items():
             trace = one.trace
-            counts, single = _drawn(trace, credit)
+            times_of, single = _drawn(trace, credit)
             open_ended = trace.node_finished & np.isnan(one.outcomes)
-            undecided += counts[open_ended].sum()
-            unfinished += counts[~trace.node_finished].sum()
+            undecided += times_of[open_ended].sum()
+            unfinished += times_of[~trace.node_finished].sum()
             part = trace.node_finished & ~open_ended
             if credit.unfinished == "penalise":
                 part |= ~trace.node_finished
             part[0] = False
             rewards = np.where(trace.node_finished, one.outcomes, 0.0)
-            for node in np.flatnonzero(part & (counts > 0)):
-                edges = np.array(trace.path(int(node)))
-                times = float(counts[node])
+            for node in np.flatnonzero(part & (times_of > 0)):
                 reward = float(rewards[node])
-                tokens = _sampled(trace, edges)
-                attempt = _first_attempt(one, edges)
-                chains.append(Chain(index, edges, reward, times, single or times, tokens, *attempt))
+                for way, share in _ways(one, int(node)):
+                    edges = np.array(way)
+                    times = float(times_of[node]) * share
+                    known = (single or times, _sampled(trace, edges), *_first_attempt(one, edges))
+                    chains.append(Chain(index, edges, reward, times, *known))
         groups.append(Group(key, graded, tuple(chains), float(undecided), float(unfinished)))
     return groups
+
+
+def with_refused(one: Graded) -> Graded:
+    """A graded trace in which each illegal step is an edge to a finished node that is worth 0,
+    behind all others, so that what is learnt of a chain that it ended is learnt of it, too.
+
+    Where the chain went on behind a line of the search's (`search.problems.stream.Stream.due`),
+    its edge has no visits: those of the chain stand behind that line.
+    """
+    trace = one.trace
+    refused = [own for own in trace.refused if own.step.tokens]
+    if not refused:
+        return one
+    nodes = len(trace.node_parent)
+    edges = len(trace.steps)
+    count = len(refused)
+    withdrawn = list(_withdrawn(trace))
+    parents = np.array([own.node for own in refused], np.int32)
+    visits = np.array([own.times for own in refused], np.int32)
+    zeros = np.zeros(count)
+    unknown = np.full(count, math.nan)
+    more: dict[str, np.ndarray] = {
+        "node_parent": parents,
+        "node_edge": np.arange(edges, edges + count),
+        "node_finished": np.ones(count, bool),
+        "node_reward": zeros,
+        "edge_node": parents,
+        "edge_child": np.arange(nodes, nodes + count),
+        "edge_visits": np.where(np.isin(parents, withdrawn), 0, visits),
+        "edge_sum": zeros,
+        "edge_prior": zeros,
+        "edge_value": unknown,
+        "edge_log_prob": unknown,
+    }
+    grown: dict[str, Any] = {}
+    for name, column in more.items():
+        before = getattr(trace, name)
+        grown[name] = np.append(before, column).astype(before.dtype)
+    steps = (*trace.steps, *map(attrgetter("step"), refused))
+    replay = copy.copy(one.replay)
+    replay.trace = replace(trace, steps=steps, **grown)
+    outcomes = np.append(one.outcomes, zeros)
+    attempts = None if one.attempts is None else np.append(one.attempts, unknown)
+    labels = Labels(*counts(replay.trace, outcomes))
+    known: dict[int, list[tuple[int, int]]] = {}
+    for edge, own in enumerate(refused, edges):
+        known.setdefault(own.node, []).append((edge, own.times))
+    return replace(
+        one,
+        replay=replay,
+        grades=outcomes,
+        outcomes=outcomes,
+        labels=labels,
+        attempts=attempts,
+        refused=known,
+    )
+
+
+def _withdrawn(trace: Trace) -> set[int]:
+    """The nodes behind which a line of the search's stands."""
+    return {int(trace.edge_node[edge]) for edge in range(len(trace.steps)) if _given(trace, edge)}
+
+
+def _given(trace: Trace, edge: int) -> bool:
+    return trace.steps[edge].finish == GIVEN
+
+
+def _ways(one: Graded, node: int) -> list[tuple[list[int], float]]:
+    """The edges from the root to a node, with the illegal steps that were withdrawn on the way, and
+    the share of its chains that went so.
+    """
+    trace = one.trace
+    ways: list[tuple[list[int], float]] = [([], 1.0)]
+    for edge in trace.path(node):
+        there: Sequence[tuple[int, int]] = ()
+        if _given(trace, edge):
+            there = one.refused.get(int(trace.edge_node[edge]), ())
+        total = sum(times for _, times in there)
+        before = ways
+        ways = []
+        for edges, share in before:
+            for illegal, times in there:
+                ways.append(([*edges, illegal, edge], share * times / total))
+            if not there:
+                ways.append(([*edges, edge], share))
+    return ways
 
 
 def _sampled(trace: Trace, edges: np.ndarray) -> int:
@@ -169,9 +258,9 @@ def _drawn(trace: Trace, credit: Credit) -> tuple[np.ndarray, float]:
             f"the trace {trace.id} ({trace.method}) does not tell how likely its chains are, so "
             "they cannot be weighed: sample them with method sample"
         )
-    counts = np.zeros(len(trace.node_parent))
-    counts[ends] = multiplicity(log_probs) * len(ends)
-    return counts, 0.0
+    times_of = np.zeros(len(trace.node_parent))
+    times_of[ends] = multiplicity(log_probs) * len(ends)
+    return times_of, 0.0
 
 
 def charged(groups: Sequence[Group], reference: Sequence[np.ndarray], weight: float) -> list[Group]:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from guides.data.distill import ended
 from guides.data.examples import Segment
-from guides.data.grading import Graded, ended
+from guides.data.grading import Graded
 from search.problem import IllegalStep, TextStep
 from search.problems.stream import AGAIN, BACK, CHECK, Moves
 from search.trace import Trace
@@ -330,7 +331,9 @@ def _ordered(tree: _Tree, order: str, walked: np.ndarray) -> list[int]:
 
 
 def _pairs(tree: _Tree, chosen: Streaming, rng: np.random.Generator) -> Iterator[list[Line]]:
-    broken = (ended(tree.trace) > 0) & ~tree.trace.node_finished
+    broken = np.zeros(len(tree.right), bool)
+    if tree.trace.independent:
+        broken[1:] = ((ended(tree.trace) > 0) & ~tree.trace.node_finished)[1:]
     wrong = np.flatnonzero(broken | (tree.one.outcomes == 0.0)).tolist()
     again = Line(chosen.moves.again or "", weight=0.0, given=True)
     for end in rng.permutation(tree.ends).tolist():

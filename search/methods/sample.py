@@ -18,7 +18,7 @@ from search.methods.concurrent_chains import InFlight, Lane
 from search.methods.expand import Child, at_once, child_of, mover, solved, state_value
 from search.methods.session import Search
 from search.parts import Proposal, completed, given
-from search.problem import Problem, State, Step
+from search.problem import Problem, State, Step, TextStep
 from search.scheduling.pool import Child as Ended
 from search.scheduling.requests import BudgetSpent, RequestFailed
 from search.tree.tree import Tree
@@ -53,16 +53,18 @@ async def sample(
 
 @dataclass
 class _Chain:
-    """A chain that is being sampled: its state, and the legal and the illegal steps since it was
-    last written into the tree.
+    """A chain that is being sampled: its state, and what came since it was last written into the
+    tree.
 
-    dead  an illegal step has ended it
+    children  the legal steps
+    illegal   the others, each with the number of the legal ones before it
+    dead      an illegal step has ended it
     """
 
     state: State
     rng: np.random.Generator
     children: list[Child] = field(default_factory=list)
-    illegal: list[Step] = field(default_factory=list)
+    illegal: list[tuple[int, Step]] = field(default_factory=list)
     dead: bool = False
 
 
@@ -156,13 +158,16 @@ class _Samples:
     def _write(self, node: int, chain: _Chain) -> int:
         """Add what came of a chain below `node`; the node it has reached."""
         tree = self.tree
-        unusable = chain.illegal
+        unusable = [step for _, step in chain.illegal]
         tree.proposed += len(unusable)
-        for child in chain.children:
+        refused = dict(chain.illegal)
+        for place, child in enumerate(chain.children):
+            self._refuse(node, refused.get(place))
             step = child.proposal.step
             if not child.finished and getattr(step, "finish", "stop") == "length":
                 unusable.append(step)
             node = self._follow(node, child)
+        self._refuse(node, refused.get(len(chain.children)))
         tree.proposed += len(chain.children)
         if unusable:
             tree.unusable += len(unusable)
@@ -170,6 +175,11 @@ class _Samples:
         chain.children = []
         chain.illegal = []
         return node
+
+    def _refuse(self, node: int, step: Step | None) -> None:
+        """Keep an illegal step of text."""
+        if isinstance(step, TextStep):
+            self.tree.refused[node][step] += 1
 
     def _follow(self, node: int, child: Child) -> int:
         """The node behind a step from `node`, which is added where it is not there. Samples are
@@ -245,7 +255,7 @@ async def _piece(problem: Problem, guide: Guide, chain: _Chain) -> RequestFailed
         chain.dead = False
         for step in steps:
             if not await _add(problem, chain, step):
-                chain.illegal.append(step)
+                chain.illegal.append((len(chain.children), step))
                 chain.dead = True
                 break
         line = given(guide.policy, problem, chain.state, stuck=True) if chain.dead else None

@@ -12,6 +12,7 @@ own, in the root player's view.
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -44,6 +45,8 @@ class Tree(Arena):
     independent   the chains are independent samples of the policy, and the visits of a finished
                   node tell how often it was drawn; a method that samples sets it
     proposed, unusable, example   proposals seen, of them illegal or cut off, and one such step
+    refused       node -> the illegal steps that were sampled there, and how often each was; a
+                  method that samples keeps them
     """
 
     def __init__(self, state: Any, player: int = 0, discount: float = 1.0, players: int = 1):
@@ -63,6 +66,7 @@ class Tree(Arena):
         self.independent = False
         self.proposed = self.unusable = 0
         self.example: Any = None
+        self.refused: dict[int, Counter[Any]] = defaultdict(Counter)
         # edge -> state and player behind it, until its node is made
         self._next: dict[int, tuple[Any, int]] = {}
         # nodes never to be widened, and what else would be their unseen probability
