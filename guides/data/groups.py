@@ -159,7 +159,7 @@ def with_refused(one: Graded) -> Graded:
         "edge_visits": np.where(np.isin(parents, withdrawn), 0, visits),
         "edge_sum": zeros,
         "edge_prior": zeros,
-        "edge_value": unknown,
+        "edge_value": zeros,
         "edge_log_prob": unknown,
     }
     grown: dict[str, Any] = {}

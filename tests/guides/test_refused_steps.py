@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 import search
-from guides.data.advantages import Credit, advantage_segments, advantages
+from guides.data.advantages import METHODS, Credit, advantage_segments, advantages
 from guides.data.grading import Graded, Replay, attempts
 from guides.data.groups import groups_of, with_refused
 from guides.data.labels import Labels
@@ -153,3 +153,12 @@ def test_without_illegal_steps_nothing_changes() -> None:
     outcomes = replay.grade(None)
     one = Graded(replay, outcomes, outcomes, Labels(*np.zeros((2, len(outcomes)))))
     assert with_refused(one) is one
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_blames_it(method: str) -> None:
+    """Of samples with values of 1/2 everywhere, two of which are right."""
+    trace = sampled(GAME, RIGHT, RIGHT, ["8-7=1", "4-1=3", "9-9=0"], ["8-7=1", "9-9=0"])
+    object.__setattr__(trace, "edge_value", np.full(len(trace.steps), 0.5, np.float32))
+    own = credited(graded(trace), Credit(method))
+    assert own["9-9=0"] < 0 < own["8*3=24"]
