@@ -15,7 +15,6 @@ import numpy as np
 from guides.data.distill import check, distill, drawn, least, may_be_imitated, split
 from guides.data.examples import Segment, written
 from guides.data.grading import Graded, checker_of
-from guides.data.groups import with_refused
 from guides.data.preferences import Pairing, pairs_of
 from guides.data.streams import Streaming, segments_of, streams_of
 from guides.data.trace_rewards import check_reward
@@ -183,23 +182,14 @@ def distilled(
     policy = "solutions" if chosen.policy in ("all", "best") else chosen.policy
     whole = []
     keys = []
-    for found, own in zip(graded, ends, strict=True):
-        one = found
-        if chosen.pairs is not None and policy != "visits":  # which would imitate what has visits
-            one = with_refused(found)
+    for one, own in zip(graded, ends, strict=True):
         keys.append(one.replay.key)
         imitated = np.zeros(len(one.outcomes))
         imitated[list(own)] = 1.0
         pairs: list[tuple[int, int]] = []
         if chosen.pairs is not None:
             pairs = pairs_of(
-                one.trace,
-                one.outcomes,
-                one.labels,
-                chosen.pairs,
-                keep=chosen.keep,
-                rng=rng,
-                refused=one.refused,
+                one.trace, one.outcomes, one.labels, chosen.pairs, keep=chosen.keep, rng=rng
             )
         example = distill(
             one.trace,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from guides.data.distill import ended
+from guides.data.distill import counts, ended
 from guides.data.grading import Graded
 from guides.data.labels import Labels
 from search.chain import GIVEN
@@ -131,8 +131,8 @@ def groups_of(batch: Sequence[Graded], credit: Credit) -> list[Group]:
 
 
 def with_refused(one: Graded) -> Graded:
-    """A graded trace in which each illegal step is an edge to a finished node that is certainly
-    worth 0, behind all others: what is learnt of a chain that it ended is learnt of it, too.
+    """A graded trace in which each illegal step is an edge to a finished node that is worth 0,
+    behind all others, so that what is learnt of a chain that it ended is learnt of it, too.
 
     Where the chain went on behind a line of the search's (`search.problems.stream.Stream.due`),
     its edge has no visits: those of the chain stand behind that line.
@@ -171,7 +171,7 @@ def with_refused(one: Graded) -> Graded:
     replay.trace = replace(trace, steps=steps, **grown)
     outcomes = np.append(one.outcomes, zeros)
     attempts = None if one.attempts is None else np.append(one.attempts, unknown)
-    labels = Labels(np.append(one.labels.k, zeros), np.append(one.labels.n, zeros + math.inf))
+    labels = Labels(*counts(replay.trace, outcomes))
     known: dict[int, list[tuple[int, int]]] = {}
     for edge, own in enumerate(refused, edges):
         known.setdefault(own.node, []).append((edge, own.times))

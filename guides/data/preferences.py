@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
@@ -26,9 +25,8 @@ KINDS = ("steps", "chains")
 class Pairing:
     """Which pairs are made of a trace.
 
-    kind    "steps": at each node the best and the worst of its steps by Q, and the best and each
-            illegal one;  "chains": right and wrong chains, those that an illegal step ended among
-            these
+    kind    "steps": at each node the best and the worst of its steps by Q;  "chains": right and
+            wrong finished chains
     visits  of a step, at least: the Q of fewer is noise. An exact label needs none
     mix     alpha of Agent Q (Putta et al. 2024, eq. 10): a step counts alpha * Q + (1 - alpha) *
             value, with the value that the guide gave it; a step without one is in no pair
@@ -59,18 +57,16 @@ def pairs_of(
     *,
     keep: int,
     rng: np.random.Generator,
-    refused: Mapping[int, Sequence[tuple[int, int]]] = MappingProxyType({}),
 ) -> list[tuple[int, int]]:
     """Pairs of nodes, the better one first; neither is below the other.
 
     outcomes  float64 [nodes], in [0, 1], nan: not graded
     labels    of the nodes, k of n: the Q of a trace of independent samples, which backs nothing up
     keep      most pairs of chains, drawn by `rng`
-    refused   of a trace `guides.data.groups.with_refused`
     """
     if pairing.kind == "chains":
         return list(_chains(trace, outcomes, keep, rng))
-    return list(_steps(trace, labels, pairing, refused))
+    return list(_steps(trace, labels, pairing))
 
 
 def worth(trace: Trace, labels: Labels, mix: float) -> np.ndarray:
@@ -97,30 +93,17 @@ def exact(trace: Trace, labels: Labels) -> np.ndarray:
     return known[trace.edge_child]
 
 
-def _steps(
-    trace: Trace,
-    labels: Labels,
-    pairing: Pairing,
-    refused: Mapping[int, Sequence[tuple[int, int]]],
-) -> Iterator[tuple[int, int]]:
-    """The best and the worst step of each node that has two which count, and differ; and the best
-    and each illegal one.
-    """
+def _steps(trace: Trace, labels: Labels, pairing: Pairing) -> Iterator[tuple[int, int]]:
+    """The best and the worst step of each node that has two which count, and differ."""
     values = worth(trace, labels, pairing.mix)
     seen = (trace.edge_visits >= pairing.visits) | exact(trace, labels)
-    illegal = np.zeros(len(values), bool)
-    for edge, _ in itertools.chain.from_iterable(refused.values()):
-        illegal[edge] = True
-    edges = np.flatnonzero((trace.edge_child >= 0) & seen & ~np.isnan(values) & ~illegal)
-    for node, group in itertools.groupby(edges.tolist(), key=lambda edge: trace.edge_node[edge]):
+    edges = np.flatnonzero((trace.edge_child >= 0) & seen & ~np.isnan(values))
+    for _, group in itertools.groupby(edges.tolist(), key=lambda edge: trace.edge_node[edge]):
         own = list(group)
         best = max(own, key=values.__getitem__)
         worst = min(own, key=values.__getitem__)
         if values[best] - values[worst] > pairing.margin:
             yield int(trace.edge_child[best]), int(trace.edge_child[worst])
-        for edge, _ in refused.get(int(node), ()):
-            if values[best] > pairing.margin:
-                yield int(trace.edge_child[best]), int(trace.edge_child[edge])
 
 
 def _chains(

@@ -15,12 +15,9 @@ pytest.importorskip("torch")
 
 import search
 from guides.data.advantages import METHODS, Credit, advantage_segments, advantages
-from guides.data.distill import counts
-from guides.data.distillation import Distillation, distilled
 from guides.data.grading import Graded, Replay, attempts
 from guides.data.groups import groups_of, with_refused
 from guides.data.labels import Labels
-from guides.data.preferences import Pairing, pairs_of
 from search.parts import given
 from search.problem import IllegalStep, TextStep
 from search.problems.countdown import Countdown
@@ -69,17 +66,12 @@ def sampled(problem: Any, *chains: list[str]) -> Trace:
     return found.trace
 
 
-def ungraded(trace: Trace, attempted: bool = False) -> Graded:
-    """Without illegal steps."""
+def graded(trace: Trace, attempted: bool = False) -> Graded:
     replay = Replay(trace)
     outcomes = replay.grade(None)
     own = attempts(replay, None) if attempted else None
-    labels = Labels(*counts(trace, outcomes))
-    return Graded(replay, outcomes, outcomes, labels, (99,), attempts=own)
-
-
-def graded(trace: Trace, attempted: bool = False) -> Graded:
-    return with_refused(ungraded(trace, attempted))
+    labels = Labels(*np.zeros((2, len(outcomes))))
+    return with_refused(Graded(replay, outcomes, outcomes, labels, (99,), attempts=own))
 
 
 def credited(one: Graded, credit: Credit) -> dict[str, float]:
@@ -156,7 +148,10 @@ def test_what_a_stream_withdrew_belongs_to_its_first_attempt() -> None:
 
 
 def test_without_illegal_steps_nothing_changes() -> None:
-    one = ungraded(sampled(GAME, RIGHT, ["8+8=16", "16+4=20", "20-7=13"]))
+    trace = sampled(GAME, RIGHT, ["8+8=16", "16+4=20", "20-7=13"])
+    replay = Replay(trace)
+    outcomes = replay.grade(None)
+    one = Graded(replay, outcomes, outcomes, Labels(*np.zeros((2, len(outcomes)))))
     assert with_refused(one) is one
 
 
@@ -167,35 +162,3 @@ def test_every_method_blames_it(method: str) -> None:
     object.__setattr__(trace, "edge_value", np.full(len(trace.steps), 0.5, np.float32))
     own = credited(graded(trace), Credit(method))
     assert own["9-9=0"] < 0 < own["8*3=24"]
-
-
-def test_the_best_step_is_preferred_to_each_illegal_one() -> None:
-    """Also where no legal step was worse; a node without any success prefers nothing."""
-    lost = [["8-7=1", "9-9=0"], ["8-7=1", "1*9=9"], ["8+8=16", "1+1=2"]]
-    one = graded(sampled(GAME, RIGHT, *lost))
-    trace = one.trace
-    texts = [""] + [trace.steps[edge].text for edge in trace.node_edge[1:]]
-    for visits, steps in ((1, {("4-1=3", "9-9=0"), ("4-1=3", "1*9=9"), ("8-7=1", "8+8=16")}),
-                          (2, set())):  # fmt: skip
-        pairing = Pairing("steps", visits=visits)
-        rng = np.random.default_rng(0)
-        known = (trace, one.outcomes, one.labels, pairing)
-        found = pairs_of(*known, keep=9, rng=rng, refused=one.refused)
-        assert {(texts[better], texts[worse]) for better, worse in found} == steps
-    known = (trace, one.outcomes, one.labels, Pairing("chains"))
-    found = pairs_of(*known, keep=9, rng=np.random.default_rng(0))
-    assert {texts[worse] for _, worse in found} == {"9-9=0", "1*9=9", "1+1=2"}
-
-
-def test_preferences_are_of_illegal_steps_too_and_visits_are_not() -> None:
-    one = ungraded(sampled(GAME, RIGHT, ["8-7=1", "9-9=0"]))
-    for policy, illegal in (("solutions", 1), ("visits", 0)):
-        chosen = Distillation(policy=policy, pairs=Pairing("steps", visits=1))
-        if policy == "visits":
-            with pytest.raises(ValueError, match="differ in what they are"):
-                distilled([one], chosen, [[3]])
-            continue
-        [example] = distilled([one], chosen, [[3]])
-        assert len([segment for segment in example if segment.tokens == (4,)]) == illegal
-        [over] = [segment for segment in example if segment.over]
-        assert over.tokens == (1,) and example[over.over[0]].tokens == (4,)
