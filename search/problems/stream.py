@@ -139,6 +139,7 @@ class Reading:
     made      its moves in their order
     attempt   the number of the attempt, from 1 on
     asked     place in the stream of the line with which the search asked for the answer; -1: none
+    before    the problem's state with the last answer of an earlier attempt; None: there was none
     """
 
     start: State
@@ -146,6 +147,7 @@ class Reading:
     made: tuple[Made, ...] = ()
     attempt: int = 1
     asked: int = -1
+    before: State | None = None
 
     @property
     def state(self) -> State:
@@ -179,7 +181,8 @@ class Stream:
               the move `again`, and no model has to; or the check that ends the stream, where the
               problem verifies the answer
     turns     what the search writes is a turn of its own to a chat model; else the model's own turn
-              goes on behind it, and what ended that turn is left out
+              goes on behind it, what ended that turn is left out, and an answer counts until there
+              is another
     min_tokens  an answer is the last, whatever attempts are left, from so many tokens on; 0: not
     max_tokens  where the chain has so many tokens and no answer, the search writes `final`, and the
               model's next line is its last; of several attempts no more begins. 0: no end
@@ -296,10 +299,23 @@ class Stream:
         return reading.attempt < self.attempts and not enough
 
     def verify(self, state: Sequence[TextStep]) -> float | None:
-        return self.problem.verify(self.read(state).state)
+        return self.problem.verify(self._counting(state))
 
     def answer(self, state: Sequence[TextStep]) -> str | None:
-        return self.problem.answer(self.read(state).state)
+        return self.problem.answer(self._counting(state))
+
+    def _counting(self, state: Sequence[TextStep]) -> State:
+        """The problem's state whose answer counts."""
+        reading = self.read(state)
+        if self.turns or reading.before is None or self._answers(reading):
+            return reading.state
+        return reading.before
+
+    def _answers(self, reading: Reading) -> bool:
+        """Whether an answer stands."""
+        if not reading.standing or not self.problem.is_terminal(reading.state):
+            return False
+        return self.problem.answer(reading.state) is not None
 
     def prompt(self, state: Sequence[TextStep]) -> str:
         """The statement of the problem."""
@@ -343,10 +359,13 @@ class Stream:
         standing = before.standing
         attempt = before.attempt
         about = before.last
+        kept = before.before
         if move.kind == AGAIN:
             attempt += 1
             if attempt > self.attempts:
                 raise IllegalStep(f"attempt {attempt} is one too many, there are {self.attempts}")
+            if self._answers(before):
+                kept = before.state
             standing = ()
             about = -1
         elif not standing:
@@ -358,7 +377,7 @@ class Stream:
             standing = standing[:line]
             about = standing[-1][0] if standing else -1
         made = (*before.made, Made(move, place, about))
-        return Reading(before.start, standing, made, attempt)
+        return replace(before, standing=standing, made=made, attempt=attempt, asked=-1, before=kept)
 
     def withdrawn(self, state: Sequence[TextStep]) -> list[bool]:
         """Which lines of a stream are lines of the problem that stand no more, one a line."""

@@ -4,6 +4,7 @@ long, all in the model's own turn.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,28 @@ def test_the_chain_waits_behind_its_answer() -> None:
     assert found.text.splitlines() == ["\\boxed{1}", "Wait", "\\boxed{2}"] and found.answer == "2"
     found = search.solve("How many?", search.Guide(waiting), "budget_forcing", attempts=4)
     assert found.answer == "4"
+
+
+def test_an_answer_counts_until_there_is_another() -> None:
+    """A model that has nothing to add loses nothing, at once or where it is asked in vain."""
+
+    def silent(problem: Any, state: Any) -> list[TextStep]:
+        if state:
+            return [TextStep("That is all.", tuple(range(10)), "end")]
+        return [TextStep("\\boxed{3}", tuple(range(10)), "end")]
+
+    found = search.solve("How many?", search.Guide(silent), "budget_forcing", attempts=3)
+    assert found.text.splitlines() == ["\\boxed{3}", *["Wait", "That is all."] * 2]
+    assert found.answer == "3"
+    revised = search.solve("How many?", search.Guide(silent), "revise", attempts=3)
+    assert revised.answer is None
+    checked = TextProblem("How many?", verify=lambda text: float("3" in text))
+    stream = Stream(checked, attempts=2, turns=False)
+    state = stream.initial()
+    for line in ("\\boxed{3}", "Try again.", "That is all."):
+        state = stream.apply(state, TextStep(line, finish="end"))
+    assert stream.verify(state) == 1.0
+    assert replace(stream, turns=True).verify(tuple(state)) == 0.0
 
 
 @pytest.mark.parametrize(
