@@ -13,6 +13,7 @@ import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -404,13 +405,20 @@ def _trace(row: dict[str, Any]) -> Trace:
         error=row["error"] or "",
         independent=independent,
         language=json.loads(row["language"] or "{}"),
-        refused=tuple(itertools.starmap(_read_refused, json.loads(row["refused"] or "[]"))),
+        refused=tuple(map(_read_refused, json.loads(row["refused"] or "[]"))),
     )
 
 
-def _read_refused(node: int, times: int, step: dict[str, Any]) -> Refused:
-    lists = {name: tuple(step[name]) for name in ("tokens", "log_probs")}
-    return Refused(node, times, TextStep(**{**step, **lists}))
+def _read_refused(row: Any) -> Refused:
+    """Raises ValueError for what is none, which JSON may well hold."""
+    try:
+        node, times, step = row
+        tokens = tuple(map(index, step["tokens"]))
+        known = tuple(map(float, step["log_probs"]))
+        read = TextStep(step["text"], tokens, step["finish"], bool(step["thought"]), known)
+        return Refused(index(node), index(times), read)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a refused step is none: {error!r}") from None
 
 
 def _require(holds: Any, what: str) -> None:

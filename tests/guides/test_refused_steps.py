@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 import search
+import search.trace as module
 from guides.data.advantages import METHODS, Credit, advantage_segments, advantages
 from guides.data.grading import Graded, Replay, attempts
 from guides.data.groups import groups_of, with_refused
@@ -96,6 +97,31 @@ def test_a_refused_step_that_is_nowhere_is_no_trace(node: int, times: int) -> No
     object.__setattr__(trace, "refused", (Refused(node, times, TextStep("1+1=2", (1,))),))
     with pytest.raises(ValueError, match="a refused step is nowhere"):
         trace.check()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "3",
+        "[[0, 1]]",
+        '[["0", 1, {}]]',
+        '[[0.5, 1, {"text": "", "tokens": [], "log_probs": [], "finish": "end", "thought": false}]]',
+        '[[0, 1, {"text": 5, "tokens": [], "log_probs": [], "finish": "stop", "thought": false}]]',
+        '[[0, 1, {"text": "x", "tokens": ["1"], "log_probs": [], "finish": "", "thought": false}]]',
+    ],
+)
+def test_what_others_wrote_for_refused_steps_is_skipped(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a warning that names the file, as any damaged shard."""
+    rows = module._row
+
+    def lying(trace: Trace) -> dict[str, Any]:
+        return {**rows(trace), "refused": said}
+
+    monkeypatch.setattr(module, "_row", lying)
+    path = Trace.save([sampled(GAME, RIGHT)], tmp_path / "trace.parquet")
+    assert Trace.load(path) == [] and "trace.parquet" in caplog.text
 
 
 @pytest.mark.parametrize("divisor", ["none", "group"])
