@@ -47,15 +47,15 @@ def load(
     checkpoint.
     """
     loaded = load_engine(path, device, dtype, slots, pool_tokens)
+    if loaded.settings.get("prm") is not None:  # a trained judge, which reads each chain apart
+        judge = PRM(loaded, aggregate=aggregate)
+        return _guide(LM(loaded, **policy), judge, loaded.settings, answer)
     if not loaded.has_head and aggregate is not None:
         raise ValueError(
             f"{path} has no value head whose values {aggregate!r} could aggregate: leave "
             "aggregate out, or give another model"
         )
     last = (aggregate or loaded.settings.get("aggregate") or "last") == "last"
-    if loaded.settings.get("prm") is not None:  # a trained judge, which reads each chain apart
-        judge = PRM(loaded, aggregate=aggregate)
-        return _guide(LM(loaded, **policy), judge, loaded.settings, answer)
     # a step's own value is no value of the chain
     lm = LM(loaded, values=last and loaded.has_head, **policy)
     if loaded.has_head:

@@ -105,7 +105,7 @@ def test_a_refused_step_that_is_nowhere_is_no_trace(node: int, times: int) -> No
         "3",
         "[[0, 1]]",
         '[["0", 1, {}]]',
-        '[[0.5, 1, {"text": "", "tokens": [], "log_probs": [], "finish": "end", "thought": false}]]',
+        '[[0.5, 1, {"text": "", "tokens": [], "log_probs": [], "finish": "end", "thought": true}]]',
         '[[0, 1, {"text": 5, "tokens": [], "log_probs": [], "finish": "stop", "thought": false}]]',
         '[[0, 1, {"text": "x", "tokens": ["1"], "log_probs": [], "finish": "", "thought": false}]]',
     ],
