@@ -21,6 +21,8 @@ import search
 from benchmarks import tasks
 from benchmarks.learning import streams, symbolic
 from benchmarks.learning.streams import Pool
+from benchmarks.sweep.plan import Task
+from benchmarks.verifiers import samples
 from guides.data.behaviour import Behaviour
 from guides.data.grading import Graded, Replay
 from guides.data.labels import Labels
@@ -55,6 +57,32 @@ def test_the_table_tells_what_attempts_gain(tmp_path: Path) -> None:
     assert [row["to_wrong"] for row in rows] == ["", "0.0", "50.0"]
     assert rows[2]["over plain"].startswith("-50.0") and rows[1]["over plain"] == ""
     assert rows[0]["tokens"] == "50.0" and rows[0]["pass@2"] == "100.0"
+
+
+def test_samples_of_a_stream_are_what_stands() -> None:
+    """The first line is withdrawn, so that answer and steps are those of the others."""
+    problem = Countdown((4, 7, 8, 8), 24)
+    told = ["8+8=16", "Back to 0.", "8-7=1", "4-1=3", "8*3=24"]
+
+    def policy(problem: Any, state: Any) -> list[TextStep]:
+        return [TextStep(told[len(state)])] if len(state) < len(told) else []
+
+    def all_three(problem: Any, steps: Any) -> bool:
+        return [step.text for step in steps] == told[2:]
+
+    task = Task("one", {"a": problem}, {}, all_three)
+    guide = search.Guide(policy, stream={})
+    found = samples.sample(task, guide, 3, progress=False)["a"]
+    assert [one.right for one in found] == [one.steps_right for one in found] == [True] * 3
+    assert {one.answer for one in found} == {"(4+7-8)*8"}
+    pools: dict[str, Pool] = {}
+
+    def finish(name: str, solution: search.Solution) -> None:
+        pools[name] = streams.pooled(task, name, 3, solution, tasks.state_right)
+
+    samples.searched(task, guide, 3, finish, progress=False)
+    assert pools["a"].right == [True] * 3
+    assert [chain["backs"] for chain in pools["a"].chains] == [1, 1, 1]
 
 
 def test_models_are_named() -> None:

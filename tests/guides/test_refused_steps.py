@@ -5,6 +5,7 @@ them for the chains that they ended, not the legal steps before them alone.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,16 @@ def test_what_a_stream_withdrew_belongs_to_its_first_attempt() -> None:
     own = credited(one, credit)
     assert own["9-9=0"] == pytest.approx(-1 / 3)
     assert own["20-7=13"] == pytest.approx(-1 / 3)
+
+
+def test_a_step_without_tokens_is_no_edge() -> None:
+    """Nothing could be learnt of it: what a server or a function wrote."""
+    trace = sampled(GAME, RIGHT, ["8-7=1", "9-9=0"])
+    bare = tuple(one._replace(step=TextStep(one.step.text)) for one in trace.refused)
+    replay = Replay(replace(trace, refused=bare))
+    outcomes = replay.grade(None)
+    one = Graded(replay, outcomes, outcomes, Labels(*np.zeros((2, len(outcomes)))))
+    assert bare and with_refused(one) is one
 
 
 def test_without_illegal_steps_nothing_changes() -> None:

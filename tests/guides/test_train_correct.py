@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import guides
 from guides.data.grading import Replay, key_of, read_targets
 from guides.data.trace_rewards import Sources, rewards_of
+from guides.data.trace_tokens import TraceReader
 from guides.values.prm_formats import verdict_format
 from models.checkpoints.checkpoint import describe
 from search.cli import main
@@ -49,7 +50,9 @@ def test_a_model_that_tries_again(
     found = letters.search(out, file, tmp_path / "again", "--option", "wave=4")
     targets = read_targets(file)
     streams = 0
+    reader = TraceReader(out, describe(out))
     for trace in found:
+        reader.check(trace)
         problem = trace.problem()
         assert isinstance(problem, Stream) and key_of(trace) in targets
         asked = problem.asked("([abc])$", None)
