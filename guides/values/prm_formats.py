@@ -268,12 +268,12 @@ def verdict_format(right: str, wrong: str, tokenizer: Any, ending: str) -> dict[
     first = tokenizer.encode(right + ending, add_special_tokens=False)
     second = tokenizer.encode(wrong + ending, add_special_tokens=False)
     at = 0
-    while first[at] == second[at]:
+    while at < min(len(first), len(second)) and first[at] == second[at]:
         at += 1
-    parts = (first[:at], [first[at]], [second[at]], first[at:])
+    parts = (first[:at], first[at : at + 1], second[at : at + 1], first[at:])
     lead, good, bad, reply = texts = list(map(tokenizer.decode, parts))
     again = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    if tuple(again) != parts or not lead:
+    if tuple(again) != parts or not (lead and good and bad):
         raise ValueError(
             f"the tokenizer does not write {right!r} and {wrong!r} alike up to a token that tells "
             "which it is: give other verdicts"

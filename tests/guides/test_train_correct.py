@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import letters
 import numpy as np
@@ -120,6 +121,9 @@ def test_verdicts_that_a_tokenizer_does_not_tell_apart_are_refused(base: Path) -
     tokenizer = AutoTokenizer.from_pretrained(base)
     with pytest.raises(ValueError, match="does not write 'no' and 'yes' alike"):
         verdict_format("no", "yes", tokenizer, "\n")
+    unknown = SimpleNamespace(encode=lambda text, **_: [0] * len(text), decode=lambda ids: "?")
+    with pytest.raises(ValueError, match="does not write 'Is it: aa' and 'Is it: bb' alike"):
+        verdict_format("Is it: aa", "Is it: bb", unknown, "\n")
 
 
 @pytest.mark.thorough
