@@ -20,6 +20,7 @@ from benchmarks.learning.arms import CONTROLS, Spent, read_arms
 from benchmarks.learning.easy_stories import stories
 from benchmarks.output import write_csv
 from guides.data.examples import ExampleFile
+from guides.data.streams import Streaming
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,8 @@ from guides.data.examples import ExampleFile
         ("rl,", "no arm ''"),
         ("rl temperature=1", "no option 'temperature'"),
         ("paths flops=1", "no option 'flops'"),
+        ("paths kind=retry", "no option 'kind'"),
+        ("streams epochs=1", "no option 'epochs'"),
     ],
 )
 def test_what_is_no_arm_is_said(text: str, said: str) -> None:
@@ -123,6 +126,26 @@ def test_a_control_pays_for_the_samples_that_it_is_made_of(tmp_path, monkeypatch
         options = json.loads((out / "model.json").read_text())["options"]
         assert options["lr"] == (1e-5 if "dpo" in name else 3e-4)
         assert (spent.generated, spent.flops) == ((0, 70) if name == "paths" else (68, 490))
+
+    def taught(traces, targets, base, out, options, **choices):
+        out.mkdir()
+        (out / "training.json").write_text(json.dumps({"tokens": 5, "flops": 70.0}))
+        asked.append((traces, options, choices))
+
+    asked: list = []
+    monkeypatch.setattr(arms, "prepare", lambda *given, **choices: given[3].touch())
+    monkeypatch.setattr(arms, "train_guide", taught)
+    monkeypatch.setattr(arms, "_tokens", lambda path: 40 if path.name == "examples.npz" else 10)
+    [arm] = read_arms("streams kind=retry rate=0.5 masked=true checker=one:two of=rest_em lr=1e-4")
+    out = tmp_path / "streams" / "seed-0"
+    out.mkdir(parents=True)
+    _, spent = arm.train(data, 3, out, tmp_path)
+    assert (spent.generated, spent.read, spent.flops) == (68, 5, 490)
+    [(traces, options, choices)] = asked
+    assert traces == last / "traces"
+    assert options == {"epochs": 0.25, "lr": 1e-4}, "as many tokens"
+    streams = Streaming("retry", rate=0.5, masked=True)
+    assert choices == {"held_out": 0, "checker": "one:two", "seed": 3, "streams": streams}
 
 
 @pytest.mark.slow
