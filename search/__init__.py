@@ -14,6 +14,7 @@ __path__ = extend_path(__path__, __name__)  # and folders of the user's of this 
 
 _WHERE = {
     "solver": ("solve", "solve_many"),
+    "running": ("start", "Running"),
     "solution": ("Solution",),
     "scheduling.budget": ("Budget", "Meter"),
     "problem": ("Problem", "TextProblem", "TextStep", "IllegalStep", "check_problem"),
@@ -39,10 +40,10 @@ _RENAMED = {"rules": "selection", "ValueFunction": "Value"}
 __all__ = [
     "Asks", "Backend", "Budget", "BudgetSpent", "Call", "Cancelled", "Forest", "Forward", "Game",
     "Generate", "Generated", "Guide", "IllegalStep", "Known", "Meter", "Policy", "Problem",
-    "Proposal", "Reply", "RequestFailed", "Score", "Scored", "Search", "Solution", "TextProblem",
+    "Proposal", "Reply", "RequestFailed", "Running", "Score", "Scored", "Search", "Solution", "TextProblem",
     "TextStep", "Trace", "Tree", "Uniform", "Usage", "Value", "ask", "check_backend",
     "check_method", "check_policy", "check_problem", "check_value", "choose", "parallel", "run",
-    "sandbox", "selection", "solve", "solve_many",
+    "sandbox", "selection", "solve", "solve_many", "start",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from search.methods.session import Search
     from search.parts import Policy, Proposal, Value
     from search.problem import IllegalStep, Problem, TextProblem, TextStep, check_problem
+    from search.running import Running, start
     from search.scheduling.budget import Budget, Meter
     from search.scheduling.requests import (
         Backend,

@@ -143,16 +143,24 @@ class Watch:
 
     def _best(self) -> list[str]:
         """The answer that the search would give now; [] where it has none, or shows no tree."""
-        from search.choose import finishes
-        from search.solution import pick
-
         for meter, problem in self._meters.values():
-            if meter.tree is None:
-                continue
-            chosen = pick(finishes(meter.tree, problem), problem, self._choose)
-            if chosen is not None:
-                return [one_line(chosen.answer[: 2 * _LONGEST])[:_LONGEST]]
+            answer = best_so_far(meter, problem, self._choose)
+            if answer is not None:
+                return [one_line(answer[: 2 * _LONGEST])[:_LONGEST]]
         return []
+
+
+def best_so_far(meter: Meter, problem: Problem, choose: Chooser | None) -> str | None:
+    """The answer that a search under way would give now; None where it has none, or shows no
+    tree.
+    """
+    from search.choose import finishes
+    from search.solution import pick
+
+    if meter.tree is None:
+        return None
+    chosen = pick(finishes(meter.tree, problem), problem, choose)
+    return None if chosen is None else chosen.answer
 
 
 def _limit_of(budget: Budget) -> tuple[str, str, float]:

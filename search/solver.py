@@ -10,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -171,18 +171,8 @@ def _solve(
     options: dict[str, Any],
     call: _Call,
 ) -> list[Solution]:
-    check_arguments(guide, budget)
     seeds = seeds_of(seed, len(problems))
-    search = configured(method, options, choose)
-    if isinstance(budget, str):
-        budget = Budget.parse(budget)
-    ready = [search.problem(problem_of(problem, guide)) for problem in problems]
-    guide = search.guide(guide_of(guide, ready))
-    spend = budget or guide.budget
-    check_budget(spend, guide)
-    check_steps(search.function, guide)
-    log_note(guide.value, search)
-    look_at(guide, ready)
+    ready, guide, search, spend = prepared(problems, guide, method, budget, choose, options)
     backends = dict(guide.backends)
     workers = workers_of(ready, backends)
     interrupt = threading.Event()
@@ -193,7 +183,7 @@ def _solve(
         meter = Meter(spend, interrupt, clock, scope=index + 1 if call.isolate else 0)
         watch.begin(index, meter, problem)
         try:
-            solution = await _search(problem, guide, search, meter, seeds[index], call.alone)
+            solution = await searched(problem, guide, search, meter, seeds[index], call.alone)
         finally:
             clock.leave()
         watch.end(index, solution)
@@ -219,6 +209,43 @@ def _solve(
         # it came when all was done and handed over: the caller is to hear of it
         raise KeyboardInterrupt
     return solutions
+
+
+class Prepared(NamedTuple):
+    """What `solve` was given, checked and complete.
+
+    problems  as the method searches them
+    """
+
+    problems: list[Problem]
+    guide: Guide
+    method: Configured
+    budget: Budget
+
+
+def prepared(
+    problems: Sequence[Problem | str],
+    guide: Guide | None,
+    method: str | Method,
+    budget: Budget | str | None,
+    choose: str | Chooser | None,
+    options: Mapping[str, Any],
+) -> Prepared:
+    """Check the arguments of `solve`, and load what they name. Raises ValueError for bad input,
+    before any model is loaded.
+    """
+    check_arguments(guide, budget)
+    search = configured(method, options, choose)
+    if isinstance(budget, str):
+        budget = Budget.parse(budget)
+    ready = [search.problem(problem_of(problem, guide)) for problem in problems]
+    guide = search.guide(guide_of(guide, ready))
+    spend = budget or guide.budget
+    check_budget(spend, guide)
+    check_steps(search.function, guide)
+    log_note(guide.value, search)
+    look_at(guide, ready)
+    return Prepared(ready, guide, search, spend)
 
 
 def side_by_side(backends: Mapping[str, Backend], options: Mapping[str, Any]) -> int:
@@ -252,7 +279,7 @@ async def _beside(searches: Asks[list[Solution]], watching: Asks[None]) -> list[
     return cast("list[Solution]", solutions)
 
 
-async def _search(
+async def searched(
     problem: Problem,
     guide: Guide,
     method: Configured,
@@ -260,6 +287,7 @@ async def _search(
     seed: int,
     alone: bool,
 ) -> Solution:
+    """One search. Raises what it raised where it is `alone`; else that is in the solution."""
     from search.methods.session import Search  # these load the kernels
     from search.solution import Solution, solution_of
 

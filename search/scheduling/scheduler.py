@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 import threading
 import time
 import types
-from collections.abc import Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -90,6 +91,56 @@ def check_coroutine(asks: object, what: str) -> None:
     )
 
 
+class _Side:
+    """Coroutines that run side by side, and which of them asked for what.
+
+    running  those that have not ended, by their numbers;  results: of those that have
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[int, Asks[Any]] = {}
+        self.results: dict[int, Any] = {}
+        self._owner: dict[Request, int] = {}
+        self._numbers = itertools.count()
+        self._wanted: list[Request] = []
+
+    def start(self, child: Asks[Any]) -> None:
+        """Begin one more. Raises what it raises, TypeError where it is no coroutine."""
+        number = next(self._numbers)
+        self.running[number] = child
+        self._advance(number, None)
+
+    async def go_on(self) -> None:
+        """Have what they want started, and give them what arrives next. Raises what one raises."""
+        orders = self._wanted
+        self._wanted = []
+        replies = await exchange(orders)
+        for number, mine in _by_owner(self._owner, replies).items():
+            if number in self.running:
+                self._advance(number, mine)
+
+    def close(self) -> list[Request]:
+        """Close them all; what they had asked for and did not get."""
+        _close(self.running.values())
+        unsent = set(self._wanted)
+        return [request for request in self._owner if request not in unsent]
+
+    def _advance(self, number: int, replies: list[Reply] | None) -> None:
+        child = self.running[number]
+        try:
+            requests = begin(child) if replies is None else child.send(replies)
+        except StopIteration as stop:
+            self.results[number] = stop.value
+            del self.running[number]
+            return
+        except BaseException:
+            del self.running[number]
+            raise
+        for request in requests:
+            self._owner[request] = number
+        self._wanted.extend(requests)
+
+
 async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> list[T]:
     """Run coroutines that ask side by side, at most `limit` at once; their results in order.
 
@@ -98,53 +149,67 @@ async def parallel(children: Iterable[Asks[T]], limit: int | None = None) -> lis
     the exception continues here. Raises TypeError for a child that is no coroutine.
     """
     waiting = iter(children)
-    results: dict[int, T] = {}
-    running: dict[int, Asks[T]] = {}
-    owner: dict[Request, int] = {}
-    numbers = itertools.count()
-    wanted: list[Request] = []
-
-    def advance(index: int, replies: list[Reply] | None) -> None:
-        child = running[index]
-        try:
-            requests = begin(child) if replies is None else child.send(replies)
-        except StopIteration as stop:
-            results[index] = stop.value
-            del running[index]
-            return
-        except BaseException:
-            del running[index]
-            raise
-        for request in requests:
-            owner[request] = index
-        wanted.extend(requests)
-
+    side = _Side()
     try:
         exhausted = False
         while True:
-            while not exhausted and (limit is None or len(running) < limit):
+            while not exhausted and (limit is None or len(side.running) < limit):
                 child = next(waiting, None)
                 if child is None:
                     exhausted = True
                     break
-                index = next(numbers)
-                running[index] = child
-                advance(index, None)
-            if not running:
-                return [results[i] for i in range(len(results))]
-            orders = wanted
-            wanted = []
-            replies = await exchange(orders)
-            for index, mine in _by_owner(owner, replies).items():
-                if index in running:
-                    advance(index, mine)
+                side.start(child)
+            if not side.running:
+                return [side.results[number] for number in range(len(side.results))]
+            await side.go_on()
     except GeneratorExit:
-        _close([*running.values(), *_unstarted(children, waiting)])
+        side.close()
+        _close(_unstarted(children, waiting))
         raise
     except BaseException:
-        _close([*running.values(), *_unstarted(children, waiting)])
-        unsent = set(wanted)
-        await abandon([request for request in owner if request not in unsent])
+        outstanding = side.close()
+        _close(_unstarted(children, waiting))
+        await abandon(outstanding)
+        raise
+
+
+async def attended(
+    door: Callable[[int], Iterable[Asks[None]] | None], bell: threading.Event
+) -> None:
+    """Run coroutines that ask side by side as they come in, until the door is closed. One that
+    raises ends all, as in `parallel`.
+
+    door  of how many run: what is to begin now. None: nothing will come any more, and what runs
+          is closed. It is asked after each exchange
+    bell  set, by any thread, when something has come in
+    """
+    side = _Side()
+    listening = 0
+
+    async def listen() -> None:
+        nonlocal listening
+        listening = 1
+        await ask(Timer(math.inf, bell))
+        listening = 0
+
+    try:
+        while True:
+            bell.clear()
+            came = door(len(side.running) - listening)
+            if came is None:
+                await abandon(side.close())
+                return
+            for child in came:
+                side.start(child)
+            if not listening:
+                side.start(listen())
+            await side.go_on()
+            side.results.clear()
+    except GeneratorExit:
+        side.close()
+        raise
+    except BaseException:
+        await abandon(side.close())
         raise
 
 
@@ -273,7 +338,10 @@ _left_behind: set[int] = set()  # backends that a thread drove which this copy o
 def _forked() -> None:
     """In a process that was made by a fork: only the thread that forked is there."""
     here = threading.get_ident()
-    _left_behind.update(backend for backend, thread in _drivers.items() if thread != here)
+    gone = [backend for backend, thread in _drivers.items() if thread != here]
+    _left_behind.update(gone)
+    for backend in gone:  # a new thread may have the identity of one that is not there
+        del _drivers[backend]
 
 
 if hasattr(os, "register_at_fork"):

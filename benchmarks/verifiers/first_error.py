@@ -1,0 +1,258 @@
+"""Does a verifier find the first wrong step of a chain?
+
+    python -m benchmarks.verifiers.first_error --champ v0.json --judge path/to/model --out found
+    python -m benchmarks.verifiers.first_error --input processbench.jsonl --prm path/to/prm --out found
+
+The data is a JSONL file in the form of ProcessBench (Zheng et al. 2024: `problem`, `steps` and
+`label`, the place of the first wrong step, -1 where all are right), or with --champ the data file
+of the package `champ-dataset` (Mao et al. 2024), whose chains of four models people have marked.
+The score of each step is that of the chain up to it; the first one below a threshold is called
+wrong. The threshold is chosen on one half of the problems and used on the other, and the reverse.
+
+The table says how often the marked step is found, how often a chain without a mark is let pass, the
+harmonic mean of both (F1 of ProcessBench) with its interval over problems, and the same for rules
+that read nothing. Scores are kept in --out; a run that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import guides
+from benchmarks.output import row as row_of
+from benchmarks.output import table
+from benchmarks.sweep import statistics
+from search.problem import TextProblem, TextStep
+from search.scheduling.scheduler import parallel, run
+from search.files.atomic import atomic
+from search.solver import seed_of
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 32  #: chains that are read between two writes of the scores
+RESAMPLES = 2000
+QUANTILES = 101  #: thresholds that are tried, as quantiles of the scores
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A chain whose first wrong step is known.
+
+    name     of the chain;  group: of its problem, whose chains stay in one half
+    wrong    place of the first wrong step, -1: none is
+    """
+
+    name: str
+    group: str
+    problem: str
+    steps: list[str]
+    wrong: int
+
+
+def process_bench(path: Path) -> Iterator[Marked]:
+    """The chains of a file in the form of ProcessBench. Raises ValueError for a line that has not
+    its fields.
+    """
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            steps = list(map(str, row["steps"]))
+            wrong = int(row["label"])
+            problem = str(row["problem"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: {error!r}; a line is a JSON object with problem, steps "
+                "and label"
+            ) from None
+        if not steps or not -1 <= wrong < len(steps):
+            raise ValueError(
+                f"{path}, line {number}: label {wrong} is no place among {len(steps)} steps, and "
+                "not -1: correct it"
+            )
+        yield Marked(str(row.get("id", number)), problem, problem, steps, wrong)
+
+
+def champ(path: Path) -> Iterator[Marked]:
+    """The marked chains of the data file of `champ-dataset`. A step is a paragraph that is not
+    blank; the first wrong one is that in which the mark begins.
+    """
+    for name, problem in json.loads(path.read_text())["problems"].items():
+        for model, mark in (problem["fws_annotations"] or {}).items():
+            text = mark["text"]
+            start = mark["start_idx"]
+            steps: list[str] = []
+            wrong = -1
+            place = 0
+            for line in text.split("\n"):
+                end = place + len(line) + 1
+                if line.strip():
+                    if start is not None and wrong < 0 and start < end:
+                        wrong = len(steps)
+                    steps.append(line.strip())
+                place = end
+            if steps and (wrong >= 0 or start is None):
+                yield Marked(f"{name} {model}", name, problem["_text"], steps, wrong)
+
+
+def scores_of(value: Any, chains: Sequence[Marked], path: Path) -> list[np.ndarray]:
+    """The score of each step of each chain, nan where there is none, from the file `path` that has
+    a line a chain, or read into it.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = {row["name"]: row["scores"] for row in map(json.loads, lines)}
+    waiting = [one for one in chains if one.name not in found]
+    for start in range(0, len(waiting), AT_ONCE):
+        part = waiting[start : start + AT_ONCE]
+        scored = run(parallel(_scores(value, one) for one in part), dict(value.backends))
+        for one, own in zip(part, scored, strict=True):
+            found[one.name] = own
+            lines.append(json.dumps({"name": one.name, "scores": own}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as file:
+            file.write_text("\n".join(lines) + "\n")
+        log.info("%d of %d chains are read", len(found), len(chains))
+    return [np.array(found[one.name], np.float64) for one in chains]
+
+
+async def _scores(value: Any, one: Marked) -> list[float]:
+    problem = TextProblem(one.problem)
+    steps = tuple(map(TextStep, one.steps))
+    states = [steps[: place + 1] for place in range(len(steps))]
+    unknown = np.full(len(states), np.nan, np.float32)
+    rng = np.random.default_rng(seed_of(one.name, seed=0))
+    found = await value.evaluate(problem, states, unknown, rng)
+    return [float(score) for score in found]
+
+
+def called(scores: np.ndarray, threshold: float) -> int:
+    """The place of the first score below the threshold, -1: none is."""
+    below = np.flatnonzero(scores < threshold)
+    return int(below[0]) if len(below) else -1
+
+
+def hits(chains: Sequence[Marked], calls: Sequence[int]) -> np.ndarray:
+    """Which calls are the mark. bool [chains]"""
+    return np.array([one.wrong == call for one, call in zip(chains, calls, strict=True)])
+
+
+def f1(right: np.ndarray, flawed: np.ndarray) -> float:
+    """Harmonic mean of the shares of hits among chains with a wrong step and among those without,
+    in [0, 1] (ProcessBench).
+    """
+    if not flawed.any() or flawed.all():
+        return float(right.mean())
+    first = float(right[flawed].mean())
+    second = float(right[~flawed].mean())
+    return 2 * first * second / (first + second) if first + second else 0.0
+
+
+def crossed(chains: Sequence[Marked], scores: Sequence[np.ndarray], seed: int = 0) -> list[int]:
+    """The calls of a verifier whose threshold is the best of the other half of the problems."""
+    groups = sorted({one.group for one in chains})
+    order = np.random.default_rng(seed).permutation(len(groups))
+    halves = {groups[place]: int(rank % 2) for rank, place in enumerate(order)}
+    half = np.array([halves[one.group] for one in chains])
+    every = np.concatenate(scores)
+    tried = np.unique(np.quantile(every[~np.isnan(every)], np.linspace(0, 1, QUANTILES)))
+    flawed = np.array([one.wrong >= 0 for one in chains])
+    table_of = [[called(own, level) for own in scores] for level in tried]
+    calls = [0] * len(chains)
+    for side in (0, 1):
+        other = np.flatnonzero(half != side)
+        own = np.flatnonzero(half == side)
+        worth = [f1(hits(chains, level)[other], flawed[other]) for level in table_of]
+        best = table_of[int(np.argmax(worth))]
+        for place in own.tolist():
+            calls[place] = best[place]
+    return calls
+
+
+#: what a rule calls that reads nothing but how many steps there are
+RULES: dict[str, Callable[[Marked, np.random.Generator], int]] = {
+    "no step": lambda one, rng: -1,
+    "the first step": lambda one, rng: 0,
+    "the last step": lambda one, rng: len(one.steps) - 1,
+    "any step, or none": lambda one, rng: int(rng.integers(-1, len(one.steps))),
+}
+
+
+def line_of(name: str, chains: Sequence[Marked], calls: Sequence[int]) -> str:
+    """A line of the table."""
+    flawed = np.array([one.wrong >= 0 for one in chains])
+    right = hits(chains, calls)
+    rng = np.random.default_rng(0)
+    groups: dict[str, list[int]] = {}
+    for place, one in enumerate(chains):
+        groups.setdefault(one.group, []).append(place)
+    members = list(map(np.array, groups.values()))
+    drawn = []
+    for _ in range(RESAMPLES):
+        some = rng.integers(len(members), size=len(members))
+        places = np.concatenate([members[group] for group in some])
+        drawn.append(f1(right[places], flawed[places]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    whole = statistics.Interval(f1(right, flawed), float(low), float(high)) * 100
+    found = 100 * right[flawed].mean() if flawed.any() else np.nan
+    passed = 100 * right[~flawed].mean() if not flawed.all() else np.nan
+    return row_of([name, f"{found:.1f}", f"{passed:.1f}", str(whole)])
+
+
+def report(chains: Sequence[Marked], verifiers: dict[str, list[np.ndarray]]) -> str:
+    """Markdown, a line a verifier and rule."""
+    flawed = sum(one.wrong >= 0 for one in chains)
+    lines = [row_of(["verifier", f"found, of {flawed}", f"passed, of {len(chains) - flawed}", "F1"])]
+    for name, scores in verifiers.items():
+        lines.append(line_of(name, chains, crossed(chains, scores)))
+    for name, rule in RULES.items():
+        rng = np.random.default_rng(0)
+        lines.append(line_of(name, chains, [rule(one, rng) for one in chains]))
+    return table(lines)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--input", type=Path, help="a file in the form of ProcessBench")
+    data.add_argument("--champ", type=Path, help="v0.json of the package champ-dataset")
+    parser.add_argument("--prm", action="append", default=[], help="a process reward model")
+    parser.add_argument("--judge", action="append", default=[], help="a chat model that is asked")
+    parser.add_argument("--critiques", type=int, default=0, help="of the judge, before its verdict")
+    parser.add_argument("--limit", type=int, default=None, help="the first so many chains alone")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--out", type=Path, default=Path("found"))
+    args = parser.parse_args()
+    try:
+        chains = list(champ(args.champ) if args.champ else process_bench(args.input))[: args.limit]
+        if not chains:
+            parser.error("there is no marked chain in the data")
+        verifiers = {}
+        options: Any = {"dtype": args.dtype, "slots": args.slots}
+        for path in args.prm:
+            name = f"prm-{Path(path).name}"
+            value = guides.PRM(path, **options)
+            verifiers[name] = scores_of(value, chains, args.out / f"{name}.jsonl")
+        for path in args.judge:
+            name = f"judge{args.critiques}-{Path(path).name}"
+            asked = guides.Judge(path, args.critiques, **options)
+            verifiers[name] = scores_of(asked, chains, args.out / f"{name}.jsonl")
+        log.info("\n%s", report(chains, verifiers))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
