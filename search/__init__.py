@@ -40,7 +40,8 @@ _RENAMED = {"rules": "selection", "ValueFunction": "Value"}
 __all__ = [
     "Asks", "Backend", "Budget", "BudgetSpent", "Call", "Cancelled", "Forest", "Forward", "Game",
     "Generate", "Generated", "Guide", "IllegalStep", "Known", "Meter", "Policy", "Problem",
-    "Proposal", "Reply", "RequestFailed", "Running", "Score", "Scored", "Search", "Solution", "TextProblem",
+    "Proposal", "Reply", "RequestFailed", "Running", "Score", "Scored",
+    "Search", "Solution", "TextProblem",
     "TextStep", "Trace", "Tree", "Uniform", "Usage", "Value", "ask", "check_backend",
     "check_method", "check_policy", "check_problem", "check_value", "choose", "parallel", "run",
     "sandbox", "selection", "solve", "solve_many", "start",

@@ -15,8 +15,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from search.arguments import Method, seeds_of
 from search.guide import Guide
 from search.problem import Problem
@@ -269,10 +267,11 @@ class _Driver:
         found: Solution | Exception
         try:
             children: list[Asks[Any]] = [search(), watch()]
-            found, _ = await parallel(children)
+            solution, _ = await parallel(children)
             remarks = Remarks()
-            remarks.add(found, meter)
+            remarks.add(solution, meter)
             remarks.log_all()
+            found = solution
         except Exception as error:
             found = error
         with _LOCK:

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-import guides
 from benchmarks.learning.vstar import sampled, scored
 from benchmarks.output import row as row_of
 from benchmarks.output import table, write_csv
@@ -34,9 +33,7 @@ from benchmarks.sweep.plan import task_of_file
 from benchmarks.verifiers.samples import ESTIMATES, Columns
 from guides.data.grading import read_targets
 from guides.data.streams import Streaming
-from guides.engines import unload
 from guides.training.train_guide import train_guide
-from search.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +108,7 @@ def rows_of(test: str, kind: str, seeds: Sequence[Sequence[Columns]]) -> list[di
 
 
 def chosen(seeds: Sequence[Sequence[Columns]], chooser: str, size: int) -> np.ndarray:
-    """How often the chosen one of `size` samples is right, in per cent. float64 [problems, seeds]"""
+    """How often the choice of `size` samples is right, in per cent. float64 [problems, seeds]"""
     estimate = ESTIMATES[chooser]
     shares = []
     for problems in seeds:

@@ -1,7 +1,7 @@
 """Does a verifier find the first wrong step of a chain?
 
     python -m benchmarks.verifiers.first_error --champ v0.json --judge path/to/model --out found
-    python -m benchmarks.verifiers.first_error --input processbench.jsonl --prm path/to/prm --out found
+    python -m benchmarks.verifiers.first_error --input processbench.jsonl --prm a/prm --out found
 
 The data is a JSONL file in the form of ProcessBench (Zheng et al. 2024: `problem`, `steps` and
 `label`, the place of the first wrong step, -1 where all are right), or with --champ the data file
@@ -30,9 +30,9 @@ import guides
 from benchmarks.output import row as row_of
 from benchmarks.output import table
 from benchmarks.sweep import statistics
+from search.files.atomic import atomic
 from search.problem import TextProblem, TextStep
 from search.scheduling.scheduler import parallel, run
-from search.files.atomic import atomic
 from search.solver import seed_of
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,9 @@ def line_of(name: str, chains: Sequence[Marked], calls: Sequence[int]) -> str:
 def report(chains: Sequence[Marked], verifiers: dict[str, list[np.ndarray]]) -> str:
     """Markdown, a line a verifier and rule."""
     flawed = sum(one.wrong >= 0 for one in chains)
-    lines = [row_of(["verifier", f"found, of {flawed}", f"passed, of {len(chains) - flawed}", "F1"])]
+    lines = [
+        row_of(["verifier", f"found, of {flawed}", f"passed, of {len(chains) - flawed}", "F1"])
+    ]
     for name, scores in verifiers.items():
         lines.append(line_of(name, chains, crossed(chains, scores)))
     for name, rule in RULES.items():

@@ -22,6 +22,7 @@ from search.cli.bench import bench
 from search.cli.grade import grade
 from search.cli.label import export, label
 from search.cli.options import Model, check_use, search_arguments
+from search.cli.serve import serve
 from search.cli.shared_options import (
     METHOD_HELP,
     MODEL,
@@ -52,6 +53,7 @@ app.command()(label)
 app.command()(export)
 app.command()(bench)
 app.command()(grade)
+app.command()(serve)
 
 
 Choice = StrEnum("Choice", CHOOSERS)  # type: ignore[misc]

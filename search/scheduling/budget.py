@@ -85,6 +85,14 @@ class Budget:
                 ) from None
         return cls(**limits)  # type: ignore[arg-type]
 
+    def within(self, other: Budget) -> Budget:
+        """The smaller one of each limit."""
+        both = {}
+        for name in (f.name for f in fields(self)):
+            limits = [getattr(self, name), getattr(other, name)]
+            both[name] = min((limit for limit in limits if limit is not None), default=None)
+        return Budget(**both)
+
     def __str__(self) -> str:
         limits = ((f.name, getattr(self, f.name)) for f in fields(self))
         return ",".join(f"{name}={limit}" for name, limit in limits if limit is not None)

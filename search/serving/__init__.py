@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint that answers with a search: `copse serve`."""
