@@ -74,8 +74,9 @@ class Solution:
         return self.verified is True or (self.answer is not None and self.verified is not False)
 
     def to_json(self) -> dict[str, Any]:
-        """All but the tree, as `json.dumps` takes it: nan is None, steps are their texts. What a
-        result line of `copse solve --input` has is named as there.
+        """All but the tree, as `json.dumps` takes it and `solution.schema.json` describes it: nan
+        is None, steps are their texts. What a result line of `copse solve --input` has is named as
+        there.
         """
         whole = {
             "problem": self.problem.prompt(self.problem.initial()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import inspect
 import json
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from endpoint_cases import answers, served
 from sandbox_cases import need_a_sandbox
 
 from search.methods.presets import PRESETS, SEARCHES, searching
@@ -38,6 +40,7 @@ CHAT = (
     "%}<|im_start|>assistant\n"
 )
 OWN_PARTS = "search/README.md"  #: the page that says how to write parts
+SERVED = "http://127.0.0.1:8000"  #: what the examples ask that need a server
 LONGEST = 180  #: lines of the README that a stranger meets first
 
 
@@ -108,7 +111,12 @@ def test_python_examples_run(
     monkeypatch.chdir(tmp_path)
     if "search.sandbox" in code:
         need_a_sandbox()
-    exec(compile(code.replace("path/to/model", str(model)), page, "exec"), {"__name__": "readme"})
+    code = code.replace("path/to/model", str(model))
+    with contextlib.ExitStack() as stack:
+        if SERVED in code:
+            url, _ = stack.enter_context(served(answers))
+            code = code.replace(SERVED, url)
+        exec(compile(code, page, "exec"), {"__name__": "readme"})
     assert capsys.readouterr().out.strip()
 
 

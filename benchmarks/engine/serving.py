@@ -1,6 +1,6 @@
 """What does an endpoint cost beside `solve_many`, and does it last with clients that vanish?
 
-    python -m benchmarks.engine.serving --input puzzles.jsonl --clients 64 --seconds 600 --out s.json
+    python -m benchmarks.engine.serving --input puzzles.jsonl --clients 64 --out s.json
 
 First, in turns, the same problems by `search.solve_many` and by clients of `copse serve`, both with
 `--method` and `--budget`: seconds in all, and the ratio of their medians. Then for `--seconds`

@@ -8,23 +8,13 @@ import threading
 import time
 
 import pytest
+from endpoint_cases import answers, slow
+from fakes import generated, scripted_guide
 
 import search
 from search import running as module
-from tests.helpers.fakes import generated, scripted_guide
 
 SECONDS = 30.0  # that a test waits for what must happen
-
-
-def answers(request):
-    """A model that answers at once, by the number in its seed."""
-    return generated(f"the answer is {request.seed % 7}", finish="end")
-
-
-def slow(request):
-    """A model that never finishes a chain."""
-    time.sleep(0.001)
-    return generated(f"on {request.seed % 10_000}", limit=request.max_tokens)
 
 
 @pytest.fixture(autouse=True)
@@ -207,8 +197,9 @@ def test_many_that_come_while_others_end_are_all_answered():
 def test_the_end_of_the_interpreter_ends_the_searches():
     program = """
 import search
-from tests.search.test_running import guide_of, slow
-one = search.start("Question", guide_of(slow), "sample", "seconds=1000")
+from endpoint_cases import slow
+from fakes import scripted_guide
+one = search.start("Question", scripted_guide(slow, value=False), "sample", "seconds=1000")
 next(iter(one))
 print("begun")
 """

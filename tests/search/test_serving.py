@@ -1,7 +1,6 @@
 """`copse serve`, asked by the client of OpenAI and by raw requests."""
 
 import asyncio
-import contextlib
 import json
 import re
 import socket
@@ -11,17 +10,13 @@ import time
 import httpx2
 import openai
 import pytest
-import uvicorn
+from endpoint_cases import BUDGET, answers, served, slow, wait_for
+from fakes import generated
 
 import search
 from search import running as running_module
 from search.scheduling.budget import Budget
-from search.serving.app import Endpoint, Limits
 from search.serving.asked import Refused, asked, names
-from tests.helpers.fakes import generated, scripted_guide
-from tests.search.test_running import answers, slow
-
-BUDGET = Budget(tokens=2000, seconds=60)
 
 
 def read(body, chat=True, method="sample", budget=BUDGET):
@@ -30,36 +25,6 @@ def read(body, chat=True, method="sample", budget=BUDGET):
 
 def turn(text="Question"):
     return {"messages": [{"role": "user", "content": text}]}
-
-
-@contextlib.contextmanager
-def served(function, method="sample", key=None, slots=8, **limits):
-    """A server on a free port, and its endpoint."""
-    guide = scripted_guide(function, value=False, slots=slots)
-    endpoint = Endpoint(guide, Limits(BUDGET, key=key, **limits), method)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = uvicorn.Config(endpoint.app(), port=port, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{port}", endpoint
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
-        wait_for(lambda: not running_module._DRIVERS)
-
-
-def wait_for(happened, seconds=30.0):
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.01)
 
 
 def client(url, **options):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib.resources import files
 
+import jsonschema
 import numpy as np
 import pytest
 from fakes import generated, scripted_guide
@@ -15,8 +17,11 @@ from search import choose
 from search.choose import Finish
 from search.files.problems_file import Results
 from search.problems.countdown import Countdown
+from search.scheduling.requests import Usage
+from search.solution import STOPPED
 
 PUZZLE = Countdown((4, 7, 8, 8), 24)
+SCHEMA = json.loads(files("search").joinpath("solution.schema.json").read_text())
 SCRIPT = "<script>alert('x')</script>"
 
 
@@ -34,10 +39,12 @@ def voted(chains=8, method="self_consistency", **options):
 
 def read(solution):
     """Its JSON, written and read again; nan and infinity fail."""
-    return json.loads(
+    whole = json.loads(
         json.dumps(solution.to_json(), allow_nan=False),
         parse_constant=lambda name: pytest.fail(name),
     )
+    jsonschema.validate(whole, SCHEMA)
+    return whole
 
 
 def test_a_vote_of_chains_is_told_everywhere(tmp_path):
@@ -124,3 +131,17 @@ def test_a_notebook_shows_text_of_a_model_as_text():
     assert "cost: " in shown
     evil = search.Solution(search.TextProblem("x"), answer=SCRIPT, error=ValueError(SCRIPT))
     assert "<script" not in evil._repr_html_() and "&#x27;x&#x27;" in evil._repr_html_()
+
+
+def test_the_schema_describes_all_that_there_is():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    assert set(SCHEMA["properties"]["stopped"]["enum"]) == set(STOPPED)
+    usage = SCHEMA["properties"]["usage"]["properties"]
+    assert set(usage) == {field.name for field in fields(Usage)} | {"mean_rows", "slot_use"}
+    failed = read(search.Solution(PUZZLE, error=OSError("gone")))
+    assert failed["error"] == "OSError: gone" and "method" not in failed
+    found = read(search.solve(PUZZLE, budget="tokens=300"))
+    assert found["verified"] is True and set(found) == set(SCHEMA["properties"])
+    for wrong in ({**found, "value": 2}, {**found, "more": 1}, {"answer": "1"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, SCHEMA)
