@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from search.methods.presets import PRESETS
@@ -13,6 +14,7 @@ from search.scheduling.budget import Budget
 NAME = "copse"  #: of the model whose method is the server's own
 #: what a number at the end of a model's name says, by the search of its method
 COUNTED = {"sample": "chains", "beam": "width", "mcts": "simulations", "gumbel": "simulations"}
+SEEDS = 2**62  #: so many there are
 #: fields of a body that would change the answer and that a search cannot do, with what is allowed
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -50,12 +52,12 @@ class Asked:
     problems: tuple[str, ...]
     method: str
     budget: Budget
-    seed: int = 0
-    choose: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, float] = field(default_factory=dict)
-    stream: bool = False
-    stream_usage: bool = False
+    seed: int
+    choose: str | None
+    options: Mapping[str, Any]
+    settings: Mapping[str, float]
+    stream: bool
+    stream_usage: bool
 
 
 def asked(body: Any, *, chat: bool, method: str, budget: Budget) -> Asked:
@@ -99,7 +101,7 @@ def asked(body: Any, *, chat: bool, method: str, budget: Budget) -> Asked:
         problems=_chat(body) if chat else _prompts(body),
         method=method,
         budget=budget,
-        seed=_typed(body, "seed", int, 0),
+        seed=_seed(body),
         choose=_typed(body, "choose", str, None),
         options={**options, **own},
         settings=settings,
@@ -149,6 +151,16 @@ def _typed(body: Mapping[str, Any], name: str, kind: Any, default: Any) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise Refused(f"{name}={value!r:.80} is of the wrong type", name)
     return value
+
+
+def _seed(body: Mapping[str, Any]) -> int:
+    """The request's, else any: who asks the same again expects another sample."""
+    seed: int | None = _typed(body, "seed", int, None)
+    if seed is None:
+        return secrets.randbelow(SEEDS)
+    if not 0 <= seed < SEEDS:
+        raise Refused(f"give a seed from 0 to {SEEDS - 1}", "seed")
+    return seed
 
 
 def _prompts(body: Mapping[str, Any]) -> tuple[str, ...]:

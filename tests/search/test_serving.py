@@ -103,6 +103,14 @@ def test_temperature_is_that_of_the_sampling_where_it_is_above_0():
     assert read({**turn(), "model": "copse-greedy", "temperature": 0.6}).settings == {}
 
 
+def test_without_a_seed_another_sample_is_given():
+    assert read({**turn(), "seed": 7}).seed == read({**turn(), "seed": 7}).seed == 7
+    assert len({read(turn()).seed for _ in range(20)}) == 20
+    for wrong in (-1, 2**63, 1.5, "1", True):
+        with pytest.raises(Refused, match="seed"):
+            read({**turn(), "seed": wrong})
+
+
 def test_an_answer_is_that_of_the_search_and_its_usage_is_told_truly():
     with served(answers) as (url, endpoint):
         found = client(url).chat.completions.create(
