@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search import kinds
-from search.cli.shared_options import MODEL, Allowed, Guided, Judged, ModelOptions, shares_options
+from search.cli.shared_options import (
+    MODEL,
+    Allowed,
+    Guided,
+    Judged,
+    ModelOptions,
+    Shared,
+    shard_of,
+    shares_options,
+)
 from search.cli.terminal import complain, say
 from search.imports import import_ours
 from search.methods.presets import PRESETS
@@ -61,6 +70,7 @@ def bench(
     ] = 1,
     guide: Guided = "builtin",
     value: Judged = None,
+    shard: Shared = None,
     allow: Allowed = None,
     options: ModelOptions,
 ) -> None:
@@ -68,9 +78,10 @@ def bench(
     of accuracy against compute.
     """
     kinds.allow(allow or [])
+    share = shard_of(shard)
     model = options.model(guide, value).checked()
     plan = import_ours("benchmarks.sweep.plan")
-    task = plan.task_of_file(input, model.answer, model.check)
+    task = plan.task_of_file(input, model.answer, model.check).share(share)
     runs = plan.read_runs(methods.split(","), task)
     limits = plan.read_budgets(budgets)
     settings = {"value": value, **model.judging, "answer": model.answer, **model.language}

@@ -29,6 +29,8 @@ from search.cli.shared_options import (
     Guided,
     Judged,
     ModelOptions,
+    Shared,
+    shard_of,
     shares_options,
 )
 from search.cli.solve_file import INTERRUPTED, NONE, OK, show_usage, solve_file
@@ -159,6 +161,7 @@ def solve(
             "does.",
         ),
     ] = None,
+    shard: Shared = None,
     allow: Allowed = None,
     options: ModelOptions,
     usage: Annotated[
@@ -175,13 +178,14 @@ def solve(
     if verbose:
         log_progress()
     limited = depth is not None or width is not None
-    check_use(problem, input, output, tree, limited, as_json, time_limit)
+    check_use(problem, input, output, tree, limited, as_json, time_limit, shared=shard is not None)
+    share = shard_of(shard)
     kinds.allow(allow or [])
     model = options.model(guide, value).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
-        code = solve_file(input, output, model, arguments, writer, usage, time_limit)
+        code = solve_file(input, output, model, arguments, writer, usage, time_limit, share)
     else:
         solution = _solve_one(problem or "", model, arguments, usage)
         if as_json:

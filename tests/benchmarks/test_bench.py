@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import scripted_guide
+from fakes import random_player, scripted_guide
 from sweep_cases import guesser, solved, swept, written
 
 import guides
@@ -184,6 +184,54 @@ def test_results_of_other_problems_or_settings_are_not_mixed(tmp_path, capsys, l
     assert len(rows.read(tmp_path / "o" / "results.csv")) == 8
 
 
+@pytest.mark.thorough
+def test_shards_are_the_sweep_that_nobody_shares(tmp_path, capsys, loaded, monkeypatch):
+    """Their results one behind the other are results: the command without shard does what is
+    missing. Only the third shard has targets, and what is searched depends on the whole file.
+    """
+
+    def player(request):
+        prompt = "".join(map(chr, request.prompt if hasattr(request, "prompt") else request.tokens))
+        return (guesser if prompt.startswith("Question") else random_player())(request)
+
+    def load(path, answer=None, device=None, dtype=None, slots=None, **policy):
+        return scripted_guide(player, **policy)
+
+    monkeypatch.setattr(guides, "load", load)
+    asked = problems(tmp_path, 2).read_text().splitlines()
+    lines = []
+    for number in range(4):
+        lines.append(
+            f'{{"id": "n{number}", "problem": "Use 4, 7, 8 and {number + 6} to make 24."}}'
+        )
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join([*lines[:2], asked[0], *lines[2:], asked[1]]))
+    flags = ["--input", path, "--budgets", "tokens=60,120", "--methods", "sample,mcts"]
+    assert bench(capsys, *flags, "--out", tmp_path / "whole")[0] == 0
+    shares = []
+    for number in (1, 2, 3):
+        out = tmp_path / f"shard-{number}"
+        assert bench(capsys, *flags, "--shard", f"{number}/3", "--out", out)[0] == 0
+        shares.append((out / "results.csv").read_text())
+
+    def sound(path):
+        loose = dict.fromkeys(("seconds", "rows"))
+        return sorted(str(row | loose) for row in rows.read(path))
+
+    whole = sound(tmp_path / "whole" / "results.csv")
+    merged = tmp_path / "merged" / "results.csv"
+    merged.parent.mkdir()
+    merged.write_text("".join(shares))
+    assert sound(merged) == whole and len(whole) == 6 * 2 * 2
+    assert bench(capsys, *flags, "--out", merged.parent)[0] == 0
+    assert merged.read_text() == "".join(shares), "nothing was missing"
+    merged.write_text(shares[0] + shares[2])
+    assert bench(capsys, *flags, "--out", merged.parent)[0] == 0
+    assert sound(merged) == whole, "the second shard was missing"
+    code, _, err = bench(capsys, *flags, "--shard", "9/8", "--out", tmp_path / "none")
+    assert code == 2 and "counted from 1" in err and not (tmp_path / "none").exists()
+
+
 def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = bench(
@@ -214,7 +262,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [{str(ROOT)!r}, *{FOLDERS!r}]
 import types
 import guides
-from fakes import scripted_guide
+from fakes import random_player, scripted_guide
 from sweep_cases import guesser
 from search.methods.sample import sample
 from search.methods.mcts import mcts
