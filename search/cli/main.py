@@ -19,6 +19,7 @@ import typer
 from search import kinds
 from search.arguments import CHOOSERS
 from search.cli.bench import bench
+from search.cli.doctor import doctor
 from search.cli.grade import grade
 from search.cli.label import export, label
 from search.cli.options import Model, check_use, search_arguments
@@ -54,6 +55,7 @@ app.command()(label)
 app.command()(export)
 app.command()(bench)
 app.command()(grade)
+app.command()(doctor)
 
 
 Choice = StrEnum("Choice", CHOOSERS)  # type: ignore[misc]
