@@ -224,6 +224,7 @@ def test_packages_are_those_of_the_metadata(installed: dict[str, str]) -> None:
     del installed["numpy"]
     assert found("numpy").broken and "numpy is not installed" in found("numpy").advice
     assert found("packages").value.startswith("0 of 1")
+    assert found("extras").value == "train, bench, all", "what all need is no part of an extra"
 
 
 def test_extras_that_lack_something(installed: dict[str, str]) -> None:
