@@ -58,7 +58,8 @@ class Task:
         depends on whether there are any. Raises ValueError where the share is empty.
         """
         names = shard.of(list(self.problems))
-        return replace(self, problems={name: self.problems[name] for name in names})
+        own = zip(names, map(self.problems.__getitem__, names), strict=True)
+        return replace(self, problems=dict(own))
 
     def correct(self, name: str, answer: str | None, verified: bool | None) -> bool:
         """Whether a search succeeded: by the problem's own verifier where it spoke, else by the

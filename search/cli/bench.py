@@ -20,6 +20,7 @@ from search.cli.shared_options import (
     shares_options,
 )
 from search.cli.terminal import complain, say
+from search.files.atomic import atomic
 from search.imports import import_ours
 from search.methods.presets import PRESETS
 
@@ -55,7 +56,7 @@ def bench(
         typer.Option(
             metavar="FOLDER",
             show_default=False,
-            help="For results.csv and figure.png. A killed run goes on.",
+            help="For results.csv, table.tex and figure.png. A killed run goes on.",
         ),
     ],
     methods: Annotated[
@@ -74,8 +75,8 @@ def bench(
     allow: Allowed = None,
     options: ModelOptions,
 ) -> None:
-    """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure
-    of accuracy against compute.
+    """Compare methods on your problems: a table with 95 % intervals (table.tex for LaTeX),
+    results.csv, and a figure of accuracy against compute.
     """
     kinds.allow(allow or [])
     share = shard_of(shard)
@@ -97,7 +98,10 @@ def bench(
     failed = sum(map(tables.failed, rows))
     if rows:
         reports = import_ours("benchmarks.sweep.report")
-        say(f"{reports.report(rows)}\n\n{reports.against_first(rows)}".rstrip())
+        at = reports.Levels(tuple(limits))
+        say(f"{reports.report(rows, at=at)}\n\n{reports.against_first(rows, at)}".rstrip())
+        with atomic(out / "table.tex") as part:
+            part.write_text(reports.latex_report(rows, at))
     if len(rows) > failed:
         _draw(rows, out / "figure.png")
     if not whole:
