@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, cycle, product
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -161,7 +162,7 @@ def _panel(panel: Any, methods: dict[str, list[Row]], column: str) -> None:
     from those of the one before; methods that choose among the same chains cost the same.
     """
     end = max(numbers(chain.from_iterable(methods.values()), column))
-    lines = [line(own, column, end) for own in methods.values()]
+    lines = list(map(partial(line, column=column, end=end), methods.values()))
     left = max(1.0, min(found.x[0] for found in lines))
     width = max(found.x[-1] for found in lines) / left
     looks = zip(methods, lines, cycle(COLOURS), cycle(MARKS), strict=False)
