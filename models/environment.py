@@ -2,7 +2,7 @@
 itself, a line of JSON each.
 
 It is for a process of its own: a library that was built for another machine may end the process
-that imports it. That of a library without a line then was the last.
+that imports it. The first library without a line is the one that did.
 """
 
 from __future__ import annotations

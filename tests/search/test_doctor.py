@@ -157,6 +157,18 @@ def test_kernels_that_cannot_be_kept(rows: dict[str, Any]) -> None:
     assert "NUMBA_CACHE_DIR" in found("kernels").advice and not found("kernels").broken
 
 
+def test_kernels_of_other_versions_do_not_count(tmp_path: Path) -> None:
+    kernel_cache = pytest.importorskip("search.kernels.kernel_cache")
+    for folder, count in (("search_tree", 3), ("models_engine", 2), ("search_methods", 0)):
+        version = kernel_cache._version(folder.partition("_")[0])
+        for name in (f"{folder}-{version}", f"{folder}-{'0' * 16}"):
+            (tmp_path / name).mkdir()
+            for number in range(count):
+                (tmp_path / name / f"f{number}.nbc").touch()
+                (tmp_path / name / f"f{number}.nbi").touch()
+    assert kernel_cache.kept(tmp_path) == 5
+
+
 def test_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "memory_left", lambda: 1 << 29)
     assert found("memory").value == "0.5 GiB free" and "programs" in found("memory").advice
