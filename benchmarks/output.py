@@ -1,4 +1,4 @@
-"""What measurements write: tables in Markdown, rows as CSV, everything as JSON."""
+"""What measurements write: tables in Markdown and LaTeX, rows as CSV, everything as JSON."""
 
 from __future__ import annotations
 
@@ -17,6 +17,24 @@ from search.files.atomic import atomic
 #: how a cell begins that a spreadsheet computes; an apostrophe is how we say that it shall not
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠", "'")
 
+#: what means something in LaTeX, or is another character in its old encoding of fonts
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\symbol{34}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+}
+
 
 def row(cells: Iterable[str]) -> str:
     """A row of a table."""
@@ -27,6 +45,23 @@ def table(rows: Sequence[str]) -> str:
     """A table of its rows; the first is the head."""
     columns = rows[0].count("|") - 1
     return "\n".join([rows[0], "|---" * columns + "|", *rows[1:]])
+
+
+def latex(rows: Sequence[Sequence[str]]) -> str:
+    """A table of LaTeX with the rules of booktabs, of rows of cells; the first is the head. Cells
+    are text and stand in LaTeX as they stand here; all columns but the first are flush right.
+    """
+    columns = "l" + "r" * (len(rows[0]) - 1)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    for cells in rows:
+        lines.append(" & ".join(map(escaped, cells)) + r" \\")
+    lines.insert(3, r"\midrule")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX shows it, in a line."""
+    return " ".join(text.translate(str.maketrans(_LATEX)).split())
 
 
 def write_csv(path: Path, rows: Sequence[Any]) -> None:

@@ -59,7 +59,7 @@ ROWS = (
         "models.boardnet",
         "models.scripted",
     ),
-    ("models.engine", "models.server"),
+    ("models.engine", "models.server", "models.environment"),
     ("guides.answers", "guides.engines", "guides.policies"),
     ("guides.rewards", "guides.values", "guides.loading", "guides.data"),
     ("guides.training",),

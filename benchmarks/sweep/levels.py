@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.sweep.plan import Limit
 from benchmarks.sweep.rows import Row
 
-LEVELS = (100, 200, 400, 800, 2000)  #: budgets in tokens that are read off the largest
+LEVELS = (100, 200, 400, 800, 2000)  #: budgets in tokens that are read off larger ones
 #: kind of budget -> column
 SPENT = {
     "tokens": "generated",
@@ -33,25 +33,25 @@ Score = Callable[[Sequence[Row]], float]
 class Levels:
     """At which budgets solve rates are read off searches with a larger one.
 
-    tokens  generated; those from the largest budget on are left out
+    limits  of any kind; those from the largest budget of their kind on are left out
     flops   of the whole search, guide included: rates at equal compute. What a budget ended before
             it had spent so many counts as not solved
     """
 
-    tokens: tuple[float, ...] = LEVELS
+    limits: tuple[Limit, ...] = tuple(map(partial(Limit, "tokens"), LEVELS))
     flops: tuple[float, ...] = ()
 
     def budgets(self, rows: Sequence[Row]) -> list[Limit]:
-        """The budgets that these rows tell of, ascending: their own, and `tokens` where they can
+        """The budgets that these rows tell of, ascending: their own, and `limits` where they can
         be read off.
         """
-        limits = set(map(limit_of, rows))
+        own = set(map(limit_of, rows))
+        found = set(own)
         if all(map(readable, rows)):
-            own = [limit.amount for limit in limits if limit.kind == "tokens"]
-            for level in self.tokens:
-                if own and level < max(own):
-                    limits.add(Limit("tokens", level))
-        return sorted(limits, key=lambda limit: (limit.kind, limit.amount))
+            for level in self.limits:
+                if any(limit.kind == level.kind and limit.amount > level.amount for limit in own):
+                    found.add(level)
+        return sorted(found, key=lambda limit: (limit.kind, limit.amount))
 
     def compute(self, rows: Sequence[Row]) -> list[Limit]:
         """`flops` where they can be read off these rows, else nothing."""
@@ -165,4 +165,5 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
 
 def levels_of(args: Any) -> Levels:
     """The levels that the flags ask for. Raises ValueError."""
-    return Levels(amounts(args.levels), amounts(args.flops) if args.flops else ())
+    tokens = tuple(map(partial(Limit, "tokens"), amounts(args.levels)))
+    return Levels(tokens, amounts(args.flops) if args.flops else ())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from benchmarks.sweep.rows import clean
 from guides.data.grading import key_of, read_targets, same
 from search.arguments import configured
 from search.files.atomic import atomic
+from search.files.partition import Shard
 from search.files.problems_file import read_jobs
 from search.guide import Guide
 from search.imports import add_working_folder
@@ -51,6 +52,14 @@ class Task:
     problems: Mapping[str, Problem]
     targets: Mapping[str, str]
     steps_right: Callable[[Problem, Sequence[Any]], bool | None] | None = None
+
+    def share(self, shard: Shard) -> Task:
+        """The same task with a share of its problems; all targets stay, for what is searched
+        depends on whether there are any. Raises ValueError where the share is empty.
+        """
+        names = shard.of(list(self.problems))
+        own = zip(names, map(self.problems.__getitem__, names), strict=True)
+        return replace(self, problems=dict(own))
 
     def correct(self, name: str, answer: str | None, verified: bool | None) -> bool:
         """Whether a search succeeded: by the problem's own verifier where it spoke, else by the

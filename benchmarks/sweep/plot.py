@@ -4,21 +4,24 @@
     python -m benchmarks.sweep.plot axes checkpoints.csv --method "mcts leaves=1" --out axes.png
 
 `curves`: accuracy against generated tokens and against FLOPs, a line a method, with 95 % intervals
-over problems. `axes`: accuracy against the compute of training and against that of the search, the
-two axes of OpenAI's post on o1 (2024), with slopes in points a decade. checkpoints.csv has a line a
-checkpoint: `name`, `training` (its FLOPs, or the path of a training.json that says them under
-"flops") and `results` (the rows of a sweep with it; paths count from the file's folder).
+over problems, as the tables of `benchmarks.sweep.report` have them. `axes`: accuracy against the
+compute of training and against that of the search, the two axes of OpenAI's post on o1 (2024), with
+slopes in points a decade. checkpoints.csv has a line a checkpoint: `name`, `training` (its FLOPs,
+or the path of a training.json that says them under "flops") and `results` (the rows of a sweep with
+it; paths count from the file's folder).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, cycle, product
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -27,7 +30,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.sweep import statistics
-from benchmarks.sweep.levels import DEFAULT, limit_of, readable, solved_after, within
+from benchmarks.sweep.levels import (
+    DEFAULT,
+    SPENT,
+    limit_of,
+    readable,
+    scientific,
+    solved_after,
+    within,
+)
 from benchmarks.sweep.plan import Limit
 from benchmarks.sweep.report import by_method, means, table
 from benchmarks.sweep.rows import Row, numbers, read, sound
@@ -37,13 +48,17 @@ log = logging.getLogger(__name__)
 # Okabe and Ito (2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "osD^vP*"
+BARS = 5  #: intervals that are drawn of a line that has a value everywhere
+BARS_TITLE = "bars: 95 % intervals over problems"
+POINTS = 1000  #: most points of a line
 AXES = {"generated": "generated tokens a problem", "flops": "FLOPs of the search a problem"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """Accuracy, in per cent, against what was spent: all float64 [points]. stepped: read off one
-    budget, so known everywhere between.
+    """Accuracy, in per cent, against what was spent: all float64 [points], `x` ascending. stepped:
+    a value holds from its point to the next; what is left of the first is 0. Else what lies between
+    two points is unknown.
     """
 
     x: np.ndarray
@@ -52,17 +67,22 @@ class Line:
     high: np.ndarray
     stepped: bool
 
+    def at(self, x: np.ndarray) -> np.ndarray:
+        """float64 [3, points]: mean, low, high of a stepped line at `x`, not left of its first
+        point.
+        """
+        places = np.searchsorted(self.x, x, side="right") - 1
+        return np.stack([self.mean, self.low, self.high])[:, places]
+
 
 def line(rows: Sequence[Row], column: str, end: float) -> Line:
-    """The line of one method on one task against a column of costs. end: where one that is read
-    off a single budget stops
+    """The line of one method on one task against a column of costs: what tables say of its budgets.
+
+    end  where one that is read off searches with a larger budget stops; against what the budgets
+         limit it stops at the largest of them
     """
     if all(map(readable, rows)):
-        times = means_of_times(rows, column)
-        finite = times[np.isfinite(times)]
-        x = np.geomspace(max(1.0, finite.min()), end, 80) if len(finite) else np.array([end])
-        solved = (times[..., None] <= x).mean(axis=1)
-        return Line(x, *(100 * statistics.bands(solved)), True)
+        return _stepped(rows, column, end)
     costs = []
     points = []
     for limit in sorted(set(map(limit_of, rows)), key=lambda limit: limit.amount):
@@ -72,17 +92,43 @@ def line(rows: Sequence[Row], column: str, end: float) -> Line:
     return Line(np.array(costs), *np.array(points).T, False)
 
 
-def means_of_times(rows: Sequence[Row], column: str) -> np.ndarray:
-    """float64 [problems, seeds]: what was spent at the solution, inf without one; problems with
-    all seeds.
+def _stepped(rows: Sequence[Row], column: str, end: float) -> Line:
+    """The share solved within x. Against what the budgets limit, it is that of the searches with
+    the smallest budget from x on, so that there may be a jump behind each budget.
     """
-    found = table(rows, solved_after(column))
-    seeds = max(map(len, found.values()))
-    times = []
-    for by in found.values():
-        if len(by) == seeds:
-            times.append([by[seed] for seed in sorted(by)])
-    return np.array(times)
+    budgets = sorted({limit.amount for limit in map(limit_of, rows) if SPENT[limit.kind] == column})
+    parts = []
+    if not budgets:
+        parts.append(_shares(rows, column, 0.0, end))
+    for below, budget in itertools.pairwise([0.0, *budgets]):
+        parts.append(_shares(_smallest_from(rows, budget), column, below, budget))
+    rise = np.zeros((4, 1))  # from 0 to the first value
+    rise[0] = parts[0][0, 0]
+    return Line(*np.hstack([rise, *parts]), True)
+
+
+def _shares(rows: Sequence[Row], column: str, low: float, high: float) -> np.ndarray:
+    """float64 [4, points]: x above `low` up to `high`, and the share solved within x in per cent
+    with its interval: where problems are solved (at most `POINTS` times), and at both ends.
+    """
+    found = list(map(list, map(dict.values, table(rows, solved_after(column)).values())))
+    times = np.unique(np.concatenate(found))
+    inside = times[(times > low) & (times < high)]
+    chosen = np.linspace(0, len(inside) - 1, min(POINTS, len(inside))).astype(int)
+    x = np.append(inside[chosen], high)
+    if low > 0:
+        x = np.insert(x, 0, np.nextafter(low, high))
+    solved = [(np.array(seeds)[:, None] <= x).mean(axis=0) for seeds in found]
+    return np.vstack([x, 100 * statistics.bands(np.array(solved))])
+
+
+def _smallest_from(rows: Sequence[Row], amount: float) -> list[Row]:
+    """Of each problem and seed the row with the smallest budget from `amount` on, if any."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: limit_of(row).amount):
+        if limit_of(row).amount >= amount:
+            found.setdefault((row["problem"], row["seed"]), row)
+    return list(found.values())
 
 
 def spent(rows: Sequence[Row], limit: Limit, column: str) -> float:
@@ -101,13 +147,34 @@ def curves(rows: Sequence[Row], out: Path) -> None:
     figure, panels = _figure(len(tasks), len(columns))
     for (task, methods), across in zip(tasks.items(), panels, strict=True):
         for panel, column in zip(across, columns, strict=True):
-            end = max(numbers(chain.from_iterable(methods.values()), column))
-            looks = zip(cycle(COLOURS), cycle(MARKS), strict=False)
-            for (method, own), (colour, mark) in zip(methods.items(), looks, strict=False):
-                _draw(panel, line(own, column, end), colour, mark, method)
+            _panel(panel, methods, column)
             _dress(panel, AXES[column], task if column == columns[0] else "")
-        across[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        across[-1].legend(
+            frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5), title=BARS_TITLE,
+            title_fontsize="small", alignment="left",
+        )  # fmt: skip
     _save(figure, out)
+
+
+def _panel(panel: Any, methods: dict[str, list[Row]], column: str) -> None:
+    """A line a method, with its intervals at places of its own: bars of two methods at one place
+    would hide each other. So points of budgets are moved, each method's by a hundredth of the width
+    from those of the one before; methods that choose among the same chains cost the same.
+    """
+    end = max(numbers(chain.from_iterable(methods.values()), column))
+    lines = list(map(partial(line, column=column, end=end), methods.values()))
+    left = max(1.0, min(found.x[0] for found in lines))
+    width = max(found.x[-1] for found in lines) / left
+    looks = zip(methods, lines, cycle(COLOURS), cycle(MARKS), strict=False)
+    for number, (method, found, colour, mark) in enumerate(looks):
+        if not found.stepped:
+            shift = max(2.0, width) ** ((number - (len(lines) - 1) / 2) / 100)
+            found = replace(found, x=found.x * shift)
+            places = found.x
+        else:
+            places = left * width ** ((np.arange(BARS) + (number + 0.5) / len(lines)) / BARS)
+            places = places[(places >= found.x[0]) & (places <= found.x[-1])]
+        _draw(panel, found, places, colour, mark, method)
 
 
 @dataclass(frozen=True)
@@ -241,7 +308,8 @@ def _sloped(panel: Any, x: Sequence[float], values: np.ndarray, colour: Any, nam
     """
     if len(set(x)) > 1:
         name = f"{name}: {statistics.slope(x, values).signed}"
-    _draw(panel, Line(np.array(x), *statistics.bands(values), False), colour, "o", name)
+    found = Line(np.array(x), *statistics.bands(values), False)
+    _draw(panel, found, found.x, colour, "o", name)
     return name
 
 
@@ -268,23 +336,31 @@ def _shades(figure: Any, count: int) -> list[Any]:
     return [colormaps["viridis"](0.85 * i / max(1, count - 1)) for i in range(count)]
 
 
-def _draw(panel: Any, found: Line, colour: Any, mark: str, label: str) -> None:
-    panel.fill_between(
-        found.x,
-        found.low,
-        found.high,
-        color=colour,
-        alpha=0.15,
-        linewidth=0,
-        step="post" if found.stepped else None,
-    )
-    draw: Callable[..., Any] = panel.step if found.stepped else panel.plot
-    style = {"where": "post"} if found.stepped else {"marker": mark, "markersize": 4}
-    draw(found.x, found.mean, color=colour, linewidth=1.6, label=label, **style)
+def _draw(panel: Any, found: Line, places: np.ndarray, colour: Any, mark: str, label: str) -> None:
+    """A line, and bars of its intervals at `places`, which are its points if it is not stepped."""
+    values = np.stack([found.mean, found.low, found.high])
+    if found.stepped:
+        values = found.at(places)
+        panel.step(found.x, found.mean, where="post", color=colour, linewidth=1.6)
+    else:
+        panel.plot(found.x, found.mean, color=colour, linewidth=1.6)
+    mean, low, high = values
+    bars = np.stack([mean - low, high - mean])
+    panel.errorbar(
+        places, mean, bars, fmt=mark, color=colour, markersize=4, capsize=2.5, elinewidth=1,
+        label=label,
+    )  # fmt: skip
 
 
 def _dress(panel: Any, x: str, title: str) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
     panel.set_xscale("log")
+    low, high = panel.get_xlim()
+    panel.xaxis.set_major_locator(FixedLocator(ticks(low, high)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda number, _: _written(number)))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xlim(low, high)
     panel.set_xlabel(x)
     if panel.get_subplotspec().is_first_col():
         panel.set_ylabel("right, per cent")
@@ -292,6 +368,27 @@ def _dress(panel: Any, x: str, title: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="0.9", linewidth=0.8)
     panel.set_axisbelow(True)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Two to seven numbers within these limits that stay apart on a log axis: as many as there are
+    of 1, 2 and 5 times a power of ten, or of such powers alone.
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for heads in ((1, 2, 5), (1,)):
+        inside = []
+        for power, head in product(powers, heads):
+            if low <= head * 10.0**power <= high:
+                inside.append(head * 10.0**power)
+        if len(inside) < 2:
+            return list(np.geomspace(low, high, 5)[1:-1])
+        if len(inside) <= 7:
+            break
+    return inside[:: math.ceil(len(inside) / 7)]
+
+
+def _written(number: float) -> str:
+    return scientific(number) if number >= 1e5 else f"{float(f'{number:.3g}'):,g}"
 
 
 def _save(figure: Any, out: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.output import escaped, latex
 from benchmarks.output import row as line
 from benchmarks.output import table as markdown
 from benchmarks.sweep import statistics as stats
@@ -38,6 +39,7 @@ from benchmarks.sweep.rows import Row, numbers, read, sound
 from benchmarks.tasks import ranked
 
 AREA = (100, 2000)  #: limits of the area, in tokens
+BUDGETS = "per cent right within each budget [95 % interval over problems]"
 NOTHING_SHARED = "the two have no problem and budget in common: sweep both on the same task"
 #: columns of a table that stand there only where there is something to say
 NOTES = ("steps right", "median to solve", "errors")
@@ -122,17 +124,27 @@ def report(rows: Sequence[Row], hard: Collection[str] = (), at: Levels = DEFAULT
     """
     parts = []
     for task, methods in by_method(rows, hard).items():
-        parts += [_budget_table(task, methods, at), _compute_table(task, methods, at)]
+        cells = list(map(line, _budget_table(methods, at)))
+        parts += [f"{task}, {BUDGETS}\n\n{markdown(cells)}", _compute_table(task, methods, at)]
     return "\n\n".join(filter(None, parts))
 
 
-def _budget_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
+def latex_report(rows: Sequence[Row], at: Levels = DEFAULT) -> str:
+    """The first tables of `report` for LaTeX, a `tabular` a task, with comments on what each is."""
+    parts = ["% needs \\usepackage{booktabs}\n"]
+    for task, methods in by_method(rows).items():
+        parts.append(f"% {escaped(task)}, {BUDGETS}\n{latex(_budget_table(methods, at))}\n")
+    return "\n".join(parts)
+
+
+def _budget_table(methods: dict[str, list[Row]], at: Levels) -> list[list[str]]:
+    """The cells of a table, the head first."""
     columns = at.budgets(list(chain.from_iterable(methods.values())))
     notes = dict(zip(methods, map(_notes, methods.values()), strict=True))
     noted = [name for name in NOTES if any(map(itemgetter(name), notes.values()))]
     head = ["method", "searches", *map(label, columns)]
     head += ["mean tokens", "mean read", "mean FLOPs", "rows a pass", *noted]
-    lines = [line(head)]
+    lines = [head]
     for method, own in methods.items():
         # a budget that this method was not given and cannot be read off stays empty
         rates = _rates(own, columns, at.budgets(own))
@@ -140,13 +152,12 @@ def _budget_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
         costs = [
             f"{_mean(last, 'generated'):,.0f}",
             f"{_mean(last, 'prefilled'):,.0f}",
-            f"{_mean(last, 'flops'):.3g}",
+            scientific(_mean(last, "flops")),
             f"{_mean(last, 'rows'):.0f}",
         ]
         rest = [notes[method][name] or "-" for name in noted]
-        lines.append(line([method, str(len(own)), *map(_cell, rates), *costs, *rest]))
-    title = f"{task}, per cent right within each budget [95 % interval over problems]"
-    return f"{title}\n\n{markdown(lines)}"
+        lines.append([method, str(len(own)), *map(_cell, rates), *costs, *rest])
+    return lines
 
 
 def _compute_table(task: str, methods: dict[str, list[Row]], at: Levels) -> str:
@@ -203,7 +214,7 @@ def _last(rows: Sequence[Row]) -> list[Row]:
 
 
 def brief(rows: Sequence[Row], at: Levels = DEFAULT) -> str:
-    """Markdown: one table of the rows of one task, per cent without intervals, within `at.tokens`
+    """Markdown: one table of the rows of one task, per cent without intervals, within `at.limits`
     and the budgets of the rows, or at equal compute where `at.flops` are given; mean FLOPs of a
     search with the largest budget last.
     """
@@ -232,19 +243,14 @@ def differences(
     first: Sequence[Row], second: Sequence[Row], two_level: bool = False, at: Levels = DEFAULT
 ) -> dict[str, tuple[stats.Interval, int]]:
     """What is measured -> (`first` minus `second` in points, problems): the solve rate within each
-    budget, and for problems that verify themselves at equal compute (`at.flops`), and the area
-    under the rate over log tokens, in per cent of the whole. Raises ValueError where the two have
-    nothing in common.
+    budget, and for problems that verify themselves at equal compute (`at.flops`). Raises
+    ValueError where the two have nothing in common.
     """
     gains = {}
     for level in _shared(first, second, at):
         score = within(level)
         gain, count = difference(table(first, score), table(second, score), two_level)
         gains[label(level)] = gain * 100, count
-    areas = [_areas(first), _areas(second)]
-    if areas[0].keys() & areas[1].keys() and all(map(readable, [*first, *second])):
-        gain, count = difference(*areas, two_level)
-        gains[f"area over log tokens, {AREA[0]} to {AREA[1]:,}"] = gain * 100, count
     if not gains:
         raise ValueError(NOTHING_SHARED)
     return gains
@@ -274,14 +280,21 @@ def _areas(rows: Sequence[Row]) -> Table:
 def compare(
     first: Sequence[Row], second: Sequence[Row], two_level: bool = False, at: Levels = DEFAULT
 ) -> str:
-    """Two methods' rows on one task: their `differences`, a line each."""
+    """Two methods' rows on one task: their `differences`, a line each, and for problems that verify
+    themselves the area under the solve rate over log tokens, in per cent of the whole.
+    """
+    gains = differences(first, second, two_level, at)
+    areas = [_areas(first), _areas(second)]
+    if areas[0].keys() & areas[1].keys() and all(map(readable, [*first, *second])):
+        gain, count = difference(*areas, two_level)
+        gains[f"area over log tokens, {AREA[0]} to {AREA[1]:,}"] = gain * 100, count
     lines = []
-    for name, (gain, count) in differences(first, second, two_level, at).items():
+    for name, (gain, count) in gains.items():
         lines.append(f"{name}: {gain.signed} points, {count} problems")
     return "\n".join(lines)
 
 
-def against_first(rows: Sequence[Row]) -> str:
+def against_first(rows: Sequence[Row], at: Levels = DEFAULT) -> str:
     """Markdown: a table a task, the difference of each method to the first one of the file; of
     none that has nothing in common with it.
     """
@@ -291,7 +304,7 @@ def against_first(rows: Sequence[Row]) -> str:
         gains = {}
         for other, own in others:
             with contextlib.suppress(ValueError):
-                gains[other] = differences(own, base)
+                gains[other] = differences(own, base, at=at)
         if not gains:
             continue
         columns = list(dict.fromkeys(chain.from_iterable(gains.values())))

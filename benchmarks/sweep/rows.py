@@ -88,6 +88,8 @@ def _parsed(path: Path, data: bytes) -> list[Row]:
         raise ValueError(f"{path} is no results file of this version: choose another file")
     rows = []
     for cells in reader:
+        if tuple(cells) == COLUMNS:  # files of several runs, one behind the other
+            continue
         if len(cells) != len(COLUMNS):
             where = f"{path}, line {reader.line_num}"
             raise ValueError(

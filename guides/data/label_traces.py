@@ -25,6 +25,7 @@ from guides.data.labels import Labels, line_of
 from guides.engines import locate
 from guides.policies.lm import LM
 from search.files.jsonl import Lines, Mixed
+from search.files.partition import WHOLE, Shard
 from search.guide import Policy
 from search.scheduling.budget import Budget, Meter
 from search.scheduling.scheduler import metered, parallel, run
@@ -212,6 +213,7 @@ def label_traces(
     policy: Policy | None = None,
     *,
     settings: Mapping[str, Any] | None = None,
+    shard: Shard = WHOLE,
 ) -> Counts:
     """Label `traces` into the file `out` (`guides.data.labels`); those that have a line there are
     left alone, so a killed run goes on.
@@ -222,6 +224,7 @@ def label_traces(
               (`guides.data.trace_tokens.TraceReader.check`)
     settings  of the policy, which the labels depend on: they stand in each line, as the target
               does, and a file with others is refused
+    shard     which of the traces that can be graded are labelled
 
     A trace that cannot be graded gets no line, and none whose roll-outs all failed: the next run
     tries these again. Raises ValueError before anything is written for what cannot be labelled,
@@ -236,6 +239,7 @@ def label_traces(
             "%d traces get no labels: their problems have no target and do not verify themselves",
             len(traces) - len(wanted),
         )
+    share = shard.of(wanted)
     # as a line of JSON gives it back
     settings = json.loads(json.dumps(labeller.settings() | dict(settings or {})))
     done: set[str] = set()
@@ -249,8 +253,8 @@ def label_traces(
         what="line of labels",
         flag="--out",
     )
-    waiting = [trace for trace in wanted if trace.id not in done]
-    counts = Counts(before=len(wanted) - len(waiting), ungraded=len(traces) - len(wanted))
+    waiting = [trace for trace in share if trace.id not in done]
+    counts = Counts(before=len(share) - len(waiting), ungraded=len(traces) - len(wanted))
     try:
         _Run(labeller, targets, settings, lines, counts).label(waiting)
     finally:

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search import kinds
-from search.cli.shared_options import MODEL, Allowed, Guided, Judged, ModelOptions, shares_options
+from search.cli.shared_options import (
+    MODEL,
+    Allowed,
+    Guided,
+    Judged,
+    ModelOptions,
+    Shared,
+    shard_of,
+    shares_options,
+)
 from search.cli.terminal import complain, say
+from search.files.atomic import atomic
 from search.imports import import_ours
 from search.methods.presets import PRESETS
 
@@ -46,7 +56,7 @@ def bench(
         typer.Option(
             metavar="FOLDER",
             show_default=False,
-            help="For results.csv and figure.png. A killed run goes on.",
+            help="For results.csv, table.tex and figure.png. A killed run goes on.",
         ),
     ],
     methods: Annotated[
@@ -61,16 +71,18 @@ def bench(
     ] = 1,
     guide: Guided = "builtin",
     value: Judged = None,
+    shard: Shared = None,
     allow: Allowed = None,
     options: ModelOptions,
 ) -> None:
-    """Compare methods on your problems: a table with 95 % intervals, results.csv, and a figure
-    of accuracy against compute.
+    """Compare methods on your problems: a table with 95 % intervals (table.tex for LaTeX),
+    results.csv, and a figure of accuracy against compute.
     """
     kinds.allow(allow or [])
+    share = shard_of(shard)
     model = options.model(guide, value).checked()
     plan = import_ours("benchmarks.sweep.plan")
-    task = plan.task_of_file(input, model.answer, model.check)
+    task = plan.task_of_file(input, model.answer, model.check).share(share)
     runs = plan.read_runs(methods.split(","), task)
     limits = plan.read_budgets(budgets)
     settings = {"value": value, **model.judging, "answer": model.answer, **model.language}
@@ -86,7 +98,10 @@ def bench(
     failed = sum(map(tables.failed, rows))
     if rows:
         reports = import_ours("benchmarks.sweep.report")
-        say(f"{reports.report(rows)}\n\n{reports.against_first(rows)}".rstrip())
+        at = reports.Levels(tuple(limits))
+        say(f"{reports.report(rows, at=at)}\n\n{reports.against_first(rows, at)}".rstrip())
+        with atomic(out / "table.tex") as part:
+            part.write_text(reports.latex_report(rows, at))
     if len(rows) > failed:
         _draw(rows, out / "figure.png")
     if not whole:

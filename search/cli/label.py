@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search import kinds
-from search.cli.shared_options import ADVANCED, Allowed, ModelOptions, shares_options
+from search.cli.shared_options import (
+    ADVANCED,
+    Allowed,
+    ModelOptions,
+    Shared,
+    shard_of,
+    shares_options,
+)
 from search.cli.terminal import say
 from search.cli.train import ASKED, STEP_END, Checked, Pairs, log_progress
 from search.imports import add_working_folder, import_ours
@@ -76,6 +83,7 @@ def label(
     ] = False,
     checker: Checked = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same labels.")] = 0,
+    shard: Shared = None,
     allow: Allowed = None,
     options: ModelOptions,
 ) -> None:
@@ -85,6 +93,7 @@ def label(
     kinds.allow(allow or [])
     language = options.language
     _check_use(by, guide, count, finished, bool(language))
+    share = shard_of(shard)
     labelling = import_ours("guides.data.label_traces")
     model = None
     answer = options.answer
@@ -98,11 +107,13 @@ def label(
     if targets is not None:
         answers = import_ours("guides.data.grading").read_targets(targets)
     searches = _loaded(traces)
-    labelling.gradable(searches, answers, plan)
+    share.of(labelling.gradable(searches, answers, plan))
     policy = None
     if model is not None:
         policy = labelling.completer(model.guide, searches, model.engine, language)
-    counts = labelling.label_traces(searches, answers, out, plan, policy, settings=language)
+    counts = labelling.label_traces(
+        searches, answers, out, plan, policy, settings=language, shard=share
+    )
     say(f"the labels are in {out}: {counts}")
     if counts.failed:
         raise typer.Exit(1)

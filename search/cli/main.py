@@ -19,6 +19,7 @@ import typer
 from search import kinds
 from search.arguments import CHOOSERS
 from search.cli.bench import bench
+from search.cli.doctor import doctor
 from search.cli.grade import grade
 from search.cli.label import export, label
 from search.cli.options import Model, check_use, search_arguments
@@ -30,6 +31,8 @@ from search.cli.shared_options import (
     Guided,
     Judged,
     ModelOptions,
+    Shared,
+    shard_of,
     shares_options,
 )
 from search.cli.solve_file import INTERRUPTED, NONE, OK, show_usage, solve_file
@@ -54,6 +57,7 @@ app.command()(export)
 app.command()(bench)
 app.command()(grade)
 app.command()(serve)
+app.command()(doctor)
 
 
 Choice = StrEnum("Choice", CHOOSERS)  # type: ignore[misc]
@@ -161,6 +165,7 @@ def solve(
             "does.",
         ),
     ] = None,
+    shard: Shared = None,
     allow: Allowed = None,
     options: ModelOptions,
     usage: Annotated[
@@ -177,13 +182,14 @@ def solve(
     if verbose:
         log_progress()
     limited = depth is not None or width is not None
-    check_use(problem, input, output, tree, limited, as_json, time_limit)
+    check_use(problem, input, output, tree, limited, as_json, time_limit, shared=shard is not None)
+    share = shard_of(shard)
     kinds.allow(allow or [])
     model = options.model(guide, value).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
-        code = solve_file(input, output, model, arguments, writer, usage, time_limit)
+        code = solve_file(input, output, model, arguments, writer, usage, time_limit, share)
     else:
         solution = _solve_one(problem or "", model, arguments, usage)
         if as_json:

@@ -28,9 +28,10 @@ def check_use(
     limited: bool,
     as_json: bool,
     time_limit: float | None,
+    shared: bool,
 ) -> None:
     """Raises ValueError for flags that do not go together. drawn: --tree; limited: --depth or
-    --width.
+    --width; shared: --shard.
     """
     if (problem is None) == (input is None):
         raise ValueError("give either one problem as text, or a file of problems with --input")
@@ -54,6 +55,8 @@ def check_use(
         )
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"--time-limit {time_limit:g} lets no search run: give seconds above 0")
+    if shared and input is None:
+        raise ValueError("--shard is a share of a file of problems: give one with --input")
     if limited and not drawn:
         raise ValueError(
             "--depth and --width are limits of the tree that is shown: give --tree too"

@@ -18,6 +18,7 @@ import typer
 from typer.models import OptionInfo
 
 from search.cli.options import Model, given, unescape
+from search.files.partition import WHOLE, Shard
 from search.methods.presets import PRESETS
 
 METHOD_HELP = f"One of {', '.join(PRESETS)}, or module:function of your own."
@@ -48,6 +49,21 @@ Allowed = Annotated[
         "repeated.",
     ),
 ]
+#: parameter of the commands whose work several processes can share
+Shared = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        show_default=False,
+        help="Do share I of N only, from 1/N to N/N: for N processes, such as a job array.",
+    ),
+]
+
+
+def shard_of(text: str | None) -> Shard:
+    """What `--shard` says; without it, the whole. Raises ValueError."""
+    return WHOLE if text is None else Shard.parse(text)
 
 
 @dataclass(frozen=True)

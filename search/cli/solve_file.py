@@ -13,6 +13,7 @@ from search.cli.terminal import say
 from search.imports import import_ours
 
 if TYPE_CHECKING:
+    from search.files.partition import Shard
     from search.files.problems_file import Job, Results
     from search.guide import Guide
     from search.trace import TraceWriter
@@ -31,8 +32,9 @@ def solve_file(
     writer: TraceWriter | None,
     usage: bool,
     time_limit: float | None,
+    shard: Shard,
 ) -> int:
-    """Solve what is not done in `output` yet; the exit code speaks of all problems of the file.
+    """Solve what is not done in `output` yet; the exit code speaks of all problems of the shard.
 
     Raises ValueError that names the line for a problem or a target that is wrong, before any
     search.
@@ -41,7 +43,7 @@ def solve_file(
     from search.files.problems_file import Finisher, Results, read_jobs
     from search.solver import seed_of
 
-    jobs = read_jobs(input, model.answer, model.check)
+    jobs = shard.of(read_jobs(input, model.answer, model.check))
     _targets(input)  # raises for what is wrong with them, and not after hours of searches
     results = Results(output)
     waiting = [job for job in jobs if not results.done(job.id)]
@@ -75,7 +77,7 @@ def solve_file(
 
 
 class _Summary:
-    """What is reported of all problems of a file in the end.
+    """What is reported of all problems of a shard in the end.
 
     left     whose search has not ended;  limited: because of --time-limit
     """

@@ -27,6 +27,8 @@ import llvmlite
 import numba
 from numba.core import caching
 
+from search.imports import LAYERS
+
 log = logging.getLogger(__name__)
 
 VERSIONS = 3  #: versions of the sources whose kernels are kept
@@ -59,6 +61,18 @@ def folder() -> Path | None:
         " and ".join(map(str, places)),
     )
     return None
+
+
+def kept(place: Path) -> int:
+    """How many compiled functions of these sources, this Python and this Numba are in the folder
+    `place`.
+    """
+    ours = set(map(_version, LAYERS))
+    count = 0
+    for found in place.iterdir():
+        if found.name.rpartition("-")[2] in ours:
+            count += len(list(found.glob("*.nbc")))
+    return count
 
 
 def _places() -> list[Path]:

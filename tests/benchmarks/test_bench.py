@@ -5,7 +5,6 @@ the figures.
 from __future__ import annotations
 
 import json
-import math
 import random
 import signal
 import subprocess
@@ -13,14 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from fakes import scripted_guide
-from sweep_cases import guesser, solved, swept, written
+from fakes import random_player, scripted_guide
+from sweep_cases import guesser
 
 import guides
 import search
-from benchmarks.sweep import plot, rows, statistics
+from benchmarks.sweep import rows
 from search.cli.main import main
 from search.solver import seed_of
 
@@ -136,9 +134,13 @@ def test_problems_that_verify_themselves_need_no_target(tmp_path, capsys, loaded
         and found["1", "sample"]["correct"] == "1"
         and found["2", "sample"]["correct"] == "0"
     )
-    assert "| 100 tokens | 200 tokens |" in text and {row["budget"] for row in found.values()} == {
-        "tokens=1000"
-    }
+    assert "| searches | 100 tokens | 1,000 tokens | mean tokens |" in text, "what was asked for"
+    assert {row["budget"] for row in found.values()} == {"tokens=1000"}
+    rates = [line.split("|")[1:5] for line in text.splitlines() if line.startswith("| mcts |")]
+    latex = (tmp_path / "o" / "table.tex").read_text().splitlines()
+    assert [cells for cells in rates if len(cells) == 4]
+    (told,) = [line.split("&")[:4] for line in latex if line.startswith("mcts &")]
+    assert [cell.strip() for cell in rates[0]] == [cell.strip() for cell in told]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,54 @@ def test_results_of_other_problems_or_settings_are_not_mixed(tmp_path, capsys, l
     assert len(rows.read(tmp_path / "o" / "results.csv")) == 8
 
 
+@pytest.mark.thorough
+def test_shards_are_the_sweep_that_nobody_shares(tmp_path, capsys, loaded, monkeypatch):
+    """Their results one behind the other are results: the command without shard does what is
+    missing. Only the third shard has targets, and what is searched depends on the whole file.
+    """
+
+    def player(request):
+        prompt = "".join(map(chr, request.prompt if hasattr(request, "prompt") else request.tokens))
+        return (guesser if prompt.startswith("Question") else random_player())(request)
+
+    def load(path, answer=None, device=None, dtype=None, slots=None, **policy):
+        return scripted_guide(player, **policy)
+
+    monkeypatch.setattr(guides, "load", load)
+    asked = problems(tmp_path, 2).read_text().splitlines()
+    lines = []
+    for number in range(4):
+        lines.append(
+            f'{{"id": "n{number}", "problem": "Use 4, 7, 8 and {number + 6} to make 24."}}'
+        )
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join([*lines[:2], asked[0], *lines[2:], asked[1]]))
+    flags = ["--input", path, "--budgets", "tokens=60,120", "--methods", "sample,mcts"]
+    assert bench(capsys, *flags, "--out", tmp_path / "whole")[0] == 0
+    shares = []
+    for number in (1, 2, 3):
+        out = tmp_path / f"shard-{number}"
+        assert bench(capsys, *flags, "--shard", f"{number}/3", "--out", out)[0] == 0
+        shares.append((out / "results.csv").read_text())
+
+    def sound(path):
+        loose = dict.fromkeys(("seconds", "rows"))
+        return sorted(str(row | loose) for row in rows.read(path))
+
+    whole = sound(tmp_path / "whole" / "results.csv")
+    merged = tmp_path / "merged" / "results.csv"
+    merged.parent.mkdir()
+    merged.write_text("".join(shares))
+    assert sound(merged) == whole and len(whole) == 6 * 2 * 2
+    assert bench(capsys, *flags, "--out", merged.parent)[0] == 0
+    assert merged.read_text() == "".join(shares), "nothing was missing"
+    merged.write_text(shares[0] + shares[2])
+    assert bench(capsys, *flags, "--out", merged.parent)[0] == 0
+    assert sound(merged) == whole, "the second shard was missing"
+    code, _, err = bench(capsys, *flags, "--shard", "9/8", "--out", tmp_path / "none")
+    assert code == 2 and "counted from 1" in err and not (tmp_path / "none").exists()
+
+
 def test_without_matplotlib_the_rows_are_there(tmp_path, capsys, loaded, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = bench(
@@ -214,7 +264,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [{str(ROOT)!r}, *{FOLDERS!r}]
 import types
 import guides
-from fakes import scripted_guide
+from fakes import random_player, scripted_guide
 from sweep_cases import guesser
 from search.methods.sample import sample
 from search.methods.mcts import mcts
@@ -348,122 +398,3 @@ def test_ctrl_c_after_the_last_search_of_a_job(tmp_path, capsys, loaded, monkeyp
         and len(rows.read(tmp_path / "o" / "results.csv")) == 6
         and "self_consistency" in out
     )
-
-
-# -- figures
-
-
-def test_a_line_read_off_one_budget_is_the_share_solved(tmp_path):
-    costs = [20, 50, 50, 700, 2000]
-    found = written(
-        tmp_path / "r.csv", *(solved(f"p{i}", "m", t, int(t < 2000)) for i, t in enumerate(costs))
-    )
-    line = plot.line(found, "generated", 2500)
-    assert (
-        line.x[-1] == pytest.approx(2500)
-        and line.stepped
-        and (np.diff(line.mean) >= 0).all()
-        and (line.low <= line.mean).all()
-        and (line.mean <= line.high).all()
-    )
-    np.testing.assert_allclose(
-        line.mean,
-        [100 * np.mean([t <= x * (1 + 1e-9) and t < 2000 for t in costs]) for x in line.x],
-    )
-
-
-@pytest.mark.thorough
-def test_a_line_of_separate_budgets_has_a_point_each(tmp_path):
-    swept(tmp_path / "r.csv", methods=["self_consistency"], budgets="tokens=60,120,240")
-    found = rows.read(tmp_path / "r.csv")
-    line = plot.line(found, "generated", 2500)
-    for x, mean, budget in zip(line.x, line.mean, (60, 120, 240), strict=True):
-        own = [row for row in found if row["budget"] == f"tokens={budget}"]
-        assert x == pytest.approx(np.mean([int(row["generated"]) for row in own]))
-        assert mean == pytest.approx(100 * np.mean([int(row["correct"]) for row in own]))
-    plot.curves(found, tmp_path / "f.svg")
-    assert (
-        "generated tokens a problem" in (tmp_path / "f.svg").read_text()
-        or (tmp_path / "f.svg").stat().st_size > 5000
-    )
-
-
-def checkpoints(folder, slope_train=20.0, slope_test=10.0, count=400):
-    """Four checkpoints and three budgets whose accuracies rise by planted slopes, in points a
-    decade.
-    """
-    rng, entries = np.random.default_rng(0), ["name,training,results"]
-    for i, flops in enumerate((1e12, 1e13, 1e14, 1e15)):
-        cells = []
-        for tokens in (100, 1000, 10000):
-            chance = 0.1 + slope_train / 100 * i + slope_test / 100 * math.log10(tokens / 100)
-            cells += [
-                (f"p{n}", "mcts", f"tokens={tokens}", 0, int(hit), "", "a", tokens)
-                for n, hit in enumerate(rng.random(count) < chance)
-            ]
-        written(folder / f"c{i}.csv", *cells)
-        (folder / f"c{i}.json").write_text(json.dumps({"flops": flops}))
-        entries.append(f"c{i},{f'{flops:g}' if i else 'c0.json'},c{i}.csv")
-    (folder / "checkpoints.csv").write_text("\n".join(entries) + "\n")
-    return folder / "checkpoints.csv"
-
-
-@pytest.mark.thorough
-def test_the_two_axes_find_planted_slopes(tmp_path):
-    told = plot.axes(
-        plot.read_checkpoints(checkpoints(tmp_path), "mcts"), tmp_path / "axes.png"
-    ).splitlines()
-    assert [line.partition(":")[0] for line in told] == [
-        "100 tokens",
-        "1,000 tokens",
-        "10,000 tokens",
-        "c0",
-        "c1",
-        "c2",
-        "c3",
-    ]
-    for line in told:
-        low, high = (float(end) for end in line.partition("[")[2].rstrip("]").split(","))
-        truth = 20 if "tokens" in line else 10
-        assert low - 1.5 < truth < high + 1.5 and 0 < high - low < 12, line
-    assert (tmp_path / "axes.png").stat().st_size > 10_000
-
-
-def test_rows_of_two_tasks_are_not_mixed_on_one_axis(tmp_path):
-    path, rest = checkpoints(tmp_path, count=5), tmp_path / "c1.csv"
-    lines = rest.read_text().splitlines(keepends=True)
-    rest.write_text("".join([*lines, *(line.replace("t,", "other,", 1) for line in lines[1:])]))
-    with pytest.raises(ValueError, match="--task"):
-        plot.read_checkpoints(path, "mcts")
-    assert {len(checkpoint.rows) for checkpoint in plot.read_checkpoints(path, "mcts", "t")} == {15}
-
-
-@pytest.mark.parametrize(
-    ("lines", "word"),
-    [
-        ("name,training\na,1\n", "results"),
-        ("name,training,results\na,0,c1.csv\n", "log axis"),
-        ("name,training,results\na,x,c1.csv\n", "training.json"),
-        ("name,training,results\na,1e9,c1.csv\n", "two or more"),
-    ],
-)
-def test_checkpoints_that_cannot_be_placed_are_refused(tmp_path, lines, word):
-    path = checkpoints(tmp_path, count=5)
-    with pytest.raises(ValueError, match="no rows of 'beam'"):
-        plot.read_checkpoints(path, "beam")
-    path.write_text(lines)
-    with pytest.raises(ValueError, match=word):
-        plot.read_checkpoints(path, "mcts")
-
-
-@pytest.mark.thorough
-def test_bands_are_the_bootstrap_of_each_point():
-    values = np.random.default_rng(0).random((500, 3)) < [0.2, 0.5, 0.9]
-    found = statistics.bands(values, resamples=4000)
-    for i in range(3):
-        one = statistics.bootstrap(values[:, i])
-        assert (
-            found[0, i] == one.mean
-            and found[1, i] == pytest.approx(one.low, abs=0.006)
-            and found[2, i] == pytest.approx(one.high, abs=0.006)
-        )

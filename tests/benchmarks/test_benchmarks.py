@@ -314,6 +314,10 @@ def computed(path: Path, *cells):
     return [row | {"flops": str(one[-1])} for row, one in zip(found, cells, strict=True)]
 
 
+def levels_at(*tokens, flops=()):
+    return report.Levels(tuple(plan.Limit("tokens", amount) for amount in tokens), flops)
+
+
 def test_levels_and_equal_compute_are_read_off_what_a_search_had_spent(tmp_path):
     """ "a" solves two of four, for 1e8 and 5e8 FLOPs; "b" the same two, for 3e8 and 5e8."""
     spent = {"a": ((50, 1e8, 1), (70, 5e8, 1), (90, 2e8, 0), (90, 2e8, 0))}
@@ -324,7 +328,7 @@ def test_levels_and_equal_compute_are_read_off_what_a_search_had_spent(tmp_path)
         for i, (tokens, flops, right) in enumerate(searches)
     ]
     found = computed(tmp_path / "r.csv", *cells)
-    at = report.Levels((60, 80, 5000), (1e8, 4e8, 1e9))
+    at = levels_at(60, 80, 5000, flops=(1e8, 4e8, 1e9))
     budgets, compute = report.report(found, at=at).split("\n\nt, per cent solved at equal compute")
     assert "| method | searches | 60 tokens | 80 tokens | 2,000 tokens |" in budgets
     assert "| a | 4 | 25.0 [" in budgets and "| b | 4 | 0.0 [" in budgets

@@ -29,6 +29,7 @@ from guides.data.label_traces import Labelling, gradable, label_traces
 from guides.data.labellers import by_bisection
 from guides.data.labels import Labels, line_of, read_labels
 from search.files import jsonl as lines
+from search.files.partition import Shard
 from search.scheduling.requests import RequestFailed
 from search.trace import Trace
 
@@ -106,6 +107,30 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         label_traces(traces, good(*traces), out, plan, walker(function=function)).before == 12
         and not asked
     )
+
+
+def test_shards_are_the_labels_that_nobody_shares(tmp_path: Path) -> None:
+    """One behind the other; what is missing is labelled by the run without a shard. A trace that
+    cannot be graded is in no shard.
+    """
+    unknown = walks("gbg", name="no target")
+    known = many(6)
+    traces = [known[0], unknown, *known[1:]]
+    targets, plan = good(*known), Labelling(count=2)
+    label_traces(traces, targets, tmp_path / "whole", plan, walker(0.7))
+    whole = (tmp_path / "whole").read_text().splitlines(keepends=True)
+    shares = []
+    for number in (1, 2, 3):
+        out = tmp_path / f"l{number}"
+        counts = label_traces(traces, targets, out, plan, walker(0.7), shard=Shard(number, 3))
+        assert (counts.labelled, counts.before, counts.ungraded) == (2, 0, 1)
+        shares.append(out.read_text())
+    assert sorted("".join(shares).splitlines(keepends=True)) == sorted(whole)
+    merged = tmp_path / "merged"
+    merged.write_text(shares[0] + shares[2])
+    counts = label_traces(traces, targets, merged, plan, walker(0.7))
+    assert (counts.before, counts.labelled) == (4, 2)
+    assert sorted(merged.read_text().splitlines(keepends=True)) == sorted(whole)
 
 
 def test_labels_for_another_target_are_not_taken_up(tmp_path: Path) -> None:

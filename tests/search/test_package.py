@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tarfile
 import textwrap
 import tomllib
 import venv
@@ -90,8 +91,8 @@ def test_importing_helping_and_bad_input_load_nothing_heavy() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the source tree."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source tree."""
     source = tmp_path_factory.mktemp("source") / "copse"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -102,13 +103,25 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             source / package,
             ignore=shutil.ignore_patterns("__pycache__", "work", "checkpoint-*"),
         )
-    out = tmp_path_factory.mktemp("wheel")
-    built = python(
-        "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))",
-        str(out),
-        cwd=source,
-    )
-    return out / built.splitlines()[-1]
+    return source
+
+
+def built(kind: str, source: Path, out: Path) -> Path:
+    """The "wheel" or the "sdist" of a source tree, as `python -m build` has them made."""
+    code = "import sys; from setuptools import build_meta; print(build_meta.build_{}(sys.argv[1]))"
+    return out / python(code.format(kind), str(out), cwd=source).splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the source tree."""
+    return built("wheel", source, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source distribution of it."""
+    return built("sdist", source, tmp_path_factory.mktemp("sdist"))
 
 
 @pytest.mark.thorough
@@ -147,6 +160,31 @@ def test_the_wheel_has_nothing_else(wheel: Path) -> None:
         archive.read(n).decode() for n in archive.namelist() if n.endswith("entry_points.txt")
     )
     assert wheel.stat().st_size < 100e6
+
+
+@pytest.mark.thorough
+def test_the_source_distribution_makes_the_same_wheel(
+    wheel: Path, sdist: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    again = built("wheel", unpacked, tmp_path)
+    contents = []
+    for path in (wheel, again):
+        files = zipfile.ZipFile(path)
+        names = sorted(name for name in files.namelist() if not name.endswith("/RECORD"))
+        contents.append({name: files.read(name) for name in names})
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.thorough
+def test_an_index_would_take_both(wheel: Path, sdist: Path) -> None:
+    """Their metadata is valid, and the README can be shown."""
+    pytest.importorskip("twine")
+    command = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr
 
 
 @pytest.mark.thorough

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -334,21 +333,21 @@ def test_inside_a_running_event_loop():
 
 
 def test_ctrl_c_gives_back_what_there_is():
-    def slow(request):
-        time.sleep(0.01)
+    asked = []
+
+    def player(request):
+        asked.append(request)
+        if len(asked) == 100:  # each of the three has a tree by then
+            os.kill(os.getpid(), signal.SIGINT)
         return random_player()(request)
 
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     before = signal.getsignal(signal.SIGINT)
     solutions = search.solve_many(
-        [Countdown((1, 1, 1, 1), 99)] * 3, scripted_guide(slow), budget="seconds=60"
+        [Countdown((1, 1, 1, 1), 99)] * 3, scripted_guide(player), budget="seconds=600"
     )
     assert all(s.stopped == "interrupted" and s.error is None for s in solutions)
-    assert (
-        all(len(s.tree.nodes) > 1 for s in solutions)
-        and max(s.usage.seconds for s in solutions) < 30
-    )
+    assert all(len(s.tree.nodes) > 1 for s in solutions)
+    assert len(asked) < 300, "they end soon"
     assert signal.getsignal(signal.SIGINT) is before
 
 

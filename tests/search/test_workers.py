@@ -115,7 +115,7 @@ def test_a_call_beyond_its_seconds_is_ended(workers: Workers, function: Any) -> 
 
 
 def test_starting_does_not_count_as_the_calls_own_time(workers: Workers) -> None:
-    assert answer(workers, Call(jobs.square, (3,), seconds=0.05))[0].result == 9
+    assert answer(workers, Call(jobs.square, (3,), seconds=0.2))[0].result == 9
 
 
 @pytest.mark.thorough
