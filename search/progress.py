@@ -143,8 +143,7 @@ class Watch:
 
     def _best(self) -> list[str]:
         """The answer that the search would give now; [] where it has none, or shows no tree."""
-        from search.choose import finishes
-        from search.solution import pick
+        from search.choose import finishes, pick
 
         for meter, problem in self._meters.values():
             if meter.tree is None:
