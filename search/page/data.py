@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,20 @@ class Subject:
     winner: int
     alone: bool
     right: Right | None = None
+
+    @cached_property
+    def finishes(self) -> dict[int, Finish]:
+        """`found` by node."""
+        return {one.node: one for one in self.found}
+
+    def is_right(self, node: int) -> bool | None:
+        """Whether the answer of a node is right; None: nobody can tell, or it has none."""
+        reward = self.trace.node_reward[node]
+        if not math.isnan(reward):
+            return bool(reward == 1)
+        if self.right is None or node not in self.finishes:
+            return None
+        return self.right(self.trace, self.finishes[node])
 
 
 def subject(trace: Trace, classes: Classes | None = None, right: Right | None = None) -> Subject:
@@ -200,12 +215,12 @@ def summary(shown: Subject) -> dict[str, Any]:
         if name not in usual or setting != usual[name]:
             options += f" {name}={setting}"
     method = trace.method.rpartition(":")[2]
-    vote = choosers.majority(shown.found).node if shown.found else -1
+    vote = choosers.majority(shown.found).node if shown.found else 0
     return {
         "name": harmless(f"{method}{options}, seed {trace.seed}"),
         "error": harmless(trace.error),
-        "search_right": _is_right(shown, shown.winner),
-        "vote_right": _is_right(shown, vote),
+        "search_right": shown.is_right(shown.winner),
+        "vote_right": shown.is_right(vote),
     }
 
 
@@ -227,23 +242,14 @@ def _chain(shown: Subject, node: int, value: np.ndarray, parent: Sequence[int]) 
         for item, before in zip(items[1:], value[items[:-1]], strict=True)
         if value[item] < before
     }
-    answers = [one.answer for one in shown.found if one.node == node]
+    finish = shown.finishes.get(node)
     return {
         "end": node,
-        "answer": harmless(answers[0]) if answers else None,
-        "right": _is_right(shown, node),
+        "answer": None if finish is None else harmless(finish.answer),
+        "right": shown.is_right(node),
         "below": next(low, None),
         "drop": max(falls, key=falls.__getitem__, default=None),
     }
-
-
-def _is_right(shown: Subject, node: int) -> bool | None:
-    if node >= 0 and not math.isnan(shown.trace.node_reward[node]):
-        return bool(shown.trace.node_reward[node] == 1)
-    matching = [one for one in shown.found if one.node == node]
-    if shown.right is None or not matching:
-        return None
-    return shown.right(shown.trace, matching[0])
 
 
 def _candidates(shown: Subject) -> list[list[Any]]:
@@ -252,7 +258,7 @@ def _candidates(shown: Subject) -> list[list[Any]]:
     nodes = {one.answer: one.node for one in shown.found}
     rows: list[list[Any]] = []
     for answer, share, value in choosers.candidates(shown.found):
-        verdict = _is_right(shown, nodes[answer])
+        verdict = shown.is_right(nodes[answer])
         rows.append([harmless(answer), round(share, 4), round(value, 4), verdict])
     return rows
 

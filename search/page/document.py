@@ -61,7 +61,7 @@ def page(subjects: Sequence[Subject], beside: Sequence[Subject] = ()) -> Page:
     if not subjects:
         raise ValueError("there is no tree to show: give the trace of a search")
     problems: dict[str, dict[str, Any]] = {}
-    blocks = []
+    blocks: list[str] = []
     for shown in [*subjects, *beside]:
         key = data.key(shown.trace)
         later = len(blocks) >= len(subjects)

@@ -747,3 +747,4 @@ $("play").addEventListener("click", play);
 $("filter").addEventListener("change", list);
 $("problem-list").hidden = problems.length < 2;
 list();
+performance.mark("drawn");
