@@ -1,6 +1,6 @@
 /* The page. Text of models is written by `textContent` and on canvases only, never as HTML. */
-const COLUMN = 236; // of the world: from one depth to the next
-const BOX = 196;
+const COLUMN = 258; // of the world: from one depth to the next
+const BOX = 216;
 const ROW = 30;
 const TALL = 24;
 const MANY = 300; // items from which on a tree begins folded
@@ -161,11 +161,13 @@ class Pane {
     if (this.tree) this.draw();
   }
 
-  begin() { // the whole tree if its text can be read then, else its first steps
+  begin() { // the whole tree if its text can be read then, else the search's chain
     this.fit();
     if (this.scale >= READABLE) return;
     this.scale = 0.8;
-    this.top = this.height / 2 - this.across[0] * ROW * this.scale;
+    const chain = this.chains[0][1];
+    const middle = (this.across[chain[0] ?? 0] + this.across[chain.at(-1) ?? 0]) / 2;
+    this.top = this.height / 2 - middle * ROW * this.scale;
     this.left = 20;
   }
 
@@ -229,9 +231,11 @@ class Pane {
     context.beginPath();
     for (let d = Math.max(1, first); d <= last; d++) this.edges(columns[d], readable);
     context.stroke();
-    for (const [name, items] of this.chains) this.stroke(name, items);
+    const chains = () => this.chains.forEach(([name, items]) => this.stroke(name, items, readable));
     let drawn = 0;
+    if (readable) chains();
     for (let d = first; d <= last; d++) drawn += this.boxes(columns[d], readable);
+    if (!readable) chains(); // over all those that share a row of pixels
     this.canvas.dataset.drawn = drawn;
   }
 
@@ -277,7 +281,7 @@ class Pane {
     }
   }
 
-  stroke(name, items) {
+  stroke(name, items, readable) {
     const { context } = this;
     context.save();
     context.lineWidth = name === "search" ? 5 : 2.5;
@@ -285,7 +289,9 @@ class Pane {
     if (name === "vote") context.setLineDash([8, 6]);
     context.beginPath();
     for (const item of items) {
-      if (there(this.tree, item) && this.visible[item]) this.line(item, this.y(item), true);
+      if (!there(this.tree, item) || !this.visible[item]) continue;
+      this.line(item, this.y(item), true);
+      if (!readable) context.lineTo(this.x(item) + BOX * this.scaleX, this.y(item));
     }
     context.stroke();
     context.restore();
@@ -718,7 +724,7 @@ function list() {
     if (!tree) return;
     const row = element("li");
     const name = firstLine(statement);
-    const button = element("button", name.length > 90 ? `${name.slice(0, 89)}…` : name, {
+    const button = element("button", name.length > 70 ? `${name.slice(0, 69)}…` : name, {
       type: "button", "data-index": index,
     });
     const told = `search ${verdict(tree.search_right)}, vote ${verdict(tree.vote_right)}`;
