@@ -54,11 +54,15 @@ class Browser:
         raise TimeoutError(f"this never came true: {script}")
 
     def click(self, selector: str) -> None:
-        self._post(f"element/{self._find(selector)}/click", {})
+        self._post(f"element/{_number(self._find(selector))}/click", {})
 
     def keys(self, selector: str, text: str) -> None:
         """Type into an element; named keys are in `KEYS`."""
-        self._post(f"element/{self._find(selector)}/value", {"text": text})
+        self._post(f"element/{_number(self._find(selector))}/value", {"text": text})
+
+    def enter(self, selector: str) -> None:
+        """Go into a frame; `open` leaves it."""
+        self._post("frame", {"id": self._find(selector)})
 
     def text(self, selector: str) -> str:
         return str(self.run("return document.querySelector(arguments[0]).innerText", selector))
@@ -74,12 +78,17 @@ class Browser:
     def close(self) -> None:
         _ask(self._session, method="DELETE")
 
-    def _find(self, selector: str) -> str:
+    def _find(self, selector: str) -> dict[str, str]:
+        """An element, as the protocol names it."""
         found = self._post("element", {"using": "css selector", "value": selector})
-        return str(next(iter(found.values())))
+        return dict(found)
 
     def _post(self, name: str, body: dict[str, Any]) -> Any:
         return _ask(f"{self._session}/{name}", body)
+
+
+def _number(element: dict[str, str]) -> str:
+    return next(iter(element.values()))
 
 
 @contextlib.contextmanager

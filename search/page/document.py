@@ -24,6 +24,7 @@ from search.page import data
 from search.page.data import Subject
 from search.plain_text import harmless
 
+SCRIPTS = ("layout.js", "tree.js", "picture.js", "pane.js", "panel.js", "page.js")
 HEIGHT = 720  #: pixels of the frame in a notebook
 
 
@@ -78,7 +79,7 @@ def page(subjects: Sequence[Subject], beside: Sequence[Subject] = ()) -> Page:
             "no trace to stand beside is of the same problem: give traces of the same problems"
         )
     blocks.insert(0, _block("problems", list(problems.values())))
-    script = "\n".join(map(_part, ("layout.js", "page.js")))
+    script = "\n".join(map(_part, SCRIPTS))
     style = _part("page.css")
     text = Template(_part("page.html")).substitute(
         policy=f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}",
