@@ -93,9 +93,10 @@ def best(trace: Trace) -> int:
 
 def end_of(trace: Trace, steps: Sequence[Any]) -> int:
     """The node at the end of a chain of steps, as far as it is in the tree."""
-    path = _find(trace, steps)
-    child = int(trace.edge_child[path[-1]]) if path else 0
-    return child if child >= 0 else int(trace.edge_node[path[-1]])
+    node = 0
+    for edge in _find(trace, steps):
+        node = max(node, int(trace.edge_child[edge]))  # -1 behind a step that was never taken
+    return node
 
 
 def statement(trace: Trace) -> str:

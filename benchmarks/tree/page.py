@@ -3,12 +3,12 @@
     python -m benchmarks.tree.page --nodes 10000,50000 --out page.csv
 
 Trees are drawn at random from a seed: each node hangs below an earlier one, of which every
-`FANOUT`th has all the children, and a step has some sixty characters. In milliseconds: "write", making the
-page; "open", from the navigation to the first picture, with the tree folded, as a page begins;
-"unfold", laying all of it out. Then, with nothing folded, the median and the longest time from
-frame to frame (16.7 where nothing is late) while all of the tree is moved, the scrubber goes over
-it, it is zoomed in until its text can be read, and the part that then is in sight is moved. Needs
-`chromium` and `chromedriver`.
+`FANOUT`th has all the children, and a step has some sixty characters. In milliseconds: "write",
+making the page; "open", from the navigation to the first picture, with the tree folded, as a page
+begins; "unfold", laying all of it out. Then, with nothing folded, the median and the longest time
+from frame to frame (16.7 where nothing is late) while all of the tree is moved, the scrubber goes
+over it, it is zoomed in until its text can be read, and the part that then is in sight is moved.
+Needs `chromium` and `chromedriver`.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def measured(nodes: int, folder: Path) -> dict[str, float]:
         parts = window.later(PARTS)
         complaints = window.complaints()
         assert not complaints, complaints
-    return {"nodes": nodes, "MB": path.stat().st_size / 1e6, "write": write, "open": opened} | parts
+    told = {"MB": path.stat().st_size / 1e6, "write": write, "open": opened} | parts
+    return {"nodes": nodes} | {name: round(number, 1) for name, number in told.items()}
 
 
 def main() -> None:
@@ -148,8 +149,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [measured(int(n), Path(folder)) for n in arguments.nodes.split(",")]
     names = list(rows[0])
-    lines = [row(f"{one[name]:,.0f}" for name in names) for one in rows]
-    log.info("\n%s", table([row(names), *lines]))
+    lines = [row(names)]
+    for one in rows:
+        lines.append(row(f"{one[name]:,.0f}" for name in names))
+    log.info("\n%s", table(lines))
     if arguments.out is not None:
         write_csv(arguments.out, rows)
 

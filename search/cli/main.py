@@ -252,7 +252,8 @@ def view(
 
         wanted = key(stored[index])
         chosen = [one for one in stored if problem is None or key(one) == wanted]
-        write_page(html, chosen, [] if beside is None else _stored_traces(beside), targets)
+        others = [] if beside is None else _stored_traces(beside)
+        write_page(html, chosen, others, targets)
         return
     say(f"trace {index + 1} of {len(stored)}: {views.printable(texts[index])}")
     say(views.origin(stored[index]))

@@ -86,7 +86,9 @@ def subject(trace: Trace, classes: Classes | None = None, right: Right | None = 
     try:
         problem = _as_asked(trace)
         found = _finishes(trace, problem)
-    except (ValueError, TypeError):  # of a module that is not loaded, or of another version
+    # of a module that is not loaded, or of another version; steps that are no text stand as JSON,
+    # and the rules of a problem may raise anything for them
+    except Exception:
         return Subject(trace, (), best, False, right)
     if classes is not None and getattr(problem, "open_answers", False) and len(found) > 1:
         found = choosers.merge_equal(found, classes)
@@ -114,32 +116,27 @@ def _finishes(trace: Trace, problem: Problem) -> list[Finish]:
     are others than those of the search.
     """
     states = trace.states(problem)
-    log_probs = np.zeros(len(states))
+    leading = trace.node_edge[1:]
+    means = _means(trace)
+    values = [math.nan, *np.where(np.isnan(means), trace.edge_value, means)[leading].tolist()]
+    visits = [0, *trace.edge_visits[leading].tolist()]
+    log_probs = [0.0]
+    for parent, edge in zip(trace.node_parent[1:], leading, strict=True):
+        log_probs.append(log_probs[parent] + float(trace.edge_log_prob[edge]))
     found = []
-    for node in range(1, len(states)):
-        edge = trace.node_edge[node]
-        log_probs[node] = log_probs[trace.node_parent[node]] + trace.edge_log_prob[edge]
     for node in np.flatnonzero(trace.node_finished).tolist():
         answer = problem.answer(states[node])
         if answer is None:
             continue
-        reward = float(trace.node_reward[node])
-        edge = int(trace.node_edge[node])
-        value = math.nan
-        visits = 0
-        if edge >= 0:
-            visits = int(trace.edge_visits[edge])
-            value = float(trace.edge_value[edge])
-        if visits:
-            value = float(trace.edge_sum[edge] / visits)
+        reward = _known(trace.node_reward[node])
         found.append(
             Finish(
                 node,
                 answer,
-                None if math.isnan(reward) else reward,
-                value,
-                visits,
-                float(log_probs[node]),
+                reward,
+                values[node],
+                visits[node],
+                log_probs[node],
                 trace.independent,
             )
         )
@@ -353,7 +350,12 @@ def _between_siblings(means: np.ndarray, owner: np.ndarray, own: np.ndarray) -> 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
     """Four decimals, None for nan."""
-    return [None if math.isnan(value) else round(value, 4) for value in values.tolist()]
+    return [_known(round(value, 4)) for value in values.tolist()]
+
+
+def _known(value: float) -> float | None:
+    """A number, None for nan."""
+    return None if math.isnan(value) else float(value)
 
 
 def key(trace: Trace) -> str:

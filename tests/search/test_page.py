@@ -1,4 +1,4 @@
-"""The page of search trees: what it is told of planted trees, and that no text becomes part of it."""
+"""The page of search trees: what it is told, and that no text becomes part of it."""
 
 from __future__ import annotations
 
@@ -133,6 +133,8 @@ def test_other_kinds_and_other_methods_have_less_to_tell():
     foreign = data.tree(subject(planted(kind="no.such.module:Problem")))
     assert foreign["vote"] is None and foreign["answers"] == {} and foreign["search"]["end"] == 4
     assert foreign["q"][6] == 0.25, "its own value, with no rule of the problem"
+    game = planted(kind="search.problems.hex:Hex", arguments={"size": 3})
+    assert data.tree(subject(game))["vote"] is None, "its steps are no text"
     for method, options in (
         ("search.methods.beam:beam", {}),
         ("my:method", {"c_puct": 1.0}),
@@ -202,9 +204,7 @@ def test_terms_are_those_by_which_the_search_chooses(rule: str, seed: int):
 
 def hostile() -> Trace:
     steps = tuple(TextStep(f"{HOSTILE}\n#### {HOSTILE}\n") for _ in range(6))
-    return renamed(
-        HOSTILE, steps=steps, options={HOSTILE: HOSTILE}, version=HOSTILE, error=HOSTILE
-    )
+    return renamed(HOSTILE, steps=steps, options={HOSTILE: HOSTILE}, version=HOSTILE, error=HOSTILE)
 
 
 def test_what_others_wrote_stays_data():
@@ -238,7 +238,9 @@ def test_a_page_loads_nothing_and_lets_nothing_else_run():
 
 def test_the_script_writes_text_only():
     script = "".join(path.read_text() for path in FOLDER.glob("*.js"))
-    writers = "innerHTML|outerHTML|insertAdjacentHTML|document\\.write|DOMParser|eval\\(|Function\\("
+    writers = (
+        "innerHTML|outerHTML|insertAdjacentHTML|document\\.write|DOMParser|eval\\(|Function\\("
+    )
     assert not re.search(writers, script)
 
 
@@ -258,7 +260,10 @@ def test_trees_of_one_problem_stand_together(tmp_path):
     path = page(first, beside).save(tmp_path / "new" / "page.html")
     rows = Blocks(path.read_text()).read("problems")
     assert [row["statement"] for row in rows] == ["one", "two"]
-    assert [[tree["data"] for tree in row["trees"]] for row in rows] == [["tree0"], ["tree1", "tree2"]]
+    assert [[tree["data"] for tree in row["trees"]] for row in rows] == [
+        ["tree0"],
+        ["tree1", "tree2"],
+    ]
     assert [row["beside"] for row in rows] == [None, 1]
     assert rows[1]["trees"][1]["name"] == "mcts c_puct=2.0, seed 8"
 
