@@ -139,6 +139,18 @@ def most_visited(found: Sequence[Finish]) -> Finish:
     return max(found, key=lambda finish: (finish.visits, finish.score))
 
 
+def pick(found: Sequence[Finish], problem: Problem, choose: Chooser | None) -> Finish | None:
+    """The finished state whose answer is given: a verified one first, else what the chooser
+    picks; None without any.
+    """
+    if not found:
+        return None
+    if problem.players == 2:  # it may be the opponent who won
+        return (choose or most_visited)(found)
+    verified = [finish for finish in found if finish.reward == 1.0]
+    return (choose or weighted)(verified or found)
+
+
 def votes(
     found: Sequence[Finish], chosen: Finish, choose: Chooser | None
 ) -> tuple[int, int] | None:

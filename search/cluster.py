@@ -1,7 +1,7 @@
 """Searches on a Ray cluster: problems go out in batches to actors, each with an engine of its own.
 
-Needs ray (`pip install "copse-search[ray]"`). A search is the same on any actor as here (on a CPU to
-the last bit). Where an actor dies, Ray starts another and its batch is searched again.
+Needs ray (`pip install "copse-search[ray]"`). A search is the same on any actor as here (on a CPU
+to the last bit). Where an actor dies, Ray starts another and its batch is searched again.
 """
 
 from __future__ import annotations

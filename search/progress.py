@@ -154,8 +154,7 @@ def best_so_far(meter: Meter, problem: Problem, choose: Chooser | None) -> str |
     """The answer that a search under way would give now; None where it has none, or shows no
     tree.
     """
-    from search.choose import finishes
-    from search.solution import pick
+    from search.choose import finishes, pick
 
     if meter.tree is None:
         return None

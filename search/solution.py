@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search import choose as choosers
 from search.chain import piece
@@ -18,6 +18,9 @@ from search.scheduling.failures import described, noted
 from search.scheduling.requests import RequestFailed, Usage
 from search.trace import Trace
 from search.tree.tree import Tree
+
+if TYPE_CHECKING:
+    from search.page.document import Page
 
 #: why a search ended
 STOPPED = (
@@ -49,6 +52,7 @@ class Solution:
                 if there is one, may then be another than it would have been. None otherwise, and
                 where a solution was verified all the same
     usage       what it cost;  tree: the search tree, None where the search failed as a whole
+    finishes    every finished chain that has an answer, as it voted
     settings    method, options, seed, guide (its version) and budget of the search; empty where it
                 failed as a whole
     """
@@ -67,6 +71,7 @@ class Solution:
     trace: Trace | None = None
     votes: tuple[int, int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    finishes: tuple[Finish, ...] = ()
 
     @property
     def answered(self) -> bool:
@@ -89,6 +94,22 @@ class Solution:
             **self.settings,
         }
         return dict(plain(whole))
+
+    def show(self) -> Page:
+        """The search tree as a page to explore: in a notebook the last line of a cell, elsewhere
+        `solution.show().save("tree.html")`. Raises ValueError where the search failed as a whole.
+        """
+        from search import view
+        from search.page.data import Subject
+        from search.page.document import page
+
+        if self.trace is None:
+            raise ValueError(
+                "this search failed and has no tree to show: print the solution to see why"
+            )
+        winner = view.end_of(self.trace, self.steps)
+        alone = self.problem.players == 1
+        return page([Subject(self.trace, self.finishes, winner, alone)])
 
     def __repr__(self) -> str:
         verdict = "unverified" if self.verified is None else _VERDICTS[self.verified]
@@ -203,18 +224,6 @@ def result_of(solution: Solution) -> dict[str, Any]:
     }
 
 
-def pick(found: Sequence[Finish], problem: Problem, choose: Chooser | None) -> Finish | None:
-    """The finished state whose answer is given: a verified one first, else what the chooser
-    picks; None without any.
-    """
-    if not found:
-        return None
-    if problem.players == 2:  # it may be the opponent who won
-        return (choose or choosers.most_visited)(found)
-    verified = [finish for finish in found if finish.reward == 1.0]
-    return (choose or choosers.weighted)(verified or found)
-
-
 def solution_of(
     problem: Problem,
     guide: Guide,
@@ -229,7 +238,7 @@ def solution_of(
     alone = problem.players == 1
     candidates = choosers.finishes(tree, problem, guide.classes)
     proof = tree.verified if alone else None
-    chosen = pick(candidates, problem, choose)
+    chosen = choosers.pick(candidates, problem, choose)
     if proof is not None and chosen is not None and chosen.reward != 1.0:
         chosen = None  # what was verified has no answer to name, and is better than any that has
     usage = meter.usage
@@ -278,6 +287,7 @@ def solution_of(
             "guide": guide.version,
             "budget": asdict(meter.budget),
         },
+        finishes=tuple(candidates),
     )
 
 

@@ -192,7 +192,7 @@ def _solve(
         remarks.add(solution, meter)
         if call.keep_trees:
             return solution
-        return replace(solution, tree=None, trace=None)
+        return replace(solution, tree=None, trace=None, finishes=())
 
     with (
         Watch(len(ready), spend, search.choose, call.alone, call.progress) as watch,

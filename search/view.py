@@ -91,6 +91,14 @@ def best(trace: Trace) -> int:
         node = int(trace.edge_child[max(edges, key=lambda edge: trace.edge_visits[edge])])
 
 
+def end_of(trace: Trace, steps: Sequence[Any]) -> int:
+    """The node at the end of a chain of steps, as far as it is in the tree."""
+    node = 0
+    for edge in _find(trace, steps):
+        node = max(node, int(trace.edge_child[edge]))  # -1 behind a step that was never taken
+    return node
+
+
 def statement(trace: Trace) -> str:
     """What the problem of a trace says; for a kind that is not ours its JSON arguments, so that
     nothing foreign is imported.
@@ -109,17 +117,19 @@ def statement(trace: Trace) -> str:
 def origin(trace: Trace) -> str:
     """How a trace came about, in one line."""
     options = "".join(f" {name}={setting}" for name, setting in trace.options.items())
-    cost = (
-        f"{trace.usage.generated:,} tokens, {trace.usage.simulations:,} simulations, "
-        f"{trace.usage.seconds:.2f} s"
-    )
     line = f"{trace.method}{options}; seed {trace.seed}; guide {trace.version}"
     if trace.judge not in ("", "known", trace.version):
         line += f", judged by {trace.judge}"
-    line += f"; {cost}"
+    line += f"; {cost(trace)}"
     if trace.error:
         line += f"; failed: {' '.join(trace.error.split())}"
     return line
+
+
+def cost(trace: Trace) -> str:
+    """What a search has spent, in a few words."""
+    usage = trace.usage
+    return f"{usage.generated:,} tokens, {usage.simulations:,} simulations, {usage.seconds:.2f} s"
 
 
 def pick(texts: Sequence[str], wanted: str | None) -> int:

@@ -42,6 +42,8 @@ ROWS = (
     ),
     ("search.methods", "search.problems"),
     (
+        "search.view",
+        "search.page",
         "search.solution",
         "search.arguments",
         "search.remarks",
@@ -49,7 +51,6 @@ ROWS = (
         "search.progress",
         "search.solver",
         "search.checks",
-        "search.view",
         "search.files",
     ),
     (

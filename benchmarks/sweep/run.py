@@ -34,9 +34,9 @@ from benchmarks.sweep import report, rows
 from benchmarks.sweep.plan import Limit, Run, Task, read_budgets, read_runs, task_named
 from benchmarks.tasks import TASKS
 from search.arguments import chooser_of
-from search.choose import finishes
+from search.choose import finishes, pick
 from search.guide import Guide
-from search.solution import Solution, pick
+from search.solution import Solution
 from search.solver import seed_of
 
 log = logging.getLogger(__name__)

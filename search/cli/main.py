@@ -22,7 +22,8 @@ from search.cli.bench import bench
 from search.cli.doctor import doctor
 from search.cli.grade import grade
 from search.cli.label import export, label
-from search.cli.options import Model, check_use, search_arguments
+from search.cli.options import Model, check_use, check_view, search_arguments
+from search.cli.page import write_page
 from search.cli.serve import serve
 from search.cli.shared_options import (
     METHOD_HELP,
@@ -43,7 +44,7 @@ from search.imports import Shadowed, import_ours
 
 if TYPE_CHECKING:
     from search.solution import Solution
-    from search.trace import TraceWriter
+    from search.trace import Trace, TraceWriter
 
 MISUSE = 2  # the exit code of wrong use
 
@@ -219,18 +220,49 @@ def view(
     ] = None,
     depth: Depth = None,
     width: Width = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write a page to explore in a browser instead: all traces, or those of --problem.",
+        ),
+    ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="With --html: traces of other searches of the same problems, shown side by side.",
+        ),
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='With --html: the problems with a "target" in each line, so that the page can '
+            "tell right from wrong.",
+        ),
+    ] = None,
+    allow: Allowed = None,
 ) -> None:
-    """Print a stored search tree: best path, visits, values, rewards."""
+    """Print a stored search tree: best path, visits, values, rewards. With --html, write a page
+    of search trees.
+    """
     from search import view as views
-    from search.trace import Trace
 
-    stored = Trace.load(traces)
-    if not stored:
-        raise ValueError(
-            f"there is no readable trace in {traces}: give a folder that copse solve --traces wrote"
-        )
+    check_view(html is not None, depth is not None or width is not None, beside, targets)
+    kinds.allow(allow or [])
+    stored = _stored_traces(traces)
     texts = list(map(views.statement, stored))
     index = views.pick(texts, problem)
+    if html is not None:
+        from search.page.data import key
+
+        wanted = key(stored[index])
+        chosen = [one for one in stored if problem is None or key(one) == wanted]
+        others = [] if beside is None else _stored_traces(beside)
+        write_page(html, chosen, others, targets)
+        return
     say(f"trace {index + 1} of {len(stored)}: {views.printable(texts[index])}")
     say(views.origin(stored[index]))
     if stored[index].kind == "search.problems.stream:Stream":
@@ -240,6 +272,17 @@ def view(
         if told:
             say(told)
     views.show(stored[index], depth=depth or views.DEPTH, width=width or views.WIDTH)
+
+
+def _stored_traces(path: Path) -> list[Trace]:
+    from search.trace import Trace
+
+    stored = Trace.load(path)
+    if not stored:
+        raise ValueError(
+            f"there is no readable trace in {path}: give a folder that copse solve --traces wrote"
+        )
+    return stored
 
 
 def _solve_one(text: str, model: Model, arguments: dict[str, Any], usage: bool) -> Solution:

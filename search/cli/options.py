@@ -63,6 +63,17 @@ def check_use(
         )
 
 
+def check_view(page: bool, limited: bool, beside: Path | None, targets: Path | None) -> None:
+    """Raises ValueError for flags of `copse view` that do not go together. page: --html; limited:
+    --depth or --width.
+    """
+    if page and limited:
+        raise ValueError("--depth and --width limit what is printed: leave them out with --html")
+    for name, given in (("beside", beside), ("targets", targets)):
+        if given is not None and not page:
+            raise ValueError(f"--{name} is for a page: give --html FILE, too")
+
+
 def search_arguments(
     method: str, budget: str | None, choose: str | None, seed: int, options: Sequence[str]
 ) -> dict[str, Any]:

@@ -136,6 +136,9 @@ def test_the_wheel_is_complete(wheel: Path) -> None:
     assert modules <= set(names), "every module is in"
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert {f"models/builtin/{name}" for name in ("recipe.json", *WEIGHTS)} <= set(names)
+    pages = {path.name for path in (ROOT / "search" / "page").iterdir() if path.suffix != ".py"}
+    pages.discard("__pycache__")
+    assert len(pages) > 5 and {f"search/page/{name}" for name in pages} <= set(names)
     kept = {path.name for path in (ROOT / "models" / "builtin").iterdir() if path.is_file()}
     assert kept <= {Path(name).name for name in names if name.startswith("models/builtin/")}, (
         "all of the built-in model is in"
