@@ -50,6 +50,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKS = "osD^vP*"
 BARS = 5  #: intervals that are drawn of a line that has a value everywhere
 BARS_TITLE = "bars: 95 % intervals over problems"
+LETTER = 0.09  #: inches that a letter of a legend may take
 POINTS = 1000  #: most points of a line
 AXES = {"generated": "generated tokens a problem", "flops": "FLOPs of the search a problem"}
 
@@ -144,7 +145,8 @@ def curves(rows: Sequence[Row], out: Path) -> None:
     rows = sound(rows)
     tasks = by_method(rows)
     columns = [column for column in AXES if any(numbers(rows, column))]
-    figure, panels = _figure(len(tasks), len(columns))
+    longest = max(map(len, [BARS_TITLE, *chain.from_iterable(tasks.values())]))
+    figure, panels = _figure(len(tasks), len(columns), beside=0.6 + LETTER * longest)
     for (task, methods), across in zip(tasks.items(), panels, strict=True):
         for panel, column in zip(across, columns, strict=True):
             _panel(panel, methods, column)
@@ -316,8 +318,8 @@ def _sloped(panel: Any, x: Sequence[float], values: np.ndarray, colour: Any, nam
 # -- how figures look
 
 
-def _figure(down: int, across: int, below: float = 0.0) -> tuple[Any, Any]:
-    """A figure and its panels [down, across]. below: inches for a legend"""
+def _figure(down: int, across: int, *, beside: float = 1.2, below: float = 0.0) -> tuple[Any, Any]:
+    """A figure and its panels [down, across]. beside, below: inches for a legend"""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -325,7 +327,7 @@ def _figure(down: int, across: int, below: float = 0.0) -> tuple[Any, Any]:
             'no figure without matplotlib: pip install "copse-search[bench]"'
         ) from None
     # drawn without a display: no pyplot
-    figure = Figure(figsize=(4.6 * across + 1.2, 3.6 * down + below), layout="constrained")
+    figure = Figure(figsize=(4.6 * across + beside, 3.6 * down + below), layout="constrained")
     return figure, figure.subplots(down, across, squeeze=False, sharey="row")
 
 
