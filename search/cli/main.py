@@ -167,6 +167,16 @@ def solve(
         ),
     ] = None,
     shard: Shared = None,
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="WORKERS",
+            show_default=False,
+            help="Search the file on so many workers of a Ray cluster: that of RAY_ADDRESS, else "
+            "one on this machine.",
+        ),
+    ] = None,
     allow: Allowed = None,
     options: ModelOptions,
     usage: Annotated[
@@ -183,14 +193,25 @@ def solve(
     if verbose:
         log_progress()
     limited = depth is not None or width is not None
-    check_use(problem, input, output, tree, limited, as_json, time_limit, shared=shard is not None)
+    check_use(
+        problem,
+        input,
+        output,
+        tree,
+        limited,
+        as_json,
+        time_limit,
+        shared=shard is not None,
+        ray=ray is not None,
+        usage=usage,
+    )
     share = shard_of(shard)
     kinds.allow(allow or [])
     model = options.model(guide, value).checked()
     arguments = search_arguments(method, budget, choose and choose.value, seed, option or [])
     writer = _writer(traces)
     if input is not None:
-        code = solve_file(input, output, model, arguments, writer, usage, time_limit, share)
+        code = solve_file(input, output, model, arguments, writer, usage, time_limit, share, ray)
     else:
         solution = _solve_one(problem or "", model, arguments, usage)
         if as_json:

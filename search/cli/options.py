@@ -29,9 +29,11 @@ def check_use(
     as_json: bool,
     time_limit: float | None,
     shared: bool,
+    ray: bool,
+    usage: bool,
 ) -> None:
     """Raises ValueError for flags that do not go together. drawn: --tree; limited: --depth or
-    --width; shared: --shard.
+    --width; shared: --shard; ray: --ray; usage: --usage.
     """
     if (problem is None) == (input is None):
         raise ValueError("give either one problem as text, or a file of problems with --input")
@@ -57,6 +59,11 @@ def check_use(
         raise ValueError(f"--time-limit {time_limit:g} lets no search run: give seconds above 0")
     if shared and input is None:
         raise ValueError("--shard is a share of a file of problems: give one with --input")
+    if ray and (input is None or time_limit is not None or usage):
+        raise ValueError(
+            "--ray searches a file of problems on engines elsewhere: give one with --input, and "
+            "leave out --usage and --time-limit"
+        )
     if limited and not drawn:
         raise ValueError(
             "--depth and --width are limits of the tree that is shown: give --tree too"

@@ -33,13 +33,16 @@ def solve_file(
     usage: bool,
     time_limit: float | None,
     shard: Shard,
+    workers: int | None,
 ) -> int:
-    """Solve what is not done in `output` yet; the exit code speaks of all problems of the shard.
+    """Solve what is not done in `output` yet, here or on so many workers of a Ray cluster; the exit
+    code speaks of all problems of the shard.
 
     Raises ValueError that names the line for a problem or a target that is wrong, before any
     search.
     """
     import search
+    from search.cluster import solve_on_ray
     from search.files.problems_file import Finisher, Results, read_jobs
     from search.solver import seed_of
 
@@ -54,16 +57,22 @@ def solve_file(
         settings = {**arguments, **model.language, "guide": guide.version}
         finisher = Finisher(waiting, results, writer, settings)
         seeds = [seed_of(str(job.id), arguments["seed"]) for job in waiting]
+        problems = [job.problem for job in waiting]
+        own = {name: value for name, value in arguments.items() if name != "seed"}
         with suppress(KeyboardInterrupt):  # a second Ctrl-C, or one after the last search
-            solutions = search.solve_many(
-                [job.problem for job in waiting],
-                guide,
-                on_finish=finisher,
-                keep_trees=False,
-                time_limit=time_limit,
-                **{**arguments, "seed": seeds},
-            )
-            limited = any(solution.stopped == "time_limit" for solution in solutions)
+            if workers is not None:
+                solve_on_ray(problems, model.load, seeds, workers, finisher, **own)
+            else:
+                solutions = search.solve_many(
+                    problems,
+                    guide,
+                    seed=seeds,
+                    on_finish=finisher,
+                    keep_trees=False,
+                    time_limit=time_limit,
+                    **own,
+                )
+                limited = any(solution.stopped == "time_limit" for solution in solutions)
         left = [job for job in waiting if str(job.id) not in finisher.written]
         if usage:
             show_usage(guide)
