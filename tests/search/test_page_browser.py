@@ -76,8 +76,8 @@ def chosen(window: Browser) -> str:
     return window.text("#detail pre")
 
 
-def is_seven(trace, finish):
-    return finish.answer == "7"
+def is_seven(trace, answer):
+    return answer == "7"
 
 
 def test_the_tree_is_drawn_and_described(shown):
