@@ -83,7 +83,8 @@ function why(tree) {
   if (rule) {
     const { name, formula, ...constants } = rule;
     const given = Object.entries(constants).map(([key, value]) => `${key} = ${value}`).join(", ");
-    text = `Rule ${name}: the step with the highest Q + U is taken next. ${formula}, with N the ` +
+    text = `Rule ${name}: the step with the highest Q + U is taken next, unless all ` +
+      `below it is settled. ${formula}, with N the ` +
       `visits of the node above, P the prior, n the visits${given && `; ${given}`}. ` +
       "* never taken: Q is what the search starts from.";
   }
