@@ -60,8 +60,10 @@ function open(index, filter) {
   $("statement").textContent = statement.trim();
   const first = Math.max(0, trees.findIndex((tree) => passes(tree, filter)));
   panes.forEach((pane, place) => {
-    pane.select.replaceChildren(...trees.map((tree) => new Option(tree.name, tree.data)));
-    if (place) pane.select.prepend(new Option("beside it: no other tree", ""));
+    const before = place ? "beside: " : "";
+    const options = trees.map((tree) => new Option(before + tree.name, tree.data));
+    pane.select.replaceChildren(...options);
+    if (place) pane.select.prepend(new Option("beside: no tree", ""));
     pane.select.hidden = trees.length < 2;
     pane.name.hidden = !place && trees.length > 1; // its choice says it
     const at = place ? beside : first;

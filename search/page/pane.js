@@ -9,7 +9,7 @@ class Pane extends Picture {
     this.select = element("select", "", { "aria-label": place ? "Tree at the right" : "Tree" });
     this.facts = element("div", "", { class: "facts" });
     this.bar.append(this.name);
-    (panes[0] ?? this).name.after(this.select); // one chooses both trees at the left
+    (place ? panes[0].select : this.name).after(this.select); // both are chosen at the left
     this.bar.append(element("span", "", { class: "grow" }));
     const buttons = [
       ["Fit", () => this.fit()], ["Fold", () => this.foldAll()], ["Unfold", () => this.unfold()],
