@@ -11,7 +11,6 @@ from search.cli.terminal import say
 from search.imports import import_ours
 
 if TYPE_CHECKING:
-    from search.choose import Finish
     from search.page.data import Right
     from search.trace import Trace
 
@@ -46,9 +45,9 @@ def _right(targets: Path) -> Right:
     grading = import_ours("guides.data.grading")
     known = grading.read_targets(targets)
 
-    def right(trace: Trace, finish: Finish) -> bool | None:
+    def right(trace: Trace, answer: str) -> bool | None:
         target = known.get(grading.key_of(trace))
-        outcome = math.nan if target is None else grading.outcome(finish.answer, target)
+        outcome = math.nan if target is None else grading.outcome(answer, target)
         return None if math.isnan(outcome) else outcome == 1.0
 
     return right

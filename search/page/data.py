@@ -27,8 +27,8 @@ from search.trace import Trace
 from search.tree.descent_kernels import BASE, REDUCTION, C
 from search.tree.selection import Rule
 
-#: whether the answer of a finished state is right; None: nobody can tell
-Right = Callable[[Trace, Finish], bool | None]
+#: whether an answer to the problem of a trace is right; None: nobody can tell
+Right = Callable[[Trace, str], bool | None]
 
 #: where methods stand whose defaults are known
 _METHODS = frozenset(f"search.methods.{name}" for name in ("mcts", "gumbel", "beam", "sample"))
@@ -62,18 +62,23 @@ class Subject:
     right: Right | None = None
 
     @cached_property
-    def finishes(self) -> dict[int, Finish]:
-        """`found` by node."""
-        return {one.node: one for one in self.found}
+    def answers(self) -> dict[int, str]:
+        """The answers of nodes that have one."""
+        return {one.node: one.answer for one in self.found}
+
+    @cached_property
+    def _verdicts(self) -> dict[str, bool | None]:
+        """What `right` says of each answer."""
+        if self.right is None:
+            return {}
+        return {answer: self.right(self.trace, answer) for answer in set(self.answers.values())}
 
     def is_right(self, node: int) -> bool | None:
         """Whether the answer of a node is right; None: nobody can tell, or it has none."""
         reward = self.trace.node_reward[node]
         if not math.isnan(reward):
             return bool(reward == 1)
-        if self.right is None or node not in self.finishes:
-            return None
-        return self.right(self.trace, self.finishes[node])
+        return self._verdicts.get(self.answers.get(node, ""))
 
 
 def subject(trace: Trace, classes: Classes | None = None, right: Right | None = None) -> Subject:
@@ -128,12 +133,12 @@ def _finishes(trace: Trace, problem: Problem) -> list[Finish]:
         answer = problem.answer(states[node])
         if answer is None:
             continue
-        reward = _known(trace.node_reward[node])
+        reward = float(trace.node_reward[node])
         found.append(
             Finish(
                 node,
                 answer,
-                reward,
+                None if math.isnan(reward) else reward,
                 values[node],
                 visits[node],
                 log_probs[node],
@@ -178,7 +183,8 @@ def tree(shown: Subject) -> dict[str, Any]:
     if shown.found:
         chains["vote"] = _chain(shown, choosers.majority(shown.found).node, value, parent)
     return {
-        **summary(shown),
+        "name": _name(trace),
+        "error": harmless(trace.error),
         "origin": harmless(view.origin(trace)),
         "cost": view.cost(trace),
         "nodes": len(trace.node_parent),
@@ -194,31 +200,22 @@ def tree(shown: Subject) -> dict[str, Any]:
         "u": [None, *_numbers(u[edges])],
         "finished": finished.tolist(),
         "cut": [item for item, step in enumerate(steps, 1) if step.finish == "length"],
-        "answers": {str(one.node): harmless(one.answer) for one in shown.found},
+        "answers": {str(node): harmless(answer) for node, answer in shown.answers.items()},
         "candidates": _candidates(shown),
         **chains,
         "rule": rule and {"name": rule.name, "formula": FORMULAS[rule.name], **_constants(rule)},
     }
 
 
-def summary(shown: Subject) -> dict[str, Any]:
-    """What a list of trees says of one: its name, and whether the search and the majority are
-    right (None: nobody can tell, or there is no answer).
-    """
-    trace = shown.trace
+def _name(trace: Trace) -> str:
+    """Its method, the options that are not the usual ones, and its seed."""
     usual = _defaults(trace.method)
     options = ""
     for name, setting in trace.options.items():
         if name not in usual or setting != usual[name]:
             options += f" {name}={setting}"
     method = trace.method.rpartition(":")[2]
-    vote = choosers.majority(shown.found).node if shown.found else 0
-    return {
-        "name": harmless(f"{method}{options}, seed {trace.seed}"),
-        "error": harmless(trace.error),
-        "search_right": shown.is_right(shown.winner),
-        "vote_right": shown.is_right(vote),
-    }
+    return harmless(f"{method}{options}, seed {trace.seed}")
 
 
 def _chain(shown: Subject, node: int, value: np.ndarray, parent: Sequence[int]) -> dict[str, Any]:
@@ -239,10 +236,10 @@ def _chain(shown: Subject, node: int, value: np.ndarray, parent: Sequence[int]) 
         for item, before in zip(items[1:], value[items[:-1]], strict=True)
         if value[item] < before
     }
-    finish = shown.finishes.get(node)
+    answer = shown.answers.get(node)
     return {
         "end": node,
-        "answer": None if finish is None else harmless(finish.answer),
+        "answer": answer and harmless(answer),
         "right": shown.is_right(node),
         "below": next(low, None),
         "drop": max(falls, key=falls.__getitem__, default=None),
@@ -256,7 +253,7 @@ def _candidates(shown: Subject) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for answer, share, value in choosers.candidates(shown.found):
         verdict = shown.is_right(nodes[answer])
-        rows.append([harmless(answer), round(share, 4), round(value, 4), verdict])
+        rows.append([harmless(answer), _known(share), _known(value), verdict])
     return rows
 
 
@@ -349,13 +346,13 @@ def _between_siblings(means: np.ndarray, owner: np.ndarray, own: np.ndarray) -> 
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    """Four decimals, None for nan."""
-    return [_known(round(value, 4)) for value in values.tolist()]
+    """Each as `_known`."""
+    return list(map(_known, values.tolist()))
 
 
 def _known(value: float) -> float | None:
-    """A number, None for nan."""
-    return None if math.isnan(value) else float(value)
+    """A number with four decimals, None for nan, and for what JSON cannot say."""
+    return round(float(value), 4) if math.isfinite(value) else None
 
 
 def key(trace: Trace) -> str:

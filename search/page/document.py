@@ -63,17 +63,26 @@ def page(subjects: Sequence[Subject], beside: Sequence[Subject] = ()) -> Page:
         raise ValueError("there is no tree to show: give the trace of a search")
     problems: dict[str, dict[str, Any]] = {}
     blocks: list[str] = []
-    for shown in [*subjects, *beside]:
-        key = data.key(shown.trace)
-        later = len(blocks) >= len(subjects)
-        if later and key not in problems:
-            continue
+
+    def add(shown: Subject, row: dict[str, Any]) -> None:
+        told = data.tree(shown)
+        name = f"tree{len(blocks)}"
+        vote = told["vote"] and told["vote"]["right"]
+        verdicts = {"search": told["search"]["right"], "vote": vote}
+        row["trees"].append({"data": name, "name": told["name"], **verdicts})
+        blocks.append(_block(name, told))
+
+    for shown in subjects:
         statement = harmless(view.statement(shown.trace))
-        row = problems.setdefault(key, {"statement": statement, "trees": [], "beside": None})
-        if later and row["beside"] is None:
+        empty: dict[str, Any] = {"statement": statement, "trees": [], "beside": None}
+        add(shown, problems.setdefault(data.key(shown.trace), empty))
+    for shown in beside:
+        row = problems.get(data.key(shown.trace))
+        if row is None:
+            continue
+        if row["beside"] is None:
             row["beside"] = len(row["trees"])
-        row["trees"].append({"data": f"tree{len(blocks)}", **data.summary(shown)})
-        blocks.append(_block(f"tree{len(blocks)}", data.tree(shown)))
+        add(shown, row)
     if beside and len(blocks) == len(subjects):
         raise ValueError(
             "no trace to stand beside is of the same problem: give traces of the same problems"
@@ -81,9 +90,10 @@ def page(subjects: Sequence[Subject], beside: Sequence[Subject] = ()) -> Page:
     blocks.insert(0, _block("problems", list(problems.values())))
     script = "\n".join(map(_part, SCRIPTS))
     style = _part("page.css")
+    first = next(iter(problems.values()))["statement"]
     text = Template(_part("page.html")).substitute(
         policy=f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}",
-        title=html.escape(next(iter(problems.values()))["statement"].partition("\n")[0]),
+        title=html.escape(first.strip().partition("\n")[0]),
         style=style,
         data="\n".join(blocks),
         script=script,

@@ -4,8 +4,8 @@
 function setTime(to) {
   time = Math.max(1, Math.min(end, Math.round(to)));
   $("time").value = time;
-  $("moment").textContent = time >= end
-    ? `all ${count(end, "node")}` : `node ${time.toLocaleString("en")} of ${end.toLocaleString("en")}`;
+  const [now, all] = [time, end].map((nodes) => nodes.toLocaleString("en"));
+  $("moment").textContent = time < end ? `node ${now} of ${all}` : `all ${count(end, "node")}`;
   for (const pane of panes) pane.ask();
 }
 
@@ -51,7 +51,7 @@ function settle() { // after the trees have changed
 
 const word = (right) => (right === null ? "unknown" : right ? "right" : "wrong");
 function passes(tree, filter) {
-  const both = `${word(tree.search_right)} ${word(tree.vote_right)}`;
+  const both = `${word(tree.search)} ${word(tree.vote)}`;
   return filter === "all" || filter === both || (filter === "unknown" && both.includes(filter));
 }
 
@@ -60,8 +60,10 @@ function open(index, filter) {
   $("statement").textContent = statement.trim();
   const first = Math.max(0, trees.findIndex((tree) => passes(tree, filter)));
   panes.forEach((pane, place) => {
-    pane.select.replaceChildren(...trees.map((tree) => new Option(tree.name, tree.data)));
-    if (place) pane.select.prepend(new Option("beside it: no other tree", ""));
+    const before = place ? "beside: " : "";
+    const options = trees.map((tree) => new Option(before + tree.name, tree.data));
+    pane.select.replaceChildren(...options);
+    if (place) pane.select.prepend(new Option("beside: no tree", ""));
     pane.select.hidden = trees.length < 2;
     pane.name.hidden = !place && trees.length > 1; // its choice says it
     const at = place ? beside : first;
@@ -85,7 +87,7 @@ function list() {
     const button = element("button", name.length > 70 ? `${name.slice(0, 69)}…` : name, {
       type: "button", "data-index": index,
     });
-    const told = `search ${verdict(tree.search_right)}, vote ${verdict(tree.vote_right)}`;
+    const told = `search ${verdict(tree.search)}, vote ${verdict(tree.vote)}`;
     button.append(element("small", told));
     button.addEventListener("click", () => open(index, filter));
     row.append(button);

@@ -9,7 +9,7 @@ class Pane extends Picture {
     this.select = element("select", "", { "aria-label": place ? "Tree at the right" : "Tree" });
     this.facts = element("div", "", { class: "facts" });
     this.bar.append(this.name);
-    (panes[0] ?? this).name.after(this.select); // one chooses both trees at the left
+    (place ? panes[0].select : this.name).after(this.select); // both are chosen at the left
     this.bar.append(element("span", "", { class: "grow" }));
     const buttons = [
       ["Fit", () => this.fit()], ["Fold", () => this.foldAll()], ["Unfold", () => this.unfold()],
@@ -143,9 +143,8 @@ class Pane extends Picture {
     const column = this.columns[depth];
     if (!column || px - this.left - depth * COLUMN * this.scaleX > BOX * this.scaleX) return -1;
     const reach = Math.max(3, (TALL / 2) * this.scale);
-    const [from, to] = this.within(
-      column, (i) => this.y(i) - py + this.height + TALL - reach, (i) => this.y(i) - py - TALL + reach,
-    );
+    const row = (i) => this.y(i);
+    const [from, to] = this.within(column, row, row, py - reach, py + reach);
     let best = -1;
     for (let n = from; n < to; n++) {
       const item = column[n];
@@ -232,11 +231,12 @@ class Pane extends Picture {
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const { tree, selected } = this;
-    const level = selected ? tree.below[tree.parent[selected]] : [0];
+    const now = (items) => items.filter((item) => there(tree, item));
+    const level = selected ? now(tree.below[tree.parent[selected]]) : [0];
     const sibling = (by) => level[level.indexOf(selected) + by];
     const acts = {
       ArrowLeft: () => this.choose(Math.max(0, tree.parent[selected])),
-      ArrowRight: () => this.choose(tree.below[selected][0] ?? selected),
+      ArrowRight: () => this.choose(now(tree.below[selected])[0] ?? selected),
       ArrowUp: () => this.choose(sibling(-1) ?? selected),
       ArrowDown: () => this.choose(sibling(1) ?? selected),
       Enter: () => this.toggle(selected), " ": () => this.toggle(selected),
@@ -256,6 +256,7 @@ class Pane extends Picture {
   tell() {
     const { tree, facts } = this;
     facts.replaceChildren(element("p", tree.cost));
+    if (tree.error) facts.append(element("p", `failed: ${tree.error}`, { class: "wrong" }));
     for (const [name, mark] of [["search", "★ search: "], ["vote", "◆ majority: "]]) {
       const chain = tree[name];
       const line = element("p", mark);

@@ -63,7 +63,8 @@ function siblings(pane, item) {
     const cells = [shown(tree.prior[one]), tree.visits[one].toLocaleString("en")];
     cells.push(shown(tree.q[one]) + (tree.visits[one] ? "" : "*"));
     if (rule) cells.push(shown(tree.u[one]), tree.u[one] === null ? "–" : shown(sum(one)));
-    cells.push(there(tree, one) && one < tree.nodes ? (below[one] + 1).toLocaleString("en") : "–");
+    const isNode = there(tree, one) && one < tree.nodes;
+    cells.push(isNode ? (below[one] + 1).toLocaleString("en") : "–");
     row.append(name, ...cells.map((cell) => element("td", cell)));
     made.append(row);
   }
@@ -82,7 +83,8 @@ function why(tree) {
   if (rule) {
     const { name, formula, ...constants } = rule;
     const given = Object.entries(constants).map(([key, value]) => `${key} = ${value}`).join(", ");
-    text = `Rule ${name}: the step with the highest Q + U is taken next. ${formula}, with N the ` +
+    text = `Rule ${name}: the step with the highest Q + U is taken next, unless all ` +
+      `below it is settled. ${formula}, with N the ` +
       `visits of the node above, P the prior, n the visits${given && `; ${given}`}. ` +
       "* never taken: Q is what the search starts from.";
   }
@@ -94,7 +96,8 @@ function answers(tree) {
   const made = table(["answer", "votes", "value", ""]);
   for (const [answer, share, value, right] of tree.candidates.slice(0, 12)) {
     const row = element("tr");
-    const cells = [firstLine(answer), `${(100 * share).toFixed(0)} %`, shown(value), verdict(right)];
+    const votes = `${(100 * share).toFixed(0)} %`;
+    const cells = [firstLine(answer), votes, shown(value), verdict(right)];
     row.append(...cells.map((cell) => element("td", cell)));
     made.append(row);
   }

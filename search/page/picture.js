@@ -42,8 +42,8 @@ class Picture {
   }
 
   // [from, to) of a column: the items of which the rows `low` to `high`, which grow along the
-  // column, are in sight
-  within(column, low, high) {
+  // column, are between top and bottom, those of the canvas
+  within(column, low, high, top = -TALL, bottom = this.height + TALL) {
     const find = (test) => {
       let from = 0, to = column.length;
       while (from < to) {
@@ -52,7 +52,7 @@ class Picture {
       }
       return from;
     };
-    return [find((i) => high(i) >= -TALL), find((i) => low(i) > this.height + TALL)];
+    return [find((i) => high(i) >= top), find((i) => low(i) > bottom)];
   }
 
   edges(column, readable) {
@@ -102,7 +102,8 @@ class Picture {
 
   boxes(column, readable) {
     const { context, tree } = this;
-    const [from, to] = this.within(column, (i) => this.y(i), (i) => this.y(i));
+    const row = (i) => this.y(i);
+    const [from, to] = this.within(column, row, row);
     const wide = BOX * this.scaleX;
     const tall = Math.max(1, TALL * this.scale);
     let before = -Infinity, drawn = 0;
@@ -156,7 +157,8 @@ class Picture {
     context.textBaseline = "middle";
     const letter = size * 0.62;
     const visits = tree.visits[item] ? `${tree.visits[item]}× ` : "";
-    const right = item ? `${marks}${visits}${shown(tree.value[item])}` : count(tree.visits[0], "visit");
+    const numbers = `${marks}${visits}${shown(tree.value[item])}`;
+    const right = item ? numbers : count(tree.visits[0], "visit");
     const room = Math.floor((wide - 22 * scale) / letter) - right.length - 1;
     let text = item ? firstLine(tree.text[item]) : "start";
     if (text.length > room) text = `${text.slice(0, Math.max(1, room - 1))}…`;

@@ -1,4 +1,4 @@
-/* What all parts of the page use: elements, colours, and a tree with what is derived from it. Text of
+/* What all parts of the page use: elements, colours, a tree with what is derived from it. Text of
 models is written by `textContent` and on canvases only, never as HTML. */
 const COLUMN = 258; // of the world: from one depth to the next
 const BOX = 216;
@@ -48,7 +48,7 @@ function readColours() {
 const bucket = (value) => Math.min(BUCKETS - 1, Math.floor(value * BUCKETS));
 const paint = (value) => (value === null ? colours.none : colours.values[bucket(value)]);
 
-/* A tree with what is derived from it: `below[i]` the children of item i, the most visited first. */
+/* A tree with what is derived from it: `below[i]`, the children of item i, most visited first. */
 function grown(id) {
   const tree = load(id);
   const size = tree.parent.length;

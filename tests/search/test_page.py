@@ -61,8 +61,8 @@ class Blocks(HTMLParser):
         return json.loads(self.scripts[name])
 
 
-def is_seven(trace, finish):
-    return finish.answer == "7"
+def is_seven(trace, answer):
+    return answer == "7"
 
 
 # -- what the page is told
@@ -80,6 +80,7 @@ def test_items_are_the_nodes_and_then_what_was_never_taken():
     assert told["tokens"] == [0, 1, 6, 1, 6, 6, 1]
     assert told["finished"] == [2, 4, 5] and told["cut"] == []
     assert told["answers"] == {"2": "5", "4": "7", "5": "5"}
+    assert told["u"][1] == round(2 * 10**0.5 * 0.3 / 6, 4), "the root has a visit of its own"
     assert told["name"] == "mcts c_puct=2.0, seed 7", "options that are not the usual ones"
     assert told["cost"] == "1,234 tokens, 9 simulations, 0.50 s"
 
@@ -88,10 +89,9 @@ def test_the_chain_of_the_search_and_that_of_the_majority():
     told = data.tree(subject(planted(), right=is_seven))
     assert told["search"] == {"end": 4, "answer": "7", "right": True, "below": None, "drop": None}
     assert told["vote"] == {"end": 2, "answer": "5", "right": False, "below": 2, "drop": 2}
-    assert told["search_right"] is True and told["vote_right"] is False
     assert told["candidates"] == [["5", 0.7143, 0.3, False], ["7", 0.2857, 0.9, True]]
     unknown = data.tree(subject(planted()))
-    assert unknown["search_right"] is None and unknown["vote_right"] is None
+    assert unknown["search"]["right"] is None and unknown["vote"]["right"] is None
 
 
 def test_the_value_turns_where_it_first_falls_below_a_half_and_where_it_falls_most():
@@ -108,7 +108,7 @@ def test_the_value_turns_where_it_first_falls_below_a_half_and_where_it_falls_mo
 def test_rewards_decide_before_targets():
     reward = np.array([math.nan, math.nan, 1.0, math.nan, 0.0, math.nan])
     told = data.tree(subject(planted(node_reward=reward), right=is_seven))
-    assert told["search"]["end"] == 2 and told["search_right"] is True
+    assert told["search"]["end"] == 2 and told["search"]["right"] is True
     assert told["value"][2] == 1.0 and told["value"][4] == 0.0
 
 
@@ -146,6 +146,13 @@ def test_other_kinds_and_other_methods_have_less_to_tell():
         told = data.tree(subject(planted(method=method, options=options)))
         assert told["rule"] is None and set(told["u"]) == {None}
         assert told["q"][1] == 0.6 and told["q"][6] is None
+
+
+def test_numbers_that_json_cannot_say_are_unknown():
+    infinite = planted(edge_sum=np.full(6, np.inf), edge_log_prob=np.full(6, np.inf))
+    told = data.tree(subject(infinite))
+    json.dumps(told, allow_nan=False)
+    assert told["value"][1] is None and told["q"][1] is None
 
 
 def test_the_root_alone_and_a_tree_deeper_than_the_recursion_limit():
@@ -325,8 +332,8 @@ def test_the_command_writes_a_page(capsys, tmp_path):
     assert (code, err) == (0, "") and str(out) in told
     rows = Blocks(out.read_text()).read("problems")
     first, second = (row["trees"][0] for row in rows)
-    assert [first["search_right"], first["vote_right"]] == [True, False]
-    assert [second["search_right"], second["vote_right"]] == [None, None]
+    assert [first["search"], first["vote"]] == [True, False]
+    assert [second["search"], second["vote"]] == [None, None]
     assert [len(row["trees"]) for row in rows] == [2, 1]
     assert run(capsys, *view, "--problem", 2)[0] == 0
     assert [row["statement"] for row in Blocks(out.read_text()).read("problems")] == ["two"]

@@ -76,8 +76,8 @@ def chosen(window: Browser) -> str:
     return window.text("#detail pre")
 
 
-def is_seven(trace, finish):
-    return finish.answer == "7"
+def is_seven(trace, answer):
+    return answer == "7"
 
 
 def test_the_tree_is_drawn_and_described(shown):
@@ -208,6 +208,8 @@ def test_two_trees_stand_side_by_side(shown):
     window = shown([subject(planted())], [beside])
     assert drawn(window, 0) == drawn(window, 1) == 7
     assert window.text(".pane:nth-child(2) .bar b") == "method, seed 8"
+    chosen_trees = "return [...document.querySelectorAll('.bar select')].map((one) => one.value)"
+    assert window.run(chosen_trees) == ["tree0", "tree1"]
     window.run("panes[1].choose(1)")
     assert "no selection rule" in window.text("#detail .note")
     window.keys("#time", "\ue011")
