@@ -76,9 +76,9 @@ def apart(problems: Sequence[Columns]) -> np.ndarray:
     """
     areas = []
     for own in problems:
-        ended = [place for place, answer in enumerate(own.answers) if answer is not None]
-        values = [own.values[place] for place in ended]
-        areas.append(statistics.auroc(values, [own.right[place] for place in ended]))
+        ended = np.array([answer is not None for answer in own.answers], bool)
+        values = np.array(own.values)[ended].tolist()
+        areas.append(statistics.auroc(values, np.array(own.right)[ended].tolist()))
     return np.array(areas)
 
 
@@ -109,11 +109,11 @@ def rows_of(test: str, kind: str, seeds: Sequence[Sequence[Columns]]) -> list[di
 
 def chosen(seeds: Sequence[Sequence[Columns]], chooser: str, size: int) -> np.ndarray:
     """How often the choice of `size` samples is right, in per cent. float64 [problems, seeds]"""
-    estimate = ESTIMATES[chooser]
-    shares = []
-    for problems in seeds:
-        shares.append([100 * estimate(own, size, place) for place, own in enumerate(problems)])
-    return np.array(shares).T
+    shares = np.zeros((len(seeds[0]), len(seeds)))
+    for seed, problems in enumerate(seeds):
+        for place, own in enumerate(problems):
+            shares[place, seed] = 100 * ESTIMATES[chooser](own, size, place)
+    return shares
 
 
 def report(measured: Mapping[str, Mapping[str, Sequence[Sequence[Columns]]]], path: Path) -> str:
@@ -130,8 +130,8 @@ def report(measured: Mapping[str, Mapping[str, Sequence[Sequence[Columns]]]], pa
             for chooser in ("best", "weighted"):
                 lines.append(_differences(test, verifiers, chooser))
     write_csv(path, rows)
-    first = list(rows[0])
-    shown = [row_of(first), *(row_of(map(str, row.values())) for row in rows)]
+    shown = [row_of(rows[0])]
+    shown += map(row_of, map(dict.values, rows))
     return "\n\n".join([table(shown), *lines])
 
 

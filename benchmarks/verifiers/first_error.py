@@ -21,6 +21,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +111,13 @@ def scores_of(value: Any, chains: Sequence[Marked], path: Path) -> list[np.ndarr
     a line a chain, or read into it.
     """
     lines = path.read_text().splitlines() if path.exists() else []
-    found = {row["name"]: row["scores"] for row in map(json.loads, lines)}
+    found: dict[str, list[float]] = {}
+    for row in map(json.loads, lines):
+        found[row["name"]] = row["scores"]
     waiting = [one for one in chains if one.name not in found]
     for start in range(0, len(waiting), AT_ONCE):
         part = waiting[start : start + AT_ONCE]
-        scored = run(parallel(_scores(value, one) for one in part), dict(value.backends))
+        scored = run(parallel(map(partial(_scores, value), part)), dict(value.backends))
         for one, own in zip(part, scored, strict=True):
             found[one.name] = own
             lines.append(json.dumps({"name": one.name, "scores": own}))
@@ -130,8 +134,8 @@ async def _scores(value: Any, one: Marked) -> list[float]:
     states = [steps[: place + 1] for place in range(len(steps))]
     unknown = np.full(len(states), np.nan, np.float32)
     rng = np.random.default_rng(seed_of(one.name, seed=0))
-    found = await value.evaluate(problem, states, unknown, rng)
-    return [float(score) for score in found]
+    found: np.ndarray = await value.evaluate(problem, states, unknown, rng)
+    return found.astype(np.float64).tolist()
 
 
 def called(scores: np.ndarray, threshold: float) -> int:
@@ -140,14 +144,21 @@ def called(scores: np.ndarray, threshold: float) -> int:
     return int(below[0]) if len(below) else -1
 
 
-def hits(chains: Sequence[Marked], calls: Sequence[int]) -> np.ndarray:
-    """Which calls are the mark. bool [chains]"""
-    return np.array([one.wrong == call for one, call in zip(chains, calls, strict=True)])
+def marks(chains: Sequence[Marked]) -> np.ndarray:
+    """The places of the first wrong steps, -1 without. int64 [chains]"""
+    return np.array(list(map(attrgetter("wrong"), chains)), np.int64)
+
+
+def grouped(chains: Sequence[Marked]) -> np.ndarray:
+    """The number of the problem of each chain. int64 [chains]"""
+    return np.unique(list(map(attrgetter("group"), chains)), return_inverse=True)[1]
 
 
 def f1(right: np.ndarray, flawed: np.ndarray) -> float:
     """Harmonic mean of the shares of hits among chains with a wrong step and among those without,
     in [0, 1] (ProcessBench).
+
+    right   bool [chains]: the call is the mark;  flawed: the chain has a wrong step
     """
     if not flawed.any() or flawed.all():
         return float(right.mean())
@@ -156,29 +167,30 @@ def f1(right: np.ndarray, flawed: np.ndarray) -> float:
     return 2 * first * second / (first + second) if first + second else 0.0
 
 
-def crossed(chains: Sequence[Marked], scores: Sequence[np.ndarray], seed: int = 0) -> list[int]:
-    """The calls of a verifier whose threshold is the best of the other half of the problems."""
-    groups = sorted({one.group for one in chains})
-    order = np.random.default_rng(seed).permutation(len(groups))
-    halves = {groups[place]: int(rank % 2) for rank, place in enumerate(order)}
-    half = np.array([halves[one.group] for one in chains])
+def crossed(chains: Sequence[Marked], scores: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+    """The calls of a verifier whose threshold is the best of the other half of the problems.
+    int64 [chains]
+    """
+    groups = grouped(chains)
+    side = np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % 2
     every = np.concatenate(scores)
     tried = np.unique(np.quantile(every[~np.isnan(every)], np.linspace(0, 1, QUANTILES)))
-    flawed = np.array([one.wrong >= 0 for one in chains])
-    table_of = [[called(own, level) for own in scores] for level in tried]
-    calls = [0] * len(chains)
-    for side in (0, 1):
-        other = np.flatnonzero(half != side)
-        own = np.flatnonzero(half == side)
-        worth = [f1(hits(chains, level)[other], flawed[other]) for level in table_of]
-        best = table_of[int(np.argmax(worth))]
-        for place in own.tolist():
-            calls[place] = best[place]
+    wrong = marks(chains)
+    calls = np.full(len(chains), -1)
+    for half in (0, 1):
+        other = side != half
+        best = -1.0
+        for level in tried:
+            now = np.array(list(map(partial(called, threshold=level), scores)))
+            worth = f1((now == wrong)[other], wrong[other] >= 0)
+            if worth > best:
+                best = worth
+                calls[~other] = now[~other]
     return calls
 
 
 #: what a rule calls that reads nothing but how many steps there are
-RULES: dict[str, Callable[[Marked, np.random.Generator], int]] = {
+RULES: dict[str, Callable[..., int]] = {
     "no step": lambda one, rng: -1,
     "the first step": lambda one, rng: 0,
     "the last step": lambda one, rng: len(one.steps) - 1,
@@ -186,20 +198,19 @@ RULES: dict[str, Callable[[Marked, np.random.Generator], int]] = {
 }
 
 
-def line_of(name: str, chains: Sequence[Marked], calls: Sequence[int]) -> str:
+def line_of(name: str, chains: Sequence[Marked], calls: np.ndarray) -> str:
     """A line of the table."""
-    flawed = np.array([one.wrong >= 0 for one in chains])
-    right = hits(chains, calls)
+    wrong = marks(chains)
+    flawed = wrong >= 0
+    right = wrong == calls
+    groups = grouped(chains)
+    members = [np.flatnonzero(groups == group) for group in range(groups.max() + 1)]
     rng = np.random.default_rng(0)
-    groups: dict[str, list[int]] = {}
-    for place, one in enumerate(chains):
-        groups.setdefault(one.group, []).append(place)
-    members = list(map(np.array, groups.values()))
-    drawn = []
-    for _ in range(RESAMPLES):
+    drawn = np.zeros(RESAMPLES)
+    for turn in range(RESAMPLES):
         some = rng.integers(len(members), size=len(members))
-        places = np.concatenate([members[group] for group in some])
-        drawn.append(f1(right[places], flawed[places]))
+        places = np.concatenate(list(map(members.__getitem__, some)))
+        drawn[turn] = f1(right[places], flawed[places])
     low, high = np.quantile(drawn, [0.025, 0.975])
     whole = statistics.Interval(f1(right, flawed), float(low), float(high)) * 100
     found = 100 * right[flawed].mean() if flawed.any() else np.nan
@@ -209,7 +220,7 @@ def line_of(name: str, chains: Sequence[Marked], calls: Sequence[int]) -> str:
 
 def report(chains: Sequence[Marked], verifiers: dict[str, list[np.ndarray]]) -> str:
     """Markdown, a line a verifier and rule."""
-    flawed = sum(one.wrong >= 0 for one in chains)
+    flawed = int((marks(chains) >= 0).sum())
     lines = [
         row_of(["verifier", f"found, of {flawed}", f"passed, of {len(chains) - flawed}", "F1"])
     ]
@@ -217,7 +228,8 @@ def report(chains: Sequence[Marked], verifiers: dict[str, list[np.ndarray]]) -> 
         lines.append(line_of(name, chains, crossed(chains, scores)))
     for name, rule in RULES.items():
         rng = np.random.default_rng(0)
-        lines.append(line_of(name, chains, [rule(one, rng) for one in chains]))
+        calls = np.array(list(map(partial(rule, rng=rng), chains)))
+        lines.append(line_of(name, chains, calls))
     return table(lines)
 
 
