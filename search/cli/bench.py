@@ -86,7 +86,10 @@ def bench(
     failed = sum(map(tables.failed, rows))
     if rows:
         reports = import_ours("benchmarks.sweep.report")
-        say(f"{reports.report(rows)}\n\n{reports.against_first(rows)}".rstrip())
+        streams = import_ours("benchmarks.sweep.streams")
+        parts = [reports.report(rows), reports.against_first(rows)]
+        parts.append(streams.table(rows, streams.read(results)))
+        say("\n\n".join(filter(None, parts)))
     if len(rows) > failed:
         _draw(rows, out / "figure.png")
     if not whole:
