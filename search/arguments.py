@@ -284,11 +284,17 @@ def check_enough(search: Configured, problems: Sequence[Problem], guide: Guide) 
     if enough > 1:
         raise ValueError(f"enough={enough} is no value of an answer: give a number in [0, 1]")
     for problem in problems:
-        ends = isinstance(problem, Stream) and CHECK in problem.moves.kinds and problem.insist
-        if not ends:
+        stream: Any = problem
+        told = isinstance(problem, Stream) and stream.insist
+        if not told or CHECK not in stream.moves.kinds:
             raise ValueError(
                 f"enough={enough} ends attempts that the search begins, by the move `check`, and "
                 "here it cannot: use the method revise"
+            )
+        if stream.inline and stream.verifies:
+            raise ValueError(
+                f"enough={enough} would end nothing: the problem verifies its answers itself, and "
+                "the first right one ends the attempts; leave it out"
             )
     if isinstance(guide.value, Known):
         raise ValueError(

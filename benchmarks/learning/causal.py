@@ -326,10 +326,15 @@ def kept(probe: Probe, path: Path) -> list[Chain]:
     """
     settings = probe.settings()
     done: dict[str, Chain] = {}
+    statements: dict[str, str] = {}
+    for name, problem in probe.task.problems.items():
+        statements[name] = problem.prompt(problem.initial())
 
     def existing(row: Any) -> None:
         if row["settings"] != settings:
             raise Mixed(f"has other settings, {row['settings']}")
+        if row["problem"] != statements.get(row["id"], row["problem"]):
+            raise Mixed("is of another problem under the same id")
         done[row["id"]] = _chain(row["chain"])
 
     lines = Lines(path, existing, first="id", what="tested chain", flag="--out")
@@ -337,8 +342,8 @@ def kept(probe: Probe, path: Path) -> list[Chain]:
         waiting = list(itertools.filterfalse(done.__contains__, probe.task.problems))
         for start in range(0, len(waiting), AT_ONCE):
             for name, chain in probe.chains(waiting[start : start + AT_ONCE]).items():
-                row = {"id": name, "settings": settings, "chain": asdict(chain)}
-                lines.append(sealed(row))
+                row = {"id": name, "problem": statements[name], "settings": settings}
+                lines.append(sealed({**row, "chain": asdict(chain)}))
                 done[name] = chain
             log.info("%d of %d problems", len(done), len(probe.task.problems))
     finally:

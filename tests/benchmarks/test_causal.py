@@ -42,6 +42,8 @@ def numbers(text: str) -> list[int]:
 class Writer(search.Policy):
     """Adds the numbers one after the other, a line each, then gives its answer."""
 
+    version = "writer"
+
     def __init__(self, follows: bool):
         self.follows = follows
         self.asked = 0
@@ -214,21 +216,21 @@ def test_equal_answers_are_the_same() -> None:
 def test_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(causal, "AT_ONCE", 1)
     path = tmp_path / "sums.jsonl"
-    test = Probe(search.Guide(Writer(True)), TASK)
-    whole = causal.kept(test, path)
+    probe = Probe(search.Guide(Writer(True)), TASK)
+    whole = causal.kept(probe, path)
     lines = path.read_bytes().splitlines(keepends=True)
     assert len(lines) == 3
     path.write_bytes(lines[0] + lines[1][:-9])
     policy = Writer(True)
-    again = replace(test, guide=search.Guide(policy))
-    object.__setattr__(policy, "asked", 0)
-    monkeypatch.setattr(Probe, "settings", lambda self: json.loads(lines[0])["settings"])
+    again = replace(probe, guide=search.Guide(policy))
     assert causal.kept(again, path) == whole and path.read_bytes() == b"".join(lines)
     spent = policy.asked
     assert causal.kept(again, path) == whole and policy.asked == spent > 0
-    monkeypatch.undo()
+    other = {**TASK.problems, "a": TextProblem("Sum: 1 2")}
+    with pytest.raises(ValueError, match="is of another problem under the same id"):
+        causal.kept(replace(probe, task=replace(TASK, problems=other)), path)
     with pytest.raises(ValueError, match="has other settings"):
-        causal.kept(replace(test, seed=1), path)
+        causal.kept(replace(probe, seed=1), path)
 
 
 def refused(policy: Callable[..., Any], problem: search.Problem, **guide: Any) -> None:
@@ -279,8 +281,8 @@ def test_the_shipped_model_by_the_command(tmp_path: Path, monkeypatch: pytest.Mo
     said = (tmp_path / "out" / "c.md").read_text()
     assert "3 of 3 greedy chains" in said and "steps kept" not in said
     guide = guides.load("builtin", slots=8, temperature=0.0)
-    test = Probe(guide, Task("c", {"a": problems[0]}, {"a": "0"}))
-    [end] = test._all([causal.ended(guide, problems[0], (), 0)])
+    probe = Probe(guide, Task("c", {"a": problems[0]}, {"a": "0"}))
+    [end] = probe._all([causal.ended(guide, problems[0], (), 0)])
     for place, step in enumerate(end):
         assert causal.put(guide, problems[0], end[:place], step.text).tokens == step.tokens
     assert not np.isnan(len(end))

@@ -22,7 +22,18 @@ from search.problems.countdown import Countdown
 from search.problems.stream import Moves, Stream
 
 GAME = Countdown((4, 7, 8, 8), 24)
-HARD = Countdown((1, 1, 5, 5), 97)  # there is no solution
+
+
+class Unverified(Countdown):
+    """A puzzle of which nobody says whether an answer is right."""
+
+    verifies = False
+
+    def verify(self, state: Any) -> None:
+        return None
+
+
+HARD = Unverified((1, 1, 5, 5), 97)
 QUESTION = "How many?"
 
 
@@ -106,6 +117,7 @@ def test_a_value_that_is_never_reached_changes_no_chain(shuffle: int | None) -> 
     assert trees[0] == trees[1] and len(trees[0]) > 20
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("enough", [None, 0.9])
 def test_no_chain_is_given_up_before_the_budget_ends(enough: float | None) -> None:
     """Tokens are granted little by little: only chains that are under way at the end, of which
@@ -155,6 +167,7 @@ def test_a_model_with_nothing_to_say_ends_its_chain() -> None:
     assert found.answer is None and found.text.splitlines() == ["\\boxed{1}", "Try again."]
 
 
+@pytest.mark.thorough
 def test_budgets_hold_and_the_same_seed_gives_the_same_tree() -> None:
     """In whichever order replies come. No answer is followed by another attempt before it was
     judged.
@@ -224,10 +237,12 @@ def test_what_would_end_nothing_is_refused(method: str, options: dict[str, Any],
         search.solve(QUESTION, search.Guide(counting, tenths), method, **options)
 
 
-def test_without_a_value_function_or_a_check_it_is_refused() -> None:
+def test_where_it_would_end_nothing_for_other_reasons_it_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing judges them here"):
         search.solve(QUESTION, search.Guide(counting), "revise", enough=0.5)
     bare = Stream(TextProblem(QUESTION), moves=Moves(check=None))
+    with pytest.raises(ValueError, match="the problem verifies its answers itself"):
+        search.solve(GAME, scripted_guide(), "revise", enough=0.5)
     with pytest.raises(ValueError, match="by the move `check`"):
         search.solve(bare, search.Guide(counting, tenths), "revise", enough=0.5)
 
