@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from search.guide import Guide, check_kind
+from search.guide import Guide, Known, check_kind
 from search.imports import import_ours
 from search.methods.presets import PRESETS, SEARCHES, Preset, preset, searching
 from search.parts import is_ours, label, short
 from search.problem import Problem, check_members
-from search.problems.stream import Stream
+from search.problems.stream import CHECK, Stream
 from search.scheduling.budget import Budget
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: async (search: search.Search, *, options) -> None
 Method = Callable[..., Coroutine[Any, Any, None]]
 
-CHOOSERS = ("majority", "weighted", "best", "most_visited")  #: of `search.choose`
+CHOOSERS = ("majority", "weighted", "best", "most_visited", "verdict")  #: of `search.choose`
 
 #: numbers of streams that are options of the methods that make them, and their least values
 STREAM_OPTIONS = {"attempts": 1, "min_tokens": 0, "max_tokens": 0}
@@ -271,6 +271,35 @@ def check_steps(method: Method, guide: Guide) -> None:
         raise ValueError(
             f"{name} goes on from steps, and the server answers in whole turns and continues "
             "none: use sample"
+        )
+
+
+def check_enough(search: Configured, problems: Sequence[Problem], guide: Guide) -> None:
+    """Raises ValueError where the option `enough` of sampled chains is none, or would end nothing:
+    the search begins no attempts, or nothing judges them.
+    """
+    enough = search.options.get("enough")
+    if enough is None or search.function is not searching("sample"):
+        return
+    if enough > 1:
+        raise ValueError(f"enough={enough} is no value of an answer: give a number in [0, 1]")
+    for problem in problems:
+        stream: Any = problem
+        told = isinstance(problem, Stream) and stream.insist
+        if not told or CHECK not in stream.moves.kinds:
+            raise ValueError(
+                f"enough={enough} ends attempts that the search begins, by the move `check`, and "
+                "here it cannot: use the method revise"
+            )
+        if stream.inline and stream.verifies:
+            raise ValueError(
+                f"enough={enough} would end nothing: the problem verifies its answers itself, and "
+                "the first right one ends the attempts; leave it out"
+            )
+    if isinstance(guide.value, Known):
+        raise ValueError(
+            f"enough={enough} goes by the values of answers, and nothing judges them here: give a "
+            "value function"
         )
 
 

@@ -28,6 +28,8 @@ class Finish:
     log_prob  of its chain under the policy, nan unknown
     independent  whether the chains are independent samples, so that visits tell how often it was
                  drawn
+    verdict   of a stream (`search.problems.stream`): what the model itself says of the lines that
+              stand (`Stream.verdict`); None: nothing
     """
 
     node: int
@@ -37,6 +39,7 @@ class Finish:
     visits: int
     log_prob: float = math.nan
     independent: bool = False
+    verdict: bool | None = None
 
     @property
     def score(self) -> float:
@@ -61,6 +64,7 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
              other problems' answers are canonical
     """
     found = []
+    own = getattr(problem, "verdict", None)
     for node, reward in tree.finished.items():
         answer = problem.answer(tree.states[node])
         if answer is not None:
@@ -69,7 +73,10 @@ def finishes(tree: Tree, problem: Problem, classes: Classes | None = None) -> li
                 value = tree.value(node)
             visits = tree.visits(node)
             log_prob = math.fsum(tree.log_probs[edge] for edge in tree.path(node))
-            found.append(Finish(node, answer, reward, value, visits, log_prob, tree.independent))
+            finish = Finish(node, answer, reward, value, visits, log_prob, tree.independent)
+            if own is not None:
+                finish = replace(finish, verdict=own(tree.states[node]))
+            found.append(finish)
     if classes is not None and getattr(problem, "open_answers", False) and len(found) > 1:
         return merge_equal(found, classes)
     return found
@@ -127,6 +134,17 @@ def weighted(found: Sequence[Finish]) -> Finish:
     return _vote(found, scored=True)
 
 
+def verdict(found: Sequence[Finish]) -> Finish:
+    """As `majority`, of the streams alone that say of no line of theirs that it is wrong
+    (`Finish.verdict`); of all where that leaves none.
+    """
+    return majority(_approved(found))
+
+
+def _approved(found: Sequence[Finish]) -> Sequence[Finish]:
+    return [finish for finish in found if finish.verdict is not False] or found
+
+
 def best(found: Sequence[Finish]) -> Finish:
     """The state with the highest reward or value (best-of-N; Cobbe et al. 2021); the first of
     equals.
@@ -157,8 +175,10 @@ def votes(
     """(Chains that end with the answer of `chosen`, chains that end with any); None where
     `choose` does not let chains vote, or there is only one.
     """
-    if choose not in (None, majority, weighted):
+    if choose not in (None, majority, weighted, verdict):
         return None
+    if choose is verdict:
+        found = _approved(found)
     chains = [max(1, finish.visits) for finish in found]
     if counts(found) != chains:  # a tree has each chain once, however often it was visited
         chains = [1] * len(found)

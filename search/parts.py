@@ -390,14 +390,14 @@ def _plain(number: Any) -> Any:
     return number
 
 
-def given(
-    policy: Policy, problem: Problem, state: State, *, stuck: bool = False
-) -> TextStep | None:
+def given(policy: Policy, problem: Problem, state: State, **known: bool) -> TextStep | None:
     """The step that the search itself puts behind `state`, because the problem says that it is due
     (`search.problems.stream.Stream.due`); None: the policy goes on, or nobody where it is stuck.
+
+    known  what else `due` is to know: stuck, enough
     """
     due = getattr(problem, "due", None)
-    if due is None or (line := due(state, stuck=stuck)) is None:
+    if due is None or (line := due(state, **known)) is None:
         return None
     if hasattr(policy, "given"):
         step: TextStep = policy.given(problem, state, line)

@@ -40,9 +40,11 @@ def _goes_by_values(value: Value, method: Configured) -> bool:
 
     if method.function is not searching("sample"):
         return True
+    if method.options.get("enough") is not None:
+        return True
     # a vote that weighs all chains alike
     alike = method.choose in (None, choose.weighted) and isinstance(value, Known)
-    return method.choose is not choose.majority and not alike
+    return method.choose not in (choose.majority, choose.verdict) and not alike
 
 
 class Remarks:

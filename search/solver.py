@@ -19,6 +19,7 @@ from search.arguments import (
     Method,
     check_arguments,
     check_budget,
+    check_enough,
     check_steps,
     configured,
     guide_of,
@@ -67,8 +68,9 @@ def solve(
              rejection, dvts, rebase); "my.module:function", or an `async def` that works with a
              `search.Search`
     budget   a Budget or text such as "tokens=2000,seconds=10"; None: the guide's own
-    choose   "majority", "weighted", "best" or "most_visited" (`search.choose`), or a function like
-             them; None: the method's own, else a verified state first, else the weighted vote
+    choose   "majority", "weighted", "best", "most_visited" or "verdict" (`search.choose`), or a
+             function like them; None: the method's own, else a verified state first, else the
+             weighted vote
     progress show a bar if the search takes long; None: where somebody is looking (a terminal or a
     notebook)
     options  of the method, for example branch=8
@@ -243,6 +245,7 @@ def prepared(
     spend = budget or guide.budget
     check_budget(spend, guide)
     check_steps(search.function, guide)
+    check_enough(search, ready, guide)
     log_note(guide.value, search)
     look_at(guide, ready)
     return Prepared(ready, guide, search, spend)

@@ -148,12 +148,12 @@ def _budget_table(methods: dict[str, list[Row]], at: Levels) -> list[list[str]]:
     for method, own in methods.items():
         # a budget that this method was not given and cannot be read off stays empty
         rates = _rates(own, columns, at.budgets(own))
-        last = _last(own)
+        largest = last(own)
         costs = [
-            f"{_mean(last, 'generated'):,.0f}",
-            f"{_mean(last, 'prefilled'):,.0f}",
-            scientific(_mean(last, "flops")),
-            f"{_mean(last, 'rows'):.0f}",
+            f"{_mean(largest, 'generated'):,.0f}",
+            f"{_mean(largest, 'prefilled'):,.0f}",
+            scientific(_mean(largest, "flops")),
+            f"{_mean(largest, 'rows'):.0f}",
         ]
         rest = [notes[method][name] or "-" for name in noted]
         lines.append([method, str(len(own)), *map(_cell, rates), *costs, *rest])
@@ -207,7 +207,7 @@ def _mean(rows: Sequence[Row], column: str) -> float:
     return statistics.fmean(cells) if cells else math.nan
 
 
-def _last(rows: Sequence[Row]) -> list[Row]:
+def last(rows: Sequence[Row]) -> list[Row]:
     """The rows with the largest budget, but for those of searches that failed."""
     most = max(map(limit_of, rows), key=lambda limit: limit.amount).amount
     return [row for row in sound(rows) if limit_of(row).amount == most]
@@ -235,7 +235,7 @@ def brief(rows: Sequence[Row], at: Levels = DEFAULT) -> str:
         for level in columns:
             rate = means(table(own, within(level)) if level in available else {})
             cells.append(f"{100 * rate.mean():.1f}" if rate.size else "-")
-        lines.append(line([f"`{method}`", *cells, scientific(_mean(_last(own), "flops"))]))
+        lines.append(line([f"`{method}`", *cells, scientific(_mean(last(own), "flops"))]))
     return markdown(lines)
 
 

@@ -23,6 +23,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import search
-from benchmarks.sweep import report, rows
+from benchmarks.sweep import report, rows, streams
 from benchmarks.sweep.plan import Limit, Run, Task, read_budgets, read_runs, task_named
 from benchmarks.tasks import TASKS
 from search.arguments import chooser_of
@@ -74,12 +75,16 @@ def sweep(
     limit     searches that run at once, None: as `search.solve_many` chooses;  progress: show a
               bar; None: where somebody is looking
 
+    What streams did stands beside it (`benchmarks.sweep.streams`).
+
     A search whose requests failed is a row with stopped=error, and a second start does it again.
     False: Ctrl-C ended it, with all that was finished kept.
     Raises ValueError for what cannot be measured, before any search; whatever else a search raises.
     """
-    results = rows.Results(out)
+    files = ExitStack()
     try:
+        results = files.enter_context(closing(rows.Results(out)))
+        moves = files.enter_context(closing(streams.Streams(out)))
         jobs = _jobs(task, runs, budgets, seeds)
         guides = {job.kind: job.runs[0].guide(load) for job in jobs}
         version = load().version
@@ -97,13 +102,14 @@ def sweep(
             [(job.kind, job.limit.amount, len(left)) for job, left in waiting], progress
         ) as bar:
             for job, left in waiting:
-                if not _search(task, job, left, guides[job.kind], version, results, bar, limit):
+                guide = guides[job.kind]
+                if not _search(task, job, left, guide, version, results, moves, bar, limit):
                     return False
         return True
     except KeyboardInterrupt:  # between two calls of `solve_many`, or after the last search of one
         return False
     finally:
-        results.close()
+        files.close()
 
 
 def _jobs(task: Task, runs: Sequence[Run], budgets: Sequence[Limit], seeds: int) -> list[Job]:
@@ -136,6 +142,7 @@ def _search(
     guide: Guide,
     version: str,
     results: rows.Results,
+    moves: streams.Streams,
     bar: Progress,
     limit: int | None,
 ) -> bool:
@@ -162,6 +169,7 @@ def _search(
         for run in _missing(results, task, name, job):
             outcome = _outcome(task, name, solution, run.chooser, guide)
             found.append({**cells, "method": run.text, **outcome})
+        moves.write(found, streams.behaviours(solution, task.targets.get(name)))
         results.write(found)
         bar.add(job.kind, job.limit.amount, solution.usage.generated)
 
@@ -318,7 +326,10 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> bool:
     """Do what the flags ask for; False where Ctrl-C ended it."""
     if args.report:
-        log.info("\n%s", report.requested(args))
+        parts = [report.requested(args)]
+        if not args.compare:
+            parts.append(streams.table(rows.read(args.report), streams.read(args.report)))
+        log.info("\n%s", "\n\n".join(filter(None, parts)))
         return True
     import guides
 

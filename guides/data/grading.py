@@ -160,11 +160,14 @@ class Replay:
 
     answer  the regular expression that marked the answer of open text in the search; None: the
             problem knows
+    problem  as it was searched; None: it is made again from the trace
     """
 
-    def __init__(self, trace: Trace, answer: str | None = None):
+    def __init__(self, trace: Trace, answer: str | None = None, problem: Problem | None = None):
         self.trace = trace
         self._answer = answer
+        if problem is not None:
+            self.problem = problem
 
     @cached_property
     def problem(self) -> Problem:

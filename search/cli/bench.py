@@ -98,8 +98,11 @@ def bench(
     failed = sum(map(tables.failed, rows))
     if rows:
         reports = import_ours("benchmarks.sweep.report")
+        streams = import_ours("benchmarks.sweep.streams")
         at = reports.Levels(tuple(limits))
-        say(f"{reports.report(rows, at=at)}\n\n{reports.against_first(rows, at)}".rstrip())
+        parts = [reports.report(rows, at=at), reports.against_first(rows, at)]
+        parts.append(streams.table(rows, streams.read(results)))
+        say("\n\n".join(filter(None, parts)))
         with atomic(out / "table.tex") as part:
             part.write_text(reports.latex_report(rows, at))
     if len(rows) > failed:

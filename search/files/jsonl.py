@@ -38,7 +38,7 @@ class Lines:
     """
 
     def __init__(
-        self, path: Path, existing: Callable[[Any], None], *, first: str, what: str, flag: str
+        self, path: Path, existing: Callable[[Any], object], *, first: str, what: str, flag: str
     ):
         self.path = path
         self._what = what
@@ -67,7 +67,7 @@ class Lines:
     def close(self) -> None:
         self._file.close()
 
-    def _resume(self, data: bytes, existing: Callable[[Any], None], beginning: bytes) -> None:
+    def _resume(self, data: bytes, existing: Callable[[Any], object], beginning: bytes) -> None:
         """Take up the lines of an earlier run."""
         *lines, rest = data.split(b"\n")
         for number, line in enumerate(lines, 1):

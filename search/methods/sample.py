@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ async def sample(
     chains: int | None = None,
     wave: int = 8,
     solutions: int | None = 1,
+    enough: float | None = None,
 ) -> None:
     """Sample chains until `solutions` are verified, `chains` are there, or the budget ends.
 
@@ -40,6 +42,9 @@ async def sample(
     wave       chains sampled side by side; a new one begins as one ends
     solutions  different ones that the problem verifies, after which a search ends; None: it goes on
                as if the problem did not verify
+    enough     in [0, 1], of a stream whose attempts the search begins: an answer whose value is at
+               least so much is the last, and the search says of it that it is right. None: there
+               are as many attempts as there may be
 
     A simulation is one chain. Chains share their common beginnings in the tree; a step's prior
     there is its share of the samples.
@@ -47,7 +52,7 @@ async def sample(
     search.tree.independent = True
     search.tree.visit(0, 0.5)
     flight = InFlight(search.meter, search.guide, wave, FIRST)
-    await _Samples(search, flight, solutions).all(chains)
+    await _Samples(search, flight, solutions, enough).all(chains)
     _share_priors(search.tree)
 
 
@@ -59,6 +64,7 @@ class _Chain:
     children  the legal steps
     illegal   the others, each with the number of the legal ones before it
     dead      an illegal step has ended it
+    value     what was good enough to end it (`sample`); nan: nothing was
     """
 
     state: State
@@ -66,6 +72,7 @@ class _Chain:
     children: list[Child] = field(default_factory=list)
     illegal: list[tuple[int, Step]] = field(default_factory=list)
     dead: bool = False
+    value: float = math.nan
 
 
 class _Samples:
@@ -75,9 +82,12 @@ class _Samples:
     arrivals chains that ended at a node before it was judged
     """
 
-    def __init__(self, search: Search, flight: InFlight, solutions: int | None):
+    def __init__(
+        self, search: Search, flight: InFlight, solutions: int | None, enough: float | None
+    ):
         self.solutions = solutions
-        self.problem = search.problem
+        self.enough = enough
+        self.problem: Any = search.problem
         self.guide = search.guide
         self.meter = search.meter
         self.tree = search.tree
@@ -125,9 +135,14 @@ class _Samples:
         policy = self.guide.policy
         lane.job = "write"
         calls = policy.max_steps if policy.backends else 0
-        self.flight.start(
-            lane, _piece(self.problem, self.guide, lane.state), policy.chain_tokens, calls
-        )
+        asks = _piece(self.problem, self.guide, lane.state, self.enough)
+        self.flight.start(lane, asks, policy.chain_tokens, calls)
+
+    def _weigh(self, lane: Lane, enough: float) -> None:
+        value = self.guide.value
+        lane.job = "weigh"
+        asks = _weigh(self.problem, self.guide, lane.state, enough)
+        self.flight.start(lane, asks, value.tokens, value.calls, max(1, value.calls))
 
     def _take(self, child: Ended) -> None:
         lane = child.owner
@@ -145,11 +160,14 @@ class _Samples:
             self._end(lane, finished=False, counts=bool(lane.node))
             return
         self.failures = 0
-        more = error is None and not chain.dead and child.grant.short
+        short = child.grant.short or lane.job == "weigh"
+        more = error is None and not chain.dead and short
         before = lane.node
         lane.node = self._write(lane.node, chain)
         if lane.node in self.tree.finished:
             self._finished(lane)
+        elif self.enough is not None and self.problem.pauses(chain.state):
+            self._weigh(lane, self.enough)
         elif more and lane.node != before and len(chain.state) < self.guide.policy.max_steps:
             self._go_on(lane)
         else:
@@ -207,6 +225,8 @@ class _Samples:
         """
         node = lane.node
         self.values.setdefault(node, self.tree.finished[node])
+        if self.values[node] is None and not math.isnan(lane.state.value):
+            self.values[node] = lane.state.value
         if self.values[node] is not None:
             self._end(lane, finished=True)
         elif self.arrivals[node]:  # it is being judged for another chain
@@ -243,25 +263,46 @@ class _Samples:
         self.tree.visit(node, 0.5 if unknown else value)  # type: ignore[arg-type]
 
 
-async def _piece(problem: Problem, guide: Guide, chain: _Chain) -> RequestFailed | None:
+async def _piece(
+    problem: Any, guide: Guide, chain: _Chain, enough: float | None
+) -> RequestFailed | None:
     """Sample on as far as the grant lasts; the error where not even one step came. Where a step is
     illegal, and the problem has a line for that (`Stream.due`), the chain goes on behind it.
+
+    enough  as `sample` has it: then no further than to the end of an attempt
     """
     while True:
+        part = problem if enough is None else problem.attempt(chain.state)
         try:
-            steps = await completed(guide.policy, problem, chain.state, chain.rng)
+            steps = await completed(guide.policy, part, chain.state, chain.rng)
         except RequestFailed as error:
-            return error
-        chain.dead = False
+            # behind a line of the search's it may go on with more tokens
+            return None if chain.children and isinstance(error, BudgetSpent) else error
         for step in steps:
             if not await _add(problem, chain, step):
                 chain.illegal.append((len(chain.children), step))
                 chain.dead = True
                 break
-        line = given(guide.policy, problem, chain.state, stuck=True) if chain.dead else None
-        if line is None:
+        if chain.dead:
+            line = given(guide.policy, problem, chain.state, stuck=True)
+            if line is None:
+                return None
+            chain.dead = False
+            await _add(problem, chain, line)
+        elif enough is None or part.attempts == problem.read(chain.state).attempt:
             return None
-        await _add(problem, chain, line)
+
+
+async def _weigh(problem: Problem, guide: Guide, chain: _Chain, enough: float) -> None:
+    """Judge an answer, and write what stands behind it: the line that ends the chain where its
+    value is `enough`, else that of another attempt.
+    """
+    value = await state_value(problem, guide, chain.state, math.nan, chain.rng)
+    line = given(guide.policy, problem, chain.state, enough=value >= enough)
+    assert line is not None
+    await _add(problem, chain, line)
+    if value >= enough:
+        chain.value = value
 
 
 async def _add(problem: Problem, chain: _Chain, step: Step) -> bool:

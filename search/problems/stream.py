@@ -273,10 +273,13 @@ class Stream:
             return True
         return not self.checked and not self._goes_on(state, reading)
 
-    def due(self, state: Sequence[TextStep], stuck: bool = False) -> str | None:
+    def due(
+        self, state: Sequence[TextStep], stuck: bool = False, enough: bool = False
+    ) -> str | None:
         """The line that the search has to write behind `state`; None: the model goes on.
 
-        stuck  the line that the model wrote there is none that the rules allow
+        stuck   the line that the model wrote there is none that the rules allow
+        enough  the answer that stands is good enough to be the last
         """
         if not self.insist or self.is_terminal(state):
             return None
@@ -285,12 +288,20 @@ class Stream:
         if not answered and not stuck:
             spent = 0 < self.max_tokens <= token_count(state)
             return self.final if spent and reading.asked < 0 else None
-        checks = answered and self.inline and CHECK in self.moves.kinds
-        if checks and self.problem.verify(reading.state) == 1.0:
+        checks = answered and CHECK in self.moves.kinds
+        if checks and (enough or (self.inline and self.problem.verify(reading.state) == 1.0)):
             return self.moves.say(True)
         if self._goes_on(state, reading):
             return self.moves.again
         return self.final if stuck and self.max_tokens and reading.asked < 0 else None
+
+    def pauses(self, state: Sequence[TextStep]) -> bool:
+        """Whether the search begins another attempt behind the answer that stands."""
+        return self.due(state) == self.moves.again is not None
+
+    def attempt(self, state: Sequence[TextStep]) -> Stream:
+        """This stream with no attempt behind that of `state`."""
+        return replace(self, attempts=self.read(state).attempt)
 
     def _goes_on(self, state: Sequence[TextStep], reading: Reading) -> bool:
         """Whether another attempt begins behind an answer."""
@@ -310,6 +321,20 @@ class Stream:
         if self.turns or reading.before is None or self._answers(reading):
             return reading.state
         return reading.before
+
+    def verdict(self, state: Sequence[TextStep]) -> bool | None:
+        """What the model itself says of the lines that stand, by its last check of each: False
+        where one is wrong, else True; None where it has checked none. What the search wrote does
+        not count.
+        """
+        reading = self.read(state)
+        standing = {place for place, _ in reading.standing}
+        said = {}
+        for made in reading.made:
+            own = made.move.kind == CHECK and state[made.place].finish != GIVEN
+            if own and made.about in standing:
+                said[made.about] = made.move.right is True
+        return all(said.values()) if said else None
 
     def _answers(self, reading: Reading) -> bool:
         """Whether an answer stands."""
