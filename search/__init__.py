@@ -22,7 +22,8 @@ _WHERE = {
     "guide": ("Guide", "Uniform", "Known"),
     "checks": ("check_policy", "check_value", "check_method"),
     "methods.session": ("Search",),
-    "scheduling.scheduler": ("Asks", "ask", "parallel", "run"),
+    "scheduling.driver": ("run",),
+    "scheduling.scheduler": ("Asks", "ask", "parallel"),
     "scheduling.requests": (
         "Generate", "Score", "Forward", "Call", "Generated", "Scored", "Reply", "RequestFailed",
         "Cancelled", "BudgetSpent",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from search.problem import IllegalStep, Problem, TextProblem, TextStep, check_problem
     from search.running import Running, start
     from search.scheduling.budget import Budget, Meter
+    from search.scheduling.driver import run
     from search.scheduling.requests import (
         Backend,
         BudgetSpent,
@@ -72,7 +74,7 @@ if TYPE_CHECKING:
         Usage,
         check_backend,
     )  # fmt: skip
-    from search.scheduling.scheduler import Asks, ask, parallel, run
+    from search.scheduling.scheduler import Asks, ask, parallel
     from search.solution import Solution
     from search.solver import solve, solve_many
     from search.trace import Trace

@@ -15,7 +15,7 @@ from search.guide import Guide, Uniform
 from search.parts import Policy, Value, completed, part_name
 from search.problem import IllegalStep, Problem, State
 from search.scheduling.budget import Budget
-from search.scheduling.scheduler import run
+from search.scheduling.driver import run
 from search.solver import solve
 
 #: what parts are examined on where no other problem is given

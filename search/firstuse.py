@@ -21,7 +21,8 @@ import numpy as np
 from search.guide import Guide
 from search.parts import Policy, Value, examined, is_ours, part_name, proposed
 from search.problem import Mistake, Problem, State, check_start
-from search.scheduling.scheduler import Asks, run
+from search.scheduling.driver import run
+from search.scheduling.scheduler import Asks
 
 log = logging.getLogger(__name__)
 

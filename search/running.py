@@ -22,8 +22,9 @@ from search.progress import INTERVAL, SHARE, best_so_far
 from search.remarks import Remarks
 from search.scheduling import stopwatch
 from search.scheduling.budget import Budget, Meter
+from search.scheduling.driver import run
 from search.scheduling.requests import Backend, Timer, Usage
-from search.scheduling.scheduler import Asks, ask, attended, parallel, run
+from search.scheduling.scheduler import Asks, ask, attended, parallel
 from search.scheduling.workers import Workers
 from search.solver import Prepared, prepared, searched, side_by_side
 

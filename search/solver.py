@@ -34,8 +34,9 @@ from search.progress import Watch
 from search.remarks import Remarks, log_note
 from search.scheduling.budget import Budget, Meter
 from search.scheduling.clock import Clock
+from search.scheduling.driver import run
 from search.scheduling.requests import Backend
-from search.scheduling.scheduler import Asks, metered, parallel, run
+from search.scheduling.scheduler import Asks, metered, parallel
 
 if TYPE_CHECKING:
     from search.choose import Chooser

@@ -50,6 +50,9 @@ ROWS = (
         "search.firstuse",
         "search.progress",
         "search.solver",
+        "search.running",
+        "search.cluster",
+        "search.serving",
         "search.checks",
         "search.files",
     ),
@@ -113,7 +116,7 @@ KERNELS = (  # what may import numba in `search`
 # what `search` never imports
 HEAVY = {"torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"}
 # what `search` imports inside functions only,
-LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib"}
+LATE = {"pyarrow", "networkx", "sympy", "typer", "rich", "tqdm", "matplotlib", "ray"}
 # but for what these are made of
 TERMINAL = {"search.cli": {"typer", "rich"}, "search.view": {"rich"}}
 # where the built-in kinds may be named

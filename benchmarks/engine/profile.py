@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent.parent.parent
 PARTS = {  # of a file's path below the project
     "search/scheduling/scheduler.py": "scheduling",
+    "search/scheduling/driver.py": "scheduling",
     "search/scheduling/budget.py": "scheduling",
     "search/scheduling/requests.py": "scheduling",
     "search/tree/tree.py": "tree",

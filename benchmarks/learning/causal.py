@@ -48,7 +48,8 @@ from search.parts import completed
 from search.problem import IllegalStep, Problem, State, TextProblem, TextStep
 from search.problems.chains import Chains, compute, read
 from search.problems.stream import Stream
-from search.scheduling.scheduler import Asks, parallel, run
+from search.scheduling.driver import run
+from search.scheduling.scheduler import Asks, parallel
 from search.solver import seed_of
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,8 @@ from benchmarks.output import table
 from benchmarks.sweep import statistics
 from search.files.atomic import atomic
 from search.problem import TextProblem, TextStep
-from search.scheduling.scheduler import parallel, run
+from search.scheduling.driver import run
+from search.scheduling.scheduler import parallel
 from search.solver import seed_of
 
 log = logging.getLogger(__name__)

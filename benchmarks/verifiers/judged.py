@@ -22,7 +22,7 @@ from guides.data.labels import Labels
 from guides.data.trace_tokens import TraceReader
 from guides.training.metrics import auroc
 from search.files.atomic import atomic
-from search.scheduling.scheduler import run
+from search.scheduling.driver import run
 from search.trace import Trace
 
 log = logging.getLogger(__name__)

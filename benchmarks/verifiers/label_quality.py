@@ -36,7 +36,8 @@ from guides.data.labellers import Target, by_bisection, by_rollouts
 from guides.values.rollout import Rollout
 from search.guide import Guide
 from search.problems.chains import Chains, State, generate
-from search.scheduling.scheduler import Asks, parallel, run
+from search.scheduling.driver import run
+from search.scheduling.scheduler import Asks, parallel
 from search.solver import seed_of
 from search.trace import Trace
 

@@ -28,7 +28,8 @@ from search.files.jsonl import Lines, Mixed
 from search.files.partition import WHOLE, Shard
 from search.guide import Policy
 from search.scheduling.budget import Budget, Meter
-from search.scheduling.scheduler import metered, parallel, run
+from search.scheduling.driver import run
+from search.scheduling.scheduler import metered, parallel
 from search.trace import Trace
 
 log = logging.getLogger(__name__)

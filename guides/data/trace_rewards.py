@@ -32,7 +32,8 @@ from guides.values.prm import PRM
 from search.chain import GIVEN, TextStep, chain_text
 from search.choose import Finish, counts, merge_equal
 from search.problem import checked_reward
-from search.scheduling.scheduler import parallel, run
+from search.scheduling.driver import run
+from search.scheduling.scheduler import parallel
 from search.solver import seed_of
 
 log = logging.getLogger(__name__)

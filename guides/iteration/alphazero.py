@@ -45,7 +45,8 @@ from search.guide import Guide
 from search.kinds import kind_of
 from search.methods.selfplay import BoardProblem, selfplay, think
 from search.scheduling.budget import Budget, Meter
-from search.scheduling.scheduler import metered, parallel, run
+from search.scheduling.driver import run
+from search.scheduling.scheduler import metered, parallel
 from search.solver import seed_of
 from search.trace import Trace
 

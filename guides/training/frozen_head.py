@@ -28,8 +28,9 @@ from guides.training.losses import trust
 from guides.training.trainer import Order
 from models.engine.engine import Engine
 from search.files.atomic import atomic
+from search.scheduling.driver import run
 from search.scheduling.requests import RequestFailed, Score, Scored
-from search.scheduling.scheduler import ask, parallel, run
+from search.scheduling.scheduler import ask, parallel
 
 if TYPE_CHECKING:
     from guides.training.options import Options

@@ -18,7 +18,7 @@ from guides.data.labels import DOUBT
 from guides.training.calibration import Line, cross_entropy, fit
 from guides.training.metrics import auroc, best_of_k, majority_at_k
 from models.checkpoints.heads import ValueHead
-from search.scheduling.scheduler import run
+from search.scheduling.driver import run
 
 BINS = 15  #: of the expected calibration error (Guo et al. 2017), equally wide
 FEWEST = 20  #: problems from which on their mean AUROC is taken for that of the head

@@ -14,8 +14,8 @@ import guides
 import search
 from models.checkpoints.checkpoint import save_model
 from search.problem import TextStep
+from search.scheduling.driver import run
 from search.scheduling.requests import Score
-from search.scheduling.scheduler import run
 
 SETTINGS = {
     "format": 1,

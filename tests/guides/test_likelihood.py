@@ -24,8 +24,8 @@ from models.checkpoints.checkpoint import save_model
 from search.checks import check_value
 from search.guide import Guide
 from search.problem import TextProblem, TextStep
+from search.scheduling.driver import run
 from search.scheduling.requests import RequestFailed, Scored
-from search.scheduling.scheduler import run
 
 PROBLEM = TextProblem("say something")
 CHAIN = (TextStep("one and two"), TextStep("three"))

@@ -32,8 +32,8 @@ from search.guide import Guide
 from search.problem import TextProblem, TextStep
 from search.problems.countdown import Countdown
 from search.scheduling.budget import Budget
+from search.scheduling.driver import run
 from search.scheduling.requests import Generate, RequestFailed, Score, Scored
-from search.scheduling.scheduler import run
 
 PROBLEM = TextProblem("What is 2 + 2?")
 PREFIX = (TextStep("two and two"),)

@@ -40,7 +40,7 @@ from guides.values.prm_formats import FORMATS, read_format
 from guides.values.prm_reader import Reader
 from search.cli.main import main
 from search.problem import TextStep
-from search.scheduling.scheduler import run
+from search.scheduling.driver import run
 from search.trace import Trace
 
 

@@ -27,8 +27,9 @@ from models.scripted import scripted
 from search.guide import Guide
 from search.repetition import repeats, stutters
 from search.scheduling.budget import Budget, Meter
+from search.scheduling.driver import run
 from search.scheduling.requests import Generate, Generated, NothingLeft
-from search.scheduling.scheduler import granted, run
+from search.scheduling.scheduler import granted
 
 OPEN = [
     "```python\nx = 1", "Look:\n```\na", "~~~\n```\n~~~\n```sh", "1. So\n   ```\n   y",

@@ -17,7 +17,7 @@ from guides.data.labellers import by_rollouts
 from guides.engines import Loaded
 from guides.policies.lm import LM
 from models import Scripted
-from search.scheduling.scheduler import run
+from search.scheduling.driver import run
 from search.trace import Trace
 
 Z = 4.5  # standard errors that a mean may be off: 7 in a million

@@ -32,7 +32,7 @@ import guides
 import search
 from models.checkpoints.checkpoint import save_model
 from search.problem import TextStep
-from search.scheduling.scheduler import run
+from search.scheduling.driver import run
 
 CHAT = (
     "{% for m in messages %}<|start|>{{ m['role'] }}<|end|>\n\n{{ m['content'] | trim "

@@ -26,8 +26,8 @@ from search.cli.main import main
 from search.guide import Guide
 from search.problem import TextStep
 from search.scheduling.budget import Budget
+from search.scheduling.driver import run
 from search.scheduling.requests import Generate, RequestFailed, Score, Untold, check_backend
-from search.scheduling.scheduler import run
 
 OURS = marked(TOKENIZER)
 CHAT = {"chat": "only", "told_ids": False}

@@ -31,8 +31,8 @@ from models import Server
 from models.server import handshake
 from search.cli.main import main
 from search.problem import TextStep
+from search.scheduling.driver import run
 from search.scheduling.requests import Generate, RequestFailed
-from search.scheduling.scheduler import run
 
 MODELS = os.environ.get("COPSE_TEST_MODELS")
 FOLDER = Path(MODELS or ".") / "smollm2-135m"

@@ -28,12 +28,12 @@ from search.checks import check_policy
 from search.cli.main import main
 from search.guide import Guide
 from search.scheduling.budget import Budget
+from search.scheduling.driver import run
 from search.scheduling.requests import (
     Generate,
     Generated,
     RequestFailed,
 )
-from search.scheduling.scheduler import run
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import search
 from search.guide import Guide
 from search.scheduling.budget import Budget, Meter
+from search.scheduling.driver import run
 from search.scheduling.failures import FEWEST, Failures
 from search.scheduling.requests import BudgetSpent, Call, Cancelled, Reply, RequestFailed
-from search.scheduling.scheduler import ask, granted, metered, parallel, run
+from search.scheduling.scheduler import ask, granted, metered, parallel
 
 CRASH = RequestFailed("it got no answer: its process ended with SIGSEGV")
 

@@ -143,8 +143,9 @@ def test_a_text_beyond_the_context_is_a_failure_where_nothing_else_came():
 
 
 def test_grants_count_into_the_meter_of_their_search():
+    from search.scheduling.driver import run
     from search.scheduling.scheduler import ask as asked
-    from search.scheduling.scheduler import granted, metered, run
+    from search.scheduling.scheduler import granted, metered
 
     guide = scripted_guide(dies(0))
     backend = next(iter(guide.backends))

@@ -24,8 +24,8 @@ from search.methods.expand import Child, Growth, similarity, write
 from search.problem import TextStep
 from search.problems.countdown import Countdown
 from search.scheduling.budget import Budget
+from search.scheduling.driver import run
 from search.scheduling.requests import Avoided, RequestFailed
-from search.scheduling.scheduler import run
 from search.solver import side_by_side
 from search.tree.tree import Tree
 

@@ -15,8 +15,8 @@ import search
 from guides.values.rollout import Rollout
 from search.guide import Guide, Uniform
 from search.problems.countdown import Countdown
+from search.scheduling.driver import run
 from search.scheduling.requests import RequestFailed
-from search.scheduling.scheduler import run
 
 
 def test_unknown_methods_options_and_problems_are_refused_before_anything_runs():

@@ -221,8 +221,8 @@ def test_extras_and_what_they_are_for() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    assert set(extras) == {"math", "train", "bench", "all", "test", "dev", "peers"}
-    assert extras["all"] == ["copse-search[math,train,bench]"]
+    assert set(extras) == {"math", "train", "bench", "serve", "ray", "all", "test", "dev", "peers"}
+    assert extras["all"] == ["copse-search[math,train,bench,serve]"]
 
 
 SEARCHES = """

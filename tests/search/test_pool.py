@@ -18,9 +18,10 @@ from guides.engines import Loaded
 from guides.policies.lm import LM
 from search.guide import Guide
 from search.scheduling.budget import Budget, Grant, Meter
+from search.scheduling.driver import run
 from search.scheduling.pool import Pool
 from search.scheduling.requests import Cancelled, Generate, Reply, RequestFailed, Usage
-from search.scheduling.scheduler import ask, metered, run
+from search.scheduling.scheduler import ask, metered
 
 
 class Ticking:

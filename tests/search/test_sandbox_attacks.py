@@ -21,8 +21,9 @@ from sandbox_cases import SLEEP, Surroundings, appears, left_over, need_a_sandbo
 import search
 from search.sandbox import Limits
 from search.sandbox.functions import SandboxedFunction
+from search.scheduling.driver import run
 from search.scheduling.requests import Call, RequestFailed
-from search.scheduling.scheduler import ask, run
+from search.scheduling.scheduler import ask
 from search.scheduling.workers import Workers
 
 SMALL = Limits(memory=256 << 20, files=8 << 20, processes=16)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from models import Scripted
 from search.scheduling.budget import Budget, Meter, Usage
+from search.scheduling.driver import run
 from search.scheduling.requests import BudgetSpent, Cancelled, Generate, RequestFailed
-from search.scheduling.scheduler import ask, granted, metered, parallel, run
+from search.scheduling.scheduler import ask, granted, metered, parallel
 
 
 def request(seed=0, max_tokens=8):

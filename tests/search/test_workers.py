@@ -18,6 +18,7 @@ import pytest
 import worker_jobs as jobs
 
 from search.problem import IllegalStep
+from search.scheduling.driver import run
 from search.scheduling.requests import (
     Call,
     Cancelled,
@@ -26,7 +27,7 @@ from search.scheduling.requests import (
     RequestFailed,
     check_backend,
 )
-from search.scheduling.scheduler import ask, parallel, run
+from search.scheduling.scheduler import ask, parallel
 from search.scheduling.workers import Workers
 
 
@@ -267,7 +268,8 @@ def test_a_script_without_a_main_guard(tmp_path: Path) -> None:
         textwrap.dedent("""
             import os
             import rules
-            from search.scheduling.scheduler import ask, run
+            from search.scheduling.driver import run
+            from search.scheduling.scheduler import ask
             from search.scheduling.requests import Call
             from search.scheduling.workers import Workers
 
