@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from models.engine.engine import Engine
     from models.server import Server
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 from guides.answers.checker import Verdict, check, check_many
 from guides.answers.styles import AnswerStyle, style_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: the columns that may hold targets, the first that is there
 TARGETS = ("answer", "target", "solution", "ground_truth")

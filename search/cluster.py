@@ -17,7 +17,7 @@ from search.problem import Problem
 from search.solution import Solution
 from search.solver import solve_many
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 BATCH = 32  #: problems that an actor has at once
 

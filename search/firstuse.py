@@ -24,7 +24,7 @@ from search.problem import Mistake, Problem, State, check_start
 from search.scheduling.driver import run
 from search.scheduling.scheduler import Asks
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 SLOW = 1.0  #: seconds for one state from which on a warning says that all searches wait
 

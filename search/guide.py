@@ -18,7 +18,7 @@ from search.problem import Problem, State, Step
 from search.scheduling.budget import Budget
 from search.scheduling.requests import Avoided, Backend
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 DEFAULT_BUDGET = Budget(tokens=20_000, seconds=120)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.choose import Chooser
     from search.solution import Solution
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 DELAY = 1.5  #: seconds until a bar appears: what is done by then needs none
 INTERVAL = 0.5  #: seconds between two looks for a bar

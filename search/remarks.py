@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from search.scheduling.budget import Meter
     from search.solution import Solution
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 FIRST = 3  #: failed searches that are logged at once; the others are counted
 

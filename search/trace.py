@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from search.tree.tree import Tree
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: The method whose chains are independent samples, for shards from before `independent` was kept
 _SAMPLER = "search.methods.sample:sample"

@@ -370,6 +370,13 @@ def test_files_are_short_and_quiet(path: Path) -> None:
         )
 
 
+def test_all_loggers_of_ours_have_one_root() -> None:
+    """Users turn the records of all of Copse on and off by the logger `copse`."""
+    ours = re.compile(r"getLogger\((?:f?\"(?!copse)(?:search|guides|models|benchmarks)|__name__)")
+    assert [path for path in files() if ours.search(path.read_text())] == []
+    assert sum('getLogger(f"copse.{__name__}")' in path.read_text() for path in files()) > 40
+
+
 def test_only_the_problems_know_the_built_in_kind() -> None:
     """Search, models and guides serve any problem: none of their files names one."""
     told = [

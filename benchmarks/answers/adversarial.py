@@ -20,7 +20,7 @@ from benchmarks.answers.form_pairs import FORMS
 from benchmarks.answers.number_pairs import NUMBERS, Pair
 from guides.answers.checker import Verdict, check
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 GENERATORS = {function.__name__: function for function in (*NUMBERS, *FORMS)}
 #: that a process may compute for a check; the check must end within twice as much

@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks.answers.string_rules import last_number, same_text
 from guides.answers.checker import Verdict, check, examine
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 NUMERIC = ("gsm8k", "svamp", "asdiv", "mawps")
 FIELDS = ("set", "index", "target", "answer", "published", "checker", "math_verify", "rule")

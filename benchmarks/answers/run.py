@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.answers.math_pairs import writings
 from guides.answers.checker import Verdict, check, examine
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 Pair = tuple[str, str, Verdict]  #: answer, target, and what is true: RIGHT or WRONG
 

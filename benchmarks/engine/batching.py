@@ -20,7 +20,7 @@ import guides
 import search
 from benchmarks.tasks import game24
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 def speed(checkpoint: str, count: int, rounds: int, tokens: int) -> None:

@@ -20,7 +20,7 @@ import guides
 import search
 from benchmarks.tasks import game24
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 HERE = Path(__file__).resolve().parent.parent.parent
 PARTS = {  # of a file's path below the project

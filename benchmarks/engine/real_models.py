@@ -37,7 +37,7 @@ from benchmarks.output import table, write_csv
 from benchmarks.processes.watch import Watch
 from benchmarks.sweep.plan import read_method
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 RUNS = ("sample wave=8", "beam width=4 branch=4", "mcts")
 SURE = 0.99  #: a prior above it leaves its siblings nothing

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 Texts = Sequence[Sequence[int]]
 POOL = 1 << 30  #: bytes for keys and values, as many as our engine takes by default

@@ -40,7 +40,7 @@ from benchmarks.engine.rival_processes import ROOT, Engine, Failed, Rival, Watch
 from benchmarks.engine.texts import parting
 from benchmarks.output import row, table, write_csv
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 VARIATIONS = ("the", "if", "for", "return", "not", "in", "and", "def", "import", "while", "or", "a")
 SOURCES = ("argparse", "ast", "tarfile", "typing", "doctest", "inspect", "pdb", "logging")

@@ -37,7 +37,7 @@ from search.child import command
 from search.files.atomic import atomic
 from search.files.problems_file import read_jobs
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 LONGEST = 3.0  #: seconds until a client that vanishes has gone
 LOOK = 5.0  #: seconds between two looks at the memory

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from search.guide import Guide
     from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 RUNS = ("mcts", "beam width=3 branch=3", "sample wave=4")
 SLOTS = "64,16,3,1"

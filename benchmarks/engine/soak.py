@@ -57,7 +57,7 @@ from search.scheduling.requests import (
 if TYPE_CHECKING:
     from models.engine.engine import Engine
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 LONGEST = 120  #: tokens of a prompt
 NEW = (5, 40)  #: tokens that a request may generate

@@ -30,7 +30,7 @@ from benchmarks.tasks import TASKS
 from guides.training.train import REPORT
 from search.guide import Guide
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 def checkpoints(run: Path, before: Sequence[str] = ()) -> list[tuple[str, Path, float]]:

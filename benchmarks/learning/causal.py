@@ -52,7 +52,7 @@ from search.scheduling.driver import run
 from search.scheduling.scheduler import Asks, parallel
 from search.solver import seed_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 AT_ONCE = 20  #: problems between two writes
 TRIES = 32  #: numbers that are drawn for a step before it is left as it is

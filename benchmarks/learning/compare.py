@@ -43,7 +43,7 @@ from guides.iteration.run_folder import write_json
 from search.files.atomic import atomic
 from search.files.problems_file import read_jobs
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 AT_ONCE = 250  #: problems that are sampled between two writes of a pool
 

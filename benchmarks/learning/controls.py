@@ -32,7 +32,7 @@ from guides.iteration.run_folder import write_json
 from guides.training.train_guide import run_training
 from models.checkpoints.checkpoint import resolve
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 SEED = 1_000_003  #: of the paths; the stages of the recipe have small ones
 AT_ONCE = 1024  #: examples made between two looks at the count

@@ -35,7 +35,7 @@ from guides.data.grading import read_targets
 from guides.data.streams import Streaming
 from guides.training.train_guide import train_guide
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 TRAINING = {"batch": 16, "precision": "float32"}
 CHOOSERS = ("majority", "best", "weighted")

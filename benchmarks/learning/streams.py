@@ -40,7 +40,7 @@ from search.guide import Guide
 from search.problems.stream import Moves, Stream
 from search.solution import Solution
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 AT_ONCE = 250  #: problems that are sampled between two writes of a pool
 #: of a summary, those that the table shows, as shares in per cent or as numbers

@@ -29,7 +29,7 @@ from benchmarks.output import row, table, write_csv
 from guides.training.tree_attention import added, tree_states, use_trees, visible
 from models.checkpoints.heads import ValueHead
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: hidden, inner, layers, heads, heads of keys, tokens in the vocabulary
 SHAPES = {

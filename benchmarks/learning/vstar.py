@@ -41,7 +41,7 @@ from search.scheduling.budget import Budget
 from search.solution import Solution
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 BUDGET = Budget(tokens=20_000)  #: of the samples of a problem
 TRAINING = {"lr": 3e-4, "batch": 16, "precision": "float32"}

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 SEARCH = ("B", "A", "S", "K", "c", "seed", "threads")  #: what makes a search another one
 

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.output import row as row_of
 from benchmarks.output import table
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OURS = "benchmarks.tree.core:HashTree"

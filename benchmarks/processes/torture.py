@@ -34,11 +34,11 @@ from benchmarks.processes.ordeals import damages, disks, kills, outages
 from benchmarks.processes.ordeals.runs import Scene, Trial
 from benchmarks.processes.watch import Watch
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 Ordeal = Callable[[Scene], Iterator[Trial]]
 
-_TALKATIVE = ("search.trace", "search.files.jsonl")  # of every file that is damaged
+_TALKATIVE = ("copse.search.trace", "copse.search.files.jsonl")  # of every file that is damaged
 
 
 class Kind(StrEnum):

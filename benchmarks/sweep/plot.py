@@ -43,7 +43,7 @@ from benchmarks.sweep.plan import Limit
 from benchmarks.sweep.report import by_method, means, table
 from benchmarks.sweep.rows import Row, numbers, read, sound
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 # Okabe and Ito (2008)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -40,7 +40,7 @@ from search.guide import Guide
 from search.solution import Solution
 from search.solver import seed_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 @dataclass(frozen=True)

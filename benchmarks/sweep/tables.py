@@ -19,7 +19,7 @@ from benchmarks.sweep.report import brief
 from benchmarks.sweep.rows import read
 from search.files.atomic import atomic
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 def replaced(page: str, name: str, table: str) -> str:

@@ -40,7 +40,7 @@ from benchmarks.tree.hashgame import HashTree, HashTreeSplit
 from benchmarks.tree.rivals import RIVALS
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 MODULES = {
     "mctx-muzero": "mctx",

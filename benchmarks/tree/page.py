@@ -30,7 +30,7 @@ from search.problem import TextStep
 from search.scheduling.requests import Usage
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 FANOUT = 7
 FRAMES = 60

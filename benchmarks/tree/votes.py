@@ -29,7 +29,7 @@ from benchmarks.sweep.plan import Task, read_budgets, task_named
 from search.choose import Finish, counts, finishes
 from search.solution import Solution
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 METHOD = "mcts"
 OPTIONS = {"leaves": 1}

@@ -38,7 +38,7 @@ from search.scheduling.driver import run
 from search.scheduling.scheduler import parallel
 from search.solver import seed_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 AT_ONCE = 32  #: chains that are read between two writes of the scores
 RESAMPLES = 2000

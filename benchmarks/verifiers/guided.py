@@ -44,7 +44,7 @@ from benchmarks.sweep.plan import Limit, Task, read_runs, task_named
 from benchmarks.tasks import TASKS
 from search.guide import Guide
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 CHOSEN = {
     "best": "best_of_n chains={n}",

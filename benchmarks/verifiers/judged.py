@@ -25,7 +25,7 @@ from search.files.atomic import atomic
 from search.scheduling.driver import run
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: from the values of a chain's steps to one of the chain
 AGGREGATES = {

@@ -41,7 +41,7 @@ from search.scheduling.scheduler import Asks, parallel
 from search.solver import seed_of
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 T = TypeVar("T")
 #: of the chains: long enough that many prefixes are neither lost nor won; short enough that what is

@@ -34,7 +34,7 @@ from search.problems.stream import Stream
 from search.solution import Solution
 from search.solver import seed_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 def unverified(problem: Problem) -> Problem:

@@ -45,7 +45,7 @@ from search.solution import Solution
 from search.solver import seed_of, solve_many
 from search.trace import Trace, TraceWriter
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 RECIPE = Path(__file__).with_name("recipe.json")
 #: the most that the generator is trained on; there its plans begin to lack what they need

@@ -22,7 +22,7 @@ from guides.answers.grammar import Node
 from search.scheduling.requests import Call, Request
 from search.scheduling.workers import Workers
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 PROCESSES = 2
 _ROUNDED = re.compile(r"\.|\d{9}|\^\{?-?\d{2}|!")  # decimals, long numbers, high powers, factorials

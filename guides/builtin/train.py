@@ -42,7 +42,7 @@ from models.checkpoints.heads import ValueHead
 from search.child import command
 from search.files.atomic import alone
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 RECIPE = Path(__file__).parent.parent.parent / "models" / "builtin" / "recipe.json"
 SHARD = 8192  #: examples in a shard

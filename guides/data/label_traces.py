@@ -32,7 +32,7 @@ from search.scheduling.driver import run
 from search.scheduling.scheduler import metered, parallel
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: what a line tells of its trace alone, beside the settings of all
 COST = ("rollouts", "failed", "calls", "generated", "errors")

@@ -30,7 +30,7 @@ from models.checkpoints.checkpoint import describe, resolve, version
 from models.checkpoints.settings import check_settings
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 NAMED = 3  #: of many problems or steps, so many are named in a message
 #: settings of a search without which its traces cannot be read

@@ -36,7 +36,7 @@ from search.scheduling.driver import run
 from search.scheduling.scheduler import parallel
 from search.solver import seed_of
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 SIDE_BY_SIDE = 64  #: traces whose chains a verifier reads together
 #: votes of equally many samples may differ so much by rounding

@@ -17,7 +17,7 @@ from typing import Any
 
 from guides.iteration.plan import Plan
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: how a problem that was not solved is asked again
 HINT = "{problem}\n\nHint: the answer is {target}."

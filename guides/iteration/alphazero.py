@@ -50,7 +50,7 @@ from search.scheduling.scheduler import metered, parallel
 from search.solver import seed_of
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 #: fields of a plan that are at least 1

@@ -37,7 +37,7 @@ from search.files.problems_file import Job
 from search.solver import seed_of
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: share of the problems on which a verifier is calibrated and judged instead
 HELD = 0.1

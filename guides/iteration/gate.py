@@ -18,7 +18,7 @@ from guides.data.grading import form_of, key_of, same
 from guides.training.statistics import bootstrap
 from search.files.problems_file import Job
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: problems of a gate below which its verdict is chance: of 30, the difference of two models has a
 #: standard error of up to 0.13

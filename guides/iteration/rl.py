@@ -48,7 +48,7 @@ from search.methods.presets import PRESETS
 from search.scheduling.budget import Budget
 from search.trace import Trace
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: of the learner, where the plan does not say: a constant learning rate after a few updates
 TRAINING = {"warmup": 10, "precision": "float32", "batch": 16, "value_weight": 0.0}

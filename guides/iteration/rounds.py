@@ -51,7 +51,7 @@ from search.scheduling.budget import Budget
 from search.solver import seed_of, solve_many
 from search.trace import Trace, TraceWriter
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 INERT = ("engine", "track")  #: fields of a plan on which no result depends
 

@@ -34,7 +34,7 @@ from search.scheduling.scheduler import Asks, ask, parallel
 if TYPE_CHECKING:
     from models.server import Server
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 # of a model that says nothing of itself
 STEP_TOKENS = 256

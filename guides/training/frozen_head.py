@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from guides.training.options import Options
     from models.checkpoints.heads import ValueHead
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 READ = 1 << 14  #: tokens of the examples of one file
 NAME = "frozen"  #: of the engine that reads

@@ -28,7 +28,7 @@ from guides.training.tree_attention import use_trees
 from models.checkpoints.checkpoint import load_model, resolve, version
 from models.checkpoints.heads import ValueHead
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: of a learner's state: the trained weights in float32, and the optimiser
 WEIGHTS = "weights.safetensors"

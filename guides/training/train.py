@@ -47,7 +47,7 @@ from models.checkpoints.foreign import read_by
 from models.checkpoints.heads import ValueHead, save_head
 from search.plain_text import Formatter
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 REPORT = "training.json"  #: the last file of a checkpoint to appear
 REFERENCE = "reference.npy"  #: log-probs of the reference, beside the examples

@@ -31,7 +31,7 @@ from models.checkpoints.head_layouts import LAYOUTS, architecture, head_layout
 from search.child import command
 from search.files.atomic import alone, atomic
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 LONGER = 2  #: a stream of a search has as many times the lines of the longest that was learnt
 

@@ -28,7 +28,7 @@ from guides.training.passes import most_tokens, passes
 if TYPE_CHECKING:
     from guides.training.options import Options
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 TRAINED = "trained.safetensors"  #: of a checkpoint: the parameters that are trained, and no others
 

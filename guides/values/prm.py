@@ -22,7 +22,7 @@ from search.problem import Problem, State
 from search.scheduling.requests import Backend, RequestFailed, Score, Scored, failure
 from search.scheduling.scheduler import ask, parallel
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 #: share of pairs of chains told apart from which on a value is good enough to pick favourites by
 TELLING = 0.75

@@ -25,7 +25,7 @@ from models.checkpoints.settings import GUIDE, check_settings
 from models.checkpoints.sources import file_state, plain
 from models.memory import check_loading
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"copse.{__name__}")
 
 CONTENT = (
     "config.json",

@@ -25,7 +25,7 @@ from models.checkpoints.head_layouts import HEAD
 from models.checkpoints.settings import GUIDE
 from models.memory import check_anywhere, check_making, weight_bytes
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 ADAPTER = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"  #: of an adapter

@@ -17,7 +17,7 @@ from models.engine.gpu import send
 from models.engine.kv_pool import Store
 from models.engine.tree_attention_gpu import Launch, TreeAttention, splits
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 WIDTH = 1024  # tokens a row for which the list of cells has room at first
 

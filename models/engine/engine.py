@@ -54,7 +54,7 @@ from search.scheduling.requests import (
     Scored,
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"copse.{__name__}")
 
 CHUNK = 1024  # prompt tokens read in one pass at most: with more, a CPU reads a fifth more slowly
 

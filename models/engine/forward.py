@@ -23,7 +23,7 @@ from models.engine.attention import Plan, Unsupported
 from models.engine.kv_pool import Store
 from models.engine.llama_cpu import Lean
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"copse.{__name__}")
 
 
 class Chunk(NamedTuple):

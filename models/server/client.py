@@ -29,7 +29,7 @@ from search.scheduling.requests import (
     check_sampling,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 MODELS = "/models"
 PATIENCE = 3.0  #: seconds of connecting after which the screen says what takes so long

@@ -371,9 +371,9 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run `copse` with `args` (else those of the command line); the exit code."""
     log_to_stderr()
     # compiling takes seconds: say so while it lasts
-    logging.getLogger("search.kernels.jit").setLevel(logging.INFO)
+    logging.getLogger("copse.search.kernels.jit").setLevel(logging.INFO)
     # in which float type a model is computed
-    logging.getLogger("guides.engines").setLevel(logging.INFO)
+    logging.getLogger("copse.guides.engines").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a model may write what this terminal cannot show
@@ -386,7 +386,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except (ValueError, FileNotFoundError, Shadowed) as error:
-        logging.getLogger(__name__).debug("where it came from", exc_info=error)
+        logging.getLogger(f"copse.{__name__}").debug("where it came from", exc_info=error)
         complain(str(error))
         return MISUSE
     except OSError as error:

@@ -12,7 +12,7 @@ import typer
 
 from search.cli.options import Model, given
 from search.cli.terminal import say
-from search.imports import LAYERS, import_ours
+from search.imports import import_ours
 
 if TYPE_CHECKING:
     from search.files.problems_file import Job
@@ -201,8 +201,7 @@ class TrainingOptions:
 
 def log_progress() -> None:
     """Log what our packages do, too."""
-    for name in LAYERS:
-        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("copse").setLevel(logging.INFO)
 
 
 def done(folder: Path) -> None:

@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 
 from search.files.atomic import append, lock
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 SUM = "crc32"  #: the name of a line's checksum
 

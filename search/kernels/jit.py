@@ -26,7 +26,7 @@ from numba.extending import intrinsic, typeof_impl
 from search.kernels import kernel_cache
 from search.scheduling import stopwatch
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 @intrinsic

@@ -29,7 +29,7 @@ from numba.core import caching
 
 from search.imports import LAYERS
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 VERSIONS = 3  #: versions of the sources whose kernels are kept
 BYTES = 128 * 2**20  #: of all kernels together

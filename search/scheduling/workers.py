@@ -23,7 +23,7 @@ from typing import Any
 from search.scheduling.requests import Call, Cancelled, Reply, Request
 from search.scheduling.worker_process import Worker, work
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 
 @dataclass(eq=False)

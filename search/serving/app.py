@@ -32,7 +32,7 @@ from search.serving.answered import Answer
 from search.serving.asked import Asked, Refused, asked, names
 from search.solution import Solution
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 LOOK = 0.25  #: seconds between two looks whether a client is still there
 GONE = 499  # the status that is counted where the client has gone

@@ -340,7 +340,7 @@ def test_many_searches_show_one_bar(monkeypatch, fast_bar):
 def test_nothing_is_shown_where_nobody_looks_or_when_all_is_done_at_once(
     monkeypatch, fast_bar, caplog
 ):
-    caplog.set_level(logging.WARNING, "search.progress")
+    caplog.set_level(logging.WARNING, "copse.search.progress")
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     search.solve("Question 1", delayed(slow), "mcts", "tokens=1000")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
@@ -352,7 +352,7 @@ def test_nothing_is_shown_where_nobody_looks_or_when_all_is_done_at_once(
 
 def test_a_verbose_run_logs_how_far_it_is(monkeypatch, fast_bar, caplog):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    caplog.set_level(logging.INFO, "search.progress")
+    caplog.set_level(logging.INFO, "copse.search.progress")
     search.solve("Question 1", delayed(slow), "mcts", "tokens=1000")
     assert any(
         "0 of 1 searches done, " in message and "rows a pass" in message

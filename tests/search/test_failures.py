@@ -297,7 +297,8 @@ def test_a_step_whose_verifier_crashed_is_not_called_one_that_is_not_understood(
     assert solution.stopped == "error" and solution.verified is False
     assert solution.tree.unusable * 2 > solution.tree.proposed, "most crashed"
     # others may come: kernels are compiled, where no test before this one did it
-    (remark,) = (record.message for record in caplog.records if record.name == "search.remarks")
+    remarks = "copse.search.remarks"
+    (remark,) = (record.message for record in caplog.records if record.name == remarks)
     assert "5 of 6 calls of TextProblem.verify failed" in remark
 
 

@@ -139,7 +139,7 @@ def test_threads_may_call_a_kernel_for_the_first_time_together():
 
 def test_one_line_tells_that_kernels_are_compiled(caplog, monkeypatch):
     monkeypatch.setattr(jit, "_announcer", jit._Announcer())
-    with caplog.at_level(logging.INFO, logger="search.kernels.jit"):
+    with caplog.at_level(logging.INFO, logger="copse.search.kernels.jit"):
         for _ in range(2):
             assert kernel(I8(I8), cache=False)(lambda a: a + 1)(1) == 2
     assert [record.message.split(":")[0] for record in caplog.records] == [

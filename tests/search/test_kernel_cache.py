@@ -87,7 +87,7 @@ def test_a_damaged_file_that_cannot_be_written_again(place, monkeypatch, caplog,
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(kernel_cache.caching.IndexDataCacheFile, "_open_for_write", refused)
-    with caplog.at_level(logging.WARNING, logger="search.kernels.kernel_cache"):
+    with caplog.at_level(logging.WARNING, logger="copse.search.kernels.kernel_cache"):
         assert [compiled(), compiled()] == [1, 1]
     assert caplog.text.count("kernels cannot be kept") == 1
 
@@ -108,7 +108,7 @@ def test_a_full_disk_costs_the_cache_alone(place, monkeypatch, caplog):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(kernel_cache.caching.IndexDataCacheFile, "save", full)
-    with caplog.at_level(logging.WARNING, logger="search.kernels.kernel_cache"):
+    with caplog.at_level(logging.WARNING, logger="copse.search.kernels.kernel_cache"):
         assert [compiled(), compiled()] == [1, 1]
     (said,) = [record.message for record in caplog.records]
     assert said.startswith("kernels cannot be kept") and "No space left" in said

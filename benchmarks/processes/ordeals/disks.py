@@ -27,7 +27,7 @@ from benchmarks.processes.ordeals.runs import (
     to,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(f"copse.{__name__}")
 
 PAGE = 4096  # bytes that the smallest file takes in memory
 TRACE = 4  # pages of a trace
