@@ -56,11 +56,19 @@ class Endpoint:
     """Searches for clients, all on the engine of one guide.
 
     method  of the model "copse";  answer: regular expression of the answer in open text
+
+    Raises ValueError for a budget without a limit of tokens, which bounds what a client may have
+    done at once.
     """
 
     def __init__(
         self, guide: Guide, limits: Limits, method: str = "mcts", answer: str | None = None
     ):
+        if limits.budget.tokens is None:
+            raise ValueError(
+                f"the budget {limits.budget} lets one client take all there is: limit its tokens, "
+                "too, as in tokens=2000,seconds=60"
+            )
         self.guide = guide
         self.limits = limits
         self.method = method

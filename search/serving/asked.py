@@ -78,6 +78,8 @@ def asked(body: Any, *, chat: bool, method: str, budget: Budget) -> Asked:
     model = _typed(body, "model", str, NAME)
     method, options, least = _named(model, method)
     own = _typed(body, "options", dict, {})
+    for name in set(own) & {"problem", "guide", "method", "budget", "seed", "choose"}:
+        raise Refused(f"{name} is no option of a method: it is said elsewhere", "options")
     if least is not None:
         budget = budget.within(least)
     if (text := _typed(body, "budget", str, None)) is not None:

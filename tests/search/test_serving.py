@@ -11,11 +11,12 @@ import httpx2
 import openai
 import pytest
 from endpoint_cases import BUDGET, answers, served, slow, wait_for
-from fakes import generated
+from fakes import generated, scripted_guide
 
 import search
 from search import running as running_module
 from search.scheduling.budget import Budget
+from search.serving.app import Endpoint, Limits
 from search.serving.asked import Refused, asked, names
 
 
@@ -247,6 +248,16 @@ def test_wrong_requests_get_one_sentence():
             asking.chat.completions.create(
                 model="copse", **turn(), extra_body={"options": {"branch": 3}}
             )
+        for options in ({"guide": 1}, {"seed": 2}, {"wave": "x"}, {"problem": ["x"]}):
+            with pytest.raises(openai.BadRequestError):
+                asking.chat.completions.create(
+                    model="copse", **turn(), extra_body={"options": options}
+                )
+        for choose in ("os:system", "nothing"):
+            with pytest.raises(openai.BadRequestError):
+                asking.chat.completions.create(
+                    model="copse", **turn(), extra_body={"choose": choose}
+                )
         with pytest.raises(openai.InternalServerError, match="the model is gone"):
             asking.chat.completions.create(model="copse", **turn())
         long = httpx2.post(f"{url}/v1/chat/completions", content=b"x" * 3000)
@@ -256,6 +267,11 @@ def test_wrong_requests_get_one_sentence():
             assert wrong.status_code == 400 and wrong.json()["error"]["message"]
         with pytest.raises(openai.APIError, match="the model is gone"):
             list(asking.chat.completions.create(model="copse", **turn(), stream=True))
+
+
+def test_a_server_limits_the_tokens_of_its_clients():
+    with pytest.raises(ValueError, match="limit its tokens"):
+        Endpoint(scripted_guide(answers), Limits(Budget(seconds=5)))
 
 
 def test_a_verified_answer_that_the_chain_does_not_say_stands_below_it():
