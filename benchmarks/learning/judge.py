@@ -20,6 +20,7 @@ import argparse
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def trained(
     )
 
 
+def known(own: Columns) -> Columns:
+    """With the score 0 for a chain that a verifier could not read, such as one that is longer than
+    its context with all checks.
+    """
+    unread = np.isnan(own.values)
+    if unread.any():
+        log.warning("%d of %d chains of a problem were not read", unread.sum(), len(unread))
+    return replace(own, values=np.where(unread, 0.0, own.values).tolist())
+
+
 def apart(problems: Sequence[Columns]) -> np.ndarray:
     """AUROC of the scores of each problem, nan for those without right and wrong chains.
     float64 [problems], in [0, 1]
@@ -100,7 +111,7 @@ def rows_of(test: str, kind: str, seeds: Sequence[Sequence[Columns]]) -> list[di
                 "verifier": kind,
                 "within": str(within),
                 "choose": chooser,
-                "samples": 2**power,
+                "samples": str(2**power),
                 "right": str(share),
             }
         )
@@ -192,7 +203,7 @@ def main() -> None:
                 replays = sampled(task, args.guide, args.samples, args.slots, pool)
                 own = scored(task, replays, args.samples, verifier, out / f"{drawn}.jsonl")
                 seeds = measured.setdefault(task.name, {}).setdefault(kind, [])
-                seeds.append(own)
+                seeds.append(list(map(known, own)))
         log.info("\n%s", report(measured, args.out / "judged.csv"))
     except (ValueError, OSError) as error:
         parser.error(str(error))
