@@ -16,7 +16,7 @@ import numpy as np
 
 from search.chain import Chain
 from search.parts import Policy, Proposal, Value, awaited, floats, is_ours, label, short, version_of
-from search.problem import Mistake, Problem, State, Step, TextStep, chain_text
+from search.problem import IllegalStep, Mistake, Problem, State, Step, TextStep, chain_text
 from search.scheduling.requests import Avoided
 
 #: (text) -> float, or (problem, states) -> floats; either may be async
@@ -115,7 +115,11 @@ class FunctionPolicy(Policy):
             )
         distinct: dict[Any, Step] = {}
         for step in steps:
-            distinct.setdefault(problem.key(state, step), step)
+            try:
+                key = problem.key(state, step)
+            except IllegalStep:  # the search finds that out, and counts it
+                key = object()
+            distinct.setdefault(key, step)
         count = max(1, len(distinct))
         return [Proposal(step, -math.log(count), 1.0 / count) for step in distinct.values()]
 

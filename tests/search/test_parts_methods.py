@@ -23,6 +23,8 @@ from own_parts import (
 )
 
 import search
+import search.problems
+import search.problems.stream
 from guides.values.rollout import Mixture, Rollout
 from models import Scripted
 from search.functions import FunctionPolicy, FunctionValue
@@ -75,6 +77,19 @@ def test_a_function_of_any_problem_proposes_its_steps():
     )
     assert solution.verified and sum(solution.steps) == TARGET
     assert solve(lambda text: [], Known()).stopped == "exhausted"
+
+
+def test_an_illegal_line_of_a_stream_is_one_more_step_that_cannot_be_taken():
+    """The key of a step in a stream is known of legal ones alone."""
+
+    def speaks(text):
+        return ["9*9=81", "8-7=1", "nonsense"] if "8-7" not in text else ["4-1=3", "8*3=24"]
+
+    puzzle = search.problems.parse("Use 4, 7, 8 and 8 to make 24.")
+    stream = search.problems.stream.Stream(puzzle)
+    solution = search.solve(stream, search.Guide(speaks), "mcts", "simulations=30", branch=3)
+    assert solution.error is None and solution.verified
+    assert solution.tree.unusable > 0
 
 
 def test_open_text_ends_where_the_function_says_so():
