@@ -56,12 +56,18 @@ def test_ray_finds_what_one_machine_finds_though_a_worker_is_killed(tmp_path):
 
     def kill():
         until = time.monotonic() + 300
+        path = tmp_path / "there.jsonl"
+        seen = None
         while time.monotonic() < until and not killed:
             time.sleep(0.2)
-            path = tmp_path / "there.jsonl"
-            if path.exists() and path.read_text().count("\n") >= 2 and workers():
-                killed.append(workers()[0])
-                os.kill(killed[0], signal.SIGKILL)
+            found = workers()
+            if not found:
+                continue
+            seen = seen or time.monotonic()
+            begun = path.exists() and path.read_text().count("\n") >= 2
+            if begun or time.monotonic() > seen + 30:
+                killed.append(found[0])
+                os.kill(found[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
