@@ -60,6 +60,7 @@ class Running:
         self.problem = problem
         self.progress = Progress()
         self._end = threading.Event()
+        self._bell = threading.Event()  # of the thread that drives it
         self._future: Future[Solution] = Future()
         self._future.set_running_or_notify_cancel()
         self._listeners: list[Callable[[Progress | None], None]] = []
@@ -71,11 +72,11 @@ class Running:
         return self._future.done()
 
     def cancel(self) -> None:
-        """End the search soon. `result` gives what it has found by then, with
-        stopped="interrupted"; a search that has not begun is answered so at once when its turn
-        comes.
+        """End the search soon, also one that waits for its turn. `result` gives what it has found
+        by then, with stopped="interrupted".
         """
         self._end.set()
+        self._bell.set()
 
     def result(self, timeout: float | None = None) -> Solution:
         """The solution, when the search has ended. Raises what `search.solve` would, and
@@ -227,15 +228,18 @@ class _Driver:
                 self._close()
                 return None
             found = []
-            while self.waiting and (not self.under_way or self._room(self.waiting[0])):
-                one = self.waiting.popleft()
-                self.under_way.add(one.running)
-                self._taken += one.share
-                found.append(self._search(one))
+            turn = True  # in the order in which they came; those that were cancelled cost nothing
+            for one in list(self.waiting):
+                turn = turn and self._room(one)
+                if turn or one.running._end.is_set():
+                    self.waiting.remove(one)
+                    self.under_way.add(one.running)
+                    self._taken += one.share
+                    found.append(self._search(one))
             return found
 
     def _room(self, one: _Waiting) -> bool:
-        return self._taken + one.share <= 1.0 + 1e-9
+        return not self.under_way or self._taken + one.share <= 1.0 + 1e-9
 
     def _close(self) -> None:
         self.closed = True
@@ -261,7 +265,9 @@ class _Driver:
             while not ended.is_set():
                 await ask(Timer(stopwatch.now() + pause, ended))
                 began = time.perf_counter()
-                answer = best_so_far(meter, running.problem, ready.method.choose)
+                answer = None
+                with contextlib.suppress(Exception):  # of the user's parts: the search itself tells
+                    answer = best_so_far(meter, running.problem, ready.method.choose)
                 running._tell(Progress(answer, meter.usage))
                 pause = max(INTERVAL, (time.perf_counter() - began) / SHARE)
 
@@ -296,6 +302,7 @@ def _submit(one: _Waiting) -> None:
             driver.thread.start()
         else:
             driver.waiting.append(one)
+        one.running._bell = driver.bell
     driver.bell.set()
 
 

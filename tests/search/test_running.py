@@ -79,20 +79,35 @@ def test_result_waits_no_longer_than_it_is_told_to():
     assert begun.result(SECONDS).stopped == "interrupted"
 
 
-def test_one_that_waits_for_its_turn_may_be_cancelled():
+def test_one_that_waits_for_its_turn_is_cancelled_at_once():
     guide = guide_of(slow, slots=1)
     room = search.solver.side_by_side(guide.backends, {"wave": 4})
     options = {"method": "sample", "budget": "seconds=1000", "wave": 4}
-    begun = [search.start("Question", guide, seed=seed, **options) for seed in range(room + 1)]
-    last = begun[-1]
-    last.cancel()
+    begun = [search.start("Question", guide, seed=seed, **options) for seed in range(room + 2)]
+    next(iter(begun[0]))
     time.sleep(0.2)
-    assert not last.done, "as many as solve_many runs at once are under way"
+    assert begun[-1].progress.usage.calls == 0, "as many as solve_many runs at once are under way"
+    begun[-1].cancel()
+    assert begun[-1].result(SECONDS).usage.calls == 0
+    assert begun[-1].result().stopped == "interrupted" and not begun[-2].done
     begun[0].cancel()
-    assert last.result(SECONDS).usage.calls == 0 and last.result().stopped == "interrupted"
+    next(iter(begun[-2]))  # it has got the room
+    assert begun[-2].progress.usage.calls > 0
     for one in begun:
         one.cancel()
         one.result(SECONDS)
+
+
+def test_a_chooser_that_raises_while_a_search_goes_on_does_not_end_it():
+    def choose(found):
+        raise ZeroDivisionError("too few")
+
+    guide = guide_of(answers)
+    begun = search.start("Question", guide, "sample", "seconds=1.2", wave=2, choose=choose)
+    list(begun)
+    assert begun.progress.answer is None and begun.progress.usage.calls > 0
+    with pytest.raises(ZeroDivisionError):
+        begun.result(SECONDS)
 
 
 def test_a_search_that_fails_raises_and_leaves_the_others():
