@@ -14,7 +14,7 @@ from search import running
 from search.scheduling.budget import Budget
 from search.serving.app import Endpoint, Limits
 
-BUDGET = Budget(tokens=2000, seconds=60)
+BUDGET = Budget(tokens=1_000_000, seconds=60)
 
 
 def answers(request):
