@@ -63,7 +63,7 @@ def solve_on_ray(
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()
     gpus = 1 if resources.get("GPU") else 0
     batch = max(1, min(BATCH, len(problems) // (2 * workers)))
     rows = [

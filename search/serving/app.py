@@ -34,7 +34,6 @@ from search.solution import Solution
 
 log = logging.getLogger(f"copse.{__name__}")
 
-LOOK = 0.25  #: seconds between two looks whether a client is still there
 GONE = 499  # the status that is counted where the client has gone
 
 
@@ -283,8 +282,9 @@ def _check(solution: Solution) -> None:
 
 
 async def _gone(request: Request) -> None:
-    while not await request.is_disconnected():
-        await asyncio.sleep(LOOK)
+    """Returns when the client of a request whose body was read has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _event(piece: dict[str, Any]) -> str:
