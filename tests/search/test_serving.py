@@ -208,6 +208,13 @@ def test_the_search_ends_when_its_client_goes(stream):
         assert ok.usage.completion_tokens <= 50
 
 
+def test_all_searches_of_a_request_end_when_its_client_goes():
+    with served(slow) as (url, endpoint):
+        with pytest.raises(openai.APITimeoutError):
+            client(url, timeout=0.5).completions.create(model="copse", prompt=["a", "b", "c"])
+        wait_for(lambda: not endpoint._under_way())
+
+
 def test_too_many_searches_are_told_to_try_later():
     with served(slow, searches=2) as (url, endpoint):
         asking = client(url)
